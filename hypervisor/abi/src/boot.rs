@@ -1,0 +1,134 @@
+//! Boot information: what the kernel tells the root task.
+//!
+//! The root task starts at its entry point with `rdi` = address of the [`BootInfo`] page (read-only),
+//! `rsp` = top of its stack, its UTCB at [`ROOT_UTCB`], on CPU 0, with the highest priority.
+
+use crate::Selector;
+
+/// `"bulkhead"` in little-endian order: [`BootInfo::magic`].
+pub const BOOT_INFO_MAGIC: u64 = u64::from_le_bytes(*b"bulkhead");
+
+/// Address of the boot information in the root task.
+pub const ROOT_BOOT_INFO: u64 = 0x7fff_f000_0000;
+/// Address of the root task's UTCB.
+pub const ROOT_UTCB: u64 = 0x7fff_f000_2000;
+/// End of the root task's stack.
+pub const ROOT_STACK_TOP: u64 = 0x7fff_e010_0000;
+/// Size of the root task's stack in bytes.
+pub const ROOT_STACK_SIZE: u64 = 64 << 10;
+
+/// The root task's own domain, with all rights.
+pub const ROOT_DOMAIN: Selector = Selector(1);
+/// The root task's host space.
+pub const ROOT_SPACE: Selector = Selector(2);
+/// The root task's thread.
+pub const ROOT_THREAD: Selector = Selector(3);
+/// The root task's scheduling context.
+pub const ROOT_SCHED: Selector = Selector(4);
+/// The log, with the rights to read and write.
+pub const ROOT_LOG: Selector = Selector(5);
+/// All I/O ports that are not the kernel's (x86), as memory of kind `Ports`.
+pub const ROOT_PORTS: Selector = Selector(6);
+/// The bundle's memory, whole.
+pub const ROOT_BUNDLE: Selector = Selector(7);
+/// Capability of memory region 0 ([`BootInfo::regions`]); region `i` is at `+ i`.
+pub const ROOT_MEMORY: Selector = Selector(64);
+/// Capability of interrupt line (GSI) 0; line `i` is at `+ i`.
+pub const ROOT_INTERRUPTS: Selector = Selector(256);
+/// First selector that the kernel leaves free.
+pub const ROOT_FREE: Selector = Selector(1024);
+/// Slots in the root task's capability table.
+pub const ROOT_SLOTS: u32 = 8192;
+
+/// Most regions that [`BootInfo`] can hold.
+pub const MAX_REGIONS: usize = 96;
+/// Most CPUs that [`BootInfo`] can hold.
+pub const MAX_CPUS: usize = 64;
+
+/// A physical range that the root task holds a capability to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Region {
+    /// Physical address in bytes, page-aligned.
+    pub base: u64,
+    /// Size in bytes, page-aligned.
+    pub size: u64,
+    /// Code of a [`crate::cap::MemoryKind`].
+    pub kind: u32,
+    /// Zero.
+    pub reserved: u32,
+}
+
+/// The boot information page. Fields named `reserved` are zero.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct BootInfo {
+    /// [`BOOT_INFO_MAGIC`].
+    pub magic: u64,
+    /// [`crate::ABI_VERSION`].
+    pub abi_version: u32,
+    /// Size of a UTCB in bytes.
+    pub utcb_size: u32,
+    /// Frequency of the machine's counter (x86: TSC) in Hz.
+    pub counter_hz: u64,
+    /// Number of CPUs that run; their numbers are 0 to `cpus - 1`.
+    pub cpus: u32,
+    /// Number of interrupt lines.
+    pub interrupts: u32,
+    /// Code of a [`Virtualization`].
+    pub virtualization: u32,
+    /// Number of entries in `regions`.
+    pub region_count: u32,
+    /// Physical address of the ACPI RSDP, or 0.
+    pub rsdp: u64,
+    /// Physical address of the bundle.
+    pub bundle_base: u64,
+    /// Size of the bundle in bytes.
+    pub bundle_size: u64,
+    /// XCR0 bits that a guest may set; 1 or 3 without XSAVE.
+    pub xcr0_mask: u64,
+    /// Counter value at which the kernel was entered.
+    pub boot_counter: u64,
+    /// Pages of kernel memory that the root domain's quota holds.
+    pub quota_pages: u64,
+    /// Base I/O port of the UART that the kernel writes its log to until [`crate::Op::LogRead`]
+    /// takes it over, or 0.
+    pub uart_port: u64,
+    /// Bytes of RAM that the kernel keeps for itself: image, CPU data and object pool.
+    pub kernel_bytes: u64,
+    /// Zero.
+    pub reserved: [u64; 3],
+    /// Hardware identifier of each CPU (x86: APIC ID).
+    pub cpu_ids: [u32; MAX_CPUS],
+    /// Physical ranges, in ascending order of address; capability `i` is at `ROOT_MEMORY + i`.
+    pub regions: [Region; MAX_REGIONS],
+}
+
+const _: () = assert!(core::mem::size_of::<BootInfo>() <= crate::PAGE_SIZE);
+
+/// CPU virtualisation extension in use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Virtualization {
+    /// None: native programs only.
+    None = 0,
+    /// Intel VT-x with EPT and unrestricted guest.
+    Vmx = 1,
+    /// AMD SVM with nested paging.
+    Svm = 2,
+    /// Arm EL2.
+    El2 = 3,
+}
+
+impl Virtualization {
+    /// The extension with this code, if there is one.
+    pub const fn from_code(code: u32) -> Option<Virtualization> {
+        Some(match code {
+            0 => Virtualization::None,
+            1 => Virtualization::Vmx,
+            2 => Virtualization::Svm,
+            3 => Virtualization::El2,
+            _ => return None,
+        })
+    }
+}

@@ -1,0 +1,137 @@
+//! Capabilities: selectors, kinds, rights.
+
+use bitflags::bitflags;
+
+/// Index into the capability table of the calling thread's protection domain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(transparent)]
+pub struct Selector(pub u32);
+
+impl Selector {
+    /// Never names a capability.
+    pub const NULL: Selector = Selector(0);
+
+    /// The selector `n` places further.
+    pub const fn offset(self, n: u32) -> Selector {
+        Selector(self.0.wrapping_add(n))
+    }
+}
+
+/// What a capability to a notification signals: the bits that [`crate::Op::Signal`] sets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(transparent)]
+pub struct Badge(pub u64);
+
+/// Kind of the object that a capability names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Kind {
+    /// Empty slot.
+    Null = 0,
+    /// Protection domain: capability table and kernel-memory quota.
+    Domain = 1,
+    /// Address space, host or guest.
+    Space = 2,
+    /// Thread.
+    Thread = 3,
+    /// vCPU.
+    Vcpu = 4,
+    /// Scheduling context.
+    Sched = 5,
+    /// Portal.
+    Portal = 6,
+    /// Notification.
+    Notification = 7,
+    /// A physical range: RAM, device memory or I/O ports.
+    Memory = 8,
+    /// A mapping of a memory capability into a space. Deleting it unmaps.
+    Mapping = 9,
+    /// An interrupt line.
+    Interrupt = 10,
+    /// The kernel's log.
+    Log = 11,
+}
+
+impl Kind {
+    /// The kind with this code, if there is one.
+    pub const fn from_code(code: u8) -> Option<Kind> {
+        Some(match code {
+            0 => Kind::Null,
+            1 => Kind::Domain,
+            2 => Kind::Space,
+            3 => Kind::Thread,
+            4 => Kind::Vcpu,
+            5 => Kind::Sched,
+            6 => Kind::Portal,
+            7 => Kind::Notification,
+            8 => Kind::Memory,
+            9 => Kind::Mapping,
+            10 => Kind::Interrupt,
+            11 => Kind::Log,
+            _ => return None,
+        })
+    }
+}
+
+bitflags! {
+    /// Rights of a capability. What a bit allows depends on the kind of the object; a
+    /// delegation can only remove rights.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub struct Rights: u16 {
+        /// Memory: map readable. Log: read. Notification: wait.
+        const READ = 1 << 0;
+        /// Memory: map writable. Log: write. Notification: signal.
+        const WRITE = 1 << 1;
+        /// Memory: map executable.
+        const EXEC = 1 << 2;
+        /// Portal: call it.
+        const CALL = 1 << 3;
+        /// Domain: create objects that its quota pays for.
+        const CREATE = 1 << 4;
+        /// Domain: put capabilities into its table and take them out. Space: map into it.
+        const INSTALL = 1 << 5;
+        /// Thread, vCPU, scheduling context, interrupt: bind, start, acknowledge. Domain:
+        /// query its quota. Thread: create portals that it handles.
+        const CONTROL = 1 << 6;
+        /// Any: delegate the capability further.
+        const DELEGATE = 1 << 7;
+    }
+}
+
+impl Rights {
+    /// The rights to wait for a notification.
+    pub const WAIT: Rights = Rights::READ;
+    /// The right to signal a notification.
+    pub const SIGNAL: Rights = Rights::WRITE;
+    /// Read and write.
+    pub const RW: Rights = Rights::READ.union(Rights::WRITE);
+    /// Read and execute.
+    pub const RX: Rights = Rights::READ.union(Rights::EXEC);
+}
+
+/// Kind of a memory capability's range.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum MemoryKind {
+    /// RAM; mapped write-back.
+    Ram = 0,
+    /// Device memory; mapped uncached, never executable.
+    Device = 1,
+    /// RAM that firmware wrote (ACPI tables); mapped write-back, read-only.
+    Firmware = 2,
+    /// x86 I/O ports: "addresses" 0 to 0xffff, one byte each.
+    Ports = 3,
+}
+
+impl MemoryKind {
+    /// The kind with this code, if there is one.
+    pub const fn from_code(code: u8) -> Option<MemoryKind> {
+        Some(match code {
+            0 => MemoryKind::Ram,
+            1 => MemoryKind::Device,
+            2 => MemoryKind::Firmware,
+            3 => MemoryKind::Ports,
+            _ => return None,
+        })
+    }
+}

@@ -1,0 +1,48 @@
+//! The system-call ABI of the Bulkhead microhypervisor.
+//!
+//! Kernel and user programs compile this one definition: operation numbers and their arguments,
+//! status codes, capability rights, the layouts of the pages that both sides read and write
+//! ([`utcb`], [`vcpu`], [`boot`]) and the head of the boot bundle ([`bundle`]).
+//!
+//! # Registers (x86-64, `SYSCALL`)
+//!
+//! | register | on entry | on return |
+//! | --- | --- | --- |
+//! | `rax` | bits 0–7 [`Op`]; bits 16–31 UTCB words to send ([`Tag`]) | bits 0–7 [`Status`]; bits 16–31 UTCB words received |
+//! | `rdi` | `a0` | `a0`, or the identity of the portal that was called |
+//! | `rsi rdx r8 r9 r10 r12 r13 r14` | `a1`–`a8`, or message words 0–7 | the same |
+//! | `rcx`, `r11` | – | scrubbed |
+//! | `rbx`, `rbp`, `r15` | – | preserved, except by [`Op::Call`] and [`Op::ReplyWait`]: scrubbed |
+//! | `rsp`, `rip` | | preserved |
+//!
+//! Vector registers are not available to threads: their first use is an exception.
+#![cfg_attr(not(test), no_std)]
+#![forbid(unsafe_code)]
+
+pub mod boot;
+pub mod bundle;
+pub mod cap;
+pub mod status;
+pub mod syscall;
+pub mod utcb;
+pub mod vcpu;
+
+pub use cap::{Badge, Kind, Rights, Selector};
+pub use status::Status;
+pub use syscall::{Op, Tag};
+
+/// Version of this ABI. The kernel puts it in [`boot::BootInfo::abi_version`].
+pub const ABI_VERSION: u32 = 0;
+
+/// Bytes in a page, the unit of memory delegation and of kernel-memory quota.
+pub const PAGE_SIZE: usize = 4096;
+
+/// Number of priorities of scheduling contexts; 0 is the lowest.
+pub const PRIORITIES: usize = 128;
+
+/// Longest chain of nested calls. A call that would exceed it returns [`Status::Depth`].
+pub const MAX_CALL_DEPTH: usize = 16;
+
+/// First address that user mappings cannot use (x86-64: one page below the end of the lower
+/// canonical half, so that no `SYSCALL` can return to a non-canonical address).
+pub const USER_END: u64 = 0x0000_7fff_ffff_f000;

@@ -1,0 +1,75 @@
+//! Status codes: the result of every system call.
+
+macro_rules! statuses {
+    ($($(#[$doc:meta])* $name:ident = $value:literal,)*) => {
+        /// Result of a system call. Zero is success; everything else names the cause.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[repr(u8)]
+        pub enum Status { $($(#[$doc])* $name = $value,)* }
+
+        impl Status {
+            /// Every status, in ascending order of code.
+            pub const ALL: &'static [Status] = &[$(Status::$name,)*];
+
+            /// The status with code `code`; an unknown code is [`Status::Unknown`].
+            pub const fn from_code(code: u8) -> Status {
+                match code { $($value => Status::$name,)* _ => Status::Unknown }
+            }
+
+            /// The identifier of the status, for messages.
+            pub const fn name(self) -> &'static str {
+                match self { $(Status::$name => stringify!($name),)* }
+            }
+        }
+    };
+}
+
+statuses! {
+    /// The operation was carried out.
+    Success = 0,
+    /// No operation has this number.
+    BadOperation = 1,
+    /// The selector names no capability, or one of another kind than the operation needs.
+    BadCapability = 2,
+    /// The capability lacks a right that the operation needs.
+    Denied = 3,
+    /// An argument is out of its range, misaligned, or a reserved bit is set.
+    BadArgument = 4,
+    /// The destination selector is outside the table.
+    BadSelector = 5,
+    /// The destination selector or address range is in use.
+    Occupied = 6,
+    /// The paying domain's quota of kernel memory is exhausted.
+    Quota = 7,
+    /// The portal's handler or the context belongs to another CPU.
+    WrongCpu = 8,
+    /// The object already has what may be bound only once (waiter, scheduling context, handler).
+    Busy = 9,
+    /// The deadline passed, or a poll found nothing.
+    Timeout = 10,
+    /// The other side was destroyed.
+    Dead = 11,
+    /// The call would wait for itself.
+    Deadlock = 12,
+    /// The chain of calls is longer than [`crate::MAX_CALL_DEPTH`].
+    Depth = 13,
+    /// The machine has no such feature.
+    Unsupported = 14,
+    /// The operation was aborted because an object that it waits on went away.
+    Aborted = 15,
+    /// A code that this version does not know. The kernel never returns it.
+    Unknown = 255,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Status;
+
+    #[test]
+    fn codes_round_trip() {
+        for &status in Status::ALL {
+            assert_eq!(Status::from_code(status as u8), status);
+        }
+        assert_eq!(Status::from_code(200), Status::Unknown);
+    }
+}

@@ -1,0 +1,208 @@
+//! Operations: numbers, arguments, rights, errors.
+
+use crate::Status;
+
+macro_rules! operations {
+    ($($(#[$doc:meta])* $name:ident = $value:literal,)*) => {
+        /// Number of a system call. Arguments `a0`–`a8` and results as in the crate's register
+        /// table; `dst` is a selector in the caller's own table that must be empty; `payer` is a
+        /// domain capability with [`crate::Rights::CREATE`] whose quota pays for the object.
+        ///
+        /// Every operation can return [`Status::BadCapability`], [`Status::Denied`] and
+        /// [`Status::BadArgument`]; creations also [`Status::BadSelector`],
+        /// [`Status::Occupied`] and [`Status::Quota`]. An object lives as long as the capability
+        /// that its creation made; deleting that capability destroys the object and everything
+        /// that was delegated from it.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[repr(u8)]
+        pub enum Op { $($(#[$doc])* $name = $value,)* }
+
+        impl Op {
+            /// Every operation, in ascending order of number.
+            pub const ALL: &'static [Op] = &[$(Op::$name,)*];
+
+            /// The operation with this number, if there is one.
+            pub const fn from_code(code: u8) -> Option<Op> {
+                match code { $($value => Some(Op::$name),)* _ => None }
+            }
+        }
+    };
+}
+
+operations! {
+    /// Calls portal `a0` (right `CALL`) with message words 0–7 in `a1`–`a8` and
+    /// [`Tag::utcb_words`] words of the UTCB. Returns the handler's reply in the same places.
+    /// The handler runs on the caller's scheduling context. Errors: `WrongCpu`, `Dead`,
+    /// `Deadlock`, `Depth`.
+    Call = 0,
+    /// Replies to the current caller, if there is one, with the message in `a1`–`a8` and the
+    /// UTCB; then waits for the next call. Returns when a portal of this thread is called:
+    /// `a0` = the portal's identity, `a1`–`a8` = the message.
+    ReplyWait = 1,
+    /// Sets the bits of the capability's badge in notification `a0` (right `SIGNAL`) and wakes
+    /// its waiter, on whichever CPU it is.
+    Signal = 2,
+    /// Waits until a bit of notification `a0` (right `WAIT`) is set; returns the bits in `a1`
+    /// and clears them. `a1` = absolute deadline in counter ticks; 0 polls, `u64::MAX` waits
+    /// for ever. Errors: `Timeout`, `Busy` (another context waits), `Aborted`.
+    Wait = 3,
+    /// Gives the rest of the turn to the next scheduling context of the same priority.
+    Yield = 4,
+    /// Creates a domain. `a0` = payer, `a1` = dst, `a2` = quota in pages, taken from the
+    /// payer's, which also pays for the table; `a3` = size of the capability table in slots.
+    CreateDomain = 5,
+    /// Creates an address space. `a0` = payer, also of page tables that later mappings need,
+    /// `a1` = dst, `a2` = [`SpaceKind`].
+    CreateSpace = 6,
+    /// Creates a thread. `a0` = payer, `a1` = dst, `a2` = its domain (`INSTALL`), `a3` = its
+    /// host space (`INSTALL`), `a4` = CPU number, `a5` = address of its UTCB page (page-aligned,
+    /// unused), `a6` = instruction pointer, `a7` = stack pointer, `a8` = selector in its domain
+    /// of the portal that handles its exceptions. Without a scheduling context it runs only on
+    /// its callers' time, starting at `a6` with its first call.
+    CreateThread = 7,
+    /// Creates a vCPU. `a0` = payer, `a1` = dst, `a2` = domain in whose table exit portals are
+    /// looked up (`INSTALL`), `a3` = guest space (`INSTALL`), `a4` = CPU number, `a5` = host
+    /// space that its state page ([`crate::vcpu`]) is mapped into (`INSTALL`), `a6` = address of
+    /// the state page, `a7` = selector of the portal for exit kind 0; kind `k` uses selector
+    /// `a7 + k`. Errors: `Unsupported` when the CPU cannot virtualise.
+    CreateVcpu = 8,
+    /// Creates a scheduling context. `a0` = payer, `a1` = dst, `a2` = CPU number, `a3` =
+    /// priority, `a4` = budget and `a5` = period in counter ticks (`a4 <= a5`; both 0: round
+    /// robin within the priority with the kernel's time slice and no limit).
+    CreateSched = 9,
+    /// Creates a portal. `a0` = payer, `a1` = dst, `a2` = handler thread (`CONTROL`), `a3` =
+    /// identity that the handler receives, `a4` = vCPU state groups that an exit through this
+    /// portal saves to the state page ([`crate::vcpu`]).
+    CreatePortal = 10,
+    /// Creates a notification. `a0` = payer, `a1` = dst. The new capability's badge is all ones.
+    CreateNotification = 11,
+    /// Delegates capability `a0` (right `DELEGATE`) to selector `a2` of domain `a1` (`INSTALL`),
+    /// with rights `a3` (those it has and no more). Memory: `a4` = offset, `a5` = size of the
+    /// part, in bytes; multiples of the page size (ports: any). Notification: `a4` = badge, a
+    /// subset of the capability's. `a6` = [`DelegateFlags`]. Errors: `Occupied`, `BadSelector`.
+    Delegate = 12,
+    /// Revokes everything that was delegated from or mapped through capability `a0`. When it
+    /// returns, no CPU, guest or device can use what was taken back.
+    Revoke = 13,
+    /// As [`Op::Revoke`], then deletes the capability itself, and the object if it is the one that the
+    /// creation made.
+    Delete = 14,
+    /// Maps memory `a0` into space `a1` (`INSTALL`); `a2` = dst, which receives the mapping
+    /// capability; `a3` = offset in the memory, `a4` = address, `a5` = size, in bytes, multiples
+    /// of the page size; `a6` = rights (`READ`, `WRITE`, `EXEC`; no more than the memory's).
+    /// Ports: `a3`, `a5` in ports, `a4` must equal the first port. Errors: `Occupied`
+    /// when part of the range is mapped.
+    Map = 15,
+    /// Binds scheduling context `a0` (`CONTROL`) to thread or vCPU `a1` (`CONTROL`) and starts it.
+    /// Errors: `Busy`, `WrongCpu`.
+    BindSched = 16,
+    /// Binds notification `a1` (`WAIT`) to vCPU `a0` (`CONTROL`): the kick. Any signal ends guest
+    /// mode or a halt and arrives as [`crate::vcpu::ExitKind::Kick`] with the bits. Errors: `Busy`.
+    BindKick = 17,
+    /// Binds interrupt `a0` (`CONTROL`) to notification `a1` (`SIGNAL`, with its badge);
+    /// `a2` = [`TriggerMode`]; it is unmasked. From delivery to [`Op::InterruptAck`] it stays masked.
+    InterruptBind = 18,
+    /// Acknowledges interrupt `a0` (`CONTROL`): unmasks it.
+    InterruptAck = 19,
+    /// Queries domain `a0` (`CONTROL`): returns `a1` = quota, `a2` = used, in pages.
+    QuotaQuery = 20,
+    /// Appends `a1` (0 to 56) bytes, packed little-endian in `a2`–`a8`, to the log `a0` (`WRITE`).
+    LogWrite = 21,
+    /// Takes up to 56 bytes from the log `a0` (`READ`): returns `a1` = count, bytes in
+    /// `a2`–`a8`; 0 when it is empty. `a1` = 1 also stops the kernel's own output to its UART.
+    LogRead = 22,
+    /// Binds the log `a0` (`READ`) to notification `a1` (`SIGNAL`): signalled when it becomes
+    /// non-empty.
+    LogBind = 23,
+}
+
+/// Kind of an address space ([`Op::CreateSpace`]).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum SpaceKind {
+    /// User virtual addresses of native programs, and their I/O ports on x86.
+    Host = 0,
+    /// Guest-physical addresses of a VM.
+    Guest = 1,
+}
+
+impl SpaceKind {
+    /// The kind with this code, if there is one.
+    pub const fn from_code(code: u64) -> Option<SpaceKind> {
+        Some(match code {
+            0 => SpaceKind::Host,
+            1 => SpaceKind::Guest,
+            _ => return None,
+        })
+    }
+}
+
+/// Trigger mode of an interrupt line ([`Op::InterruptBind`]).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum TriggerMode {
+    /// What the firmware's tables say of the line; ISA default edge, active high.
+    Default = 0,
+    /// Edge, active high.
+    Edge = 1,
+    /// Level, active low.
+    Level = 2,
+}
+
+impl TriggerMode {
+    /// The mode with this code, if there is one.
+    pub const fn from_code(code: u64) -> Option<TriggerMode> {
+        Some(match code {
+            0 => TriggerMode::Default,
+            1 => TriggerMode::Edge,
+            2 => TriggerMode::Level,
+            _ => return None,
+        })
+    }
+}
+
+bitflags::bitflags! {
+    /// Flags of [`Op::Delegate`].
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub struct DelegateFlags: u64 {
+        /// Grant: the capability moves, with its place in the tree; `a3`–`a5` are ignored.
+        const GRANT = 1 << 0;
+    }
+}
+
+/// `rax` on entry and on return: operation or status, and the length of the UTCB message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(transparent)]
+pub struct Tag(pub u64);
+
+impl Tag {
+    /// The tag of operation `op` with `words` words in the UTCB.
+    pub const fn new(op: Op, words: u16) -> Tag {
+        Tag(op as u64 | (words as u64) << 16)
+    }
+
+    /// The tag of a result.
+    pub const fn result(status: Status, words: u16) -> Tag {
+        Tag(status as u64 | (words as u64) << 16)
+    }
+
+    /// The operation's number.
+    pub const fn op(self) -> u8 {
+        self.0 as u8
+    }
+
+    /// The status of a result.
+    pub const fn status(self) -> Status {
+        Status::from_code(self.0 as u8)
+    }
+
+    /// Words of the UTCB that belong to the message; at most [`crate::utcb::WORDS`].
+    pub const fn utcb_words(self) -> usize {
+        (self.0 >> 16) as u16 as usize
+    }
+
+    /// Whether a reserved bit is set.
+    pub const fn has_reserved(self) -> bool {
+        self.0 & !0xffff_00ff != 0
+    }
+}

@@ -1,0 +1,45 @@
+//! The user thread control block (UTCB): a page that a thread shares with the kernel, for
+//! messages that do not fit into registers.
+
+/// Message words in a UTCB.
+pub const WORDS: usize = 504;
+
+/// Message words that travel in registers.
+pub const REGISTER_WORDS: usize = 8;
+
+/// Layout of a UTCB page.
+#[repr(C, align(4096))]
+pub struct Utcb {
+    /// Reserved; the kernel neither reads nor writes it.
+    pub reserved: [u64; 8],
+    /// Message words.
+    pub words: [u64; WORDS],
+}
+
+/// Exception message: what a thread's exception portal receives.
+///
+/// Register words: 0 = vector, 1 = error code, 2 = fault address, 3 = instruction pointer,
+/// 4 = stack pointer, 5 = flags; UTCB words 0–15 = `rax rcx rdx rbx rsp rbp rsi rdi r8`–`r15`.
+///
+/// Reply: register word 0 = [`ExceptionReply`] bits, words 3–5 as in the message.
+pub mod exception {
+    bitflags::bitflags! {
+        /// What the kernel does with the thread.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub struct ExceptionReply: u64 {
+            /// Resume; without it the thread never runs again.
+            const RESUME = 1 << 0;
+            /// Take instruction pointer, stack pointer and flags from words 3–5.
+            const SET_FRAME = 1 << 1;
+            /// Take the general registers from the UTCB words.
+            const SET_GPRS = 1 << 2;
+        }
+    }
+
+    /// Number of general registers in the UTCB part.
+    pub const GPRS: usize = 16;
+
+    /// Vector of the pseudo-exception that tells that a thread's system call was malformed
+    /// beyond a status (none at present).
+    pub const VECTOR_NONE: u64 = u64::MAX;
+}
