@@ -60,7 +60,7 @@ value! {
 value! {
     /// Kernel memory in pages of 4 KiB.
     #[derive(Copy)]
-    Pages(u32 as "u32"), "a quota is from 16 to 65536 pages", |v| (16..=65536).contains(&v)
+    Pages(u32 as "u32"), "a kernel-memory quota is from 64 KiB to 4 GiB", |v| (16..=1 << 20).contains(&v)
 }
 
 value! {

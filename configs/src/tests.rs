@@ -1,0 +1,204 @@
+use super::*;
+
+const GOOD: &str = include_str!("../linux.toml");
+
+fn check(text: &str) -> Result<Config, Diagnostics> {
+    parse(Path::new("test.toml"), text, &Overrides::default())
+}
+
+/// The error for the good file with `from` replaced by `to`; its line must be that of `to`.
+#[track_caller]
+fn error(from: &str, to: &str) -> String {
+    assert!(GOOD.contains(from), "{from}");
+    let text = GOOD.replacen(from, to, 1);
+    let errors = check(&text).unwrap_err();
+    assert_eq!(errors.0.len(), 1, "{errors}");
+    let shown = errors.to_string();
+    assert!(
+        shown.starts_with("test.toml") && shown.contains("\n  help: "),
+        "{shown}"
+    );
+    if let Place::Line(_, line) = errors.0[0].place {
+        let last = to.lines().last().unwrap();
+        assert!(
+            text.lines().nth(line - 1).unwrap().contains(last),
+            "{shown}"
+        );
+    }
+    shown
+}
+
+#[test]
+fn the_systems_that_come_with_it() {
+    for file in ["linux.toml", "two-linux.toml"] {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(file);
+        let config = load(&path, &Overrides::default()).unwrap_or_else(|e| panic!("{e}"));
+        config.system.check().unwrap();
+        assert_eq!(config.files.len(), 2);
+    }
+}
+
+#[test]
+fn shape() {
+    assert!(
+        error("memory = \"1 GiB\"", "memory = \"1 GiB\"\ncolour = 1")
+            .contains("unknown field `colour`")
+    );
+    assert!(error("[[vm]]", "[[cm]]").contains("unknown field `cm`"));
+    assert!(error("cpus = 1", "cpus = \"one\"").contains("invalid type"));
+    assert!(error("cpus = 1", "cpus = -1").contains("invalid value"));
+    assert!(
+        check(&GOOD.replace("cpus = 1", ""))
+            .unwrap_err()
+            .to_string()
+            .contains("missing field `cpus`")
+    );
+    assert!(
+        check("vm = [")
+            .unwrap_err()
+            .to_string()
+            .contains("test.toml:1: ")
+    );
+    assert!(
+        check("")
+            .unwrap_err()
+            .to_string()
+            .contains("missing field `machine`")
+    );
+}
+
+#[test]
+fn values() {
+    assert!(error("memory = \"1 GiB\"", "memory = \"1 GB\"").contains("no size"));
+    assert!(error("memory = \"512 MiB\"", "memory = \"513 MiB\"").contains("multiple of 2 MiB"));
+    assert!(error("memory = \"512 MiB\"", "memory = \"32 MiB\"").contains("from 64 MiB"));
+    assert!(error("memory = \"512 MiB\"", "memory = \"1024 GiB\"").contains("to 512 GiB"));
+    assert!(error("name = \"linux\"", "name = \"My Linux\"").contains("a-z"));
+    assert!(error("vcpus = [0] ", "vcpus = [] ").contains("1 to 64 vCPUs"));
+    assert!(error("vcpus = [0] ", "vcpus = [0, 1] ").contains("CPU 1 does not exist"));
+    assert!(error("cpus = 1", "cpus = 0").contains("0 CPUs"));
+    assert!(error("on_crash = \"stop\" ", "on_crash = \"panic\" ").contains("no such policy"));
+    assert!(error("uart = \"com1\"", "uart = \"com7\"").contains("no UART `com7`"));
+    let long = format!("cmdline = \"{}\"", "x".repeat(2048));
+    assert!(error("cmdline = \"console=ttyS0 quiet panic=1\"", &long).contains("2047"));
+    assert!(
+        error(
+            "console = \"serial\"",
+            "console = \"serial\"\npriority = 200"
+        )
+        .contains("127")
+    );
+}
+
+#[test]
+fn rules_between_parts() {
+    assert!(error("memory = \"1 GiB\"", "memory = \"512 MiB\"").contains("the system needs"));
+    assert!(error("console = \"serial\"", "console = \"parallel\"").contains("there is: serial"));
+    assert!(error("name = \"linux\"", "name = \"serial\"").contains("taken: test.toml:"));
+    let second = "[[console]]\nname = \"other\"\nuart = \"com1\"\n[[console]]\nname = \"serial\"\nuart = \"com1\"";
+    assert!(
+        error("[[console]]\nname = \"serial\"\nuart = \"com1\"", second).contains("two owners")
+    );
+    assert!(
+        check("[machine]\nmemory = \"1 GiB\"\ncpus = 1")
+            .unwrap_err()
+            .to_string()
+            .contains("neither")
+    );
+}
+
+#[test]
+fn fixed_memory() {
+    let two = |a: &str, b: &str| {
+        let vm = |name: &str, at: &str| {
+            format!(
+                "[[vm]]\nname = \"{name}\"\nmemory = \"256 MiB\"\nmemory_at = \"{at}\"\nvcpus = [0]\n\
+                 kernel = \"default\"\ncmdline = \"\"\n"
+            )
+        };
+        check(&format!(
+            "[machine]\nmemory = \"4 GiB\"\ncpus = 1\n{}{}",
+            vm("a", a),
+            vm("b", b)
+        ))
+    };
+    two("256 MiB", "512 MiB").unwrap();
+    two("256 MiB", "5 GiB").unwrap();
+    assert!(
+        two("256 MiB", "510 MiB")
+            .unwrap_err()
+            .to_string()
+            .contains("overlaps that of `a`")
+    );
+    assert!(
+        two("256 MiB", "2 GiB")
+            .unwrap_err()
+            .to_string()
+            .contains("is not all RAM")
+    );
+    assert!(
+        two("256 MiB", "1 MiB")
+            .unwrap_err()
+            .to_string()
+            .contains("from 16 MiB")
+    );
+}
+
+#[test]
+fn guest_files() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("system.toml");
+    std::fs::write(
+        &path,
+        GOOD.replace("kernel = \"default\"", "kernel = \"vmlinuz\""),
+    )
+    .unwrap();
+    let shown = || load(&path, &Overrides::default()).unwrap_err().to_string();
+    assert!(
+        shown().contains("system.toml:17: ") && shown().contains("No such file"),
+        "{}",
+        shown()
+    );
+    std::fs::write(dir.path().join("vmlinuz"), "text").unwrap();
+    assert!(shown().contains("too short for a kernel"), "{}", shown());
+    let overrides = Overrides {
+        kernel: Some("/nonexistent".into()),
+        ..Overrides::default()
+    };
+    let shown = load(&path, &overrides).unwrap_err().to_string();
+    assert!(
+        shown.starts_with("--kernel: /nonexistent cannot be read"),
+        "{shown}"
+    );
+    let overrides = Overrides {
+        cmdline: Some("a\nb".into()),
+        ..Overrides::default()
+    };
+    assert!(
+        load(&path, &overrides)
+            .unwrap_err()
+            .to_string()
+            .starts_with("--cmdline: ")
+    );
+    let missing = load(Path::new("nowhere.toml"), &Overrides::default())
+        .unwrap_err()
+        .to_string();
+    assert!(
+        missing.starts_with("nowhere.toml: cannot be read"),
+        "{missing}"
+    );
+}
+
+#[test]
+fn two_vms_share_a_file() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("two-linux.toml");
+    let overrides = Overrides {
+        initrd: Some("/dev/null".into()),
+        ..Overrides::default()
+    };
+    let errors = load(&path, &overrides).unwrap_err().to_string();
+    assert!(
+        errors.contains("--initrd: /dev/null: the initial RAM disk is empty"),
+        "{errors}"
+    );
+}
