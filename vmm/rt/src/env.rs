@@ -1,0 +1,288 @@
+//! The environment: what the root task tells a program of itself and of what it holds.
+//!
+//! The pages at [`crate::layout::ENVIRONMENT_ADDRESS`] hold a [`Header`] and behind it the
+//! [`Environment`] in postcard's encoding.
+use abi::{PAGE_SIZE, Selector};
+use alloc::string::String;
+use alloc::vec::Vec;
+use serde::{Deserialize, Serialize};
+
+/// [`Header::magic`].
+pub const MAGIC: u64 = u64::from_le_bytes(*b"environ1");
+
+/// What start-up code needs before there is a heap.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Header {
+    /// [`MAGIC`].
+    pub magic: u64,
+    /// Bytes of the encoded environment.
+    pub length: u64,
+    /// Address of the heap.
+    pub heap_address: u64,
+    /// Size of the heap in bytes.
+    pub heap_size: u64,
+}
+
+/// Bytes of a [`Header`].
+pub const HEADER_SIZE: usize = core::mem::size_of::<Header>();
+
+mod as_number {
+    //! Selectors travel as numbers.
+    use super::*;
+    use serde::{Deserializer, Serializer};
+
+    pub fn serialize<S: Serializer>(selector: &Selector, s: S) -> Result<S::Ok, S::Error> {
+        selector.0.serialize(s)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Selector, D::Error> {
+        u32::deserialize(d).map(Selector)
+    }
+}
+
+/// What the root task tells a program. Capabilities common to all programs are at fixed selectors
+/// ([`crate::layout`]).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Environment {
+    /// The program's name.
+    pub name: String,
+    /// CPU of its first thread.
+    pub cpu: u32,
+    /// Frequency of the machine's counter in Hz.
+    pub counter_hz: u64,
+    /// First free selector.
+    pub first_selector: u32,
+    /// Slots in its capability table.
+    pub end_selector: u32,
+    /// What it is for.
+    pub role: Role,
+}
+
+/// What a program is for, with what that needs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Role {
+    /// Owns the UART and emulates one for each client.
+    ConsoleServer(ConsoleEnvironment),
+    /// Runs one VM.
+    Monitor(MonitorEnvironment),
+    /// Any other program.
+    Native(NativeEnvironment),
+}
+
+/// What a console server needs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConsoleEnvironment {
+    /// The machine's UART, if it has one.
+    pub uart: Option<UartEnvironment>,
+    /// The log, with the right to read it.
+    #[serde(with = "as_number")]
+    pub log: Selector,
+    /// Whose consoles it serves.
+    pub clients: Vec<ConsoleClient>,
+}
+
+/// A 16550 of the machine.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UartEnvironment {
+    /// Capability of its eight ports, to be mapped by the server.
+    #[serde(with = "as_number")]
+    pub ports: Selector,
+    /// Its first port.
+    pub base: u16,
+    /// Its interrupt line.
+    #[serde(with = "as_number")]
+    pub interrupt: Selector,
+}
+
+/// A VM whose console the server emulates.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConsoleClient {
+    /// The VM's name.
+    pub name: String,
+    /// CPUs of its vCPUs: the server exports a handler for each.
+    pub cpus: Vec<u32>,
+    /// Notification, badged with the VM's interrupt line: signalled at each rising edge of the emulated
+    /// UART's interrupt output.
+    #[serde(with = "as_number")]
+    pub signal: Selector,
+}
+
+/// What a monitor needs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MonitorEnvironment {
+    /// RAM of the VM; the monitor maps it into its own space and the guest's.
+    pub memory: Vec<GuestMemory>,
+    /// The guest's kernel.
+    pub kernel: FileView,
+    /// The guest's initial RAM disk.
+    pub initrd: Option<FileView>,
+    /// The guest's command line.
+    pub cmdline: String,
+    /// The VM's vCPUs.
+    pub vcpus: Vec<VcpuEnvironment>,
+    /// Its serial port, if it has one.
+    pub console: Option<SerialEnvironment>,
+    /// Code of an [`abi::boot::Virtualization`].
+    pub virtualization: u32,
+    /// XCR0 bits that a guest may set.
+    pub xcr0_mask: u64,
+}
+
+/// RAM of a VM.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GuestMemory {
+    /// Memory capability: read, write, execute.
+    #[serde(with = "as_number")]
+    pub selector: Selector,
+    /// Guest-physical address.
+    pub guest_address: u64,
+    /// Size in bytes.
+    pub size: u64,
+}
+
+/// A file of the bundle, mapped read-only for ever.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileView {
+    /// Address.
+    pub address: u64,
+    /// Size in bytes.
+    pub size: u64,
+}
+
+impl FileView {
+    /// The file's bytes.
+    ///
+    /// # Safety
+    /// The value comes from the root task, which mapped the file so; nobody writes to the bundle.
+    pub unsafe fn bytes(&self) -> &'static [u8] {
+        if self.size == 0 {
+            return &[];
+        }
+        // SAFETY: the caller's promise.
+        unsafe { core::slice::from_raw_parts(self.address as *const u8, self.size as usize) }
+    }
+}
+
+/// What a vCPU needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VcpuEnvironment {
+    /// Its CPU.
+    pub cpu: u32,
+    /// Its scheduling context.
+    #[serde(with = "as_number")]
+    pub sched: Selector,
+    /// Its kick: a notification with the rights to wait and to signal.
+    #[serde(with = "as_number")]
+    pub kick: Selector,
+}
+
+/// A VM's serial port, emulated by a console server.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SerialEnvironment {
+    /// The server's portals ([`crate::protocol::console`]), one per CPU.
+    pub portals: Vec<PortalOnCpu>,
+    /// First port in the guest.
+    pub port_base: u16,
+    /// Interrupt line (GSI) in the guest. A rising edge arrives as the bit with this number in the kick of
+    /// the first vCPU.
+    pub line: u32,
+}
+
+impl SerialEnvironment {
+    /// The portal for threads and vCPUs on `cpu`.
+    pub fn portal(&self, cpu: u32) -> Option<Selector> {
+        self.portals
+            .iter()
+            .find(|portal| portal.cpu == cpu)
+            .map(|portal| portal.portal)
+    }
+}
+
+/// A portal that can be called from one CPU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PortalOnCpu {
+    /// The CPU.
+    pub cpu: u32,
+    /// The portal.
+    #[serde(with = "as_number")]
+    pub portal: Selector,
+}
+
+/// What any other program gets.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NativeEnvironment {
+    /// Its arguments.
+    pub args: Vec<String>,
+}
+
+/// Why an environment cannot be written or read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EnvironmentError {
+    /// It does not fit into [`crate::layout::ENVIRONMENT_MAX`] bytes.
+    TooLarge,
+    /// The bytes are no environment.
+    Malformed,
+}
+
+impl Environment {
+    /// The content of the environment pages: whole pages.
+    pub fn to_pages(&self, heap_address: u64, heap_size: u64) -> Result<Vec<u8>, EnvironmentError> {
+        let body = postcard::to_allocvec(self).map_err(|_| EnvironmentError::TooLarge)?;
+        let size = (HEADER_SIZE + body.len()).next_multiple_of(PAGE_SIZE);
+        if size as u64 > crate::layout::ENVIRONMENT_MAX {
+            return Err(EnvironmentError::TooLarge);
+        }
+        let mut pages = Vec::with_capacity(size);
+        for field in [MAGIC, body.len() as u64, heap_address, heap_size] {
+            pages.extend_from_slice(&field.to_le_bytes());
+        }
+        pages.extend_from_slice(&body);
+        pages.resize(size, 0);
+        Ok(pages)
+    }
+
+    /// Decodes what follows the header.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Environment, EnvironmentError> {
+        postcard::from_bytes(bytes).map_err(|_| EnvironmentError::Malformed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_environment_survives_its_pages() {
+        let environment = Environment {
+            name: "console".into(),
+            cpu: 1,
+            counter_hz: 1_000_000_000,
+            first_selector: 130,
+            end_selector: 512,
+            role: Role::ConsoleServer(ConsoleEnvironment {
+                uart: None,
+                log: Selector(128),
+                clients: vec![ConsoleClient {
+                    name: "linux".into(),
+                    cpus: vec![0, 1],
+                    signal: Selector(129),
+                }],
+            }),
+        };
+        let pages = environment.to_pages(0x4000_0000, 0x10_0000).unwrap();
+        assert_eq!(pages.len(), PAGE_SIZE);
+        let length = u64::from_le_bytes(pages[8..16].try_into().unwrap()) as usize;
+        let body = &pages[HEADER_SIZE..HEADER_SIZE + length];
+        assert_eq!(Environment::from_bytes(body), Ok(environment.clone()));
+        assert_eq!(
+            Environment::from_bytes(&body[..9]),
+            Err(EnvironmentError::Malformed)
+        );
+        let large = Environment {
+            name: "x".repeat(1 << 17),
+            ..environment
+        };
+        assert_eq!(large.to_pages(0, 0), Err(EnvironmentError::TooLarge));
+    }
+}

@@ -1,0 +1,80 @@
+//! Start of a program, and its end by panic.
+
+/// Names the main function of a program: `fn(Program)`. When it returns, the program exits with success.
+#[macro_export]
+macro_rules! program {
+    ($main:path) => {
+        #[unsafe(no_mangle)]
+        fn bulkhead_main(argument: u64) -> ! {
+            // SAFETY: called once by the entry code with what the root task passed.
+            let program = unsafe { $crate::start::start(argument) };
+            let main: fn($crate::program::Program) = $main;
+            main(program);
+            $crate::protocol::supervisor::exit(0)
+        }
+    };
+}
+
+/// Names the main function of the root task: `fn(u64) -> !`, with the address of the boot information.
+#[macro_export]
+macro_rules! root_task {
+    ($main:path) => {
+        #[unsafe(no_mangle)]
+        fn bulkhead_main(argument: u64) -> ! {
+            let main: fn(u64) -> ! = $main;
+            main(argument)
+        }
+    };
+}
+
+/// Sets up heap and log, and decodes the environment.
+///
+/// # Safety
+/// `argument` is the address of environment pages as [`crate::env`] describes; called once.
+#[cfg(target_os = "none")]
+pub unsafe fn start(argument: u64) -> crate::program::Program {
+    use crate::env::{Environment, HEADER_SIZE, Header, MAGIC};
+    use crate::layout;
+    use alloc::boxed::Box;
+    // SAFETY: the caller's promise: the pages are mapped read-only and nobody changes them.
+    let header = unsafe { *(argument as *const Header) };
+    assert!(header.magic == MAGIC, "no environment");
+    // SAFETY: the root task mapped the heap for this purpose alone.
+    let claimed = unsafe { crate::heap::claim(header.heap_address, header.heap_size) };
+    assert!(claimed, "the heap is too small");
+    // SAFETY: as for the header; the length is the root task's.
+    let bytes = unsafe {
+        let body = (argument as *const u8).add(HEADER_SIZE);
+        core::slice::from_raw_parts(body, header.length as usize)
+    };
+    let environment = match Environment::from_bytes(bytes) {
+        Ok(environment) => environment,
+        Err(error) => panic!("the environment: {error:?}"),
+    };
+    let name: &'static str = Box::leak(environment.name.clone().into_boxed_str());
+    crate::log::init(layout::LOG, name);
+    // SAFETY: the caller's promise: once.
+    unsafe { crate::program::Program::new(environment) }
+}
+
+#[cfg(target_os = "none")]
+#[panic_handler]
+fn panic(info: &core::panic::PanicInfo<'_>) -> ! {
+    use crate::layout;
+    use crate::protocol::supervisor;
+    use core::sync::atomic::{AtomicBool, Ordering};
+    static PANICKING: AtomicBool = AtomicBool::new(false);
+    if !PANICKING.swap(true, Ordering::Relaxed) {
+        let (log, name) = crate::log::current().unwrap_or((layout::LOG, "program"));
+        match info.location() {
+            Some(at) => crate::log::line(
+                log,
+                name,
+                format_args!("panic at {}:{}: {}", at.file(), at.line(), info.message()),
+            ),
+            None => crate::log::line(log, name, format_args!("panic: {}", info.message())),
+        }
+        supervisor::exit(supervisor::PANICKED);
+    }
+    crate::arch::crash()
+}
