@@ -209,7 +209,7 @@ impl Config {
             let Some(bytes) = contents.get(&file.name) else {
                 continue;
             };
-            let mut vms = self.system.vms.iter();
+            let vms = self.system.vms.iter();
             let result = match file.kind {
                 FileKind::Kernel => vms
                     .filter(|vm| vm.kernel == file.name)
