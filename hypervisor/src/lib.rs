@@ -4,3 +4,4 @@
 pub mod addr;
 #[cfg(target_os = "none")]
 pub mod arch;
+pub mod boot;

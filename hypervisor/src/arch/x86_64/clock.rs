@@ -1,0 +1,266 @@
+//! The TSC as the machine's counter: its frequency, and delays.
+
+use core::arch::x86_64::{__cpuid, _rdtsc};
+use core::hint::spin_loop;
+use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use x86::io::{inb, inl, outb};
+
+use super::apic;
+
+static TSC_HZ: AtomicU64 = AtomicU64::new(0);
+static TIMER_HZ: AtomicU64 = AtomicU64::new(0);
+
+/// The counter.
+#[inline]
+pub fn now() -> u64 {
+    // SAFETY: every 64-bit CPU has RDTSC.
+    unsafe { _rdtsc() }
+}
+
+/// Frequency of the counter in Hz; 0 before [`calibrate`].
+pub fn tsc_hz() -> u64 {
+    TSC_HZ.load(Relaxed)
+}
+
+/// Frequency of the local APIC's timer in Hz; 0 before [`calibrate`].
+pub fn timer_hz() -> u64 {
+    TIMER_HZ.load(Relaxed)
+}
+
+/// Ticks of the local APIC's timer per tick of the TSC, as 32.32 fixed-point number.
+pub(super) fn timer_ratio() -> u64 {
+    let ratio = (u128::from(timer_hz()) << 32) / u128::from(tsc_hz().max(1));
+    u64::try_from(ratio).unwrap_or(u64::MAX).max(1)
+}
+
+/// Counter ticks in `micros` microseconds.
+pub fn ticks(micros: u64) -> u64 {
+    (u128::from(micros) * u128::from(tsc_hz()) / 1_000_000) as u64
+}
+
+/// Waits until `done` or for `micros` microseconds; whether it was done.
+pub fn wait_until(micros: u64, mut done: impl FnMut() -> bool) -> bool {
+    let (start, limit) = (now(), ticks(micros));
+    loop {
+        if done() {
+            return true;
+        }
+        if now().wrapping_sub(start) >= limit {
+            return false;
+        }
+        spin_loop();
+    }
+}
+
+/// Waits for `micros` microseconds.
+pub fn delay(micros: u64) {
+    wait_until(micros, || false);
+}
+
+/// A counter of known frequency.
+#[derive(Clone, Copy, Debug)]
+enum Reference {
+    /// Channel 2 of the 8254 timer, whose gate is under software control and which interrupts nobody.
+    Pit,
+    /// ACPI's power-management timer at an I/O port (ACPI 6.4, 4.8.2.1).
+    PmTimer(u16),
+}
+
+/// Ports and commands of the 8254 (Intel 8254 data sheet) and its gate in the PC's system control port.
+const PIT_CHANNEL_2: u16 = 0x42;
+const PIT_COMMAND: u16 = 0x43;
+/// Channel 2, low then high byte, mode 0: counts down once from the value that is loaded.
+const PIT_ONE_SHOT: u8 = 0b10_11_000_0;
+const PIT_LATCH: u8 = 0b10_00_000_0;
+const SYSTEM_CONTROL: u16 = 0x61;
+const GATE_2: u8 = 1 << 0;
+const SPEAKER: u8 = 1 << 1;
+
+/// Length of one measurement, in microseconds: the 8254 counts 54 ms.
+const WINDOW_MICROS: u64 = 10_000;
+/// Measurements; the first good one ends the series.
+const MAX_ROUNDS: u32 = 4;
+/// Readings of which the fastest counts: the others were disturbed.
+const READINGS: u32 = 16;
+/// Good is an error below this fraction of the window.
+const GOOD_FRACTION: u64 = 10_000;
+/// Readings after which a reference that stands still is taken for absent.
+const MAX_STANDSTILL: u32 = 100_000;
+
+/// The three counters at one moment.
+#[derive(Clone, Copy)]
+struct Reading {
+    tsc: u64,
+    timer: u32,
+    reference: u32,
+    /// TSC ticks between which the reference was read.
+    uncertainty: u64,
+}
+
+/// Frequencies, with the uncertainty of the measurement in TSC ticks.
+#[derive(Clone, Copy)]
+struct Measured {
+    tsc_hz: u64,
+    timer_hz: u64,
+    window: u64,
+    uncertainty: u64,
+}
+
+impl Reference {
+    const fn hz(self) -> u64 {
+        match self {
+            Reference::Pit => 1_193_182,
+            Reference::PmTimer(_) => 3_579_545,
+        }
+    }
+
+    /// Bits that all implementations have.
+    const fn mask(self) -> u32 {
+        match self {
+            Reference::Pit => 0xffff,
+            Reference::PmTimer(_) => 0xff_ffff,
+        }
+    }
+
+    fn start(self) {
+        if let Reference::Pit = self {
+            // SAFETY: these ports are the PC's timer and speaker; nobody else uses them during boot.
+            unsafe {
+                outb(SYSTEM_CONTROL, (inb(SYSTEM_CONTROL) & !SPEAKER) | GATE_2);
+                outb(PIT_COMMAND, PIT_ONE_SHOT);
+                outb(PIT_CHANNEL_2, 0xff);
+                outb(PIT_CHANNEL_2, 0xff);
+            }
+        }
+    }
+
+    /// One reading; counts upwards.
+    fn read(self) -> Reading {
+        match self {
+            Reference::Pit => {
+                let before = now();
+                // SAFETY: as in `start`. The latch keeps the count of this moment.
+                unsafe { outb(PIT_COMMAND, PIT_LATCH) };
+                let timer = apic::counted();
+                let after = now();
+                // SAFETY: as in `start`.
+                let count = unsafe { [inb(PIT_CHANNEL_2), inb(PIT_CHANNEL_2)] };
+                let reference = u32::from(u16::MAX - u16::from_le_bytes(count));
+                Reading::new(before, after, timer, reference)
+            }
+            Reference::PmTimer(port) => {
+                let before = now();
+                // SAFETY: firmware says that the port is the timer's; reading has no side effects.
+                let reference = unsafe { inl(port) };
+                let timer = apic::counted();
+                Reading::new(before, now(), timer, reference)
+            }
+        }
+    }
+
+    /// The least disturbed of several readings.
+    fn read_well(self) -> Reading {
+        let first = self.read();
+        (1..READINGS).map(|_| self.read()).fold(first, |best, reading| {
+            if reading.uncertainty < best.uncertainty { reading } else { best }
+        })
+    }
+
+    /// Ticks from one reading to the next.
+    const fn elapsed(self, from: Reading, to: Reading) -> u32 {
+        to.reference.wrapping_sub(from.reference) & self.mask()
+    }
+
+    /// Measures once; `None` if the reference stands still.
+    fn measure(self) -> Option<Measured> {
+        self.start();
+        let first = self.read_well();
+        let window = (self.hz() * WINDOW_MICROS / 1_000_000) as u32;
+        let mut standstill = 0;
+        let mut last = first;
+        loop {
+            let reading = self.read();
+            let elapsed = self.elapsed(first, reading);
+            // The 8254 wraps after 54 ms; a jump that far is a disturbance.
+            if elapsed >= window {
+                break;
+            }
+            standstill = if reading.reference == last.reference { standstill + 1 } else { 0 };
+            if standstill > MAX_STANDSTILL {
+                return None;
+            }
+            last = reading;
+            spin_loop();
+        }
+        let end = self.read_well();
+        let elapsed = u64::from(self.elapsed(first, end)).max(1);
+        let window = end.tsc.wrapping_sub(first.tsc);
+        let rate = |ticks: u64| (u128::from(ticks) * u128::from(self.hz()) / u128::from(elapsed)) as u64;
+        Some(Measured {
+            tsc_hz: rate(window),
+            timer_hz: rate(end.timer.wrapping_sub(first.timer).into()),
+            window,
+            uncertainty: first.uncertainty + end.uncertainty,
+        })
+    }
+}
+
+impl Reading {
+    fn new(before: u64, after: u64, timer: u32, reference: u32) -> Reading {
+        let uncertainty = after.wrapping_sub(before);
+        Reading { tsc: before.wrapping_add(uncertainty / 2), timer, reference, uncertainty }
+    }
+}
+
+/// Finds the frequencies of the TSC and of the local APIC's timer, in 10 to 50 ms. `pm_timer` is the port
+/// of ACPI's timer, used if there is no 8254. Returns whether it found them.
+pub fn calibrate(pm_timer: Option<u16>) -> bool {
+    apic::start_counting();
+    let references = [Some(Reference::Pit), pm_timer.map(Reference::PmTimer)];
+    let measured = references.into_iter().flatten().find_map(measure_well);
+    apic::stop_counting();
+    let Some(measured) = measured else { return false };
+    let tsc_hz = match reported_tsc_hz() {
+        // Exact where it is right; some emulators report what real CPUs do, not what they do.
+        Some(hz) if hz.abs_diff(measured.tsc_hz) < measured.tsc_hz / 100 => hz,
+        _ => measured.tsc_hz,
+    };
+    TSC_HZ.store(tsc_hz, Relaxed);
+    TIMER_HZ.store(measured.timer_hz, Relaxed);
+    tsc_hz != 0
+}
+
+/// The best of several measurements.
+fn measure_well(reference: Reference) -> Option<Measured> {
+    let mut best: Option<Measured> = None;
+    for _ in 0..MAX_ROUNDS {
+        let measured = reference.measure()?;
+        if best.is_none_or(|best| measured.uncertainty < best.uncertainty) {
+            best = Some(measured);
+        }
+        if measured.uncertainty < measured.window / GOOD_FRACTION {
+            break;
+        }
+    }
+    best
+}
+
+/// The TSC's frequency as the hypervisor below (leaf 0x40000010, VMware's) or the CPU reports it (leaf
+/// 0x15: crystal's frequency and ratio, Intel SDM 3A 18.7.3).
+fn reported_tsc_hz() -> Option<u64> {
+    const HYPERVISOR_PRESENT: u32 = 1 << 31;
+    if __cpuid(1).ecx & HYPERVISOR_PRESENT != 0 && __cpuid(0x4000_0000).eax >= 0x4000_0010 {
+        let khz = __cpuid(0x4000_0010).eax;
+        if khz != 0 {
+            return Some(u64::from(khz) * 1000);
+        }
+    }
+    if __cpuid(0).eax >= 0x15 {
+        let leaf = __cpuid(0x15);
+        if leaf.eax != 0 && leaf.ebx != 0 && leaf.ecx != 0 {
+            return Some(u64::from(leaf.ecx) * u64::from(leaf.ebx) / u64::from(leaf.eax));
+        }
+    }
+    None
+}

@@ -1,0 +1,183 @@
+//! What the CPU can do, and switching on what protects the kernel.
+
+use core::arch::asm;
+use core::arch::x86_64::__cpuid_count;
+use core::fmt;
+
+use bitflags::bitflags;
+use raw_cpuid::CpuId;
+use x86::controlregs::Cr4;
+use x86::msr::{IA32_EFER, rdmsr, wrmsr};
+
+use crate::boot::CommandLine;
+
+/// CPUID features that the kernel uses or has to know.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct CpuFeatures {
+    /// Pages can be made not executable.
+    pub nx: bool,
+    /// Process-context identifiers: tagged TLB entries.
+    pub pcid: bool,
+    /// The INVPCID instruction.
+    pub invpcid: bool,
+    /// Supervisor-mode access prevention.
+    pub smap: bool,
+    /// Supervisor-mode execution prevention.
+    pub smep: bool,
+    /// User-mode instruction prevention: SGDT, SIDT, SLDT, SMSW, STR.
+    pub umip: bool,
+    /// RDFSBASE and its kin. Off in CR4: user programs get no segment bases of their own making.
+    pub fsgsbase: bool,
+    /// 1-GiB pages.
+    pub page1g: bool,
+    /// XSAVE and XCR0.
+    pub xsave: bool,
+    /// The local APIC can be used through MSRs.
+    pub x2apic: bool,
+    /// The local APIC's timer can compare with the TSC.
+    pub tsc_deadline: bool,
+    /// The TSC runs at one rate in all power states.
+    pub invariant_tsc: bool,
+    /// User code may read kernel memory speculatively ("Meltdown", CVE-2017-5754).
+    pub meltdown: bool,
+}
+
+/// Why the kernel does not run on this CPU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// No NX: data would be executable.
+    NoExecuteDisable,
+    /// The CPU needs page-table isolation, which the kernel does not have.
+    Meltdown,
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Refusal::NoExecuteDisable => "this CPU has no NX bit, or firmware has switched it off",
+            Refusal::Meltdown => {
+                "this CPU lets programs read kernel memory (Meltdown) and page-table isolation is not \
+                 implemented; \"mitigations=off\" on the kernel's command line accepts the risk"
+            }
+        })
+    }
+}
+
+/// IA32_ARCH_CAPABILITIES: bit 0, the CPU is not susceptible to rogue data cache load.
+const IA32_ARCH_CAPABILITIES: u32 = 0x10a;
+
+bitflags! {
+    struct ArchCapabilities: u64 {
+        const RDCL_NO = 1 << 0;
+    }
+    /// CPUID 7.0:EDX.
+    struct Leaf7Edx: u32 {
+        const ARCH_CAPABILITIES = 1 << 29;
+    }
+    struct Efer: u64 {
+        const NO_EXECUTE = 1 << 11;
+    }
+}
+
+impl CpuFeatures {
+    /// Reads CPUID of the current CPU.
+    pub fn detect() -> CpuFeatures {
+        let cpuid = CpuId::new();
+        let mut found = CpuFeatures { meltdown: is_meltdown_affected(&cpuid), ..Default::default() };
+        if let Some(basic) = cpuid.get_feature_info() {
+            found.pcid = basic.has_pcid();
+            found.xsave = basic.has_xsave();
+            found.x2apic = basic.has_x2apic();
+            found.tsc_deadline = basic.has_tsc_deadline();
+        }
+        if let Some(extended) = cpuid.get_extended_feature_info() {
+            found.invpcid = extended.has_invpcid();
+            found.smap = extended.has_smap();
+            found.smep = extended.has_smep();
+            found.umip = extended.has_umip();
+            found.fsgsbase = extended.has_fsgsbase();
+        }
+        if let Some(extended) = cpuid.get_extended_processor_and_feature_identifiers() {
+            found.nx = extended.has_execute_disable();
+            found.page1g = extended.has_1gib_pages();
+        }
+        if let Some(power) = cpuid.get_advanced_power_mgmt_info() {
+            found.invariant_tsc = power.has_invariant_tsc();
+        }
+        found
+    }
+
+    /// Whether the kernel may run on this CPU, given what its command line accepts.
+    pub fn check(&self, command_line: &CommandLine) -> Result<(), Refusal> {
+        if !self.nx {
+            return Err(Refusal::NoExecuteDisable);
+        }
+        if self.meltdown {
+            if !command_line.has("mitigations=off") {
+                return Err(Refusal::Meltdown);
+            }
+            log::warn!("mitigations=off: programs may be able to read kernel memory (Meltdown)");
+        }
+        Ok(())
+    }
+
+    /// Switches on NX, PGE, SMEP, SMAP, UMIP and PCID where they exist, and FSGSBASE off. CR0.WP is on
+    /// since entry. Vector state (OSFXSR, OSXSAVE) is left to who switches it.
+    ///
+    /// # Safety
+    ///
+    /// The CPU runs on page tables that work with these rights: kernel code and data are supervisor
+    /// pages, CR3 bits 11:0 are 0 (Intel SDM 3A 4.10.1).
+    pub unsafe fn enable_on_this_cpu(&self) {
+        let mut set = Cr4::CR4_ENABLE_GLOBAL_PAGES;
+        set.set(Cr4::CR4_ENABLE_SMEP, self.smep);
+        set.set(Cr4::CR4_ENABLE_SMAP, self.smap);
+        set.set(Cr4::CR4_ENABLE_PCID, self.pcid);
+        let mut set = set.bits() as u64;
+        if self.umip {
+            set |= CR4_UMIP;
+        }
+        let clear = Cr4::CR4_ENABLE_FSGSBASE.bits() as u64;
+        // SAFETY: the features exist; the caller vouches for the page tables. The crate's accessors
+        // drop bits that it does not know, hence the asm.
+        unsafe {
+            asm!(
+                "mov {cr4}, cr4",
+                "or {cr4}, {set}",
+                "and {cr4}, {keep}",
+                "mov cr4, {cr4}",
+                cr4 = out(reg) _,
+                set = in(reg) set,
+                keep = in(reg) !clear,
+                options(nostack),
+            );
+        }
+        if self.nx {
+            // SAFETY: EFER exists on every 64-bit CPU, and NX on this one.
+            unsafe { wrmsr(IA32_EFER, rdmsr(IA32_EFER) | Efer::NO_EXECUTE.bits()) };
+        }
+    }
+}
+
+/// CR4 bit 11 (Intel SDM 3A 2.5), which the crate x86 does not know.
+const CR4_UMIP: u64 = 1 << 11;
+
+/// AMD and Hygon are not affected, others are unless they say so.
+fn is_meltdown_affected(cpuid: &CpuId<impl raw_cpuid::CpuIdReader>) -> bool {
+    let vendor = cpuid.get_vendor_info();
+    let vendor = vendor.as_ref().map_or("", |v| v.as_str());
+    if matches!(vendor, "AuthenticAMD" | "HygonGenuine") {
+        return false;
+    }
+    let edx = match cpuid.get_extended_feature_info() {
+        // The leaf exists: raw-cpuid has no accessor for this bit.
+        Some(_) => __cpuid_count(7, 0).edx,
+        None => 0,
+    };
+    if !Leaf7Edx::from_bits_truncate(edx).contains(Leaf7Edx::ARCH_CAPABILITIES) {
+        return true;
+    }
+    // SAFETY: CPUID says that the register exists.
+    let capabilities = unsafe { rdmsr(IA32_ARCH_CAPABILITIES) };
+    !ArchCapabilities::from_bits_truncate(capabilities).contains(ArchCapabilities::RDCL_NO)
+}

@@ -1,0 +1,265 @@
+//! Page tables: host spaces, and guest spaces in the formats of NPT and EPT.
+//!
+//! Four levels. Intel SDM vol. 3, 4.5 (host) and 28.3.2 (EPT); AMD APM vol. 2, 5.3 and 15.25 (NPT has the
+//! host's format, with every access a user access).
+
+use super::layout;
+use crate::addr::{HostPhys, HostVirt};
+use crate::domain::Domain;
+use crate::mem::{self, KernelPage};
+use crate::space::Mapped;
+use abi::boot::Virtualization;
+use abi::cap::{MemoryKind, Rights};
+use abi::syscall::SpaceKind;
+use abi::{Status, USER_END};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+const PRESENT: u64 = 1 << 0;
+const WRITABLE: u64 = 1 << 1;
+const USER: u64 = 1 << 2;
+const WRITE_THROUGH: u64 = 1 << 3;
+const CACHE_DISABLE: u64 = 1 << 4;
+const GLOBAL: u64 = 1 << 8;
+const NO_EXECUTE: u64 = 1 << 63;
+/// Leaf above the lowest level: the same bit in all formats.
+const LARGE: u64 = 1 << 7;
+const EPT_EXECUTE: u64 = 1 << 2;
+const EPT_WRITE_BACK: u64 = 6 << 3;
+const EPT_IGNORE_PAT: u64 = 1 << 6;
+const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
+
+const LEVELS: u32 = 4;
+
+/// Largest leaf: level 1 (2 MiB), or 2 (1 GiB) where the processor has it.
+static LARGEST_LEAF: AtomicU64 = AtomicU64::new(1);
+/// Physical address of the kernel's own root table.
+static KERNEL_ROOT: AtomicU64 = AtomicU64::new(0);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Format {
+    Host,
+    Npt,
+    Ept,
+}
+
+/// The page tables of a space.
+pub struct PageTable {
+    root: KernelPage,
+    format: Format,
+    freed: AtomicBool,
+}
+
+fn span(level: u32) -> u64 {
+    1 << (12 + 9 * level)
+}
+
+fn index(at: u64, level: u32) -> usize {
+    (at >> (12 + 9 * level)) as usize & 511
+}
+
+fn table(entry: u64) -> KernelPage {
+    KernelPage::from_phys(HostPhys(entry & ADDRESS))
+}
+
+/// Bits of a leaf, and of the tables above it.
+struct Bits {
+    leaf: u64,
+    table: u64,
+    /// An entry with one of these bits is present.
+    present: u64,
+    largest: u32,
+}
+
+/// Makes one leaf at `at`, as large as alignment and `left` allow; returns its size.
+fn map_leaf(
+    root: KernelPage,
+    at: u64,
+    phys: HostPhys,
+    left: u64,
+    bits: &Bits,
+    mut alloc: impl FnMut() -> Result<KernelPage, Status>,
+) -> Result<u64, Status> {
+    let mut target = bits.largest;
+    while target > 0 && ((at | phys.0) & (span(target) - 1) != 0 || left < span(target)) {
+        target -= 1;
+    }
+    let (mut page, mut level) = (root, LEVELS - 1);
+    loop {
+        let i = index(at, level);
+        let entry = page.read(i);
+        let is_table = level > 0 && entry & bits.present != 0 && entry & LARGE == 0;
+        if level == target && !is_table {
+            if entry & bits.present != 0 {
+                return Err(Status::Occupied);
+            }
+            let large = if level > 0 { LARGE } else { 0 };
+            page.write(i, phys.0 | bits.leaf | large);
+            return Ok(span(level));
+        }
+        if is_table {
+            // A table that is there keeps its small pages.
+            target = target.min(level - 1);
+            page = table(entry);
+        } else if entry & bits.present != 0 {
+            return Err(Status::Occupied);
+        } else {
+            let fresh = alloc()?;
+            page.write(i, fresh.phys.0 | bits.table);
+            page = fresh;
+        }
+        level -= 1;
+    }
+}
+
+impl PageTable {
+    /// Empty tables; `payer` pays for them.
+    pub fn new(kind: SpaceKind, payer: &Domain) -> Result<PageTable, Status> {
+        let format = match (kind, super::virtualization()) {
+            (SpaceKind::Host, _) => Format::Host,
+            (SpaceKind::Guest, Virtualization::Vmx) => Format::Ept,
+            (SpaceKind::Guest, Virtualization::Svm) => Format::Npt,
+            (SpaceKind::Guest, _) => return Err(Status::Unsupported),
+        };
+        let root = payer.alloc_page()?;
+        if format == Format::Host {
+            let kernel = KernelPage::from_phys(HostPhys(KERNEL_ROOT.load(Ordering::Relaxed)));
+            for i in 256..512 {
+                root.write(i, kernel.read(i));
+            }
+        }
+        Ok(PageTable { root, format, freed: AtomicBool::new(false) })
+    }
+
+    /// Physical address of the root table.
+    pub fn root(&self) -> HostPhys {
+        self.root.phys
+    }
+
+    fn present(&self) -> u64 {
+        match self.format {
+            Format::Ept => PRESENT | WRITABLE | EPT_EXECUTE,
+            _ => PRESENT,
+        }
+    }
+
+    fn bits(&self, mapped: &Mapped) -> Bits {
+        let has = |right, bit| if mapped.rights.contains(right) { bit } else { 0 };
+        let device = mapped.kind == MemoryKind::Device;
+        let (leaf, table) = match self.format {
+            Format::Ept => {
+                let memory = if device { 0 } else { EPT_WRITE_BACK | EPT_IGNORE_PAT };
+                let rights = has(Rights::WRITE, WRITABLE) | has(Rights::EXEC, EPT_EXECUTE);
+                (PRESENT | memory | rights, PRESENT | WRITABLE | EPT_EXECUTE)
+            }
+            Format::Host | Format::Npt => {
+                let memory = if device { CACHE_DISABLE | WRITE_THROUGH } else { 0 };
+                let execute = if mapped.rights.contains(Rights::EXEC) { 0 } else { NO_EXECUTE };
+                let rights = has(Rights::WRITE, WRITABLE) | execute;
+                (PRESENT | USER | memory | rights, PRESENT | WRITABLE | USER)
+            }
+        };
+        let largest = LARGEST_LEAF.load(Ordering::Relaxed) as u32;
+        Bits { leaf, table, present: self.present(), largest }
+    }
+
+    /// Maps the largest page that fits at `at`, at most `left` bytes; returns its size.
+    pub fn map(&self, at: u64, left: u64, mapped: &Mapped, payer: &Domain) -> Result<u64, Status> {
+        debug_assert!(self.format != Format::Host || at + left <= USER_END);
+        map_leaf(self.root, at, mapped.phys, left, &self.bits(mapped), || payer.alloc_page())
+    }
+
+    /// Unmaps the page at `at`, or passes over a stretch without one; returns the bytes, at most `left`.
+    pub fn unmap(&self, at: u64, left: u64) -> u64 {
+        let (mut page, mut level) = (self.root, LEVELS - 1);
+        loop {
+            let i = index(at, level);
+            let entry = page.read(i);
+            let stretch = (span(level) - (at & (span(level) - 1))).min(left);
+            if entry & self.present() == 0 {
+                return stretch;
+            }
+            if level == 0 || entry & LARGE != 0 {
+                page.write(i, 0);
+                return stretch;
+            }
+            page = table(entry);
+            level -= 1;
+        }
+    }
+
+    /// Frees one table; `false` when none is left.
+    pub fn free_step(&self, payer: &Domain) -> bool {
+        if self.freed.load(Ordering::Relaxed) {
+            return false;
+        }
+        let mut parent: Option<(KernelPage, usize)> = None;
+        let (mut page, mut level) = (self.root, LEVELS - 1);
+        while level > 0 {
+            let user_half = level == LEVELS - 1 && self.format == Format::Host;
+            let entries = if user_half { 256 } else { 512 };
+            let is_table = |entry: u64| entry & self.present() != 0 && entry & LARGE == 0;
+            let Some(i) = (0..entries).find(|&i| is_table(page.read(i))) else { break };
+            parent = Some((page, i));
+            page = table(page.read(i));
+            level -= 1;
+        }
+        match parent {
+            Some((above, i)) => above.write(i, 0),
+            None => self.freed.store(true, Ordering::Relaxed),
+        }
+        payer.free_page(page);
+        true
+    }
+}
+
+/// Rights of kernel mappings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KernelRights {
+    /// Code.
+    ReadExecute,
+    /// Constants.
+    Read,
+    /// Data.
+    ReadWrite,
+    /// Device registers: read, write, uncached.
+    Device,
+}
+
+/// Builds the kernel's own root table. Boot only.
+pub fn init_kernel(page1g: bool) -> Option<KernelPage> {
+    LARGEST_LEAF.store(if page1g { 2 } else { 1 }, Ordering::Relaxed);
+    let root = mem::alloc()?;
+    KERNEL_ROOT.store(root.phys.0, Ordering::Relaxed);
+    // Later spaces copy the top-level entries: they are all there from now on.
+    for at in [layout::WINDOW, layout::IMAGE] {
+        let fresh = mem::alloc()?;
+        root.write(index(at, 3), fresh.phys.0 | PRESENT | WRITABLE);
+    }
+    Some(root)
+}
+
+/// Maps kernel memory. Boot only; what is mapped stays.
+pub fn map_kernel(at: HostVirt, phys: HostPhys, size: u64, rights: KernelRights) -> Option<()> {
+    let root = KernelPage::from_phys(HostPhys(KERNEL_ROOT.load(Ordering::Relaxed)));
+    let leaf = PRESENT
+        | GLOBAL
+        | match rights {
+            KernelRights::ReadExecute => 0,
+            KernelRights::Read => NO_EXECUTE,
+            KernelRights::ReadWrite => NO_EXECUTE | WRITABLE,
+            KernelRights::Device => NO_EXECUTE | WRITABLE | CACHE_DISABLE | WRITE_THROUGH,
+        };
+    let bits = Bits { leaf, table: PRESENT | WRITABLE, present: PRESENT, largest: 1 };
+    let mut done = 0;
+    while done < size {
+        let (at, phys) = (at.offset(done), phys.offset(done));
+        let alloc = || mem::alloc().ok_or(Status::Quota);
+        done += map_leaf(root, at.0, phys, size - done, &bits, alloc).ok()?;
+    }
+    Some(())
+}
+
+/// Root of the kernel's own tables, with an empty user half.
+pub fn kernel_root() -> HostPhys {
+    HostPhys(KERNEL_ROOT.load(Ordering::Relaxed))
+}

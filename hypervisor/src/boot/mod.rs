@@ -1,0 +1,9 @@
+//! What every architecture's boot code collects before it enters the kernel's core.
+
+pub mod madt;
+pub mod memory_map;
+pub mod params;
+pub mod pvh;
+
+pub use memory_map::{MemoryMap, PhysRange, Region, RegionKind};
+pub use params::{BootParams, CommandLine, Loader};

@@ -1,0 +1,216 @@
+//! The start information of the PVH boot protocol (Xen, `public/arch-x86/hvm/start_info.h`).
+#![forbid(unsafe_code)]
+
+use crate::addr::HostPhys;
+
+use super::memory_map::{MapError, MemoryMap, RegionKind};
+use super::params::{CommandLine, MAX_COMMAND_LINE};
+use super::{BootParams, Loader, PhysRange};
+
+/// `"xEn3"` with the sign bit set: the first word of the start information.
+pub const MAGIC: u32 = 0x336e_c578;
+
+/// First version with a memory map.
+const VERSION_WITH_MAP: u32 = 1;
+/// More entries than any machine has; bounds the work that a damaged count causes.
+const MAX_ENTRIES: u32 = 1024;
+
+/// The loader's memory, which lies below 4 GiB.
+pub trait LoaderMemory {
+    /// The `size` bytes at `at`; `None` if they are out of reach.
+    fn bytes(&self, at: HostPhys, size: u64) -> Option<&[u8]>;
+
+    /// A text of unknown length at `at`, with what lies behind it.
+    fn text(&self, at: HostPhys) -> Option<&[u8]> {
+        // Only near the end of memory does the shorter length matter.
+        let longest = MAX_COMMAND_LINE as u64 + 1;
+        (1..=longest).rev().find_map(|size| self.bytes(at, size))
+    }
+}
+
+/// Why what the loader says is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LoaderError {
+    /// `what` is at an address that the boot code cannot reach.
+    OutOfReach(&'static str, HostPhys),
+    /// The structure does not start with its magic number, or is damaged.
+    Damaged(&'static str),
+    /// There is no memory map.
+    NoMemoryMap,
+    /// The memory map is unusable.
+    Map(MapError),
+}
+
+impl From<MapError> for LoaderError {
+    fn from(error: MapError) -> LoaderError {
+        LoaderError::Map(error)
+    }
+}
+
+impl core::fmt::Display for LoaderError {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            LoaderError::OutOfReach(what, at) => {
+                write!(f, "the loader put {what} at {at:?}, out of reach")
+            }
+            LoaderError::Damaged(what) => write!(f, "the loader's {what} is damaged"),
+            LoaderError::NoMemoryMap => f.write_str("the loader passed no memory map"),
+            LoaderError::Map(error) => write!(f, "{error}"),
+        }
+    }
+}
+
+/// A structure of the protocol: little-endian fields.
+struct Fields<'a>(&'a [u8]);
+
+impl Fields<'_> {
+    fn u32(&self, at: usize) -> u32 {
+        self.0.get(at..).and_then(|b| b.first_chunk()).map_or(0, |b| u32::from_le_bytes(*b))
+    }
+
+    fn u64(&self, at: usize) -> u64 {
+        self.0.get(at..).and_then(|b| b.first_chunk()).map_or(0, |b| u64::from_le_bytes(*b))
+    }
+}
+
+/// Size of the start information, of a module's entry and of a memory map's.
+const INFO_SIZE: u64 = 56;
+const MODULE_SIZE: u64 = 32;
+const MAP_ENTRY_SIZE: u64 = 24;
+
+/// Copies what the start information at `info` says.
+pub fn read(memory: &impl LoaderMemory, info: HostPhys) -> Result<BootParams, LoaderError> {
+    let bytes = |what, at, size| {
+        memory.bytes(HostPhys(at), size).map(Fields).ok_or(LoaderError::OutOfReach(what, HostPhys(at)))
+    };
+    let info = bytes("the start information", info.0, INFO_SIZE)?;
+    if info.u32(0) != MAGIC {
+        return Err(LoaderError::Damaged("start information"));
+    }
+    let entries = info.u32(48);
+    if info.u32(4) < VERSION_WITH_MAP || entries == 0 {
+        return Err(LoaderError::NoMemoryMap);
+    }
+    if entries > MAX_ENTRIES {
+        return Err(LoaderError::Damaged("memory map"));
+    }
+
+    let mut memory_map = MemoryMap::new();
+    let map = bytes("the memory map", info.u64(40), u64::from(entries) * MAP_ENTRY_SIZE)?;
+    for entry in map.0.chunks_exact(MAP_ENTRY_SIZE as usize).map(Fields) {
+        memory_map.add(entry.u64(0), entry.u64(8), RegionKind::from_e820(entry.u32(16)))?;
+    }
+
+    let mut bundle = None;
+    if info.u32(12) > 0 {
+        let module = bytes("the module list", info.u64(16), MODULE_SIZE)?;
+        bundle = PhysRange::new(HostPhys(module.u64(0)), module.u64(8));
+    }
+
+    let mut command_line = CommandLine::EMPTY;
+    if info.u64(24) != 0 {
+        let at = HostPhys(info.u64(24));
+        let text = memory.text(at).ok_or(LoaderError::OutOfReach("the command line", at))?;
+        command_line = CommandLine::new(text);
+    }
+
+    let rsdp = Some(HostPhys(info.u64(32))).filter(|at| at.0 != 0);
+    Ok(BootParams {
+        loader: Loader::Pvh,
+        memory_map,
+        bundle,
+        command_line,
+        rsdp,
+        boot_counter: 0,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BASE: u64 = 0x1000;
+
+    struct Ram(Vec<u8>);
+
+    impl LoaderMemory for Ram {
+        fn bytes(&self, at: HostPhys, size: u64) -> Option<&[u8]> {
+            let start = usize::try_from(at.0.checked_sub(BASE)?).ok()?;
+            self.0.get(start..start.checked_add(usize::try_from(size).ok()?)?)
+        }
+    }
+
+    /// Start information at BASE, map at + 0x100, module at + 0x200, command line at + 0x300.
+    fn machine() -> Ram {
+        let mut ram = vec![0; 0x1000];
+        let mut put = |at: usize, value: u64| {
+            ram[at..at + 8].copy_from_slice(&value.to_le_bytes());
+        };
+        put(0, u64::from(MAGIC) | 1 << 32);
+        put(8, 1 << 32);
+        put(16, BASE + 0x200);
+        put(24, BASE + 0x300);
+        put(32, 0xf_5000);
+        put(40, BASE + 0x100);
+        put(48, 2);
+        put(0x100, 0);
+        put(0x108, 64 << 20);
+        put(0x110, 1);
+        put(0x118, 0xfff0_0000);
+        put(0x120, 1 << 20);
+        put(0x128, 2);
+        put(0x200, 32 << 20);
+        put(0x208, 12345);
+        ram[0x300..0x304].copy_from_slice(b"a=b\0");
+        Ram(ram)
+    }
+
+    #[test]
+    fn reads_everything() {
+        let params = read(&machine(), HostPhys(BASE)).unwrap();
+        assert_eq!(params.bundle, PhysRange::new(HostPhys(32 << 20), 12345));
+        assert_eq!(params.command_line.as_str(), "a=b");
+        assert_eq!(params.rsdp, Some(HostPhys(0xf_5000)));
+        assert_eq!(params.memory_map.regions().len(), 2);
+        assert_eq!(params.memory_map.total(RegionKind::Usable), 64 << 20);
+    }
+
+    #[test]
+    fn refuses_what_is_out_of_reach() {
+        for (field, what) in
+            [(16, "the module list"), (24, "the command line"), (40, "the memory map")]
+        {
+            for address in [BASE - 1, BASE + 0x1000, 1 << 32, u64::MAX] {
+                let mut ram = machine();
+                ram.0[field..field + 8].copy_from_slice(&address.to_le_bytes());
+                let error = read(&ram, HostPhys(BASE)).unwrap_err();
+                assert_eq!(error, LoaderError::OutOfReach(what, HostPhys(address)));
+            }
+        }
+        let mut ram = machine();
+        ram.0[48..52].copy_from_slice(&u32::MAX.to_le_bytes());
+        assert_eq!(read(&ram, HostPhys(BASE)).unwrap_err(), LoaderError::Damaged("memory map"));
+        ram.0[48..52].copy_from_slice(&0u32.to_le_bytes());
+        assert_eq!(read(&ram, HostPhys(BASE)).unwrap_err(), LoaderError::NoMemoryMap);
+    }
+
+    #[test]
+    fn a_command_line_at_the_end_of_memory() {
+        let mut ram = machine();
+        ram.0[24..32].copy_from_slice(&(BASE + 0xffe).to_le_bytes());
+        ram.0[0xffe..].copy_from_slice(b"xy");
+        assert_eq!(read(&ram, HostPhys(BASE)).unwrap().command_line.as_str(), "xy");
+    }
+
+    /// No change of a byte makes reading panic.
+    #[test]
+    fn damaged_information() {
+        for at in (0..56).chain(0x100..0x130).chain(0x200..0x210) {
+            for value in [0, 1, 0x7f, 0x80, 0xff] {
+                let mut ram = machine();
+                ram.0[at] = value;
+                let _ = read(&ram, HostPhys(BASE));
+            }
+        }
+    }
+}
