@@ -136,7 +136,6 @@ pub fn init_this_cpu() {
     // reports it, so that the mode is not left (11.12.5). The address stays.
     unsafe { wrmsr(IA32_APIC_BASE, rdmsr(IA32_APIC_BASE) | mode.bits()) };
     write(Register::SpuriousVector, SOFTWARE_ENABLE | u32::from(SPURIOUS_VECTOR));
-    write(Register::TaskPriority, 0);
     let masked = Lvt::MASKED.bits() | u32::from(SPURIOUS_VECTOR);
     for lvt in [Register::LvtTimer, Register::LvtLint0, Register::LvtLint1, Register::LvtError] {
         write(lvt, masked);
@@ -150,6 +149,9 @@ pub fn init_this_cpu() {
         write(Register::LvtThermal, masked);
     }
     write(Register::ErrorStatus, 0);
+    // After LINT0 is masked: only this write makes QEMU 7.2 withdraw an interrupt of the 8259 that was
+    // pending there; it would otherwise arrive later as vector -1.
+    write(Register::TaskPriority, 0);
     // What firmware left in service would block lower priorities: one EOI for each possible one.
     for _ in 0..16 {
         eoi();

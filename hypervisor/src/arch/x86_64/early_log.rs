@@ -5,6 +5,7 @@ use core::fmt::{self, Write};
 
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use spin::Once;
+use spin::mutex::SpinMutex;
 
 use super::uart;
 
@@ -34,7 +35,14 @@ impl Log for Front {
     fn flush(&self) {}
 }
 
+/// Keeps the lines of several CPUs apart.
+static LINE: SpinMutex<()> = SpinMutex::new(());
+/// Attempts to get the lock: a CPU that stopped while printing, or the one that an NMI interrupted, must
+/// not silence the others. A line takes 10 ms.
+const MAX_ATTEMPTS: u32 = 1_000_000;
+
 fn print(text: fmt::Arguments<'_>) {
+    let _guard = (0..MAX_ATTEMPTS).find_map(|_| LINE.try_lock());
     // Fails only if a Display implementation does; the rest of the line is lost then.
     let _ = uart::EarlyConsole.write_fmt(text);
 }

@@ -1,10 +1,11 @@
-//! The end: one line on the debug UART, then nothing.
+//! The end: one line on the debug UART, then nothing on any CPU.
 
 use core::arch::asm;
 use core::fmt::Write;
 use core::panic::PanicInfo;
 use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
+use super::apic;
 use super::uart::{self, EarlyConsole};
 
 static PANICKED: AtomicBool = AtomicBool::new(false);
@@ -39,6 +40,8 @@ fn panic(info: &PanicInfo<'_>) -> ! {
             Some(at) => writeln!(EarlyConsole, "\nbulkhead: panic: {} ({at})", info.message()),
             None => writeln!(EarlyConsole, "\nbulkhead: panic: {}", info.message()),
         };
+        // Only now: a CPU that has no interrupt table yet resets the machine.
+        apic::send_nmi_to_others();
     }
     halt()
 }

@@ -1,6 +1,5 @@
 //! From the loader to the kernel's core.
 
-pub mod demo;
 mod entry;
 mod multiboot2;
 
