@@ -14,7 +14,7 @@ pub const MAX_SEGMENTS: usize = 8;
 /// Bytes in an encoded head.
 pub const HEAD_SIZE: usize = 64 + MAX_SEGMENTS * 32;
 
-const CRC: crc::Crc<u32, crc::Table<1>> = crc::Crc::<u32, crc::Table<1>>::new(&crc::CRC_32_ISO_HDLC);
+static CRC: crc::Crc<u32, crc::Table<1>> = crc::Crc::<u32, crc::Table<1>>::new(&crc::CRC_32_ISO_HDLC);
 
 /// CRC-32 (ISO-HDLC, as in gzip) of `bytes`, with a small table.
 pub fn checksum(bytes: &[u8]) -> u32 {
@@ -209,5 +209,31 @@ impl Segment {
             && self.rights & !known == 0
             && self.rights & crate::Rights::READ.bits() as u32 != 0
             && self.rights & (w | x) != (w | x)
+    }
+}
+
+/// A CRC-32 over several parts, as [`checksum`] computes it over one.
+pub struct Digest(crc::Digest<'static, u32, crc::Table<1>>);
+
+impl Digest {
+    /// Nothing summed yet.
+    pub fn new() -> Digest {
+        Digest(CRC.digest())
+    }
+
+    /// Adds a part.
+    pub fn update(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    /// The checksum.
+    pub fn finish(self) -> u32 {
+        self.0.finalize()
+    }
+}
+
+impl Default for Digest {
+    fn default() -> Digest {
+        Digest::new()
     }
 }

@@ -51,8 +51,8 @@ impl Frame {
         Frame {
             rip: ip,
             rsp: sp,
-            cs: gdt::USER_CODE as u64,
-            ss: gdt::USER_DATA as u64,
+            cs: gdt::USER_CODE.bits() as u64,
+            ss: gdt::USER_DATA.bits() as u64,
             rflags: FIXED_FLAGS,
             ..Frame::default()
         }

@@ -1,15 +1,214 @@
-//! x86-64.
+//! x86-64: what the portable core asks of the architecture.
+
 pub mod acpi;
 pub mod apic;
 pub mod boot;
 pub mod clock;
 pub mod early_log;
+pub mod entry;
 pub mod features;
+pub mod frame;
 pub mod gdt;
 pub mod ioapic;
 pub mod layout;
+pub mod paging;
 pub mod panic;
 pub mod smp;
+pub mod start;
+pub mod tags;
+pub mod traps;
 pub mod uart;
+pub mod vcpu;
+#[path = "virt_stub.rs"]
+pub mod virt;
 
-pub use boot::demo::{ap_main, kernel_main};
+pub use clock::now;
+pub use frame::Frame;
+pub use paging::PageTable;
+pub use start::{ap_main, kernel_main};
+pub use tags::{alloc_space_tag, free_space_tag};
+pub use vcpu::{VcpuArch, VcpuReply, pages_per_vcpu};
+
+use crate::boot::madt::{ApicId, Gsi, Polarity, Trigger};
+use crate::cell::{CpuCell, Ref};
+use crate::cpu::Cpu;
+use crate::space::Space;
+use abi::Status;
+use abi::boot::Virtualization;
+use abi::syscall::TriggerMode;
+use core::arch::asm;
+use core::sync::atomic::{AtomicU32, Ordering};
+use gdt::{GdtTss, IoBitmap};
+
+/// The architecture's part of the per-CPU data.
+#[repr(C)]
+pub struct CpuArch {
+    /// Address of the per-CPU data itself.
+    this: CpuCell<u64>,
+    /// The user's stack pointer during a system call's first instructions.
+    scratch: CpuCell<u64>,
+    /// Top of the kernel's stack.
+    stack_top: u64,
+    /// Number of the local APIC.
+    pub apic: ApicId,
+    tables: &'static GdtTss,
+    /// The host space whose tables are loaded; `None`: the kernel's own.
+    space: CpuCell<Option<Ref<Space>>>,
+    /// The space whose I/O permissions are in the bitmap.
+    ports: CpuCell<Option<Ref<Space>>>,
+    /// What virtualisation keeps on this CPU.
+    pub virt: CpuCell<virt::CpuVirt>,
+    /// Tags of guest translations.
+    pub guest_tags: CpuCell<tags::GuestTags>,
+    pcid: bool,
+}
+
+impl CpuArch {
+    /// Loads the page tables and I/O permissions of `space`, if they are not loaded.
+    #[inline]
+    pub fn load_space(&self, space: Ref<Space>) {
+        if self.space.get() == Some(space) {
+            return;
+        }
+        self.space.set(Some(space));
+        let keep = if self.pcid && space.tag != 0 { 1 << 63 } else { 0 };
+        // SAFETY: the space's tables have the kernel's upper half, and the space outlives its loading: before
+        // its tables are freed, every CPU passes an epoch, which loads others.
+        unsafe { load_cr3(space.table.root().0 | space.tag as u64 | keep) };
+        self.load_ports(space);
+    }
+
+    fn load_ports(&self, space: Ref<Space>) {
+        let Some(pages) = space.port_bitmap() else {
+            self.tables.set_io_bitmap(IoBitmap::Disabled);
+            return;
+        };
+        if self.ports.get() != Some(space) {
+            let bitmap = self.tables.io_bitmap();
+            for (i, pair) in bitmap.chunks_exact(2).enumerate() {
+                let word = pages[i / 512].read(i % 512);
+                pair[0].store(word as u32, Ordering::Relaxed);
+                pair[1].store((word >> 32) as u32, Ordering::Relaxed);
+            }
+            self.ports.set(Some(space));
+        }
+        if virtualization() == Virtualization::Vmx {
+            // SAFETY: these are the tables of this CPU, and the kernel runs with interrupts off.
+            unsafe { self.tables.reload_task() };
+        }
+        self.tables.set_io_bitmap(IoBitmap::Enabled);
+    }
+
+    /// Top of the kernel's stack.
+    pub fn stack_top(&self) -> u64 {
+        self.stack_top
+    }
+
+    /// Descriptor tables and task state.
+    pub fn tables(&self) -> &'static GdtTss {
+        self.tables
+    }
+}
+
+unsafe fn load_cr3(value: u64) {
+    // SAFETY: by the caller's word the tables map the kernel as it is mapped now.
+    unsafe { asm!("mov cr3, {}", in(reg) value, options(nostack, preserves_flags)) };
+}
+
+/// The last fault address.
+pub fn cr2() -> u64 {
+    let value: u64;
+    // SAFETY: reading CR2 has no effect.
+    unsafe { asm!("mov {}, cr2", out(reg) value, options(nomem, nostack, preserves_flags)) };
+    value
+}
+
+/// The data of the CPU that this code runs on.
+#[inline(always)]
+pub fn current_cpu() -> &'static Cpu {
+    let cpu: *const Cpu;
+    // SAFETY: in the kernel GS is the base of the per-CPU data, whose first word is its own address.
+    unsafe {
+        asm!("mov {}, gs:[0]", out(reg) cpu, options(pure, readonly, nostack, preserves_flags));
+        &*cpu
+    }
+}
+
+/// Forgets translations and I/O permissions that may have been taken back since they were loaded.
+pub fn flush_translations(cpu: &Cpu) {
+    cpu.arch.ports.set(None);
+    cpu.arch.guest_tags.with_mut(tags::GuestTags::flush);
+    // What is not running now may not be there any more when it would run.
+    cpu.arch.space.set(None);
+    cpu.arch.tables.set_io_bitmap(IoBitmap::Disabled);
+    // SAFETY: the kernel's own tables. Toggling PGE flushes all tags (Intel SDM vol. 3, 4.10.4.1).
+    unsafe {
+        load_cr3(paging::kernel_root().0);
+        asm!(
+            "mov {cr4}, cr4",
+            "mov {off}, {cr4}",
+            "and {off}, {no_pge}",
+            "mov cr4, {off}",
+            "mov cr4, {cr4}",
+            cr4 = out(reg) _,
+            off = out(reg) _,
+            no_pge = const !0x80i32,
+            options(nostack),
+        );
+    }
+}
+
+/// Writes to the debug UART while the kernel still owns it.
+pub fn early_output(bytes: &[u8]) {
+    if let Ok(text) = core::str::from_utf8(bytes) {
+        uart::early_print(text);
+    }
+}
+
+/// Sets this CPU's timer to fire at `deadline`, in counter ticks; `u64::MAX`: never.
+pub fn set_timer(deadline: u64) {
+    if deadline == u64::MAX {
+        apic::cancel_deadline();
+    } else {
+        apic::set_deadline(deadline);
+    }
+}
+
+/// Interrupts another CPU.
+pub fn send_interrupt(cpu: &CpuArch) {
+    apic::send_ipi(cpu.apic, traps::CALL);
+}
+
+static VIRTUALIZATION: AtomicU32 = AtomicU32::new(0);
+
+/// The virtualisation extension in use.
+#[inline]
+pub fn virtualization() -> Virtualization {
+    Virtualization::from_code(VIRTUALIZATION.load(Ordering::Relaxed)).unwrap_or(Virtualization::None)
+}
+
+/// Routes interrupt line `line` to the boot CPU, masked; whether it is level-triggered.
+pub fn interrupt_route(line: u32, mode: TriggerMode) -> Result<bool, Status> {
+    let mut route = start::platform().line(Gsi(line));
+    match mode {
+        TriggerMode::Default => {}
+        TriggerMode::Edge => (route.trigger, route.polarity) = (Trigger::Edge, Polarity::High),
+        TriggerMode::Level => (route.trigger, route.polarity) = (Trigger::Level, Polarity::Low),
+    }
+    let vector = traps::FIRST_LINE + line as u8;
+    let to = crate::cpu::by_index(0).arch.apic;
+    ioapic::route(route, vector, to).map_err(|_| Status::Unsupported)?;
+    Ok(route.trigger == Trigger::Level)
+}
+
+/// Masks an interrupt line.
+pub fn interrupt_mask(line: u32) {
+    // A line that is not there does not interrupt either.
+    let _ = ioapic::mask(Gsi(line));
+}
+
+/// Unmasks an interrupt line.
+pub fn interrupt_unmask(line: u32) {
+    // As above.
+    let _ = ioapic::unmask(Gsi(line));
+}

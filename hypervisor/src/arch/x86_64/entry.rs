@@ -1,0 +1,298 @@
+//! Ways into the kernel, and the way back to a thread.
+//!
+//! A system call saves the user's registers right in the thread that is current. An interrupt or exception
+//! saves them on the stack that the processor chose, and [`trap`] copies them. Either way the kernel
+//! then goes on at the top of its one stack of this CPU: nothing is ever left on it, and it is left by
+//! [`resume_thread`], by entering a guest, or by halting.
+
+use super::frame::{Frame, SYSCALL};
+use super::gdt::{Ist, KERNEL_CODE, USER_CODE, USER_DATA};
+use super::{CpuArch, current_cpu, panic};
+use crate::cpu::Cpu;
+use crate::thread::Thread;
+use core::arch::{asm, naked_asm};
+use core::mem::offset_of;
+use core::sync::atomic::{AtomicU64, Ordering};
+use x86::msr::{IA32_EFER, IA32_FMASK, IA32_GS_BASE, IA32_KERNEL_GSBASE, IA32_LSTAR, IA32_STAR};
+use x86::msr::{rdmsr, wrmsr};
+
+const SCRATCH: usize = offset_of!(Cpu, arch) + offset_of!(CpuArch, scratch);
+const STACK: usize = offset_of!(Cpu, arch) + offset_of!(CpuArch, stack_top);
+const CURRENT: usize = offset_of!(Cpu, current);
+const FRAME: usize = offset_of!(Thread, frame);
+const FRAME_END: usize = FRAME + size_of::<Frame>();
+
+// A thread starts with its context, and a frame ends where the pushes begin.
+const _: () = assert!(offset_of!(Thread, context) == 0 && FRAME_END % 16 == 0);
+
+/// RFLAGS bits that SYSCALL clears: TF, IF, DF, IOPL, NT, AC.
+const SYSCALL_CLEARS: u64 = 0x0004_7700;
+
+macro_rules! push_registers {
+    () => {
+        "push rax; push rcx; push rdx; push rbx; push rbp; push rsi; push rdi; push r8; push r9; \
+         push r10; push r11; push r12; push r13; push r14; push r15"
+    };
+}
+
+macro_rules! pop_registers {
+    () => {
+        "pop r15; pop r14; pop r13; pop r12; pop r11; pop r10; pop r9; pop r8; pop rdi; pop rsi; \
+         pop rbp; pop rbx; pop rdx; pop rcx; pop rax"
+    };
+}
+
+/// Target of `SYSCALL`: interrupts are off, `rcx` and `r11` hold the user's `rip` and `rflags`.
+#[unsafe(naked)]
+unsafe extern "C" fn syscall_entry() {
+    naked_asm!(
+        "swapgs",
+        "mov gs:[{scratch}], rsp",
+        "mov rsp, gs:[{current}]",
+        "lea rsp, [rsp + {frame_end}]",
+        "push {ss}",
+        "push qword ptr gs:[{scratch}]",
+        "push r11",
+        "push {cs}",
+        "push rcx",
+        "push 0",
+        "push {vector}",
+        push_registers!(),
+        "mov rsp, gs:[{stack}]",
+        "call {rust}",
+        "ud2",
+        scratch = const SCRATCH,
+        current = const CURRENT,
+        frame_end = const FRAME_END,
+        stack = const STACK,
+        ss = const USER_DATA.bits(),
+        cs = const USER_CODE.bits(),
+        vector = const SYSCALL,
+        rust = sym super::traps::system_call,
+    )
+}
+
+/// One entry for each vector, 16 bytes apart: pushes a zero where the processor pushes no error code, then the
+/// vector.
+#[unsafe(naked)]
+#[rustfmt::skip]
+unsafe extern "C" fn vectors() {
+    naked_asm!(
+        ".set vector, 0",
+        ".rept 256",
+        ".balign 16",
+        // 8, 10 to 14, 17, 21, 29 and 30 have an error code (Intel SDM vol. 3, 6.13; AMD APM vol. 2, 8.2).
+        ".if vector != 8 && (vector < 10 || vector > 14) && vector != 17 && vector != 21 \
+             && vector != 29 && vector != 30",
+        "push 0",
+        ".endif",
+        "push vector",
+        ".if vector == 1 || vector == 2 || vector == 8 || vector == 18",
+        "jmp {paranoid}",
+        ".else",
+        "jmp {common}",
+        ".endif",
+        ".set vector, vector + 1",
+        ".endr",
+        paranoid = sym paranoid_entry,
+        common = sym common_entry,
+    )
+}
+
+/// Offset of `cs` from the stack pointer after the vector was pushed.
+const CS_AT_ENTRY: usize = 24;
+
+#[unsafe(naked)]
+unsafe extern "C" fn common_entry() {
+    naked_asm!(
+        "test byte ptr [rsp + {cs}], 3",
+        "jz 2f",
+        "swapgs",
+        "2:",
+        push_registers!(),
+        "cld",
+        "mov rdi, rsp",
+        "test byte ptr [rsp + {cs} + 120], 3",
+        "jnz 3f",
+        "call {nested}",
+        pop_registers!(),
+        "add rsp, 16",
+        "iretq",
+        "3:",
+        "call {trap}",
+        "ud2",
+        cs = const CS_AT_ENTRY,
+        nested = sym super::traps::nested,
+        trap = sym trap,
+    )
+}
+
+/// For what can come between a kernel entry and its `swapgs`: looks at the base of GS itself. A user program
+/// cannot make that negative, as FSGSBASE is off.
+#[unsafe(naked)]
+unsafe extern "C" fn paranoid_entry() {
+    naked_asm!(
+        push_registers!(),
+        "cld",
+        "mov ecx, {gs_base}",
+        "rdmsr",
+        "xor ebx, ebx",
+        "test edx, edx",
+        "js 2f",
+        "swapgs",
+        "inc ebx",
+        "2:",
+        "mov rdi, rsp",
+        "test byte ptr [rsp + {cs} + 120], 3",
+        "jnz 3f",
+        "call {nested}",
+        "test ebx, ebx",
+        "jz 4f",
+        "swapgs",
+        "4:",
+        pop_registers!(),
+        "add rsp, 16",
+        "iretq",
+        "3:",
+        "call {trap}",
+        "ud2",
+        gs_base = const IA32_GS_BASE,
+        cs = const CS_AT_ENTRY,
+        nested = sym super::traps::nested,
+        trap = sym trap,
+    )
+}
+
+/// User code was interrupted: saves its registers in the current thread and goes on at the top of the
+/// kernel's stack.
+extern "C" fn trap(frame: &Frame) -> ! {
+    let cpu = current_cpu();
+    match cpu.current.get().and_then(|current| current.as_thread()) {
+        Some(thread) => thread.frame.set(*frame),
+        None => panic!("user registers without a thread: {frame:x?}"),
+    }
+    // SAFETY: what is on the stack has been copied; `handle` never returns.
+    unsafe {
+        asm!(
+            "mov rsp, gs:[{stack}]",
+            "call {handle}",
+            "ud2",
+            stack = const STACK,
+            handle = sym super::traps::user_trap,
+            options(noreturn),
+        )
+    }
+}
+
+/// Goes on with `thread` in user mode. Its space is loaded and it is current.
+pub fn resume_thread(thread: &Thread) -> ! {
+    // SAFETY: a frame always holds user selectors and flags with IF; the thread is the caller's.
+    unsafe {
+        asm!(
+            "mov rsp, rdi",
+            "cmp qword ptr [rsp + 120], {syscall}",
+            "jne 2f",
+            "pop r15; pop r14; pop r13; pop r12; pop r11; pop r10; pop r9; pop r8; pop rdi; pop rsi",
+            "pop rbp; pop rbx; pop rdx; pop rcx; pop rax",
+            "mov rcx, [rsp + 16]",
+            "mov r11, [rsp + 32]",
+            "mov rsp, [rsp + 40]",
+            "swapgs",
+            "sysretq",
+            "2:",
+            "pop r15; pop r14; pop r13; pop r12; pop r11; pop r10; pop r9; pop r8; pop rdi; pop rsi",
+            "pop rbp; pop rbx; pop rdx; pop rcx; pop rax",
+            "add rsp, 16",
+            "swapgs",
+            "iretq",
+            in("rdi") thread.frame.as_ptr(),
+            syscall = const SYSCALL,
+            options(noreturn),
+        )
+    }
+}
+
+/// Gate of the interrupt descriptor table (Intel SDM vol. 3, 6.14.1).
+fn gate(vector: usize) -> [u64; 2] {
+    let address = vectors as *const () as u64 + vector as u64 * 16;
+    let ist = match vector {
+        1 => Ist::Debug as u64,
+        2 => Ist::Nmi as u64,
+        8 => Ist::DoubleFault as u64,
+        18 => Ist::MachineCheck as u64,
+        _ => 0,
+    };
+    // INT3 and INTO are the only ones that a program may raise with an instruction.
+    let dpl = if vector == 3 || vector == 4 { 3 } else { 0u64 };
+    let kind = 0xe;
+    [
+        address & 0xffff
+            | (KERNEL_CODE.bits() as u64) << 16
+            | ist << 32
+            | kind << 40
+            | dpl << 45
+            | 1 << 47
+            | (address >> 16 & 0xffff) << 48,
+        address >> 32,
+    ]
+}
+
+static IDT: [AtomicU64; 512] = [const { AtomicU64::new(0) }; 512];
+
+/// Fills the interrupt descriptor table. Once, before [`init_this_cpu`].
+pub fn init() {
+    for vector in 0..256 {
+        let [low, high] = gate(vector);
+        IDT[2 * vector].store(low, Ordering::Relaxed);
+        IDT[2 * vector + 1].store(high, Ordering::Relaxed);
+    }
+}
+
+/// Address of the interrupt descriptor table.
+pub fn idt_base() -> u64 {
+    IDT.as_ptr() as u64
+}
+
+/// Opens the ways in on this CPU, whose data is `cpu`.
+///
+/// # Safety
+/// Segments are loaded, the stack in `cpu` is this CPU's.
+pub unsafe fn init_this_cpu(cpu: &'static Cpu) {
+    #[repr(C, packed)]
+    struct TablePointer {
+        limit: u16,
+        base: u64,
+    }
+    let pointer = TablePointer { limit: 4095, base: idt_base() };
+    // SAFETY: the table is complete and stays; the MSRs get addresses of code and data that stay.
+    unsafe {
+        asm!("lidt [{}]", in(reg) &raw const pointer, options(readonly, nostack));
+        wrmsr(IA32_GS_BASE, cpu as *const Cpu as u64);
+        wrmsr(IA32_KERNEL_GSBASE, 0);
+        wrmsr(IA32_STAR, super::gdt::STAR);
+        wrmsr(IA32_LSTAR, syscall_entry as *const () as u64);
+        wrmsr(IA32_FMASK, SYSCALL_CLEARS);
+        wrmsr(IA32_EFER, rdmsr(IA32_EFER) | 1);
+    }
+}
+
+/// Lets pending interrupts in, once. Nothing found before is used after.
+pub fn take_interrupts() {
+    // SAFETY: handlers in kernel mode ([`super::traps::nested`]) keep to the rules of a kernel entry, and the caller
+    // holds no lock and no reference.
+    unsafe { asm!("sti; nop; cli") };
+}
+
+/// Waits for an interrupt and takes it.
+pub fn wait_for_interrupt() {
+    // SAFETY: as for `take_interrupts`; STI takes effect after HLT has begun.
+    unsafe { asm!("sti; hlt; cli") };
+}
+
+/// Ends a CPU that met a fault in the kernel.
+pub fn kernel_fault(frame: &Frame) -> ! {
+    if panic::is_panicked() {
+        panic::halt();
+    }
+    panic!("exception {} in the kernel: {:x?}, cr2 {:#x}", frame.vector, frame, super::cr2());
+}

@@ -1,0 +1,316 @@
+//! From the boot code to the root task.
+
+use super::features::CpuFeatures;
+use super::gdt::GdtTss;
+use super::paging::{self, KernelRights};
+use super::panic::refuse;
+use super::{CpuArch, acpi, apic, boot, clock, early_log, entry, ioapic, layout, smp, tags, traps, virt};
+use crate::addr::{HostPhys, HostVirt};
+use crate::boot::BootParams;
+use crate::boot::madt::{ApicId, Platform};
+use crate::boot::memory_map::{MemoryMap, PhysRange, RegionKind};
+use crate::cell::{CpuCell, Ref};
+use crate::cpu::{self, Cpu};
+use crate::mem::{self, PAGE};
+use crate::root::{self, Machine, Regions};
+use crate::{epoch, logring};
+use abi::boot::{BootInfo, Virtualization};
+use abi::bundle::{self, Head};
+use abi::cap::MemoryKind;
+use core::arch::asm;
+use core::sync::atomic::Ordering;
+use spin::Once;
+
+/// Pages of a CPU's kernel stack.
+const STACK_PAGES: usize = 4;
+/// Milliseconds of a time slice without a budget.
+const TIME_SLICE: u64 = 10;
+/// Size of the object pool in MiB, unless the command line says `pool=`.
+const POOL_MIB: u64 = 8;
+
+static PLATFORM: Once<Platform> = Once::new();
+static FEATURES: Once<CpuFeatures> = Once::new();
+
+/// What firmware says of CPUs and interrupts.
+pub fn platform() -> &'static Platform {
+    PLATFORM.wait()
+}
+
+unsafe extern "C" {
+    static __text_start: u8;
+    static __text_end: u8;
+    static __rodata_start: u8;
+    static __rodata_end: u8;
+    static __data_start: u8;
+    static __bss_end: u8;
+}
+
+/// Called by the boot code, on its stack and page tables.
+pub fn kernel_main(params: &'static BootParams) -> ! {
+    log::info!("Bulkhead {}", env!("CARGO_PKG_VERSION"));
+    let Some(bundle) = params.bundle else {
+        refuse(format_args!("panic: no boot bundle: the loader passed no module"));
+    };
+    let head = match read_bundle(bundle) {
+        Ok(head) => head,
+        Err(why) => refuse(format_args!("panic: {why}")),
+    };
+    let features = FEATURES.call_once(CpuFeatures::detect);
+    if let Err(why) = features.check(&params.command_line) {
+        refuse(format_args!("panic: {why}"));
+    }
+    // SAFETY: the boot page tables have supervisor pages only, and CR3 holds no flags.
+    unsafe { features.enable_on_this_cpu() };
+    let info = acpi::read(params.rsdp, apic::boot_id());
+    let platform = PLATFORM.call_once(|| info.platform);
+    let apic_registers = apic::init(features);
+    if !clock::calibrate(info.pm_timer) {
+        refuse(format_args!("panic: no timer to measure the time-stamp counter with"));
+    }
+    ioapic::init(platform);
+
+    let mut map = params.memory_map.clone();
+    let pool = make_pool(&mut map, params);
+    tags::set_pcid_enabled(features.pcid);
+    let devices: [Option<HostPhys>; 17] = core::array::from_fn(|i| match i {
+        0 => apic_registers,
+        _ => platform.io_apics().get(i - 1).map(|io_apic| io_apic.address),
+    });
+    if map_kernel(features, pool, &devices).is_none() {
+        refuse(format_args!("panic: the kernel pool is too small"));
+    }
+
+    let virtualization = virt::detect();
+    super::VIRTUALIZATION.store(virtualization as u32, Ordering::Relaxed);
+    if virtualization == Virtualization::None {
+        log::warn!("no hardware virtualisation: native programs only");
+    }
+    entry::init();
+    let Some(first) = make_cpu(0, apic::id()) else {
+        refuse(format_args!("panic: the kernel pool is too small"));
+    };
+    enter_cpu(first, features);
+    early_log::redirect(logring::append_text);
+    start_others(platform);
+
+    let info = boot_info(params, &map, pool, &devices);
+    let machine = Machine { info, bundle, head: &head };
+    if let Err(status) = root::start(&first, machine) {
+        refuse(format_args!("panic: cannot start the root task: {}", status.name()));
+    }
+    run()
+}
+
+/// Called by the boot code of the other CPUs, on their stacks and the kernel's page tables.
+pub fn ap_main(index: usize) -> ! {
+    let features = FEATURES.wait();
+    // SAFETY: as on the boot CPU; the kernel's tables have no user pages.
+    unsafe { features.enable_on_this_cpu() };
+    apic::init_this_cpu();
+    enter_cpu(cpu::by_index(index as u32), features);
+    epoch::pass();
+    run()
+}
+
+fn read_bundle(range: PhysRange) -> Result<Head, bundle::BundleError> {
+    let size = range.size();
+    let start = layout::window(range.start()).0 as *const u8;
+    // SAFETY: the boot code has checked that the module is RAM below 4 GiB, which the boot page tables map, and
+    // claimed it; nothing writes to it before the root task runs.
+    let bytes = unsafe { core::slice::from_raw_parts(start, size as usize) };
+    let head = Head::decode(bytes, size)?;
+    let mut digest = bundle::Digest::new();
+    for segment in head.segments() {
+        // In range: `decode` has checked.
+        digest.update(&bytes[segment.offset as usize..(segment.offset + segment.size) as usize]);
+    }
+    if digest.finish() != head.root_checksum {
+        return Err(bundle::BundleError::BadChecksum);
+    }
+    Ok(head)
+}
+
+fn make_pool(map: &mut MemoryMap, params: &BootParams) -> PhysRange {
+    let asked = params.command_line.value("pool").and_then(|v| v.parse().ok());
+    let mib: u64 = asked.filter(|mib| (4..=1024).contains(mib)).unwrap_or(POOL_MIB);
+    let low = PhysRange::new(HostPhys(1 << 20), (4 << 30) - (1 << 20));
+    let pool = low.and_then(|low| map.find(mib << 20, 2 << 20, low));
+    match pool {
+        Some(pool) if map.claim(pool, RegionKind::Kernel).is_ok() => {
+            // SAFETY: free RAM below 4 GiB, claimed, and mapped in the window by the boot tables.
+            unsafe { mem::init(pool.start(), pool.size()) };
+            pool
+        }
+        _ => refuse(format_args!("panic: no {mib} MiB of free memory below 4 GiB for the kernel")),
+    }
+}
+
+/// Builds the kernel's own page tables: image by rights, pool, device registers.
+fn map_kernel(
+    features: &CpuFeatures,
+    pool: PhysRange,
+    devices: &[Option<HostPhys>],
+) -> Option<()> {
+    paging::init_kernel(features.page1g)?;
+    let image = [
+        (&raw const __rodata_start, &raw const __rodata_end, KernelRights::Read),
+        (&raw const __text_start, &raw const __text_end, KernelRights::ReadExecute),
+        (&raw const __data_start, &raw const __bss_end, KernelRights::ReadWrite),
+    ];
+    for (start, end, rights) in image {
+        let (start, end) = (start.addr() as u64, (end.addr() as u64).next_multiple_of(PAGE));
+        let at = HostVirt(start);
+        paging::map_kernel(at, layout::image_phys(at), end - start, rights)?;
+    }
+    let at = layout::window(pool.start());
+    paging::map_kernel(at, pool.start(), pool.size(), KernelRights::ReadWrite)?;
+    for &device in devices.iter().flatten() {
+        let page = HostPhys(device.0 & !(PAGE - 1));
+        // Several I/O APICs may share a page, which is then there already.
+        let _ = paging::map_kernel(layout::window(page), page, PAGE, KernelRights::Device);
+    }
+    Some(())
+}
+
+/// Makes the data of CPU `index`.
+fn make_cpu(index: u32, apic: ApicId) -> Option<Ref<Cpu>> {
+    let tables = mem::alloc_adjoining(size_of::<GdtTss>().div_ceil(PAGE as usize))?;
+    let stack = mem::alloc_adjoining(STACK_PAGES)?;
+    let page = mem::alloc_adjoining(size_of::<Cpu>().div_ceil(PAGE as usize))?;
+    let stack_top = stack.virt.0 + STACK_PAGES as u64 * PAGE;
+    // SAFETY: fresh pages that are never freed; all zeros is a valid value of the tables.
+    let tables: &'static GdtTss = unsafe { &*(tables.virt.0 as *const GdtTss) };
+    tables.init(HostVirt(stack_top));
+    let arch = CpuArch {
+        this: CpuCell::new(page.virt.0),
+        scratch: CpuCell::new(0),
+        stack_top,
+        apic,
+        tables,
+        space: CpuCell::new(None),
+        ports: CpuCell::new(None),
+        virt: CpuCell::from_value(virt::CpuVirt::new()),
+        guest_tags: CpuCell::new(tags::GuestTags::NEW),
+        pcid: FEATURES.wait().pcid,
+    };
+    let cpu = Cpu::new(arch, index, clock::ticks(TIME_SLICE * 1000));
+    // SAFETY: fresh pages, large enough and never freed.
+    let cpu = unsafe {
+        (page.virt.0 as *mut Cpu).write(cpu);
+        Ref::from_address(page.virt.0)
+    };
+    cpu::register(cpu);
+    Some(cpu)
+}
+
+/// Makes this CPU one of the kernel's, with `cpu` as its data.
+fn enter_cpu(cpu: Ref<Cpu>, features: &CpuFeatures) {
+    // SAFETY: the kernel's tables map everything in use; the descriptor tables and the stack are this CPU's
+    // alone, and CPU data never ends.
+    unsafe {
+        super::load_cr3(paging::kernel_root().0);
+        cpu.arch.tables.load();
+        entry::init_this_cpu(&*(cpu.address() as *const Cpu));
+    }
+    apic::start_timer(features, traps::TIMER);
+    if super::virtualization() == Virtualization::None {
+        return;
+    }
+    let Some(page) = mem::alloc() else { return };
+    // SAFETY: a fresh page, kept for ever; this CPU's state is as the kernel will always have it.
+    let result = cpu.arch.virt.with_mut(|virt| unsafe { virt::init_cpu(virt, page) });
+    if let Err(why) = result {
+        log::error!("CPU {}: no virtualisation: {why}", cpu.index);
+    }
+}
+
+fn start_others(platform: &Platform) {
+    let me = apic::id();
+    let mut index = 1;
+    for &id in platform.cpus().iter().filter(|&&id| id != me) {
+        if index as usize >= abi::boot::MAX_CPUS {
+            break;
+        }
+        let Some(cpu) = make_cpu(index, id) else {
+            log::warn!("no memory for CPU {id:?} and those after it");
+            break;
+        };
+        let stack = HostVirt(cpu.arch.stack_top);
+        // SAFETY: the kernel's tables map image and stack, which was made for this CPU.
+        if unsafe { smp::start(id, index as usize, stack, paging::kernel_root()) } {
+            index += 1;
+        } else {
+            log::warn!("{id:?} did not start");
+            cpu::unregister(index);
+        }
+    }
+    log::info!("{} CPUs", cpu::count());
+}
+
+fn boot_info(
+    params: &BootParams,
+    map: &MemoryMap,
+    pool: PhysRange,
+    devices: &[Option<HostPhys>],
+) -> BootInfo {
+    let mut regions = Regions::new();
+    for region in map.regions() {
+        let kind = match region.kind {
+            RegionKind::Usable => MemoryKind::Ram,
+            RegionKind::Firmware | RegionKind::FirmwareNvs => MemoryKind::Firmware,
+            // Low reserved memory is the BIOS's, with the RSDP; above it is device memory.
+            RegionKind::Reserved if region.range.end() <= HostPhys(1 << 20) => MemoryKind::Firmware,
+            RegionKind::Reserved => MemoryKind::Device,
+            RegionKind::Kernel | RegionKind::Bundle | RegionKind::Defective => continue,
+        };
+        regions.add(region.range, kind, &holes(devices));
+    }
+    for hole in map.holes(HostPhys(virt::physical_end())) {
+        regions.add(hole, MemoryKind::Device, &holes(devices));
+    }
+    let (regions, region_count) = regions.finish();
+    let bundle = params.bundle.unwrap_or(pool);
+    let mut cpu_ids = [0; abi::boot::MAX_CPUS];
+    for cpu in cpu::all() {
+        cpu_ids[cpu.index as usize] = cpu.arch.apic.0;
+    }
+    BootInfo {
+        magic: abi::boot::BOOT_INFO_MAGIC,
+        abi_version: abi::ABI_VERSION,
+        utcb_size: abi::PAGE_SIZE as u32,
+        counter_hz: clock::tsc_hz(),
+        cpus: cpu::count(),
+        interrupts: ioapic::lines().min(crate::interrupt::MAX_LINES as u32),
+        virtualization: super::virtualization() as u32,
+        region_count,
+        rsdp: params.rsdp.map_or(0, |at| at.0),
+        bundle_base: bundle.start().0,
+        bundle_size: bundle.size(),
+        xcr0_mask: virt::features().xcr0,
+        boot_counter: params.boot_counter,
+        quota_pages: 0,
+        uart_port: if super::uart::is_present() { super::uart::PORT as u64 } else { 0 },
+        kernel_bytes: pool.size() + boot::image_range().size(),
+        reserved: [0; 3],
+        cpu_ids,
+        regions,
+    }
+}
+
+/// The kernel's own devices, repeated to fill the array.
+fn holes(devices: &[Option<HostPhys>]) -> [HostPhys; 17] {
+    core::array::from_fn(|i| devices.get(i).copied().flatten().unwrap_or(HostPhys(u64::MAX)))
+}
+
+/// Leaves the boot stack for this CPU's own and runs.
+fn run() -> ! {
+    extern "C" fn go() -> ! {
+        // SAFETY: GS holds this CPU's data, which never ends.
+        traps::run(unsafe { &*(super::current_cpu() as *const Cpu) })
+    }
+    // SAFETY: the stack is this CPU's; nothing on the old one is needed.
+    unsafe {
+        asm!("mov rsp, {}", "call {}", "ud2", in(reg) super::current_cpu().arch.stack_top(), sym go,
+             options(noreturn))
+    }
+}

@@ -1,0 +1,83 @@
+//! Tags of translations: PCIDs of host spaces, VPIDs or ASIDs of vCPUs.
+
+use abi::syscall::SpaceKind;
+use core::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
+
+const PCIDS: u16 = 4096;
+static PCID_ENABLED: AtomicBool = AtomicBool::new(false);
+static TAKEN: [AtomicU64; PCIDS as usize / 64] =
+    [const { AtomicU64::new(0) }; PCIDS as usize / 64];
+
+/// Whether PCIDs are used.
+pub fn set_pcid_enabled(enabled: bool) {
+    PCID_ENABLED.store(enabled, Ordering::Relaxed);
+    // 0 is everybody's who gets none.
+    TAKEN[0].fetch_or(1, Ordering::Relaxed);
+}
+
+/// A tag for a space of `kind`; 0 if there is none, which costs a flush at each switch.
+pub fn alloc_space_tag(kind: SpaceKind) -> u16 {
+    if kind != SpaceKind::Host || !PCID_ENABLED.load(Ordering::Relaxed) {
+        return 0;
+    }
+    for (i, word) in TAKEN.iter().enumerate() {
+        let free = word.load(Ordering::Relaxed).trailing_ones();
+        if free < 64 && word.fetch_or(1 << free, Ordering::Relaxed) & 1 << free == 0 {
+            return (i * 64) as u16 + free as u16;
+        }
+    }
+    0
+}
+
+/// Returns a tag. No CPU has translations with it: the space's epoch is over.
+pub fn free_space_tag(tag: u16) {
+    if tag != 0 {
+        TAKEN[tag as usize / 64 % TAKEN.len()].fetch_and(!(1 << (tag % 64)), Ordering::Relaxed);
+    }
+}
+
+static GUEST_TAGS: AtomicU16 = AtomicU16::new(2);
+
+/// How many tags the processor has for guests; tag 0 is the host's.
+pub fn set_guest_tags(count: u16) {
+    GUEST_TAGS.store(count.max(2), Ordering::Relaxed);
+}
+
+/// Tags of one CPU: given out in turn, and all flushed when they run out. A vCPU keeps its tag as long as the
+/// generation lasts.
+#[derive(Clone, Copy, Debug)]
+pub struct GuestTags {
+    generation: u64,
+    next: u16,
+}
+
+/// A vCPU's tag, of one generation of one CPU.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct GuestTag {
+    generation: u64,
+    /// The number that the processor is given.
+    pub tag: u16,
+}
+
+impl GuestTags {
+    /// No tag given out.
+    pub const NEW: GuestTags = GuestTags { generation: 1, next: 1 };
+
+    /// All translations are void: a new generation begins, in which each tag is flushed before its first use.
+    pub fn flush(&mut self) {
+        *self = GuestTags { generation: self.generation + 1, next: 1 };
+    }
+
+    /// Makes `tag` valid; whether its translations must be flushed before it is used.
+    pub fn renew(&mut self, tag: &mut GuestTag) -> bool {
+        if tag.generation == self.generation {
+            return false;
+        }
+        if self.next >= GUEST_TAGS.load(Ordering::Relaxed) {
+            self.flush();
+        }
+        *tag = GuestTag { generation: self.generation, tag: self.next };
+        self.next += 1;
+        true
+    }
+}

@@ -1,0 +1,111 @@
+//! What happens on a kernel entry, and what the kernel does before it leaves.
+
+use super::frame::Frame;
+use super::{apic, cr2, current_cpu, entry};
+use crate::cpu::Cpu;
+use crate::thread::{Exception, Thread};
+use crate::{epoch, interrupt, ipc, sched, syscall, vcpu};
+
+/// Vector of interrupt line 0.
+pub const FIRST_LINE: u8 = 0x30;
+/// Vector of the timer.
+pub const TIMER: u8 = 0xf0;
+/// Vector that other CPUs interrupt this one with.
+pub const CALL: u8 = 0xf1;
+
+const DEBUG: u64 = 1;
+const NMI: u64 = 2;
+const PAGE_FAULT: u64 = 14;
+
+/// A system call was made by the current thread; its registers are saved.
+pub extern "C" fn system_call() -> ! {
+    let cpu = current_cpu();
+    if let Some(thread) = cpu.current.get().and_then(|current| current.as_thread()) {
+        syscall::dispatch(cpu, thread);
+    }
+    run(cpu)
+}
+
+/// The current thread was interrupted; its registers are saved.
+pub extern "C" fn user_trap() -> ! {
+    let cpu = current_cpu();
+    if let Some(thread) = cpu.current.get().and_then(|current| current.as_thread()) {
+        let (vector, error) = thread.with_frame(|frame: &mut Frame| (frame.vector, frame.error));
+        if vector == NMI {
+            nmi();
+        } else if vector >= 32 {
+            handle(cpu, vector as u8);
+        } else {
+            let address = if vector == PAGE_FAULT { cr2() } else { 0 };
+            ipc::raise(cpu, thread, Exception { vector, error, address });
+        }
+    }
+    run(cpu)
+}
+
+/// The kernel was interrupted: where it waits for that, by an NMI, or by its own mistake.
+pub extern "C" fn nested(frame: &Frame) {
+    match frame.vector {
+        NMI => nmi(),
+        // A program can have a debug exception strike right after its system call (CVE-2018-8897).
+        DEBUG => {}
+        0..32 => entry::kernel_fault(frame),
+        vector => handle(current_cpu(), vector as u8),
+    }
+}
+
+fn nmi() {
+    if super::panic::is_panicked() {
+        super::panic::halt();
+    }
+}
+
+/// Handles the interrupt of `vector`, 32 or above.
+pub fn handle(cpu: &Cpu, vector: u8) {
+    match vector {
+        TIMER => {
+            apic::eoi();
+            cpu.timer_fired();
+        }
+        CALL => {
+            apic::eoi();
+            cpu.serve_inbox();
+            epoch::pass();
+        }
+        apic::SPURIOUS_VECTOR => {}
+        FIRST_LINE..TIMER => {
+            interrupt::deliver(cpu, (vector - FIRST_LINE) as u32);
+            apic::eoi();
+        }
+        _ => apic::eoi(),
+    }
+}
+
+/// Runs whatever is to run on this CPU, until the next kernel entry.
+pub fn run(cpu: &'static Cpu) -> ! {
+    loop {
+        if cpu.reschedule.get() {
+            sched::schedule(cpu);
+        }
+        let Some(current) = cpu.current.get() else {
+            entry::wait_for_interrupt();
+            continue;
+        };
+        if let Some(vcpu) = current.as_vcpu() {
+            vcpu::run(cpu, vcpu);
+        } else if let Some(thread) = current.as_thread() {
+            run_thread(cpu, &thread);
+        }
+    }
+}
+
+fn run_thread(cpu: &Cpu, thread: &Thread) {
+    if let Some(exception) = thread.pending.take() {
+        if let Some(current) = cpu.current.get().and_then(|current| current.as_thread()) {
+            ipc::raise(cpu, current, exception);
+        }
+        return;
+    }
+    cpu.arch.load_space(thread.space);
+    entry::resume_thread(thread)
+}

@@ -1,0 +1,142 @@
+//! What a CPU has for its vCPUs.
+
+use core::fmt;
+use core::sync::atomic::{AtomicU32, Ordering};
+
+use abi::boot::Virtualization;
+use x86::msr;
+
+use super::features::{self, Features};
+use super::{KernelPage, fpu, hw, svm, vmx};
+
+/// Pages that a CPU needs: VMXON region, or host save area; host state of VMSAVE.
+pub const PAGES_PER_CPU: usize = 2;
+
+/// Why a CPU cannot run guests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InitError {
+    /// [`super::detect`] found no extension.
+    Unsupported,
+    /// Its firmware has locked the extension off, unlike on the boot CPU.
+    Firmware,
+    /// It is not like the boot CPU.
+    Different,
+    /// VMXON failed.
+    Refused,
+}
+
+impl fmt::Display for InitError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            InitError::Unsupported => "no virtualisation extension in use",
+            InitError::Firmware => "firmware has locked virtualisation off on this CPU",
+            InitError::Different => "its virtualisation differs from the boot CPU's",
+            InitError::Refused => "VMXON failed",
+        })
+    }
+}
+
+/// Identifies a CPU, or one start of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct CpuId(u32);
+
+impl CpuId {
+    pub const NONE: CpuId = CpuId(0);
+}
+
+/// Identifies a vCPU: the physical address of its control structure. 0 is none.
+pub(super) type VcpuId = u64;
+
+/// What one CPU has for its vCPUs. It stays on that CPU.
+#[derive(Debug)]
+pub struct CpuVirt {
+    pub(super) id: CpuId,
+    pub(super) features: &'static Features,
+    /// The vCPU whose VMCS is current.
+    pub(super) current: VcpuId,
+    /// The vCPU whose registers are in the processor where threads have theirs: not yet suspended.
+    pub(super) loaded: VcpuId,
+    pub(super) fpu: fpu::Unit,
+    /// A VM exit has shortened the task state segment.
+    pub(super) task_limit_lost: bool,
+    tsc_aux: u64,
+    host_tsc_aux: u64,
+    pub(super) host: Host,
+}
+
+/// Host state, by extension.
+#[derive(Debug)]
+pub(super) enum Host {
+    Vmx(vmx::HostState),
+    Svm(svm::HostState),
+}
+
+static NEXT_ID: AtomicU32 = AtomicU32::new(1);
+
+/// Makes the current CPU able to run vCPUs, after [`super::detect`] has run on the boot CPU.
+///
+/// The values of CR0 (with TS), CR4, EFER, PAT, CS, SS, TR, GDTR, IDTR, GS base, KERNEL_GS_BASE and the SYSCALL
+/// MSRs at this moment are what the CPU has after every exit and, for those that are switched lazily, after
+/// [`super::VcpuArch::suspend`].
+///
+/// # Safety
+///
+/// Once on each CPU, late in its start-up: the registers above have their final values, and interrupts
+/// are off. The pages are zeroed, mapped, and used for nothing else for ever. CR4 bits that this sets
+/// (VMXE, OSFXSR, OSXMMEXCPT, OSXSAVE), CR0.NE and EFER.SVME stay set; threads run with CR0.TS set.
+pub unsafe fn init_cpu(pages: [KernelPage; PAGES_PER_CPU]) -> Result<CpuVirt, InitError> {
+    let features = features::features();
+    if features.virtualization == Virtualization::None {
+        return Err(InitError::Unsupported);
+    }
+    // SAFETY: the caller's; `enable` sets the CR4 bits that the unit needs.
+    let fpu = unsafe {
+        features::enable(features);
+        fpu::Unit::new(features.fpu)
+    };
+    // SAFETY: the caller's.
+    let host = unsafe {
+        match features.virtualization {
+            Virtualization::Vmx => Host::Vmx(vmx::HostState::enable(features, pages[0])?),
+            _ => Host::Svm(svm::HostState::enable(features, pages)?),
+        }
+    };
+    // SAFETY: CPUID reports the MSR.
+    let tsc_aux = if features.tsc_aux { unsafe { hw::rdmsr(msr::IA32_TSC_AUX) } } else { 0 };
+    Ok(CpuVirt {
+        id: CpuId(NEXT_ID.fetch_add(1, Ordering::Relaxed)),
+        features,
+        current: 0,
+        loaded: 0,
+        fpu,
+        task_limit_lost: false,
+        tsc_aux,
+        host_tsc_aux: tsc_aux,
+        host,
+    })
+}
+
+impl CpuVirt {
+    /// Whether a VM exit has cut the limit of the task register to 67h since the last call: the I/O permission
+    /// bitmap is then out of reach, and TR must be loaded anew before a thread with ports runs.
+    #[inline(always)]
+    pub fn take_task_limit_lost(&mut self) -> bool {
+        core::mem::replace(&mut self.task_limit_lost, false)
+    }
+
+    /// Gives RDTSCP and RDPID a vCPU's value.
+    #[inline(always)]
+    pub(super) fn load_tsc_aux(&mut self, value: u64) {
+        if self.tsc_aux != value && self.features.tsc_aux {
+            // SAFETY: CPUID reports the MSR; the upper half is clear (`sane_tsc_aux`).
+            unsafe { hw::wrmsr(msr::IA32_TSC_AUX, value) };
+            self.tsc_aux = value;
+        }
+    }
+
+    /// Gives RDTSCP and RDPID the machine's value.
+    #[inline(always)]
+    pub(super) fn restore_tsc_aux(&mut self) {
+        self.load_tsc_aux(self.host_tsc_aux);
+    }
+}

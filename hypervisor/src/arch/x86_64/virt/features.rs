@@ -1,0 +1,268 @@
+//! What the processor can do, found once on the boot CPU.
+
+use core::fmt;
+
+use abi::boot::Virtualization;
+use raw_cpuid::cpuid;
+use spin::Once;
+
+use super::fpu::Method;
+use super::state::{self, Limits, Words};
+use super::{hw, svm, vmx};
+
+/// What the processor can do for guests.
+#[derive(Clone, Debug)]
+pub struct Features {
+    /// The extension in use.
+    pub virtualization: Virtualization,
+    /// XCR0 bits that a guest may set: [`abi::boot::BootInfo::xcr0_mask`]. 3 without XSAVE: x87 and SSE.
+    pub xcr0_mask: u64,
+    /// Second-level tables may have 1-GiB pages (2-MiB pages are always there).
+    pub giant_pages: bool,
+    /// Tags are 1 to `tags - 1`: VPIDs or ASIDs.
+    pub tags: u32,
+    /// How vector state is switched.
+    pub fpu: Method,
+    /// What a guest may set.
+    pub limits: Limits,
+    /// IA32_TSC_AUX is there.
+    pub tsc_aux: bool,
+    /// IA32_XSS is there.
+    pub xss: bool,
+    /// What only one of the extensions has.
+    pub(super) backend: Backend,
+}
+
+/// What only one of the extensions has.
+#[derive(Clone, Debug)]
+pub(super) enum Backend {
+    None,
+    Vmx(vmx::Capabilities),
+    Svm(svm::Capabilities),
+}
+
+/// Why a machine cannot host guests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Missing {
+    /// CPUID reports neither VMX nor SVM.
+    Extension,
+    /// Firmware has locked VMX off.
+    FeatureControl,
+    /// Firmware has locked SVM off.
+    SvmDisabled,
+    /// SVM without nested paging.
+    NestedPaging,
+    /// Fewer ASIDs than two.
+    Asids,
+    /// VMX without flexible control MSRs.
+    TrueControls,
+    /// VMX controls that the processor does not have, or that it forces.
+    Controls {
+        /// Which word of controls.
+        word: vmx::ControlWord,
+        /// Bits that are needed but not there.
+        absent: u32,
+        /// Bits that must be clear but cannot be.
+        forced: u32,
+    },
+    /// EPT without an ability, named.
+    Ept(&'static str),
+}
+
+impl fmt::Display for Missing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Missing::Extension => write!(f, "the CPU reports neither VMX nor SVM"),
+            Missing::FeatureControl => {
+                write!(f, "VMX is locked off by firmware (IA32_FEATURE_CONTROL): enable it there")
+            }
+            Missing::SvmDisabled => {
+                write!(f, "SVM is disabled by firmware (VM_CR.SVMDIS): enable it there")
+            }
+            Missing::NestedPaging => write!(f, "SVM without nested paging"),
+            Missing::Asids => write!(f, "SVM with fewer than two ASIDs"),
+            Missing::TrueControls => write!(f, "VMX without IA32_VMX_TRUE_*_CTLS"),
+            Missing::Controls { word, absent, forced } => {
+                write!(f, "VMX {word:?} controls:")?;
+                if absent != 0 {
+                    write!(f, " lacks ")?;
+                    word.name_bits(absent, f)?;
+                }
+                if forced != 0 {
+                    write!(f, " forces ")?;
+                    word.name_bits(forced, f)?;
+                }
+                Ok(())
+            }
+            Missing::Ept(what) => write!(f, "EPT without {what}"),
+        }
+    }
+}
+
+static FEATURES: Once<Features> = Once::new();
+
+/// Chooses the extension. Called on the boot CPU before anything else of this module; says in the log
+/// what it found, or why guests cannot run. Later calls give the first one's answer.
+pub fn detect() -> Virtualization {
+    FEATURES.call_once(find).virtualization
+}
+
+/// What [`detect`] found.
+///
+/// # Panics
+///
+/// If [`detect`] was not called: an error of the kernel's start-up order.
+pub fn features() -> &'static Features {
+    FEATURES.get().expect("virt::detect comes first")
+}
+
+fn find() -> Features {
+    let max_basic = cpuid!(0).eax;
+    let max_extended = cpuid!(0x8000_0000u32).eax;
+    let zero = raw_cpuid::CpuIdResult { eax: 0, ebx: 0, ecx: 0, edx: 0 };
+    let words = Words {
+        basic: cpuid!(1),
+        structured: if max_basic >= 7 { cpuid!(7) } else { zero },
+        extended: cpuid!(0x8000_0001u32),
+        sizes: if max_extended >= 0x8000_0008 { cpuid!(0x8000_0008u32) } else { zero },
+    };
+    let xsave = words.basic.ecx >> 26 & 1 != 0 && max_basic >= 0xd;
+    let components = if xsave { usable_components(|sub| cpuid!(0xdu32, sub)) } else { 0 };
+    let extensions = if xsave { cpuid!(0xdu32, 1).eax } else { 0 };
+    let amd = is_amd(cpuid!(0).ebx);
+    let mut limits = Limits::new(&words, components);
+
+    let vmx = words.basic.ecx >> 5 & 1 != 0;
+    let svm = words.extended.ecx >> 2 & 1 != 0;
+    let found = if vmx {
+        vmx::Capabilities::find().map(Backend::Vmx)
+    } else if svm && max_extended >= 0x8000_000a {
+        svm::Capabilities::find().map(Backend::Svm)
+    } else {
+        Err(Missing::Extension)
+    };
+    let backend = match found {
+        Ok(backend) => {
+            log::info!("guests: {}", match backend {
+                Backend::Vmx(_) => "VMX with EPT",
+                _ => "SVM with nested paging",
+            });
+            backend
+        }
+        Err(missing) => {
+            log::warn!("guests cannot run here: {missing}");
+            Backend::None
+        }
+    };
+    let (virtualization, giant_pages, tags) = match &backend {
+        Backend::None => (Virtualization::None, false, 0),
+        Backend::Vmx(capabilities) => {
+            limits.cr4 &= capabilities.cr4_allowed;
+            (Virtualization::Vmx, capabilities.giant_pages, 1 << 16)
+        }
+        Backend::Svm(capabilities) => {
+            let giant_pages = words.extended.edx >> 26 & 1 != 0;
+            (Virtualization::Svm, giant_pages, capabilities.asids)
+        }
+    };
+    Features {
+        virtualization,
+        xcr0_mask: if components == 0 { 3 } else { components },
+        giant_pages,
+        tags,
+        fpu: Method {
+            components,
+            optimised: extensions & 1 != 0,
+            leaks_pointers: amd && words.sizes.ebx >> 2 & 1 == 0,
+        },
+        limits,
+        tsc_aux: words.extended.edx >> 27 & 1 != 0 || words.structured.ecx >> 22 & 1 != 0,
+        xss: extensions >> 3 & 1 != 0,
+        backend,
+    }
+}
+
+/// Whether EBX of CPUID leaf 0 is "Auth" or "Hygo".
+fn is_amd(ebx: u32) -> bool {
+    matches!(&ebx.to_le_bytes(), b"Auth" | b"Hygo")
+}
+
+/// State components that guests may use: known, there, and in a standard-format area of at most a page.
+/// `leaf` is CPUID leaf 0Dh by sub-leaf.
+fn usable_components(leaf: impl Fn(u32) -> raw_cpuid::CpuIdResult) -> u64 {
+    let supported = leaf(0);
+    let supported = u64::from(supported.edx) << 32 | u64::from(supported.eax);
+    let mut components = supported & state::XCR0_KNOWN;
+    for component in 2..63 {
+        let bit = 1 << component;
+        if components & bit != 0 {
+            let area = leaf(component);
+            if area.ebx.saturating_add(area.eax) > abi::PAGE_SIZE as u32 {
+                log::info!("guests do without XSAVE component {component}: its state takes more than a page");
+                components &= !bit;
+            }
+        }
+    }
+    Limits { cr4: 0, efer: 0, xcr0: components, linear_bits: 48 }.xcr0(components)
+}
+
+/// Enables what guests' state needs on the current CPU: SSE and XSAVE, IA32_XSS = 0.
+///
+/// # Safety
+///
+/// Once for each CPU, at start-up; the kernel keeps the CR4 bits set.
+pub(super) unsafe fn enable(features: &Features) {
+    let mut cr4 = hw::cr4() | state::cr4::OSFXSR | state::cr4::OSXMMEXCPT;
+    if features.fpu.components != 0 {
+        cr4 |= state::cr4::OSXSAVE;
+    }
+    // SAFETY: all processors with long mode have SSE, CPUID reports XSAVE; threads run with CR0.TS.
+    unsafe { hw::set_cr4(cr4) };
+    if features.xss {
+        // SAFETY: CPUID reports the MSR; without supervisor components XSAVES in a guest shows nothing.
+        unsafe { hw::wrmsr(hw::msr::XSS, 0) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use raw_cpuid::CpuIdResult;
+
+    fn leaf(eax: u32, ebx: u32, edx: u32) -> CpuIdResult {
+        CpuIdResult { eax, ebx, ecx: 0, edx }
+    }
+
+    #[test]
+    fn components_that_do_not_fit_are_left_out() {
+        let machine = |pkru_offset| {
+            move |sub| match sub {
+                0 => leaf(0x602e7 | 0x18, 0, 0),
+                2 => leaf(256, 576, 0),
+                5 => leaf(64, 1088, 0),
+                6 => leaf(512, 1152, 0),
+                7 => leaf(1024, 1664, 0),
+                9 => leaf(8, pkru_offset, 0),
+                _ => leaf(0x2000, 2752, 0),
+            }
+        };
+        assert_eq!(usable_components(machine(2688)), 0x2e7);
+        assert_eq!(usable_components(machine(4090)), 0xe7);
+    }
+
+    #[test]
+    fn avx512_is_whole_or_not_at_all() {
+        let machine = |sub| match sub {
+            0 => leaf(0xe7, 0, 0),
+            7 => leaf(1024, 3500, 0),
+            _ => leaf(256, 576, 0),
+        };
+        assert_eq!(usable_components(machine), 7);
+    }
+
+    #[test]
+    fn vendors() {
+        assert!(is_amd(u32::from_le_bytes(*b"Auth")));
+        assert!(!is_amd(u32::from_le_bytes(*b"Genu")));
+    }
+}

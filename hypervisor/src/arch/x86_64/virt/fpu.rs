@@ -1,0 +1,146 @@
+//! Vector and floating-point state of vCPUs.
+//!
+//! The kernel and its threads do not use these registers: threads run with CR0.TS set and fault. So the
+//! registers always belong to the vCPU of this CPU that was last in guest mode, and are switched when
+//! another one enters, before guest code runs: nothing of one guest is ever visible to another. XCR0 keeps
+//! the last guest's value; a thread can read it, which tells it nothing but that number.
+
+use core::arch::asm;
+
+use super::{KernelPage, hw, state};
+use crate::addr::HostVirt;
+
+/// Offset of FCW in the save area (Intel SDM 1 10.5.1, 13.4).
+const FCW: u64 = 0;
+/// Offset of MXCSR.
+const MXCSR: u64 = 24;
+const RESET_FCW: u16 = 0x37f;
+const RESET_MXCSR: u32 = 0x1f80;
+
+/// How this machine saves the state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Method {
+    /// Components that are saved and restored; 0: there is no XSAVE, FXSAVE is used.
+    pub components: u64,
+    /// XSAVEOPT is there.
+    pub optimised: bool,
+    /// FXRSTOR and XRSTOR leave the x87 error pointers alone when no exception is pending (AMD before
+    /// Zen 2): they would show one guest's addresses to the next.
+    pub leaks_pointers: bool,
+}
+
+/// A save area: one page of a vCPU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Area(HostVirt);
+
+impl Area {
+    /// A save area with the state after reset.
+    ///
+    /// # Safety
+    ///
+    /// `page` is zeroed and used for nothing else as long as the area is.
+    pub unsafe fn new(page: KernelPage) -> Area {
+        // SAFETY: both fields are aligned and inside the page, which is the caller's to give. The other
+        // zeros say: all components in their initial state (SSE's MXCSR is loaded all the same).
+        unsafe {
+            ((page.virt.0 + FCW) as *mut u16).write_volatile(RESET_FCW);
+            ((page.virt.0 + MXCSR) as *mut u32).write_volatile(RESET_MXCSR);
+        }
+        Area(page.virt)
+    }
+}
+
+/// The registers of one CPU: whose state they hold.
+#[derive(Debug)]
+pub(super) struct Unit {
+    method: Method,
+    owner: Option<Area>,
+    xcr0: u64,
+}
+
+impl Unit {
+    /// The registers of this CPU, which hold nobody's state.
+    ///
+    /// # Safety
+    ///
+    /// CR4.OSFXSR is set and, if `method` has components, CR4.OSXSAVE; `method` fits the processor, and
+    /// the components' area is no larger than a page.
+    pub unsafe fn new(method: Method) -> Unit {
+        Unit { method, owner: None, xcr0: u64::MAX }
+    }
+
+    /// Makes `area`'s state that of the registers.
+    pub fn own(&mut self, area: Area, xcr0: u64) {
+        if self.owner != Some(area) {
+            self.switch(Some(area));
+        }
+        self.set_xcr0(xcr0);
+    }
+
+    /// Saves `area`'s state if the registers hold it. They are left as they are, but nobody's.
+    pub fn disown(&mut self, area: Area) {
+        if self.owner == Some(area) {
+            self.switch(None);
+        }
+    }
+
+    fn set_xcr0(&mut self, xcr0: u64) {
+        if self.method.components != 0 && self.xcr0 != xcr0 {
+            // SAFETY: `new`'s caller vouches for CR4; values come from `Limits::xcr0` or are `components`.
+            unsafe { hw::set_xcr0(xcr0) };
+            self.xcr0 = xcr0;
+        }
+    }
+
+    #[cold]
+    fn switch(&mut self, to: Option<Area>) {
+        let cr0 = hw::cr0();
+        // SAFETY: the kernel itself does not use the registers that CR0.TS protects; it is set below.
+        unsafe { asm!("clts", options(nostack, preserves_flags)) };
+        self.set_xcr0(self.method.components);
+        if let Some(from) = self.owner.take() {
+            self.save(from);
+        }
+        if let Some(to) = to {
+            self.restore(to);
+            self.owner = Some(to);
+        }
+        // SAFETY: the value read above, and with TS, so that threads cannot reach the guest's registers.
+        unsafe { hw::set_cr0(cr0 | state::cr0::TS) };
+    }
+
+    fn save(&self, Area(area): Area) {
+        let (low, high) = (self.method.components as u32, (self.method.components >> 32) as u32);
+        // SAFETY: the area is a page, aligned and large enough (`Area::new`, `Unit::new`), CR0.TS is clear.
+        unsafe {
+            if self.method.components == 0 {
+                asm!("fxsave64 [{}]", in(reg) area.0, options(nostack, preserves_flags));
+            } else if self.method.optimised {
+                asm!("xsaveopt64 [{}]", in(reg) area.0, in("eax") low, in("edx") high,
+                    options(nostack, preserves_flags));
+            } else {
+                asm!("xsave64 [{}]", in(reg) area.0, in("eax") low, in("edx") high,
+                    options(nostack, preserves_flags));
+            }
+        }
+    }
+
+    fn restore(&self, Area(area): Area) {
+        let (low, high) = (self.method.components as u32, (self.method.components >> 32) as u32);
+        if self.method.leaks_pointers {
+            let zero = 0u32;
+            // SAFETY: clears pending exceptions and points the error pointers here; the x87 state is
+            // replaced below.
+            unsafe { asm!("fnclex", "emms", "fild dword ptr [{}]", in(reg) &raw const zero, options(nostack)) };
+        }
+        // SAFETY: as for saving; the area holds what was saved or the initial state, so it is well-formed.
+        unsafe {
+            if self.method.components == 0 {
+                asm!("fxrstor64 [{}]", in(reg) area.0, options(nostack, preserves_flags));
+            } else {
+                asm!("xrstor64 [{}]", in(reg) area.0, in("eax") low, in("edx") high,
+                    options(nostack, preserves_flags));
+            }
+        }
+    }
+}

@@ -1,0 +1,222 @@
+//! Hardware virtualisation: VMX and SVM behind one interface.
+//!
+//! Order of use: [`detect`] on the boot CPU; [`init_cpu`] on every CPU; then for each vCPU, on its CPU:
+//! [`VcpuArch::load`] with the monitor's first answer, and in turns [`VcpuArch::enter`],
+//! [`VcpuArch::suspend`], [`VcpuArch::save`], [`VcpuArch::load`]; at last [`VcpuArch::leave_cpu`].
+//!
+//! # What the kernel keeps
+//!
+//! - Interrupts are off whenever this module runs.
+//! - Between [`VcpuArch::enter`] and any thread or other vCPU comes [`VcpuArch::suspend`]: until then the SYSCALL
+//!   MSRs, KERNEL_GS_BASE and TSC_AUX are the guest's. Entering the same vCPU again needs none.
+//! - After an exit under VMX, FS base, DS, ES, FS and GS are 0, and the limit of TR is 67h
+//!   ([`CpuVirt::take_task_limit_lost`]). Under SVM, FS base is what it was at [`init_cpu`]. KERNEL_GS_BASE, too,
+//!   has its value of that time after `suspend`: a thread that has its own FS or GS base gets it from
+//!   the thread switch.
+//! - Threads run with CR0.TS set; the kernel does not use vector registers.
+//! - CR4 does not change after [`init_cpu`]. CR3 may: an exit returns to the CR3 of the entry.
+//! - Two vCPUs of one CPU never have the same [`GuestRoot::tag`] at a time.
+
+mod cpu;
+mod debug;
+mod event;
+mod features;
+mod fpu;
+mod hw;
+mod state;
+mod svm;
+mod vmx;
+
+use abi::vcpu::ExitKind;
+use abi::vcpu::x86_64::{Groups, VcpuState};
+
+use crate::addr::{HostPhys, HostVirt};
+use event::Event;
+use state::StatePage;
+
+pub use cpu::{CpuVirt, InitError, PAGES_PER_CPU, init_cpu};
+pub use features::{Features, Missing, detect, features};
+pub use fpu::Method;
+pub use state::Limits;
+pub use vmx::ControlWord;
+
+/// Pages that a vCPU needs, besides its state page: control structure and vector state. They need not
+/// be contiguous.
+pub const PAGES_PER_VCPU: usize = 2;
+
+/// A zeroed page that the kernel owns.
+#[derive(Clone, Copy, Debug)]
+pub struct KernelPage {
+    /// Where it is in the window.
+    pub virt: HostVirt,
+    /// Its physical address.
+    pub phys: HostPhys,
+}
+
+/// The guest-physical space that a vCPU runs in.
+#[derive(Clone, Copy, Debug)]
+pub struct GuestRoot {
+    /// Root of the second-level tables.
+    pub root: HostPhys,
+    /// VPID or ASID: 1 to [`Features::tags`] - 1, on this CPU this vCPU's alone.
+    pub tag: u16,
+    /// Drop what this CPU has cached for the tag and the root, before guest code runs.
+    pub flush: bool,
+}
+
+/// An exit that is to be told to the monitor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Exit {
+    /// Why guest mode was left.
+    pub kind: ExitKind,
+    /// Length of the instruction in bytes, 0 if unknown.
+    pub instruction_length: u8,
+    /// Qualification words, by kind ([`ExitKind`]).
+    pub info: [u64; 3],
+}
+
+/// How [`VcpuArch::enter`] ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Outcome {
+    /// Tell the monitor.
+    Exit(Exit),
+    /// An interrupt of the machine. Under VMX it is acknowledged, and `vector` is to be handled as if it had
+    /// come through the IDT. Under SVM it is pending, and comes when interrupts are enabled for a moment.
+    HostInterrupt {
+        /// The vector, if it is acknowledged.
+        vector: Option<u8>,
+    },
+    /// An NMI of the machine. Under VMX it has not been handled, and NMIs are blocked until the next IRET:
+    /// `int 2` does both. Under SVM its handler has run already.
+    HostNmi {
+        /// The handler is still to be called.
+        call: bool,
+    },
+    /// A machine check of the machine, not handled yet.
+    HostMachineCheck,
+    /// Handled here: enter again, after looking for kicks.
+    Resume,
+}
+
+/// How a backend's guest mode ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Leave {
+    /// Tell the monitor.
+    Exit(Exit),
+    /// An acknowledged interrupt.
+    Interrupt(u8),
+    /// An interrupt that is pending.
+    InterruptPending,
+    /// An NMI that VMX took or SVM left pending.
+    Nmi,
+    /// Machine check.
+    MachineCheck,
+    /// An intercepted exception to be passed on to the guest.
+    Exception(Event),
+    /// The first access to a debug register.
+    DebugRegisters,
+    /// IRET while NMIs are blocked (SVM).
+    Iret,
+}
+
+/// The architecture's part of a vCPU. All methods but [`VcpuArch::new`] run on its CPU.
+pub struct VcpuArch(Inner);
+
+enum Inner {
+    Vmx(vmx::Vcpu),
+    Svm(svm::Vcpu),
+}
+
+const _: () = assert!(size_of::<VcpuArch>() < 1024);
+
+impl VcpuArch {
+    /// A vCPU in the state after reset, on no CPU yet. On any CPU.
+    ///
+    /// # Panics
+    ///
+    /// If [`detect`] found no extension: an error of the caller.
+    ///
+    /// # Safety
+    ///
+    /// The pages are zeroed, mapped, and used for nothing else as long as the vCPU exists. `state` is the address
+    /// of the mapped state page, to which the kernel has no Rust reference as long. [`VcpuArch::leave_cpu`]
+    /// comes before the end of any of them.
+    pub unsafe fn new(pages: [KernelPage; PAGES_PER_VCPU], state: *mut VcpuState) -> VcpuArch {
+        // SAFETY: the caller's.
+        unsafe {
+            let state = StatePage::new(state);
+            let fpu = fpu::Area::new(pages[1]);
+            VcpuArch(match &features().backend {
+                features::Backend::Vmx(capabilities) => {
+                    Inner::Vmx(vmx::Vcpu::new(capabilities, pages[0], fpu, state))
+                }
+                features::Backend::Svm(capabilities) => {
+                    Inner::Svm(svm::Vcpu::new(capabilities, pages[0], fpu, state))
+                }
+                features::Backend::None => panic!("no virtualisation extension"),
+            })
+        }
+    }
+
+    /// Runs guest code until an exit. General registers come from the state page and go there.
+    ///
+    /// # Panics
+    ///
+    /// If another vCPU of this CPU was not suspended.
+    #[inline]
+    pub fn enter(&mut self, cpu: &mut CpuVirt, space: &GuestRoot) -> Outcome {
+        match &mut self.0 {
+            Inner::Vmx(vcpu) => vcpu.enter(cpu, space),
+            Inner::Svm(vcpu) => vcpu.enter(cpu, space),
+        }
+    }
+
+    /// Gives threads' registers back to the machine; see the module's documentation. Without effect if that
+    /// is done already.
+    #[inline]
+    pub fn suspend(&mut self, cpu: &mut CpuVirt) {
+        match &mut self.0 {
+            Inner::Vmx(vcpu) => vcpu.suspend(cpu),
+            Inner::Svm(vcpu) => vcpu.suspend(cpu),
+        }
+    }
+
+    /// Copies `groups` of guest state to the state page. `interrupted` is the event that the next entry would
+    /// inject: one whose delivery the exit interrupted, or one that was loaded but not injected yet. If the
+    /// monitor does not load [`Groups::EVENTS`], it is injected.
+    #[inline]
+    pub fn save(&mut self, cpu: &mut CpuVirt, groups: Groups) {
+        match &mut self.0 {
+            Inner::Vmx(vcpu) => vcpu.save(cpu, groups),
+            Inner::Svm(vcpu) => vcpu.save(cpu, groups),
+        }
+    }
+
+    /// Takes `groups` of guest state from the state page, made harmless. [`Groups::EVENTS`] replaces the event
+    /// to be injected, and zeroes it on the page. [`Groups::RIP`] without `EVENTS` ends an interrupt shadow,
+    /// as the instruction in it is done. `CONTROL_HALT` and [`Groups::DEADLINE`] are the caller's.
+    #[inline]
+    pub fn load(&mut self, cpu: &mut CpuVirt, groups: Groups) {
+        match &mut self.0 {
+            Inner::Vmx(vcpu) => vcpu.load(cpu, groups),
+            Inner::Svm(vcpu) => vcpu.load(cpu, groups),
+        }
+    }
+
+    /// Moves everything that is resident on its CPU to memory. Before the vCPU ends or runs on another CPU.
+    pub fn leave_cpu(&mut self, cpu: &mut CpuVirt) {
+        match &mut self.0 {
+            Inner::Vmx(vcpu) => vcpu.leave_cpu(cpu),
+            Inner::Svm(vcpu) => vcpu.leave_cpu(cpu),
+        }
+    }
+}
+
+/// Physical address of a static.
+fn static_address<T>(object: &'static T) -> HostPhys {
+    super::layout::image_phys(HostVirt(&raw const *object as u64))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,257 @@
+//! Exit reasons of VMX (Intel SDM 3D appendix C) as exit kinds of the ABI.
+
+use abi::vcpu::ExitKind;
+use abi::vcpu::{FAULT_FETCH, FAULT_LINEAR, FAULT_READ, FAULT_WRITE};
+use x86::vmx::vmcs::ro;
+
+use super::super::event::{Event, MC};
+use super::super::{Exit, Leave};
+
+/// Bit of the exit reason: VM entry failed.
+pub(super) const ENTRY_FAILED: u32 = 1 << 31;
+/// Bit of word 1 of [`ExitKind::InvalidState`]: VMLAUNCH or VMRESUME failed before it looked at the guest's
+/// state; bits 0–15 are the VM-instruction error.
+const INSTRUCTION_FAILED: u64 = 1 << 32;
+
+const REASON_EXCEPTION_OR_NMI: u16 = 0;
+const REASON_EXTERNAL_INTERRUPT: u16 = 1;
+const REASON_TASK_SWITCH: u16 = 9;
+const REASON_WRMSR: u16 = 32;
+const REASON_MACHINE_CHECK: u16 = 41;
+const REASON_CONTROL_REGISTER: u16 = 28;
+const REASON_DEBUG_REGISTER: u16 = 29;
+const REASON_IO: u16 = 30;
+const REASON_EPT_VIOLATION: u16 = 48;
+
+/// What an exit says besides its kind.
+#[derive(Clone, Copy)]
+enum Words {
+    /// Nothing.
+    None,
+    /// The raw exit reason.
+    Reason,
+}
+
+/// Kind, words and whether the instruction length is valid, of the exits that need no closer look.
+const fn plain(reason: u16) -> (ExitKind, Words, bool) {
+    use ExitKind as K;
+    match reason {
+        2 => (K::TripleFault, Words::None, false),
+        7 => (K::InterruptWindow, Words::None, false),
+        8 => (K::NmiWindow, Words::None, false),
+        10 => (K::Cpuid, Words::None, true),
+        12 => (K::Halt, Words::None, true),
+        // INVD, WBINVD.
+        13 | 54 => (K::CacheFlush, Words::None, true),
+        18 => (K::Hypercall, Words::None, true),
+        31 => (K::ReadMsr, Words::None, true),
+        REASON_WRMSR => (K::WriteMsr, Words::None, true),
+        40 => (K::Pause, Words::None, true),
+        55 => (K::SetXcr, Words::None, true),
+        // GETSEC; RDPMC; VMCLEAR to VMXON; MWAIT; MONITOR; INVEPT, RDTSCP; INVVPID; INVPCID, VMFUNC, ENCLS;
+        // XSAVES, XRSTORS, PCONFIG; UMWAIT, TPAUSE, LOADIWKEY, ENCLV.
+        11 | 15 | 19..=27 | 36 | 39 | 50..=51 | 53 | 58..=60 | 63..=65 | 67..=70 => {
+            (K::NoInstruction, Words::Reason, true)
+        }
+        _ => (K::Other, Words::Reason, false),
+    }
+}
+
+/// How guest mode was left, from the exit reason and those other fields that it needs.
+#[inline(always)]
+pub(super) fn decode(reason: u32, field: impl Fn(u32) -> u64) -> Leave {
+    let exit = |kind, length: bool, info| {
+        let instruction_length = if length { field(ro::VMEXIT_INSTRUCTION_LEN) as u8 } else { 0 };
+        Leave::Exit(Exit { kind, instruction_length, info })
+    };
+    if reason & ENTRY_FAILED != 0 {
+        return entry_failed(reason, field);
+    }
+    match reason as u16 {
+        REASON_EXTERNAL_INTERRUPT => Leave::Interrupt(field(ro::VMEXIT_INTERRUPTION_INFO) as u8),
+        REASON_EPT_VIOLATION => {
+            let (flags, linear) = ept_violation(field(ro::EXIT_QUALIFICATION));
+            let address = if linear { field(ro::GUEST_LINEAR_ADDR) } else { 0 };
+            let info = [flags, field(ro::GUEST_PHYSICAL_ADDR_FULL), address];
+            exit(ExitKind::StageTwoFault, false, info)
+        }
+        REASON_IO => exit(ExitKind::Io, true, [io(field(ro::EXIT_QUALIFICATION)), 0, 0]),
+        REASON_EXCEPTION_OR_NMI => exception(field),
+        REASON_CONTROL_REGISTER => {
+            let access = control_register(field(ro::EXIT_QUALIFICATION));
+            exit(ExitKind::ControlRegister, true, [access, 0, 0])
+        }
+        REASON_DEBUG_REGISTER => Leave::DebugRegisters,
+        REASON_TASK_SWITCH => {
+            exit(ExitKind::TaskSwitch, true, [field(ro::EXIT_QUALIFICATION), 0, 0])
+        }
+        REASON_MACHINE_CHECK => Leave::MachineCheck,
+        number => {
+            let (kind, words, length) = plain(number);
+            let word = match words {
+                Words::None => 0,
+                Words::Reason => u64::from(number),
+            };
+            exit(kind, length, [word, 0, 0])
+        }
+    }
+}
+
+#[cold]
+fn entry_failed(reason: u32, field: impl Fn(u32) -> u64) -> Leave {
+    if reason as u16 == REASON_MACHINE_CHECK {
+        return Leave::MachineCheck;
+    }
+    let info = [u64::from(reason), field(ro::EXIT_QUALIFICATION), 0];
+    Leave::Exit(Exit { kind: ExitKind::InvalidState, instruction_length: 0, info })
+}
+
+/// VMLAUNCH or VMRESUME failed, with this VM-instruction error.
+#[cold]
+pub(super) fn instruction_failed(error: u64) -> Leave {
+    let info = [INSTRUCTION_FAILED | error & 0xffff, 0, 0];
+    Leave::Exit(Exit { kind: ExitKind::InvalidState, instruction_length: 0, info })
+}
+
+/// Exit reason 0: an exception or NMI. Only what `event::INTERCEPTED` names arrives here.
+fn exception(field: impl Fn(u32) -> u64) -> Leave {
+    const TYPE: u64 = 7 << 8;
+    const NMI: u64 = 2 << 8;
+    const ERROR: u64 = 1 << 11;
+    let info = field(ro::VMEXIT_INTERRUPTION_INFO);
+    if info & TYPE == NMI {
+        return Leave::Nmi;
+    }
+    let vector = info as u8;
+    if vector == MC {
+        return Leave::MachineCheck;
+    }
+    let error = (info & ERROR != 0).then(|| field(ro::VMEXIT_INTERRUPTION_ERR_CODE) as u32);
+    Leave::Exception(Event::exception(vector, error))
+}
+
+/// Whether delivery of an event may have been interrupted: exits for which the IDT-vectoring
+/// information is defined (Intel SDM 3C 28.2.4). The others need not read it.
+pub(super) fn interrupts_delivery(reason: u32) -> bool {
+    // 0, 9 and 48, and: triple fault; APIC access; EPT misconfiguration; page-modification log full.
+    const REASONS: u64 = 1 << REASON_EXCEPTION_OR_NMI
+        | 1 << 2
+        | 1 << REASON_TASK_SWITCH
+        | 1 << 44
+        | 1 << REASON_EPT_VIOLATION
+        | 1 << 49
+        | 1 << 62;
+    reason < 64 && REASONS >> reason & 1 != 0
+}
+
+/// Whether the exit may have undone the blocking of NMIs by an IRET that has not completed, and if so
+/// has (Intel SDM 3C 28.2.3): bit 12 of what `field` gives.
+pub(super) fn unblocked_nmi(reason: u32, field: impl Fn(u32) -> u64) -> bool {
+    const UNBLOCKED: u64 = 1 << 12;
+    match reason as u16 {
+        REASON_EXCEPTION_OR_NMI => field(ro::VMEXIT_INTERRUPTION_INFO) & UNBLOCKED != 0,
+        REASON_EPT_VIOLATION => field(ro::EXIT_QUALIFICATION) & UNBLOCKED != 0,
+        _ => false,
+    }
+}
+
+/// Flags of a stage-two fault and whether its linear address is valid (Intel SDM 3C table 28-7).
+const fn ept_violation(qualification: u64) -> (u64, bool) {
+    // The bits coincide.
+    const _: () = assert!(FAULT_READ == 1 && FAULT_WRITE == 2 && FAULT_FETCH == 4 && FAULT_LINEAR == 0x80);
+    let flags = qualification & (FAULT_READ | FAULT_WRITE | FAULT_FETCH | FAULT_LINEAR);
+    (flags, flags & FAULT_LINEAR != 0)
+}
+
+/// Word 1 of [`ExitKind::Io`] (Intel SDM 3C table 28-5).
+const fn io(qualification: u64) -> u64 {
+    let port = qualification >> 16 & 0xffff;
+    let size = (qualification & 7) + 1;
+    // Bits 3 to 5: in, string, REP.
+    port | size << 16 | (qualification >> 3 & 7) << 24
+}
+
+/// Word 1 of [`ExitKind::ControlRegister`]: the format is the same (Intel SDM 3C table 28-3).
+const fn control_register(qualification: u64) -> u64 {
+    qualification & 0xffff_0f3f
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashMap;
+
+    fn fields(list: &[(u32, u64)]) -> impl Fn(u32) -> u64 {
+        let map: HashMap<u32, u64> = list.iter().copied().collect();
+        move |field| *map.get(&field).unwrap_or_else(|| panic!("field {field:#x} is not needed"))
+    }
+
+    fn exit(reason: u32, list: &[(u32, u64)]) -> Exit {
+        match decode(reason, fields(list)) {
+            Leave::Exit(exit) => exit,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn cpuid_reads_only_the_length() {
+        let exit = exit(10, &[(ro::VMEXIT_INSTRUCTION_LEN, 2)]);
+        assert_eq!(exit, Exit { kind: ExitKind::Cpuid, instruction_length: 2, info: [0; 3] });
+    }
+
+    #[test]
+    fn ept_violation_with_and_without_linear_address() {
+        let list = [
+            (ro::EXIT_QUALIFICATION, 0x182),
+            (ro::GUEST_PHYSICAL_ADDR_FULL, 0xfee0_0000),
+            (ro::GUEST_LINEAR_ADDR, 0xffff_ffff_ff5f_c000),
+        ];
+        let with = exit(48, &list);
+        assert_eq!(with.info, [FAULT_WRITE | FAULT_LINEAR, 0xfee0_0000, 0xffff_ffff_ff5f_c000]);
+        let without = exit(48, &[(ro::EXIT_QUALIFICATION, 4), (ro::GUEST_PHYSICAL_ADDR_FULL, 0x1000)]);
+        assert_eq!(without.info, [FAULT_FETCH, 0x1000, 0]);
+    }
+
+    #[test]
+    fn io_words() {
+        // IN EAX, DX from port CFCh; REP OUTSB to 3F8h.
+        assert_eq!(io(0x0cfc_000b), 1 << 24 | 4 << 16 | 0xcfc);
+        assert_eq!(io(0x03f8_0030), 1 << 26 | 1 << 25 | 1 << 16 | 0x3f8);
+    }
+
+    #[test]
+    fn interrupts_and_exceptions() {
+        let info = |value| fields(&[(ro::VMEXIT_INTERRUPTION_INFO, value)]);
+        assert_eq!(decode(1, info(0x8000_0041)), Leave::Interrupt(0x41));
+        assert_eq!(decode(0, info(0x8000_0202)), Leave::Nmi);
+        assert_eq!(decode(0, info(0x8000_0312)), Leave::MachineCheck);
+        assert_eq!(decode(0, info(0x8000_0301)), Leave::Exception(Event::exception(1, None)));
+        let ac = fields(&[
+            (ro::VMEXIT_INTERRUPTION_INFO, 0x8000_0b11),
+            (ro::VMEXIT_INTERRUPTION_ERR_CODE, 0),
+        ]);
+        assert_eq!(decode(0, ac), Leave::Exception(Event::exception(17, Some(0))));
+    }
+
+    #[test]
+    fn failed_entries() {
+        let failed = exit(ENTRY_FAILED | 33, &[(ro::EXIT_QUALIFICATION, 0)]);
+        assert_eq!(failed.kind, ExitKind::InvalidState);
+        assert_eq!(failed.info[0], 0x8000_0021);
+        assert_eq!(decode(ENTRY_FAILED | 41, fields(&[])), Leave::MachineCheck);
+    }
+
+    #[test]
+    fn every_reason_is_something() {
+        for reason in 0..100u32 {
+            let leave = decode(reason, |_| 0);
+            if let Leave::Exit(exit) = leave {
+                assert_ne!(exit.kind, ExitKind::Kick);
+                assert_ne!(exit.kind, ExitKind::Startup);
+            }
+        }
+        assert!(!interrupts_delivery(10));
+        assert!(interrupts_delivery(48));
+        assert!(!interrupts_delivery(ENTRY_FAILED | 33));
+    }
+}

@@ -1,0 +1,132 @@
+//! Shared data of kernel objects: who may touch it, as types.
+
+use core::cell::Cell;
+use core::marker::PhantomData;
+use core::ops::Deref;
+use core::ptr::NonNull;
+
+/// A value that only one CPU touches: that of the context, portal or queue that holds it.
+///
+/// The kernel runs with interrupts off and never blocks, so an access cannot be interrupted by
+/// another one on the same CPU.
+pub struct CpuCell<T>(Cell<T>);
+
+// SAFETY: whoever embeds a CpuCell upholds that only the owning CPU reads or writes it once the
+// object is published. Work on another CPU's object goes through `remote` to that CPU.
+unsafe impl<T> Sync for CpuCell<T> {}
+
+impl<T: Copy> CpuCell<T> {
+    /// A cell that holds `value`.
+    pub const fn new(value: T) -> CpuCell<T> {
+        CpuCell(Cell::new(value))
+    }
+
+    /// The value.
+    #[inline(always)]
+    pub fn get(&self) -> T {
+        self.0.get()
+    }
+
+    /// Replaces the value.
+    #[inline(always)]
+    pub fn set(&self, value: T) {
+        self.0.set(value);
+    }
+}
+
+impl<T: Copy> CpuCell<Option<T>> {
+    /// Takes the value out.
+    #[inline(always)]
+    pub fn take(&self) -> Option<T> {
+        let value = self.0.get();
+        self.0.set(None);
+        value
+    }
+}
+
+/// Reference to a kernel object.
+///
+/// It is valid because of how objects end: an object is unlinked from everything that leads to it,
+/// and its memory is reused only after every CPU has left the kernel since then
+/// ([`crate::epoch`]). So a reference found during a kernel entry is good until that entry ends,
+/// and a stored one until the object's destruction removes it.
+pub struct Ref<T>(NonNull<T>, PhantomData<T>);
+
+impl<T> Clone for Ref<T> {
+    #[inline(always)]
+    fn clone(&self) -> Ref<T> {
+        *self
+    }
+}
+
+impl<T> Copy for Ref<T> {}
+
+impl<T> PartialEq for Ref<T> {
+    #[inline(always)]
+    fn eq(&self, other: &Ref<T>) -> bool {
+        self.0 == other.0
+    }
+}
+
+impl<T> Eq for Ref<T> {}
+
+// SAFETY: a Ref is a shared reference to an object whose fields are atomics, locks or CpuCells.
+unsafe impl<T: Sync> Send for Ref<T> {}
+// SAFETY: as above.
+unsafe impl<T: Sync> Sync for Ref<T> {}
+
+impl<T> Deref for Ref<T> {
+    type Target = T;
+
+    #[inline(always)]
+    fn deref(&self) -> &T {
+        // SAFETY: see the type's documentation; the constructor's caller vouched for the object.
+        unsafe { self.0.as_ref() }
+    }
+}
+
+impl<T> Ref<T> {
+    /// The object at `address`.
+    ///
+    /// # Safety
+    /// An initialised `T` is there, and it ends as the type's documentation says.
+    #[inline(always)]
+    pub const unsafe fn from_address(address: u64) -> Ref<T> {
+        // SAFETY: the caller says that an object is there, so the address is not null.
+        Ref(unsafe { NonNull::new_unchecked(address as *mut T) }, PhantomData)
+    }
+
+    /// The object's address, which identifies it as long as it lives.
+    #[inline(always)]
+    pub fn address(self) -> u64 {
+        self.0.as_ptr() as u64
+    }
+
+    /// A reference to an object that never ends.
+    pub fn from_static(object: &'static T) -> Ref<T>
+    where
+        T: 'static,
+    {
+        Ref(NonNull::from(object), PhantomData)
+    }
+}
+
+impl<T> CpuCell<T> {
+    /// Lets `change` work on the value in place. `change` must not reach this cell again.
+    #[inline(always)]
+    pub fn with_mut<R>(&self, change: impl FnOnce(&mut T) -> R) -> R {
+        // SAFETY: only the owning CPU is here, it cannot be interrupted, and the closures passed
+        // in this crate touch nothing but the value and plain data.
+        change(unsafe { &mut *self.0.as_ptr() })
+    }
+
+    /// A cell that holds `value`, of a type that cannot be copied.
+    pub const fn from_value(value: T) -> CpuCell<T> {
+        CpuCell(Cell::new(value))
+    }
+
+    /// The address of the value, for assembly.
+    pub fn as_ptr(&self) -> *mut T {
+        self.0.as_ptr()
+    }
+}

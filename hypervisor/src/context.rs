@@ -1,0 +1,186 @@
+//! What threads and vCPUs have in common: they run on scheduling contexts and take part in calls.
+
+use crate::cell::{CpuCell, Ref};
+use crate::cpu::Cpu;
+use crate::notification::Notification;
+use crate::object::{Header, Object};
+use crate::sched::{self, Sched};
+use crate::thread::Thread;
+use crate::timeout::{Expiry, Timeout};
+use crate::vcpu::Vcpu;
+use abi::cap::Kind;
+use core::sync::atomic::{AtomicBool, Ordering};
+
+/// What a context is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum State {
+    /// Runs, or would if it had the CPU.
+    Ready = 0,
+    /// A handler thread without a call to serve.
+    Idle = 1,
+    /// Waits for the reply of `callee`.
+    InCall = 2,
+    /// Waits until `callee` is idle, to call it; gives it its time meanwhile.
+    Helping = 3,
+    /// Waits for a notification.
+    Waiting = 4,
+    /// A vCPU that is halted.
+    Halted = 5,
+    /// Never runs again.
+    Stopped = 6,
+    /// A thread that has not run yet: its first call, or a scheduling context, starts it.
+    New = 7,
+}
+
+/// Common part of threads and vCPUs. Only its own CPU touches it.
+#[repr(C)]
+pub struct Context {
+    /// Common part of all objects.
+    pub header: Header,
+    /// The CPU that it belongs to.
+    pub cpu: u32,
+    /// Calls that led here.
+    pub depth: CpuCell<u8>,
+    started: AtomicBool,
+    /// What it is doing.
+    pub state: CpuCell<State>,
+    /// The handler that it called or helps.
+    pub callee: CpuCell<Option<Ref<Thread>>>,
+    /// The scheduling context bound to it.
+    pub sched: CpuCell<Option<Ref<Sched>>>,
+    /// Scheduling contexts whose chain of calls ends here, as long as it is blocked.
+    waiters: CpuCell<Option<Ref<Sched>>>,
+    /// What it waits for, or the notification that kicks the vCPU.
+    pub notification: CpuCell<Option<Ref<Notification>>>,
+    /// Deadline of a wait, or of the vCPU.
+    pub timeout: Timeout,
+}
+
+impl Context {
+    /// A context of CPU `cpu` in `state`.
+    pub fn new(header: Header, cpu: u32, state: State) -> Context {
+        Context {
+            header,
+            cpu,
+            depth: CpuCell::new(0),
+            started: AtomicBool::new(false),
+            state: CpuCell::new(state),
+            callee: CpuCell::new(None),
+            sched: CpuCell::new(None),
+            waiters: CpuCell::new(None),
+            notification: CpuCell::new(None),
+            timeout: Timeout::new(Expiry::Context),
+        }
+    }
+
+    /// The context that `timeout` is in.
+    ///
+    /// # Safety
+    /// `timeout` is the `timeout` field of a live context.
+    pub unsafe fn of_timeout(timeout: Ref<Timeout>) -> Ref<Context> {
+        let offset = core::mem::offset_of!(Context, timeout) as u64;
+        // SAFETY: by the caller's word, the object starts that far before its field.
+        unsafe { Ref::from_address(timeout.address() - offset) }
+    }
+
+    /// Whether a scheduling context was bound to it.
+    pub fn is_started(&self) -> bool {
+        self.started.load(Ordering::Acquire)
+    }
+
+    /// Says whether one is bound; returns what was before.
+    pub fn set_started(&self, started: bool) -> bool {
+        self.started.swap(started, Ordering::AcqRel)
+    }
+
+    /// Stops waiting for a handler: the call is tried again.
+    pub fn stop_helping(&self) {
+        self.callee.set(None);
+        self.state.set(State::Ready);
+    }
+
+    /// `sched` waits until this context can run, or can be called.
+    pub fn add_waiter(&self, sched: Ref<Sched>) {
+        let mut link = self.waiters.get();
+        while let Some(waiter) = link {
+            if waiter == sched {
+                return;
+            }
+            link = waiter.waiter_link();
+        }
+        sched.set_waiter_link(self.waiters.get());
+        self.waiters.set(Some(sched));
+    }
+
+    /// Lets all waiting scheduling contexts compete again, but keeps `except`.
+    pub fn release_waiters(&self, cpu: &Cpu, except: Option<Ref<Sched>>) {
+        let mut link = self.waiters.take();
+        while let Some(sched) = link {
+            link = sched.waiter_link();
+            sched.set_waiter_link(None);
+            if except == Some(sched) {
+                sched.set_waiter_link(self.waiters.get());
+                self.waiters.set(Some(sched));
+            } else {
+                sched::ready(cpu, sched);
+            }
+        }
+    }
+
+    /// Forgets `sched`, which is about to end.
+    pub fn remove_waiter(&self, sched: Ref<Sched>) {
+        let mut prev: Option<Ref<Sched>> = None;
+        let mut link = self.waiters.get();
+        while let Some(waiter) = link {
+            let next = waiter.waiter_link();
+            if waiter == sched {
+                match prev {
+                    Some(p) => p.set_waiter_link(next),
+                    None => self.waiters.set(next),
+                }
+                return;
+            }
+            prev = link;
+            link = next;
+        }
+    }
+
+    /// Makes a blocked context ready.
+    pub fn wake(&self, cpu: &Cpu) {
+        self.state.set(State::Ready);
+        self.release_waiters(cpu, None);
+    }
+}
+
+impl Ref<Context> {
+    /// The thread that this is the context of.
+    #[inline(always)]
+    pub fn as_thread(self) -> Option<Ref<Thread>> {
+        // SAFETY: the header tells what the context is embedded in, at offset 0.
+        (self.header.kind == Kind::Thread)
+            .then(|| unsafe { Ref::from_address(self.address()) })
+    }
+
+    /// The vCPU that this is the context of.
+    #[inline(always)]
+    pub fn as_vcpu(self) -> Option<Ref<Vcpu>> {
+        // SAFETY: as for `as_thread`.
+        (self.header.kind == Kind::Vcpu).then(|| unsafe { Ref::from_address(self.address()) })
+    }
+}
+
+/// An object that starts with a [`Context`].
+///
+/// # Safety
+/// The type is `repr(C)` and its first field is its context.
+pub unsafe trait HasContext: Object {}
+
+impl<T: HasContext> Ref<T> {
+    /// Its context.
+    #[inline(always)]
+    pub fn context(self) -> Ref<Context> {
+        // SAFETY: a HasContext starts with its context.
+        unsafe { Ref::from_address(self.address()) }
+    }
+}

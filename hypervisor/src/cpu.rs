@@ -1,0 +1,252 @@
+//! What belongs to one CPU.
+
+use crate::arch::{self, CpuArch};
+use crate::cell::{CpuCell, Ref};
+use crate::context::{Context, State};
+use crate::notification::{self, Notification};
+use crate::object::AnyRef;
+use crate::sched::{self, RunQueue, Sched};
+use crate::timeout::{Expiry, TimeoutQueue};
+use abi::Status;
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use spin::mutex::TicketMutex;
+
+/// Work from other CPUs.
+struct Inbox {
+    notifications: Option<Ref<Notification>>,
+    starts: Option<Ref<Sched>>,
+    endings: u64,
+}
+
+/// Per-CPU data. Fields without lock or atomic are touched by this CPU only.
+#[repr(C, align(64))]
+pub struct Cpu {
+    /// The architecture's part; first, where assembly finds it.
+    pub arch: CpuArch,
+    /// Number of the CPU.
+    pub index: u32,
+    /// The context that runs, or is to run next.
+    pub current: CpuCell<Option<Ref<Context>>>,
+    /// The scheduling context whose time it runs on.
+    pub sched: CpuCell<Option<Ref<Sched>>>,
+    /// Counter value at which that time ends.
+    pub slice_end: CpuCell<u64>,
+    /// A better choice may be ready.
+    pub reschedule: CpuCell<bool>,
+    /// The running scheduling context has given up its turn.
+    pub yielded: CpuCell<bool>,
+    /// Counter ticks of a time slice without a budget.
+    pub time_slice: u64,
+    /// Ready scheduling contexts.
+    pub run_queue: RunQueue,
+    /// Deadlines.
+    pub timeouts: TimeoutQueue,
+    /// Last epoch that this CPU passed.
+    pub epoch: AtomicU64,
+    timer: CpuCell<u64>,
+    inbox: TicketMutex<Inbox>,
+}
+
+static COUNT: AtomicU32 = AtomicU32::new(0);
+static CPUS: [AtomicU64; abi::boot::MAX_CPUS] =
+    [const { AtomicU64::new(0) }; abi::boot::MAX_CPUS];
+
+/// Publishes the data of CPU `cpu.index`, which is about to run.
+pub fn register(cpu: Ref<Cpu>) {
+    CPUS[cpu.index as usize].store(cpu.address(), Ordering::Release);
+    COUNT.fetch_max(cpu.index + 1, Ordering::AcqRel);
+}
+
+/// Number of CPUs that run.
+pub fn count() -> u32 {
+    COUNT.load(Ordering::Acquire)
+}
+
+/// CPU `index`, which is below [`count`].
+pub fn by_index(index: u32) -> Ref<Cpu> {
+    let address = CPUS[index as usize].load(Ordering::Acquire);
+    assert!(address != 0);
+    // SAFETY: `register` stored it; CPU data never ends.
+    unsafe { Ref::from_address(address) }
+}
+
+/// All CPUs that run.
+pub fn all() -> impl Iterator<Item = Ref<Cpu>> {
+    (0..count()).map(by_index)
+}
+
+/// The CPU that this code runs on.
+#[inline(always)]
+pub fn current() -> &'static Cpu {
+    arch::current_cpu()
+}
+
+impl Cpu {
+    /// The data of CPU `index`, before it runs.
+    pub fn new(arch: CpuArch, index: u32, time_slice: u64) -> Cpu {
+        Cpu {
+            arch,
+            index,
+            current: CpuCell::new(None),
+            sched: CpuCell::new(None),
+            slice_end: CpuCell::new(u64::MAX),
+            reschedule: CpuCell::new(true),
+            yielded: CpuCell::new(false),
+            time_slice,
+            run_queue: RunQueue::new(),
+            timeouts: TimeoutQueue::new(),
+            epoch: AtomicU64::new(0),
+            timer: CpuCell::new(u64::MAX),
+            inbox: TicketMutex::new(Inbox { notifications: None, starts: None, endings: 0 }),
+        }
+    }
+
+    /// Interrupts this CPU, from another one.
+    pub fn interrupt(&self) {
+        arch::send_interrupt(&self.arch);
+    }
+
+    /// From another CPU: has `notification`, which has a waiter here, looked at.
+    pub fn post(&self, notification: Ref<Notification>) {
+        {
+            let mut inbox = self.inbox.lock();
+            if notification.posted.swap(true, Ordering::AcqRel) {
+                return;
+            }
+            notification.posted_next.set(inbox.notifications);
+            inbox.notifications = Some(notification);
+        }
+        self.interrupt();
+    }
+
+    fn post_start(&self, sched: Ref<Sched>) {
+        {
+            let mut inbox = self.inbox.lock();
+            sched.start_next.set(inbox.starts);
+            inbox.starts = Some(sched);
+        }
+        self.interrupt();
+    }
+
+    /// From another CPU: has `object` detached ([`crate::destroy::detach`]).
+    pub fn post_ending(&self, object: AnyRef) {
+        {
+            let mut inbox = self.inbox.lock();
+            object.ending_next.store(inbox.endings, Ordering::Relaxed);
+            inbox.endings = object.address();
+        }
+        self.interrupt();
+    }
+
+    /// On this CPU: does what others asked for.
+    pub fn serve_inbox(&self) {
+        loop {
+            let (notification, start, ending) = {
+                let mut inbox = self.inbox.lock();
+                let notification = inbox.notifications;
+                if let Some(n) = notification {
+                    inbox.notifications = n.posted_next.get();
+                    n.posted.store(false, Ordering::Release);
+                }
+                let start = inbox.starts;
+                if let Some(sched) = start {
+                    inbox.starts = sched.start_next.get();
+                }
+                // SAFETY: an object stays until it is detached, which happens here.
+                let ending: Option<AnyRef> =
+                    (inbox.endings != 0).then(|| unsafe { Ref::from_address(inbox.endings) });
+                if let Some(object) = ending {
+                    inbox.endings = object.ending_next.load(Ordering::Relaxed);
+                }
+                (notification, start, ending)
+            };
+            if let Some(notification) = notification {
+                notification::arrive(self, notification);
+            }
+            if let Some(sched) = start {
+                begin(self, sched);
+            }
+            if let Some(object) = ending {
+                crate::destroy::detach(self, object);
+            }
+            if notification.is_none() && start.is_none() && ending.is_none() {
+                return;
+            }
+        }
+    }
+
+    /// Sets the timer to whatever comes first: end of the slice or a deadline.
+    pub fn program_timer(&self) {
+        let slice_end = if self.sched.get().is_some() { self.slice_end.get() } else { u64::MAX };
+        let next = slice_end.min(self.timeouts.earliest());
+        if self.timer.get() != next {
+            self.timer.set(next);
+            arch::set_timer(next);
+        }
+    }
+
+    /// The timer has fired: ends what is due.
+    pub fn timer_fired(&self) {
+        self.timer.set(u64::MAX);
+        let now = arch::now();
+        while let Some(timeout) = self.timeouts.pop_expired(now) {
+            match timeout.expiry {
+                Expiry::Context => {
+                    // SAFETY: the queue holds timeouts of live contexts, by their expiry.
+                    let context = unsafe { Context::of_timeout(timeout) };
+                    match context.as_vcpu() {
+                        Some(vcpu) => crate::vcpu::deadline_passed(self, vcpu),
+                        None => notification::end_wait(self, context, Status::Timeout),
+                    }
+                }
+                Expiry::Replenish => {
+                    // SAFETY: as above, for scheduling contexts.
+                    sched::replenished(self, unsafe { Sched::of_timeout(timeout) });
+                }
+            }
+        }
+        if now >= self.slice_end.get() {
+            self.reschedule.set(true);
+        }
+        if !self.reschedule.get() {
+            self.program_timer();
+        }
+    }
+}
+
+/// Binds `sched` to `context`, both of one CPU, and starts it there.
+pub fn start(cpu: &Cpu, sched: Ref<Sched>, context: Ref<Context>) -> Result<(), Status> {
+    if context.set_started(true) {
+        return Err(Status::Busy);
+    }
+    if sched.set_bound(true) {
+        context.set_started(false);
+        return Err(Status::Busy);
+    }
+    // Nobody else looks at it before it is started.
+    sched.home.set(Some(context));
+    if sched.cpu == cpu.index {
+        begin(cpu, sched);
+    } else {
+        by_index(sched.cpu).post_start(sched);
+    }
+    Ok(())
+}
+
+/// On its CPU: lets `sched` compete for the first time.
+fn begin(cpu: &Cpu, sched: Ref<Sched>) {
+    let Some(context) = sched.home.get() else { return };
+    if context.state.get() == State::Stopped {
+        return;
+    }
+    context.sched.set(Some(sched));
+    if context.state.get() == State::New {
+        context.state.set(State::Ready);
+    }
+    sched::ready(cpu, sched);
+}
+
+/// Takes back the data of CPU `index`, the last one, which did not start.
+pub fn unregister(index: u32) {
+    let _ = COUNT.compare_exchange(index + 1, index, Ordering::AcqRel, Ordering::Relaxed);
+}

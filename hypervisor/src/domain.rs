@@ -1,0 +1,296 @@
+//! Protection domain: a capability table and a quota of kernel memory.
+
+use crate::cell::Ref;
+use crate::mem::{self, KernelPage, PAGE};
+use crate::object::{self, AnyRef, Header, Object, ObjectList};
+use crate::slot::{CapWord, Slot};
+use abi::cap::{Kind, Rights};
+use abi::{Selector, Status};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use spin::mutex::TicketMutex;
+
+/// Slots in a page of a capability table.
+pub const SLOTS_PER_PAGE: u32 = (PAGE / 64) as u32;
+/// Most slots of a table: one directory page of table pages.
+pub const MAX_SLOTS: u32 = 512 * SLOTS_PER_PAGE;
+/// Size of the cells that small objects are made in.
+pub const CELL: u64 = 192;
+/// Highest level of a domain: bounds how deep destruction descends.
+pub const MAX_LEVEL: u8 = 8;
+
+/// Small objects of one domain: pages cut into cells.
+struct Cells {
+    free: u64,
+    pages: u64,
+}
+
+/// A protection domain.
+#[repr(C, align(64))]
+pub struct Domain {
+    /// Common part.
+    pub header: Header,
+    directory: KernelPage,
+    slots: u32,
+    level: u8,
+    dying: AtomicBool,
+    limit: AtomicU64,
+    used: AtomicU64,
+    cells: TicketMutex<Cells>,
+    objects: TicketMutex<ObjectList>,
+    /// Next selector that destruction looks at.
+    cursor: AtomicU32,
+}
+
+// SAFETY: repr(C), header first, page-aligned.
+unsafe impl Object for Domain {
+    const KIND: Kind = Kind::Domain;
+}
+
+impl Domain {
+    /// Pages that a domain with `slots` slots takes beside its quota.
+    pub fn overhead(slots: u32) -> u64 {
+        2 + slots.div_ceil(SLOTS_PER_PAGE) as u64
+    }
+
+    /// Makes a domain of `slots` slots and `quota` pages. The caller has charged the payer
+    /// for [`Domain::overhead`] and the quota.
+    pub fn create(
+        payer: Option<Ref<Domain>>,
+        level: u8,
+        slots: u32,
+        quota: u64,
+    ) -> Option<Ref<Domain>> {
+        let page = mem::alloc()?;
+        let directory = mem::alloc()?;
+        for i in 0..slots.div_ceil(SLOTS_PER_PAGE) {
+            directory.write(i as usize, mem::alloc()?.virt.0);
+        }
+        let domain = Domain {
+            header: Header::new(Kind::Domain, payer),
+            directory,
+            slots,
+            level,
+            dying: AtomicBool::new(false),
+            limit: AtomicU64::new(quota),
+            used: AtomicU64::new(0),
+            cells: TicketMutex::new(Cells { free: 0, pages: 0 }),
+            objects: TicketMutex::new(ObjectList::new()),
+            cursor: AtomicU32::new(0),
+        };
+        // SAFETY: a fresh page, large and aligned enough, written before it is referred to.
+        unsafe {
+            (page.virt.0 as *mut Domain).write(domain);
+            Some(Ref::from_address(page.virt.0))
+        }
+    }
+
+    /// Number of slots in the table.
+    pub fn slots(&self) -> u32 {
+        self.slots
+    }
+
+    /// Above the levels of its payer and of the domain that made it.
+    pub fn level(&self) -> u8 {
+        self.level
+    }
+
+    /// The slot that `selector` names.
+    #[inline(always)]
+    pub fn slot(&self, selector: Selector) -> Option<Ref<Slot>> {
+        let Selector(s) = selector;
+        if s >= self.slots {
+            return None;
+        }
+        let page = self.directory.read((s / SLOTS_PER_PAGE) as usize);
+        // SAFETY: the directory holds a table page for every selector below `slots`; a page of zeros
+        // is a page of empty slots.
+        Some(unsafe { Ref::from_address(page + (s % SLOTS_PER_PAGE) as u64 * 64) })
+    }
+
+    /// The capability that `selector` names; empty if there is none.
+    #[inline(always)]
+    pub fn capability(&self, selector: Selector) -> CapWord {
+        self.slot(selector).map_or(CapWord::NULL, |slot| slot.word())
+    }
+
+    /// The object that `selector` names, if it is a `T` and the capability has `rights`.
+    #[inline(always)]
+    pub fn find<T: Object>(&self, selector: Selector, rights: Rights) -> Result<Ref<T>, Status> {
+        resolve(self.capability(selector), rights)
+    }
+
+    /// An empty slot for a new capability.
+    pub fn empty_slot(&self, selector: Selector) -> Result<Ref<Slot>, Status> {
+        let slot = self.slot(selector).ok_or(Status::BadSelector)?;
+        if selector == Selector::NULL {
+            return Err(Status::BadSelector);
+        }
+        if !slot.is_free() {
+            return Err(Status::Occupied);
+        }
+        if self.is_dying() {
+            return Err(Status::Dead);
+        }
+        Ok(slot)
+    }
+
+    /// Charges `pages` to the quota.
+    pub fn charge(&self, pages: u64) -> Result<(), Status> {
+        if self.is_dying() {
+            return Err(Status::Dead);
+        }
+        let limit = self.limit.load(Ordering::Relaxed);
+        self.used
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
+                used.checked_add(pages).filter(|&sum| sum <= limit)
+            })
+            .map(|_| ())
+            .map_err(|_| Status::Quota)
+    }
+
+    /// Returns `pages` to the quota.
+    pub fn uncharge(&self, pages: u64) {
+        let before = self.used.fetch_sub(pages, Ordering::Relaxed);
+        debug_assert!(before >= pages);
+    }
+
+    /// Quota and what of it is used, in pages.
+    pub fn quota(&self) -> (u64, u64) {
+        (self.limit.load(Ordering::Relaxed), self.used.load(Ordering::Relaxed))
+    }
+
+    /// A page, paid by this domain.
+    pub fn alloc_page(&self) -> Result<KernelPage, Status> {
+        self.charge(1)?;
+        mem::alloc().ok_or_else(|| {
+            self.uncharge(1);
+            Status::Quota
+        })
+    }
+
+    /// Returns a page that this domain paid.
+    pub fn free_page(&self, page: KernelPage) {
+        mem::free(page);
+        self.uncharge(1);
+    }
+
+    /// A cell for a small object, paid by this domain.
+    pub fn alloc_cell(&self) -> Result<u64, Status> {
+        let mut cells = self.cells.lock();
+        if cells.free == 0 {
+            let page = self.alloc_page()?;
+            // Word 0 of the page's last, incomplete cell links the pages.
+            page.write(511, cells.pages);
+            cells.pages = page.virt.0;
+            for i in (0..(PAGE - 8) / CELL).rev() {
+                let cell = page.virt.0 + i * CELL;
+                page.write((i * CELL / 8) as usize, cells.free);
+                cells.free = cell;
+            }
+        }
+        let cell = cells.free;
+        let page = KernelPage::from_virt(cell & !(PAGE - 1));
+        cells.free = page.read(((cell & (PAGE - 1)) / 8) as usize);
+        Ok(cell)
+    }
+
+    /// Returns a cell from [`Domain::alloc_cell`].
+    pub fn free_cell(&self, cell: u64) {
+        let mut cells = self.cells.lock();
+        let page = KernelPage::from_virt(cell & !(PAGE - 1));
+        page.write(((cell & (PAGE - 1)) / 8) as usize, cells.free);
+        cells.free = cell;
+    }
+
+    /// Puts `object` in a cell that this domain pays for and on the list of its objects.
+    pub fn make<T: Object>(&self, object: T) -> Result<Ref<T>, Status> {
+        const { assert!(core::mem::size_of::<T>() <= CELL as usize) };
+        let cell = self.alloc_cell()?;
+        // SAFETY: the cell is fresh, large enough (asserted above) and 64-byte aligned.
+        let object = unsafe {
+            (cell as *mut T).write(object);
+            Ref::from_address(cell)
+        };
+        self.adopt(object::header(object));
+        Ok(object)
+    }
+
+    /// Adds an object that this domain pays for.
+    pub fn adopt(&self, object: AnyRef) {
+        self.objects.lock().push(object);
+    }
+
+    /// Takes an object off the list.
+    pub fn disown(&self, object: AnyRef) {
+        self.objects.lock().remove(object);
+    }
+
+    /// The object that was made last.
+    pub fn newest_object(&self) -> Option<AnyRef> {
+        self.objects.lock().first()
+    }
+
+    /// Whether destruction has begun.
+    pub fn is_dying(&self) -> bool {
+        self.dying.load(Ordering::Acquire)
+    }
+
+    /// Begins destruction: from now on nothing is created in it or put into its table.
+    pub fn set_dying(&self) {
+        self.dying.store(true, Ordering::Release);
+    }
+
+    /// The next slot for destruction to empty; `None` at the table's end.
+    pub fn destruction_slot(&self) -> Option<Ref<Slot>> {
+        self.slot(Selector(self.cursor.load(Ordering::Relaxed)))
+    }
+
+    /// Goes on to the next slot.
+    pub fn destruction_advance(&self) {
+        self.cursor.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Frees one of the pages of small objects or of the table; `false` when none is left.
+    pub fn free_step(&self) -> bool {
+        let mut cells = self.cells.lock();
+        cells.free = 0;
+        if cells.pages != 0 {
+            let page = KernelPage::from_virt(cells.pages);
+            cells.pages = page.read(511);
+            self.free_page(page);
+            return true;
+        }
+        let left = self.cursor.load(Ordering::Relaxed).min(self.slots).div_ceil(SLOTS_PER_PAGE);
+        if left == 0 {
+            return false;
+        }
+        mem::free(KernelPage::from_virt(self.directory.read(left as usize - 1)));
+        self.cursor.store((left - 1) * SLOTS_PER_PAGE, Ordering::Relaxed);
+        true
+    }
+
+    /// Frees what [`Domain::free_step`] left: directory and the domain itself, and gives the payer
+    /// its pages back.
+    pub fn free_last(domain: Ref<Domain>) {
+        let pages = Domain::overhead(domain.slots) + domain.limit.load(Ordering::Relaxed);
+        let payer = domain.header.payer;
+        mem::free(domain.directory);
+        mem::free(KernelPage::from_virt(domain.address()));
+        if let Some(payer) = payer {
+            payer.uncharge(pages);
+        }
+    }
+}
+
+/// The object of a capability, if it is a `T` and the capability has `rights`.
+#[inline(always)]
+pub fn resolve<T: Object>(word: CapWord, rights: Rights) -> Result<Ref<T>, Status> {
+    if word.kind() != T::KIND {
+        return Err(Status::BadCapability);
+    }
+    if !word.allows(rights) {
+        return Err(Status::Denied);
+    }
+    // SAFETY: a capability's kind is that of the object at its address; object lifetime as in `Ref`.
+    Ok(unsafe { Ref::from_address(word.address()) })
+}

@@ -1,0 +1,45 @@
+//! When is it certain that no CPU uses an unlinked object or a stale translation any more?
+//!
+//! An *epoch* ends when every CPU has been outside the kernel, with its translations flushed, since
+//! the epoch began: each CPU is interrupted, and because the kernel runs with interrupts off,
+//! taking that interrupt means that nothing found before is held. Nobody waits inside the kernel: a
+//! system call that needs the end of an epoch restarts until it is there.
+
+use crate::cpu;
+use core::sync::atomic::{AtomicU64, Ordering};
+
+static CURRENT: AtomicU64 = AtomicU64::new(0);
+
+/// Begins an epoch and asks all CPUs to pass it. Returns its number, never 0.
+pub fn begin() -> u64 {
+    let epoch = CURRENT.fetch_add(1, Ordering::SeqCst) + 1;
+    let me = cpu::current();
+    for other in cpu::all() {
+        if other.index != me.index {
+            other.interrupt();
+        }
+    }
+    pass();
+    epoch
+}
+
+/// Says that this CPU holds nothing that it found before now. Called where that is true: at the
+/// interrupt that [`begin`] sends.
+pub fn pass() {
+    let me = cpu::current();
+    let epoch = CURRENT.load(Ordering::SeqCst);
+    if me.epoch.load(Ordering::Relaxed) != epoch {
+        crate::arch::flush_translations(me);
+        me.epoch.store(epoch, Ordering::SeqCst);
+    }
+}
+
+/// Whether all CPUs have passed `epoch`.
+pub fn is_over(epoch: u64) -> bool {
+    cpu::all().all(|cpu| cpu.epoch.load(Ordering::SeqCst) >= epoch)
+}
+
+/// The number of an epoch that has not begun yet: what is unlinked now is unused when it is over.
+pub fn next() -> u64 {
+    CURRENT.load(Ordering::SeqCst) + 1
+}

@@ -1,0 +1,225 @@
+//! Synchronous calls: the general path, which defines the meaning of the fast ones.
+
+use crate::cell::Ref;
+use crate::context::{Context, State};
+use crate::cpu::Cpu;
+use crate::portal::Portal;
+use crate::sched::{self, Activation};
+use crate::thread::{Exception, Thread};
+use crate::vcpu;
+use abi::utcb::{WORDS, exception::ExceptionReply};
+use abi::{MAX_CALL_DEPTH, Rights, Selector, Status};
+
+/// Why a call did not enter the handler.
+pub enum Refusal {
+    /// It never will; the cause.
+    Status(Status),
+    /// The handler is busy: the caller now helps it and tries again later.
+    Busy,
+}
+
+/// Starts a call of `caller`, the current context, to `portal`: on success the handler is the current
+/// context and the message is still to be written to its registers.
+pub fn enter(
+    cpu: &Cpu,
+    caller: Ref<Context>,
+    portal: Ref<Portal>,
+) -> Result<(Ref<Thread>, Ref<Portal>), Refusal> {
+    let handler = portal.handler().ok_or(Refusal::Status(Status::Dead))?;
+    if handler.context.cpu != cpu.index {
+        return Err(Refusal::Status(Status::WrongCpu));
+    }
+    let depth = caller.depth.get() + 1;
+    if depth as usize > MAX_CALL_DEPTH {
+        return Err(Refusal::Status(Status::Depth));
+    }
+    match handler.context.state.get() {
+        State::Idle | State::New => {
+            handler.context.depth.set(depth);
+            handler.caller.set(Some(caller));
+            handler.context.state.set(State::Ready);
+            caller.callee.set(Some(handler));
+            caller.state.set(State::InCall);
+            cpu.current.set(Some(handler.context()));
+            Ok((handler, portal))
+        }
+        State::Stopped => Err(Refusal::Status(Status::Dead)),
+        _ => {
+            if waits_for(handler.context(), caller) {
+                return Err(Refusal::Status(Status::Deadlock));
+            }
+            caller.callee.set(Some(handler));
+            caller.state.set(State::Helping);
+            run_chain(cpu);
+            Err(Refusal::Busy)
+        }
+    }
+}
+
+/// Whether the chain of calls from `from` leads to `to`.
+fn waits_for(from: Ref<Context>, to: Ref<Context>) -> bool {
+    let mut context = from;
+    for _ in 0..=2 * MAX_CALL_DEPTH {
+        if context == to {
+            return true;
+        }
+        match (context.state.get(), context.callee.get()) {
+            (State::InCall | State::Helping, Some(callee)) => context = callee.context(),
+            _ => return false,
+        }
+    }
+    true
+}
+
+/// Goes on with whatever the current scheduling context leads to now.
+fn run_chain(cpu: &Cpu) {
+    let home = cpu.sched.get().and_then(|sched| sched.home.get());
+    match home.map(sched::activation) {
+        Some(Activation::Run(context)) => cpu.current.set(Some(context)),
+        _ => cpu.reschedule.set(true),
+    }
+}
+
+/// System call [`abi::Op::Call`].
+pub fn call(cpu: &Cpu, thread: Ref<Thread>) -> Result<(), Status> {
+    let (selector, words) =
+        thread.with_frame(|frame| (Selector(frame.arg(0) as u32), frame.tag().utcb_words()));
+    if words > WORDS {
+        return Err(Status::BadArgument);
+    }
+    let portal = thread.domain.find::<Portal>(selector, Rights::CALL)?;
+    match enter(cpu, thread.context(), portal) {
+        Ok((handler, portal)) => {
+            thread.in_exception.set(false);
+            let message = thread.with_frame(|frame| frame.message());
+            copy_words(thread, handler, words);
+            handler.with_frame(|frame| {
+                frame.receive(portal.identity, words);
+                frame.set_message(&message);
+            });
+            Ok(())
+        }
+        Err(Refusal::Busy) => {
+            thread.with_frame(|frame| frame.restart());
+            Ok(())
+        }
+        Err(Refusal::Status(status)) => Err(status),
+    }
+}
+
+/// System call [`abi::Op::ReplyWait`].
+pub fn reply_wait(cpu: &Cpu, thread: Ref<Thread>) -> Result<(), Status> {
+    let words = thread.with_frame(|frame| frame.tag().utcb_words());
+    if words > WORDS {
+        return Err(Status::BadArgument);
+    }
+    thread.context.state.set(State::Idle);
+    thread.context.depth.set(0);
+    if let Some(caller) = thread.caller.take() {
+        caller.callee.set(None);
+        caller.state.set(State::Ready);
+        if let Some(client) = caller.as_thread() {
+            if client.in_exception.get() {
+                exception_reply(client, thread);
+            } else {
+                let message = thread.with_frame(|frame| frame.message());
+                copy_words(thread, client, words);
+                client.with_frame(|frame| {
+                    frame.set_message(&message);
+                    frame.set_arg(0, 0);
+                    frame.scrub();
+                    frame.set_result_words(Status::Success, words);
+                });
+            }
+        } else if let Some(client) = caller.as_vcpu() {
+            let groups = thread.with_frame(|frame| frame.arg(1));
+            vcpu::resume(cpu, client, groups);
+        }
+    }
+    // Those who helped try their calls again.
+    thread.context.release_waiters(cpu, thread.context.sched.get());
+    run_chain(cpu);
+    Ok(())
+}
+
+/// The handler `thread` ends: whoever waits for its reply gets a status.
+pub fn abandon(cpu: &Cpu, thread: Ref<Thread>) {
+    let Some(caller) = thread.caller.take() else { return };
+    caller.callee.set(None);
+    if let Some(client) = caller.as_thread() {
+        if client.in_exception.get() {
+            client.context.state.set(State::Stopped);
+            return;
+        }
+        client.with_frame(|frame| frame.set_result(Status::Dead));
+        client.context.wake(cpu);
+    } else if let Some(client) = caller.as_vcpu() {
+        log::warn!("vCPU stopped: its handler ended");
+        vcpu::stop(cpu, client);
+    }
+}
+
+/// Copies `count` message words from one UTCB to the other, each read once.
+fn copy_words(from: Ref<Thread>, to: Ref<Thread>, count: usize) {
+    let head = (abi::PAGE_SIZE / 8) - WORDS;
+    for i in head..head + count {
+        to.utcb.write(i, from.utcb.read(i));
+    }
+}
+
+/// Tells the exception of `thread`, the current context, to its handler.
+pub fn raise(cpu: &Cpu, thread: Ref<Thread>, exception: Exception) {
+    let portal = thread.domain.find::<Portal>(thread.exception_portal, Rights::CALL);
+    match portal.map_err(Refusal::Status).and_then(|p| enter(cpu, thread.context(), p)) {
+        Ok((handler, portal)) => {
+            thread.in_exception.set(true);
+            let (gprs, ip, sp, flags) =
+                thread.with_frame(|f| (f.gprs(), f.ip(), f.sp(), f.flags()));
+            let head = (abi::PAGE_SIZE / 8) - WORDS;
+            for (i, &value) in gprs.iter().enumerate() {
+                handler.utcb.write(head + i, value);
+            }
+            handler.with_frame(|frame| {
+                frame.receive(portal.identity, gprs.len());
+                let Exception { vector, error, address } = exception;
+                frame.set_message(&[vector, error, address, ip, sp, flags, 0, 0]);
+            });
+        }
+        Err(Refusal::Busy) => thread.pending.set(Some(exception)),
+        Err(Refusal::Status(status)) => {
+            log::warn!(
+                "thread stopped: exception {} at {:#x} has no handler: {}",
+                exception.vector,
+                thread.with_frame(|f| f.ip()),
+                status.name()
+            );
+            thread.context.state.set(State::Stopped);
+            thread.context.release_waiters(cpu, None);
+            abandon(cpu, thread);
+            cpu.reschedule.set(true);
+        }
+    }
+}
+
+fn exception_reply(client: Ref<Thread>, handler: Ref<Thread>) {
+    let message = handler.with_frame(|frame| frame.message());
+    let action = ExceptionReply::from_bits_truncate(message[0]);
+    client.in_exception.set(false);
+    if !action.contains(ExceptionReply::RESUME) {
+        client.context.state.set(State::Stopped);
+        return;
+    }
+    let head = (abi::PAGE_SIZE / 8) - WORDS;
+    client.with_frame(|frame| {
+        if action.contains(ExceptionReply::SET_GPRS) {
+            let mut gprs = frame.gprs();
+            for (i, value) in gprs.iter_mut().enumerate() {
+                *value = handler.utcb.read(head + i);
+            }
+            frame.set_gprs(&gprs);
+        }
+        if action.contains(ExceptionReply::SET_FRAME) {
+            frame.set_user(message[3], message[4], message[5]);
+        }
+    });
+}

@@ -1,0 +1,127 @@
+//! The kernel's log: a ring that a program with the right to it reads.
+//!
+//! Until somebody reads it, the log also goes to the machine's UART.
+
+use crate::arch;
+use crate::cell::Ref;
+use crate::cpu;
+use crate::notification::{self, Notification};
+use crate::object::{Header, Object};
+use abi::cap::Kind;
+use core::fmt::{self, Write};
+use core::sync::atomic::{AtomicBool, Ordering};
+use spin::mutex::TicketMutex;
+
+const SIZE: usize = 16 << 10;
+
+struct Ring {
+    bytes: [u8; SIZE],
+    start: usize,
+    length: usize,
+    listener: Option<(Ref<Notification>, u64)>,
+}
+
+static RING: TicketMutex<Ring> =
+    TicketMutex::new(Ring { bytes: [0; SIZE], start: 0, length: 0, listener: None });
+static TAKEN_OVER: AtomicBool = AtomicBool::new(false);
+
+/// The object that the capability to the log names.
+#[repr(C, align(64))]
+pub struct LogObject {
+    /// Common part.
+    pub header: Header,
+}
+
+// SAFETY: repr(C), header first, 64-byte aligned.
+unsafe impl Object for LogObject {
+    const KIND: Kind = Kind::Log;
+}
+
+static OBJECT: LogObject = LogObject { header: Header::fixed(Kind::Log) };
+
+/// The one log.
+pub fn object() -> Ref<LogObject> {
+    Ref::from_static(&OBJECT)
+}
+
+/// Appends bytes; the oldest are lost when the ring is full.
+pub fn append(bytes: &[u8]) {
+    if !TAKEN_OVER.load(Ordering::Relaxed) {
+        arch::early_output(bytes);
+    }
+    let listener = {
+        let mut ring = RING.lock();
+        for &byte in bytes {
+            let end = (ring.start + ring.length) % SIZE;
+            ring.bytes[end] = byte;
+            if ring.length < SIZE {
+                ring.length += 1;
+            } else {
+                ring.start = (ring.start + 1) % SIZE;
+            }
+        }
+        ring.listener
+    };
+    if let Some((notification, bits)) = listener {
+        notification::signal(cpu::current(), notification, bits);
+    }
+}
+
+/// Takes up to `out.len()` bytes; returns how many. With `take_over`, the kernel's own output ends, and
+/// what it has printed is not read again.
+pub fn take(out: &mut [u8], take_over: bool) -> usize {
+    let mut ring = RING.lock();
+    if take_over && !TAKEN_OVER.swap(true, Ordering::Relaxed) {
+        ring.length = 0;
+    }
+    let count = out.len().min(ring.length);
+    for byte in &mut out[..count] {
+        *byte = ring.bytes[ring.start];
+        ring.start = (ring.start + 1) % SIZE;
+    }
+    ring.length -= count;
+    count
+}
+
+/// Signals `bits` of `notification` whenever something is appended.
+pub fn listen(notification: Ref<Notification>, bits: u64) {
+    RING.lock().listener = Some((notification, bits));
+}
+
+/// Forgets `notification`, which is about to end.
+pub fn forget(notification: Ref<Notification>) {
+    let mut ring = RING.lock();
+    if ring.listener.is_some_and(|(n, _)| n == notification) {
+        ring.listener = None;
+    }
+}
+
+/// A line of the kernel's log.
+struct Line {
+    bytes: [u8; 160],
+    used: usize,
+}
+
+impl Write for Line {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for &byte in text.as_bytes() {
+            if self.used < self.bytes.len() - 1 {
+                self.bytes[self.used] = byte;
+                self.used += 1;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Appends formatted text, cut to a line's length: where the kernel's own messages go.
+pub fn append_text(text: fmt::Arguments<'_>) {
+    let mut line = Line { bytes: [0; 160], used: 0 };
+    // A Line never fails: it cuts what is too long.
+    let _ = line.write_fmt(text);
+    if line.used == line.bytes.len() - 1 {
+        line.bytes[line.used] = b'\n';
+        line.used += 1;
+    }
+    append(&line.bytes[..line.used]);
+}

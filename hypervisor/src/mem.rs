@@ -1,0 +1,132 @@
+//! The pool: all memory that kernel objects are made of.
+//!
+//! One contiguous range, chosen at boot, handed out page by page. Who pays is decided by the
+//! caller ([`crate::domain::Domain`]): the quotas of all domains together never exceed the pool.
+
+use crate::addr::{HostPhys, HostVirt};
+use crate::arch::layout;
+use core::sync::atomic::{AtomicU64, Ordering};
+use spin::mutex::TicketMutex;
+
+/// Bytes in a page.
+pub const PAGE: u64 = abi::PAGE_SIZE as u64;
+
+/// A page of kernel memory, owned by whoever holds this value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KernelPage {
+    /// Where the kernel sees it.
+    pub virt: HostVirt,
+    /// Where it is.
+    pub phys: HostPhys,
+}
+
+impl KernelPage {
+    /// No page: fills arrays.
+    pub const NONE: KernelPage = KernelPage { virt: HostVirt(0), phys: HostPhys(0) };
+
+    /// The page at physical address `phys`, which is inside the pool.
+    pub fn from_phys(phys: HostPhys) -> KernelPage {
+        KernelPage { virt: layout::window(phys), phys }
+    }
+
+    /// The page at kernel address `virt`, which is inside the pool.
+    pub fn from_virt(virt: u64) -> KernelPage {
+        KernelPage { virt: HostVirt(virt), phys: layout::window_phys(HostVirt(virt)) }
+    }
+
+    /// Fills the page with zeros.
+    pub fn clear(&self) {
+        // SAFETY: the page belongs to the holder and is mapped writable in the window.
+        unsafe { core::ptr::write_bytes(self.virt.0 as *mut u8, 0, PAGE as usize) }
+    }
+
+    /// Reads word `index` (0 to 511).
+    #[inline]
+    pub fn read(&self, index: usize) -> u64 {
+        debug_assert!(index < 512);
+        // SAFETY: inside the page, which the holder owns; atomic because page tables are read and
+        // written by the processor and by other CPUs too.
+        let word = unsafe { &*((self.virt.0 as *const AtomicU64).add(index & 511)) };
+        word.load(Ordering::Relaxed)
+    }
+
+    /// Writes word `index` (0 to 511).
+    #[inline]
+    pub fn write(&self, index: usize, value: u64) {
+        debug_assert!(index < 512);
+        // SAFETY: as for `read`.
+        let word = unsafe { &*((self.virt.0 as *const AtomicU64).add(index & 511)) };
+        word.store(value, Ordering::Release);
+    }
+}
+
+struct FreeList {
+    head: u64,
+    untouched: u64,
+    end: u64,
+    free: u64,
+}
+
+static POOL: TicketMutex<FreeList> =
+    TicketMutex::new(FreeList { head: 0, untouched: 0, end: 0, free: 0 });
+static POOL_BASE: AtomicU64 = AtomicU64::new(0);
+
+/// Gives the pool its memory, once, at boot: `size` bytes at `base`, mapped in the window.
+///
+/// # Safety
+/// The range belongs to the kernel alone and is mapped read-write.
+pub unsafe fn init(base: HostPhys, size: u64) {
+    let start = layout::window(base).0;
+    let mut pool = POOL.lock();
+    *pool = FreeList { head: 0, untouched: start, end: start + size, free: size / PAGE };
+    POOL_BASE.store(start, Ordering::Relaxed);
+}
+
+/// Kernel address at which the pool starts.
+pub fn base() -> u64 {
+    POOL_BASE.load(Ordering::Relaxed)
+}
+
+/// Pages that are free.
+pub fn free_pages() -> u64 {
+    POOL.lock().free
+}
+
+/// Takes a page, filled with zeros. The caller has charged somebody for it.
+pub fn alloc() -> Option<KernelPage> {
+    let mut pool = POOL.lock();
+    let virt = if pool.head != 0 {
+        let virt = pool.head;
+        pool.head = KernelPage::from_virt(virt).read(0);
+        virt
+    } else if pool.untouched < pool.end {
+        pool.untouched += PAGE;
+        pool.untouched - PAGE
+    } else {
+        return None;
+    };
+    pool.free -= 1;
+    drop(pool);
+    let page = KernelPage::from_virt(virt);
+    page.clear();
+    Some(page)
+}
+
+/// Returns a page that nothing refers to any more.
+pub fn free(page: KernelPage) {
+    let mut pool = POOL.lock();
+    page.write(0, pool.head);
+    pool.head = page.virt.0;
+    pool.free += 1;
+}
+
+/// Takes `count` adjoining pages. Only at boot, before any page has been returned.
+pub fn alloc_adjoining(count: usize) -> Option<KernelPage> {
+    let first = alloc()?;
+    for i in 1..count as u64 {
+        if alloc()?.virt.0 != first.virt.0 + i * PAGE {
+            return None;
+        }
+    }
+    Some(first)
+}

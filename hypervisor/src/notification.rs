@@ -1,0 +1,136 @@
+//! Notifications: asynchronous signals. Interrupts, timeouts, kicks and doorbells arrive as these.
+//!
+//! A notification is a word of bits and at most one context that waits for it or is kicked by it. Anyone
+//! may set bits from any CPU; what follows from it happens on the waiter's CPU.
+
+use crate::cell::{CpuCell, Ref};
+use crate::context::{Context, State};
+use crate::cpu::{self, Cpu};
+use crate::object::{Header, Object};
+use abi::Status;
+use abi::cap::Kind;
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use spin::mutex::TicketMutex;
+
+/// A notification.
+#[repr(C, align(64))]
+pub struct Notification {
+    /// Common part.
+    pub header: Header,
+    word: AtomicU64,
+    /// Who waits, or the vCPU that it kicks.
+    waiter: TicketMutex<Option<Ref<Context>>>,
+    /// Whether it is in a CPU's inbox, and what comes after it there.
+    pub posted: AtomicBool,
+    /// Link in the inbox; under its lock.
+    pub posted_next: CpuCell<Option<Ref<Notification>>>,
+}
+
+// SAFETY: repr(C), header first, 64-byte aligned.
+unsafe impl Object for Notification {
+    const KIND: Kind = Kind::Notification;
+}
+
+impl Notification {
+    /// A notification with no bit set.
+    pub fn new(header: Header) -> Notification {
+        Notification {
+            header,
+            word: AtomicU64::new(0),
+            waiter: TicketMutex::new(None),
+            posted: AtomicBool::new(false),
+            posted_next: CpuCell::new(None),
+        }
+    }
+
+    /// Whether a bit is set.
+    #[inline(always)]
+    pub fn is_set(&self) -> bool {
+        self.word.load(Ordering::SeqCst) != 0
+    }
+
+    /// Takes all bits.
+    #[inline(always)]
+    pub fn take(&self) -> u64 {
+        self.word.swap(0, Ordering::SeqCst)
+    }
+
+    /// Makes `context` the one that is woken or kicked.
+    pub fn attach(&self, context: Ref<Context>) -> Result<(), Status> {
+        let mut waiter = self.waiter.lock();
+        if waiter.is_some() {
+            return Err(Status::Busy);
+        }
+        *waiter = Some(context);
+        Ok(())
+    }
+
+    /// Removes the waiter, if it is `context`.
+    pub fn detach(&self, context: Ref<Context>) {
+        let mut waiter = self.waiter.lock();
+        if *waiter == Some(context) {
+            *waiter = None;
+        }
+    }
+
+    /// Who waits or is kicked.
+    pub fn waiter(&self) -> Option<Ref<Context>> {
+        *self.waiter.lock()
+    }
+}
+
+/// Sets `bits` and wakes whoever waits.
+pub fn signal(cpu: &Cpu, notification: Ref<Notification>, bits: u64) {
+    notification.word.fetch_or(bits, Ordering::SeqCst);
+    // Sequentially consistent: either the bits are seen by who is about to wait, after it
+    // attached itself, or it is seen here.
+    let Some(waiter) = notification.waiter() else { return };
+    if waiter.cpu == cpu.index {
+        arrive(cpu, notification);
+    } else {
+        cpu::by_index(waiter.cpu).post(notification);
+    }
+}
+
+/// On the waiter's CPU: wakes it.
+pub fn arrive(cpu: &Cpu, notification: Ref<Notification>) {
+    let Some(waiter) = notification.waiter() else { return };
+    if waiter.cpu != cpu.index {
+        return;
+    }
+    match waiter.state.get() {
+        State::Waiting => {
+            let bits = notification.take();
+            if bits == 0 {
+                return;
+            }
+            notification.detach(waiter);
+            if let Some(thread) = waiter.as_thread() {
+                thread.with_frame(|frame| {
+                    frame.set_result(Status::Success);
+                    frame.set_arg(1, bits);
+                });
+            }
+            cpu.timeouts.disarm(&waiter.timeout);
+            waiter.notification.set(None);
+            waiter.wake(cpu);
+        }
+        State::Halted => waiter.wake(cpu),
+        // A vCPU in guest mode is left by the interrupt that brought us here; before each entry
+        // it looks at the bits.
+        _ => {}
+    }
+}
+
+/// Ends a wait with `status`. On the waiter's CPU.
+pub fn end_wait(cpu: &Cpu, context: Ref<Context>, status: Status) {
+    if let Some(notification) = context.notification.get() {
+        notification.detach(context);
+    }
+    context.notification.set(None);
+    cpu.timeouts.disarm(&context.timeout);
+    if let Some(thread) = context.as_thread() {
+        thread.with_frame(|frame| frame.set_result(status));
+    }
+    context.wake(cpu);
+}

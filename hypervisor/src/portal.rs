@@ -1,0 +1,80 @@
+//! Portals: endpoints of synchronous calls.
+
+use crate::cell::{CpuCell, Ref};
+use crate::object::{Header, Object};
+use crate::thread::Thread;
+use abi::cap::Kind;
+use core::sync::atomic::{AtomicU64, Ordering};
+use spin::mutex::TicketMutex;
+
+/// A portal, bound to a handler thread; it belongs to the handler's CPU.
+#[repr(C, align(64))]
+pub struct Portal {
+    /// Common part.
+    pub header: Header,
+    handler: AtomicU64,
+    /// What the handler receives: the caller cannot change it.
+    pub identity: u64,
+    /// vCPU state groups that an exit through this portal saves.
+    pub groups: u64,
+    /// List of the handler's portals; under the lock of `bind`.
+    next: CpuCell<Option<Ref<Portal>>>,
+    prev: CpuCell<Option<Ref<Portal>>>,
+}
+
+// SAFETY: repr(C), header first, 64-byte aligned.
+unsafe impl Object for Portal {
+    const KIND: Kind = Kind::Portal;
+}
+
+impl Portal {
+    /// A portal that nobody handles yet.
+    pub fn new(header: Header, identity: u64, groups: u64) -> Portal {
+        Portal {
+            header,
+            handler: AtomicU64::new(0),
+            identity,
+            groups,
+            next: CpuCell::new(None),
+            prev: CpuCell::new(None),
+        }
+    }
+
+    /// The thread that handles calls, unless it has ended.
+    #[inline(always)]
+    pub fn handler(&self) -> Option<Ref<Thread>> {
+        let address = self.handler.load(Ordering::Acquire);
+        // SAFETY: only `bind` stores an address, and the thread's end removes it.
+        (address != 0).then(|| unsafe { Ref::from_address(address) })
+    }
+}
+
+static BINDINGS: TicketMutex<()> = TicketMutex::new(());
+
+/// Makes `thread` the handler of `portal`.
+pub fn bind(portal: Ref<Portal>, thread: Ref<Thread>) {
+    let _lock = BINDINGS.lock();
+    let first = thread.portals.get();
+    portal.next.set(first);
+    if let Some(first) = first {
+        first.prev.set(Some(portal));
+    }
+    thread.portals.set(Some(portal));
+    portal.handler.store(thread.address(), Ordering::Release);
+}
+
+/// Takes the handler away; calls get `Dead` from now on.
+pub fn unbind(portal: Ref<Portal>) {
+    let _lock = BINDINGS.lock();
+    let Some(thread) = portal.handler() else { return };
+    portal.handler.store(0, Ordering::Release);
+    match portal.prev.get() {
+        Some(prev) => prev.next.set(portal.next.get()),
+        None => thread.portals.set(portal.next.get()),
+    }
+    if let Some(next) = portal.next.get() {
+        next.prev.set(portal.prev.get());
+    }
+    portal.next.set(None);
+    portal.prev.set(None);
+}

@@ -1,0 +1,202 @@
+//! The root task: the one program that the kernel starts itself.
+
+use crate::addr::HostPhys;
+use crate::boot::memory_map::PhysRange;
+use crate::cell::Ref;
+use crate::cpu::Cpu;
+use crate::create::{self, ThreadArgs};
+use crate::domain::Domain;
+use crate::mem::{self, KernelPage};
+use crate::object::{Header, Object};
+use crate::sched::Sched;
+use crate::slot::{self, CapWord};
+use crate::space::{self, MapRequest, Mapped, Progress, Space};
+use crate::{arch, interrupt, logring};
+use abi::boot::{self, BootInfo, Region};
+use abi::bundle::Head;
+use abi::cap::{Kind, MemoryKind};
+use abi::syscall::SpaceKind;
+use abi::{Rights, Selector, Status};
+use core::sync::atomic::Ordering;
+
+/// Priority of the root task: above everything that it starts.
+const PRIORITY: u8 = 127;
+/// Selector of the first mapping of the root task's own segments.
+const SEGMENTS: u32 = 16;
+
+/// What the architecture found out for the root task.
+pub struct Machine<'a> {
+    /// Boot information, complete but for `quota_pages`.
+    pub info: BootInfo,
+    /// The bundle.
+    pub bundle: PhysRange,
+    /// Its head, validated.
+    pub head: &'a Head,
+}
+
+struct Root {
+    domain: Ref<Domain>,
+}
+
+impl Root {
+    /// Puts a capability into the table.
+    fn install(&self, at: Selector, word: CapWord, range: (u64, u64), extra: u64) -> Result<(), Status> {
+        let tree = slot::lock();
+        let slot = self.domain.empty_slot(at)?;
+        slot.first.store(range.0, Ordering::Relaxed);
+        slot.second.store(range.1, Ordering::Relaxed);
+        slot.extra.store(extra, Ordering::Relaxed);
+        slot.publish(&tree, word);
+        Ok(())
+    }
+
+    fn object<T: Object>(&self, at: Selector, object: Ref<T>) -> Result<(), Status> {
+        let word = CapWord::new(T::KIND, Rights::all(), object.address());
+        self.install(at, word, (u64::MAX, 0), 0)
+    }
+
+    fn memory(&self, at: Selector, base: u64, size: u64, kind: MemoryKind) -> Result<(), Status> {
+        let rights = match kind {
+            MemoryKind::Ram => Rights::RW | Rights::EXEC,
+            MemoryKind::Firmware => Rights::READ,
+            MemoryKind::Device | MemoryKind::Ports => Rights::RW,
+        };
+        let word = CapWord::new(Kind::Memory, rights | Rights::DELEGATE, 0);
+        self.install(at, word, (base, size), (kind as u64) << 8)
+    }
+}
+
+/// Makes the root task from the bundle and starts it on this CPU.
+pub fn start(cpu: &Cpu, machine: Machine<'_>) -> Result<(), Status> {
+    let Machine { mut info, bundle, head } = machine;
+    let overhead = Domain::overhead(boot::ROOT_SLOTS);
+    let quota = mem::free_pages().checked_sub(overhead).ok_or(Status::Quota)?;
+    let domain = Domain::create(None, 0, boot::ROOT_SLOTS, quota).ok_or(Status::Quota)?;
+    let root = Root { domain };
+    let table = arch::PageTable::new(SpaceKind::Host, &domain)?;
+    let header = Header::new(Kind::Space, Some(domain));
+    let tag = arch::alloc_space_tag(SpaceKind::Host);
+    let space = domain.make(Space::new(header, SpaceKind::Host, tag, table))?;
+
+    root.object(boot::ROOT_DOMAIN, domain)?;
+    root.object(boot::ROOT_SPACE, space)?;
+    root.object(boot::ROOT_LOG, logring::object())?;
+    root.memory(boot::ROOT_PORTS, 0, space::PORTS, MemoryKind::Ports)?;
+    root.memory(boot::ROOT_BUNDLE, bundle.start().0, bundle.size(), MemoryKind::Ram)?;
+    for (i, region) in info.regions.iter().take(info.region_count as usize).enumerate() {
+        let kind = MemoryKind::from_code(region.kind as u8).ok_or(Status::BadArgument)?;
+        root.memory(boot::ROOT_MEMORY.offset(i as u32), region.base, region.size, kind)?;
+    }
+    for i in 0..info.interrupts {
+        if let Some(line) = interrupt::line(i) {
+            root.object(boot::ROOT_INTERRUPTS.offset(i), line)?;
+        }
+    }
+
+    for (i, segment) in head.segments().iter().enumerate() {
+        let request = MapRequest {
+            memory: boot::ROOT_BUNDLE,
+            space: boot::ROOT_SPACE,
+            destination: Selector(SEGMENTS + i as u32),
+            offset: segment.offset,
+            address: segment.address,
+            size: segment.size,
+            rights: segment.rights as u64,
+        };
+        while space::map(&domain, &request)? == Progress::Again {}
+    }
+    let stack = boot::ROOT_STACK_TOP - boot::ROOT_STACK_SIZE;
+    for at in (stack..boot::ROOT_STACK_TOP).step_by(abi::PAGE_SIZE) {
+        space.map_kernel_page(&slot::lock(), at, domain.alloc_page()?)?;
+    }
+
+    let args = ThreadArgs {
+        cpu: cpu.index,
+        utcb: boot::ROOT_UTCB,
+        ip: head.entry,
+        sp: boot::ROOT_STACK_TOP,
+        exception_portal: Selector::NULL,
+    };
+    let thread = create::make_thread(&slot::lock(), domain, space, &args)?;
+    thread.with_frame(|frame| frame.set_start_argument(boot::ROOT_BOOT_INFO));
+    let header = Header::new(Kind::Sched, Some(domain));
+    let sched = domain.make(Sched::new(header, cpu.index, PRIORITY, 0, 0))?;
+    root.object(boot::ROOT_THREAD, thread)?;
+    root.object(boot::ROOT_SCHED, sched)?;
+
+    let page = domain.alloc_page()?;
+    let (limit, used) = domain.quota();
+    info.quota_pages = limit - used;
+    write_info(page, &info);
+    let mapped = Mapped { phys: page.phys, kind: MemoryKind::Ram, rights: Rights::READ };
+    space.table.map(boot::ROOT_BOOT_INFO, abi::PAGE_SIZE as u64, &mapped, &domain)?;
+    crate::cpu::start(cpu, sched, thread.context())
+}
+
+fn write_info(page: KernelPage, info: &BootInfo) {
+    const WORDS: usize = size_of::<BootInfo>() / 8;
+    // SAFETY: BootInfo is plain old data of whole words (its size is asserted in the ABI) and has no padding.
+    let words: &[u64; WORDS] = unsafe { &*(info as *const BootInfo).cast() };
+    for (i, &word) in words.iter().enumerate() {
+        page.write(i, word);
+    }
+}
+
+/// Regions of the boot information, kept in ascending order.
+pub struct Regions {
+    entries: [Region; boot::MAX_REGIONS],
+    count: usize,
+}
+
+impl Regions {
+    /// No regions.
+    pub const fn new() -> Regions {
+        const NONE: Region = Region { base: 0, size: 0, kind: 0, reserved: 0 };
+        Regions { entries: [NONE; boot::MAX_REGIONS], count: 0 }
+    }
+
+    /// Adds a range, without the pages in `holes`. What does not fit into the table is left out, and said.
+    pub fn add(&mut self, range: PhysRange, kind: MemoryKind, holes: &[HostPhys]) {
+        let mut start = range.start().0;
+        let end = range.end().0;
+        while start < end {
+            let page = abi::PAGE_SIZE as u64;
+            let hole = holes
+                .iter()
+                .map(|h| h.0 & !(page - 1))
+                .filter(|&h| h >= start && h < end)
+                .min();
+            self.insert(start, hole.unwrap_or(end), kind);
+            match hole {
+                Some(hole) => start = hole + page,
+                None => break,
+            }
+        }
+    }
+
+    fn insert(&mut self, start: u64, end: u64, kind: MemoryKind) {
+        if start >= end {
+            return;
+        }
+        if self.count == self.entries.len() {
+            log::warn!("too many memory regions: {start:#x} to {end:#x} is not used");
+            return;
+        }
+        let at = self.entries[..self.count].iter().position(|r| r.base > start);
+        let at = at.unwrap_or(self.count);
+        self.entries.copy_within(at..self.count, at + 1);
+        self.entries[at] = Region { base: start, size: end - start, kind: kind as u32, reserved: 0 };
+        self.count += 1;
+    }
+
+    /// The table and the number of entries.
+    pub fn finish(self) -> ([Region; boot::MAX_REGIONS], u32) {
+        (self.entries, self.count as u32)
+    }
+}
+
+impl Default for Regions {
+    fn default() -> Regions {
+        Regions::new()
+    }
+}

@@ -1,0 +1,231 @@
+//! Capability slots and the tree of derivations that they form.
+//!
+//! A slot is one cache line. Its first word holds object, kind and rights together, so that a reader
+//! on another CPU sees either the old capability or the new one and never a mixture; the
+//! hot paths read nothing else. Everything else is read and written under the tree's lock.
+
+use crate::cell::Ref;
+use crate::mem;
+use abi::cap::{Kind, Rights};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use spin::mutex::{TicketMutex, TicketMutexGuard};
+
+/// Object, kind and rights in one word: bits 0–5 kind, 6–47 address, 48–63 rights.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct CapWord(pub u64);
+
+impl CapWord {
+    /// No capability.
+    pub const NULL: CapWord = CapWord(0);
+
+    /// Packs a capability; `address` is 64-byte aligned or 0.
+    pub fn new(kind: Kind, rights: Rights, address: u64) -> CapWord {
+        debug_assert!(address & 63 == 0);
+        CapWord((rights.bits() as u64) << 48 | address & 0xffff_ffff_ffc0 | kind as u64)
+    }
+
+    /// The kind.
+    #[inline(always)]
+    pub fn kind(self) -> Kind {
+        Kind::from_code((self.0 & 63) as u8).unwrap_or(Kind::Null)
+    }
+
+    /// The rights.
+    #[inline(always)]
+    pub fn rights(self) -> Rights {
+        Rights::from_bits_truncate((self.0 >> 48) as u16)
+    }
+
+    /// The object's address (sign-extended from bit 47), or 0.
+    #[inline(always)]
+    pub fn address(self) -> u64 {
+        (((self.0 << 16) as i64 >> 16) as u64) & !63
+    }
+
+    /// Whether it has all of `rights`.
+    #[inline(always)]
+    pub fn allows(self, rights: Rights) -> bool {
+        self.rights().contains(rights)
+    }
+}
+
+/// Position of a slot in the pool, in units of slots, plus one; 0 is none.
+type Link = AtomicU32;
+
+/// A capability slot.
+#[repr(C, align(64))]
+pub struct Slot {
+    word: AtomicU64,
+    /// Memory: base. Mapping: address. Notification: badge.
+    pub first: AtomicU64,
+    /// Memory, mapping: size in bytes (ports: in ports).
+    pub second: AtomicU64,
+    /// [`ORIGIN`] and [`ZOMBIE`]; memory and mapping: [`abi::cap::MemoryKind`] in bits 8–15.
+    pub extra: AtomicU64,
+    parent: Link,
+    child: Link,
+    next: Link,
+    prev: Link,
+    space_next: Link,
+    space_prev: Link,
+    /// Mapping: how many of its bytes (ports) are mapped.
+    pub done: AtomicU64,
+}
+
+const _: () = assert!(core::mem::size_of::<Slot>() == 64);
+
+/// The capability that the creation made: deleting it destroys the object.
+pub const ORIGIN: u64 = 1 << 0;
+/// Revoked, but still holding its place in the tree until its descendants are gone.
+pub const ZOMBIE: u64 = 1 << 1;
+
+static TREE: TicketMutex<()> = TicketMutex::new(());
+
+/// Proof that the tree is locked.
+pub struct Tree(#[allow(dead_code)] TicketMutexGuard<'static, ()>);
+
+/// Locks the tree of derivations. Held for a bounded number of steps.
+pub fn lock() -> Tree {
+    Tree(TREE.lock())
+}
+
+fn to_ref(link: u32) -> Option<Ref<Slot>> {
+    if link == 0 {
+        return None;
+    }
+    // SAFETY: links are made by `index` from slots in the pool, and removed before the table that
+    // holds the slot is freed.
+    Some(unsafe { Ref::from_address(mem::base() + (link as u64 - 1) * 64) })
+}
+
+fn index(slot: &Slot) -> u32 {
+    ((slot as *const Slot as u64 - mem::base()) / 64 + 1) as u32
+}
+
+impl Slot {
+    /// The capability, without the lock.
+    #[inline(always)]
+    pub fn word(&self) -> CapWord {
+        CapWord(self.word.load(Ordering::Acquire))
+    }
+
+    /// Whether a new capability can be put here.
+    pub fn is_free(&self) -> bool {
+        self.word.load(Ordering::Acquire) == 0 && self.extra.load(Ordering::Relaxed) & ZOMBIE == 0
+    }
+
+    /// This slot's position, for objects that remember their origin.
+    pub fn link(&self) -> u32 {
+        index(self)
+    }
+
+    /// The slot at a position from [`Slot::link`].
+    pub fn from_link(link: u32) -> Option<Ref<Slot>> {
+        to_ref(link)
+    }
+
+    /// Publishes a capability. The other fields have been written.
+    pub fn publish(&self, _tree: &Tree, word: CapWord) {
+        self.word.store(word.0, Ordering::Release);
+    }
+
+    /// Withdraws the capability; the slot keeps its place in the tree.
+    pub fn withdraw(&self, _tree: &Tree) {
+        self.word.store(0, Ordering::Release);
+        self.extra.fetch_or(ZOMBIE, Ordering::Relaxed);
+    }
+
+    /// Empties the slot, which is a leaf and linked nowhere.
+    pub fn clear(&self, _tree: &Tree) {
+        debug_assert!(self.child.load(Ordering::Relaxed) == 0);
+        self.word.store(0, Ordering::Release);
+        self.first.store(0, Ordering::Relaxed);
+        self.second.store(0, Ordering::Relaxed);
+        self.extra.store(0, Ordering::Relaxed);
+        self.done.store(0, Ordering::Relaxed);
+    }
+
+    /// The first capability derived from this one.
+    pub fn first_child(&self, _tree: &Tree) -> Option<Ref<Slot>> {
+        to_ref(self.child.load(Ordering::Relaxed))
+    }
+
+    /// Whether this capability was derived from `parent` directly.
+    pub fn is_child_of(&self, _tree: &Tree, parent: &Slot) -> bool {
+        self.parent.load(Ordering::Relaxed) == index(parent)
+    }
+
+    /// Makes this slot, linked nowhere, a child of `parent`.
+    pub fn link_under(&self, _tree: &Tree, parent: &Slot) {
+        let me = index(self);
+        let first = parent.child.load(Ordering::Relaxed);
+        self.parent.store(index(parent), Ordering::Relaxed);
+        self.prev.store(0, Ordering::Relaxed);
+        self.next.store(first, Ordering::Relaxed);
+        if let Some(first) = to_ref(first) {
+            first.prev.store(me, Ordering::Relaxed);
+        }
+        parent.child.store(me, Ordering::Relaxed);
+    }
+
+    /// Takes this slot out of its parent's children.
+    pub fn unlink(&self, _tree: &Tree) {
+        let (next, prev) = (self.next.load(Ordering::Relaxed), self.prev.load(Ordering::Relaxed));
+        if let Some(next) = to_ref(next) {
+            next.prev.store(prev, Ordering::Relaxed);
+        }
+        match to_ref(prev) {
+            Some(prev) => prev.next.store(next, Ordering::Relaxed),
+            None => {
+                if let Some(parent) = to_ref(self.parent.load(Ordering::Relaxed)) {
+                    parent.child.store(next, Ordering::Relaxed);
+                }
+            }
+        }
+        self.parent.store(0, Ordering::Relaxed);
+        self.next.store(0, Ordering::Relaxed);
+        self.prev.store(0, Ordering::Relaxed);
+    }
+
+    /// Moves this capability, its place in the tree included, to the free slot `to`. Only for
+    /// capabilities without children, which is checked by the caller.
+    pub fn move_to(&self, tree: &Tree, to: &Slot) {
+        let parent = to_ref(self.parent.load(Ordering::Relaxed));
+        self.unlink(tree);
+        to.first.store(self.first.load(Ordering::Relaxed), Ordering::Relaxed);
+        to.second.store(self.second.load(Ordering::Relaxed), Ordering::Relaxed);
+        to.extra.store(self.extra.load(Ordering::Relaxed), Ordering::Relaxed);
+        if let Some(parent) = parent {
+            to.link_under(tree, &parent);
+        }
+        let word = self.word();
+        self.clear(tree);
+        to.publish(tree, word);
+    }
+
+    /// Puts this mapping on the list that starts at `head`.
+    pub fn join_space(&self, _tree: &Tree, head: &AtomicU32) {
+        let first = head.load(Ordering::Relaxed);
+        self.space_prev.store(0, Ordering::Relaxed);
+        self.space_next.store(first, Ordering::Relaxed);
+        if let Some(first) = to_ref(first) {
+            first.space_prev.store(index(self), Ordering::Relaxed);
+        }
+        head.store(index(self), Ordering::Relaxed);
+    }
+
+    /// Takes this mapping off the list that starts at `head`.
+    pub fn leave_space(&self, _tree: &Tree, head: &AtomicU32) {
+        let next = self.space_next.load(Ordering::Relaxed);
+        let prev = self.space_prev.load(Ordering::Relaxed);
+        if let Some(next) = to_ref(next) {
+            next.space_prev.store(prev, Ordering::Relaxed);
+        }
+        match to_ref(prev) {
+            Some(prev) => prev.space_next.store(next, Ordering::Relaxed),
+            None => head.store(next, Ordering::Relaxed),
+        }
+        self.space_next.store(0, Ordering::Relaxed);
+        self.space_prev.store(0, Ordering::Relaxed);
+    }
+}

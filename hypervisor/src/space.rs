@@ -1,0 +1,292 @@
+//! Address spaces: host (native programs) and guest (guest-physical memory of a VM).
+
+use crate::addr::HostPhys;
+use crate::arch::PageTable;
+use crate::cell::Ref;
+use crate::domain::Domain;
+use crate::mem::KernelPage;
+use crate::object::{Header, Object};
+use crate::slot::{self, Slot, Tree};
+use abi::cap::{Kind, MemoryKind, Rights};
+use abi::syscall::SpaceKind;
+use abi::{Selector, Status, USER_END};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+/// First guest-physical address that no mapping can have: 48 bits, what a 4-level table translates.
+pub const GUEST_END: u64 = 1 << 48;
+/// Number of I/O ports.
+pub const PORTS: u64 = 1 << 16;
+
+/// An address space.
+#[repr(C, align(64))]
+pub struct Space {
+    /// Common part.
+    pub header: Header,
+    /// Kind.
+    pub kind: SpaceKind,
+    /// Tag of its translations where the processor has such (PCID); 0: none.
+    pub tag: u16,
+    /// Page tables.
+    pub table: PageTable,
+    /// Mappings in it, a list of slots; under the tree's lock.
+    pub mappings: AtomicU32,
+    /// Threads and vCPUs that use it.
+    pub users: AtomicU32,
+    /// Kernel addresses of the two pages of the I/O permission bitmap, or 0. A set bit denies.
+    ports: [AtomicU64; 2],
+}
+
+// SAFETY: repr(C), header first, 64-byte aligned.
+unsafe impl Object for Space {
+    const KIND: Kind = Kind::Space;
+}
+
+/// A physical range that is mapped, and how.
+#[derive(Clone, Copy, Debug)]
+pub struct Mapped {
+    /// First byte.
+    pub phys: HostPhys,
+    /// Kind, which decides the memory type.
+    pub kind: MemoryKind,
+    /// `READ`, `WRITE`, `EXEC`.
+    pub rights: Rights,
+}
+
+impl Space {
+    /// An empty space with these tables.
+    pub fn new(header: Header, kind: SpaceKind, tag: u16, table: PageTable) -> Space {
+        Space {
+            header,
+            kind,
+            tag,
+            table,
+            mappings: AtomicU32::new(0),
+            users: AtomicU32::new(0),
+            ports: [const { AtomicU64::new(0) }; 2],
+        }
+    }
+
+    /// The domain that pays for page tables. Spaces are never made without one, but for the root's at boot,
+    /// whose payer is the root domain.
+    pub fn payer(&self) -> Result<Ref<Domain>, Status> {
+        self.header.payer.ok_or(Status::BadArgument)
+    }
+
+    /// First address past the space.
+    pub fn end(&self) -> u64 {
+        match self.kind {
+            SpaceKind::Host => USER_END,
+            SpaceKind::Guest => GUEST_END,
+        }
+    }
+
+    /// Maps a page of kernel memory (UTCB, state page) for its users.
+    pub fn map_kernel_page(&self, _tree: &Tree, at: u64, page: KernelPage) -> Result<(), Status> {
+        if at & 0xfff != 0 || at == 0 || at >= self.end() || self.kind != SpaceKind::Host {
+            return Err(Status::BadArgument);
+        }
+        let mapped = Mapped { phys: page.phys, kind: MemoryKind::Ram, rights: Rights::RW };
+        self.table.map(at, abi::PAGE_SIZE as u64, &mapped, &*self.payer()?).map(|_| ())
+    }
+
+    /// The I/O permission bitmap, if any port was ever mapped.
+    pub fn port_bitmap(&self) -> Option<[KernelPage; 2]> {
+        let [low, high] = [0, 1].map(|i| self.ports[i].load(Ordering::Acquire));
+        (low != 0 && high != 0).then(|| [KernelPage::from_virt(low), KernelPage::from_virt(high)])
+    }
+
+    fn make_port_bitmap(&self) -> Result<(), Status> {
+        for page in &self.ports {
+            if page.load(Ordering::Acquire) == 0 {
+                let fresh = self.payer()?.alloc_page()?;
+                for i in 0..512 {
+                    fresh.write(i, u64::MAX);
+                }
+                page.store(fresh.virt.0, Ordering::Release);
+            }
+        }
+        Ok(())
+    }
+
+    /// Allows or denies up to 64 ports from `port` on; returns how many.
+    fn set_ports(&self, port: u64, count: u64, allow: bool) -> u64 {
+        let Some(pages) = self.port_bitmap() else { return count };
+        let bit = port % 64;
+        let n = count.min(64 - bit);
+        let mask = (u64::MAX >> (64 - n)) << bit;
+        let (page, word) = (pages[(port / 32768) as usize & 1], (port / 64 % 512) as usize);
+        let old = page.read(word);
+        page.write(word, if allow { old & !mask } else { old | mask });
+        n
+    }
+
+    /// Frees one page of the space's tables; `false` when none is left.
+    pub fn free_step(&self, payer: &Domain) -> bool {
+        for page in &self.ports {
+            let virt = page.swap(0, Ordering::AcqRel);
+            if virt != 0 {
+                payer.free_page(KernelPage::from_virt(virt));
+                return true;
+            }
+        }
+        self.table.free_step(payer)
+    }
+}
+
+/// How far a long operation came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// It is complete.
+    Done,
+    /// It has to go on: the system call restarts, so that interrupts are taken.
+    Again,
+}
+
+/// Steps (page-table entries) that one run of a long operation takes.
+const BATCH: usize = 32;
+
+/// Arguments of [`abi::Op::Map`].
+pub struct MapRequest {
+    /// Memory capability.
+    pub memory: Selector,
+    /// Space capability.
+    pub space: Selector,
+    /// Slot for the mapping.
+    pub destination: Selector,
+    /// Offset in the memory.
+    pub offset: u64,
+    /// Address in the space.
+    pub address: u64,
+    /// Bytes, or ports.
+    pub size: u64,
+    /// Requested rights.
+    pub rights: u64,
+}
+
+/// Maps memory into a space. On an error, what was mapped before it stays in the destination slot.
+pub fn map(domain: &Domain, request: &MapRequest) -> Result<Progress, Status> {
+    let tree = slot::lock();
+    let memory = domain.slot(request.memory).ok_or(Status::BadCapability)?;
+    let word = memory.word();
+    if word.kind() != Kind::Memory {
+        return Err(Status::BadCapability);
+    }
+    let space = domain.find::<Space>(request.space, Rights::INSTALL)?;
+    let (base, length) =
+        (memory.first.load(Ordering::Relaxed), memory.second.load(Ordering::Relaxed));
+    let kind = MemoryKind::from_code((memory.extra.load(Ordering::Relaxed) >> 8) as u8)
+        .ok_or(Status::BadCapability)?;
+    let rights = u16::try_from(request.rights)
+        .ok()
+        .and_then(Rights::from_bits)
+        .filter(|r| (Rights::RW | Rights::EXEC).contains(*r) && r.contains(Rights::READ))
+        .ok_or(Status::BadArgument)?;
+    if !word.allows(rights) {
+        return Err(Status::Denied);
+    }
+    let unit = if kind == MemoryKind::Ports { 1 } else { abi::PAGE_SIZE as u64 };
+    let end = if kind == MemoryKind::Ports { PORTS } else { space.end() };
+    let in_memory = request.offset.checked_add(request.size).is_some_and(|e| e <= length);
+    let in_space = request.address.checked_add(request.size).is_some_and(|e| e <= end);
+    let aligned = (request.offset | request.address | request.size) & (unit - 1) == 0;
+    if request.size == 0 || !in_memory || !in_space || !aligned {
+        return Err(Status::BadArgument);
+    }
+    let start = base + request.offset;
+    if kind == MemoryKind::Ports && (space.kind != SpaceKind::Host || start != request.address) {
+        return Err(Status::BadArgument);
+    }
+    let host_page_zero = request.address == 0 && space.kind == SpaceKind::Host;
+    if kind != MemoryKind::Ports && host_page_zero {
+        return Err(Status::BadArgument);
+    }
+
+    let slot = domain.slot(request.destination).ok_or(Status::BadSelector)?;
+    let mut done = if slot.is_free() {
+        domain.empty_slot(request.destination)?;
+        if kind == MemoryKind::Ports {
+            space.make_port_bitmap()?;
+        }
+        slot.first.store(request.address, Ordering::Relaxed);
+        slot.second.store(request.size, Ordering::Relaxed);
+        slot.extra.store((kind as u64) << 8, Ordering::Relaxed);
+        slot.link_under(&tree, &memory);
+        slot.join_space(&tree, &space.mappings);
+        slot.publish(&tree, slot::CapWord::new(Kind::Mapping, Rights::empty(), space.address()));
+        0
+    } else {
+        // A restart goes on where it stopped; anything else finds the slot in use.
+        let mine = slot.word().kind() == Kind::Mapping
+            && slot.word().address() == space.address()
+            && slot.first.load(Ordering::Relaxed) == request.address
+            && slot.second.load(Ordering::Relaxed) == request.size
+            && slot.is_child_of(&tree, &memory);
+        let done = slot.done.load(Ordering::Relaxed);
+        if !mine || done >= request.size {
+            return Err(Status::Occupied);
+        }
+        done
+    };
+    for _ in 0..BATCH {
+        let left = request.size - done;
+        let step = if kind == MemoryKind::Ports {
+            Ok(space.set_ports(request.address + done, left, true))
+        } else {
+            let mapped = Mapped { phys: HostPhys(start + done), kind, rights };
+            space.payer().and_then(|p| space.table.map(request.address + done, left, &mapped, &p))
+        };
+        match step {
+            Ok(bytes) => done += bytes,
+            Err(status) => {
+                slot.done.store(done, Ordering::Relaxed);
+                slot.second.store(done, Ordering::Relaxed);
+                if done == 0 {
+                    remove_mapping(&tree, slot);
+                }
+                return Err(status);
+            }
+        }
+        slot.done.store(done, Ordering::Relaxed);
+        if done == request.size {
+            return Ok(Progress::Done);
+        }
+    }
+    Ok(Progress::Again)
+}
+
+/// Unmaps up to a batch of what the mapping in `slot` still has; when nothing is left, empties the slot.
+pub fn unmap_step(tree: &Tree, slot: Ref<Slot>) -> Progress {
+    let Ok(space) = crate::domain::resolve::<Space>(
+        slot::CapWord::new(Kind::Space, Rights::empty(), slot.word().address()),
+        Rights::empty(),
+    ) else {
+        return Progress::Done;
+    };
+    let kind = MemoryKind::from_code((slot.extra.load(Ordering::Relaxed) >> 8) as u8)
+        .unwrap_or(MemoryKind::Ram);
+    for _ in 0..BATCH {
+        let at = slot.first.load(Ordering::Relaxed);
+        let left = slot.done.load(Ordering::Relaxed);
+        if left == 0 {
+            remove_mapping(tree, slot);
+            return Progress::Done;
+        }
+        let step = if kind == MemoryKind::Ports {
+            space.set_ports(at, left, false)
+        } else {
+            space.table.unmap(at, left)
+        };
+        slot.first.store(at + step, Ordering::Relaxed);
+        slot.done.store(left - step, Ordering::Relaxed);
+    }
+    Progress::Again
+}
+
+/// Takes a mapping out of the tree and its space, and empties the slot.
+pub fn remove_mapping(tree: &Tree, slot: Ref<Slot>) {
+    // SAFETY: a mapping's capability holds the address of its space, which outlives its mappings.
+    let space: Ref<Space> = unsafe { Ref::from_address(slot.word().address()) };
+    slot.leave_space(tree, &space.mappings);
+    slot.unlink(tree);
+    slot.clear(tree);
+}

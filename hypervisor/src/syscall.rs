@@ -1,0 +1,245 @@
+//! Decoding of system calls.
+
+use crate::arch::{self, Frame};
+use crate::cell::Ref;
+use crate::context::State;
+use crate::cpu::Cpu;
+use crate::create::{self, Args};
+use crate::domain::Domain;
+use crate::interrupt::{self, Interrupt};
+use crate::logring::{self, LogObject};
+use crate::notification::{self, Notification};
+use crate::space::{self, MapRequest, Progress};
+use crate::thread::Thread;
+use crate::{destroy, epoch, ipc};
+use abi::syscall::TriggerMode;
+use abi::{Op, Rights, Selector, Status};
+use core::sync::atomic::Ordering;
+
+/// How a system call that has not switched to another context ends.
+enum Outcome {
+    /// With this status in the caller's registers.
+    Return(Result<(), Status>),
+    /// The operation has written the registers itself, or the caller does not go on now.
+    Written,
+    /// It has to go on: the instruction is executed again.
+    Restart,
+}
+
+/// Carries out the system call in the registers of `thread`, the current context.
+pub fn dispatch(cpu: &Cpu, thread: Ref<Thread>) {
+    let (tag, args) = thread.with_frame(|frame| (frame.tag(), frame.args()));
+    let outcome = match Op::from_code(tag.op()) {
+        None => Outcome::Return(Err(Status::BadOperation)),
+        Some(_) if tag.has_reserved() => Outcome::Return(Err(Status::BadArgument)),
+        Some(op) => execute(cpu, thread, op, &args),
+    };
+    match outcome {
+        Outcome::Return(Ok(())) => thread.with_frame(|frame| frame.set_result(Status::Success)),
+        Outcome::Return(Err(status)) => thread.with_frame(|frame| frame.set_result(status)),
+        Outcome::Written => {}
+        Outcome::Restart => thread.with_frame(Frame::restart),
+    }
+}
+
+fn execute(cpu: &Cpu, thread: Ref<Thread>, op: Op, args: &Args) -> Outcome {
+    let domain = thread.domain;
+    Outcome::Return(match op {
+        Op::Call => match ipc::call(cpu, thread) {
+            Ok(()) => return Outcome::Written,
+            Err(status) => Err(status),
+        },
+        Op::ReplyWait => match ipc::reply_wait(cpu, thread) {
+            Ok(()) => return Outcome::Written,
+            Err(status) => Err(status),
+        },
+        Op::Signal => signal(cpu, domain, args),
+        Op::Wait => return wait(cpu, thread, args),
+        Op::Yield => {
+            cpu.yielded.set(true);
+            cpu.slice_end.set(arch::now());
+            cpu.reschedule.set(true);
+            Ok(())
+        }
+        Op::CreateDomain => create::domain(domain, args),
+        Op::CreateSpace => create::space(domain, args),
+        Op::CreateThread => create::thread(domain, args),
+        Op::CreateVcpu => create::vcpu(domain, args),
+        Op::CreateSched => create::sched(domain, args),
+        Op::CreatePortal => create::portal(domain, args),
+        Op::CreateNotification => create::notification(domain, args),
+        Op::Delegate => create::delegate(domain, args),
+        Op::Revoke => return revoke(cpu, thread, args, false),
+        Op::Delete => return revoke(cpu, thread, args, true),
+        Op::Map => return map(domain, args),
+        Op::BindSched => create::bind_sched(cpu, domain, args),
+        Op::BindKick => create::bind_kick(domain, args),
+        Op::InterruptBind => interrupt_bind(domain, args),
+        Op::InterruptAck => selector(args[0])
+            .and_then(|s| domain.find::<Interrupt>(s, Rights::CONTROL))
+            .map(|interrupt| interrupt::acknowledge(cpu, interrupt)),
+        Op::QuotaQuery => selector(args[0])
+            .and_then(|s| domain.find::<Domain>(s, Rights::CONTROL))
+            .map(|target| {
+                let (limit, used) = target.quota();
+                thread.with_frame(|frame| {
+                    frame.set_arg(1, limit);
+                    frame.set_arg(2, used);
+                });
+            }),
+        Op::LogWrite => log_write(domain, args),
+        Op::LogRead => log_read(thread, args),
+        Op::LogBind => log_bind(domain, args),
+    })
+}
+
+fn selector(argument: u64) -> Result<Selector, Status> {
+    u32::try_from(argument).map(Selector).map_err(|_| Status::BadArgument)
+}
+
+/// The notification and the bits that a capability to it may signal. The hot path takes no lock: the
+/// badge belongs to the capability if that is still there after it was read.
+fn signal_target(
+    domain: Ref<Domain>,
+    argument: u64,
+) -> Result<(Ref<Notification>, u64), Status> {
+    let slot = domain.slot(selector(argument)?).ok_or(Status::BadCapability)?;
+    let word = slot.word();
+    let notification = crate::domain::resolve::<Notification>(word, Rights::SIGNAL)?;
+    let badge = slot.first.load(Ordering::Acquire);
+    if slot.word() != word {
+        return Err(Status::BadCapability);
+    }
+    Ok((notification, badge))
+}
+
+fn signal(cpu: &Cpu, domain: Ref<Domain>, args: &Args) -> Result<(), Status> {
+    let (notification, bits) = signal_target(domain, args[0])?;
+    notification::signal(cpu, notification, bits);
+    Ok(())
+}
+
+fn wait(cpu: &Cpu, thread: Ref<Thread>, args: &Args) -> Outcome {
+    let found =
+        selector(args[0]).and_then(|s| thread.domain.find::<Notification>(s, Rights::WAIT));
+    let notification = match found {
+        Ok(notification) => notification,
+        Err(status) => return Outcome::Return(Err(status)),
+    };
+    let deadline = args[1];
+    if deadline != 0 && !notification.is_set() {
+        if let Err(status) = notification.attach(thread.context()) {
+            return Outcome::Return(Err(status));
+        }
+    }
+    // Attached first, looked at second: a signal from another CPU is seen on one side or the other.
+    let bits = notification.take();
+    if bits != 0 {
+        notification.detach(thread.context());
+        thread.with_frame(|frame| frame.set_arg(1, bits));
+        return Outcome::Return(Ok(()));
+    }
+    if deadline == 0 {
+        return Outcome::Return(Err(Status::Timeout));
+    }
+    if notification.waiter() != Some(thread.context()) {
+        // Bits were seen and then taken by somebody else: try again.
+        return Outcome::Restart;
+    }
+    thread.context.notification.set(Some(notification));
+    thread.context.state.set(State::Waiting);
+    if deadline != u64::MAX {
+        cpu.timeouts.arm(&thread.context.timeout, deadline);
+    }
+    cpu.reschedule.set(true);
+    Outcome::Written
+}
+
+/// Revocation and destruction return only when no CPU can use what was taken back.
+fn revoke(cpu: &Cpu, thread: Ref<Thread>, args: &Args, whole: bool) -> Outcome {
+    if thread.sync.get() == 0 {
+        let found = selector(args[0]).and_then(|s| {
+            let slot = thread.domain.slot(s).ok_or(Status::BadCapability)?;
+            if slot.is_free() { Err(Status::BadCapability) } else { Ok(slot) }
+        });
+        match found.and_then(|slot| destroy::revoke(cpu, slot, whole)) {
+            Err(status) => return Outcome::Return(Err(status)),
+            Ok(Progress::Again) => return Outcome::Restart,
+            Ok(Progress::Done) => thread.sync.set(epoch::begin()),
+        }
+    }
+    if !epoch::is_over(thread.sync.get()) || destroy::reclaim() == Progress::Again {
+        return Outcome::Restart;
+    }
+    thread.sync.set(0);
+    Outcome::Return(Ok(()))
+}
+
+fn map(domain: Ref<Domain>, args: &Args) -> Outcome {
+    let request = || {
+        Ok(MapRequest {
+            memory: selector(args[0])?,
+            space: selector(args[1])?,
+            destination: selector(args[2])?,
+            offset: args[3],
+            address: args[4],
+            size: args[5],
+            rights: args[6],
+        })
+    };
+    match request().and_then(|request| space::map(&domain, &request)) {
+        Ok(Progress::Done) => Outcome::Return(Ok(())),
+        Ok(Progress::Again) => Outcome::Restart,
+        Err(status) => Outcome::Return(Err(status)),
+    }
+}
+
+fn interrupt_bind(domain: Ref<Domain>, args: &Args) -> Result<(), Status> {
+    let interrupt = domain.find::<Interrupt>(selector(args[0])?, Rights::CONTROL)?;
+    let (notification, bits) = signal_target(domain, args[1])?;
+    let mode = TriggerMode::from_code(args[2]).ok_or(Status::BadArgument)?;
+    interrupt::bind(interrupt, notification, bits, mode)
+}
+
+/// Bytes that travel in registers.
+const LOG_BYTES: usize = 56;
+
+fn log_write(domain: Ref<Domain>, args: &Args) -> Result<(), Status> {
+    domain.find::<LogObject>(selector(args[0])?, Rights::WRITE)?;
+    let count = usize::try_from(args[1]).map_err(|_| Status::BadArgument)?;
+    if count > LOG_BYTES {
+        return Err(Status::BadArgument);
+    }
+    let mut bytes = [0; LOG_BYTES];
+    for (chunk, word) in bytes.chunks_exact_mut(8).zip(&args[2..]) {
+        chunk.copy_from_slice(&word.to_le_bytes());
+    }
+    logring::append(&bytes[..count]);
+    Ok(())
+}
+
+fn log_read(thread: Ref<Thread>, args: &Args) -> Result<(), Status> {
+    thread.domain.find::<LogObject>(selector(args[0])?, Rights::READ)?;
+    if args[1] > 1 {
+        return Err(Status::BadArgument);
+    }
+    let mut bytes = [0; LOG_BYTES];
+    let count = logring::take(&mut bytes, args[1] == 1);
+    thread.with_frame(|frame| {
+        frame.set_arg(1, count as u64);
+        for (i, chunk) in bytes.chunks_exact(8).enumerate() {
+            let mut raw = [0; 8];
+            raw.copy_from_slice(chunk);
+            frame.set_arg(2 + i, u64::from_le_bytes(raw));
+        }
+    });
+    Ok(())
+}
+
+fn log_bind(domain: Ref<Domain>, args: &Args) -> Result<(), Status> {
+    domain.find::<LogObject>(selector(args[0])?, Rights::READ)?;
+    let (notification, bits) = signal_target(domain, args[1])?;
+    logring::listen(notification, bits);
+    Ok(())
+}
+

@@ -1,0 +1,76 @@
+//! Threads: user-level execution contexts.
+
+use crate::arch::Frame;
+use crate::cell::{CpuCell, Ref};
+use crate::context::{Context, HasContext, State};
+use crate::domain::Domain;
+use crate::mem::KernelPage;
+use crate::object::Object;
+use crate::portal::Portal;
+use crate::space::Space;
+use abi::Selector;
+use abi::cap::Kind;
+
+/// An exception that is to be told to the thread's handler.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Exception {
+    /// The processor's vector.
+    pub vector: u64,
+    /// Error code, 0 where there is none.
+    pub error: u64,
+    /// Fault address, 0 where there is none.
+    pub address: u64,
+}
+
+/// A thread: one page, with the context first.
+#[repr(C, align(64))]
+pub struct Thread {
+    /// Common part of threads and vCPUs.
+    pub context: Context,
+    /// User registers while the thread is not running.
+    pub frame: CpuCell<Frame>,
+    /// Who called this thread and waits for its reply.
+    pub caller: CpuCell<Option<Ref<Context>>>,
+    /// Where its selectors are looked up.
+    pub domain: Ref<Domain>,
+    /// Where its addresses are.
+    pub space: Ref<Space>,
+    /// Its UTCB.
+    pub utcb: KernelPage,
+    /// Where the UTCB is in its space.
+    pub utcb_address: u64,
+    /// Selector of the portal that handles its exceptions.
+    pub exception_portal: Selector,
+    /// An exception that has not been delivered, because its handler is busy.
+    pub pending: CpuCell<Option<Exception>>,
+    /// Whether the call that it waits in tells an exception.
+    pub in_exception: CpuCell<bool>,
+    /// Portals that this thread handles.
+    pub portals: CpuCell<Option<Ref<Portal>>>,
+    /// The epoch that its system call waits for, or 0.
+    pub sync: CpuCell<u64>,
+}
+
+const _: () = assert!(core::mem::size_of::<Thread>() <= abi::PAGE_SIZE);
+
+// SAFETY: repr(C), header first (in the context), page-aligned.
+unsafe impl Object for Thread {
+    const KIND: Kind = Kind::Thread;
+}
+
+// SAFETY: the context is the first field.
+unsafe impl HasContext for Thread {}
+
+impl Thread {
+    /// Whether a call to it has to wait.
+    #[inline(always)]
+    pub fn is_busy(&self) -> bool {
+        !matches!(self.context.state.get(), State::Idle | State::New | State::Stopped)
+    }
+
+    /// Changes the saved registers in place.
+    #[inline(always)]
+    pub fn with_frame<R>(&self, change: impl FnOnce(&mut Frame) -> R) -> R {
+        self.frame.with_mut(change)
+    }
+}

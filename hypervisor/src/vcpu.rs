@@ -1,0 +1,156 @@
+//! vCPUs: contexts in guest mode. Every exit is a call to a portal of the monitor.
+
+use crate::arch::{VcpuArch, VcpuReply};
+use crate::cell::{CpuCell, Ref};
+use crate::context::{Context, HasContext, State};
+use crate::cpu::Cpu;
+use crate::domain::Domain;
+use crate::ipc;
+use crate::mem::KernelPage;
+use crate::object::Object;
+use crate::space::Space;
+use abi::cap::Kind;
+use abi::vcpu::ExitKind;
+use abi::{Rights, Selector};
+
+/// Most pages that the architecture's part of a vCPU takes.
+pub const MAX_ARCH_PAGES: usize = 8;
+
+/// An exit that is to be told to the monitor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Exit {
+    /// Why guest mode was left.
+    pub kind: ExitKind,
+    /// Length of the instruction in bytes, 0 if unknown.
+    pub instruction_length: u8,
+    /// Qualification words, by kind ([`ExitKind`]).
+    pub info: [u64; 3],
+}
+
+/// A vCPU: one page, with the context first.
+#[repr(C, align(64))]
+pub struct Vcpu {
+    /// Common part of threads and vCPUs.
+    pub context: Context,
+    /// Domain in whose table the exit portals are.
+    pub domain: Ref<Domain>,
+    /// Guest-physical memory.
+    pub guest: Ref<Space>,
+    /// Host space that the state page is mapped into.
+    pub monitor: Ref<Space>,
+    /// The state page.
+    pub state_page: KernelPage,
+    /// Address of the state page in `monitor`.
+    pub state_address: u64,
+    /// Selector of the portal of exit kind 0.
+    pub exit_base: Selector,
+    /// An exit that has not been told yet.
+    pub pending: CpuCell<Option<Exit>>,
+    /// The deadline has passed and was not told yet.
+    pub expired: CpuCell<bool>,
+    /// Registers and control structure.
+    pub arch: CpuCell<VcpuArch>,
+    /// Pages of the architecture's part, and how many they are.
+    pub arch_pages: ([KernelPage; MAX_ARCH_PAGES], usize),
+}
+
+const _: () = assert!(core::mem::size_of::<Vcpu>() <= abi::PAGE_SIZE);
+
+// SAFETY: repr(C), header first (in the context), page-aligned.
+unsafe impl Object for Vcpu {
+    const KIND: Kind = Kind::Vcpu;
+}
+
+// SAFETY: the context is the first field.
+unsafe impl HasContext for Vcpu {}
+
+/// A kick that waits, if there is one: bits of the notification, or the deadline.
+fn kick(vcpu: Ref<Vcpu>) -> Option<Exit> {
+    let signalled = vcpu.context.notification.get().is_some_and(|n| n.is_set());
+    if !signalled && !vcpu.expired.get() {
+        return None;
+    }
+    let bits = vcpu.context.notification.get().map_or(0, |n| n.take());
+    let expired = vcpu.expired.get();
+    vcpu.expired.set(false);
+    Some(Exit {
+        kind: ExitKind::Kick,
+        instruction_length: 0,
+        info: [bits, expired as u64, 0],
+    })
+}
+
+/// Runs `vcpu`, the current context, until it leaves guest mode once.
+pub fn run(cpu: &Cpu, vcpu: Ref<Vcpu>) {
+    if let Some(exit) = vcpu.pending.take() {
+        return tell(cpu, vcpu, exit);
+    }
+    if let Some(exit) = kick(vcpu) {
+        return tell(cpu, vcpu, exit);
+    }
+    if let Some(exit) = vcpu.arch.with_mut(|arch| arch.run(cpu, &vcpu.guest)) {
+        tell(cpu, vcpu, exit);
+    }
+}
+
+/// Calls the portal of `exit`.
+fn tell(cpu: &Cpu, vcpu: Ref<Vcpu>, exit: Exit) {
+    let selector = vcpu.exit_base.offset(exit.kind as u32);
+    let portal = vcpu.domain.find::<crate::portal::Portal>(selector, Rights::CALL);
+    match portal.map_err(ipc::Refusal::Status).and_then(|p| ipc::enter(cpu, vcpu.context(), p)) {
+        Ok((handler, portal)) => {
+            vcpu.arch.with_mut(|arch| arch.save(portal.groups));
+            handler.with_frame(|frame| {
+                frame.receive(portal.identity, 0);
+                frame.set_arg(1, exit.kind as u64 | (exit.instruction_length as u64) << 8);
+                for (i, &word) in exit.info.iter().enumerate() {
+                    frame.set_arg(2 + i, word);
+                }
+                for i in 5..=8 {
+                    frame.set_arg(i, 0);
+                }
+            });
+        }
+        Err(ipc::Refusal::Busy) => vcpu.pending.set(Some(exit)),
+        Err(ipc::Refusal::Status(status)) => {
+            log::warn!("vCPU stopped: no handler for exit {:?}: {}", exit.kind, status.name());
+            stop(cpu, vcpu);
+        }
+    }
+}
+
+/// Ends the vCPU's running.
+pub fn stop(cpu: &Cpu, vcpu: Ref<Vcpu>) {
+    vcpu.context.state.set(State::Stopped);
+    cpu.reschedule.set(true);
+}
+
+/// Takes the monitor's reply: loads the state that it changed, and resumes or halts.
+pub fn resume(cpu: &Cpu, vcpu: Ref<Vcpu>, groups: u64) {
+    let VcpuReply { halt, deadline } = vcpu.arch.with_mut(|arch| arch.load(groups));
+    if let Some(deadline) = deadline {
+        vcpu.expired.set(false);
+        if deadline == u64::MAX {
+            cpu.timeouts.disarm(&vcpu.context.timeout);
+        } else {
+            cpu.timeouts.arm(&vcpu.context.timeout, deadline);
+            cpu.program_timer();
+        }
+    }
+    let kicked = vcpu.context.notification.get().is_some_and(|n| n.is_set()) || vcpu.expired.get();
+    if halt && !kicked {
+        vcpu.context.state.set(State::Halted);
+        // The kick may have come between the look and the halt, from another CPU: whoever sends one
+        // then finds the state or its interrupt is taken before the next decision here.
+    } else {
+        vcpu.context.state.set(State::Ready);
+    }
+}
+
+/// The vCPU's deadline has passed.
+pub fn deadline_passed(cpu: &Cpu, vcpu: Ref<Vcpu>) {
+    vcpu.expired.set(true);
+    if vcpu.context.state.get() == State::Halted {
+        vcpu.context.wake(cpu);
+    }
+}
