@@ -1,1 +1,132 @@
-//! To be written.
+//! What the emulator tests share: machines with a conversation, few at a time, and their console in the
+//! message when something goes wrong.
+#![forbid(unsafe_code)]
+
+use std::path::Path;
+use std::sync::{Condvar, Mutex};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use bulkhead::dialogue::Dialogue;
+use bulkhead::machine::{self, Image, Kind, Settings};
+use configs::{Config, Overrides};
+
+/// Emulators at work at one time.
+const AT_ONCE: usize = 2;
+
+static FREE: Mutex<usize> = Mutex::new(AT_ONCE);
+static FREED: Condvar = Condvar::new();
+
+/// The right to run an emulator.
+struct Place;
+
+impl Place {
+    fn take() -> Place {
+        let mut free = FREE.lock().unwrap_or_else(|e| e.into_inner());
+        while *free == 0 {
+            free = FREED.wait(free).unwrap_or_else(|e| e.into_inner());
+        }
+        *free -= 1;
+        Place
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        *FREE.lock().unwrap_or_else(|e| e.into_inner()) += 1;
+        FREED.notify_one();
+    }
+}
+
+/// Boots `image` and talks to it. Fails with all that the machine said.
+pub fn with_machine(
+    name: &str,
+    kind: Kind,
+    image: &Image,
+    settings: &Settings,
+    talk: impl FnOnce(&mut Dialogue) -> Result<()>,
+) {
+    let _place = Place::take();
+    let start = Instant::now();
+    eprintln!("{name}: booting on {kind}");
+    let mut dialogue = match machine::start(kind, image, settings) {
+        Ok(running) => Dialogue::new(running),
+        Err(error) => panic!("{name}: {error:#}"),
+    };
+    let result = talk(&mut dialogue);
+    eprintln!(
+        "{name}: {} after {:.1} s",
+        if result.is_ok() { "ok" } else { "FAILED" },
+        start.elapsed().as_secs_f64()
+    );
+    if let Err(error) = result {
+        panic!(
+            "{name} on {kind}: {error:#}\n--- console ---\n{}\n--- end ---",
+            dialogue.transcript()
+        );
+    }
+}
+
+/// The system described by `text`, as if it stood in configs/`name`.toml.
+pub fn system(name: &str, text: &str) -> Result<Config> {
+    let path = bulkhead::workspace::root()
+        .join("configs")
+        .join(format!("{name}.toml"));
+    configs::parse(&path, text, &Overrides::default()).context("the test's system is wrong")
+}
+
+/// The system in configs/`file`, changed by replacing text.
+pub fn changed(name: &str, file: &str, changes: &[(&str, &str)]) -> Result<Config> {
+    let mut text = std::fs::read_to_string(bulkhead::workspace::root().join("configs").join(file))?;
+    for (from, to) in changes {
+        anyhow::ensure!(
+            text.contains(from),
+            "configs/{file} does not contain {from:?}"
+        );
+        text = text.replace(from, to);
+    }
+    system(name, &text)
+}
+
+/// Boots a system and talks to it.
+pub fn with_system(
+    name: &str,
+    kind: Kind,
+    config: &Config,
+    talk: impl FnOnce(&mut Dialogue) -> Result<()>,
+) {
+    let image = match bulkhead::run::image(config) {
+        Ok(image) => image,
+        Err(error) => panic!("{name}: {error:#}"),
+    };
+    let settings = Settings {
+        machine: config.machine,
+        count_instructions: false,
+    };
+    with_machine(name, kind, &image, &settings, talk);
+}
+
+/// Whether any process runs a program with `part` in its command line.
+pub fn process_with(part: &str) -> bool {
+    let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    processes
+        .filter(|p| {
+            p.file_name()
+                .to_string_lossy()
+                .bytes()
+                .all(|b| b.is_ascii_digit())
+        })
+        .any(|process| {
+            let line =
+                std::fs::read(Path::new(&process.path()).join("cmdline")).unwrap_or_default();
+            String::from_utf8_lossy(&line).contains(part)
+        })
+}
+
+/// The prompt of the default guest's shell.
+pub const PROMPT: &str = r"linux:\S+# $";
+
+/// Seconds.
+pub const fn seconds(count: u64) -> Duration {
+    Duration::from_secs(count)
+}

@@ -1,1 +1,26 @@
-//! To be written.
+//! The `bulkhead` command as a library: sets the developer's machine up, builds the image, boots it in an
+//! emulator and talks to its console.
+//!
+//! [`command`] is the command line; tests use [`artifacts::Artifacts`], [`bundle`] and
+//! [`machine::Running`] without it.
+#![forbid(unsafe_code)]
+
+pub mod apt;
+pub mod artifacts;
+pub mod bundle;
+pub mod check;
+pub mod child;
+pub mod command;
+pub mod dialogue;
+pub mod guest;
+pub mod initramfs;
+pub mod interrupt;
+pub mod log;
+pub mod machine;
+pub mod progress;
+pub mod run;
+pub mod sysroot;
+pub mod terminal;
+pub mod toolchain;
+pub mod watch;
+pub mod workspace;

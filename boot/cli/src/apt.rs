@@ -1,0 +1,164 @@
+//! Debian packages: asks apt for what is missing, where it may.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+use rustix::process::geteuid;
+
+use crate::progress::{self, Step};
+use crate::{child, interrupt};
+
+/// How to become root without a question.
+fn root_prefix() -> Option<Vec<PathBuf>> {
+    if geteuid().is_root() {
+        return Some(Vec::new());
+    }
+    let sudo = child::find("sudo")?;
+    let allowed = child::run(Command::new(&sudo).args(["-n", "true"]), None).is_ok();
+    allowed.then(|| vec![sudo, "-n".into()])
+}
+
+/// Whether this machine has apt.
+pub fn exists() -> bool {
+    child::find("apt-get").is_some() && child::find("dpkg-deb").is_some()
+}
+
+/// The version that apt would install; `None` if it knows none.
+pub fn candidate(package: &str) -> Option<String> {
+    let policy = child::run(apt("apt-cache").args(["policy", package]), None).ok()?;
+    let line = policy
+        .lines()
+        .find_map(|line| line.trim().strip_prefix("Candidate: "))?;
+    (line != "(none)").then(|| line.to_string())
+}
+
+fn apt(tool: &str) -> Command {
+    let mut command = Command::new(tool);
+    command
+        .env("LC_ALL", "C")
+        .env("DEBIAN_FRONTEND", "noninteractive");
+    command
+}
+
+/// Runs apt-get as root.
+fn apt_get_as_root(prefix: &[PathBuf], args: &[&str], step: Option<(&Step, &str)>) -> Result<()> {
+    let mut words = prefix.iter().map(|word| word.as_os_str());
+    let mut command = match words.next() {
+        Some(sudo) => {
+            let mut command = Command::new(sudo);
+            command
+                .args(words)
+                .args(["LC_ALL=C", "DEBIAN_FRONTEND=noninteractive", "apt-get"]);
+            command
+        }
+        None => apt("apt-get"),
+    };
+    // Another apt may be at work for a moment.
+    command.args(["-o", "DPkg::Lock::Timeout=120"]).args(args);
+    child::run(&mut command, step).map(drop)
+}
+
+/// Fetches the lists of packages if apt does not know all of `packages`.
+fn ensure_lists(packages: &[&str]) -> Result<()> {
+    if packages.iter().all(|p| candidate(p).is_some()) {
+        return Ok(());
+    }
+    let what = "Fetching the lists of Debian packages";
+    let Some(prefix) = root_prefix() else {
+        bail!("apt does not know them; run: sudo apt-get update")
+    };
+    let step = progress::long_step(what);
+    apt_get_as_root(&prefix, &["update", "-q"], Some((&step, what)))
+}
+
+/// Installs `packages`, which are needed `for_what`.
+pub fn install(packages: &[&str], for_what: &str) -> Result<()> {
+    let list = packages.join(" ");
+    let by_hand = || {
+        format!(
+            "{for_what} needs the Debian packages {list}; install them with: sudo apt-get install {list}"
+        )
+    };
+    if !exists() {
+        bail!(
+            "{for_what} needs programs that are missing, and this is no Debian system where they could be \
+             installed. Install what your system has in place of the Debian packages: {list}"
+        );
+    }
+    let Some(prefix) = root_prefix() else {
+        bail!(
+            "{}\n(neither root nor `sudo -n` is available to do it now)",
+            by_hand()
+        );
+    };
+    let what = format!("Installing {list}");
+    ensure_lists(packages).with_context(by_hand)?;
+    let step = progress::long_step(&what);
+    let mut args = vec!["install", "-y", "-q", "--no-install-recommends"];
+    args.extend(packages);
+    if let Err(first) = apt_get_as_root(&prefix, &args, Some((&step, &what))) {
+        interrupt::check()?;
+        // Old lists name versions that the archive no longer has.
+        apt_get_as_root(&prefix, &["update", "-q"], Some((&step, &what)))
+            .and_then(|()| apt_get_as_root(&prefix, &args, Some((&step, &what))))
+            .map_err(|_| first)
+            .with_context(by_hand)?;
+    }
+    Ok(())
+}
+
+/// The package that `package`, which has no content of its own, stands for: its first dependency whose name
+/// starts with `prefix`.
+pub fn resolve(package: &str, prefix: &str) -> Result<String> {
+    ensure_lists(&[package])?;
+    let depends = child::run(
+        apt("apt-cache").args(["depends", "--no-recommends", package]),
+        None,
+    )?;
+    let real = depends.lines().find_map(|line| {
+        line.trim()
+            .strip_prefix("Depends: ")
+            .filter(|name| name.starts_with(prefix))
+    });
+    real.map(String::from)
+        .with_context(|| format!("the Debian package {package} depends on no {prefix}*"))
+}
+
+/// Downloads a package and unpacks it into `into`, without installing it.
+pub fn unpack(package: &str, into: &Path) -> Result<()> {
+    ensure_lists(&[package])?;
+    let what = format!("Downloading the Debian package {package}");
+    let step = progress::long_step(&what);
+    let dir = tempfile::Builder::new()
+        .prefix("download-")
+        .tempdir_in(into.parent().unwrap_or(into))?;
+    let download = |step: &Step| {
+        let mut command = apt("apt-get");
+        command
+            .args(["download", "-q", package])
+            .current_dir(dir.path());
+        child::run(&mut command, Some((step, &what)))
+    };
+    if let Err(first) = download(&step) {
+        interrupt::check()?;
+        let Some(prefix) = root_prefix() else {
+            return Err(first);
+        };
+        apt_get_as_root(&prefix, &["update", "-q"], Some((&step, &what)))?;
+        download(&step)?;
+    }
+    let deb = std::fs::read_dir(dir.path())?
+        .filter_map(Result::ok)
+        .map(|entry| entry.path())
+        .find(|path| path.extension().is_some_and(|e| e == "deb"));
+    let deb = deb.with_context(|| format!("apt-get downloaded no {package}"))?;
+    // Unpacked aside and renamed when whole, so that an interruption leaves nothing that looks complete.
+    let aside = dir.path().join("content");
+    child::run(
+        Command::new("dpkg-deb").arg("-x").arg(&deb).arg(&aside),
+        None,
+    )?;
+    let _ = std::fs::remove_dir_all(into);
+    std::fs::rename(&aside, into).with_context(|| format!("{} cannot be written", into.display()))
+}

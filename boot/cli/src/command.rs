@@ -1,0 +1,181 @@
+//! The command line.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+use configs::{Diagnostics, Overrides};
+use regex::Regex;
+
+use crate::interrupt::{self, Interrupted};
+use crate::machine::Kind;
+use crate::{bundle, check, run};
+
+/// The system that runs when none is named.
+const DEFAULT_CONFIG: &str = "configs/linux.toml";
+
+/// Builds, runs and checks systems on the Bulkhead microhypervisor.
+///
+/// Without a command: runs configs/linux.toml, an unmodified Linux with a shell on this terminal.
+#[derive(Debug, Parser)]
+#[command(name = "bulkhead", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Boot a system in an emulator, with its console on this terminal; Ctrl-A x ends it
+    Run(Run),
+    /// Verify the description of a system and the guest files it names
+    Check(Check),
+}
+
+/// Boots a system in an emulator, with its console on this terminal. Ctrl-A x ends it, Ctrl-A a sends Ctrl-A.
+///
+/// Installs what is missing where it can: a bare-metal target, an emulator, a guest kernel.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Exit status: 0 when the machine switches itself off, the user ends it, or REGEX appears; \
+1 on a timeout or another failure; 2 when the hypervisor panics or the description is wrong; 130 on Ctrl-C."
+)]
+struct Run {
+    /// Description of the system
+    #[arg(default_value = DEFAULT_CONFIG)]
+    config: PathBuf,
+    /// Machine to boot on
+    #[arg(long, value_enum, default_value_t = Kind::QemuX86, value_name = "M")]
+    machine: Kind,
+    #[command(flatten)]
+    replace: Replace,
+    /// For scripts: no input, no terminal
+    #[arg(long)]
+    headless: bool,
+    /// End the machine after this many seconds, with status 1
+    #[arg(long, value_name = "S", requires = "headless")]
+    timeout: Option<u64>,
+    /// End the machine with status 0 when REGEX appears on a line of any console
+    #[arg(long, value_name = "REGEX", requires = "headless")]
+    until: Option<Regex>,
+    /// Keep everything printed in FILE, each line with the name of its console
+    #[arg(long, value_name = "FILE")]
+    log: Option<PathBuf>,
+}
+
+/// What replaces parts of a description, for its first VM.
+#[derive(Debug, Args)]
+struct Replace {
+    /// Kernel of the first VM: a 64-bit bzImage
+    #[arg(long, value_name = "F")]
+    kernel: Option<PathBuf>,
+    /// Initial RAM disk of the first VM
+    #[arg(long, value_name = "F")]
+    initrd: Option<PathBuf>,
+    /// Kernel command line of the first VM
+    #[arg(long, value_name = "S")]
+    cmdline: Option<String>,
+    /// Disk of the first VM; there is no block device yet, so this is refused
+    #[arg(long, value_name = "F")]
+    disk: Option<PathBuf>,
+}
+
+/// Verifies the description of a system and the guest files it names. Exit status 2 if something is wrong.
+#[derive(Debug, Args)]
+struct Check {
+    /// Description of the system
+    config: PathBuf,
+    #[command(flatten)]
+    replace: Replace,
+}
+
+impl Replace {
+    fn overrides(self) -> anyhow::Result<Overrides> {
+        if self.disk.is_some() {
+            anyhow::bail!(
+                "--disk: Bulkhead has no block device yet; put the files into an initial RAM disk and give it with --initrd"
+            );
+        }
+        Ok(Overrides {
+            kernel: self.kernel,
+            initrd: self.initrd,
+            cmdline: self.cmdline,
+        })
+    }
+}
+
+/// Runs the command line; everything it started has ended when it returns.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    interrupt::catch();
+    let command = cli.command.unwrap_or_else(|| {
+        let Cli { command } = Cli::parse_from(["bulkhead", "run"]);
+        command.unwrap_or_else(|| unreachable!("`run` was given"))
+    });
+    let result = match command {
+        Command::Run(run) => start(run),
+        Command::Check(check) => verify(check),
+    };
+    match result {
+        Ok(status) => ExitCode::from(status),
+        Err(error) => report(&error),
+    }
+}
+
+fn start(run: Run) -> anyhow::Result<u8> {
+    let options = run::Options {
+        config: run.config,
+        machine: run.machine,
+        overrides: run.replace.overrides()?,
+        headless: run.headless,
+        timeout: run.timeout.map(Duration::from_secs),
+        until: run.until,
+        log: run.log,
+    };
+    let outcome = run::run(&options)?;
+    if let Some(message) = outcome.message() {
+        eprintln!("bulkhead: {message}");
+    }
+    Ok(outcome.status())
+}
+
+fn verify(arguments: Check) -> anyhow::Result<u8> {
+    let config = check::load(&arguments.config, &arguments.replace.overrides()?)?;
+    bundle::guest_files(&config)?;
+    println!("{}", check::summary(&config));
+    Ok(0)
+}
+
+/// Says what went wrong, and the exit status for it.
+fn report(error: &anyhow::Error) -> ExitCode {
+    if error.chain().any(|cause| cause.is::<Interrupted>()) {
+        eprintln!("\rbulkhead: {Interrupted}");
+        return ExitCode::from(Interrupted::STATUS);
+    }
+    if let Some(diagnostics) = error
+        .chain()
+        .find_map(|cause| cause.downcast_ref::<Diagnostics>())
+    {
+        eprintln!("{diagnostics}");
+        return ExitCode::from(2);
+    }
+    eprintln!("bulkhead: {error:#}");
+    ExitCode::from(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn command_line() {
+        Cli::command().debug_assert();
+        assert!(Cli::try_parse_from(["bulkhead"]).unwrap().command.is_none());
+        assert!(Cli::try_parse_from(["bulkhead", "run", "--until", "x"]).is_err());
+        assert!(Cli::try_parse_from(["bulkhead", "run", "--headless", "--until", "("]).is_err());
+        let run = Cli::try_parse_from(["bulkhead", "run"]).unwrap().command;
+        assert!(matches!(run, Some(Command::Run(run)) if run.config.as_os_str() == DEFAULT_CONFIG));
+    }
+}

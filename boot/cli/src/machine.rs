@@ -1,0 +1,209 @@
+//! Machines to boot on: emulators, started with a boot image and a serial console.
+
+pub mod bochs;
+pub mod iso;
+pub mod qemu;
+
+use std::fmt;
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::time::Duration;
+
+use anyhow::Result;
+use clap::ValueEnum;
+use configs::Machine;
+
+use crate::child::Group;
+use crate::interrupt;
+
+/// A kind of machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Kind {
+    /// QEMU: AMD SVM, emulated; or the host's own extension where KVM offers it to guests
+    QemuX86,
+    /// Bochs: Intel VT-x, emulated
+    Bochs,
+    /// QEMU: Arm with EL2
+    QemuArm64,
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Kind::QemuX86 => "qemu-x86",
+            Kind::Bochs => "bochs",
+            Kind::QemuArm64 => "qemu-arm64",
+        })
+    }
+}
+
+/// What to boot: a kernel with a bundle, or for measurements and trials any other pair that the boot
+/// protocols take.
+#[derive(Clone, Debug)]
+pub struct Image {
+    /// The kernel, an ELF file with a PVH note and a multiboot2 header.
+    pub kernel: PathBuf,
+    /// The bundle.
+    pub bundle: PathBuf,
+    /// The kernel's own options.
+    pub options: String,
+}
+
+/// How to run it.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// RAM and CPUs.
+    pub machine: Machine,
+    /// Make time the count of instructions: QEMU only, one CPU only; Bochs always counts.
+    pub count_instructions: bool,
+}
+
+/// How a machine ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum End {
+    /// It switched itself off.
+    PowerOff,
+    /// It reset itself, which is stopped: the hypervisor crashed or was told to.
+    Reset,
+    /// The emulator failed; says how.
+    Failed(String),
+}
+
+/// What comes from a machine.
+#[derive(Debug)]
+pub enum Event {
+    /// Bytes from its serial port.
+    Output(Vec<u8>),
+    /// Nothing, for as long as was asked for.
+    Quiet,
+    /// Its end; all output has come.
+    End(End),
+}
+
+/// A running machine. When dropped, it is killed.
+pub struct Running {
+    emulator: Group,
+    output: Receiver<Vec<u8>>,
+    input: Input,
+    ending: Box<dyn FnMut(std::process::ExitStatus) -> End + Send>,
+    /// Emulator's files; removed with the machine.
+    _dir: tempfile::TempDir,
+}
+
+/// The way to a machine's serial port. Never blocks: what the machine does not take yet is kept.
+#[derive(Clone, Debug)]
+pub struct Input(Sender<Vec<u8>>);
+
+impl Input {
+    /// Sends bytes. To a machine that has ended they go nowhere.
+    pub fn send(&self, bytes: &[u8]) {
+        let _ = self.0.send(bytes.to_vec());
+    }
+}
+
+/// Makes sure that machines of this kind can be started; installs what is missing.
+pub fn prepare(kind: Kind) -> Result<()> {
+    match kind {
+        Kind::QemuX86 => qemu::prepare(),
+        Kind::Bochs => bochs::prepare(),
+        Kind::QemuArm64 => anyhow::bail!(
+            "--machine qemu-arm64 is not supported yet: this version of Bulkhead runs on x86-64 only; use qemu-x86 \
+             or bochs"
+        ),
+    }
+}
+
+/// Starts a machine.
+pub fn start(kind: Kind, image: &Image, settings: &Settings) -> Result<Running> {
+    prepare(kind)?;
+    match kind {
+        Kind::Bochs => bochs::start(image, settings),
+        _ => qemu::start(image, settings),
+    }
+}
+
+impl Running {
+    /// The next thing that happens, within `limit`. Fails when the user asks to stop.
+    pub fn next(&mut self, limit: Duration) -> Result<Event> {
+        let mut left = limit;
+        loop {
+            interrupt::check()?;
+            let slice = left.min(crate::child::POLL);
+            match self.output.recv_timeout(slice) {
+                Ok(bytes) => return Ok(Event::Output(bytes)),
+                Err(RecvTimeoutError::Timeout) => left = left.saturating_sub(slice),
+                Err(RecvTimeoutError::Disconnected) => {
+                    // The port is closed: the emulator is about to end.
+                    return Ok(match self.emulator.wait(Some(Duration::from_secs(10))) {
+                        Ok(status) => Event::End((self.ending)(status)),
+                        Err(error) => {
+                            interrupt::check()?;
+                            Event::End(End::Failed(format!("the emulator hangs: {error}")))
+                        }
+                    });
+                }
+            }
+            if left.is_zero() {
+                return Ok(Event::Quiet);
+            }
+        }
+    }
+
+    /// The way to its serial port.
+    pub fn input(&self) -> Input {
+        self.input.clone()
+    }
+
+    /// Process number of the emulator.
+    pub fn process(&mut self) -> u32 {
+        self.emulator.child().id()
+    }
+}
+
+/// Passes bytes on from a stream until its end.
+fn pump_output(mut from: impl Read + Send + 'static) -> Receiver<Vec<u8>> {
+    let (sender, receiver) = mpsc::channel();
+    std::thread::spawn(move || {
+        let mut buffer = [0; 16 << 10];
+        while let Ok(count @ 1..) = from.read(&mut buffer) {
+            if sender.send(buffer[..count].to_vec()).is_err() {
+                break;
+            }
+        }
+    });
+    receiver
+}
+
+/// Passes bytes on to a stream until it is closed.
+fn pump_input(mut to: impl Write + Send + 'static) -> Input {
+    let (sender, receiver) = mpsc::channel::<Vec<u8>>();
+    std::thread::spawn(move || {
+        for bytes in receiver {
+            if to.write_all(&bytes).and_then(|()| to.flush()).is_err() {
+                break;
+            }
+        }
+    });
+    Input(sender)
+}
+
+/// A folder for an emulator's files.
+fn scratch() -> Result<tempfile::TempDir> {
+    let dir = crate::workspace::output().join("run");
+    std::fs::create_dir_all(&dir)?;
+    Ok(tempfile::Builder::new()
+        .prefix("machine-")
+        .tempdir_in(dir)?)
+}
+
+/// The last lines of an emulator's own messages.
+fn last_lines(file: &Path, count: usize) -> String {
+    let text = std::fs::read(file).unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
+    let lines: Vec<&str> = text
+        .lines()
+        .filter(|line| !line.trim().is_empty())
+        .collect();
+    lines[lines.len().saturating_sub(count)..].join("\n    ")
+}

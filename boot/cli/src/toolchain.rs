@@ -1,0 +1,265 @@
+//! The compiler for bare metal: rustup's where it has the target or can get it, else Debian's.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Mutex;
+
+use anyhow::{Context, Result, bail};
+
+use crate::{apt, child, interrupt, progress, sysroot};
+
+/// The target of everything that runs on the machine.
+pub const TARGET: &str = "x86_64-unknown-none";
+
+/// Oldest compiler that builds the workspace, as its `rust-version` says.
+const OLDEST: (u32, u32) = (1, 90);
+
+/// Set to `debian` to use Debian's compiler though rustup's would do: for tests.
+pub const CHOICE: &str = "BULKHEAD_TOOLCHAIN";
+
+/// A compiler that builds for [`TARGET`].
+#[derive(Clone, Debug)]
+pub enum Toolchain {
+    /// The compiler that built this command; it has the target.
+    Own {
+        /// The `cargo` to call.
+        cargo: PathBuf,
+    },
+    /// Debian's, with a sysroot made here.
+    Debian {
+        /// Folder of `rustc` and `cargo`.
+        bin: PathBuf,
+        /// Holds core and alloc.
+        sysroot: PathBuf,
+    },
+}
+
+static PREPARED: Mutex<Option<Toolchain>> = Mutex::new(None);
+
+impl Toolchain {
+    /// Finds a compiler; installs what is missing. Done once in a process.
+    pub fn prepare() -> Result<Toolchain> {
+        let mut prepared = PREPARED.lock().unwrap_or_else(|e| e.into_inner());
+        if let Some(toolchain) = &*prepared {
+            return Ok(toolchain.clone());
+        }
+        let toolchain = find()?;
+        *prepared = Some(toolchain.clone());
+        Ok(toolchain)
+    }
+
+    /// A cargo command for [`TARGET`], `subcommand` first, with these compiler flags for target code. Its
+    /// environment is that of the toolchain, not of the cargo that started this process.
+    pub fn cargo(&self, subcommand: &str, flags: &[&str]) -> Command {
+        let mut rustflags: Vec<String> = flags.iter().map(|f| f.to_string()).collect();
+        let mut command = match self {
+            Toolchain::Own { cargo } => {
+                let mut command = Command::new(cargo);
+                without_outer_settings(&mut command);
+                command
+            }
+            Toolchain::Debian { bin, sysroot } => {
+                rustflags.push("-Clinker=ld.lld".into());
+                rustflags.push(format!("--sysroot={}", sysroot.display()));
+                clean_cargo(bin)
+            }
+        };
+        let list: Vec<String> = rustflags.iter().map(|f| format!("{f:?}")).collect();
+        command.args([subcommand, "--target", TARGET, "--config"]);
+        // Appends to the user's flags; the RUSTFLAGS variable would replace them.
+        command.arg(format!("target.{TARGET}.rustflags=[{}]", list.join(",")));
+        command
+    }
+
+    /// A short name, of which a build's folder is made: two toolchains share no artefacts.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Toolchain::Own { .. } => "own",
+            Toolchain::Debian { .. } => "debian",
+        }
+    }
+}
+
+/// `cargo` of the toolchain in `bin`, untouched by settings for another.
+pub fn clean_cargo(bin: &Path) -> Command {
+    let mut command = Command::new(bin.join("cargo"));
+    without_outer_settings(&mut command);
+    command
+        .env_remove("RUSTUP_TOOLCHAIN")
+        .env("RUSTC", bin.join("rustc"));
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let dirs = std::iter::once(bin.to_path_buf()).chain(std::env::split_paths(&path));
+    if let Ok(path) = std::env::join_paths(dirs) {
+        command.env("PATH", path);
+    }
+    command
+}
+
+/// Removes what an outer cargo or the user set for host builds.
+fn without_outer_settings(command: &mut Command) {
+    for variable in [
+        "CARGO",
+        "RUSTC",
+        "RUSTDOC",
+        "RUSTFLAGS",
+        "CARGO_ENCODED_RUSTFLAGS",
+        "RUSTC_BOOTSTRAP",
+        "CARGO_BUILD_TARGET",
+    ] {
+        command.env_remove(variable);
+    }
+    // Cargo tells a build script's children about the package; they must not leak into another build.
+    for (variable, _) in std::env::vars_os() {
+        if variable.to_string_lossy().starts_with("CARGO_PKG_") || variable == "CARGO_MANIFEST_DIR"
+        {
+            command.env_remove(variable);
+        }
+    }
+}
+
+fn find() -> Result<Toolchain> {
+    let own = own_cargo();
+    let forced = std::env::var(CHOICE).is_ok_and(|choice| choice == "debian");
+    if let Some((cargo, rustc)) = &own
+        && !forced
+        && (has_target(rustc) || add_target(rustc)?)
+    {
+        return Ok(Toolchain::Own {
+            cargo: cargo.clone(),
+        });
+    }
+    debian()
+}
+
+/// The `cargo` and `rustc` in use. Under rustup these are its proxies, which follow RUSTUP_TOOLCHAIN.
+fn own_cargo() -> Option<(PathBuf, PathBuf)> {
+    let from_cargo = std::env::var_os("CARGO").map(PathBuf::from);
+    let cargo = from_cargo
+        .filter(|cargo| cargo.exists())
+        .or_else(|| child::find("cargo"))?;
+    // A toolchain's programs lie beside each other.
+    let beside = cargo.with_file_name("rustc");
+    let rustc = if beside.exists() {
+        beside
+    } else {
+        child::find("rustc")?
+    };
+    Some((cargo, rustc))
+}
+
+fn has_target(rustc: &Path) -> bool {
+    let dir = child::run(
+        Command::new(rustc).args(["--print", "target-libdir", "--target", TARGET]),
+        None,
+    );
+    let Ok(dir) = dir else { return false };
+    let Ok(mut files) = std::fs::read_dir(dir.trim()) else {
+        return false;
+    };
+    files.any(|file| {
+        file.is_ok_and(|file| file.file_name().to_string_lossy().starts_with("libcore-"))
+    })
+}
+
+/// Asks rustup for the target. `false` if there is no rustup or it cannot get it.
+fn add_target(rustc: &Path) -> Result<bool> {
+    let Some(rustup) = child::find("rustup") else {
+        return Ok(false);
+    };
+    let what = format!("Adding the target {TARGET} to the Rust toolchain");
+    let step = progress::long_step(&what);
+    let mut command = Command::new(rustup);
+    command.args(["target", "add", TARGET]);
+    if let Err(error) = child::run(&mut command, Some((&step, &what))) {
+        interrupt::check()?;
+        drop(step);
+        let text = error.to_string();
+        let cause = text
+            .lines()
+            .rev()
+            .find(|line| !line.trim().is_empty())
+            .unwrap_or_default();
+        eprintln!(
+            "bulkhead: rustup cannot add {TARGET} ({}); using Debian's compiler",
+            cause.trim()
+        );
+        return Ok(false);
+    }
+    Ok(has_target(rustc))
+}
+
+/// Debian's packages for a compiler: those of a recent one first.
+const DEBIAN: [[&str; 3]; 2] = [
+    ["rustc-web", "cargo-web", "rust-web-src"],
+    ["rustc", "cargo", "rust-src"],
+];
+
+fn debian() -> Result<Toolchain> {
+    let bin = PathBuf::from("/usr/bin");
+    if !debian_is_complete(&bin) {
+        if !apt::exists() {
+            bail!(
+                "the Rust compiler lacks the target {TARGET}; add it with `rustup target add {TARGET}`, or install \
+                 a Rust toolchain that has it"
+            );
+        }
+        let recent = |set: &&[&str; 3]| apt::candidate(set[0]).is_some_and(|v| new_enough(&v));
+        let set = DEBIAN.iter().find(recent).unwrap_or(&DEBIAN[0]);
+        let mut packages = set.to_vec();
+        packages.push("lld");
+        apt::install(&packages, "building for bare metal")?;
+        if !debian_is_complete(&bin) {
+            let (major, minor) = OLDEST;
+            bail!(
+                "Debian's compiler in /usr/bin is older than {major}.{minor} or incomplete, and rustup has no {TARGET}; \
+                 get it with `rustup target add {TARGET}`"
+            );
+        }
+    }
+    let sysroot = sysroot::prepare(&bin, TARGET)?;
+    Ok(Toolchain::Debian { bin, sysroot })
+}
+
+fn debian_is_complete(bin: &Path) -> bool {
+    let version =
+        child::run(Command::new(bin.join("rustc")).arg("--version"), None).unwrap_or_default();
+    let library = child::run(
+        Command::new(bin.join("rustc")).args(["--print", "sysroot"]),
+        None,
+    )
+    .map(|root| Path::new(root.trim()).join("lib/rustlib/src/rust/library/core/Cargo.toml"));
+    version.split_whitespace().nth(1).is_some_and(new_enough)
+        && library.is_ok_and(|file| file.exists())
+        && bin.join("cargo").exists()
+        && child::find("ld.lld").is_some()
+}
+
+/// Whether a version is at least [`OLDEST`].
+fn new_enough(version: &str) -> bool {
+    let mut numbers = version
+        .split(|c: char| !c.is_ascii_digit())
+        .map(str::parse::<u32>);
+    match (numbers.next(), numbers.next()) {
+        (Some(Ok(major)), Some(Ok(minor))) => (major, minor) >= OLDEST,
+        _ => false,
+    }
+}
+
+/// The `cargo` to call for the host side: checks of the sources.
+pub fn host_cargo() -> Result<Command> {
+    let (cargo, _) = own_cargo().context("there is no cargo in the search path")?;
+    let mut command = Command::new(cargo);
+    without_outer_settings(&mut command);
+    Ok(command)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions() {
+        assert!(new_enough("1.96.0+dfsg1-1~deb12u2") && new_enough("1.90.0") && new_enough("2.0"));
+        assert!(!new_enough("1.63.0+dfsg1-2") && !new_enough("") && !new_enough("one"));
+    }
+}
