@@ -166,9 +166,8 @@ impl Platform {
         match entry[0] {
             // Processor local APIC.
             0 => {
-                if u32_at(entry, 4)? & CPU_ENABLED != 0 {
-                    self.add_cpu(ApicId((*entry.get(3)?).into()));
-                }
+                let [id] = field(entry, 3)?;
+                self.add_cpu(ApicId(id.into()), u32_at(entry, 4)?);
             }
             // I/O APIC.
             1 => {
@@ -198,20 +197,16 @@ impl Platform {
             // Local APIC address override.
             5 => self.local_apic = HostPhys(u64::from_le_bytes(field(entry, 4)?)),
             // Processor local x2APIC.
-            9 => {
-                if u32_at(entry, 8)? & CPU_ENABLED != 0 {
-                    self.add_cpu(ApicId(u32_at(entry, 4)?));
-                }
-            }
+            9 => self.add_cpu(ApicId(u32_at(entry, 4)?), u32_at(entry, 8)?),
             // NMI sources, Itanium, Arm, future types.
             _ => {}
         }
         Some(())
     }
 
-    fn add_cpu(&mut self, id: ApicId) {
+    fn add_cpu(&mut self, id: ApicId, flags: u32) {
         // Firmware may list a CPU twice, as APIC and as x2APIC.
-        if self.cpus().contains(&id) {
+        if flags & CPU_ENABLED == 0 || self.cpus().contains(&id) {
             return;
         }
         match self.cpus.get_mut(self.cpu_count) {

@@ -83,8 +83,8 @@ impl CommandLine {
         self.as_str()
             .split(' ')
             .filter_map(|word| word.split_once('='))
-            .filter_map(|(name, value)| (name == key).then_some(value))
-            .last()
+            .rfind(|(name, _)| *name == key)
+            .map(|(_, value)| value)
     }
 }
 

@@ -70,9 +70,10 @@ enum Reference {
 /// Ports and commands of the 8254 (Intel 8254 data sheet) and its gate in the PC's system control port.
 const PIT_CHANNEL_2: u16 = 0x42;
 const PIT_COMMAND: u16 = 0x43;
-/// Channel 2, low then high byte, mode 0: counts down once from the value that is loaded.
-const PIT_ONE_SHOT: u8 = 0b10_11_000_0;
-const PIT_LATCH: u8 = 0b10_00_000_0;
+/// Channel 2 (bits 7:6), low then high byte (5:4), mode 0 (3:1): counts down once from the loaded value.
+const PIT_ONE_SHOT: u8 = 0b1011_0000;
+/// Channel 2 (bits 7:6): keep the count for reading (5:4).
+const PIT_LATCH: u8 = 0b1000_0000;
 const SYSTEM_CONTROL: u16 = 0x61;
 const GATE_2: u8 = 1 << 0;
 const SPEAKER: u8 = 1 << 1;

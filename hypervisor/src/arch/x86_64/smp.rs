@@ -26,7 +26,7 @@ pub(super) static HANDOVER: Handover = Handover {
 
 /// Page below 1 MiB that holds the real-mode code; 0 if there was none.
 static START_PAGE: AtomicU64 = AtomicU64::new(0);
-/// Number of the last CPU that arrived.
+/// Number of the CPU that arrived since the last [`start`], or 0.
 static ARRIVED: AtomicUsize = AtomicUsize::new(0);
 
 /// Between INIT and SIPI, and after the first SIPI, in microseconds.
@@ -53,6 +53,7 @@ pub unsafe fn start(id: ApicId, index: usize, stack_top: HostVirt, page_tables: 
     if page.0 == 0 {
         return false;
     }
+    ARRIVED.store(0, Ordering::Relaxed);
     HANDOVER.page_tables.store(page_tables.0, Ordering::Relaxed);
     HANDOVER.index.store(index as u64, Ordering::Relaxed);
     HANDOVER.stack.store(stack_top.0, Ordering::Release);
