@@ -215,7 +215,7 @@ impl GdtTss {
                 data = in(reg) KERNEL_DATA.bits(),
                 null = in(reg) 0u16,
                 task = in(reg) TASK.bits(),
-                scratch = lateout(reg) _,
+                scratch = out(reg) _,
             );
         }
     }
