@@ -11,8 +11,8 @@ use super::super::features::Missing;
 use super::super::hw::rdmsr;
 use super::super::state::cr0;
 
-/// Secondary control that the `x86` crate does not name: ENCLV exits.
-const ENCLV_EXITING: u32 = 1 << 28;
+/// Field that the `x86` crate does not name.
+pub(super) const ENCLV_EXITING_BITMAP: u32 = 0x2036;
 
 /// A word of VM-execution, exit or entry controls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,9 +87,9 @@ impl ControlWord {
                 taken: (SecondaryControls::ENABLE_RDTSCP
                     | SecondaryControls::ENABLE_INVPCID
                     | SecondaryControls::ENABLE_XSAVES_XRSTORS
-                    | SecondaryControls::ENCLS_EXITING)
-                    .bits()
-                    | ENCLV_EXITING,
+                    | SecondaryControls::ENCLS_EXITING
+                    | SecondaryControls::ENCLV_EXITING)
+                    .bits(),
                 unwanted: 0,
             },
             ControlWord::Exit => Wishes {
@@ -295,7 +295,7 @@ mod tests {
         assert!(found.has(SecondaryControls::UNRESTRICTED_GUEST));
         assert!(!found.has(SecondaryControls::ENABLE_VM_FUNCTIONS));
         assert!(!found.has(SecondaryControls::ENABLE_USER_WAIT_PAUSE));
-        assert_eq!(found.secondary & ENCLV_EXITING, 0);
+        assert!(!found.has(SecondaryControls::ENCLV_EXITING));
         assert_eq!(found.guest_cr0_needed(), 0x20);
         assert_eq!((found.invept, found.invvpid), (SINGLE, SINGLE));
     }

@@ -1,0 +1,190 @@
+//! Exit codes of SVM (AMD APM 2 appendix C) as exit kinds of the ABI.
+
+use abi::vcpu::ExitKind;
+use abi::vcpu::{FAULT_FETCH, FAULT_READ, FAULT_WRITE};
+
+use super::super::event::{Event, MC};
+use super::super::{Exit, Leave};
+use super::vmcb::Vmcb;
+
+/// Exit codes that need a closer look.
+const READ_DR0: u64 = 0x20;
+const WRITE_DR15: u64 = 0x3f;
+const EXCEPTION: u64 = 0x40;
+const LAST_EXCEPTION: u64 = 0x5f;
+const INTR: u64 = 0x60;
+const NMI: u64 = 0x61;
+const IRET: u64 = 0x74;
+const IOIO: u64 = 0x7b;
+const MSR: u64 = 0x7c;
+const TASK_SWITCH: u64 = 0x7d;
+pub(super) const NESTED_PAGE_FAULT: u64 = 0x400;
+/// VMRUN refused the state.
+pub(super) const INVALID: u64 = u64::MAX;
+
+/// Kind, whether word 1 is the raw code, and length of the instruction on processors that do not
+/// tell: without prefixes, which none of these instructions has any use for.
+const fn plain(code: u64) -> (ExitKind, bool, u8) {
+    use ExitKind as K;
+    match code {
+        0x64 => (K::InterruptWindow, false, 0),
+        // RDPMC.
+        0x6f => (K::NoInstruction, true, 2),
+        0x72 => (K::Cpuid, false, 2),
+        // RSM.
+        0x73 => (K::NoInstruction, true, 2),
+        // INVD, WBINVD.
+        0x76 | 0x89 => (K::CacheFlush, false, 2),
+        0x77 => (K::Pause, false, 2),
+        0x78 => (K::Halt, false, 1),
+        0x7f => (K::TripleFault, false, 0),
+        0x81 => (K::Hypercall, false, 3),
+        // INVLPGA; VMRUN, VMLOAD to SKINIT; MONITOR, MWAIT; RDPRU.
+        0x7a | 0x80 | 0x82..=0x86 | 0x8a..=0x8c | 0x8e => (K::NoInstruction, true, 3),
+        0x8d => (K::SetXcr, false, 3),
+        INVALID => (K::InvalidState, true, 0),
+        _ => (K::Other, true, 0),
+    }
+}
+
+/// How guest mode was left. `next_rip`: the processor saves the address of the next instruction.
+#[inline(always)]
+pub(super) fn decode(vmcb: &Vmcb, next_rip: bool) -> Leave {
+    let exit = |kind, default_length, info| {
+        let instruction_length = if default_length == 0 {
+            0
+        } else if next_rip {
+            vmcb.next_rip.wrapping_sub(vmcb.rip) as u8
+        } else {
+            default_length
+        };
+        Leave::Exit(Exit { kind, instruction_length, info })
+    };
+    match vmcb.exit_code {
+        INTR => Leave::InterruptPending,
+        NESTED_PAGE_FAULT => {
+            let info = [stage_two_fault(vmcb.exit_info1), vmcb.exit_info2, 0];
+            exit(ExitKind::StageTwoFault, 0, info)
+        }
+        MSR => {
+            let write = vmcb.exit_info1 & 1 != 0;
+            exit(if write { ExitKind::WriteMsr } else { ExitKind::ReadMsr }, 2, [0; 3])
+        }
+        IOIO => Leave::Exit(Exit {
+            kind: ExitKind::Io,
+            instruction_length: vmcb.exit_info2.wrapping_sub(vmcb.rip) as u8,
+            info: [io(vmcb.exit_info1), vmcb.exit_info2, 0],
+        }),
+        NMI => Leave::Nmi,
+        code @ EXCEPTION..=LAST_EXCEPTION => exception((code - EXCEPTION) as u8, vmcb.exit_info1),
+        READ_DR0..=WRITE_DR15 => Leave::DebugRegisters,
+        IRET => Leave::Iret,
+        TASK_SWITCH => exit(ExitKind::TaskSwitch, 0, [vmcb.exit_info1, vmcb.exit_info2, 0]),
+        code => {
+            let (kind, raw, length) = plain(code);
+            exit(kind, length, [if raw { code } else { 0 }, 0, 0])
+        }
+    }
+}
+
+/// An intercepted exception: only what `event::INTERCEPTED` names arrives here.
+fn exception(vector: u8, error: u64) -> Leave {
+    match vector {
+        MC => Leave::MachineCheck,
+        super::super::event::AC => {
+            Leave::Exception(Event::exception(vector, Some(error as u32)))
+        }
+        _ => Leave::Exception(Event::exception(vector, None)),
+    }
+}
+
+/// Flags of a stage-two fault, from an error code as that of #PF. Its P bit is not used: QEMU sets it
+/// without rule.
+const fn stage_two_fault(error: u64) -> u64 {
+    const WRITE: u64 = 1 << 1;
+    const FETCH: u64 = 1 << 4;
+    if error & WRITE != 0 {
+        FAULT_WRITE
+    } else if error & FETCH != 0 {
+        FAULT_FETCH
+    } else {
+        FAULT_READ
+    }
+}
+
+/// Word 1 of [`ExitKind::Io`] (AMD APM 2 15.10.2).
+const fn io(info: u64) -> u64 {
+    let port = info >> 16 & 0xffff;
+    // Bits 4 to 6: 8, 16, 32 bits.
+    let size = info >> 4 & 7;
+    let direction = info & 1;
+    // Bits 2 and 3: string, REP.
+    let string = info >> 2 & 3;
+    port | size << 16 | direction << 24 | string << 25
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn vmcb(code: u64, info1: u64, info2: u64) -> Box<Vmcb> {
+        // SAFETY: all bits zero is a value of the structure of integers.
+        let mut vmcb: Box<Vmcb> = unsafe { Box::new_zeroed().assume_init() };
+        vmcb.exit_code = code;
+        vmcb.exit_info1 = info1;
+        vmcb.exit_info2 = info2;
+        vmcb.rip = 0x1000;
+        vmcb.next_rip = 0x1004;
+        vmcb
+    }
+
+    fn exit(code: u64, info1: u64, info2: u64, next_rip: bool) -> Exit {
+        match decode(&vmcb(code, info1, info2), next_rip) {
+            Leave::Exit(exit) => exit,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn lengths() {
+        assert_eq!(exit(0x72, 0, 0, false).instruction_length, 2);
+        assert_eq!(exit(0x72, 0, 0, true).instruction_length, 4);
+        assert_eq!(exit(0x78, 0, 0, false).instruction_length, 1);
+        assert_eq!(exit(0x7f, 0, 0, true).instruction_length, 0);
+        assert_eq!(exit(IOIO, 0, 0x1001, false).instruction_length, 1);
+    }
+
+    #[test]
+    fn msr_direction() {
+        assert_eq!(exit(MSR, 0, 0, false).kind, ExitKind::ReadMsr);
+        assert_eq!(exit(MSR, 1, 0, false).kind, ExitKind::WriteMsr);
+    }
+
+    #[test]
+    fn io_words() {
+        // IN AL, 60h; REP OUTSD to CFCh.
+        assert_eq!(io(0x60 << 16 | 1 << 4 | 1), 1 << 24 | 1 << 16 | 0x60);
+        assert_eq!(io(0xcfc << 16 | 1 << 6 | 3 << 2), 3 << 25 | 4 << 16 | 0xcfc);
+    }
+
+    #[test]
+    fn faults() {
+        assert_eq!(exit(NESTED_PAGE_FAULT, 1 << 32 | 4, 0x1000, false).info, [1, 0x1000, 0]);
+        assert_eq!(exit(NESTED_PAGE_FAULT, 1 << 32 | 7, 0x1000, false).info, [2, 0x1000, 0]);
+        assert_eq!(exit(NESTED_PAGE_FAULT, 1 << 32 | 0x14, 0, false).info, [4, 0, 0]);
+    }
+
+    #[test]
+    fn others() {
+        assert_eq!(decode(&vmcb(INTR, 0, 0), false), Leave::InterruptPending);
+        assert_eq!(decode(&vmcb(0x52, 0, 0), false), Leave::MachineCheck);
+        assert_eq!(decode(&vmcb(0x41, 0, 0), false), Leave::Exception(Event::exception(1, None)));
+        assert_eq!(
+            decode(&vmcb(0x51, 0, 0), false),
+            Leave::Exception(Event::exception(17, Some(0)))
+        );
+        assert_eq!(decode(&vmcb(0x37, 0, 0), false), Leave::DebugRegisters);
+        assert_eq!(exit(INVALID, 0, 0, false).kind, ExitKind::InvalidState);
+        assert_eq!(exit(0x401, 0, 0, false).kind, ExitKind::Other);
+    }
+}

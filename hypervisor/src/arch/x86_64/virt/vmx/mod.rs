@@ -1,0 +1,444 @@
+//! Intel VT-x: unrestricted guests with EPT and VPID.
+
+mod capabilities;
+mod entry;
+mod exit;
+mod guest;
+mod host;
+mod msr_bitmap;
+mod vmcs;
+
+use abi::vcpu::ExitKind;
+use abi::vcpu::x86_64::RCX;
+use x86::msr;
+use x86::vmx::vmcs::control::{self, PrimaryControls};
+use x86::vmx::vmcs::{guest as field, host as host_field, ro};
+
+use super::cpu::{CpuId, CpuVirt, Host, VcpuId};
+use super::debug::DebugRegisters;
+use super::event::{self, Event};
+use super::state::{self, StatePage, cr0, cr4, peek};
+use super::{GuestRoot, HostPhys, KernelPage, Leave, Outcome, fpu, hw};
+
+pub(super) use capabilities::Capabilities;
+pub use capabilities::ControlWord;
+pub(super) use host::HostState;
+use host::SwitchedMsrs;
+
+/// Bits of the interruptibility state (Intel SDM 3C table 25-3).
+const BLOCKING_STI: u64 = 1 << 0;
+const BLOCKING_MOV_SS: u64 = 1 << 1;
+const BLOCKING_NMI: u64 = 1 << 3;
+/// Conditions of a #DB in the exit qualification: DR6.BD and BS.
+const DB_GENERAL_DETECT: u64 = 1 << 13;
+const DB_SINGLE_STEP: u64 = 1 << 14;
+/// DR7.GD.
+const DR7_GENERAL_DETECT: u64 = 1 << 13;
+/// EPT pointer: tables are write-back, of four levels.
+const EPT_POINTER: u64 = 6 | 3 << 3;
+
+/// A vCPU under VMX.
+pub(super) struct Vcpu {
+    vmcs: HostPhys,
+    page: StatePage,
+    fpu: fpu::Area,
+    /// What HOST_RSP holds; 0: nothing yet.
+    host_rsp: u64,
+    /// What HOST_CR3 holds.
+    host_cr3: u64,
+    root: HostPhys,
+    tag: u16,
+    /// The VMCS is launched: VMRESUME.
+    launched: bool,
+    /// The VMCS has its controls.
+    initialised: bool,
+    /// Linear translations are stale, as the monitor changed a register that they depend on.
+    flush_linear: bool,
+    /// The CPU whose host state the VMCS holds.
+    cpu: CpuId,
+    /// To be injected.
+    pending: Event,
+    cr2: u64,
+    cr0_shadow: u64,
+    cr4_shadow: u64,
+    /// CR0 bits that are set whatever the guest wants. Together with CD and NW, they are the host's.
+    cr0_needed: u64,
+    /// CR4 bits that are set whatever the guest wants.
+    cr4_needed: u64,
+    xcr0: u64,
+    tsc_aux: u64,
+    msrs: SwitchedMsrs,
+    /// Primary controls as they are in the VMCS.
+    primary: u32,
+    debug: DebugRegisters,
+}
+
+/// The CPU's host state.
+#[inline(always)]
+fn host_of(host: &Host) -> &HostState {
+    match host {
+        Host::Vmx(state) => state,
+        Host::Svm(_) => unreachable!("a vCPU is of the machine's extension"),
+    }
+}
+
+impl Vcpu {
+    /// # Safety
+    ///
+    /// As for `VcpuArch::new`.
+    pub unsafe fn new(
+        capabilities: &Capabilities,
+        vmcs: KernelPage,
+        fpu: fpu::Area,
+        page: StatePage,
+    ) -> Vcpu {
+        // SAFETY: the first word of the page that the caller gives as VMCS region.
+        unsafe { (vmcs.virt.0 as *mut u32).write_volatile(capabilities.revision) };
+        Vcpu {
+            vmcs: vmcs.phys,
+            page,
+            fpu,
+            host_rsp: 0,
+            host_cr3: 0,
+            root: HostPhys(0),
+            tag: 0,
+            launched: false,
+            initialised: false,
+            flush_linear: true,
+            cpu: CpuId::NONE,
+            pending: Event::NONE,
+            cr2: 0,
+            cr0_shadow: state::RESET_CR0,
+            cr4_shadow: 0,
+            cr0_needed: capabilities.guest_cr0_needed(),
+            cr4_needed: capabilities.cr4_needed | cr4::VMXE | cr4::MCE,
+            xcr0: 1,
+            tsc_aux: 0,
+            msrs: SwitchedMsrs::default(),
+            primary: capabilities.primary,
+            debug: DebugRegisters::new(),
+        }
+    }
+
+    #[inline(always)]
+    fn id(&self) -> VcpuId {
+        self.vmcs.0
+    }
+
+    /// Makes the VMCS current.
+    #[inline(always)]
+    fn make_current(&mut self, cpu: &mut CpuVirt) {
+        if cpu.current != self.id() {
+            self.switch_vmcs(cpu);
+        }
+    }
+
+    #[cold]
+    fn switch_vmcs(&mut self, cpu: &mut CpuVirt) {
+        let fresh = self.cpu == CpuId::NONE;
+        // SAFETY: the CPU is in VMX operation, as its CpuVirt exists; the VMCS is active on no other CPU:
+        // it is cleared before first use and by `leave_cpu`.
+        let result = unsafe {
+            match fresh {
+                true => vmcs::vmclear(self.vmcs).and_then(|()| vmcs::vmptrld(self.vmcs)),
+                false => vmcs::vmptrld(self.vmcs),
+            }
+        };
+        assert!(result.is_ok(), "VMPTRLD");
+        cpu.current = self.id();
+        if fresh {
+            self.cpu = cpu.id;
+            self.launched = false;
+            self.host_rsp = 0;
+            self.flush_linear = true;
+            let host = host_of(&cpu.host);
+            host.write();
+            if !self.initialised {
+                self.initialise(host.capabilities);
+                self.initialised = true;
+            }
+            self.host_cr3 = hw::cr3();
+            // SAFETY: the kernel runs with this CR3.
+            unsafe { vmcs::write(host_field::CR3, self.host_cr3) };
+        }
+        assert!(self.cpu == cpu.id, "the vCPU is still on another CPU");
+    }
+
+    /// Loads what threads share with the guest.
+    fn load_registers(&mut self, cpu: &mut CpuVirt) {
+        self.make_current(cpu);
+        assert!(cpu.loaded == 0, "a vCPU was not suspended");
+        cpu.loaded = self.id();
+        cpu.fpu.own(self.fpu, self.xcr0);
+        // SAFETY: the addresses are canonical and the mask has 32 bits (`load`), or come from the processor.
+        unsafe { self.msrs.replace(&host_of(&cpu.host).msrs) };
+        cpu.load_tsc_aux(self.tsc_aux);
+        self.debug.load();
+    }
+
+    pub fn suspend(&mut self, cpu: &mut CpuVirt) {
+        if cpu.loaded != self.id() {
+            return;
+        }
+        cpu.loaded = 0;
+        let host = host_of(&cpu.host);
+        // SAFETY: the MSR is on every processor with long mode; the values are the host's.
+        unsafe {
+            self.msrs.kernel_gs_base = hw::rdmsr(msr::IA32_KERNEL_GSBASE);
+            host.msrs.replace(&self.msrs);
+        }
+        host.restore_tables();
+        cpu.task_limit_lost = true;
+        cpu.restore_tsc_aux();
+        if self.debug.store(|| state::dr7_active(vmcs::read(field::DR7))) {
+            self.set_primary(PrimaryControls::MOV_DR_EXITING, true);
+        }
+    }
+
+    pub fn leave_cpu(&mut self, cpu: &mut CpuVirt) {
+        if self.cpu != cpu.id {
+            return;
+        }
+        self.suspend(cpu);
+        cpu.fpu.disown(self.fpu);
+        if cpu.current == self.id() {
+            cpu.current = 0;
+        }
+        // SAFETY: the VMCS is active on this CPU only.
+        let result = unsafe { vmcs::vmclear(self.vmcs) };
+        assert!(result.is_ok(), "VMCLEAR");
+        self.cpu = CpuId::NONE;
+    }
+
+    pub fn enter(&mut self, cpu: &mut CpuVirt, space: &GuestRoot) -> Outcome {
+        if cpu.loaded != self.id() {
+            self.load_registers(cpu);
+        }
+        if self.root != space.root || self.tag != space.tag || space.flush || self.flush_linear {
+            self.set_space(cpu, space);
+        }
+        let cr3 = hw::cr3();
+        if self.host_cr3 != cr3 {
+            self.host_cr3 = cr3;
+            // SAFETY: the kernel runs with this CR3.
+            unsafe { vmcs::write(host_field::CR3, cr3) };
+        }
+        if !self.pending.is_none() {
+            self.inject();
+        }
+        if hw::cr2() != self.cr2 {
+            // SAFETY: the kernel has read what it needs from CR2 when it enters a guest.
+            unsafe { hw::set_cr2(self.cr2) };
+        }
+        // SAFETY: the VMCS is current, its controls and host state are complete.
+        let failed =
+            unsafe { entry::run(self.page.as_ptr(), self.launched.into(), &mut self.host_rsp) };
+        self.cr2 = hw::cr2();
+        if failed != 0 {
+            self.drop_injection();
+            return self.outcome(exit::instruction_failed(vmcs::read(ro::VM_INSTRUCTION_ERROR)), cpu);
+        }
+        let reason = vmcs::read(ro::EXIT_REASON) as u32;
+        if reason & exit::ENTRY_FAILED == 0 {
+            self.launched = true;
+        } else {
+            self.drop_injection();
+        }
+        if exit::interrupts_delivery(reason) {
+            self.note_interrupted(reason);
+        }
+        self.outcome(exit::decode(reason, vmcs::read), cpu)
+    }
+
+    #[inline(always)]
+    fn outcome(&mut self, leave: Leave, cpu: &mut CpuVirt) -> Outcome {
+        match leave {
+            Leave::Exit(exit) => {
+                if exit.kind == ExitKind::WriteMsr
+                    && self.write_switched_msr(exit.instruction_length, cpu)
+                {
+                    return Outcome::Resume;
+                }
+                Outcome::Exit(exit)
+            }
+            Leave::Interrupt(vector) => Outcome::HostInterrupt { vector: Some(vector) },
+            Leave::Nmi => Outcome::HostNmi { call: true },
+            Leave::MachineCheck => Outcome::HostMachineCheck,
+            Leave::Exception(exception) => {
+                self.reflect(exception);
+                Outcome::Resume
+            }
+            Leave::DebugRegisters => {
+                self.activate_debug(cpu);
+                Outcome::Resume
+            }
+            Leave::InterruptPending | Leave::Iret => unreachable!("SVM only"),
+        }
+    }
+
+    /// Points the VMCS to a guest space, and drops what is cached for it if needed.
+    #[cold]
+    fn set_space(&mut self, cpu: &CpuVirt, space: &GuestRoot) {
+        let capabilities = host_of(&cpu.host).capabilities;
+        self.root = space.root;
+        self.tag = space.tag;
+        let ept_pointer = space.root.0 | EPT_POINTER;
+        // SAFETY: the tables are those of the vCPU's guest space, by `enter`'s caller.
+        unsafe {
+            vmcs::write(control::EPTP_FULL, ept_pointer);
+            vmcs::write(control::VPID, u64::from(space.tag));
+        }
+        if space.flush {
+            vmcs::invept(capabilities.invept, ept_pointer);
+        }
+        if space.flush || self.flush_linear {
+            vmcs::invvpid(capabilities.invvpid, u64::from(space.tag));
+        }
+        self.flush_linear = false;
+    }
+
+    /// Has the next entry inject the pending event.
+    fn inject(&mut self) {
+        if let Some(event) = self.pending.injectable() {
+            // SAFETY: injection concerns the guest only; VM entry checks the event.
+            unsafe {
+                vmcs::write(control::VMENTRY_INTERRUPTION_INFO_FIELD, event & 0xffff_ffff);
+                vmcs::write(control::VMENTRY_EXCEPTION_ERR_CODE, event >> 32);
+            }
+        }
+        self.pending = Event::NONE;
+    }
+
+    /// The entry failed: what it was to inject is gone.
+    #[cold]
+    fn drop_injection(&mut self) {
+        // SAFETY: no injection is always valid.
+        unsafe { vmcs::write(control::VMENTRY_INTERRUPTION_INFO_FIELD, 0) };
+    }
+
+    /// Keeps the event whose delivery the exit interrupted, to be injected again.
+    #[cold]
+    fn note_interrupted(&mut self, reason: u32) {
+        let info = vmcs::read(ro::IDT_VECTORING_INFO) & 0xffff_ffff;
+        let error = vmcs::read(ro::IDT_VECTORING_ERR_CODE);
+        self.pending = Event::from_processor(info | error << 32);
+        if self.pending.is_nmi() {
+            // It is not delivered yet, so it does not block itself.
+            self.change_blocking(BLOCKING_NMI, 0);
+        } else if self.pending.is_none() && exit::unblocked_nmi(reason, vmcs::read) {
+            self.change_blocking(0, BLOCKING_NMI);
+        }
+    }
+
+    fn change_blocking(&mut self, clear: u64, set: u64) {
+        let old = vmcs::read(field::INTERRUPTIBILITY_STATE);
+        let new = old & !clear | set;
+        if new != old {
+            // SAFETY: guest state; VM entry checks it.
+            unsafe { vmcs::write(field::INTERRUPTIBILITY_STATE, new) };
+        }
+    }
+
+    /// Passes an intercepted exception on to the guest. If it was raised while an interrupt or NMI was
+    /// delivered, that is delivered again instead, and raises it again if it must.
+    #[cold]
+    fn reflect(&mut self, exception: Event) {
+        if self.pending.is_external() {
+            return;
+        }
+        if exception == Event::exception(event::DB, None) {
+            self.reflect_debug();
+        }
+        self.pending = exception;
+    }
+
+    /// Does for a #DB what the processor leaves undone when it exits (Intel SDM 3C 28.1).
+    fn reflect_debug(&mut self) {
+        const PRIVILEGED_SOFTWARE_EXCEPTION: u64 = 5 << 8;
+        const TYPE: u64 = 7 << 8;
+        // SAFETY: guest state, which VM entry checks.
+        unsafe {
+            if vmcs::read(ro::VMEXIT_INTERRUPTION_INFO) & TYPE == PRIVILEGED_SOFTWARE_EXCEPTION {
+                // INT1: injected as if it were a trap, after the instruction.
+                let next = vmcs::read(field::RIP) + vmcs::read(ro::VMEXIT_INSTRUCTION_LEN);
+                vmcs::write(field::RIP, next);
+                return;
+            }
+            let conditions = vmcs::read(ro::EXIT_QUALIFICATION);
+            self.debug.raise(conditions);
+            if conditions & DB_GENERAL_DETECT != 0 {
+                vmcs::write(field::DR7, vmcs::read(field::DR7) & !DR7_GENERAL_DETECT);
+            }
+            // VM entry demands a pending single step in an interrupt shadow with TF (Intel SDM 3C 27.3.1.5).
+            let shadow = vmcs::read(field::INTERRUPTIBILITY_STATE) & (BLOCKING_STI | BLOCKING_MOV_SS);
+            if shadow != 0 && vmcs::read(field::RFLAGS) & state::RFLAGS_TF != 0 {
+                let pending = vmcs::read(field::PENDING_DBG_EXCEPTIONS) | DB_SINGLE_STEP;
+                vmcs::write(field::PENDING_DBG_EXCEPTIONS, pending);
+            }
+        }
+    }
+
+    /// Gives the guest the debug registers.
+    #[cold]
+    fn activate_debug(&mut self, cpu: &CpuVirt) {
+        self.debug.activate();
+        self.set_primary(PrimaryControls::MOV_DR_EXITING, false);
+        if cpu.loaded == self.id() {
+            self.debug.load();
+        }
+    }
+
+    fn set_primary(&mut self, control: PrimaryControls, on: bool) {
+        let value = match on {
+            true => self.primary | control.bits(),
+            false => self.primary & !control.bits(),
+        };
+        if value != self.primary {
+            self.primary = value;
+            // SAFETY: only controls that do not weaken the host are changed this way.
+            unsafe { vmcs::write(control::PRIMARY_PROCBASED_EXEC_CONTROLS, u64::from(value)) };
+        }
+    }
+
+    /// Emulates WRMSR of the SYSCALL MSRs: under SVM it does not exit, so monitors do not know it. Returns
+    /// whether it was one.
+    fn write_switched_msr(&mut self, instruction_length: u8, cpu: &mut CpuVirt) -> bool {
+        let number = peek!(self.page, gpr[RCX]) as u32;
+        if !(msr::IA32_STAR..=msr::IA32_FMASK).contains(&number) {
+            return false;
+        }
+        let value = self.page.edx_eax();
+        let valid = match number {
+            msr::IA32_STAR => true,
+            msr::IA32_FMASK => value >> 32 == 0,
+            _ => cpu.features.limits.canonical(value) == value,
+        };
+        if !valid {
+            self.pending = Event::exception(event::GP, Some(0));
+            return true;
+        }
+        // The next entry loads the new value.
+        self.suspend(cpu);
+        match number {
+            msr::IA32_STAR => self.msrs.star = value,
+            msr::IA32_LSTAR => self.msrs.lstar = value,
+            msr::IA32_CSTAR => self.msrs.cstar = value,
+            _ => self.msrs.sfmask = value,
+        }
+        let next = vmcs::read(field::RIP) + u64::from(instruction_length);
+        // SAFETY: guest state, which VM entry checks.
+        unsafe { vmcs::write(field::RIP, next) };
+        self.change_blocking(BLOCKING_STI | BLOCKING_MOV_SS, 0);
+        true
+    }
+
+    /// Bits of CR0 that the guest does not own.
+    fn cr0_mask(&self) -> u64 {
+        self.cr0_needed | cr0::CD | cr0::NW
+    }
+
+    /// Bits of CR4 that the guest does not own.
+    fn cr4_mask(&self, allowed: u64) -> u64 {
+        !allowed | self.cr4_needed
+    }
+}
