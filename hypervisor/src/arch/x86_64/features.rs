@@ -132,11 +132,9 @@ impl CpuFeatures {
         let mut set = Cr4::CR4_ENABLE_GLOBAL_PAGES;
         set.set(Cr4::CR4_ENABLE_SMEP, self.smep);
         set.set(Cr4::CR4_ENABLE_SMAP, self.smap);
+        set.set(Cr4::CR4_ENABLE_UMIP, self.umip);
         set.set(Cr4::CR4_ENABLE_PCID, self.pcid);
-        let mut set = set.bits() as u64;
-        if self.umip {
-            set |= CR4_UMIP;
-        }
+        let set = set.bits() as u64;
         let clear = Cr4::CR4_ENABLE_FSGSBASE.bits() as u64;
         // SAFETY: the features exist; the caller vouches for the page tables. The crate's accessors
         // drop bits that it does not know, hence the asm.
@@ -158,9 +156,6 @@ impl CpuFeatures {
         }
     }
 }
-
-/// CR4 bit 11 (Intel SDM 3A 2.5), which the crate x86 does not know.
-const CR4_UMIP: u64 = 1 << 11;
 
 /// AMD and Hygon are not affected, others are unless they say so.
 fn is_meltdown_affected(cpuid: &CpuId<impl raw_cpuid::CpuIdReader>) -> bool {
