@@ -9,6 +9,7 @@ use core::ptr::NonNull;
 ///
 /// The kernel runs with interrupts off and never blocks, so an access cannot be interrupted by
 /// another one on the same CPU.
+#[repr(transparent)]
 pub struct CpuCell<T>(Cell<T>);
 
 // SAFETY: whoever embeds a CpuCell upholds that only the owning CPU reads or writes it once the
@@ -50,6 +51,7 @@ impl<T: Copy> CpuCell<Option<T>> {
 /// and its memory is reused only after every CPU has left the kernel since then
 /// ([`crate::epoch`]). So a reference found during a kernel entry is good until that entry ends,
 /// and a stored one until the object's destruction removes it.
+#[repr(transparent)]
 pub struct Ref<T>(NonNull<T>, PhantomData<T>);
 
 impl<T> Clone for Ref<T> {

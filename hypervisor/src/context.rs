@@ -13,7 +13,7 @@ use core::sync::atomic::{AtomicBool, Ordering};
 
 /// What a context is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
+#[repr(u32)]
 pub enum State {
     /// Runs, or would if it had the CPU.
     Ready = 0,
@@ -38,17 +38,20 @@ pub enum State {
 pub struct Context {
     /// Common part of all objects.
     pub header: Header,
-    /// The CPU that it belongs to.
+    /// The CPU that it belongs to. The fast path compares it and the state at once.
     pub cpu: u32,
+    /// What it is doing.
+    pub state: CpuCell<State>,
     /// Calls that led here.
     pub depth: CpuCell<u8>,
     started: AtomicBool,
-    /// What it is doing.
-    pub state: CpuCell<State>,
     /// The handler that it called or helps.
     pub callee: CpuCell<Option<Ref<Thread>>>,
     /// The scheduling context bound to it.
     pub sched: CpuCell<Option<Ref<Sched>>>,
+    /// The reply of this handler takes the general path: its caller is no thread in a plain call, or somebody
+    /// helps it or waits for it.
+    pub slow_reply: CpuCell<bool>,
     /// Scheduling contexts whose chain of calls ends here, as long as it is blocked.
     waiters: CpuCell<Option<Ref<Sched>>>,
     /// What it waits for, or the notification that kicks the vCPU.
@@ -63,11 +66,12 @@ impl Context {
         Context {
             header,
             cpu,
+            state: CpuCell::new(state),
             depth: CpuCell::new(0),
             started: AtomicBool::new(false),
-            state: CpuCell::new(state),
             callee: CpuCell::new(None),
             sched: CpuCell::new(None),
+            slow_reply: CpuCell::new(false),
             waiters: CpuCell::new(None),
             notification: CpuCell::new(None),
             timeout: Timeout::new(Expiry::Context),
@@ -111,6 +115,7 @@ impl Context {
         }
         sched.set_waiter_link(self.waiters.get());
         self.waiters.set(Some(sched));
+        self.slow_reply.set(true);
     }
 
     /// Lets all waiting scheduling contexts compete again, but keeps `except`.

@@ -46,6 +46,17 @@ unsafe impl Object for Domain {
     const KIND: Kind = Kind::Domain;
 }
 
+/// Offsets for the fast path.
+pub mod offset {
+    use super::Domain;
+    use crate::mem::KernelPage;
+    use core::mem::offset_of;
+    /// Kernel address of the directory of table pages.
+    pub const DIRECTORY: usize = offset_of!(Domain, directory) + offset_of!(KernelPage, virt);
+    /// Number of slots, 32 bits.
+    pub const SLOTS: usize = offset_of!(Domain, slots);
+}
+
 impl Domain {
     /// Pages that a domain with `slots` slots takes beside its quota.
     pub fn overhead(slots: u32) -> u64 {

@@ -1,4 +1,7 @@
-//! Synchronous calls: the general path, which defines the meaning of the fast ones.
+//! Synchronous calls: the general path, which defines the meaning of the architecture's fast one.
+//!
+//! The fast path (`arch::*::fastpath`) takes a call or reply without words in the UTCB between idle handlers of one
+//! CPU, and leaves everything else to this one.
 
 use crate::cell::Ref;
 use crate::context::{Context, State};
@@ -36,6 +39,7 @@ pub fn enter(
     match handler.context.state.get() {
         State::Idle | State::New => {
             handler.context.depth.set(depth);
+            handler.context.slow_reply.set(true);
             handler.caller.set(Some(caller));
             handler.context.state.set(State::Ready);
             caller.callee.set(Some(handler));
@@ -48,6 +52,7 @@ pub fn enter(
             if waits_for(handler.context(), caller) {
                 return Err(Refusal::Status(Status::Deadlock));
             }
+            handler.context.slow_reply.set(true);
             caller.callee.set(Some(handler));
             caller.state.set(State::Helping);
             run_chain(cpu);
@@ -90,7 +95,7 @@ pub fn call(cpu: &Cpu, thread: Ref<Thread>) -> Result<(), Status> {
     let portal = thread.domain.find::<Portal>(selector, Rights::CALL)?;
     match enter(cpu, thread.context(), portal) {
         Ok((handler, portal)) => {
-            thread.in_exception.set(false);
+            handler.context.slow_reply.set(false);
             let message = thread.with_frame(|frame| frame.message());
             copy_words(thread, handler, words);
             handler.with_frame(|frame| {
@@ -115,6 +120,7 @@ pub fn reply_wait(cpu: &Cpu, thread: Ref<Thread>) -> Result<(), Status> {
     }
     thread.context.state.set(State::Idle);
     thread.context.depth.set(0);
+    thread.context.slow_reply.set(false);
     if let Some(caller) = thread.caller.take() {
         caller.callee.set(None);
         caller.state.set(State::Ready);

@@ -27,6 +27,16 @@ unsafe impl Object for Portal {
     const KIND: Kind = Kind::Portal;
 }
 
+/// Offsets for the fast path.
+pub mod offset {
+    use super::Portal;
+    use core::mem::offset_of;
+    /// Address of the handler thread, or 0.
+    pub const HANDLER: usize = offset_of!(Portal, handler);
+    /// The identity.
+    pub const IDENTITY: usize = offset_of!(Portal, identity);
+}
+
 impl Portal {
     /// A portal that nobody handles yet.
     pub fn new(header: Header, identity: u64, groups: u64) -> Portal {

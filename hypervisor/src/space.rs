@@ -30,6 +30,8 @@ pub struct Space {
     pub table: PageTable,
     /// Mappings in it, a list of slots; under the tree's lock.
     pub mappings: AtomicU32,
+    /// What the fast path loads to switch to it; 0: that takes the general path.
+    pub fast: AtomicU64,
     /// Threads and vCPUs that use it.
     pub users: AtomicU32,
     /// Kernel addresses of the two pages of the I/O permission bitmap, or 0. A set bit denies.
@@ -55,11 +57,13 @@ pub struct Mapped {
 impl Space {
     /// An empty space with these tables.
     pub fn new(header: Header, kind: SpaceKind, tag: u16, table: PageTable) -> Space {
+        let fast = if kind == SpaceKind::Host { table.fast_switch(tag) } else { 0 };
         Space {
             header,
             kind,
             tag,
             table,
+            fast: AtomicU64::new(fast),
             mappings: AtomicU32::new(0),
             users: AtomicU32::new(0),
             ports: [const { AtomicU64::new(0) }; 2],
@@ -96,6 +100,7 @@ impl Space {
     }
 
     fn make_port_bitmap(&self) -> Result<(), Status> {
+        self.fast.store(0, Ordering::Release);
         for page in &self.ports {
             if page.load(Ordering::Acquire) == 0 {
                 let fresh = self.payer()?.alloc_page()?;

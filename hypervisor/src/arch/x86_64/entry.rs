@@ -6,8 +6,8 @@
 //! [`resume_thread`], by entering a guest, or by halting.
 
 use super::frame::{Frame, SYSCALL};
-use super::gdt::{Ist, KERNEL_CODE, USER_CODE, USER_DATA};
-use super::{CpuArch, current_cpu, panic};
+use super::gdt::{Ist, KERNEL_CODE};
+use super::{CpuArch, current_cpu, fastpath, panic};
 use crate::cpu::Cpu;
 use crate::thread::Thread;
 use core::arch::{asm, naked_asm};
@@ -16,14 +16,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use x86::msr::{IA32_EFER, IA32_FMASK, IA32_GS_BASE, IA32_KERNEL_GSBASE, IA32_LSTAR, IA32_STAR};
 use x86::msr::{rdmsr, wrmsr};
 
-const SCRATCH: usize = offset_of!(Cpu, arch) + offset_of!(CpuArch, scratch);
 const STACK: usize = offset_of!(Cpu, arch) + offset_of!(CpuArch, stack_top);
-const CURRENT: usize = offset_of!(Cpu, current);
-const FRAME: usize = offset_of!(Thread, frame);
-const FRAME_END: usize = FRAME + size_of::<Frame>();
-
-// A thread starts with its context, and a frame ends where the pushes begin.
-const _: () = assert!(offset_of!(Thread, context) == 0 && FRAME_END % 16 == 0);
 
 /// RFLAGS bits that SYSCALL clears: TF, IF, DF, IOPL, NT, AC.
 const SYSCALL_CLEARS: u64 = 0x0004_7700;
@@ -40,36 +33,6 @@ macro_rules! pop_registers {
         "pop r15; pop r14; pop r13; pop r12; pop r11; pop r10; pop r9; pop r8; pop rdi; pop rsi; \
          pop rbp; pop rbx; pop rdx; pop rcx; pop rax"
     };
-}
-
-/// Target of `SYSCALL`: interrupts are off, `rcx` and `r11` hold the user's `rip` and `rflags`.
-#[unsafe(naked)]
-unsafe extern "C" fn syscall_entry() {
-    naked_asm!(
-        "swapgs",
-        "mov gs:[{scratch}], rsp",
-        "mov rsp, gs:[{current}]",
-        "lea rsp, [rsp + {frame_end}]",
-        "push {ss}",
-        "push qword ptr gs:[{scratch}]",
-        "push r11",
-        "push {cs}",
-        "push rcx",
-        "push 0",
-        "push {vector}",
-        push_registers!(),
-        "mov rsp, gs:[{stack}]",
-        "call {rust}",
-        "ud2",
-        scratch = const SCRATCH,
-        current = const CURRENT,
-        frame_end = const FRAME_END,
-        stack = const STACK,
-        ss = const USER_DATA.bits(),
-        cs = const USER_CODE.bits(),
-        vector = const SYSCALL,
-        rust = sym super::traps::system_call,
-    )
 }
 
 /// One entry for each vector, 16 bytes apart: pushes a zero where the processor pushes no error code, then the
@@ -270,7 +233,7 @@ pub unsafe fn init_this_cpu(cpu: &'static Cpu) {
         wrmsr(IA32_GS_BASE, cpu as *const Cpu as u64);
         wrmsr(IA32_KERNEL_GSBASE, 0);
         wrmsr(IA32_STAR, super::gdt::STAR);
-        wrmsr(IA32_LSTAR, syscall_entry as *const () as u64);
+        wrmsr(IA32_LSTAR, fastpath::syscall_entry as *const () as u64);
         wrmsr(IA32_FMASK, SYSCALL_CLEARS);
         wrmsr(IA32_EFER, rdmsr(IA32_EFER) | 1);
     }

@@ -45,6 +45,20 @@ pub struct Frame {
     ss: u64,
 }
 
+/// Offsets for the fast path.
+pub mod offset {
+    use super::Frame;
+    use core::mem::offset_of;
+    /// `vector`.
+    pub const VECTOR: usize = offset_of!(Frame, vector);
+    /// `rip`.
+    pub const RIP: usize = offset_of!(Frame, rip);
+    /// `rflags`.
+    pub const RFLAGS: usize = offset_of!(Frame, rflags);
+    /// `rsp`.
+    pub const RSP: usize = offset_of!(Frame, rsp);
+}
+
 impl Frame {
     /// Registers of a thread that starts at `ip`.
     pub fn user(ip: u64, sp: u64) -> Frame {

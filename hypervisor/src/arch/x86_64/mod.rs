@@ -6,6 +6,7 @@ pub mod boot;
 pub mod clock;
 pub mod early_log;
 pub mod entry;
+pub mod fastpath;
 pub mod features;
 pub mod frame;
 pub mod gdt;
@@ -51,7 +52,11 @@ pub struct CpuArch {
     stack_top: u64,
     /// Number of the local APIC.
     pub apic: ApicId,
+    /// Number of this CPU and, in the upper half, the state of an idle handler.
+    idle_here: u64,
     tables: &'static GdtTss,
+    /// Whether the I/O permission bitmap is in force.
+    ports_enabled: CpuCell<bool>,
     /// The host space whose tables are loaded; `None`: the kernel's own.
     space: CpuCell<Option<Ref<Space>>>,
     /// The space whose I/O permissions are in the bitmap.
@@ -60,7 +65,6 @@ pub struct CpuArch {
     pub virt: CpuCell<virt::CpuVirt>,
     /// Tags of guest translations.
     pub guest_tags: CpuCell<tags::GuestTags>,
-    pcid: bool,
 }
 
 impl CpuArch {
@@ -71,16 +75,16 @@ impl CpuArch {
             return;
         }
         self.space.set(Some(space));
-        let keep = if self.pcid && space.tag != 0 { 1 << 63 } else { 0 };
         // SAFETY: the space's tables have the kernel's upper half, and the space outlives its loading: before
         // its tables are freed, every CPU passes an epoch, which loads others.
-        unsafe { load_cr3(space.table.root().0 | space.tag as u64 | keep) };
+        unsafe { load_cr3(space.table.fast_switch(space.tag)) };
         self.load_ports(space);
     }
 
     fn load_ports(&self, space: Ref<Space>) {
         let Some(pages) = space.port_bitmap() else {
             self.tables.set_io_bitmap(IoBitmap::Disabled);
+            self.ports_enabled.set(false);
             return;
         };
         if self.ports.get() != Some(space) {
@@ -97,6 +101,7 @@ impl CpuArch {
             unsafe { self.tables.reload_task() };
         }
         self.tables.set_io_bitmap(IoBitmap::Enabled);
+        self.ports_enabled.set(true);
     }
 
     /// Top of the kernel's stack.
@@ -141,6 +146,7 @@ pub fn flush_translations(cpu: &Cpu) {
     // What is not running now may not be there any more when it would run.
     cpu.arch.space.set(None);
     cpu.arch.tables.set_io_bitmap(IoBitmap::Disabled);
+    cpu.arch.ports_enabled.set(false);
     // SAFETY: the kernel's own tables. Toggling PGE flushes all tags (Intel SDM vol. 3, 4.10.4.1).
     unsafe {
         load_cr3(paging::kernel_root().0);

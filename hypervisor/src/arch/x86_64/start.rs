@@ -10,6 +10,7 @@ use crate::boot::BootParams;
 use crate::boot::madt::{ApicId, Platform};
 use crate::boot::memory_map::{MemoryMap, PhysRange, RegionKind};
 use crate::cell::{CpuCell, Ref};
+use crate::context::State;
 use crate::cpu::{self, Cpu};
 use crate::mem::{self, PAGE};
 use crate::root::{self, Machine, Regions};
@@ -186,12 +187,13 @@ fn make_cpu(index: u32, apic: ApicId) -> Option<Ref<Cpu>> {
         scratch: CpuCell::new(0),
         stack_top,
         apic,
+        idle_here: index as u64 | (State::Idle as u64) << 32,
         tables,
+        ports_enabled: CpuCell::new(false),
         space: CpuCell::new(None),
         ports: CpuCell::new(None),
         virt: CpuCell::from_value(virt::CpuVirt::new()),
         guest_tags: CpuCell::new(tags::GuestTags::NEW),
-        pcid: FEATURES.wait().pcid,
     };
     let cpu = Cpu::new(arch, index, clock::ticks(TIME_SLICE * 1000));
     // SAFETY: fresh pages, large enough and never freed.

@@ -101,14 +101,19 @@ const BIOS_AREA: (u64, u64) = (0xe_0000, 0x10_0000);
 /// Size of the RSDP since ACPI 2.0.
 const RSDP_SIZE: u64 = 36;
 
-/// A lasting address of the RSDP at `at`: that itself, unless it is a loader's copy in free memory.
+/// A lasting address of the RSDP at `at`: that itself, unless it is a loader's copy in RAM.
 fn settle_rsdp(map: &mut MemoryMap, at: HostPhys) -> Option<HostPhys> {
     let Some(rsdp) = BootWindow.bytes(at, RSDP_SIZE).filter(|b| b.starts_with(b"RSD PTR ")) else {
         log::warn!("no ACPI root pointer at {at:?}, where the loader says it is");
         return None;
     };
     let range = PhysRange::new(at, RSDP_SIZE)?;
-    if map.usable().all(|free| free.intersection(range).is_none()) {
+    // GRUB puts its copy right behind the bundle, in the same page.
+    let is_firmware = |kind| {
+        !matches!(kind, RegionKind::Usable | RegionKind::Kernel | RegionKind::Bundle)
+    };
+    let mut around = map.regions().iter().filter(|r| r.range.intersection(range).is_some());
+    if around.all(|region| is_firmware(region.kind)) {
         return Some(at);
     }
     let bios = BootWindow.bytes(HostPhys(BIOS_AREA.0), BIOS_AREA.1 - BIOS_AREA.0)?;

@@ -6,8 +6,8 @@ use core::sync::atomic::{AtomicU32, Ordering};
 use abi::boot::Virtualization;
 use x86::msr;
 
-use super::features::{self, Features};
-use super::{KernelPage, fpu, hw, svm, vmx};
+use super::state::Limits;
+use super::{KernelPage, features, fpu, hw, svm, vmx};
 
 /// Pages that a CPU needs: VMXON region, or host save area; host state of VMSAVE.
 pub const PAGES_PER_CPU: usize = 2;
@@ -51,7 +51,7 @@ pub(super) type VcpuId = u64;
 #[derive(Debug)]
 pub struct CpuVirt {
     pub(super) id: CpuId,
-    pub(super) features: &'static Features,
+    pub(super) limits: Limits,
     /// The vCPU whose VMCS is current.
     pub(super) current: VcpuId,
     /// The vCPU whose registers are in the processor where threads have theirs: not yet suspended.
@@ -59,6 +59,7 @@ pub struct CpuVirt {
     pub(super) fpu: fpu::Unit,
     /// A VM exit has shortened the task state segment.
     pub(super) task_limit_lost: bool,
+    has_tsc_aux: bool,
     tsc_aux: u64,
     host_tsc_aux: u64,
     pub(super) host: Host,
@@ -67,6 +68,8 @@ pub struct CpuVirt {
 /// Host state, by extension.
 #[derive(Debug)]
 pub(super) enum Host {
+    /// [`init_cpu`] was not called: no vCPU can be entered.
+    None,
     Vmx(vmx::HostState),
     Svm(svm::HostState),
 }
@@ -84,39 +87,60 @@ static NEXT_ID: AtomicU32 = AtomicU32::new(1);
 /// Once on each CPU, late in its start-up: the registers above have their final values, and interrupts
 /// are off. The pages are zeroed, mapped, and used for nothing else for ever. CR4 bits that this sets
 /// (VMXE, OSFXSR, OSXMMEXCPT, OSXSAVE), CR0.NE and EFER.SVME stay set; threads run with CR0.TS set.
-pub unsafe fn init_cpu(pages: [KernelPage; PAGES_PER_CPU]) -> Result<CpuVirt, InitError> {
+pub unsafe fn init_cpu(
+    cpu: &mut CpuVirt,
+    pages: [KernelPage; PAGES_PER_CPU],
+) -> Result<(), InitError> {
     let features = features::features();
     if features.virtualization == Virtualization::None {
         return Err(InitError::Unsupported);
     }
     // SAFETY: the caller's; `enable` sets the CR4 bits that the unit needs.
-    let fpu = unsafe {
+    unsafe {
         features::enable(features);
-        fpu::Unit::new(features.fpu)
-    };
+        cpu.fpu.start(features.fpu);
+    }
     // SAFETY: the caller's.
-    let host = unsafe {
+    cpu.host = unsafe {
         match features.virtualization {
             Virtualization::Vmx => Host::Vmx(vmx::HostState::enable(features, pages[0])?),
             _ => Host::Svm(svm::HostState::enable(features, pages)?),
         }
     };
-    // SAFETY: CPUID reports the MSR.
-    let tsc_aux = if features.tsc_aux { unsafe { hw::rdmsr(msr::IA32_TSC_AUX) } } else { 0 };
-    Ok(CpuVirt {
-        id: CpuId(NEXT_ID.fetch_add(1, Ordering::Relaxed)),
-        features,
-        current: 0,
-        loaded: 0,
-        fpu,
-        task_limit_lost: false,
-        tsc_aux,
-        host_tsc_aux: tsc_aux,
-        host,
-    })
+    cpu.limits = features.limits;
+    cpu.has_tsc_aux = features.tsc_aux;
+    if features.tsc_aux {
+        // SAFETY: CPUID reports the MSR.
+        cpu.host_tsc_aux = unsafe { hw::rdmsr(msr::IA32_TSC_AUX) };
+        cpu.tsc_aux = cpu.host_tsc_aux;
+    }
+    cpu.id = CpuId(NEXT_ID.fetch_add(1, Ordering::Relaxed));
+    Ok(())
+}
+
+impl Default for CpuVirt {
+    fn default() -> CpuVirt {
+        CpuVirt::new()
+    }
 }
 
 impl CpuVirt {
+    /// For a CPU on which [`init_cpu`] has not run yet.
+    pub const fn new() -> CpuVirt {
+        CpuVirt {
+            id: CpuId::NONE,
+            limits: Limits::NOTHING,
+            current: 0,
+            loaded: 0,
+            fpu: fpu::Unit::new(),
+            task_limit_lost: false,
+            has_tsc_aux: false,
+            tsc_aux: 0,
+            host_tsc_aux: 0,
+            host: Host::None,
+        }
+    }
+
     /// Whether a VM exit has cut the limit of the task register to 67h since the last call: the I/O permission
     /// bitmap is then out of reach, and TR must be loaded anew before a thread with ports runs.
     #[inline(always)]
@@ -127,8 +151,8 @@ impl CpuVirt {
     /// Gives RDTSCP and RDPID a vCPU's value.
     #[inline(always)]
     pub(super) fn load_tsc_aux(&mut self, value: u64) {
-        if self.tsc_aux != value && self.features.tsc_aux {
-            // SAFETY: CPUID reports the MSR; the upper half is clear (`sane_tsc_aux`).
+        if self.tsc_aux != value && self.has_tsc_aux {
+            // SAFETY: CPUID reports the MSR; the upper half is clear (`load`).
             unsafe { hw::wrmsr(msr::IA32_TSC_AUX, value) };
             self.tsc_aux = value;
         }

@@ -16,7 +16,7 @@ pub struct Features {
     /// The extension in use.
     pub virtualization: Virtualization,
     /// XCR0 bits that a guest may set: [`abi::boot::BootInfo::xcr0_mask`]. 3 without XSAVE: x87 and SSE.
-    pub xcr0_mask: u64,
+    pub xcr0: u64,
     /// Second-level tables may have 1-GiB pages (2-MiB pages are always there).
     pub giant_pages: bool,
     /// Tags are 1 to `tags - 1`: VPIDs or ASIDs.
@@ -116,6 +116,12 @@ pub fn features() -> &'static Features {
     FEATURES.get().expect("virt::detect comes first")
 }
 
+/// The end of the physical addresses that the processor can form. Needs no [`detect`].
+pub fn physical_end() -> u64 {
+    let bits = if cpuid!(0x8000_0000u32).eax >= 0x8000_0008 { cpuid!(0x8000_0008u32).eax & 0xff } else { 36 };
+    1 << bits.clamp(32, 52)
+}
+
 fn find() -> Features {
     let max_basic = cpuid!(0).eax;
     let max_extended = cpuid!(0x8000_0000u32).eax;
@@ -167,7 +173,7 @@ fn find() -> Features {
     };
     Features {
         virtualization,
-        xcr0_mask: if components == 0 { 3 } else { components },
+        xcr0: if components == 0 { 3 } else { components },
         giant_pages,
         tags,
         fpu: Method {

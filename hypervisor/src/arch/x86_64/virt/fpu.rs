@@ -59,14 +59,20 @@ pub(super) struct Unit {
 }
 
 impl Unit {
-    /// The registers of this CPU, which hold nobody's state.
+    /// The registers of a CPU that is not started yet.
+    pub const fn new() -> Unit {
+        let method = Method { components: 0, optimised: false, leaks_pointers: false };
+        Unit { method, owner: None, xcr0: u64::MAX }
+    }
+
+    /// Starts to switch the current CPU's registers, which hold nobody's state.
     ///
     /// # Safety
     ///
     /// CR4.OSFXSR is set and, if `method` has components, CR4.OSXSAVE; `method` fits the processor, and
     /// the components' area is no larger than a page.
-    pub unsafe fn new(method: Method) -> Unit {
-        Unit { method, owner: None, xcr0: u64::MAX }
+    pub unsafe fn start(&mut self, method: Method) {
+        *self = Unit { method, owner: None, xcr0: u64::MAX };
     }
 
     /// Makes `area`'s state that of the registers.
@@ -86,7 +92,7 @@ impl Unit {
 
     fn set_xcr0(&mut self, xcr0: u64) {
         if self.method.components != 0 && self.xcr0 != xcr0 {
-            // SAFETY: `new`'s caller vouches for CR4; values come from `Limits::xcr0` or are `components`.
+            // SAFETY: `start`'s caller vouches for CR4; values come from `Limits::xcr0` or are `components`.
             unsafe { hw::set_xcr0(xcr0) };
             self.xcr0 = xcr0;
         }
@@ -111,7 +117,7 @@ impl Unit {
 
     fn save(&self, Area(area): Area) {
         let (low, high) = (self.method.components as u32, (self.method.components >> 32) as u32);
-        // SAFETY: the area is a page, aligned and large enough (`Area::new`, `Unit::new`), CR0.TS is clear.
+        // SAFETY: the area is a page, aligned and large enough (`Area::new`, `Unit::start`), CR0.TS is clear.
         unsafe {
             if self.method.components == 0 {
                 asm!("fxsave64 [{}]", in(reg) area.0, options(nostack, preserves_flags));

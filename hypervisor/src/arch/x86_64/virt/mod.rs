@@ -22,12 +22,13 @@ mod debug;
 mod event;
 mod features;
 mod fpu;
+#[cfg(not(target_os = "none"))]
+mod host_types;
 mod hw;
 mod state;
 mod svm;
 mod vmx;
 
-use abi::vcpu::ExitKind;
 use abi::vcpu::x86_64::{Groups, VcpuState};
 
 use crate::addr::{HostPhys, HostVirt};
@@ -35,22 +36,23 @@ use event::Event;
 use state::StatePage;
 
 pub use cpu::{CpuVirt, InitError, PAGES_PER_CPU, init_cpu};
-pub use features::{Features, Missing, detect, features};
+pub use features::{Features, Missing, detect, features, physical_end};
 pub use fpu::Method;
 pub use state::Limits;
 pub use vmx::ControlWord;
 
+#[cfg(not(target_os = "none"))]
+use host_types::{Exit, KernelPage};
+#[cfg(target_os = "none")]
+use crate::{mem::KernelPage, vcpu::Exit};
+
 /// Pages that a vCPU needs, besides its state page: control structure and vector state. They need not
 /// be contiguous.
-pub const PAGES_PER_VCPU: usize = 2;
+const PAGES_PER_VCPU: usize = 2;
 
-/// A zeroed page that the kernel owns.
-#[derive(Clone, Copy, Debug)]
-pub struct KernelPage {
-    /// Where it is in the window.
-    pub virt: HostVirt,
-    /// Its physical address.
-    pub phys: HostPhys,
+/// How many pages [`VcpuArch::new`] takes.
+pub fn pages_per_vcpu() -> usize {
+    PAGES_PER_VCPU
 }
 
 /// The guest-physical space that a vCPU runs in.
@@ -62,17 +64,6 @@ pub struct GuestRoot {
     pub tag: u16,
     /// Drop what this CPU has cached for the tag and the root, before guest code runs.
     pub flush: bool,
-}
-
-/// An exit that is to be told to the monitor.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Exit {
-    /// Why guest mode was left.
-    pub kind: ExitKind,
-    /// Length of the instruction in bytes, 0 if unknown.
-    pub instruction_length: u8,
-    /// Qualification words, by kind ([`ExitKind`]).
-    pub info: [u64; 3],
 }
 
 /// How [`VcpuArch::enter`] ended.
@@ -135,14 +126,15 @@ impl VcpuArch {
     ///
     /// # Panics
     ///
-    /// If [`detect`] found no extension: an error of the caller.
+    /// If [`detect`] found no extension, or there are not [`pages_per_vcpu`] pages: an error of the caller.
     ///
     /// # Safety
     ///
     /// The pages are zeroed, mapped, and used for nothing else as long as the vCPU exists. `state` is the address
     /// of the mapped state page, to which the kernel has no Rust reference as long. [`VcpuArch::leave_cpu`]
     /// comes before the end of any of them.
-    pub unsafe fn new(pages: [KernelPage; PAGES_PER_VCPU], state: *mut VcpuState) -> VcpuArch {
+    pub unsafe fn new(pages: &[KernelPage], state: *mut VcpuState) -> VcpuArch {
+        assert!(pages.len() == PAGES_PER_VCPU);
         // SAFETY: the caller's.
         unsafe {
             let state = StatePage::new(state);

@@ -144,6 +144,9 @@ pub(super) struct Words {
 }
 
 impl Limits {
+    /// No bit at all.
+    pub(super) const NOTHING: Limits = Limits { cr4: 0, efer: 0, xcr0: 0, linear_bits: 48 };
+
     /// What CPUID allows. `xcr0` is 0 on a processor without XSAVE.
     pub(super) fn new(words: &Words, xcr0: u64) -> Limits {
         let Words { basic, structured, extended, sizes } = words;

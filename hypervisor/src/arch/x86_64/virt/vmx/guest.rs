@@ -142,7 +142,7 @@ impl Vcpu {
         }
         if groups.contains(Groups::CONTROL) {
             let cr0_mask = self.cr0_mask();
-            let cr4_mask = self.cr4_mask(cpu.features.limits.cr4);
+            let cr4_mask = self.cr4_mask(cpu.limits.cr4);
             let cr0 = self.cr0_shadow & cr0_mask | vmcs::read(field::CR0) & !cr0_mask;
             let cr4 = self.cr4_shadow & cr4_mask | vmcs::read(field::CR4) & !cr4_mask;
             poke!(page, cr0, cr0);
@@ -230,7 +230,7 @@ impl Vcpu {
         }
         self.make_current(cpu);
         let page = self.page;
-        let limits = &cpu.features.limits;
+        let limits = &cpu.limits;
         if groups.contains(Groups::RIP) {
             set(field::RIP, peek!(page, rip));
             if !groups.contains(Groups::EVENTS) {
@@ -293,7 +293,7 @@ impl Vcpu {
 
     fn load_control(&mut self, cpu: &CpuVirt) {
         let page = self.page;
-        let limits = &cpu.features.limits;
+        let limits = &cpu.limits;
         let guest_cr0 = state::sane_cr0(peek!(page, cr0));
         let guest_cr4 = peek!(page, cr4) & limits.cr4;
         let guest_efer = limits.efer(peek!(page, efer), guest_cr0);
@@ -354,7 +354,7 @@ impl Vcpu {
         // The next entry loads the new values.
         self.suspend(cpu);
         let page = self.page;
-        let limits = &cpu.features.limits;
+        let limits = &cpu.limits;
         self.msrs.star = peek!(page, star);
         self.msrs.lstar = limits.canonical(peek!(page, lstar));
         self.msrs.cstar = limits.canonical(peek!(page, cstar));

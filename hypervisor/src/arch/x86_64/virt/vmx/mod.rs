@@ -78,7 +78,7 @@ pub(super) struct Vcpu {
 fn host_of(host: &Host) -> &HostState {
     match host {
         Host::Vmx(state) => state,
-        Host::Svm(_) => unreachable!("a vCPU is of the machine's extension"),
+        Host::None | Host::Svm(_) => unreachable!("a vCPU is of the machine's extension"),
     }
 }
 
@@ -411,7 +411,7 @@ impl Vcpu {
         let valid = match number {
             msr::IA32_STAR => true,
             msr::IA32_FMASK => value >> 32 == 0,
-            _ => cpu.features.limits.canonical(value) == value,
+            _ => cpu.limits.canonical(value) == value,
         };
         if !valid {
             self.pending = Event::exception(event::GP, Some(0));

@@ -1,0 +1,219 @@
+//! The entry of system calls, with the fast path of `Call` and `ReplyWait`.
+//!
+//! It means what `crate::ipc` says, for the common case: no words in the UTCB, the other side is on this CPU, the
+//! handler is idle, and nobody else waits. Whatever is unusual is found before anything is changed, and goes on
+//! to the general path with all registers that the ABI preserves. The message registers `rsi rdx r8 r9 r10 r12
+//! r13 r14` are not touched at all. The stack is not used: interrupts are off, and NMI, machine check and debug
+//! exceptions have stacks of their own.
+
+use super::CpuArch;
+use super::frame::{Frame, SYSCALL, offset as frame};
+use super::gdt::{USER_CODE, USER_DATA};
+use crate::context::State;
+use crate::cpu::Cpu;
+use crate::domain::offset as domain;
+use crate::portal::offset as portal;
+use crate::space::Space;
+use crate::thread::Thread;
+use abi::cap::Kind;
+use abi::{MAX_CALL_DEPTH, Op, Rights};
+use core::arch::naked_asm;
+use core::mem::offset_of;
+
+const SCRATCH: usize = offset_of!(Cpu, arch) + offset_of!(CpuArch, scratch);
+const STACK: usize = offset_of!(Cpu, arch) + offset_of!(CpuArch, stack_top);
+const SPACE: usize = offset_of!(Cpu, arch) + offset_of!(CpuArch, space);
+const IDLE_HERE: usize = offset_of!(Cpu, arch) + offset_of!(CpuArch, idle_here);
+const PORTS_ENABLED: usize = offset_of!(Cpu, arch) + offset_of!(CpuArch, ports_enabled);
+const CURRENT: usize = offset_of!(Cpu, current);
+const FRAME: usize = offset_of!(Thread, frame);
+const FRAME_END: usize = FRAME + size_of::<Frame>();
+
+// What the assembly takes for granted.
+const _: () = {
+    assert!(offset_of!(Thread, context) == 0 && FRAME_END % 16 == 0);
+    assert!(Op::Call as u8 == 0 && Op::ReplyWait as u8 == 1 && State::Ready as u32 == 0);
+    assert!(offset_of!(Thread, context.state) == offset_of!(Thread, context.cpu) + 4);
+    assert!(crate::domain::SLOTS_PER_PAGE == 64 && (Kind::Portal as u64) < 64);
+};
+
+/// Target of `SYSCALL`: interrupts are off, `rcx` and `r11` hold the user's `rip` and `rflags`.
+#[unsafe(naked)]
+pub unsafe extern "C" fn syscall_entry() {
+    naked_asm!(
+        "swapgs",
+        "test rax, rax",
+        "jnz 20f",
+
+        // Call: rdi = selector. rbx = caller, rbp = portal + kind, r15 = handler.
+        "mov rbx, gs:[{current}]",
+        "mov rbp, [rbx + {thread_domain}]",
+        "cmp edi, [rbp + {slots}]",
+        "jae 10f",
+        "mov r15d, edi",
+        "shr r15d, 6",
+        "mov rbp, [rbp + {directory}]",
+        "mov rbp, [rbp + r15 * 8]",
+        "mov r15d, edi",
+        "and r15d, 63",
+        "shl r15d, 6",
+        "mov rbp, [rbp + r15]",
+        // The capability: kind and right.
+        "bt rbp, {call_right}",
+        "jnc 10f",
+        "mov r15d, ebp",
+        "and r15d, 63",
+        "cmp r15d, {portal_kind}",
+        "jne 10f",
+        "shl rbp, 16",
+        "sar rbp, 16",
+        // The handler: there, idle, on this CPU; the chain not too long.
+        "mov r15, [rbp - {portal_kind} + {handler}]",
+        "test r15, r15",
+        "jz 10f",
+        "mov rax, gs:[{idle_here}]",
+        "cmp rax, [r15 + {cpu_state}]",
+        "jne 10f",
+        "movzx eax, byte ptr [rbx + {depth}]",
+        "inc eax",
+        "cmp eax, {max_depth}",
+        "ja 10f",
+        "mov [r15 + {depth}], al",
+        // Its space, if it is another one. Neither side may use I/O ports.
+        "mov rax, [r15 + {thread_space}]",
+        "cmp rax, gs:[{space}]",
+        "je 2f",
+        "cmp byte ptr gs:[{ports_enabled}], 0",
+        "jne 10f",
+        "cmp qword ptr [rax + {fast}], 0",
+        "je 10f",
+        "mov gs:[{space}], rax",
+        "mov rax, [rax + {fast}]",
+        "mov cr3, rax",
+        "2:",
+        // From here on it happens.
+        "mov [rbx + {rip}], rcx",
+        "mov [rbx + {rflags}], r11",
+        "mov [rbx + {rsp}], rsp",
+        "mov qword ptr [rbx + {vector}], {syscall}",
+        "mov dword ptr [rbx + {state}], {in_call}",
+        "mov [rbx + {callee}], r15",
+        "mov [r15 + {caller}], rbx",
+        "mov dword ptr [r15 + {state}], {ready}",
+        "mov gs:[{current}], r15",
+        "mov rdi, [rbp - {portal_kind} + {identity}]",
+        "mov rcx, [r15 + {rip}]",
+        "mov r11, [r15 + {rflags}]",
+        "mov rsp, [r15 + {rsp}]",
+        "xor eax, eax",
+        "xor ebx, ebx",
+        "xor ebp, ebp",
+        "xor r15d, r15d",
+        "swapgs",
+        "sysretq",
+
+        // An unusual call: nothing has happened yet. What held kernel addresses is scrubbed.
+        "10:",
+        "xor eax, eax",
+        "11:",
+        "xor ebx, ebx",
+        "xor ebp, ebp",
+        "xor r15d, r15d",
+        "jmp 30f",
+
+        "20:",
+        "cmp rax, {reply_wait}",
+        "jne 30f",
+        // ReplyWait: rbx = handler, rbp = caller.
+        "mov rbx, gs:[{current}]",
+        "cmp byte ptr [rbx + {slow_reply}], 0",
+        "jne 11b",
+        "mov rbp, [rbx + {caller}]",
+        "test rbp, rbp",
+        "jz 11b",
+        "mov r15, [rbp + {thread_space}]",
+        "cmp r15, gs:[{space}]",
+        "je 3f",
+        "cmp byte ptr gs:[{ports_enabled}], 0",
+        "jne 11b",
+        "cmp qword ptr [r15 + {fast}], 0",
+        "je 11b",
+        "mov gs:[{space}], r15",
+        "mov r15, [r15 + {fast}]",
+        "mov cr3, r15",
+        "3:",
+        "mov [rbx + {rip}], rcx",
+        "mov [rbx + {rflags}], r11",
+        "mov [rbx + {rsp}], rsp",
+        "mov qword ptr [rbx + {vector}], {syscall}",
+        "xor eax, eax",
+        "mov dword ptr [rbx + {state}], {idle}",
+        "mov [rbx + {depth}], al",
+        "mov [rbx + {caller}], rax",
+        "mov [rbp + {callee}], rax",
+        "mov dword ptr [rbp + {state}], eax",
+        "mov gs:[{current}], rbp",
+        "mov rcx, [rbp + {rip}]",
+        "mov r11, [rbp + {rflags}]",
+        "mov rsp, [rbp + {rsp}]",
+        "xor edi, edi",
+        "xor ebx, ebx",
+        "xor ebp, ebp",
+        "xor r15d, r15d",
+        "swapgs",
+        "sysretq",
+
+        // The general path: all registers go into the current thread.
+        "30:",
+        "mov gs:[{scratch}], rsp",
+        "mov rsp, gs:[{current}]",
+        "lea rsp, [rsp + {frame_end}]",
+        "push {ss}",
+        "push qword ptr gs:[{scratch}]",
+        "push r11",
+        "push {cs}",
+        "push rcx",
+        "push 0",
+        "push {syscall}",
+        "push rax; push rcx; push rdx; push rbx; push rbp; push rsi; push rdi; push r8; push r9",
+        "push r10; push r11; push r12; push r13; push r14; push r15",
+        "mov rsp, gs:[{stack}]",
+        "call {general}",
+        "ud2",
+        current = const CURRENT,
+        space = const SPACE,
+        idle_here = const IDLE_HERE,
+        ports_enabled = const PORTS_ENABLED,
+        scratch = const SCRATCH,
+        stack = const STACK,
+        slots = const domain::SLOTS,
+        directory = const domain::DIRECTORY,
+        handler = const portal::HANDLER,
+        identity = const portal::IDENTITY,
+        fast = const offset_of!(Space, fast),
+        thread_domain = const offset_of!(Thread, domain),
+        thread_space = const offset_of!(Thread, space),
+        caller = const offset_of!(Thread, caller),
+        callee = const offset_of!(Thread, context.callee),
+        state = const offset_of!(Thread, context.state),
+        cpu_state = const offset_of!(Thread, context.cpu),
+        depth = const offset_of!(Thread, context.depth),
+        slow_reply = const offset_of!(Thread, context.slow_reply),
+        rip = const FRAME + frame::RIP,
+        rflags = const FRAME + frame::RFLAGS,
+        rsp = const FRAME + frame::RSP,
+        vector = const FRAME + frame::VECTOR,
+        frame_end = const FRAME_END,
+        call_right = const 48 + Rights::CALL.bits().trailing_zeros(),
+        portal_kind = const Kind::Portal as u64,
+        max_depth = const MAX_CALL_DEPTH,
+        in_call = const State::InCall as u32,
+        idle = const State::Idle as u32,
+        ready = const State::Ready as u32,
+        reply_wait = const Op::ReplyWait as u8,
+        syscall = const SYSCALL,
+        ss = const USER_DATA.bits(),
+        cs = const USER_CODE.bits(),
+        general = sym super::traps::system_call,
+    )
+}

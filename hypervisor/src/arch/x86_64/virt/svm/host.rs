@@ -1,0 +1,118 @@
+//! What the processor's SVM can do, and host state of one CPU.
+
+use core::arch::asm;
+
+use raw_cpuid::cpuid;
+use x86::msr;
+
+use super::super::cpu::PAGES_PER_CPU;
+use super::super::features::{Backend, Features, Missing};
+use super::super::hw::{self, rdmsr, wrmsr};
+use super::super::state::{cr0, efer};
+use super::super::{HostPhys, InitError, KernelPage};
+
+/// VM_CR: EFER.SVME cannot be set.
+const SVM_DISABLED: u64 = 1 << 4;
+
+/// What the processor's SVM can do (CPUID leaf 8000_000Ah).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in super::super) struct Capabilities {
+    /// Number of ASIDs, 0 included.
+    pub asids: u32,
+    /// Exits tell the address of the next instruction.
+    pub next_rip: bool,
+    /// The processor looks at the clean bits.
+    pub clean_bits: bool,
+    /// One ASID can be flushed.
+    pub flush_by_asid: bool,
+}
+
+impl Capabilities {
+    /// Asks the current CPU, which has SVM by CPUID.
+    pub fn find() -> Result<Capabilities, Missing> {
+        // SAFETY: a processor with SVM has the MSR.
+        if unsafe { rdmsr(hw::msr::VM_CR) } & SVM_DISABLED != 0 {
+            return Err(Missing::SvmDisabled);
+        }
+        let leaf = cpuid!(0x8000_000au32);
+        Capabilities::compute(leaf.ebx, leaf.edx)
+    }
+
+    fn compute(asids: u32, features: u32) -> Result<Capabilities, Missing> {
+        let has = |bit: u32| features >> bit & 1 != 0;
+        if !has(0) {
+            return Err(Missing::NestedPaging);
+        }
+        if asids < 2 {
+            return Err(Missing::Asids);
+        }
+        Ok(Capabilities {
+            // Tags are 16 bits wide.
+            asids: asids.min(1 << 16),
+            next_rip: has(3),
+            clean_bits: has(5),
+            flush_by_asid: has(6),
+        })
+    }
+}
+
+/// Host state of one CPU.
+#[derive(Debug)]
+pub(in super::super) struct HostState {
+    /// Where VMSAVE has put what VMRUN does not switch: FS, GS, TR, LDTR, KERNEL_GS_BASE, the SYSCALL and
+    /// SYSENTER MSRs. Written once, loaded after every exit.
+    pub(super) saved: HostPhys,
+}
+
+impl HostState {
+    /// Enables SVM and saves the CPU's registers.
+    ///
+    /// # Safety
+    ///
+    /// As for `init_cpu`; the first page becomes the host save area of VMRUN, whose format is the processor's,
+    /// the second that of VMSAVE.
+    pub unsafe fn enable(
+        features: &'static Features,
+        pages: [KernelPage; PAGES_PER_CPU],
+    ) -> Result<HostState, InitError> {
+        let Backend::Svm(capabilities) = &features.backend else {
+            return Err(InitError::Unsupported);
+        };
+        match Capabilities::find() {
+            Ok(found) if found == *capabilities => {}
+            Ok(_) => return Err(InitError::Different),
+            Err(_) => return Err(InitError::Firmware),
+        }
+        let saved = pages[1].phys;
+        // SAFETY: a processor with SVM that is not disabled has the EFER bit and the MSR; the pages are the
+        // caller's to give; TS keeps threads from vector registers.
+        unsafe {
+            hw::set_cr0(hw::cr0() | cr0::TS);
+            wrmsr(msr::IA32_EFER, rdmsr(msr::IA32_EFER) | efer::SVME);
+            wrmsr(hw::msr::VM_HSAVE_PA, pages[0].phys.0);
+            asm!("vmsave rax", in("rax") saved.0, options(nostack, preserves_flags));
+        }
+        Ok(HostState { saved })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn qemu() {
+        // QEMU 7.2: NPT and VGIF, 16 ASIDs.
+        let found = Capabilities::compute(16, 1 << 16 | 1).unwrap();
+        assert_eq!(
+            found,
+            Capabilities { asids: 16, next_rip: false, clean_bits: false, flush_by_asid: false }
+        );
+    }
+
+    #[test]
+    fn needs_nested_paging() {
+        assert_eq!(Capabilities::compute(16, !1), Err(Missing::NestedPaging));
+        assert_eq!(Capabilities::compute(1, 1), Err(Missing::Asids));
+    }
+}

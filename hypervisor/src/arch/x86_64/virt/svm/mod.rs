@@ -1,0 +1,285 @@
+//! AMD-V: guests with nested paging and ASIDs.
+//!
+//! VMLOAD and VMSAVE switch what VMRUN does not, on every exit: the kernel needs its own GS base and task
+//! register before the next NMI.
+
+mod entry;
+mod exit;
+mod guest;
+mod host;
+mod maps;
+mod vmcb;
+
+use abi::vcpu::ExitKind;
+use abi::vcpu::x86_64::RAX;
+
+use super::cpu::{CpuId, CpuVirt, Host, VcpuId};
+use super::debug::DebugRegisters;
+use super::event::Event;
+use super::state::{self, StatePage, peek, poke};
+use super::{Exit, GuestRoot, HostPhys, KernelPage, Leave, Outcome, fpu};
+use vmcb::{Clean, Intercepts1, Vmcb};
+
+pub(super) use host::{Capabilities, HostState};
+
+/// Interrupt shadow of the VMCB.
+const SHADOW: u64 = 1 << 0;
+
+/// A vCPU under SVM.
+pub(super) struct Vcpu {
+    vmcb: *mut Vmcb,
+    vmcb_phys: HostPhys,
+    page: StatePage,
+    fpu: fpu::Area,
+    capabilities: Capabilities,
+    root: HostPhys,
+    tag: u16,
+    /// Linear translations are stale, as the monitor changed a register that they depend on.
+    flush_linear: bool,
+    /// NMIs are blocked: one was delivered, and no IRET came since. The processor does not tell.
+    nmi_blocked: bool,
+    /// The monitor waits until they are not.
+    nmi_window: bool,
+    /// The CPU that may have cached the VMCB.
+    cpu: CpuId,
+    /// What it may have cached that is still true.
+    clean: Clean,
+    /// To be injected.
+    pending: Event,
+    xcr0: u64,
+    tsc_aux: u64,
+    debug: DebugRegisters,
+}
+
+/// The CPU's host state.
+#[inline(always)]
+fn host_of(host: &Host) -> &HostState {
+    match host {
+        Host::Svm(state) => state,
+        Host::None | Host::Vmx(_) => unreachable!("a vCPU is of the machine's extension"),
+    }
+}
+
+impl Vcpu {
+    /// # Safety
+    ///
+    /// As for `VcpuArch::new`.
+    pub unsafe fn new(
+        capabilities: &Capabilities,
+        vmcb: KernelPage,
+        fpu: fpu::Area,
+        page: StatePage,
+    ) -> Vcpu {
+        let mut vcpu = Vcpu {
+            vmcb: vmcb.virt.0 as *mut Vmcb,
+            vmcb_phys: vmcb.phys,
+            page,
+            fpu,
+            capabilities: *capabilities,
+            root: HostPhys(0),
+            tag: 0,
+            flush_linear: true,
+            nmi_blocked: false,
+            nmi_window: false,
+            cpu: CpuId::NONE,
+            clean: Clean::empty(),
+            pending: Event::NONE,
+            xcr0: 1,
+            tsc_aux: 0,
+            debug: DebugRegisters::new(),
+        };
+        vcpu.initialise();
+        vcpu
+    }
+
+    #[inline(always)]
+    fn id(&self) -> VcpuId {
+        self.vmcb_phys.0
+    }
+
+    /// The control block.
+    #[inline(always)]
+    fn vmcb(&mut self) -> &mut Vmcb {
+        // SAFETY: `new`'s caller gave the page to this vCPU alone; integers take every bit pattern; the
+        // processor changes it only inside `entry::run`, over which no reference lives.
+        unsafe { &mut *self.vmcb }
+    }
+
+    /// The control block, to change `part`.
+    #[inline(always)]
+    fn change(&mut self, part: Clean) -> &mut Vmcb {
+        self.clean.remove(part);
+        self.vmcb()
+    }
+
+    /// Loads what threads share with the guest.
+    fn load_registers(&mut self, cpu: &mut CpuVirt) {
+        assert!(cpu.loaded == 0, "a vCPU was not suspended");
+        if self.cpu != cpu.id {
+            assert!(self.cpu == CpuId::NONE, "the vCPU is still on another CPU");
+            self.cpu = cpu.id;
+            self.clean = Clean::empty();
+            self.flush_linear = true;
+        }
+        cpu.loaded = self.id();
+        cpu.fpu.own(self.fpu, self.xcr0);
+        cpu.load_tsc_aux(self.tsc_aux);
+        self.debug.load();
+    }
+
+    pub fn suspend(&mut self, cpu: &mut CpuVirt) {
+        if cpu.loaded != self.id() {
+            return;
+        }
+        cpu.loaded = 0;
+        cpu.restore_tsc_aux();
+        let dr7 = self.vmcb().dr7;
+        if self.debug.store(|| state::dr7_active(dr7)) {
+            self.change(Clean::INTERCEPTS).intercept_dr = vmcb::ALL_DEBUG_REGISTERS;
+        }
+    }
+
+    pub fn leave_cpu(&mut self, cpu: &mut CpuVirt) {
+        if self.cpu != cpu.id {
+            return;
+        }
+        self.suspend(cpu);
+        cpu.fpu.disown(self.fpu);
+        self.cpu = CpuId::NONE;
+    }
+
+    pub fn enter(&mut self, cpu: &mut CpuVirt, space: &GuestRoot) -> Outcome {
+        if cpu.loaded != self.id() {
+            self.load_registers(cpu);
+        }
+        if self.root != space.root || self.tag != space.tag || space.flush || self.flush_linear {
+            self.set_space(space);
+        }
+        if self.nmi_window && self.nmi_can_be_taken() {
+            return Outcome::Exit(Exit {
+                kind: ExitKind::NmiWindow,
+                instruction_length: 0,
+                info: [0; 3],
+            });
+        }
+        if !self.pending.is_none() {
+            self.inject();
+        }
+        let rax = peek!(self.page, gpr[RAX]);
+        let clean = self.clean;
+        let vmcb = self.vmcb();
+        vmcb.rax = rax;
+        vmcb.clean = clean;
+        let saved = host_of(&cpu.host).saved;
+        // SAFETY: SVM is enabled, as the CPU's CpuVirt exists; the VMCB is complete; interrupts are off.
+        unsafe { entry::run(self.page.as_ptr(), self.vmcb_phys.0, saved.0) };
+        if self.capabilities.clean_bits {
+            self.clean = Clean::all();
+        }
+        let next_rip = self.capabilities.next_rip;
+        let vmcb = self.vmcb();
+        vmcb.tlb_control = vmcb::TLB_KEEP;
+        vmcb.inject = 0;
+        let rax = vmcb.rax;
+        let interrupted = Event::from_processor(vmcb.exit_interrupted);
+        let leave = exit::decode(vmcb, next_rip);
+        poke!(self.page, rax, gpr[RAX]);
+        if !interrupted.is_none() {
+            self.note_interrupted(interrupted);
+        }
+        self.outcome(leave, cpu)
+    }
+
+    #[inline(always)]
+    fn outcome(&mut self, leave: Leave, cpu: &CpuVirt) -> Outcome {
+        match leave {
+            Leave::Exit(exit) => {
+                if exit.kind == ExitKind::InvalidState {
+                    self.clean = Clean::empty();
+                }
+                Outcome::Exit(exit)
+            }
+            Leave::InterruptPending => Outcome::HostInterrupt { vector: None },
+            // STGI has let its handler run.
+            Leave::Nmi => Outcome::HostNmi { call: false },
+            Leave::MachineCheck => Outcome::HostMachineCheck,
+            Leave::Exception(exception) => {
+                // If it was raised while an interrupt or NMI was delivered, that is delivered again instead.
+                // DR6 and DR7 in the VMCB are as the handler is to see them (AMD APM 2 15.12.2).
+                if !self.pending.is_external() {
+                    self.pending = exception;
+                }
+                Outcome::Resume
+            }
+            Leave::DebugRegisters => {
+                self.activate_debug(cpu);
+                Outcome::Resume
+            }
+            Leave::Iret => {
+                // The window opens here, before IRET, not after it. That is early, but no guest
+                // that bears NMIs in exceptions' IRETs can tell.
+                self.set_nmi_blocked(false);
+                Outcome::Resume
+            }
+            Leave::Interrupt(_) => unreachable!("VMX only"),
+        }
+    }
+
+    /// Has the next entry use a guest space, and drop what is cached for it if needed.
+    #[cold]
+    fn set_space(&mut self, space: &GuestRoot) {
+        let flush = space.flush || self.flush_linear;
+        self.flush_linear = false;
+        self.root = space.root;
+        self.tag = space.tag;
+        let how = match (flush, self.capabilities.flush_by_asid) {
+            (false, _) => vmcb::TLB_KEEP,
+            (true, true) => vmcb::TLB_FLUSH_ASID,
+            (true, false) => vmcb::TLB_FLUSH_ALL,
+        };
+        let vmcb = self.change(Clean::ASID | Clean::NESTED);
+        vmcb.nested_cr3 = space.root.0;
+        vmcb.asid = u32::from(space.tag);
+        vmcb.tlb_control = how;
+    }
+
+    /// Has the next entry inject the pending event.
+    fn inject(&mut self) {
+        if let Some(event) = self.pending.injectable() {
+            self.vmcb().inject = event;
+            if self.pending.is_nmi() {
+                self.set_nmi_blocked(true);
+            }
+        }
+        self.pending = Event::NONE;
+    }
+
+    /// Keeps the event whose delivery the exit interrupted, to be injected again.
+    #[cold]
+    fn note_interrupted(&mut self, event: Event) {
+        self.pending = event;
+        if event.is_nmi() {
+            self.set_nmi_blocked(false);
+        }
+    }
+
+    fn nmi_can_be_taken(&mut self) -> bool {
+        !self.nmi_blocked && self.pending.is_none() && self.vmcb().interrupt_shadow & SHADOW == 0
+    }
+
+    /// While NMIs are blocked, IRET exits, to end it.
+    fn set_nmi_blocked(&mut self, blocked: bool) {
+        self.nmi_blocked = blocked;
+        self.change(Clean::INTERCEPTS).intercepts1.set(Intercepts1::IRET, blocked);
+    }
+
+    /// Gives the guest the debug registers.
+    #[cold]
+    fn activate_debug(&mut self, cpu: &CpuVirt) {
+        self.debug.activate();
+        self.change(Clean::INTERCEPTS).intercept_dr = 0;
+        if cpu.loaded == self.id() {
+            self.debug.load();
+        }
+    }
+}
