@@ -28,10 +28,6 @@ impl DebugRegisters {
         DebugRegisters { active: false, loaded: false, address: [0; 4], status: RESET_DR6 }
     }
 
-    pub fn is_active(&self) -> bool {
-        self.active
-    }
-
     pub fn activate(&mut self) {
         self.active = true;
     }

@@ -34,7 +34,6 @@ pub(super) mod cr0 {
     pub const PE: u64 = Cr0::CR0_PROTECTED_MODE.bits() as u64;
     pub const ET: u64 = Cr0::CR0_EXTENSION_TYPE.bits() as u64;
     pub const TS: u64 = Cr0::CR0_TASK_SWITCHED.bits() as u64;
-    pub const NE: u64 = Cr0::CR0_NUMERIC_ERROR.bits() as u64;
     pub const WP: u64 = Cr0::CR0_WRITE_PROTECT.bits() as u64;
     pub const NW: u64 = Cr0::CR0_NOT_WRITE_THROUGH.bits() as u64;
     pub const CD: u64 = Cr0::CR0_CACHE_DISABLE.bits() as u64;

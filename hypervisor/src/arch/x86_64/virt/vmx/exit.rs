@@ -181,7 +181,7 @@ mod tests {
     use super::*;
     use std::collections::HashMap;
 
-    fn fields(list: &[(u32, u64)]) -> impl Fn(u32) -> u64 {
+    fn fields(list: &[(u32, u64)]) -> impl Fn(u32) -> u64 + use<> {
         let map: HashMap<u32, u64> = list.iter().copied().collect();
         move |field| *map.get(&field).unwrap_or_else(|| panic!("field {field:#x} is not needed"))
     }

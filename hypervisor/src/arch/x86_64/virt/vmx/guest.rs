@@ -285,8 +285,9 @@ impl Vcpu {
         }
         if groups.contains(Groups::TSC) {
             self.suspend(cpu);
+            let offset = peek!(page, tsc_offset);
             // SAFETY: the offset concerns the guest only.
-            unsafe { vmcs::write(control::TSC_OFFSET_FULL, peek!(page, tsc_offset)) };
+            unsafe { vmcs::write(control::TSC_OFFSET_FULL, offset) };
             self.tsc_aux = peek!(page, tsc_aux) & 0xffff_ffff;
         }
     }
