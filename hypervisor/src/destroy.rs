@@ -193,6 +193,7 @@ pub fn detach(cpu: &Cpu, object: AnyRef) {
         ipc::abandon(cpu, thread);
     } else if let Ok(vcpu) = object::downcast::<Vcpu>(object) {
         detach_context(cpu, vcpu.context());
+        cpu.arch.leave_guest(None);
         vcpu.arch.with_mut(|arch| arch.leave_cpu(cpu));
     } else if let Ok(sched) = object::downcast::<Sched>(object) {
         detach_sched(cpu, sched);

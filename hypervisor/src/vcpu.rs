@@ -1,6 +1,6 @@
 //! vCPUs: contexts in guest mode. Every exit is a call to a portal of the monitor.
 
-use crate::arch::{VcpuArch, VcpuReply};
+use crate::arch::{VcpuArch, VcpuReply, after_guest};
 use crate::cell::{CpuCell, Ref};
 use crate::context::{Context, HasContext, State};
 use crate::cpu::Cpu;
@@ -88,7 +88,9 @@ pub fn run(cpu: &Cpu, vcpu: Ref<Vcpu>) {
     if let Some(exit) = kick(vcpu) {
         return tell(cpu, vcpu, exit);
     }
-    if let Some(exit) = vcpu.arch.with_mut(|arch| arch.run(cpu, &vcpu.guest)) {
+    cpu.arch.leave_guest(Some(vcpu));
+    let outcome = vcpu.arch.with_mut(|arch| arch.enter(cpu, &vcpu.guest));
+    if let Some(exit) = after_guest(cpu, outcome) {
         tell(cpu, vcpu, exit);
     }
 }
@@ -99,7 +101,7 @@ fn tell(cpu: &Cpu, vcpu: Ref<Vcpu>, exit: Exit) {
     let portal = vcpu.domain.find::<crate::portal::Portal>(selector, Rights::CALL);
     match portal.map_err(ipc::Refusal::Status).and_then(|p| ipc::enter(cpu, vcpu.context(), p)) {
         Ok((handler, portal)) => {
-            vcpu.arch.with_mut(|arch| arch.save(portal.groups));
+            vcpu.arch.with_mut(|arch| arch.save(cpu, portal.groups));
             handler.with_frame(|frame| {
                 frame.receive(portal.identity, 0);
                 frame.set_arg(1, exit.kind as u64 | (exit.instruction_length as u64) << 8);
@@ -127,7 +129,7 @@ pub fn stop(cpu: &Cpu, vcpu: Ref<Vcpu>) {
 
 /// Takes the monitor's reply: loads the state that it changed, and resumes or halts.
 pub fn resume(cpu: &Cpu, vcpu: Ref<Vcpu>, groups: u64) {
-    let VcpuReply { halt, deadline } = vcpu.arch.with_mut(|arch| arch.load(groups));
+    let VcpuReply { halt, deadline } = vcpu.arch.with_mut(|arch| arch.load(cpu, groups));
     if let Some(deadline) = deadline {
         vcpu.expired.set(false);
         if deadline == u64::MAX {

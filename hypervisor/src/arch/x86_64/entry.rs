@@ -246,6 +246,12 @@ pub fn take_interrupts() {
     unsafe { asm!("sti; nop; cli") };
 }
 
+/// Calls the NMI handler for an NMI that ended guest mode, and unblocks NMIs.
+pub fn call_nmi() {
+    // SAFETY: the gate of vector 2 has a stack of its own and returns with IRET.
+    unsafe { asm!("int 2") };
+}
+
 /// Waits for an interrupt and takes it.
 pub fn wait_for_interrupt() {
     // SAFETY: as for `take_interrupts`; STI takes effect after HLT has begun.

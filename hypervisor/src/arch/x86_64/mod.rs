@@ -20,7 +20,6 @@ pub mod tags;
 pub mod traps;
 pub mod uart;
 pub mod vcpu;
-#[path = "virt_stub.rs"]
 pub mod virt;
 
 pub use clock::now;
@@ -28,12 +27,13 @@ pub use frame::Frame;
 pub use paging::PageTable;
 pub use start::{ap_main, kernel_main};
 pub use tags::{alloc_space_tag, free_space_tag};
-pub use vcpu::{VcpuArch, VcpuReply, pages_per_vcpu};
+pub use vcpu::{VcpuArch, VcpuReply, after_guest, pages_per_vcpu};
 
 use crate::boot::madt::{ApicId, Gsi, Polarity, Trigger};
 use crate::cell::{CpuCell, Ref};
 use crate::cpu::Cpu;
 use crate::space::Space;
+use crate::vcpu::Vcpu;
 use abi::Status;
 use abi::boot::Virtualization;
 use abi::syscall::TriggerMode;
@@ -63,6 +63,8 @@ pub struct CpuArch {
     ports: CpuCell<Option<Ref<Space>>>,
     /// What virtualisation keeps on this CPU.
     pub virt: CpuCell<virt::CpuVirt>,
+    /// The vCPU that has not been suspended since it ran.
+    guest: CpuCell<Option<Ref<Vcpu>>>,
     /// Tags of guest translations.
     pub guest_tags: CpuCell<tags::GuestTags>,
 }
@@ -96,12 +98,30 @@ impl CpuArch {
             }
             self.ports.set(Some(space));
         }
-        if virtualization() == Virtualization::Vmx {
+        self.tables.set_io_bitmap(IoBitmap::Enabled);
+        self.ports_enabled.set(true);
+    }
+
+    /// Prepares the CPU for a thread in `space`.
+    #[inline]
+    pub fn prepare_thread(&self, space: Ref<Space>) {
+        self.leave_guest(None);
+        self.load_space(space);
+        if self.ports_enabled.get() && self.virt.with_mut(virt::CpuVirt::take_task_limit_lost) {
             // SAFETY: these are the tables of this CPU, and the kernel runs with interrupts off.
             unsafe { self.tables.reload_task() };
         }
-        self.tables.set_io_bitmap(IoBitmap::Enabled);
-        self.ports_enabled.set(true);
+    }
+
+    /// Suspends the vCPU that ran last, unless it is `next`.
+    #[inline]
+    pub fn leave_guest(&self, next: Option<Ref<Vcpu>>) {
+        if self.guest.get() != next {
+            if let Some(vcpu) = self.guest.get() {
+                vcpu.arch.with_mut(|arch| arch.suspend(self));
+            }
+            self.guest.set(next);
+        }
     }
 
     /// Top of the kernel's stack.

@@ -83,9 +83,7 @@ pub fn kernel_main(params: &'static BootParams) -> ! {
 
     let virtualization = virt::detect();
     super::VIRTUALIZATION.store(virtualization as u32, Ordering::Relaxed);
-    if virtualization == Virtualization::None {
-        log::warn!("no hardware virtualisation: native programs only");
-    }
+    tags::set_guest_tags(virt::features().tags.min(u16::MAX as u32) as u16);
     entry::init();
     let Some(first) = make_cpu(0, apic::id()) else {
         refuse(format_args!("panic: the kernel pool is too small"));
@@ -193,6 +191,7 @@ fn make_cpu(index: u32, apic: ApicId) -> Option<Ref<Cpu>> {
         space: CpuCell::new(None),
         ports: CpuCell::new(None),
         virt: CpuCell::from_value(virt::CpuVirt::new()),
+        guest: CpuCell::new(None),
         guest_tags: CpuCell::new(tags::GuestTags::NEW),
     };
     let cpu = Cpu::new(arch, index, clock::ticks(TIME_SLICE * 1000));
@@ -213,14 +212,17 @@ fn enter_cpu(cpu: Ref<Cpu>, features: &CpuFeatures) {
         super::load_cr3(paging::kernel_root().0);
         cpu.arch.tables.load();
         entry::init_this_cpu(&*(cpu.address() as *const Cpu));
+        // No thread has vector registers: their use is an exception.
+        asm!("mov {0}, cr0", "or {0}, 8", "mov cr0, {0}", out(reg) _, options(nomem, nostack));
     }
     apic::start_timer(features, traps::TIMER);
     if super::virtualization() == Virtualization::None {
         return;
     }
-    let Some(page) = mem::alloc() else { return };
-    // SAFETY: a fresh page, kept for ever; this CPU's state is as the kernel will always have it.
-    let result = cpu.arch.virt.with_mut(|virt| unsafe { virt::init_cpu(virt, page) });
+    let (Some(first), Some(second)) = (mem::alloc(), mem::alloc()) else { return };
+    let pages = [first, second];
+    // SAFETY: fresh pages, kept for ever; this CPU's state is as the kernel will always have it.
+    let result = cpu.arch.virt.with_mut(|virt| unsafe { virt::init_cpu(virt, pages) });
     if let Err(why) = result {
         log::error!("CPU {}: no virtualisation: {why}", cpu.index);
     }

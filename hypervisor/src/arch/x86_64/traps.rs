@@ -106,6 +106,6 @@ fn run_thread(cpu: &Cpu, thread: &Thread) {
         }
         return;
     }
-    cpu.arch.load_space(thread.space);
+    cpu.arch.prepare_thread(thread.space);
     entry::resume_thread(thread)
 }

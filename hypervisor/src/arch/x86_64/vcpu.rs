@@ -2,7 +2,7 @@
 
 use super::tags::{GuestTag, GuestTags};
 use super::virt::{self, GuestRoot, Outcome};
-use super::{entry, traps};
+use super::{CpuArch, entry, traps};
 use crate::cpu::Cpu;
 use crate::mem::KernelPage;
 use crate::space::Space;
@@ -23,6 +23,25 @@ pub struct VcpuReply {
     pub deadline: Option<u64>,
 }
 
+/// Does what ended guest mode, if it was the host's; the exit for the monitor otherwise. Interrupts can end any
+/// object: nothing that the caller holds is certain to be there after `None`.
+#[inline]
+pub fn after_guest(cpu: &Cpu, outcome: Outcome) -> Option<Exit> {
+    match outcome {
+        Outcome::Exit(exit) => return Some(exit),
+        Outcome::HostInterrupt { vector: Some(vector) } => traps::handle(cpu, vector),
+        Outcome::HostInterrupt { vector: None } => entry::take_interrupts(),
+        Outcome::HostNmi { call } => {
+            if call {
+                entry::call_nmi();
+            }
+        }
+        Outcome::HostMachineCheck => panic!("machine check while a guest ran"),
+        Outcome::Resume => {}
+    }
+    None
+}
+
 /// Registers and control structure of a vCPU.
 pub struct VcpuArch {
     tag: GuestTag,
@@ -39,34 +58,32 @@ impl VcpuArch {
         VcpuArch { tag: GuestTag::default(), state, inner }
     }
 
-    /// Enters guest mode; `None`: an interrupt of the host ended it, which has been handled.
-    pub fn run(&mut self, cpu: &Cpu, guest: &Space) -> Option<Exit> {
+    /// Enters guest mode until something ends it.
+    #[inline]
+    pub fn enter(&mut self, cpu: &Cpu, guest: &Space) -> Outcome {
         let tag = &mut self.tag;
         let flush = cpu.arch.guest_tags.with_mut(|tags: &mut GuestTags| tags.renew(tag));
         let root = GuestRoot { root: guest.table.root(), tag: tag.tag, flush };
-        match cpu.arch.virt.with_mut(|virt| self.inner.enter(virt, &root)) {
-            Outcome::Exit(exit) => Some(exit),
-            Outcome::HostInterrupt { vector: Some(vector) } => {
-                traps::handle(cpu, vector);
-                None
-            }
-            Outcome::HostInterrupt { vector: None } => {
-                entry::take_interrupts();
-                None
-            }
-            Outcome::HostNmi | Outcome::Resume => None,
-        }
+        cpu.arch.virt.with_mut(|virt| self.inner.enter(virt, &root))
+    }
+
+    /// Gives the registers that guests and threads share back to threads.
+    pub fn suspend(&mut self, cpu: &CpuArch) {
+        cpu.virt.with_mut(|virt| self.inner.suspend(virt));
     }
 
     /// Writes the groups in `groups` to the state page.
-    pub fn save(&mut self, groups: u64) {
-        self.inner.save(Groups::from_bits_truncate(groups));
+    #[inline]
+    pub fn save(&mut self, cpu: &Cpu, groups: u64) {
+        let groups = Groups::from_bits_truncate(groups);
+        cpu.arch.virt.with_mut(|virt| self.inner.save(virt, groups));
     }
 
     /// Takes the groups in `groups` from the state page.
-    pub fn load(&mut self, groups: u64) -> VcpuReply {
+    #[inline]
+    pub fn load(&mut self, cpu: &Cpu, groups: u64) -> VcpuReply {
         let groups = Groups::from_bits_truncate(groups);
-        self.inner.load(groups);
+        cpu.arch.virt.with_mut(|virt| self.inner.load(virt, groups));
         // SAFETY: the state page is the vCPU's; the monitor writes to it too, so each field is read once.
         let read = |field: *const u64| unsafe { field.read_volatile() };
         // SAFETY: field addresses within the page.
