@@ -78,6 +78,9 @@ pub struct ConsoleEnvironment {
     /// The log, with the right to read it.
     #[serde(with = "as_number")]
     pub log: Selector,
+    /// Notification, to be signalled whenever everything has been written.
+    #[serde(with = "as_number")]
+    pub idle: Selector,
     /// Whose consoles it serves.
     pub clients: Vec<ConsoleClient>,
 }
@@ -263,6 +266,7 @@ mod tests {
             role: Role::ConsoleServer(ConsoleEnvironment {
                 uart: None,
                 log: Selector(128),
+                idle: Selector(131),
                 clients: vec![ConsoleClient {
                     name: "linux".into(),
                     cpus: vec![0, 1],

@@ -3,7 +3,7 @@
 //! The root task itself is built by the kernel, as [`abi::boot`] says.
 use abi::Selector;
 
-/// Address of the environment pages (read-only); also `rdi` at the entry point.
+/// Address of the environment pages (read-only).
 pub const ENVIRONMENT_ADDRESS: u64 = 0x2000_0000;
 /// Most bytes of the environment pages.
 pub const ENVIRONMENT_MAX: u64 = 0x1_0000;
@@ -17,6 +17,8 @@ pub const STACK_MAX: u64 = 0x10_0000;
 pub const UTCB_RANGE: core::ops::Range<u64> = 0x2018_0000..0x2020_0000;
 /// Address of the heap.
 pub const HEAP_ADDRESS: u64 = 0x4000_0000;
+/// Addresses of the bundle's files that the program was given.
+pub const FILES: core::ops::Range<u64> = 0x8000_0000..0x1_0000_0000;
 /// Addresses that a program maps memory at as it likes.
 pub const FREE_ADDRESSES: core::ops::Range<u64> = 0x1_0000_0000..0x4000_0000_0000;
 

@@ -5,9 +5,9 @@
 macro_rules! program {
     ($main:path) => {
         #[unsafe(no_mangle)]
-        fn bulkhead_main(argument: u64) -> ! {
-            // SAFETY: called once by the entry code with what the root task passed.
-            let program = unsafe { $crate::start::start(argument) };
+        fn bulkhead_main(_argument: u64) -> ! {
+            // SAFETY: called once by the entry code.
+            let program = unsafe { $crate::start::start() };
             let main: fn($crate::program::Program) = $main;
             main(program);
             $crate::protocol::supervisor::exit(0)
@@ -27,16 +27,18 @@ macro_rules! root_task {
     };
 }
 
-/// Sets up heap and log, and decodes the environment.
+/// Sets up heap and log, and decodes the environment, which the root task put at
+/// [`crate::layout::ENVIRONMENT_ADDRESS`].
 ///
 /// # Safety
-/// `argument` is the address of environment pages as [`crate::env`] describes; called once.
+/// Called once, on the first thread.
 #[cfg(target_os = "none")]
-pub unsafe fn start(argument: u64) -> crate::program::Program {
+pub unsafe fn start() -> crate::program::Program {
     use crate::env::{Environment, HEADER_SIZE, Header, MAGIC};
     use crate::layout;
     use alloc::boxed::Box;
-    // SAFETY: the caller's promise: the pages are mapped read-only and nobody changes them.
+    let argument = layout::ENVIRONMENT_ADDRESS;
+    // SAFETY: the root task mapped the pages read-only, and nobody changes them.
     let header = unsafe { *(argument as *const Header) };
     assert!(header.magic == MAGIC, "no environment");
     // SAFETY: the root task mapped the heap for this purpose alone.

@@ -58,8 +58,7 @@ pub fn call_portal(mut r: Registers) -> Registers {
     r
 }
 
-/// Entry point of a program: `rdi` is the address of its environment (the root task's: of the boot
-/// information).
+/// Entry point of a program. The root task's `rdi` is the address of the boot information.
 #[unsafe(naked)]
 #[unsafe(no_mangle)]
 extern "C" fn _start() -> ! {

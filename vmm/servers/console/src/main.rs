@@ -143,13 +143,19 @@ fn run(
     report(supervisor::request(supervisor::Request::Ready));
     let interrupt = role.uart.as_ref().map(|uart| uart.interrupt);
     let mut bits = LOG;
+    let mut busy = true;
     loop {
         if let (true, Some(line)) = (bits & UART != 0, interrupt) {
             // Unmasked before the cause is looked for: an edge in between is not lost.
             syscall::acknowledge_interrupt(line)?;
         }
         let log_left = drain_log(role.log, &server)?;
-        let deadline = match server.work(arch::counter(), bits & UART != 0) {
+        let sleep = server.work(arch::counter(), bits & UART != 0);
+        let idle = sleep == Sleep::Forever && !log_left;
+        if core::mem::replace(&mut busy, !idle) && idle {
+            syscall::signal(role.idle)?;
+        }
+        let deadline = match sleep {
             Sleep::No => Deadline::POLL,
             _ if log_left => Deadline::POLL,
             Sleep::Until(time) => Deadline(time),

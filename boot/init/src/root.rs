@@ -1,0 +1,254 @@
+//! What the root task holds: the machine.
+use crate::desk::{self, Desk};
+use crate::frames::{Chunk, Frames};
+use abi::boot::{
+    BOOT_INFO_MAGIC, BootInfo, ROOT_BUNDLE, ROOT_DOMAIN, ROOT_FREE, ROOT_LOG, ROOT_MEMORY,
+    ROOT_SLOTS, ROOT_SPACE,
+};
+use abi::cap::MemoryKind;
+use abi::{Badge, PAGE_SIZE, Rights, Selector, Status};
+use alloc::boxed::Box;
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::ops::Range;
+use image::bundle::Bundle;
+use rt::mapping::Mapper;
+use rt::program::UtcbAddresses;
+use rt::selectors::Selectors;
+use rt::shared::SharedMemory;
+use rt::syscall::{self, Cpu, Deadline, MapParameters, ThreadParameters};
+use rt::thread::Stack;
+
+/// Why something cannot be built.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure(pub String);
+
+/// Result of building something.
+pub type Result<T = ()> = core::result::Result<T, Failure>;
+
+impl core::fmt::Display for Failure {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Names what a system call was to do.
+pub trait Doing<T> {
+    /// As a failure that says `what` was to be done.
+    fn doing(self, what: &str) -> Result<T>;
+}
+
+impl<T> Doing<T> for core::result::Result<T, Status> {
+    fn doing(self, what: &str) -> Result<T> {
+        self.map_err(|status| Failure(format!("cannot {what}: {}", status.name())))
+    }
+}
+
+/// Bits of the main thread's notification.
+pub mod bits {
+    /// Something lies on the desk.
+    pub const DESK: u64 = 1 << 0;
+    /// The log has lines for the last resort.
+    pub const LOG: u64 = 1 << 1;
+    /// A console server has written everything.
+    pub const IDLE: u64 = 1 << 2;
+}
+
+/// Address of the window through which memory of other programs is filled.
+const WINDOW: u64 = 0x1_0000_0000;
+/// Addresses for mappings that stay.
+const FREE_ADDRESSES: Range<u64> = 0x1000_0000_0000..0x4000_0000_0000;
+/// Bytes of a handler thread's stack.
+const HANDLER_STACK: usize = 16 << 10;
+
+/// The machine, as far as the kernel left it to the root task.
+pub struct Root {
+    /// What the kernel said.
+    pub info: BootInfo,
+    /// The bundle.
+    pub bundle: Bundle<'static>,
+    /// Free RAM.
+    pub frames: Frames,
+    /// Where messages arrive.
+    pub desk: &'static Desk,
+    notification: Selector,
+    selectors: Selectors,
+    freed: Vec<Selector>,
+    mapper: Mapper,
+    utcbs: UtcbAddresses,
+    handlers: Vec<(Cpu, Selector)>,
+}
+
+impl Root {
+    /// Takes the machine over and checks the bundle.
+    ///
+    /// # Safety
+    /// `info` is the address of the kernel's boot information; called once.
+    pub unsafe fn new(info: u64) -> Result<Root> {
+        // SAFETY: the caller's promise: the kernel mapped a `BootInfo` there and does not change it.
+        let info = unsafe { (info as *const BootInfo).read() };
+        if info.magic != BOOT_INFO_MAGIC || info.abi_version != abi::ABI_VERSION {
+            return Err(Failure("the kernel has another version of the ABI".into()));
+        }
+        let selectors = Selectors::new(ROOT_FREE.0..ROOT_SLOTS);
+        let mapper = Mapper::new(ROOT_SPACE, FREE_ADDRESSES);
+        let (address, _) = mapper
+            .map(&selectors, ROOT_BUNDLE, 0, info.bundle_size, Rights::READ)
+            .doing("map the bundle")?;
+        // SAFETY: mapped read-only just now and never unmapped; nobody has it writable, the root
+        // task's own data apart, which lies in no part that is read again.
+        let bytes =
+            unsafe { core::slice::from_raw_parts(address as *const u8, info.bundle_size as usize) };
+        let bundle = Bundle::open(bytes).map_err(|error| Failure(format!("{error}")))?;
+        let notification = selectors.one();
+        syscall::create_notification(ROOT_DOMAIN, notification).doing("create a notification")?;
+        let signal = selectors.one();
+        let badge = Badge(bits::DESK);
+        syscall::delegate_notification(notification, ROOT_DOMAIN, signal, Rights::SIGNAL, badge)
+            .doing("create a notification")?;
+        let regions = info
+            .regions
+            .get(..info.region_count as usize)
+            .unwrap_or(&info.regions);
+        Ok(Root {
+            frames: Frames::new(regions),
+            info,
+            bundle,
+            desk: Box::leak(Box::new(Desk::new(signal))),
+            notification,
+            selectors,
+            freed: Vec::new(),
+            mapper,
+            utcbs: UtcbAddresses::new(),
+            handlers: Vec::new(),
+        })
+    }
+
+    /// A free selector.
+    pub fn selector(&mut self) -> Result<Selector> {
+        let fresh = self.freed.pop().or_else(|| self.selectors.take(1));
+        fresh.ok_or_else(|| Failure("the root task's capability table is full".into()))
+    }
+
+    /// Empties selectors, whatever they hold, and takes them back.
+    pub fn release(&mut self, selectors: Vec<Selector>) {
+        for selector in selectors {
+            // It may be empty already: objects end with the domain that paid for them.
+            let _ = syscall::delete(selector);
+            self.freed.push(selector);
+        }
+    }
+
+    /// Waits for something to happen.
+    pub fn wait(&self, deadline: Deadline) -> u64 {
+        syscall::wait(self.notification, deadline).unwrap_or(0)
+    }
+
+    /// Gives `domain` a capability that sets `badge` in the main thread's notification.
+    pub fn delegate_signal(&self, domain: Selector, dst: Selector, badge: u64) -> Result {
+        let badge = Badge(badge);
+        syscall::delegate_notification(self.notification, domain, dst, Rights::SIGNAL, badge)
+            .doing("delegate a notification")
+    }
+
+    /// Has the log's lines announced with [`bits::LOG`].
+    pub fn listen_to_log(&mut self) -> Result {
+        let signal = self.selector()?;
+        self.delegate_signal(ROOT_DOMAIN, signal, bits::LOG)?;
+        syscall::log_bind(ROOT_LOG, signal).doing("bind the log")
+    }
+
+    /// The thread that serves supervisor and exception portals on `cpu`.
+    pub fn handler(&mut self, cpu: Cpu) -> Result<Selector> {
+        if let Some(&(_, handler)) = self.handlers.iter().find(|(on, _)| *on == cpu) {
+            return Ok(handler);
+        }
+        let stack = Stack::allocate(HANDLER_STACK);
+        let entry = rt::handler::prepare(stack, self.utcbs.take(), self.desk, desk::serve);
+        let handler = self.selector()?;
+        let parameters = ThreadParameters {
+            domain: ROOT_DOMAIN,
+            space: ROOT_SPACE,
+            cpu,
+            utcb: entry.utcb,
+            ip: entry.ip,
+            sp: entry.sp,
+            exceptions: Selector::NULL,
+        };
+        syscall::create_thread(ROOT_DOMAIN, handler, &parameters)
+            .doing(&format!("create the supervisor's thread on CPU {cpu}"))?;
+        self.handlers.push((cpu, handler));
+        Ok(handler)
+    }
+
+    /// Takes RAM for a program.
+    pub fn take(&mut self, size: u64) -> Result<Chunk> {
+        self.frames.take(size, PAGE_SIZE as u64).ok_or_else(|| {
+            let (wanted, left) = (size >> 10, self.frames.available() >> 10);
+            Failure(format!(
+                "no {wanted} KiB of RAM in one piece; {left} KiB are left"
+            ))
+        })
+    }
+
+    /// Gives access to memory that no program has yet.
+    pub fn fill<T>(&mut self, chunk: Chunk, f: impl FnOnce(&SharedMemory) -> T) -> Result<T> {
+        let selector = self.selector()?;
+        let parameters = MapParameters {
+            offset: chunk.offset,
+            address: WINDOW,
+            size: chunk.size,
+            rights: Rights::RW,
+        };
+        syscall::map(
+            ROOT_MEMORY.offset(chunk.region),
+            ROOT_SPACE,
+            selector,
+            &parameters,
+        )
+        .doing("map a program's memory")?;
+        // SAFETY: the range was just mapped, nothing of this program lies there, and the value ends
+        // before the mapping.
+        let window = unsafe { SharedMemory::new(WINDOW as usize, chunk.size as usize) };
+        let result = f(&window);
+        self.release(Vec::from([selector]));
+        Ok(result)
+    }
+
+    /// Maps all memory of a kind for reading; returns physical addresses and mappings.
+    pub fn map_all(&mut self, kind: MemoryKind) -> Vec<(u64, SharedMemory)> {
+        let mut mapped = Vec::new();
+        let count = (self.info.region_count as usize).min(self.info.regions.len());
+        for (i, region) in self.info.regions[..count].iter().enumerate() {
+            if MemoryKind::from_code(region.kind as u8) != Some(kind) {
+                continue;
+            }
+            let memory = ROOT_MEMORY.offset(i as u32);
+            let mapping =
+                self.mapper
+                    .map_shared(&self.selectors, memory, region.size, Rights::READ);
+            mapped.extend(mapping.ok().map(|mapping| (region.base, mapping)));
+        }
+        mapped
+    }
+
+    /// Makes I/O ports accessible to the root task.
+    pub fn open_ports(&mut self, first: u16, count: u16) -> Result {
+        let selector = self.selector()?;
+        let (first, size) = (u64::from(first), u64::from(count));
+        let parameters = MapParameters {
+            offset: first,
+            address: first,
+            size,
+            rights: Rights::RW,
+        };
+        syscall::map(abi::boot::ROOT_PORTS, ROOT_SPACE, selector, &parameters)
+            .doing(&format!("open I/O port {first:#x}"))
+    }
+
+    /// Ticks of the machine's counter in `ms` milliseconds.
+    pub fn ticks(&self, ms: u64) -> u64 {
+        (self.info.counter_hz / 1000).saturating_mul(ms)
+    }
+}
