@@ -34,7 +34,6 @@ impl Archive {
         let entry = Builder::new(name)
             .ino(self.count)
             .nlink(links)
-            .set_mode_file_type(cpio::newc::ModeFileType::Regular)
             .mode(mode)
             .rdev_major(major)
             .rdev_minor(minor);
@@ -67,7 +66,7 @@ pub fn pack(busybox: &[u8]) -> Result<Vec<u8>> {
         }
     }
     archive.add(BUSYBOX, PROGRAM, busybox, None)?;
-    for applet in APPLETS {
+    for applet in APPLETS.split_ascii_whitespace() {
         archive.add(&format!("bin/{applet}"), LINK, b"busybox", None)?;
     }
     Ok(trailer(archive.bytes)?)

@@ -3,7 +3,7 @@
 use std::io::{IsTerminal, Read};
 
 use anyhow::Result;
-use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
+use rustix::termios::{OptionalActions, OutputModes, Termios, tcgetattr, tcsetattr};
 
 use crate::machine::Input;
 
@@ -21,6 +21,8 @@ impl Raw {
         let saved = tcgetattr(&stdin)?;
         let mut raw = saved.clone();
         raw.make_raw();
+        // Lines of the hypervisor may end without a carriage return.
+        raw.output_modes |= OutputModes::OPOST | OutputModes::ONLCR;
         tcsetattr(&stdin, OptionalActions::Drain, &raw)?;
         Ok(Some(Raw(saved)))
     }

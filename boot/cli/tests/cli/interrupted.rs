@@ -1,0 +1,163 @@
+//! Ctrl-C, time limits and hung programs: one clear line, the right status, no process left.
+
+use std::process::Stdio;
+use std::time::Duration;
+
+use crate::support::{StandIns, bulkhead, finish, interrupt, process_with, wait_for_process};
+
+const MINUTES: Duration = Duration::from_secs(600);
+
+/// Interrupts the command once a process shows `sign`, and checks what is left.
+#[track_caller]
+fn interrupted(mut command: std::process::Command, sign: &str) {
+    let child = command.spawn().unwrap();
+    wait_for_process(sign, MINUTES);
+    interrupt(&child);
+    let ended = finish(child, Duration::from_secs(20));
+    assert_eq!(ended.status, Some(130), "{ended:?}");
+    assert!(ended.stderr.contains("bulkhead: interrupted"), "{ended:?}");
+    assert!(!process_with(sign), "a process is left");
+}
+
+#[test]
+fn ctrl_c_in_set_up() {
+    let programs = StandIns::new()
+        .add("dpkg-deb", "exit 1")
+        .add("apt-cache", "echo ' Candidate: 1'")
+        .add("apt-get", "/bin/sleep 27181801 & wait")
+        .add(
+            "sudo",
+            "[ \"$2\" = true ] || { /bin/sleep 27181801 & wait; }",
+        );
+    let mut command = bulkhead(&["run"]);
+    command.env("PATH", programs.only());
+    interrupted(command, "27181801");
+}
+
+#[test]
+fn ctrl_c_in_build() {
+    let programs = StandIns::new().add("cargo", "sleep 27181802 & wait");
+    // The real compiler, to which the stand-in is no neighbour.
+    let mut command = bulkhead(&["run"]);
+    command
+        .env("PATH", programs.first())
+        .env("CARGO", programs.path("cargo"));
+    interrupted(command, "27181802");
+}
+
+#[test]
+fn ctrl_c_in_run() {
+    let programs = StandIns::new().add("qemu-system-x86_64", "sleep 27181803 & wait");
+    let mut command = bulkhead(&["run"]);
+    command.env("PATH", programs.first());
+    interrupted(command, "27181803");
+}
+
+/// Runs with an emulator that does what `script` says.
+fn with_emulator(script: &str, arguments: &[&str]) -> crate::support::Ended {
+    let programs = StandIns::new().add("qemu-system-x86_64", script);
+    let mut command = bulkhead(&[&["run"], arguments].concat());
+    finish(
+        command.env("PATH", programs.first()).spawn().unwrap(),
+        MINUTES,
+    )
+}
+
+#[test]
+fn a_hung_machine_is_ended_by_the_time_limit() {
+    let ended = with_emulator("sleep 27181804 & wait", &["--headless", "--timeout", "1"]);
+    assert_eq!(ended.status, Some(1), "{ended:?}");
+    assert!(
+        ended.stderr.contains("timeout: not done after 1 s"),
+        "{ended:?}"
+    );
+    assert!(!process_with("27181804"));
+}
+
+#[test]
+fn statuses_for_scripts() {
+    let until = ["--headless", "--timeout", "60", "--until", "rea.y"];
+    let ended = with_emulator("echo all is ready; sleep 27181805", &until);
+    assert_eq!(ended.status, Some(0), "{ended:?}");
+    assert!(ended.stdout.contains("all is ready"));
+    assert!(!process_with("27181805"));
+    let ended = with_emulator("echo nothing", &until);
+    assert_eq!(ended.status, Some(1), "{ended:?}");
+    assert!(ended.stderr.contains("before the pattern"), "{ended:?}");
+    let ended = with_emulator("echo 'bulkhead: panic: broken'; sleep 27181806", &until);
+    assert_eq!(ended.status, Some(2), "{ended:?}");
+    assert!(ended.stderr.contains("broken"), "{ended:?}");
+    assert!(!process_with("27181806"));
+    let ended = with_emulator("echo no such machine >&2; exit 3", &["--headless"]);
+    assert_eq!(ended.status, Some(1), "{ended:?}");
+    assert!(ended.stderr.contains("no such machine"), "{ended:?}");
+    assert_eq!(with_emulator("true", &["--headless"]).status, Some(0));
+}
+
+#[test]
+fn logs_carry_the_name_of_the_console() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = dir.path().join("log");
+    let script = "printf 'bulkhead: start\\r\\nlinux:~# ls\\r\\nlast'";
+    let ended = with_emulator(script, &["--headless", "--log", log.to_str().unwrap()]);
+    assert_eq!(ended.status, Some(0), "{ended:?}");
+    let text = std::fs::read_to_string(&log).unwrap();
+    assert_eq!(text, "bulkhead: start\nlinux| linux:~# ls\nlinux| last\n");
+    let ended = with_emulator("true", &["--headless", "--log", "/nowhere/log"]);
+    assert_eq!(ended.status, Some(1), "{ended:?}");
+    assert!(ended.stderr.contains("--log: /nowhere/log"), "{ended:?}");
+}
+
+#[test]
+fn the_terminal_is_raw_and_is_restored() {
+    use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+    use rustix::termios::tcgetattr;
+    use std::io::{Read, Write};
+
+    let mut master = std::fs::File::from(openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap());
+    grantpt(&master).unwrap();
+    unlockpt(&master).unwrap();
+    let name = ptsname(&master, Vec::new()).unwrap().into_string().unwrap();
+    let terminal = || {
+        std::fs::File::options()
+            .read(true)
+            .write(true)
+            .open(&name)
+            .unwrap()
+    };
+    let before = tcgetattr(terminal()).unwrap();
+    // Repeats what it gets, in hexadecimal.
+    let programs = StandIns::new().add("qemu-system-x86_64", "echo begin; exec od -An -v -w1 -tx1");
+    let mut command = bulkhead(&["run"]);
+    command
+        .env("PATH", programs.first())
+        .stdin(Stdio::from(terminal()))
+        .stdout(Stdio::from(terminal()));
+    let child = command.spawn().unwrap();
+    let (sender, output) = std::sync::mpsc::channel();
+    let mut reader = master.try_clone().unwrap();
+    std::thread::spawn(move || {
+        let mut buffer = [0; 1000];
+        while let Ok(count @ 1..) = reader.read(&mut buffer) {
+            let _ = sender.send(String::from_utf8_lossy(&buffer[..count]).into_owned());
+        }
+    });
+    let mut seen = String::new();
+    while !seen.contains("begin") {
+        seen.push_str(&output.recv_timeout(MINUTES).expect(&seen));
+    }
+    // A Ctrl-C is the guest's; od writes when it has read all.
+    master.write_all(b"\x03").unwrap();
+    std::thread::sleep(Duration::from_millis(200));
+    assert_ne!(
+        tcgetattr(terminal()).unwrap().local_modes,
+        before.local_modes
+    );
+    master.write_all(b"\x01x").unwrap();
+    let ended = finish(child, Duration::from_secs(20));
+    assert_eq!(ended.status, Some(0), "{ended:?}");
+    let after = tcgetattr(terminal()).unwrap();
+    assert_eq!(after.local_modes, before.local_modes);
+    assert_eq!(after.input_modes, before.input_modes);
+    assert_eq!(after.output_modes, before.output_modes);
+}
