@@ -2,13 +2,17 @@
 #![no_std]
 #![no_main]
 
-use abi::boot::ROOT_LOG;
+use abi::Selector;
+use abi::boot::{ROOT_DOMAIN, ROOT_LOG, ROOT_SLOTS};
 use core::cell::UnsafeCell;
 use init::root::Root;
 use init::system::Supervisor;
 use rt::syscall::Deadline;
 
 rt::root_task!(main);
+
+/// A selector that is not used otherwise.
+const LAST: Selector = Selector(ROOT_SLOTS - 1);
 
 /// Bytes of the heap.
 const HEAP: usize = 256 << 10;
@@ -29,13 +33,17 @@ fn main(info: u64) -> ! {
     // SAFETY: the entry code passes what the kernel passed, once.
     match unsafe { Root::new(info) } {
         Ok(root) => Supervisor::new(root).run(),
-        Err(failure) => {
-            log::error!("the system cannot be built: {failure}");
-            let never = abi::Selector::NULL;
-            loop {
-                // There is nothing to wait for, and nothing to be done.
-                let _ = rt::syscall::wait(never, Deadline::NEVER);
-            }
-        }
+        Err(failure) => fatal(format_args!("the system cannot be built: {failure}")),
+    }
+}
+
+/// Says why the machine is of no use, in the words that the `bulkhead` command looks for, and stops.
+fn fatal(cause: core::fmt::Arguments<'_>) -> ! {
+    rt::log::line(ROOT_LOG, "bulkhead", format_args!("panic: {cause}"));
+    // Nothing is ever signalled here. If it cannot be made, waiting fails and the loop spins, which
+    // is as good.
+    let _ = rt::syscall::create_notification(ROOT_DOMAIN, LAST);
+    loop {
+        let _ = rt::syscall::wait(LAST, Deadline::NEVER);
     }
 }

@@ -1,8 +1,8 @@
 //! Switching the machine off.
 use crate::acpi::{self, Physical, PowerOff};
 use crate::root::{Root, bits};
-use abi::cap::MemoryKind;
 use alloc::vec::Vec;
+use core::cell::RefCell;
 use rt::arch;
 use rt::shared::SharedMemory;
 use rt::syscall::Deadline;
@@ -24,16 +24,35 @@ const TYPE_MASK: u16 = 7 << TYPE_SHIFT;
 const KEYBOARD: u16 = 0x64;
 const RESET: u8 = 0xfe;
 
-struct Firmware(Vec<(u64, SharedMemory)>);
+/// The firmware's tables, mapped where they are looked for: they may lie in memory that the memory map
+/// calls reserved, which is too large to be mapped whole.
+struct Firmware<'a> {
+    root: RefCell<&'a mut Root>,
+    mapped: RefCell<Vec<(u64, SharedMemory)>>,
+}
 
-impl Physical for Firmware {
-    fn read(&self, address: u64, into: &mut [u8]) -> bool {
-        self.0.iter().any(|(base, memory)| {
+impl Firmware<'_> {
+    fn is_mapped(&self, address: u64, into: &mut [u8]) -> bool {
+        self.mapped.borrow().iter().any(|(base, memory)| {
             let offset = address
                 .checked_sub(*base)
                 .and_then(|offset| usize::try_from(offset).ok());
             offset.is_some_and(|offset| memory.read(offset, into).is_ok())
         })
+    }
+}
+
+impl Physical for Firmware<'_> {
+    fn read(&self, address: u64, into: &mut [u8]) -> bool {
+        if self.is_mapped(address, into) {
+            return true;
+        }
+        let mapping = self
+            .root
+            .borrow_mut()
+            .map_physical(address, into.len() as u64);
+        self.mapped.borrow_mut().extend(mapping);
+        self.is_mapped(address, into)
     }
 }
 
@@ -51,8 +70,14 @@ pub fn off(root: &mut Root, consoles: usize, last_resort: impl FnOnce()) -> ! {
         }
     }
     last_resort();
-    let firmware = Firmware(root.map_all(MemoryKind::Firmware));
-    if let Some(way) = acpi::find(&firmware, root.info.rsdp) {
+    let rsdp = root.info.rsdp;
+    let firmware = Firmware {
+        root: RefCell::new(root),
+        mapped: RefCell::default(),
+    };
+    let way = acpi::find(&firmware, rsdp);
+    let root = firmware.root.into_inner();
+    if let Some(way) = way {
         soft_off(root, way);
         wait(root, ENABLE_MS);
     }

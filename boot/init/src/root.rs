@@ -91,7 +91,7 @@ impl Root {
         if info.magic != BOOT_INFO_MAGIC || info.abi_version != abi::ABI_VERSION {
             return Err(Failure("the kernel has another version of the ABI".into()));
         }
-        let selectors = Selectors::new(ROOT_FREE.0..ROOT_SLOTS);
+        let selectors = Selectors::new(ROOT_FREE.0..ROOT_SLOTS - 1);
         let mapper = Mapper::new(ROOT_SPACE, FREE_ADDRESSES);
         let (address, _) = mapper
             .map(&selectors, ROOT_BUNDLE, 0, info.bundle_size, Rights::READ)
@@ -216,21 +216,28 @@ impl Root {
         Ok(result)
     }
 
-    /// Maps all memory of a kind for reading; returns physical addresses and mappings.
-    pub fn map_all(&mut self, kind: MemoryKind) -> Vec<(u64, SharedMemory)> {
-        let mut mapped = Vec::new();
+    /// Maps memory that is not RAM for reading, in whole pages; returns its physical address with it.
+    pub fn map_physical(&mut self, address: u64, size: u64) -> Option<(u64, SharedMemory)> {
+        let page = PAGE_SIZE as u64;
+        let start = address / page * page;
+        let end = address.checked_add(size)?.checked_next_multiple_of(page)?;
         let count = (self.info.region_count as usize).min(self.info.regions.len());
-        for (i, region) in self.info.regions[..count].iter().enumerate() {
-            if MemoryKind::from_code(region.kind as u8) != Some(kind) {
-                continue;
-            }
-            let memory = ROOT_MEMORY.offset(i as u32);
-            let mapping =
-                self.mapper
-                    .map_shared(&self.selectors, memory, region.size, Rights::READ);
-            mapped.extend(mapping.ok().map(|mapping| (region.base, mapping)));
+        let (number, region) = (0..)
+            .zip(&self.info.regions[..count])
+            .find(|(_, region)| region.base <= start && end - region.base <= region.size)?;
+        let kind = MemoryKind::from_code(region.kind as u8);
+        if !matches!(kind, Some(MemoryKind::Firmware | MemoryKind::Device)) {
+            return None;
         }
-        mapped
+        let (memory, offset) = (ROOT_MEMORY.offset(number), start - region.base);
+        let mapping = self
+            .mapper
+            .map(&self.selectors, memory, offset, end - start, Rights::READ)
+            .ok()?;
+        // SAFETY: mapped just now, and never unmapped.
+        Some((start, unsafe {
+            SharedMemory::new(mapping.0 as usize, (end - start) as usize)
+        }))
     }
 
     /// Makes I/O ports accessible to the root task.
