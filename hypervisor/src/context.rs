@@ -33,6 +33,18 @@ pub enum State {
     New = 7,
 }
 
+/// How a reply can be carried out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum ReplyPath {
+    /// The caller is a thread in a call, and nobody helps the handler or waits for it.
+    Thread = 0,
+    /// By the general path only.
+    General = 1,
+    /// As `Thread`, but the caller is a vCPU.
+    Vcpu = 2,
+}
+
 /// Common part of threads and vCPUs. Only its own CPU touches it.
 #[repr(C)]
 pub struct Context {
@@ -49,9 +61,8 @@ pub struct Context {
     pub callee: CpuCell<Option<Ref<Thread>>>,
     /// The scheduling context bound to it.
     pub sched: CpuCell<Option<Ref<Sched>>>,
-    /// The reply of this handler takes the general path: its caller is no thread in a plain call, or somebody
-    /// helps it or waits for it.
-    pub slow_reply: CpuCell<bool>,
+    /// How this handler's next reply can be carried out.
+    pub reply_path: CpuCell<ReplyPath>,
     /// Scheduling contexts whose chain of calls ends here, as long as it is blocked.
     waiters: CpuCell<Option<Ref<Sched>>>,
     /// What it waits for, or the notification that kicks the vCPU.
@@ -71,7 +82,7 @@ impl Context {
             started: AtomicBool::new(false),
             callee: CpuCell::new(None),
             sched: CpuCell::new(None),
-            slow_reply: CpuCell::new(false),
+            reply_path: CpuCell::new(ReplyPath::Thread),
             waiters: CpuCell::new(None),
             notification: CpuCell::new(None),
             timeout: Timeout::new(Expiry::Context),
@@ -115,7 +126,7 @@ impl Context {
         }
         sched.set_waiter_link(self.waiters.get());
         self.waiters.set(Some(sched));
-        self.slow_reply.set(true);
+        self.reply_path.set(ReplyPath::General);
     }
 
     /// Lets all waiting scheduling contexts compete again, but keeps `except`.

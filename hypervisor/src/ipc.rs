@@ -4,7 +4,7 @@
 //! CPU, and leaves everything else to this one.
 
 use crate::cell::Ref;
-use crate::context::{Context, State};
+use crate::context::{Context, ReplyPath, State};
 use crate::cpu::Cpu;
 use crate::portal::Portal;
 use crate::sched::{self, Activation};
@@ -39,7 +39,7 @@ pub fn enter(
     match handler.context.state.get() {
         State::Idle | State::New => {
             handler.context.depth.set(depth);
-            handler.context.slow_reply.set(true);
+            handler.context.reply_path.set(ReplyPath::General);
             handler.caller.set(Some(caller));
             handler.context.state.set(State::Ready);
             caller.callee.set(Some(handler));
@@ -52,7 +52,7 @@ pub fn enter(
             if waits_for(handler.context(), caller) {
                 return Err(Refusal::Status(Status::Deadlock));
             }
-            handler.context.slow_reply.set(true);
+            handler.context.reply_path.set(ReplyPath::General);
             caller.callee.set(Some(handler));
             caller.state.set(State::Helping);
             run_chain(cpu);
@@ -95,7 +95,7 @@ pub fn call(cpu: &Cpu, thread: Ref<Thread>) -> Result<(), Status> {
     let portal = thread.domain.find::<Portal>(selector, Rights::CALL)?;
     match enter(cpu, thread.context(), portal) {
         Ok((handler, portal)) => {
-            handler.context.slow_reply.set(false);
+            handler.context.reply_path.set(ReplyPath::Thread);
             let message = thread.with_frame(|frame| frame.message());
             copy_words(thread, handler, words);
             handler.with_frame(|frame| {
@@ -120,7 +120,7 @@ pub fn reply_wait(cpu: &Cpu, thread: Ref<Thread>) -> Result<(), Status> {
     }
     thread.context.state.set(State::Idle);
     thread.context.depth.set(0);
-    thread.context.slow_reply.set(false);
+    thread.context.reply_path.set(ReplyPath::Thread);
     if let Some(caller) = thread.caller.take() {
         caller.callee.set(None);
         caller.state.set(State::Ready);
@@ -146,6 +146,24 @@ pub fn reply_wait(cpu: &Cpu, thread: Ref<Thread>) -> Result<(), Status> {
     thread.context.release_waiters(cpu, thread.context.sched.get());
     run_chain(cpu);
     Ok(())
+}
+
+/// As [`reply_wait`], for a handler whose reply path is [`ReplyPath::Vcpu`].
+#[inline]
+pub fn reply_to_vcpu(cpu: &Cpu, handler: Ref<Thread>, groups: u64) {
+    handler.context.state.set(State::Idle);
+    handler.context.depth.set(0);
+    handler.context.reply_path.set(ReplyPath::Thread);
+    let Some(vcpu) = handler.caller.take().and_then(|caller| caller.as_vcpu()) else {
+        return run_chain(cpu);
+    };
+    vcpu.context.callee.set(None);
+    vcpu::resume(cpu, vcpu, groups);
+    if vcpu.context.state.get() == State::Ready {
+        cpu.current.set(Some(vcpu.context()));
+    } else {
+        cpu.reschedule.set(true);
+    }
 }
 
 /// The handler `thread` ends: whoever waits for its reply gets a status.

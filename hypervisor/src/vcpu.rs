@@ -1,8 +1,8 @@
 //! vCPUs: contexts in guest mode. Every exit is a call to a portal of the monitor.
 
-use crate::arch::{VcpuArch, VcpuReply, after_guest};
+use crate::arch::{self, VcpuArch, VcpuReply, after_guest};
 use crate::cell::{CpuCell, Ref};
-use crate::context::{Context, HasContext, State};
+use crate::context::{Context, HasContext, ReplyPath, State};
 use crate::cpu::Cpu;
 use crate::domain::Domain;
 use crate::ipc;
@@ -101,17 +101,11 @@ fn tell(cpu: &Cpu, vcpu: Ref<Vcpu>, exit: Exit) {
     let portal = vcpu.domain.find::<crate::portal::Portal>(selector, Rights::CALL);
     match portal.map_err(ipc::Refusal::Status).and_then(|p| ipc::enter(cpu, vcpu.context(), p)) {
         Ok((handler, portal)) => {
+            handler.context.reply_path.set(ReplyPath::Vcpu);
             vcpu.arch.with_mut(|arch| arch.save(cpu, portal.groups));
-            handler.with_frame(|frame| {
-                frame.receive(portal.identity, 0);
-                frame.set_arg(1, exit.kind as u64 | (exit.instruction_length as u64) << 8);
-                for (i, &word) in exit.info.iter().enumerate() {
-                    frame.set_arg(2 + i, word);
-                }
-                for i in 5..=8 {
-                    frame.set_arg(i, 0);
-                }
-            });
+            let kind = exit.kind as u64 | (exit.instruction_length as u64) << 8;
+            let [first, second, third] = exit.info;
+            arch::deliver(cpu, handler, portal.identity, [kind, first, second, third]);
         }
         Err(ipc::Refusal::Busy) => vcpu.pending.set(Some(exit)),
         Err(ipc::Refusal::Status(status)) => {

@@ -5,7 +5,7 @@
 use abi::boot::{BootInfo, ROOT_BUNDLE, ROOT_LOG, ROOT_SPACE};
 use abi::bundle::{HEAD_SIZE, Head};
 use abi::{Rights, Selector};
-use rt::syscall::{self, MapParameters};
+use rt::syscall::{self, Deadline, MapParameters};
 
 rt::root_task!(main);
 
@@ -26,15 +26,18 @@ fn main(argument: u64) -> ! {
     rt::log::line(ROOT_LOG, "bench", format_args!("begin"));
     if let Some(head) = head {
         bench::ipc::run(&head);
+        bench::exit::run(info);
     }
     rt::log::line(ROOT_LOG, "bench", format_args!("end"));
-    power_off()
+    rest()
 }
 
-/// Nothing else runs, and the machine's registers for this are not known here: the tool that started the
-/// emulator ends it when it reads `end`.
-fn power_off() -> ! {
+/// The machine's registers for this are not known here: the tool that started the emulator ends it when it
+/// reads `end`.
+fn rest() -> ! {
+    const NEVER: Selector = Selector(abi::boot::ROOT_FREE.0 - 2);
+    let _ = syscall::create_notification(abi::boot::ROOT_DOMAIN, NEVER);
     loop {
-        syscall::yield_turn();
+        let _ = syscall::wait(NEVER, Deadline::NEVER);
     }
 }

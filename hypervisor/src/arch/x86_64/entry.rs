@@ -5,7 +5,7 @@
 //! then goes on at the top of its one stack of this CPU: nothing is ever left on it, and it is left by
 //! [`resume_thread`], by entering a guest, or by halting.
 
-use super::frame::{Frame, SYSCALL};
+use super::frame::{Frame, SYSCALL, offset as frame};
 use super::gdt::{Ist, KERNEL_CODE};
 use super::{CpuArch, current_cpu, fastpath, panic};
 use crate::cpu::Cpu;
@@ -16,6 +16,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use x86::msr::{IA32_EFER, IA32_FMASK, IA32_GS_BASE, IA32_KERNEL_GSBASE, IA32_LSTAR, IA32_STAR};
 use x86::msr::{rdmsr, wrmsr};
 
+const FRAME: usize = offset_of!(Thread, frame);
 const STACK: usize = offset_of!(Cpu, arch) + offset_of!(CpuArch, stack_top);
 
 /// RFLAGS bits that SYSCALL clears: TF, IF, DF, IOPL, NT, AC.
@@ -173,6 +174,40 @@ pub fn resume_thread(thread: &Thread) -> ! {
             options(noreturn),
         )
     }
+}
+
+/// Returns from the `ReplyWait` of `handler` with a message of four words. Its space is loaded and it is current.
+#[unsafe(naked)]
+pub extern "C" fn deliver(
+    identity: u64,
+    first: u64,
+    second: u64,
+    third: u64,
+    fourth: u64,
+    handler: &Thread,
+) -> ! {
+    // rdi, rsi and rdx are in place; the third word goes to r8, the fourth to r9.
+    naked_asm!(
+        "mov rax, r9",
+        "mov r9, r8",
+        "mov r8, rcx",
+        "mov rcx, [rax + {rip}]",
+        "mov r11, [rax + {rflags}]",
+        "mov rsp, [rax + {rsp}]",
+        "xor eax, eax",
+        "xor ebx, ebx",
+        "xor ebp, ebp",
+        "xor r10d, r10d",
+        "xor r12d, r12d",
+        "xor r13d, r13d",
+        "xor r14d, r14d",
+        "xor r15d, r15d",
+        "swapgs",
+        "sysretq",
+        rip = const FRAME + frame::RIP,
+        rflags = const FRAME + frame::RFLAGS,
+        rsp = const FRAME + frame::RSP,
+    )
 }
 
 /// Gate of the interrupt descriptor table (Intel SDM vol. 3, 6.14.1).

@@ -9,7 +9,7 @@
 use super::CpuArch;
 use super::frame::{Frame, SYSCALL, offset as frame};
 use super::gdt::{USER_CODE, USER_DATA};
-use crate::context::State;
+use crate::context::{ReplyPath, State};
 use crate::cpu::Cpu;
 use crate::domain::offset as domain;
 use crate::portal::offset as portal;
@@ -34,6 +34,7 @@ const _: () = {
     assert!(offset_of!(Thread, context) == 0 && FRAME_END % 16 == 0);
     assert!(Op::Call as u8 == 0 && Op::ReplyWait as u8 == 1 && State::Ready as u32 == 0);
     assert!(offset_of!(Thread, context.state) == offset_of!(Thread, context.cpu) + 4);
+    assert!(ReplyPath::Thread as u8 == 0 && offset_of!(Cpu, arch) == 0);
     assert!(crate::domain::SLOTS_PER_PAGE == 64 && (Kind::Portal as u64) < 64);
 };
 
@@ -126,8 +127,8 @@ pub unsafe extern "C" fn syscall_entry() {
         "jne 30f",
         // ReplyWait: rbx = handler, rbp = caller.
         "mov rbx, gs:[{current}]",
-        "cmp byte ptr [rbx + {slow_reply}], 0",
-        "jne 11b",
+        "cmp byte ptr [rbx + {reply_path}], 0",
+        "jne 40f",
         "mov rbp, [rbx + {caller}]",
         "test rbp, rbp",
         "jz 11b",
@@ -162,6 +163,19 @@ pub unsafe extern "C" fn syscall_entry() {
         "xor r15d, r15d",
         "swapgs",
         "sysretq",
+
+        // ReplyWait to a vCPU: what its next call does not set is saved, the rest is not needed any more.
+        "40:",
+        "cmp byte ptr [rbx + {reply_path}], {to_vcpu}",
+        "jne 11b",
+        "mov [rbx + {rip}], rcx",
+        "mov [rbx + {rflags}], r11",
+        "mov [rbx + {rsp}], rsp",
+        "mov qword ptr [rbx + {vector}], {syscall}",
+        "mov rdi, gs:[0]",
+        "mov rsp, gs:[{stack}]",
+        "call {vcpu_reply}",
+        "ud2",
 
         // The general path: all registers go into the current thread.
         "30:",
@@ -198,7 +212,9 @@ pub unsafe extern "C" fn syscall_entry() {
         state = const offset_of!(Thread, context.state),
         cpu_state = const offset_of!(Thread, context.cpu),
         depth = const offset_of!(Thread, context.depth),
-        slow_reply = const offset_of!(Thread, context.slow_reply),
+        reply_path = const offset_of!(Thread, context.reply_path),
+        to_vcpu = const ReplyPath::Vcpu as u8,
+        vcpu_reply = sym super::traps::vcpu_reply,
         rip = const FRAME + frame::RIP,
         rflags = const FRAME + frame::RFLAGS,
         rsp = const FRAME + frame::RSP,

@@ -26,6 +26,7 @@ pub use clock::now;
 pub use frame::Frame;
 pub use paging::PageTable;
 pub use start::{ap_main, kernel_main};
+pub use traps::deliver;
 pub use tags::{alloc_space_tag, free_space_tag};
 pub use vcpu::{VcpuArch, VcpuReply, after_guest, pages_per_vcpu};
 

@@ -1,7 +1,8 @@
 //! What happens on a kernel entry, and what the kernel does before it leaves.
 
-use super::frame::Frame;
+use super::frame::{Frame, SYSCALL};
 use super::{apic, cr2, current_cpu, entry};
+use crate::cell::Ref;
 use crate::cpu::Cpu;
 use crate::thread::{Exception, Thread};
 use crate::{epoch, interrupt, ipc, sched, syscall, vcpu};
@@ -24,6 +25,29 @@ pub extern "C" fn system_call() -> ! {
         syscall::dispatch(cpu, thread);
     }
     run(cpu)
+}
+
+/// The current thread, whose caller is a vCPU, has replied with `groups`; of its registers only those are saved
+/// that its next call does not set.
+pub extern "C" fn vcpu_reply(cpu: &'static Cpu, groups: u64) -> ! {
+    if let Some(handler) = cpu.current.get().and_then(|current| current.as_thread()) {
+        ipc::reply_to_vcpu(cpu, handler, groups);
+    }
+    run(cpu)
+}
+
+/// Gives `handler`, the current thread, the message of an exit: at once, if it waits in a system call.
+#[inline]
+pub fn deliver(cpu: &Cpu, handler: Ref<Thread>, identity: u64, words: [u64; 4]) {
+    let waits = handler.with_frame(|frame| frame.vector == SYSCALL);
+    if waits && !cpu.reschedule.get() {
+        cpu.arch.prepare_thread(handler.space);
+        entry::deliver(identity, words[0], words[1], words[2], words[3], &handler);
+    }
+    handler.with_frame(|frame| {
+        frame.receive(identity, 0);
+        frame.set_message(&[words[0], words[1], words[2], words[3], 0, 0, 0, 0]);
+    });
 }
 
 /// The current thread was interrupted; its registers are saved.

@@ -180,12 +180,19 @@ fn find() -> Features {
             components,
             optimised: extensions & 1 != 0,
             leaks_pointers: amd && words.sizes.ebx >> 2 & 1 == 0,
+            xcr0_escapes: components != 0 && words.basic.ecx >> 31 & 1 != 0 && is_tcg(&cpuid!(0x4000_0000)),
         },
         limits,
         tsc_aux: words.extended.edx >> 27 & 1 != 0 || words.structured.ecx >> 22 & 1 != 0,
         xss: extensions >> 3 & 1 != 0,
         backend,
     }
+}
+
+/// Whether leaf 4000_0000h is that of QEMU without KVM.
+fn is_tcg(leaf: &raw_cpuid::CpuIdResult) -> bool {
+    let words = [leaf.ebx, leaf.ecx, leaf.edx].map(u32::to_le_bytes);
+    words.as_flattened() == b"TCGTCGTCGTCG"
 }
 
 /// Whether EBX of CPUID leaf 0 is "Auth" or "Hygo".

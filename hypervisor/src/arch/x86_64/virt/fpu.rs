@@ -27,6 +27,13 @@ pub struct Method {
     /// FXRSTOR and XRSTOR leave the x87 error pointers alone when no exception is pending (AMD before
     /// Zen 2): they would show one guest's addresses to the next.
     pub leaks_pointers: bool,
+    /// Guests' XSETBV is executed although it is intercepted (QEMU 7.2 without KVM).
+    pub xcr0_escapes: bool,
+}
+
+impl Method {
+    const NONE: Method =
+        Method { components: 0, optimised: false, leaks_pointers: false, xcr0_escapes: false };
 }
 
 /// A save area: one page of a vCPU.
@@ -61,8 +68,7 @@ pub(super) struct Unit {
 impl Unit {
     /// The registers of a CPU that is not started yet.
     pub const fn new() -> Unit {
-        let method = Method { components: 0, optimised: false, leaks_pointers: false };
-        Unit { method, owner: None, xcr0: u64::MAX }
+        Unit { method: Method::NONE, owner: None, xcr0: u64::MAX }
     }
 
     /// Starts to switch the current CPU's registers, which hold nobody's state.
@@ -81,6 +87,16 @@ impl Unit {
             self.switch(Some(area));
         }
         self.set_xcr0(xcr0);
+    }
+
+    /// The XCR0 that the vCPU which had the registers in guest mode has now, if it was `xcr0` before.
+    #[inline(always)]
+    pub fn escaped_xcr0(&mut self, xcr0: u64) -> u64 {
+        if self.method.xcr0_escapes {
+            self.xcr0 = hw::xcr0();
+            return self.xcr0;
+        }
+        xcr0
     }
 
     /// Saves `area`'s state if the registers hold it. They are left as they are, but nobody's.

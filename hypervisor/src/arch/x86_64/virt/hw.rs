@@ -71,6 +71,17 @@ pub(super) unsafe fn wrmsr(number: u32, value: u64) {
     unsafe { x86::msr::wrmsr(number, value) }
 }
 
+/// Reads XCR0. CR4.OSXSAVE is set.
+pub(super) fn xcr0() -> u64 {
+    let (low, high): (u32, u32);
+    // SAFETY: reading the register has no effect; if CR4.OSXSAVE were clear, it would be an exception.
+    unsafe {
+        asm!("xgetbv", in("ecx") 0, out("eax") low, out("edx") high,
+            options(nomem, nostack, preserves_flags))
+    };
+    u64::from(high) << 32 | u64::from(low)
+}
+
 /// Writes XCR0.
 ///
 /// # Safety

@@ -18,9 +18,9 @@ const IRET: u64 = 0x74;
 const IOIO: u64 = 0x7b;
 const MSR: u64 = 0x7c;
 const TASK_SWITCH: u64 = 0x7d;
-pub(super) const NESTED_PAGE_FAULT: u64 = 0x400;
-/// VMRUN refused the state.
-pub(super) const INVALID: u64 = u64::MAX;
+const NESTED_PAGE_FAULT: u64 = 0x400;
+/// VMRUN refused the state. The processor reports -1 in 64 bits, QEMU 7.2 in 32.
+const INVALID: u64 = u32::MAX as u64;
 
 /// Kind, whether word 1 is the raw code, and length of the instruction on processors that do not
 /// tell: without prefixes, which none of these instructions has any use for.
@@ -60,7 +60,7 @@ pub(super) fn decode(vmcb: &Vmcb, next_rip: bool) -> Leave {
         };
         Leave::Exit(Exit { kind, instruction_length, info })
     };
-    match vmcb.exit_code {
+    match vmcb.exit_code & 0xffff_ffff {
         INTR => Leave::InterruptPending,
         NESTED_PAGE_FAULT => {
             let info = [stage_two_fault(vmcb.exit_info1), vmcb.exit_info2, 0];
@@ -184,6 +184,7 @@ mod tests {
             Leave::Exception(Event::exception(17, Some(0)))
         );
         assert_eq!(decode(&vmcb(0x37, 0, 0), false), Leave::DebugRegisters);
+        assert_eq!(exit(u64::MAX, 0, 0, false).kind, ExitKind::InvalidState);
         assert_eq!(exit(INVALID, 0, 0, false).kind, ExitKind::InvalidState);
         assert_eq!(exit(0x401, 0, 0, false).kind, ExitKind::Other);
     }

@@ -195,9 +195,10 @@ impl Vcpu {
             self.change(Clean::NESTED).g_pat = state::sane_pat(peek!(page, pat));
         }
         if groups.contains(Groups::XCR0) {
-            // `load_registers` gives it to the processor.
-            self.xcr0 = limits.xcr0(peek!(page, xcr0));
+            // The next entry gives it to the processor.
+            let xcr0 = limits.xcr0(peek!(page, xcr0));
             self.suspend(cpu);
+            self.xcr0 = xcr0;
         }
         if groups.contains(Groups::TSC) {
             self.suspend(cpu);

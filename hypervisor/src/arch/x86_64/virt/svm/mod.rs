@@ -132,6 +132,7 @@ impl Vcpu {
             return;
         }
         cpu.loaded = 0;
+        self.xcr0 = cpu.fpu.escaped_xcr0(self.xcr0);
         cpu.restore_tsc_aux();
         let dr7 = self.vmcb().dr7;
         if self.debug.store(|| state::dr7_active(dr7)) {

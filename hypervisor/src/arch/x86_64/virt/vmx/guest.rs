@@ -276,7 +276,7 @@ impl Vcpu {
             set(field::IA32_PAT_FULL, state::sane_pat(peek!(page, pat)));
         }
         if groups.contains(Groups::XCR0) {
-            // `load_registers` gives it to the processor.
+            // The next entry gives it to the processor.
             self.xcr0 = limits.xcr0(peek!(page, xcr0));
             self.suspend(cpu);
         }
