@@ -50,6 +50,8 @@ pub fn prepare(bin: &Path, target: &str) -> Result<PathBuf> {
         .env("CARGO_TARGET_DIR", path.join("target"))
         // Debian's compiler is a stable one; building its own library is what this is for.
         .env("RUSTC_BOOTSTRAP", "1")
+        // Link-time optimisation of the kernel and the programs goes through the library too.
+        .env("CARGO_ENCODED_RUSTFLAGS", "-Cembed-bitcode=yes")
         .args([
             "build",
             "--release",
