@@ -1,0 +1,210 @@
+//! VMs: their RAM, their monitors' environments, and what starts them again.
+use super::{Kind, Monitor, Part, Supervisor, cpus};
+use crate::draft::Draft;
+use crate::guest_ram;
+use crate::root::{Doing, Failure, Result};
+use abi::boot::ROOT_MEMORY;
+use abi::{Badge, Rights, Selector};
+use alloc::string::ToString;
+use alloc::vec::Vec;
+use image::system::Vm;
+use rt::env::{
+    GuestMemory, MonitorEnvironment, PortalOnCpu, Role, SerialEnvironment, VcpuEnvironment,
+};
+use rt::syscall;
+
+/// Alignment of guest RAM, for large pages.
+const LARGE: u64 = 2 << 20;
+/// The serial port of a VM.
+const SERIAL_PORT: u16 = 0x3f8;
+const SERIAL_LINE: u32 = 4;
+
+impl Supervisor {
+    /// RAM at fixed addresses first, then the rest.
+    pub(super) fn take_guest_ram(&mut self) {
+        for fixed in [true, false] {
+            for (vm, state) in self.system.vms.iter().zip(&mut self.vms) {
+                if vm.memory_at.is_some() != fixed {
+                    continue;
+                }
+                let size = vm.memory.bytes();
+                let chunks = match vm.memory_at {
+                    Some(at) => self
+                        .root
+                        .frames
+                        .take_at(at.raw(), size)
+                        .map(|c| Vec::from([c])),
+                    None => self.root.frames.take_pieces(size, LARGE),
+                };
+                match chunks {
+                    Some(chunks) => state.ram = chunks,
+                    None => {
+                        let left = self.root.frames.available() >> 20;
+                        let size = size >> 20;
+                        log::error!(
+                            "{} cannot have its {size} MiB of RAM: {left} MiB are left",
+                            vm.name
+                        );
+                        state.stopped = true;
+                    }
+                }
+            }
+        }
+    }
+
+    pub(super) fn draft_vm(&mut self, number: usize) -> Option<Monitor> {
+        let vm = self.system.vms[number].clone();
+        let id = self.next_id();
+        let cpus = cpus(&vm);
+        let drafted = Draft::new(&mut self.root, id, vm.name.as_str(), &vm.monitor, &cpus);
+        let drafted = drafted.and_then(|mut draft| match self.make_vcpus(&mut draft, &vm) {
+            Ok((vcpus, kick)) => Ok(Monitor { draft, vcpus, kick }),
+            Err(failure) => {
+                draft.abandon(&mut self.root);
+                Err(failure)
+            }
+        });
+        drafted
+            .map_err(|failure| self.vm_failed(number, &failure))
+            .ok()
+    }
+
+    fn vm_failed(&mut self, number: usize, failure: &Failure) {
+        log::error!("{} does not start: {failure}", self.system.vms[number].name);
+        self.vms[number].stopped = true;
+    }
+
+    fn make_vcpus(
+        &mut self,
+        draft: &mut Draft,
+        vm: &Vm,
+    ) -> Result<(Vec<VcpuEnvironment>, Selector)> {
+        let mut vcpus = Vec::new();
+        let mut first = Selector::NULL;
+        for cpu in vm.vcpus.as_slice() {
+            let cpu = cpu.number();
+            let sched = draft.make_sched(&mut self.root, cpu)?;
+            let sched = draft.give(sched, Rights::CONTROL)?;
+            let (own, kick) = draft.make_notification(&mut self.root)?;
+            if vcpus.is_empty() {
+                first = own;
+            }
+            vcpus.push(VcpuEnvironment { cpu, sched, kick });
+        }
+        Ok((vcpus, first))
+    }
+
+    pub(super) fn start_vm(&mut self, number: usize, monitor: Monitor) {
+        let vm = self.system.vms[number].clone();
+        let Monitor {
+            mut draft, vcpus, ..
+        } = monitor;
+        let role = match self.monitor_role(number, &vm, &mut draft, vcpus) {
+            Ok(role) => role,
+            Err(failure) => {
+                draft.abandon(&mut self.root);
+                return self.vm_failed(number, &failure);
+            }
+        };
+        let (id, space) = (draft.id, draft.space());
+        let remains = match draft.start(&mut self.root, Role::Monitor(role)) {
+            Ok(remains) => remains,
+            Err(failure) => return self.vm_failed(number, &failure),
+        };
+        self.started(
+            vm.name.as_str(),
+            "VM",
+            vm.memory.bytes(),
+            vm.monitor.cpu.number(),
+        );
+        let part = Part {
+            id,
+            kind: Kind::Vm(number),
+            name: vm.name.to_string(),
+            space,
+            remains,
+            ready: true,
+            exports: Vec::new(),
+            signals: Vec::new(),
+            fault_at: None,
+        };
+        self.add(part, vm.monitor.fault_after_ms);
+    }
+
+    fn monitor_role(
+        &mut self,
+        number: usize,
+        vm: &Vm,
+        draft: &mut Draft,
+        vcpus: Vec<VcpuEnvironment>,
+    ) -> Result<MonitorEnvironment> {
+        let mut memory = Vec::new();
+        for part in guest_ram::lay_out(&self.vms[number].ram) {
+            let (chunk, guest_address) = (part.chunk, part.guest_address);
+            let ram = ROOT_MEMORY.offset(chunk.region);
+            let rights = Rights::RW | Rights::EXEC;
+            let selector = draft.give_memory(ram, rights, chunk.offset, chunk.size)?;
+            memory.push(GuestMemory {
+                selector,
+                guest_address,
+                size: chunk.size,
+            });
+        }
+        let kernel = draft.map_file(&mut self.root, &vm.kernel)?;
+        let initrd = match &vm.initrd {
+            Some(initrd) => Some(draft.map_file(&mut self.root, initrd)?),
+            None => None,
+        };
+        let mut portals = Vec::new();
+        if let Some((server, client)) = self.console_of(number) {
+            for export in server
+                .exports
+                .iter()
+                .filter(|e| e.client as usize == client)
+            {
+                let portal = draft.give(export.portal, Rights::CALL)?;
+                portals.push(PortalOnCpu {
+                    cpu: export.cpu,
+                    portal,
+                });
+            }
+        }
+        let console = (!portals.is_empty()).then_some(SerialEnvironment {
+            portals,
+            port_base: SERIAL_PORT,
+            line: SERIAL_LINE,
+        });
+        Ok(MonitorEnvironment {
+            memory,
+            kernel,
+            initrd,
+            cmdline: vm.cmdline.as_str().into(),
+            vcpus,
+            console,
+            virtualization: self.root.info.virtualization,
+            xcr0_mask: self.root.info.xcr0_mask,
+        })
+    }
+
+    /// Starts a VM again that has run before.
+    pub(super) fn restart_vm(&mut self, number: usize) {
+        let Some(monitor) = self.draft_vm(number) else {
+            return;
+        };
+        if let Some((server, client)) = self.console_of(number)
+            && let (Some(domain), Some(&signal)) =
+                (server.remains.domain, server.signals.get(client))
+            && let Err(failure) = connect_signal(monitor.kick, domain, signal)
+        {
+            log::error!("{}: no console: {failure}", self.system.vms[number].name);
+        }
+        self.start_vm(number, monitor);
+    }
+}
+
+/// Gives a console server the means to raise the serial port's interrupt line of a VM.
+pub(super) fn connect_signal(kick: Selector, domain: Selector, dst: Selector) -> Result {
+    let badge = Badge(1 << SERIAL_LINE);
+    syscall::delegate_notification(kick, domain, dst, Rights::SIGNAL, badge)
+        .doing("delegate a notification")
+}
