@@ -2,7 +2,6 @@
 //! message when something goes wrong.
 #![forbid(unsafe_code)]
 
-use std::path::Path;
 use std::sync::{Condvar, Mutex};
 use std::time::{Duration, Instant};
 
@@ -99,32 +98,17 @@ pub fn with_system(
         Ok(image) => image,
         Err(error) => panic!("{name}: {error:#}"),
     };
-    let settings = Settings {
-        machine: config.machine,
-        count_instructions: false,
-    };
+    let settings = Settings::new(config.machine);
     with_machine(name, kind, &image, &settings, talk);
-}
-
-/// Whether any process runs a program with `part` in its command line.
-pub fn process_with(part: &str) -> bool {
-    let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
-    processes
-        .filter(|p| {
-            p.file_name()
-                .to_string_lossy()
-                .bytes()
-                .all(|b| b.is_ascii_digit())
-        })
-        .any(|process| {
-            let line =
-                std::fs::read(Path::new(&process.path()).join("cmdline")).unwrap_or_default();
-            String::from_utf8_lossy(&line).contains(part)
-        })
 }
 
 /// The prompt of the default guest's shell.
 pub const PROMPT: &str = r"linux:\S+# $";
+
+/// How long a guest may take to its shell: many times what it takes on an idle machine.
+pub const BOOT: Duration = seconds(240);
+/// How long an answer may take.
+pub const ANSWER: Duration = seconds(60);
 
 /// Seconds.
 pub const fn seconds(count: u64) -> Duration {

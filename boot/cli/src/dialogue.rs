@@ -99,6 +99,25 @@ impl Dialogue {
         }
     }
 
+    /// Waits for `count` more bytes after what the last wait found, and returns them.
+    pub fn take(&mut self, count: usize, limit: Duration) -> Result<Vec<u8>> {
+        let start = Instant::now();
+        while self.said.len() - self.seen < count {
+            let have = self.said.len() - self.seen;
+            if let Some(end) = &self.end {
+                bail!("the machine ended ({end:?}) after {have} bytes of {count}");
+            }
+            let left = limit.saturating_sub(start.elapsed());
+            if left.is_zero() {
+                bail!("{have} bytes of {count} came within {} s", limit.as_secs());
+            }
+            self.listen(left)?;
+        }
+        let taken = self.said[self.seen..self.seen + count].to_vec();
+        self.seen += count;
+        Ok(taken)
+    }
+
     /// Waits for the machine's end.
     pub fn finish(&mut self, limit: Duration) -> Result<End> {
         let start = Instant::now();

@@ -9,14 +9,16 @@ use image::system::System;
 
 use crate::watch::Plain;
 
-/// Beginning of the lines that are no console's: those of the hypervisor and the root task.
-const OWN_LINES: &str = "bulkhead";
+/// Names before a colon at the beginning of lines that are no console's: the hypervisor's and the root task's.
+/// Those of the system's parts are added to them.
+const OWN_NAMES: [&str; 2] = ["bulkhead", "init"];
 
 /// A log file.
 #[derive(Debug)]
 pub struct Log {
     file: File,
     prefix: Option<String>,
+    own: Vec<String>,
     plain: Plain,
     line: Vec<u8>,
 }
@@ -33,12 +35,17 @@ impl Log {
             .filter(|vm| vm.console.is_some())
             .map(|vm| &vm.name);
         let prefix = match (names.next(), names.next()) {
-            (Some(name), None) => Some(format!("{name}| ")),
+            (Some(name), None) => Some(format!("[{name}] ")),
             _ => None,
         };
+        let own = OWN_NAMES.iter().map(|name| format!("{name}: "));
+        let own = own
+            .chain(system.names().map(|name| format!("{name}: ")))
+            .collect();
         Ok(Log {
             file,
             prefix,
+            own,
             plain: Plain::default(),
             line: Vec::new(),
         })
@@ -59,7 +66,10 @@ impl Log {
 
     fn end_line(&mut self) -> Result<()> {
         if let Some(prefix) = &self.prefix
-            && !self.line.starts_with(OWN_LINES.as_bytes())
+            && !self
+                .own
+                .iter()
+                .any(|own| self.line.starts_with(own.as_bytes()))
         {
             self.line.splice(0..0, prefix.bytes());
         }

@@ -57,6 +57,19 @@ pub struct Settings {
     pub machine: Machine,
     /// Make time the count of instructions: QEMU only, one CPU only; Bochs always counts.
     pub count_instructions: bool,
+    /// Whether the CPU has a virtualisation extension; without one (QEMU only) there are no VMs.
+    pub virtualization: bool,
+}
+
+impl Settings {
+    /// The usual way to run a machine of this size.
+    pub fn new(machine: Machine) -> Settings {
+        Settings {
+            machine,
+            count_instructions: false,
+            virtualization: true,
+        }
+    }
 }
 
 /// How a machine ended.

@@ -103,10 +103,7 @@ pub fn run(options: &Options) -> Result<Outcome> {
         .as_ref()
         .map(|path| Log::create(path, &config.system))
         .transpose()?;
-    let settings = Settings {
-        machine: config.machine,
-        count_instructions: false,
-    };
+    let settings = Settings::new(config.machine);
     let running = machine::start(options.machine, &image, &settings)?;
     if options.headless {
         watch(running, options, log, None)

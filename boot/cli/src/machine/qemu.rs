@@ -34,27 +34,24 @@ fn program() -> Result<PathBuf> {
 
 /// The options that choose CPU and accelerator.
 fn processor(qemu: &Path, settings: &Settings) -> Vec<String> {
-    if settings.count_instructions {
-        // One CPU, one tick of its counter for each instruction, the same on each run.
-        return [
-            "-accel",
-            "tcg,thread=single",
-            "-icount",
-            "shift=0,sleep=off",
-            "-cpu",
-            "max",
-        ]
-        .map(String::from)
-        .to_vec();
-    }
-    let (accelerator, cpu) = match (nested_kvm(qemu), settings.machine.cpus) {
-        (true, _) => ("kvm", "host"),
-        (false, 1) => ("tcg,thread=single", "max"),
-        (false, _) => ("tcg,thread=multi", "max"),
+    // `max` has SVM; its other features are what TCG can do.
+    let emulated = if settings.virtualization {
+        "max"
+    } else {
+        "max,-svm"
     };
-    ["-accel", accelerator, "-cpu", cpu]
-        .map(String::from)
-        .to_vec()
+    let (accelerator, cpu) = match settings.machine.cpus {
+        _ if settings.count_instructions => ("tcg,thread=single", emulated),
+        _ if settings.virtualization && nested_kvm(qemu) => ("kvm", "host"),
+        1 => ("tcg,thread=single", emulated),
+        _ => ("tcg,thread=multi", emulated),
+    };
+    let mut options = vec!["-accel", accelerator, "-cpu", cpu];
+    if settings.count_instructions {
+        // One tick of the CPU's counter is one instruction; the same on each run.
+        options.extend(["-icount", "shift=0,sleep=off"]);
+    }
+    options.into_iter().map(String::from).collect()
 }
 
 /// Whether KVM runs here and offers virtualisation to its guests. Where the CPU shows no extension, a

@@ -102,7 +102,7 @@ fn logs_carry_the_name_of_the_console() {
     let ended = with_emulator(script, &["--headless", "--log", log.to_str().unwrap()]);
     assert_eq!(ended.status, Some(0), "{ended:?}");
     let text = std::fs::read_to_string(&log).unwrap();
-    assert_eq!(text, "bulkhead: start\nlinux| linux:~# ls\nlinux| last\n");
+    assert_eq!(text, "bulkhead: start\n[linux] linux:~# ls\n[linux] last\n");
     let ended = with_emulator("true", &["--headless", "--log", "/nowhere/log"]);
     assert_eq!(ended.status, Some(1), "{ended:?}");
     assert!(ended.stderr.contains("--log: /nowhere/log"), "{ended:?}");

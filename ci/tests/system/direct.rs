@@ -23,10 +23,7 @@ fn the_default_guest_by_itself() {
         memory: 512 << 20,
         cpus: 1,
     };
-    let settings = Settings {
-        machine,
-        count_instructions: false,
-    };
+    let settings = Settings::new(machine);
     with_machine("direct", Kind::QemuX86, &image, &settings, |guest| {
         guest.expect(r"Linux \d+\.\d+\S+ in a", seconds(60))?;
         guest.expect(r"CPUs: +1 ", seconds(20))?;

@@ -1,0 +1,67 @@
+//! Format and lints of all sources, for the host and for bare metal.
+
+use std::process::Command;
+
+use bulkhead::artifacts::{KERNEL, USER};
+use bulkhead::toolchain::{Toolchain, host_cargo};
+use bulkhead::{apt, child, workspace};
+
+fn run(what: &str, mut command: Command) {
+    eprintln!("{what} ...");
+    if let Err(error) = child::run(command.current_dir(workspace::root()), None) {
+        panic!("{what}: {error:#}");
+    }
+}
+
+/// Whether the host's cargo has this subcommand; installs Debian's where it is the cargo in use.
+fn has(subcommand: &str, package: &str) -> bool {
+    let works = || {
+        let mut command = host_cargo().unwrap();
+        child::run(command.args([subcommand, "--version"]), None).is_ok()
+    };
+    works() || (apt::install(&[package], subcommand).is_ok() && works())
+}
+
+#[test]
+fn format() {
+    if !has("fmt", "rustfmt-web") {
+        eprintln!("skipped: there is no cargo fmt; add it with: rustup component add rustfmt");
+        return;
+    }
+    let mut command = host_cargo().unwrap();
+    command.args(["fmt", "--all", "--check"]);
+    run("cargo fmt", command);
+}
+
+#[test]
+fn lints_on_the_host() {
+    if !has("clippy", "rust-web-clippy") {
+        eprintln!("skipped: there is no cargo clippy; add it with: rustup component add clippy");
+        return;
+    }
+    let mut command = host_cargo().unwrap();
+    command.args(["clippy", "--locked", "--all-targets"]);
+    // Beside the tests' own builds, which hold their folder's lock.
+    command.env("CARGO_TARGET_DIR", workspace::output().join("clippy"));
+    command.args(["--", "-D", "warnings"]);
+    run("cargo clippy for the host", command);
+}
+
+#[test]
+fn lints_on_bare_metal() {
+    let toolchain = Toolchain::prepare().unwrap_or_else(|e| panic!("{e:#}"));
+    if let Toolchain::Debian { bin, .. } = &toolchain
+        && !bin.join("cargo-clippy").exists()
+    {
+        apt::install(&["rust-web-clippy"], "clippy for bare metal")
+            .unwrap_or_else(|e| panic!("{e:#}"));
+    }
+    for mode in [KERNEL, USER] {
+        let mut command = mode.cargo(&toolchain, "clippy");
+        command.args(["--locked", "--", "-D", "warnings"]);
+        run(
+            &format!("cargo clippy for bare metal: {}", mode.name),
+            command,
+        );
+    }
+}
