@@ -259,6 +259,14 @@ pub fn map(domain: &Domain, request: &MapRequest) -> Result<Progress, Status> {
     Ok(Progress::Again)
 }
 
+/// Whether `selector` holds a mapping of I/O ports.
+pub fn is_port_mapping(domain: &Domain, selector: Selector) -> bool {
+    domain.slot(selector).is_some_and(|slot| {
+        slot.word().kind() == Kind::Mapping
+            && slot.extra.load(Ordering::Relaxed) >> 8 & 0xff == MemoryKind::Ports as u64
+    })
+}
+
 /// Unmaps up to a batch of what the mapping in `slot` still has; when nothing is left, empties the slot.
 pub fn unmap_step(tree: &Tree, slot: Ref<Slot>) -> Progress {
     let Ok(space) = crate::domain::resolve::<Space>(

@@ -71,7 +71,7 @@ fn execute(cpu: &Cpu, thread: Ref<Thread>, op: Op, args: &Args) -> Outcome {
         Op::Delegate => create::delegate(domain, args),
         Op::Revoke => return revoke(cpu, thread, args, false),
         Op::Delete => return revoke(cpu, thread, args, true),
-        Op::Map => return map(domain, args),
+        Op::Map => return map(thread, args),
         Op::BindSched => create::bind_sched(cpu, domain, args),
         Op::BindKick => create::bind_kick(domain, args),
         Op::InterruptBind => interrupt_bind(domain, args),
@@ -175,7 +175,7 @@ fn revoke(cpu: &Cpu, thread: Ref<Thread>, args: &Args, whole: bool) -> Outcome {
     Outcome::Return(Ok(()))
 }
 
-fn map(domain: Ref<Domain>, args: &Args) -> Outcome {
+fn map(thread: Ref<Thread>, args: &Args) -> Outcome {
     let request = || {
         Ok(MapRequest {
             memory: selector(args[0])?,
@@ -187,11 +187,23 @@ fn map(domain: Ref<Domain>, args: &Args) -> Outcome {
             rights: args[6],
         })
     };
-    match request().and_then(|request| space::map(&domain, &request)) {
-        Ok(Progress::Done) => Outcome::Return(Ok(())),
-        Ok(Progress::Again) => Outcome::Restart,
-        Err(status) => Outcome::Return(Err(status)),
+    if thread.sync.get() == 0 {
+        match request().and_then(|request| space::map(&thread.domain, &request)) {
+            Ok(Progress::Done) => {}
+            Ok(Progress::Again) => return Outcome::Restart,
+            Err(status) => return Outcome::Return(Err(status)),
+        }
+        if !space::is_port_mapping(&thread.domain, Selector(args[2] as u32)) {
+            return Outcome::Return(Ok(()));
+        }
+        // CPUs that run in the space have a copy of its I/O permissions.
+        thread.sync.set(epoch::begin());
     }
+    if !epoch::is_over(thread.sync.get()) {
+        return Outcome::Restart;
+    }
+    thread.sync.set(0);
+    Outcome::Return(Ok(()))
 }
 
 fn interrupt_bind(domain: Ref<Domain>, args: &Args) -> Result<(), Status> {
