@@ -1,0 +1,478 @@
+//! What CPUID tells the guest: the machine's answers through a table of masks, and the leaves that the monitor
+//! makes up.
+//!
+//! A feature is shown when the kernel switches the state that it needs and the monitor emulates its
+//! MSRs. Bits that are not in the table are 0: what comes with new processors stays hidden until
+//! somebody has looked at it.
+mod rules;
+
+use alloc::vec::Vec;
+use guest_linux_shim::kvm;
+use rules::{
+    BASIC_ECX_SET, COMPACTION, EXTENDED_NEEDS_XSAVE, MAX_BASIC, MAX_EXTENDED, NEEDS_XSAVE, OSXSAVE,
+    RULES, Rule, Sub, bits,
+};
+
+/// An answer of CPUID.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Leaf {
+    /// EAX.
+    pub eax: u32,
+    /// EBX.
+    pub ebx: u32,
+    /// ECX.
+    pub ecx: u32,
+    /// EDX.
+    pub edx: u32,
+}
+
+/// What of a guest decides about the leaves.
+#[derive(Clone, Copy, Debug)]
+pub struct Parameters {
+    /// XCR0 bits that the guest may set; without [`Parameters::XSAVE`] it has no XSAVE.
+    pub xcr0_mask: u64,
+    /// Number of vCPUs.
+    pub vcpus: u32,
+    /// Frequency of the TSC and of the local APIC's timer, in Hz.
+    pub tsc_hz: u64,
+}
+
+/// What of a vCPU decides about the leaves.
+#[derive(Clone, Copy, Debug)]
+pub struct Dynamic {
+    /// Its APIC ID.
+    pub apic_id: u32,
+    /// Its XCR0.
+    pub xcr0: u64,
+    /// Whether it has set XCR0. CR4.OSXSAVE, which the answer stands for, is set just before that by every
+    /// kernel that uses it, and does not cost an exit to look at.
+    pub osxsave: bool,
+}
+
+/// Size and offset of an XSAVE component.
+#[derive(Clone, Copy, Debug)]
+struct Component {
+    bit: u64,
+    size: u32,
+    offset: u32,
+    flags: u32,
+}
+
+/// The answers for a VM.
+#[derive(Clone, Debug)]
+pub struct Table {
+    /// Leaf, sub-leaf and answer; ascending.
+    leaves: Vec<(u32, u32, Leaf)>,
+    /// Leaf 0xD.
+    components: Vec<Component>,
+    xcr0_mask: u64,
+    compaction: u32,
+    vcpus: u32,
+    max_basic: u32,
+    max_extended: u32,
+}
+
+/// Bytes of the legacy region and header of an XSAVE area.
+const XSAVE_BASE: u32 = 576;
+
+impl Table {
+    /// The answers on a machine that answers as `host` does (leaf, sub-leaf).
+    pub fn new(host: impl Fn(u32, u32) -> Leaf, parameters: &Parameters) -> Table {
+        let max_basic = host(0, 0).eax.min(MAX_BASIC);
+        let max_extended = host(0x8000_0000, 0).eax.clamp(0x8000_0000, MAX_EXTENDED);
+        let xsave = host(1, 0).ecx & 1 << 26 != 0 && max_basic >= 0xd && parameters.xcr0_mask > 3;
+        let mut table = Table {
+            leaves: Vec::new(),
+            components: Vec::new(),
+            xcr0_mask: if xsave { parameters.xcr0_mask } else { 0 },
+            compaction: if xsave {
+                host(0xd, 1).eax & COMPACTION
+            } else {
+                0
+            },
+            vcpus: parameters.vcpus,
+            max_basic,
+            max_extended,
+        };
+        for &Rule(number, sub, masks) in RULES {
+            let limit = if number < 0x8000_0000 {
+                max_basic
+            } else {
+                max_extended
+            };
+            if number > limit {
+                continue;
+            }
+            let first = if let Sub::Exact(sub) = sub { sub } else { 0 };
+            let last = if sub == Sub::UntilNull { 15 } else { first };
+            for sub in first..=last {
+                let answer = host(number, sub);
+                if last > first && answer.eax & 0x1f == 0 {
+                    break;
+                }
+                let mut leaf = Leaf {
+                    eax: answer.eax & masks[0],
+                    ebx: answer.ebx & masks[1],
+                    ecx: answer.ecx & masks[2],
+                    edx: answer.edx & masks[3],
+                };
+                table.adjust(number, &mut leaf);
+                table.leaves.push((number, sub, leaf));
+            }
+        }
+        for index in 2..63 {
+            let bit = 1 << index;
+            if table.xcr0_mask & bit != 0 {
+                let Leaf { eax, ebx, ecx, .. } = host(0xd, index);
+                table.components.push(Component {
+                    bit,
+                    size: eax,
+                    offset: ebx,
+                    flags: ecx & 2,
+                });
+            }
+        }
+        table.make_up(parameters);
+        table.leaves.sort_by_key(|&(leaf, sub, _)| (leaf, sub));
+        table
+    }
+
+    fn adjust(&self, number: u32, leaf: &mut Leaf) {
+        match number {
+            0 => leaf.eax = self.max_basic,
+            1 => {
+                leaf.ecx |= BASIC_ECX_SET;
+                if self.vcpus > 1 {
+                    leaf.edx |= 1 << 28;
+                }
+                leaf.ebx |= self.vcpus.min(255) << 16;
+                if self.xcr0_mask == 0 {
+                    leaf.ecx &= !NEEDS_XSAVE;
+                }
+            }
+            7 => {
+                // What needs state components that the guest may not have.
+                if self.xcr0_mask & 0x4 == 0 {
+                    leaf.ebx &= !bits(&[5]);
+                    leaf.ecx &= !bits(&[9, 10]);
+                }
+                if self.xcr0_mask & 0xe0 != 0xe0 {
+                    leaf.ebx &= !bits(&[16, 17, 21, 28, 30, 31]);
+                    leaf.ecx &= !bits(&[1, 6, 11, 12, 14]);
+                }
+            }
+            0x8000_0000 => leaf.eax = self.max_extended,
+            0x8000_0001 if self.xcr0_mask & 0x4 == 0 => leaf.ecx &= !EXTENDED_NEEDS_XSAVE,
+            _ => {}
+        }
+    }
+
+    /// Leaves that do not depend on the machine.
+    fn make_up(&mut self, parameters: &Parameters) {
+        let [ebx, ecx, edx] = kvm::SIGNATURE;
+        let signature = Leaf {
+            eax: kvm::CPUID_FREQUENCY,
+            ebx,
+            ecx,
+            edx,
+        };
+        use kvm::feature as f;
+        let features = Leaf {
+            eax: f::CLOCKSOURCE
+                | f::CLOCKSOURCE2
+                | f::CLOCKSOURCE_STABLE
+                | f::NOP_IO_DELAY
+                | f::PV_EOI,
+            ..Leaf::default()
+        };
+        let khz = (parameters.tsc_hz / 1000) as u32;
+        let frequency = Leaf {
+            eax: khz,
+            ebx: khz,
+            ..Leaf::default()
+        };
+        // The local APIC's timer never stops.
+        let power = Leaf {
+            eax: 1 << 2,
+            ..Leaf::default()
+        };
+        self.leaves.extend([
+            (6, 0, power),
+            (kvm::CPUID_SIGNATURE, 0, signature),
+            (kvm::CPUID_FEATURES, 0, features),
+            (kvm::CPUID_FREQUENCY, 0, frequency),
+        ]);
+    }
+
+    fn find(&self, leaf: u32, sub: u32) -> Leaf {
+        match self
+            .leaves
+            .binary_search_by_key(&(leaf, sub), |&(leaf, sub, _)| (leaf, sub))
+        {
+            Ok(i) => self.leaves[i].2,
+            Err(_) => Leaf::default(),
+        }
+    }
+
+    /// What CPUID answers.
+    pub fn get(&self, leaf: u32, sub: u32, now: &Dynamic) -> Leaf {
+        match leaf {
+            1 => {
+                let mut answer = self.find(1, 0);
+                answer.ebx |= now.apic_id << 24;
+                if now.osxsave {
+                    answer.ecx |= OSXSAVE;
+                }
+                answer
+            }
+            4 | 7 => self.find(leaf, sub),
+            0xb => self.topology(sub, now.apic_id),
+            0xd => self.xsave(sub, now.xcr0),
+            // Beyond the end: the highest basic leaf, as Intel's processors do; AMD's give 0.
+            _ => self.find(leaf, 0),
+        }
+    }
+
+    /// Leaf 0xB: one thread per core, all cores in one package.
+    fn topology(&self, sub: u32, apic_id: u32) -> Leaf {
+        if self.max_basic < 0xb {
+            return Leaf::default();
+        }
+        let core_bits = self.vcpus.next_power_of_two().trailing_zeros();
+        let (eax, ebx, kind) = match sub {
+            0 => (0, 1, 1 << 8),
+            1 => (core_bits, self.vcpus, 2 << 8),
+            _ => (0, 0, 0),
+        };
+        Leaf {
+            eax,
+            ebx,
+            ecx: sub & 0xff | kind,
+            edx: apic_id,
+        }
+    }
+
+    fn xsave(&self, sub: u32, xcr0: u64) -> Leaf {
+        if self.xcr0_mask == 0 {
+            return Leaf::default();
+        }
+        let size = |enabled: u64| {
+            let used = self
+                .components
+                .iter()
+                .filter(|component| component.bit & enabled != 0);
+            used.map(|c| c.offset.saturating_add(c.size))
+                .max()
+                .unwrap_or(0)
+                .max(XSAVE_BASE)
+        };
+        match sub {
+            0 => Leaf {
+                eax: self.xcr0_mask as u32,
+                ebx: size(xcr0),
+                ecx: size(u64::MAX),
+                edx: (self.xcr0_mask >> 32) as u32,
+            },
+            1 => {
+                // Compacted: one component behind the other.
+                let ebx = self.components.iter().filter(|c| c.bit & xcr0 != 0).fold(
+                    XSAVE_BASE,
+                    |end, c| {
+                        let start = if c.flags & 2 != 0 {
+                            end.next_multiple_of(64)
+                        } else {
+                            end
+                        };
+                        start.saturating_add(c.size)
+                    },
+                );
+                let compacts = self.compaction & 2 != 0;
+                let ebx = if compacts { ebx } else { 0 };
+                Leaf {
+                    eax: self.compaction,
+                    ebx,
+                    ..Leaf::default()
+                }
+            }
+            2..63 => match self.components.iter().find(|c| c.bit == 1 << sub) {
+                Some(c) => Leaf {
+                    eax: c.size,
+                    ebx: c.offset,
+                    ecx: c.flags,
+                    edx: 0,
+                },
+                None => Leaf::default(),
+            },
+            _ => Leaf::default(),
+        }
+    }
+
+    /// Whether the guest has XSAVE.
+    pub fn has_xsave(&self) -> bool {
+        self.xcr0_mask != 0
+    }
+
+    /// Whether XSETBV takes `value` for XCR0 (Intel SDM 1 13.3).
+    pub fn allows_xcr0(&self, value: u64) -> bool {
+        let (avx, avx512) = (value & 4 != 0, value & 0xe0);
+        value & 1 != 0
+            && value & !self.xcr0_mask == 0
+            && (!avx || value & 2 != 0)
+            && (avx512 == 0 || avx512 == 0xe0 && avx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::rules::ALL;
+    use super::*;
+
+    /// A machine that has everything.
+    fn everything(leaf: u32, sub: u32) -> Leaf {
+        let ones = Leaf {
+            eax: ALL,
+            ebx: ALL,
+            ecx: ALL,
+            edx: ALL,
+        };
+        match (leaf, sub) {
+            (0, _) => Leaf { eax: 0x20, ..ones },
+            (0x8000_0000, _) => Leaf {
+                eax: 0x8000_0020,
+                ..ones
+            },
+            (4, 3..) => Leaf::default(),
+            (0xd, 2) => Leaf {
+                eax: 256,
+                ebx: 576,
+                ..Leaf::default()
+            },
+            (0xd, 5) => Leaf {
+                eax: 64,
+                ebx: 1088,
+                ..Leaf::default()
+            },
+            (0xd, 6) => Leaf {
+                eax: 512,
+                ebx: 1152,
+                ..Leaf::default()
+            },
+            (0xd, 7) => Leaf {
+                eax: 1024,
+                ebx: 1664,
+                ecx: 2,
+                ..Leaf::default()
+            },
+            _ => ones,
+        }
+    }
+
+    fn table(xcr0_mask: u64) -> Table {
+        let parameters = Parameters {
+            xcr0_mask,
+            vcpus: 2,
+            tsc_hz: 2_000_000_000,
+        };
+        Table::new(everything, &parameters)
+    }
+
+    const NOW: Dynamic = Dynamic {
+        apic_id: 1,
+        xcr0: 7,
+        osxsave: true,
+    };
+
+    #[test]
+    fn what_is_not_virtualised_is_hidden() {
+        let table = table(7);
+        let basic = table.get(1, 0, &NOW);
+        // MONITOR, VMX, PDCM.
+        assert_eq!(basic.ecx & bits(&[3, 5, 15]), 0);
+        assert_eq!(
+            basic.ecx & bits(&[21, 24, 26, 27, 31]),
+            bits(&[21, 24, 26, 27, 31])
+        );
+        assert_eq!(basic.ebx, 0x0102_ff00);
+        let structured = table.get(7, 0, &NOW);
+        // TSC_ADJUST, SGX, AVX512F; PKU, LA57; SPEC_CTRL, ARCH_CAPABILITIES.
+        assert_eq!(structured.ebx & bits(&[1, 2, 16]), 0);
+        assert_eq!(structured.ecx & bits(&[3, 16]), 0);
+        assert_eq!(structured.edx & bits(&[26, 29]), 0);
+        assert_eq!(table.get(7, 1, &NOW), Leaf::default());
+        assert_eq!(table.get(0xa, 0, &NOW), Leaf::default());
+        assert_eq!(table.get(0x8000_0001, 0, &NOW).ecx & bits(&[2, 10, 22]), 0);
+        assert_eq!(table.get(0, 0, &NOW).eax, MAX_BASIC);
+        assert_eq!(table.get(0x8000_0000, 0, &NOW).eax, MAX_EXTENDED);
+        for leaf in [0xe, 0x14, 0x1f, 0x4000_0002, 0x8000_0009, 0x8000_001f, ALL] {
+            assert_eq!(table.get(leaf, 0, &NOW), Leaf::default(), "{leaf:#x}");
+        }
+    }
+
+    #[test]
+    fn state_components_decide_about_their_instructions() {
+        let table = table(0xe7);
+        assert_eq!(
+            table.get(0xd, 0, &NOW),
+            Leaf {
+                eax: 0xe7,
+                ebx: 832,
+                ecx: 2688,
+                edx: 0
+            }
+        );
+        let all = Dynamic { xcr0: 0xe7, ..NOW };
+        assert_eq!(table.get(0xd, 1, &all).ebx, 576 + 256 + 64 + 512 + 1024);
+        assert_ne!(table.get(7, 0, &NOW).ebx & 1 << 16, 0);
+        for (value, good) in [
+            (1, true),
+            (3, true),
+            (7, true),
+            (0xe7, true),
+            (0, false),
+            (5, false),
+            (0x27, false),
+            (0x207, false),
+        ] {
+            assert_eq!(table.allows_xcr0(value), good, "{value:#x}");
+        }
+        let none = super::Table::new(
+            everything,
+            &Parameters {
+                xcr0_mask: 3,
+                vcpus: 1,
+                tsc_hz: 1,
+            },
+        );
+        assert!(!none.has_xsave());
+        assert_eq!(none.get(1, 0, &NOW).ecx & NEEDS_XSAVE, 0);
+        assert_eq!(none.get(0xd, 0, &NOW), Leaf::default());
+    }
+
+    #[test]
+    fn kvm_and_topology() {
+        let table = table(7);
+        let signature = table.get(0x4000_0000, 0, &NOW);
+        assert_eq!(
+            (signature.eax, signature.ebx),
+            (0x4000_0010, u32::from_le_bytes(*b"KVMK"))
+        );
+        assert_eq!(table.get(0x4000_0010, 0, &NOW).eax, 2_000_000);
+        assert_eq!(
+            table.get(0xb, 1, &NOW),
+            Leaf {
+                eax: 1,
+                ebx: 2,
+                ecx: 0x201,
+                edx: 1
+            }
+        );
+        assert_eq!(
+            table.get(0xb, 2, &NOW),
+            Leaf {
+                ecx: 2,
+                edx: 1,
+                ..Leaf::default()
+            }
+        );
+    }
+}
