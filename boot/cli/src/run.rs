@@ -80,7 +80,7 @@ impl Outcome {
 }
 
 /// Options of the hypervisor on emulated machines.
-pub const KERNEL_OPTIONS: &str = "";
+pub const KERNEL_OPTIONS: &str = "mitigations=off";
 
 /// Builds everything and makes the boot image of a system.
 pub fn image(config: &Config) -> Result<Image> {
