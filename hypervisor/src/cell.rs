@@ -39,9 +39,7 @@ impl<T: Copy> CpuCell<Option<T>> {
     /// Takes the value out.
     #[inline(always)]
     pub fn take(&self) -> Option<T> {
-        let value = self.0.get();
-        self.0.set(None);
-        value
+        self.with_mut(Option::take)
     }
 }
 

@@ -296,7 +296,7 @@ impl Domain {
 /// The object of a capability, if it is a `T` and the capability has `rights`.
 #[inline(always)]
 pub fn resolve<T: Object>(word: CapWord, rights: Rights) -> Result<Ref<T>, Status> {
-    if word.kind() != T::KIND {
+    if !word.is(T::KIND) {
         return Err(Status::BadCapability);
     }
     if !word.allows(rights) {

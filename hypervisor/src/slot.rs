@@ -30,6 +30,12 @@ impl CapWord {
         Kind::from_code((self.0 & 63) as u8).unwrap_or(Kind::Null)
     }
 
+    /// Whether it is a capability to an object of `kind`.
+    #[inline(always)]
+    pub fn is(self, kind: Kind) -> bool {
+        self.0 & 63 == kind as u64
+    }
+
     /// The rights.
     #[inline(always)]
     pub fn rights(self) -> Rights {

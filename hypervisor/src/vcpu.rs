@@ -133,8 +133,9 @@ pub fn resume(cpu: &Cpu, vcpu: Ref<Vcpu>, groups: u64) {
             cpu.program_timer();
         }
     }
-    let kicked = vcpu.context.notification.get().is_some_and(|n| n.is_set()) || vcpu.expired.get();
-    if halt && !kicked {
+    let kicked =
+        || vcpu.context.notification.get().is_some_and(|n| n.is_set()) || vcpu.expired.get();
+    if halt && !kicked() {
         vcpu.context.state.set(State::Halted);
         // The kick may have come between the look and the halt, from another CPU: whoever sends one
         // then finds the state or its interrupt is taken before the next decision here.

@@ -24,7 +24,7 @@ const SCRATCH: usize = offset_of!(Cpu, arch) + offset_of!(CpuArch, scratch);
 const STACK: usize = offset_of!(Cpu, arch) + offset_of!(CpuArch, stack_top);
 const SPACE: usize = offset_of!(Cpu, arch) + offset_of!(CpuArch, space);
 const IDLE_HERE: usize = offset_of!(Cpu, arch) + offset_of!(CpuArch, idle_here);
-const PORTS_ENABLED: usize = offset_of!(Cpu, arch) + offset_of!(CpuArch, ports_enabled);
+const GENERAL_SWITCH: usize = offset_of!(Cpu, arch) + offset_of!(CpuArch, general_switch);
 const CURRENT: usize = offset_of!(Cpu, current);
 const FRAME: usize = offset_of!(Thread, frame);
 const FRAME_END: usize = FRAME + size_of::<Frame>();
@@ -80,11 +80,11 @@ pub unsafe extern "C" fn syscall_entry() {
         "cmp eax, {max_depth}",
         "ja 10f",
         "mov [r15 + {depth}], al",
-        // Its space, if it is another one. Neither side may use I/O ports.
+        // Its space, if it is another one. Neither side may use I/O ports, and no guest be loaded.
         "mov rax, [r15 + {thread_space}]",
         "cmp rax, gs:[{space}]",
         "je 2f",
-        "cmp byte ptr gs:[{ports_enabled}], 0",
+        "cmp byte ptr gs:[{general_switch}], 0",
         "jne 10f",
         "cmp qword ptr [rax + {fast}], 0",
         "je 10f",
@@ -135,7 +135,7 @@ pub unsafe extern "C" fn syscall_entry() {
         "mov r15, [rbp + {thread_space}]",
         "cmp r15, gs:[{space}]",
         "je 3f",
-        "cmp byte ptr gs:[{ports_enabled}], 0",
+        "cmp byte ptr gs:[{general_switch}], 0",
         "jne 11b",
         "cmp qword ptr [r15 + {fast}], 0",
         "je 11b",
@@ -197,7 +197,7 @@ pub unsafe extern "C" fn syscall_entry() {
         current = const CURRENT,
         space = const SPACE,
         idle_here = const IDLE_HERE,
-        ports_enabled = const PORTS_ENABLED,
+        general_switch = const GENERAL_SWITCH,
         scratch = const SCRATCH,
         stack = const STACK,
         slots = const domain::SLOTS,

@@ -58,6 +58,8 @@ pub struct CpuArch {
     tables: &'static GdtTss,
     /// Whether the I/O permission bitmap is in force.
     ports_enabled: CpuCell<bool>,
+    /// The general path has to switch to another space: I/O permissions or a guest's registers are loaded.
+    general_switch: CpuCell<bool>,
     /// The host space whose tables are loaded; `None`: the kernel's own.
     space: CpuCell<Option<Ref<Space>>>,
     /// The space whose I/O permissions are in the bitmap.
@@ -87,7 +89,7 @@ impl CpuArch {
     fn load_ports(&self, space: Ref<Space>) {
         let Some(pages) = space.port_bitmap() else {
             self.tables.set_io_bitmap(IoBitmap::Disabled);
-            self.ports_enabled.set(false);
+            self.set_ports_enabled(false);
             return;
         };
         if self.ports.get() != Some(space) {
@@ -100,13 +102,23 @@ impl CpuArch {
             self.ports.set(Some(space));
         }
         self.tables.set_io_bitmap(IoBitmap::Enabled);
-        self.ports_enabled.set(true);
+        self.set_ports_enabled(true);
     }
 
     /// Prepares the CPU for a thread in `space`.
+    ///
+    /// Under SVM a vCPU stays loaded while only its monitor runs: what is still the guest's then (TSC_AUX, debug
+    /// address registers, XCR0) is the monitor's to know. The fast path switches to no other space meanwhile.
     #[inline]
     pub fn prepare_thread(&self, space: Ref<Space>) {
-        self.leave_guest(None);
+        if let Some(vcpu) = self.guest.get()
+            && (vcpu.monitor != space || virtualization() != Virtualization::Svm)
+        {
+            self.leave_guest(None);
+        }
+        if self.space.get() == Some(space) && !self.ports_enabled.get() {
+            return;
+        }
         self.load_space(space);
         if self.ports_enabled.get() && self.virt.with_mut(virt::CpuVirt::take_task_limit_lost) {
             // SAFETY: these are the tables of this CPU, and the kernel runs with interrupts off.
@@ -122,7 +134,13 @@ impl CpuArch {
                 vcpu.arch.with_mut(|arch| arch.suspend(self));
             }
             self.guest.set(next);
+            self.general_switch.set(next.is_some() || self.ports_enabled.get());
         }
+    }
+
+    fn set_ports_enabled(&self, enabled: bool) {
+        self.ports_enabled.set(enabled);
+        self.general_switch.set(enabled || self.guest.get().is_some());
     }
 
     /// Top of the kernel's stack.
@@ -167,7 +185,7 @@ pub fn flush_translations(cpu: &Cpu) {
     // What is not running now may not be there any more when it would run.
     cpu.arch.space.set(None);
     cpu.arch.tables.set_io_bitmap(IoBitmap::Disabled);
-    cpu.arch.ports_enabled.set(false);
+    cpu.arch.set_ports_enabled(false);
     // SAFETY: the kernel's own tables. Toggling PGE flushes all tags (Intel SDM vol. 3, 4.10.4.1).
     unsafe {
         load_cr3(paging::kernel_root().0);

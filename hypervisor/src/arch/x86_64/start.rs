@@ -188,6 +188,7 @@ fn make_cpu(index: u32, apic: ApicId) -> Option<Ref<Cpu>> {
         idle_here: index as u64 | (State::Idle as u64) << 32,
         tables,
         ports_enabled: CpuCell::new(false),
+        general_switch: CpuCell::new(false),
         space: CpuCell::new(None),
         ports: CpuCell::new(None),
         virt: CpuCell::from_value(virt::CpuVirt::new()),
