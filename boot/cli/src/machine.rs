@@ -61,6 +61,16 @@ pub struct Settings {
     pub virtualization: bool,
 }
 
+/// Option of the hypervisor where CPUs are emulated: they do not speculate, whatever real ones of their model do.
+const NO_SPECULATION: &str = "mitigations=off";
+
+impl Image {
+    /// The hypervisor's options on an emulated CPU.
+    fn emulated_options(&self) -> String {
+        format!("{} {NO_SPECULATION}", self.options).trim().into()
+    }
+}
+
 impl Settings {
     /// The usual way to run a machine of this size.
     pub fn new(machine: Machine) -> Settings {

@@ -79,9 +79,6 @@ impl Outcome {
     }
 }
 
-/// Options of the hypervisor on emulated machines.
-pub const KERNEL_OPTIONS: &str = "mitigations=off";
-
 /// Builds everything and makes the boot image of a system.
 pub fn image(config: &Config) -> Result<Image> {
     let artifacts = Artifacts::build()?;
@@ -89,7 +86,7 @@ pub fn image(config: &Config) -> Result<Image> {
     Ok(Image {
         kernel: artifacts.kernel,
         bundle,
-        options: KERNEL_OPTIONS.into(),
+        options: String::new(),
     })
 }
 

@@ -90,7 +90,7 @@ pub fn start(image: &Image, settings: &Settings) -> Result<Running> {
     let dir = scratch()?;
     let file = |name: &str| dir.path().join(name);
     let (cd, log, messages) = (file("boot.iso"), file("log"), file("messages"));
-    iso::make(image, &cd)?;
+    iso::make(image, &image.emulated_options(), &cd)?;
     let listener = TcpListener::bind(("127.0.0.1", 0))?;
     listener.set_nonblocking(true)?;
     let port = listener.local_addr()?.port();

@@ -19,14 +19,14 @@ fn grub_config(options: &str) -> String {
     )
 }
 
-/// Writes the ISO of an image to `iso`.
-pub fn make(image: &Image, iso: &Path) -> Result<()> {
+/// Writes the ISO of an image, with these options of the hypervisor, to `iso`.
+pub fn make(image: &Image, options: &str, iso: &Path) -> Result<()> {
     let what = "Making the ISO";
     let step = progress::step(what);
     let dir = super::scratch()?;
     let boot = dir.path().join("boot");
     std::fs::create_dir_all(boot.join("grub"))?;
-    std::fs::write(boot.join("grub/grub.cfg"), grub_config(&image.options))?;
+    std::fs::write(boot.join("grub/grub.cfg"), grub_config(options))?;
     for (from, to) in [(&image.kernel, "bulkhead"), (&image.bundle, "bundle")] {
         // A link saves the copy where both are on one file system.
         let to = boot.join(to);

@@ -32,26 +32,43 @@ fn program() -> Result<PathBuf> {
     child::find(PROGRAM).with_context(|| format!("{PROGRAM} is not in the search path"))
 }
 
-/// The options that choose CPU and accelerator.
-fn processor(qemu: &Path, settings: &Settings) -> Vec<String> {
-    // `max` has SVM; its other features are what TCG can do.
-    let emulated = if settings.virtualization {
-        "max"
-    } else {
-        "max,-svm"
-    };
-    let (accelerator, cpu) = match settings.machine.cpus {
-        _ if settings.count_instructions => ("tcg,thread=single", emulated),
-        _ if settings.virtualization && nested_kvm(qemu) => ("kvm", "host"),
-        1 => ("tcg,thread=single", emulated),
-        _ => ("tcg,thread=multi", emulated),
-    };
-    let mut options = vec!["-accel", accelerator, "-cpu", cpu];
-    if settings.count_instructions {
-        // One tick of the CPU's counter is one instruction; the same on each run.
-        options.extend(["-icount", "shift=0,sleep=off"]);
+/// What executes the machine's instructions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Accelerator {
+    Tcg,
+    Kvm,
+}
+
+impl Accelerator {
+    fn choose(qemu: &Path, settings: &Settings) -> Accelerator {
+        let possible = settings.virtualization && !settings.count_instructions;
+        if possible && nested_kvm(qemu) {
+            Accelerator::Kvm
+        } else {
+            Accelerator::Tcg
+        }
     }
-    options.into_iter().map(String::from).collect()
+
+    /// The options for accelerator and CPU.
+    fn options(self, settings: &Settings) -> Vec<&'static str> {
+        // `max` has SVM; its other features are what TCG can do.
+        let (accelerator, cpu) = match (self, settings.machine.cpus) {
+            (Accelerator::Kvm, _) => ("kvm", "host"),
+            (Accelerator::Tcg, 1) => ("tcg,thread=single", "max"),
+            (Accelerator::Tcg, _) => ("tcg,thread=multi", "max"),
+        };
+        let cpu = if settings.virtualization {
+            cpu
+        } else {
+            "max,-svm"
+        };
+        let mut options = vec!["-accel", accelerator, "-cpu", cpu];
+        if settings.count_instructions {
+            // One tick of the CPU's counter is one instruction; the same on each run.
+            options.extend(["-icount", "shift=0,sleep=off"]);
+        }
+        options
+    }
 }
 
 /// Whether KVM runs here and offers virtualisation to its guests. Where the CPU shows no extension, a
@@ -78,7 +95,10 @@ fn nested_kvm(qemu: &Path) -> bool {
                 .open("/dev/kvm")
                 .is_ok()
         };
-        extension && nested && usable() && trial(qemu)
+        // The hypervisor refuses CPUs from which programs can read its memory.
+        let meltdown = std::fs::read_to_string("/sys/devices/system/cpu/vulnerabilities/meltdown");
+        let safe = meltdown.is_ok_and(|text| text.starts_with("Not affected"));
+        extension && nested && safe && usable() && trial(qemu)
     })
 }
 
@@ -117,6 +137,11 @@ fn trial(qemu: &Path) -> bool {
 /// Starts QEMU.
 pub fn start(image: &Image, settings: &Settings) -> Result<Running> {
     let qemu = program()?;
+    let accelerator = Accelerator::choose(&qemu, settings);
+    let options = match accelerator {
+        Accelerator::Tcg => image.emulated_options(),
+        Accelerator::Kvm => image.options.clone(),
+    };
     let dir = scratch()?;
     let control = dir.path().join("qmp");
     let messages = dir.path().join("messages");
@@ -129,12 +154,12 @@ pub fn start(image: &Image, settings: &Settings) -> Result<Running> {
             &format!("{}M", settings.machine.memory >> 20),
         ])
         .args(["-smp", &settings.machine.cpus.to_string()])
-        .args(processor(&qemu, settings))
+        .args(accelerator.options(settings))
         .arg("-kernel")
         .arg(&image.kernel)
         .arg("-initrd")
         .arg(&image.bundle)
-        .args(["-append", &image.options])
+        .args(["-append", &options])
         .args([
             "-nodefaults",
             "-no-user-config",
