@@ -1,11 +1,11 @@
 //! Status codes: the result of every system call.
 
 macro_rules! statuses {
-    ($($(#[$doc:meta])* $name:ident = $value:literal,)*) => {
+    ($($(#[doc = $doc:literal])* $name:ident = $value:literal,)*) => {
         /// Result of a system call. Zero is success; everything else names the cause.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         #[repr(u8)]
-        pub enum Status { $($(#[$doc])* $name = $value,)* }
+        pub enum Status { $($(#[doc = $doc])* $name = $value,)* }
 
         impl Status {
             /// Every status, in ascending order of code.
@@ -14,6 +14,11 @@ macro_rules! statuses {
             /// The status with code `code`; an unknown code is [`Status::Unknown`].
             pub const fn from_code(code: u8) -> Status {
                 match code { $($value => Status::$name,)* _ => Status::Unknown }
+            }
+
+            /// What it means, for the specification.
+            pub const fn description(self) -> &'static str {
+                match self { $(Status::$name => concat!($($doc),*),)* }
             }
 
             /// The identifier of the status, for messages.

@@ -3,7 +3,7 @@
 use crate::Status;
 
 macro_rules! operations {
-    ($($(#[$doc:meta])* $name:ident = $value:literal,)*) => {
+    ($($(#[doc = $doc:literal])* $name:ident = $value:literal,)*) => {
         /// Number of a system call. Arguments `a0`–`a8` and results as in the crate's register
         /// table; `dst` is a selector in the caller's own table that must be empty; `payer` is a
         /// domain capability with [`crate::Rights::CREATE`] whose quota pays for the object.
@@ -15,15 +15,28 @@ macro_rules! operations {
         /// that was delegated from it.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         #[repr(u8)]
-        pub enum Op { $($(#[$doc])* $name = $value,)* }
+        pub enum Op { $($(#[doc = $doc])* $name = $value,)* }
 
         impl Op {
             /// Every operation, in ascending order of number.
             pub const ALL: &'static [Op] = &[$(Op::$name,)*];
 
+            /// Its identifier.
+            pub const fn name(self) -> &'static str {
+                match self { $(Op::$name => stringify!($name),)* }
+            }
+
+            /// Its description, for the specification: arguments, results, rights, errors.
+            pub const fn description(self) -> &'static str {
+                match self { $(Op::$name => concat!($($doc),*),)* }
+            }
+
             /// The operation with this number, if there is one.
             pub const fn from_code(code: u8) -> Option<Op> {
-                match code { $($value => Some(Op::$name),)* _ => None }
+                match code {
+                    $($value => Some(Op::$name),)*
+                    _ => None,
+                }
             }
         }
     };
