@@ -155,14 +155,14 @@ impl Vcpu {
         }
         if groups.contains(Groups::CS_SS) {
             let vmcb = self.change(Clean::SEGMENTS);
-            vmcb.cs = VmcbSegment::from_abi(peek!(page, cs));
-            vmcb.ss = VmcbSegment::from_abi(peek!(page, ss));
+            vmcb.cs = VmcbSegment::from_abi(peek!(page, cs)).with_short_base();
+            vmcb.ss = VmcbSegment::from_abi(peek!(page, ss)).with_short_base();
             vmcb.cpl = vmcb.ss.privilege();
         }
         if groups.contains(Groups::SEGMENTS) {
             let vmcb = self.change(Clean::SEGMENTS | Clean::TABLES);
-            vmcb.ds = VmcbSegment::from_abi(peek!(page, ds));
-            vmcb.es = VmcbSegment::from_abi(peek!(page, es));
+            vmcb.ds = VmcbSegment::from_abi(peek!(page, ds)).with_short_base();
+            vmcb.es = VmcbSegment::from_abi(peek!(page, es)).with_short_base();
             vmcb.fs = VmcbSegment::from_abi(peek!(page, fs));
             vmcb.gs = VmcbSegment::from_abi(peek!(page, gs));
             vmcb.ldtr = VmcbSegment::from_abi(peek!(page, ldtr));

@@ -18,7 +18,7 @@ use super::debug::DebugRegisters;
 use super::event::Event;
 use super::state::{self, StatePage, peek, poke};
 use super::{Exit, GuestRoot, HostPhys, KernelPage, Leave, Outcome, fpu};
-use vmcb::{Clean, Intercepts1, Vmcb};
+use vmcb::{Clean, InterruptControl, Intercepts1, Vmcb};
 
 pub(super) use host::{Capabilities, HostState};
 
@@ -171,6 +171,9 @@ impl Vcpu {
         let vmcb = self.vmcb();
         vmcb.rax = rax;
         vmcb.clean = clean;
+        // The machine's interrupts depend on it, and the processor writes the field at every exit; QEMU 7.2
+        // clears it when VMRUN refuses the state.
+        vmcb.interrupt_control.insert(InterruptControl::V_INTR_MASKING);
         let saved = host_of(&cpu.host).saved;
         // SAFETY: SVM is enabled, as the CPU's CpuVirt exists; the VMCB is complete; interrupts are off.
         unsafe { entry::run(self.page.as_ptr(), self.vmcb_phys.0, saved.0) };

@@ -108,7 +108,7 @@ const DPL: u32 = 3 << 5;
 
 impl VmcbSegment {
     /// From the ABI's format: bits 12 to 15 of the access rights move to 8 to 11, an unusable segment is
-    /// one without attributes.
+    /// one without attributes. The base is for the caller to check.
     pub const fn from_abi(segment: Segment) -> VmcbSegment {
         let access = segment.access;
         let attributes =
@@ -136,6 +136,12 @@ impl VmcbSegment {
             reserved2: 0,
             base: self.base,
         }
+    }
+
+    /// The same with a 32-bit base: that of CS, SS, DS and ES. VMX refuses others; here it depends on the
+    /// processor, and QEMU 7.2 ends itself.
+    pub const fn with_short_base(self) -> VmcbSegment {
+        VmcbSegment { base: self.base & 0xffff_ffff, ..self }
     }
 
     /// The descriptor's privilege level.
