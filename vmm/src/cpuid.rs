@@ -42,11 +42,9 @@ pub struct Parameters {
 pub struct Dynamic {
     /// Its APIC ID.
     pub apic_id: u32,
-    /// Its XCR0.
+    /// Its XCR0. A value that the guest has set stands for CR4.OSXSAVE, too: kernels set that just before, and
+    /// CR4 is not saved at each CPUID.
     pub xcr0: u64,
-    /// Whether it has set XCR0. CR4.OSXSAVE, which the answer stands for, is set just before that by every
-    /// kernel that uses it, and does not cost an exit to look at.
-    pub osxsave: bool,
 }
 
 /// Size and offset of an XSAVE component.
@@ -220,7 +218,7 @@ impl Table {
             1 => {
                 let mut answer = self.find(1, 0);
                 answer.ebx |= now.apic_id << 24;
-                if now.osxsave {
+                if now.xcr0 > 1 {
                     answer.ecx |= OSXSAVE;
                 }
                 answer
@@ -379,7 +377,6 @@ mod tests {
     const NOW: Dynamic = Dynamic {
         apic_id: 1,
         xcr0: 7,
-        osxsave: true,
     };
 
     #[test]

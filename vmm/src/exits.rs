@@ -19,7 +19,9 @@ const INJECTION: Groups = Groups::EVENTS.union(Groups::RSP_RFLAGS);
 pub const fn saved(kind: ExitKind) -> Groups {
     use ExitKind as K;
     match kind {
-        K::Cpuid | K::ReadMsr | K::WriteMsr | K::Io | K::Hypercall => Groups::RIP,
+        K::ReadMsr | K::WriteMsr | K::Io | K::Hypercall => Groups::RIP,
+        // XCR0: the size of the area that XSAVE fills.
+        K::Cpuid => Groups::RIP.union(Groups::XCR0),
         K::CacheFlush | K::Pause => Groups::RIP,
         K::Kick | K::InterruptWindow | K::NmiWindow => INJECTION,
         K::Halt => INJECTION.union(Groups::RIP),

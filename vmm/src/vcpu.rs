@@ -64,9 +64,6 @@ pub struct Vcpu<P> {
     tsc_aux: u64,
     /// The deadline that the kernel has, in ticks of the machine.
     deadline: u64,
-    xcr0: u64,
-    /// Whether the guest has set XCR0.
-    xcr0_set: bool,
     kept: [u64; KEPT],
     /// Value of the system time MSR.
     system_time: u64,
@@ -108,8 +105,6 @@ impl<P: Platform> Vcpu<P> {
             clock_origin: 0,
             tsc_aux: 0,
             deadline: u64::MAX,
-            xcr0: 1,
-            xcr0_set: false,
             kept: Kept::ALL.map(Kept::initial),
             system_time: 0,
             clock_version: 0,
@@ -196,8 +191,7 @@ impl<P: Platform> Vcpu<P> {
         let state = &mut self.state;
         let now = Dynamic {
             apic_id: self.id,
-            xcr0: self.xcr0,
-            osxsave: self.xcr0_set,
+            xcr0: state.xcr0(),
         };
         let leaf = self
             .vm

@@ -123,8 +123,6 @@ impl<P: Platform> Vcpu<P> {
         if !allowed {
             return self.exception(vector::GP, Some(0));
         }
-        self.xcr0 = value;
-        self.xcr0_set = true;
         self.state.set_xcr0(value);
         Groups::XCR0 | self.skip(length)
     }

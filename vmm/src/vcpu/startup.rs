@@ -10,6 +10,8 @@ const CR0_FPU: u64 = 1 << 4 | 1 << 5;
 const EFER_LME: u64 = 1 << 8;
 /// PAT after reset.
 const PAT: u64 = 0x0007_0406_0007_0406;
+/// XCR0 after reset: x87 alone.
+const XCR0: u64 = 1;
 /// DR7 after reset.
 const DR7: u64 = 0x400;
 /// Access rights: present code, 64-bit, accessed.
@@ -48,7 +50,7 @@ impl<P: Platform> Vcpu<P> {
         state.set_cr3(start.cr3);
         state.set_cr4(CR4_PAE);
         state.set_efer(EFER_LME | EFER_LMA);
-        state.set_xcr0(self.xcr0);
+        state.set_xcr0(XCR0);
         state.set_dr7(DR7);
         state.set_pat(PAT);
         state.set_cs(segment(CODE_SELECTOR, CODE, u32::MAX));
