@@ -178,7 +178,9 @@ pub fn abandon(cpu: &Cpu, thread: Ref<Thread>) {
         client.with_frame(|frame| frame.set_result(Status::Dead));
         client.context.wake(cpu);
     } else if let Some(client) = caller.as_vcpu() {
-        log::warn!("vCPU stopped: its handler ended");
+        if !client.domain.is_dying() {
+            log::warn!("vCPU stopped: its handler ended");
+        }
         vcpu::stop(cpu, client);
     }
 }

@@ -55,10 +55,24 @@ impl Vcpu {
         vmcb.rflags = state::RFLAGS_FIXED;
     }
 
-    pub fn save(&mut self, _cpu: &mut CpuVirt, groups: Groups) {
+    #[inline]
+    pub fn save(&mut self, cpu: &mut CpuVirt, groups: Groups) {
+        let page = self.page;
+        // What most exits ask for.
+        if groups == Groups::RIP {
+            poke!(page, self.vmcb().rip, rip);
+            return;
+        }
+        self.save_groups(cpu, groups);
+    }
+
+    fn save_groups(&mut self, cpu: &mut CpuVirt, groups: Groups) {
         let page = self.page;
         if groups.contains(Groups::EVENTS) {
             self.save_events();
+        }
+        if groups.contains(Groups::XCR0) && cpu.loaded == self.id() {
+            self.xcr0 = cpu.fpu.escaped_xcr0(self.xcr0);
         }
         let (xcr0, tsc_aux) = (self.xcr0, self.tsc_aux);
         let vmcb = self.vmcb();
@@ -137,7 +151,20 @@ impl Vcpu {
         poke!(page, controls, controls);
     }
 
+    #[inline]
     pub fn load(&mut self, cpu: &mut CpuVirt, groups: Groups) {
+        // What most exits change.
+        if groups == Groups::RIP {
+            let rip = peek!(self.page, rip);
+            let vmcb = self.vmcb();
+            vmcb.rip = rip;
+            vmcb.interrupt_shadow = 0;
+            return;
+        }
+        self.load_groups(cpu, groups);
+    }
+
+    fn load_groups(&mut self, cpu: &mut CpuVirt, groups: Groups) {
         let page = self.page;
         let limits = &cpu.limits;
         if groups.contains(Groups::RIP) {

@@ -1,0 +1,104 @@
+//! A vCPU that leaves guest mode when it is told to.
+
+use super::CpuArch;
+use crate::cell::Ref;
+use crate::cpu::Cpu;
+use crate::mem::KernelPage;
+use crate::space::Space;
+use crate::thread::Thread;
+use crate::vcpu::Exit;
+use abi::vcpu::x86_64::{CONTROL_HALT, Groups, VcpuState};
+use core::mem::offset_of;
+
+/// Word of the state page that holds the controls.
+pub const CONTROLS: usize = offset_of!(VcpuState, controls) / 8;
+/// Word of the state page that holds the deadline.
+pub const DEADLINE: usize = offset_of!(VcpuState, deadline) / 8;
+
+/// How guest mode ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Tell the monitor.
+    Exit(Exit),
+    /// The guest would run on: the test looks for interrupts.
+    Running,
+}
+
+/// The exit for the monitor, if it is one.
+pub fn after_guest(_cpu: &Cpu, outcome: Outcome) -> Option<Exit> {
+    match outcome {
+        Outcome::Exit(exit) => Some(exit),
+        Outcome::Running => None,
+    }
+}
+
+/// Pages that a vCPU takes beside its own and its state page.
+pub fn pages_per_vcpu() -> Option<usize> {
+    Some(2)
+}
+
+/// What the monitor asked for in its reply.
+pub struct VcpuReply {
+    /// Do not run until a kick or the deadline.
+    pub halt: bool,
+    /// The new deadline, if it changed.
+    pub deadline: Option<u64>,
+}
+
+/// The architecture's part of a vCPU.
+pub struct VcpuArch {
+    state: KernelPage,
+    /// The exit that ends its next stay in guest mode at once.
+    pub next_exit: Option<Exit>,
+    /// How often guest mode was entered.
+    pub entries: u64,
+    /// Groups of the last exit.
+    pub saved: u64,
+    /// Whether it holds registers of the CPU.
+    pub resident: bool,
+}
+
+impl VcpuArch {
+    /// A vCPU with its state page.
+    pub fn new(_pages: &[KernelPage], state: KernelPage) -> VcpuArch {
+        VcpuArch { state, next_exit: None, entries: 0, saved: 0, resident: false }
+    }
+
+    /// Enters guest mode.
+    pub fn enter(&mut self, _cpu: &Cpu, _guest: &Space) -> Outcome {
+        self.entries += 1;
+        self.resident = true;
+        self.next_exit.take().map_or(Outcome::Running, Outcome::Exit)
+    }
+
+    /// Gives back the registers that guests and threads share.
+    pub fn suspend(&mut self, _cpu: &CpuArch) {}
+
+    /// Notes the groups.
+    pub fn save(&mut self, _cpu: &Cpu, groups: u64) {
+        self.saved = groups;
+    }
+
+    /// Takes the monitor's reply from the state page.
+    pub fn load(&mut self, _cpu: &Cpu, groups: u64) -> VcpuReply {
+        let groups = Groups::from_bits_truncate(groups);
+        VcpuReply {
+            halt: groups.contains(Groups::EVENTS)
+                && self.state.read(CONTROLS) & CONTROL_HALT != 0,
+            deadline: groups.contains(Groups::DEADLINE).then(|| self.state.read(DEADLINE)),
+        }
+    }
+
+    /// Takes the vCPU off its CPU.
+    pub fn leave_cpu(&mut self, _cpu: &Cpu) {
+        self.resident = false;
+    }
+}
+
+/// Gives `handler` the message of an exit.
+pub fn deliver(_cpu: &Cpu, handler: Ref<Thread>, identity: u64, words: [u64; 4]) {
+    handler.with_frame(|frame| {
+        frame.receive(identity, 0);
+        frame.set_message(&[words[0], words[1], words[2], words[3], 0, 0, 0, 0]);
+    });
+}
