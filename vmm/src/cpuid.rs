@@ -42,9 +42,10 @@ pub struct Parameters {
 pub struct Dynamic {
     /// Its APIC ID.
     pub apic_id: u32,
-    /// Its XCR0. A value that the guest has set stands for CR4.OSXSAVE, too: kernels set that just before, and
-    /// CR4 is not saved at each CPUID.
+    /// Its XCR0.
     pub xcr0: u64,
+    /// Its CR4.OSXSAVE.
+    pub osxsave: bool,
 }
 
 /// Size and offset of an XSAVE component.
@@ -218,7 +219,7 @@ impl Table {
             1 => {
                 let mut answer = self.find(1, 0);
                 answer.ebx |= now.apic_id << 24;
-                if now.xcr0 > 1 {
+                if now.osxsave {
                     answer.ecx |= OSXSAVE;
                 }
                 answer
@@ -377,6 +378,7 @@ mod tests {
     const NOW: Dynamic = Dynamic {
         apic_id: 1,
         xcr0: 7,
+        osxsave: true,
     };
 
     #[test]

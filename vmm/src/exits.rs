@@ -20,8 +20,8 @@ pub const fn saved(kind: ExitKind) -> Groups {
     use ExitKind as K;
     match kind {
         K::ReadMsr | K::WriteMsr | K::Io | K::Hypercall => Groups::RIP,
-        // XCR0: the size of the area that XSAVE fills.
-        K::Cpuid => Groups::RIP.union(Groups::XCR0),
+        // OSXSAVE, and the size of the area that XSAVE fills.
+        K::Cpuid => Groups::RIP.union(Groups::CONTROL).union(Groups::XCR0),
         K::CacheFlush | K::Pause => Groups::RIP,
         K::Kick | K::InterruptWindow | K::NmiWindow => INJECTION,
         K::Halt => INJECTION.union(Groups::RIP),

@@ -192,6 +192,7 @@ impl<P: Platform> Vcpu<P> {
         let now = Dynamic {
             apic_id: self.id,
             xcr0: state.xcr0(),
+            osxsave: state.cr4() & control::CR4_OSXSAVE != 0,
         };
         let leaf = self
             .vm
