@@ -198,10 +198,11 @@ impl Limits {
         Limits { cr4, efer, xcr0, linear_bits }
     }
 
-    /// EFER as the guest may have it; LMA follows from LME and CR0.PG, so that the two never disagree.
+    /// EFER as the guest may have it; LMA follows from LME, CR0.PG and CR0.PE, so that they never disagree.
     pub(super) fn efer(&self, value: u64, cr0: u64) -> u64 {
+        const PAGING: u64 = cr0::PG | cr0::PE;
         let value = value & self.efer & !efer::LMA;
-        if value & efer::LME != 0 && cr0 & cr0::PG != 0 { value | efer::LMA } else { value }
+        if value & efer::LME != 0 && cr0 & PAGING == PAGING { value | efer::LMA } else { value }
     }
 
     /// XCR0 that XSETBV accepts, next to `value` (Intel SDM 1 13.3).

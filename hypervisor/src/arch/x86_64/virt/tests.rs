@@ -70,9 +70,11 @@ fn cr4_bits_by_cpuid() {
 #[test]
 fn lma_follows_paging() {
     let limits = limits();
-    assert_eq!(limits.efer(efer::LME, cr0::PG), efer::LME | efer::LMA);
+    let paging = cr0::PG | cr0::PE;
+    assert_eq!(limits.efer(efer::LME, paging), efer::LME | efer::LMA);
+    assert_eq!(limits.efer(efer::LME, cr0::PG), efer::LME);
     assert_eq!(limits.efer(efer::LME | efer::LMA, 0), efer::LME);
-    assert_eq!(limits.efer(efer::LMA, cr0::PG), 0);
+    assert_eq!(limits.efer(efer::LMA, paging), 0);
     assert_eq!(limits.efer(efer::SVME | 1 << 13 | 1 << 63, 0), 0);
 }
 
