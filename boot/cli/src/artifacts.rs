@@ -12,8 +12,15 @@ use crate::{child, progress, workspace};
 pub const ROOT_TASK: &str = "init";
 
 /// User programs: name in a system's description, and the package with a binary of that name.
-pub const PROGRAMS: &[(&str, &str)] =
-    &[("init", "init"), ("monitor", "vmm"), ("console", "console")];
+pub const PROGRAMS: &[(&str, &str)] = &[
+    ("init", "init"),
+    ("monitor", "vmm"),
+    ("console", "console"),
+    (BENCHMARK, "bench"),
+];
+
+/// Name of the benchmark's program, which is a root task of its own.
+pub const BENCHMARK: &str = "bench";
 
 /// Where the built programs are.
 #[derive(Clone, Debug)]

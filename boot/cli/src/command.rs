@@ -10,7 +10,7 @@ use regex::Regex;
 
 use crate::interrupt::{self, Interrupted};
 use crate::machine::Kind;
-use crate::{bundle, check, run};
+use crate::{bench, bundle, check, run};
 
 /// The system that runs when none is named.
 const DEFAULT_CONFIG: &str = "configs/linux.toml";
@@ -31,6 +31,8 @@ enum Command {
     Run(Run),
     /// Verify the description of a system and the guest files it names
     Check(Check),
+    /// Measure system calls, IPC and VM exits, in instructions
+    Bench(Bench),
 }
 
 /// Boots a system in an emulator, with its console on this terminal. Ctrl-A x ends it, Ctrl-A a sends Ctrl-A.
@@ -90,6 +92,18 @@ struct Check {
     replace: Replace,
 }
 
+/// Measures system calls, IPC and VM exits, in instructions: on QEMU its instruction counter is the clock, on Bochs
+/// the clock counts instructions anyway.
+#[derive(Debug, Args)]
+struct Bench {
+    /// Machine to measure on
+    #[arg(long, value_enum, default_value_t = Kind::QemuX86, value_name = "M")]
+    machine: Kind,
+    /// Append the figures to FILE, one line of JSON per run
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
 impl Replace {
     fn overrides(self) -> anyhow::Result<Overrides> {
         if self.disk.is_some() {
@@ -116,6 +130,9 @@ pub fn main() -> ExitCode {
     let result = match command {
         Command::Run(run) => start(run),
         Command::Check(check) => verify(check),
+        Command::Bench(arguments) => {
+            bench::run(arguments.machine, arguments.json.as_deref()).map(|()| 0)
+        }
     };
     match result {
         Ok(status) => ExitCode::from(status),

@@ -7,6 +7,7 @@
 
 pub mod apt;
 pub mod artifacts;
+pub mod bench;
 pub mod bundle;
 pub mod check;
 pub mod child;

@@ -92,8 +92,16 @@ extern "C" fn other(kind: u64, info: u64, more: u64) -> u64 {
 
 /// 32-bit protected mode, flat, without paging.
 fn initial_state() -> VcpuState {
-    let data = Segment { selector: 16, access: 0xc093, limit: u32::MAX, ..Segment::default() };
-    let none = Segment { access: 0x1_0000, ..Segment::default() };
+    let data = Segment {
+        selector: 16,
+        access: 0xc093,
+        limit: u32::MAX,
+        ..Segment::default()
+    };
+    let none = Segment {
+        access: 0x1_0000,
+        ..Segment::default()
+    };
     VcpuState {
         rip: CODE,
         rflags: 2,
@@ -102,14 +110,23 @@ fn initial_state() -> VcpuState {
         xcr0: 1,
         dr7: 0x400,
         pat: 0x0007_0406_0007_0406,
-        cs: Segment { selector: 8, access: 0xc09b, ..data },
+        cs: Segment {
+            selector: 8,
+            access: 0xc09b,
+            ..data
+        },
         ss: data,
         ds: data,
         es: data,
         fs: data,
         gs: data,
         ldtr: none,
-        tr: Segment { selector: 24, access: 0x8b, limit: 0x67, ..Segment::default() },
+        tr: Segment {
+            selector: 24,
+            access: 0x8b,
+            limit: 0x67,
+            ..Segment::default()
+        },
         gdtr: Table::default(),
         idtr: Table::default(),
         ..VcpuState::default()
@@ -156,10 +173,17 @@ fn hypercall(info: &BootInfo, call: [u8; 3]) -> Result {
     let regions = &info.regions[..info.region_count as usize];
     let ram = regions
         .iter()
-        .position(|r| r.kind == MemoryKind::Ram as u32 && r.base >= 1 << 20 && r.size >= MEMORY_SIZE)
+        .position(|r| {
+            r.kind == MemoryKind::Ram as u32 && r.base >= 1 << 20 && r.size >= MEMORY_SIZE
+        })
         .ok_or(Status::BadArgument)?;
     let memory = ROOT_MEMORY.offset(ram as u32);
-    let map = |address, rights| MapParameters { offset: 0, address, size: MEMORY_SIZE, rights };
+    let map = |address, rights| MapParameters {
+        offset: 0,
+        address,
+        size: MEMORY_SIZE,
+        rights,
+    };
     syscall::create_space(ROOT_DOMAIN, GUEST, SpaceKind::Guest)?;
     syscall::map(memory, ROOT_SPACE, HERE, &map(MEMORY, Rights::RW))?;
     syscall::map(memory, GUEST, THERE, &map(0, Rights::RW | Rights::EXEC))?;
@@ -178,8 +202,11 @@ fn hypercall(info: &BootInfo, call: [u8; 3]) -> Result {
     };
     syscall::create_thread(ROOT_DOMAIN, THREAD, &thread)?;
     for kind in 0..EXIT_KINDS {
-        let groups =
-            if kind == ExitKind::Hypercall as u32 { Groups::RIP } else { Groups::empty() };
+        let groups = if kind == ExitKind::Hypercall as u32 {
+            Groups::RIP
+        } else {
+            Groups::empty()
+        };
         let portal = PORTALS.offset(kind);
         syscall::create_portal(ROOT_DOMAIN, portal, THREAD, kind as u64, groups.bits())?;
     }
@@ -193,7 +220,11 @@ fn hypercall(info: &BootInfo, call: [u8; 3]) -> Result {
     };
     syscall::create_notification(ROOT_DOMAIN, DONE)?;
     syscall::create_vcpu(ROOT_DOMAIN, VCPU, &vcpu)?;
-    let time = Time { priority: 10, budget: 0, period: 0 };
+    let time = Time {
+        priority: 10,
+        budget: 0,
+        period: 0,
+    };
     syscall::create_sched(ROOT_DOMAIN, SCHED, 0, time)?;
     syscall::bind_sched(SCHED, VCPU)?;
     syscall::wait(DONE, Deadline::NEVER).map(|_| ())
@@ -202,7 +233,11 @@ fn hypercall(info: &BootInfo, call: [u8; 3]) -> Result {
 fn report() {
     let read = |index: usize| {
         // SAFETY: within the memory that was mapped; the guest has stopped.
-        unsafe { ((MEMORY + RESULTS) as *const u32).add(index).read_volatile() as u64 }
+        unsafe {
+            ((MEMORY + RESULTS) as *const u32)
+                .add(index)
+                .read_volatile() as u64
+        }
     };
     let overhead = read(0);
     let first = read(1).saturating_sub(overhead);

@@ -60,7 +60,10 @@ pub fn run(head: &Head) {
 /// A system call whose number the kernel does not know: entry, decoding, return.
 fn null() -> Row {
     stats::measure(|| {
-        system_call(Registers { tag: 0xff, ..Registers::default() });
+        system_call(Registers {
+            tag: 0xff,
+            ..Registers::default()
+        });
     })
 }
 
@@ -69,7 +72,11 @@ fn signal() -> Result<Row> {
     Ok(stats::measure(|| {
         let tag = Tag::new(Op::Signal, 0).0;
         let first = NOTIFICATION.0 as u64;
-        system_call(Registers { tag, first, ..Registers::default() });
+        system_call(Registers {
+            tag,
+            first,
+            ..Registers::default()
+        });
     }))
 }
 

@@ -17,12 +17,20 @@ fn main(argument: u64) -> ! {
     // SAFETY: the kernel passes the address of the boot information, which it maps read-only.
     let info = unsafe { &*(argument as *const BootInfo) };
     let unit = Rights::READ;
-    let p = MapParameters { offset: 0, address: HEAD_ADDRESS, size: 4096, rights: unit };
-    let head = syscall::map(ROOT_BUNDLE, ROOT_SPACE, HEAD_MAPPING, &p).ok().and_then(|()| {
-        // SAFETY: just mapped, read-only, and nobody writes to the bundle's head.
-        let bytes = unsafe { core::slice::from_raw_parts(HEAD_ADDRESS as *const u8, HEAD_SIZE) };
-        Head::decode(bytes, info.bundle_size).ok()
-    });
+    let p = MapParameters {
+        offset: 0,
+        address: HEAD_ADDRESS,
+        size: 4096,
+        rights: unit,
+    };
+    let head = syscall::map(ROOT_BUNDLE, ROOT_SPACE, HEAD_MAPPING, &p)
+        .ok()
+        .and_then(|()| {
+            // SAFETY: just mapped, read-only, and nobody writes to the bundle's head.
+            let bytes =
+                unsafe { core::slice::from_raw_parts(HEAD_ADDRESS as *const u8, HEAD_SIZE) };
+            Head::decode(bytes, info.bundle_size).ok()
+        });
     rt::log::line(ROOT_LOG, "bench", format_args!("begin"));
     if let Some(head) = head {
         bench::ipc::run(&head);

@@ -64,7 +64,13 @@ pub fn measure(mut action: impl FnMut()) -> Row {
 
 /// Prints a row.
 pub fn print(name: &str, row: &Row) {
-    let Row { min, median, p99, max, first } = row;
+    let Row {
+        min,
+        median,
+        p99,
+        max,
+        first,
+    } = row;
     rt::log::line(
         ROOT_LOG,
         "bench",
