@@ -396,3 +396,9 @@ fn reclaim_step(object: AnyRef) -> Progress {
     }
     Progress::Done
 }
+
+/// Forgets what waits for the end of its epoch: the world it was part of is gone.
+#[cfg(test)]
+pub fn reset() {
+    *RETIRED.lock() = Retired { first: 0, last: 0 };
+}

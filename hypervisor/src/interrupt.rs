@@ -132,3 +132,14 @@ pub fn forget(notification: Ref<Notification>) {
         }
     }
 }
+
+/// All lines as at boot.
+#[cfg(test)]
+pub fn reset() {
+    for interrupt in &LINES {
+        *interrupt.binding.lock() = None;
+        interrupt.level.store(false, Ordering::Relaxed);
+        interrupt.pending.store(false, Ordering::Relaxed);
+        interrupt.again.store(false, Ordering::Relaxed);
+    }
+}

@@ -125,3 +125,11 @@ pub fn append_text(text: fmt::Arguments<'_>) {
     }
     append(&line.bytes[..line.used]);
 }
+
+/// The log as at boot.
+#[cfg(test)]
+pub fn reset() {
+    let mut ring = RING.lock();
+    (ring.start, ring.length, ring.listener) = (0, 0, None);
+    TAKEN_OVER.store(false, Ordering::Relaxed);
+}

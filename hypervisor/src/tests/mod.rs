@@ -1,1 +1,6 @@
-//! Tests of the portable core.
+//! Tests of the portable core: its system calls, on CPUs and in a time that the test controls.
+
+mod ipc;
+mod world;
+
+pub use world::{Object, Running, World};

@@ -178,3 +178,14 @@ pub fn interrupt_unmask(line: u32) {
         line.masked.store(false, Ordering::SeqCst);
     }
 }
+
+/// The machine as at boot.
+#[cfg(test)]
+pub fn reset() {
+    set_now(0);
+    TAGS.store(1, Ordering::Relaxed);
+    for line in &LINES {
+        line.masked.store(true, Ordering::SeqCst);
+        line.active.store(false, Ordering::SeqCst);
+    }
+}
