@@ -32,25 +32,29 @@ impl DebugRegisters {
         self.active = true;
     }
 
+    /// Whether the processor's registers are newer than these.
+    #[inline(always)]
+    pub fn is_loaded(&self) -> bool {
+        self.loaded
+    }
+
     /// Loads the registers if they are active.
     #[inline(always)]
     pub fn load(&mut self) {
-        if self.active && !self.loaded {
+        if self.active {
             self.write();
         }
     }
 
-    /// Stores the registers if they were loaded; `keep` tells whether they stay active. Returns whether
+    /// Stores the registers, which are loaded; `keep` tells whether they stay active. Returns whether
     /// that has ended.
-    pub fn store(&mut self, keep: impl FnOnce() -> bool) -> bool {
-        if !self.loaded {
-            return false;
-        }
+    #[cold]
+    pub fn store(&mut self, keep: bool) -> bool {
         self.address = [hw::dr0(), hw::dr1(), hw::dr2(), hw::dr3()];
         self.status = hw::dr6();
         self.loaded = false;
-        self.active = keep();
-        !self.active
+        self.active = keep;
+        !keep
     }
 
     /// Adds the conditions of a #DB to the status, as the processor would (Intel SDM 3B 18.2.3).
@@ -68,6 +72,9 @@ impl DebugRegisters {
 
     #[cold]
     fn write(&mut self) {
+        if self.loaded {
+            return;
+        }
         let [dr0, dr1, dr2, dr3] = self.address;
         // SAFETY: breakpoints are off outside guest mode, so any address is harmless; the status has no
         // reserved bit set.

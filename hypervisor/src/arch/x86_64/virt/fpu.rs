@@ -6,9 +6,9 @@
 //! the last guest's value; a thread can read it, which tells it nothing but that number.
 
 use core::arch::asm;
+use core::num::NonZero;
 
 use super::{KernelPage, hw, state};
-use crate::addr::HostVirt;
 
 /// Offset of FCW in the save area (Intel SDM 1 10.5.1, 13.4).
 const FCW: u64 = 0;
@@ -38,7 +38,7 @@ impl Method {
 
 /// A save area: one page of a vCPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Area(HostVirt);
+pub(super) struct Area(NonZero<u64>);
 
 impl Area {
     /// A save area with the state after reset.
@@ -53,7 +53,8 @@ impl Area {
             ((page.virt.0 + FCW) as *mut u16).write_volatile(RESET_FCW);
             ((page.virt.0 + MXCSR) as *mut u32).write_volatile(RESET_MXCSR);
         }
-        Area(page.virt)
+        // SAFETY: the window does not start at address 0.
+        Area(unsafe { NonZero::new_unchecked(page.virt.0) })
     }
 }
 
@@ -82,11 +83,14 @@ impl Unit {
     }
 
     /// Makes `area`'s state that of the registers.
+    #[inline(always)]
     pub fn own(&mut self, area: Area, xcr0: u64) {
         if self.owner != Some(area) {
             self.switch(Some(area));
         }
-        self.set_xcr0(xcr0);
+        if self.xcr0 != xcr0 {
+            self.set_xcr0(xcr0);
+        }
     }
 
     /// The XCR0 that the vCPU which had the registers in guest mode has now, if it was `xcr0` before.
@@ -107,10 +111,10 @@ impl Unit {
     }
 
     fn set_xcr0(&mut self, xcr0: u64) {
-        if self.method.components != 0 && self.xcr0 != xcr0 {
+        self.xcr0 = xcr0;
+        if self.method.components != 0 {
             // SAFETY: `start`'s caller vouches for CR4; values come from `Limits::xcr0` or are `components`.
             unsafe { hw::set_xcr0(xcr0) };
-            self.xcr0 = xcr0;
         }
     }
 
@@ -136,12 +140,12 @@ impl Unit {
         // SAFETY: the area is a page, aligned and large enough (`Area::new`, `Unit::start`), CR0.TS is clear.
         unsafe {
             if self.method.components == 0 {
-                asm!("fxsave64 [{}]", in(reg) area.0, options(nostack, preserves_flags));
+                asm!("fxsave64 [{}]", in(reg) area.get(), options(nostack, preserves_flags));
             } else if self.method.optimised {
-                asm!("xsaveopt64 [{}]", in(reg) area.0, in("eax") low, in("edx") high,
+                asm!("xsaveopt64 [{}]", in(reg) area.get(), in("eax") low, in("edx") high,
                     options(nostack, preserves_flags));
             } else {
-                asm!("xsave64 [{}]", in(reg) area.0, in("eax") low, in("edx") high,
+                asm!("xsave64 [{}]", in(reg) area.get(), in("eax") low, in("edx") high,
                     options(nostack, preserves_flags));
             }
         }
@@ -158,9 +162,9 @@ impl Unit {
         // SAFETY: as for saving; the area holds what was saved or the initial state, so it is well-formed.
         unsafe {
             if self.method.components == 0 {
-                asm!("fxrstor64 [{}]", in(reg) area.0, options(nostack, preserves_flags));
+                asm!("fxrstor64 [{}]", in(reg) area.get(), options(nostack, preserves_flags));
             } else {
-                asm!("xrstor64 [{}]", in(reg) area.0, in("eax") low, in("edx") high,
+                asm!("xrstor64 [{}]", in(reg) area.get(), in("eax") low, in("edx") high,
                     options(nostack, preserves_flags));
             }
         }

@@ -66,6 +66,7 @@ impl Vcpu {
         self.save_groups(cpu, groups);
     }
 
+    #[inline(never)]
     fn save_groups(&mut self, cpu: &mut CpuVirt, groups: Groups) {
         let page = self.page;
         if groups.contains(Groups::EVENTS) {
@@ -164,6 +165,7 @@ impl Vcpu {
         self.load_groups(cpu, groups);
     }
 
+    #[inline(never)]
     fn load_groups(&mut self, cpu: &mut CpuVirt, groups: Groups) {
         let page = self.page;
         let limits = &cpu.limits;
@@ -251,12 +253,14 @@ impl Vcpu {
         vmcb.cr3 = cr3;
         vmcb.cr4 = cr4;
         vmcb.efer = efer;
-        self.flush_linear |= stale;
+        if stale {
+            self.set_flush();
+        }
     }
 
     fn load_events(&mut self) {
         let page = self.page;
-        self.pending = Event::from_monitor(peek!(page, inject));
+        self.set_pending(Event::from_monitor(peek!(page, inject)));
         poke!(page, 0, inject);
         let shadow = peek!(page, interrupt_shadow);
         self.vmcb().interrupt_shadow = if shadow & SHADOW_INTERRUPT != 0 { SHADOW } else { 0 };

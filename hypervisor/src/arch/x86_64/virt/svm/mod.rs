@@ -34,6 +34,8 @@ pub(super) struct Vcpu {
     capabilities: Capabilities,
     root: HostPhys,
     tag: u16,
+    /// One of the following makes the next entry longer.
+    to_do: bool,
     /// Linear translations are stale, as the monitor changed a register that they depend on.
     flush_linear: bool,
     /// NMIs are blocked: one was delivered, and no IRET came since. The processor does not tell.
@@ -44,7 +46,7 @@ pub(super) struct Vcpu {
     cpu: CpuId,
     /// What it may have cached that is still true.
     clean: Clean,
-    /// To be injected.
+    /// To be injected. Written by `set_pending`.
     pending: Event,
     xcr0: u64,
     tsc_aux: u64,
@@ -78,6 +80,7 @@ impl Vcpu {
             capabilities: *capabilities,
             root: HostPhys(0),
             tag: 0,
+            to_do: true,
             flush_linear: true,
             nmi_blocked: false,
             nmi_window: false,
@@ -113,13 +116,11 @@ impl Vcpu {
     }
 
     /// Loads what threads share with the guest.
+    #[inline(always)]
     fn load_registers(&mut self, cpu: &mut CpuVirt) {
         assert!(cpu.loaded == 0, "a vCPU was not suspended");
         if self.cpu != cpu.id {
-            assert!(self.cpu == CpuId::NONE, "the vCPU is still on another CPU");
-            self.cpu = cpu.id;
-            self.clean = Clean::empty();
-            self.flush_linear = true;
+            self.come_to(cpu);
         }
         cpu.loaded = self.id();
         cpu.fpu.own(self.fpu, self.xcr0);
@@ -127,6 +128,15 @@ impl Vcpu {
         self.debug.load();
     }
 
+    #[cold]
+    fn come_to(&mut self, cpu: &CpuVirt) {
+        assert!(self.cpu == CpuId::NONE, "the vCPU is still on another CPU");
+        self.cpu = cpu.id;
+        self.clean = Clean::empty();
+        self.set_flush();
+    }
+
+    #[inline]
     pub fn suspend(&mut self, cpu: &mut CpuVirt) {
         if cpu.loaded != self.id() {
             return;
@@ -134,9 +144,11 @@ impl Vcpu {
         cpu.loaded = 0;
         self.xcr0 = cpu.fpu.escaped_xcr0(self.xcr0);
         cpu.restore_tsc_aux();
-        let dr7 = self.vmcb().dr7;
-        if self.debug.store(|| state::dr7_active(dr7)) {
-            self.change(Clean::INTERCEPTS).intercept_dr = vmcb::ALL_DEBUG_REGISTERS;
+        if self.debug.is_loaded() {
+            let dr7 = self.vmcb().dr7;
+            if self.debug.store(state::dr7_active(dr7)) {
+                self.change(Clean::INTERCEPTS).intercept_dr = vmcb::ALL_DEBUG_REGISTERS;
+            }
         }
     }
 
@@ -153,18 +165,11 @@ impl Vcpu {
         if cpu.loaded != self.id() {
             self.load_registers(cpu);
         }
-        if self.root != space.root || self.tag != space.tag || space.flush || self.flush_linear {
+        if self.root != space.root || self.tag != space.tag || space.flush {
             self.set_space(space);
         }
-        if self.nmi_window && self.nmi_can_be_taken() {
-            return Outcome::Exit(Exit {
-                kind: ExitKind::NmiWindow,
-                instruction_length: 0,
-                info: [0; 3],
-            });
-        }
-        if !self.pending.is_none() {
-            self.inject();
+        if self.to_do && let Some(exit) = self.prepare(space) {
+            return exit;
         }
         let rax = peek!(self.page, gpr[RAX]);
         let clean = self.clean;
@@ -174,9 +179,8 @@ impl Vcpu {
         // The machine's interrupts depend on it, and the processor writes the field at every exit; QEMU 7.2
         // clears it when VMRUN refuses the state.
         vmcb.interrupt_control.insert(InterruptControl::V_INTR_MASKING);
-        let saved = host_of(&cpu.host).saved;
         // SAFETY: SVM is enabled, as the CPU's CpuVirt exists; the VMCB is complete; interrupts are off.
-        unsafe { entry::run(self.page.as_ptr(), self.vmcb_phys.0, saved.0) };
+        unsafe { entry::run(self.page.as_ptr(), self.vmcb_phys.0, host_of(&cpu.host).saved.0) };
         if self.capabilities.clean_bits {
             self.clean = Clean::all();
         }
@@ -185,13 +189,34 @@ impl Vcpu {
         vmcb.tlb_control = vmcb::TLB_KEEP;
         vmcb.inject = 0;
         let rax = vmcb.rax;
-        let interrupted = Event::from_processor(vmcb.exit_interrupted);
-        let leave = exit::decode(vmcb, next_rip);
+        let interrupted = Event(vmcb.exit_interrupted);
         poke!(self.page, rax, gpr[RAX]);
         if !interrupted.is_none() {
-            self.note_interrupted(interrupted);
+            self.note_interrupted(Event::from_processor(interrupted.0));
         }
+        let leave = exit::decode(self.vmcb(), next_rip);
         self.outcome(leave, cpu)
+    }
+
+    /// What the next entry needs and most do not.
+    #[cold]
+    fn prepare(&mut self, space: &GuestRoot) -> Option<Outcome> {
+        if self.flush_linear {
+            self.set_space(space);
+        }
+        if self.nmi_window && self.nmi_can_be_taken() {
+            let kind = ExitKind::NmiWindow;
+            return Some(Outcome::Exit(Exit { kind, instruction_length: 0, info: [0; 3] }));
+        }
+        if let Some(event) = self.pending.injectable() {
+            self.vmcb().inject = event;
+            if self.pending.is_nmi() {
+                self.set_nmi_blocked(true);
+            }
+        }
+        self.pending = Event::NONE;
+        self.to_do = self.nmi_window;
+        None
     }
 
     #[inline(always)]
@@ -211,7 +236,7 @@ impl Vcpu {
                 // If it was raised while an interrupt or NMI was delivered, that is delivered again instead.
                 // DR6 and DR7 in the VMCB are as the handler is to see them (AMD APM 2 15.12.2).
                 if !self.pending.is_external() {
-                    self.pending = exception;
+                    self.set_pending(exception);
                 }
                 Outcome::Resume
             }
@@ -247,21 +272,22 @@ impl Vcpu {
         vmcb.tlb_control = how;
     }
 
-    /// Has the next entry inject the pending event.
-    fn inject(&mut self) {
-        if let Some(event) = self.pending.injectable() {
-            self.vmcb().inject = event;
-            if self.pending.is_nmi() {
-                self.set_nmi_blocked(true);
-            }
-        }
-        self.pending = Event::NONE;
+    /// Has the next entry inject an event.
+    fn set_pending(&mut self, event: Event) {
+        self.pending = event;
+        self.to_do = true;
+    }
+
+    /// Has the next entry drop linear translations.
+    fn set_flush(&mut self) {
+        self.flush_linear = true;
+        self.to_do = true;
     }
 
     /// Keeps the event whose delivery the exit interrupted, to be injected again.
     #[cold]
     fn note_interrupted(&mut self, event: Event) {
-        self.pending = event;
+        self.set_pending(event);
         if event.is_nmi() {
             self.set_nmi_blocked(false);
         }

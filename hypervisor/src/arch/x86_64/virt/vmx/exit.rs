@@ -5,7 +5,7 @@ use abi::vcpu::{FAULT_FETCH, FAULT_LINEAR, FAULT_READ, FAULT_WRITE};
 use x86::vmx::vmcs::ro;
 
 use super::super::event::{Event, MC};
-use super::super::{Exit, Leave};
+use super::super::{Exit, Leave, Outcome};
 
 /// Bit of the exit reason: VM entry failed.
 pub(super) const ENTRY_FAILED: u32 = 1 << 31;
@@ -64,9 +64,6 @@ pub(super) fn decode(reason: u32, field: impl Fn(u32) -> u64) -> Leave {
         let instruction_length = if length { field(ro::VMEXIT_INSTRUCTION_LEN) as u8 } else { 0 };
         Leave::Exit(Exit { kind, instruction_length, info })
     };
-    if reason & ENTRY_FAILED != 0 {
-        return entry_failed(reason, field);
-    }
     match reason as u16 {
         REASON_EXTERNAL_INTERRUPT => Leave::Interrupt(field(ro::VMEXIT_INTERRUPTION_INFO) as u8),
         REASON_EPT_VIOLATION => {
@@ -97,20 +94,19 @@ pub(super) fn decode(reason: u32, field: impl Fn(u32) -> u64) -> Leave {
     }
 }
 
-#[cold]
-fn entry_failed(reason: u32, field: impl Fn(u32) -> u64) -> Leave {
+/// VM entry failed, with this exit reason and qualification.
+pub(super) fn entry_failed(reason: u32, qualification: u64) -> Outcome {
     if reason as u16 == REASON_MACHINE_CHECK {
-        return Leave::MachineCheck;
+        return Outcome::HostMachineCheck;
     }
-    let info = [u64::from(reason), field(ro::EXIT_QUALIFICATION), 0];
-    Leave::Exit(Exit { kind: ExitKind::InvalidState, instruction_length: 0, info })
+    let info = [u64::from(reason), qualification, 0];
+    Outcome::Exit(Exit { kind: ExitKind::InvalidState, instruction_length: 0, info })
 }
 
 /// VMLAUNCH or VMRESUME failed, with this VM-instruction error.
-#[cold]
-pub(super) fn instruction_failed(error: u64) -> Leave {
+pub(super) fn instruction_failed(error: u64) -> Outcome {
     let info = [INSTRUCTION_FAILED | error & 0xffff, 0, 0];
-    Leave::Exit(Exit { kind: ExitKind::InvalidState, instruction_length: 0, info })
+    Outcome::Exit(Exit { kind: ExitKind::InvalidState, instruction_length: 0, info })
 }
 
 /// Exit reason 0: an exception or NMI. Only what `event::INTERCEPTED` names arrives here.
@@ -130,18 +126,13 @@ fn exception(field: impl Fn(u32) -> u64) -> Leave {
     Leave::Exception(Event::exception(vector, error))
 }
 
-/// Whether delivery of an event may have been interrupted: exits for which the IDT-vectoring
-/// information is defined (Intel SDM 3C 28.2.4). The others need not read it.
-pub(super) fn interrupts_delivery(reason: u32) -> bool {
-    // 0, 9 and 48, and: triple fault; APIC access; EPT misconfiguration; page-modification log full.
-    const REASONS: u64 = 1 << REASON_EXCEPTION_OR_NMI
-        | 1 << 2
-        | 1 << REASON_TASK_SWITCH
-        | 1 << 44
-        | 1 << REASON_EPT_VIOLATION
-        | 1 << 49
-        | 1 << 62;
-    reason < 64 && REASONS >> reason & 1 != 0
+/// Whether an exit of this kind may have interrupted the delivery of an event, as those of intercepted
+/// exceptions may: the IDT-vectoring information is defined for all, but clear for the others (Intel SDM 3C
+/// 28.2.4), which need not read it. After a triple fault it does not matter.
+#[inline(always)]
+pub(super) const fn interrupts_delivery(kind: ExitKind) -> bool {
+    // Other: EPT misconfiguration.
+    matches!(kind, ExitKind::StageTwoFault | ExitKind::TaskSwitch | ExitKind::Other)
 }
 
 /// Whether the exit may have undone the blocking of NMIs by an IRET that has not completed, and if so
@@ -149,6 +140,7 @@ pub(super) fn interrupts_delivery(reason: u32) -> bool {
 pub(super) fn unblocked_nmi(reason: u32, field: impl Fn(u32) -> u64) -> bool {
     const UNBLOCKED: u64 = 1 << 12;
     match reason as u16 {
+        // #DF does not return by IRET, but no #DF is intercepted.
         REASON_EXCEPTION_OR_NMI => field(ro::VMEXIT_INTERRUPTION_INFO) & UNBLOCKED != 0,
         REASON_EPT_VIOLATION => field(ro::EXIT_QUALIFICATION) & UNBLOCKED != 0,
         _ => false,
@@ -235,10 +227,12 @@ mod tests {
 
     #[test]
     fn failed_entries() {
-        let failed = exit(ENTRY_FAILED | 33, &[(ro::EXIT_QUALIFICATION, 0)]);
+        let Outcome::Exit(failed) = entry_failed(ENTRY_FAILED | 33, 4) else { panic!() };
         assert_eq!(failed.kind, ExitKind::InvalidState);
-        assert_eq!(failed.info[0], 0x8000_0021);
-        assert_eq!(decode(ENTRY_FAILED | 41, fields(&[])), Leave::MachineCheck);
+        assert_eq!(failed.info, [0x8000_0021, 4, 0]);
+        assert_eq!(entry_failed(ENTRY_FAILED | 41, 0), Outcome::HostMachineCheck);
+        let Outcome::Exit(failed) = instruction_failed(7) else { panic!() };
+        assert_eq!(failed.info, [1 << 32 | 7, 0, 0]);
     }
 
     #[test]
@@ -250,8 +244,5 @@ mod tests {
                 assert_ne!(exit.kind, ExitKind::Startup);
             }
         }
-        assert!(!interrupts_delivery(10));
-        assert!(interrupts_delivery(48));
-        assert!(!interrupts_delivery(ENTRY_FAILED | 33));
     }
 }

@@ -127,6 +127,7 @@ impl Vcpu {
         }
     }
 
+    #[inline]
     pub fn save(&mut self, cpu: &mut CpuVirt, groups: Groups) {
         if groups.is_empty() {
             return;
@@ -136,6 +137,15 @@ impl Vcpu {
         if groups.contains(Groups::RIP) {
             poke!(page, vmcs::read(field::RIP), rip);
         }
+        // What most exits ask for is done.
+        if groups != Groups::RIP {
+            self.save_groups(cpu, groups);
+        }
+    }
+
+    #[inline(never)]
+    fn save_groups(&mut self, cpu: &mut CpuVirt, groups: Groups) {
+        let page = self.page;
         if groups.contains(Groups::RSP_RFLAGS) {
             poke!(page, vmcs::read(field::RSP), gpr[RSP]);
             poke!(page, vmcs::read(field::RFLAGS), rflags);
@@ -224,19 +234,27 @@ impl Vcpu {
         poke!(page, vmcs::read(field::IA32_SYSENTER_EIP), sysenter_eip);
     }
 
+    #[inline]
     pub fn load(&mut self, cpu: &mut CpuVirt, groups: Groups) {
         if groups.is_empty() {
             return;
         }
         self.make_current(cpu);
-        let page = self.page;
-        let limits = &cpu.limits;
         if groups.contains(Groups::RIP) {
-            set(field::RIP, peek!(page, rip));
+            set(field::RIP, peek!(self.page, rip));
             if !groups.contains(Groups::EVENTS) {
                 self.change_blocking(BLOCKING_STI | BLOCKING_MOV_SS, 0);
             }
         }
+        if groups != Groups::RIP {
+            self.load_groups(cpu, groups);
+        }
+    }
+
+    #[inline(never)]
+    fn load_groups(&mut self, cpu: &mut CpuVirt, groups: Groups) {
+        let page = self.page;
+        let limits = &cpu.limits;
         if groups.contains(Groups::RSP_RFLAGS) {
             set(field::RSP, peek!(page, gpr[RSP]));
             set(field::RFLAGS, state::sane_rflags(peek!(page, rflags)));
@@ -310,7 +328,7 @@ impl Vcpu {
             (field::IA32_EFER_FULL, guest_efer),
         ] {
             if vmcs::read(field) != value {
-                self.flush_linear = true;
+                self.set_flush();
                 set(field, value);
             }
         }
@@ -329,7 +347,7 @@ impl Vcpu {
 
     fn load_events(&mut self) {
         let page = self.page;
-        self.pending = Event::from_monitor(peek!(page, inject));
+        self.set_pending(Event::from_monitor(peek!(page, inject)));
         poke!(page, 0, inject);
         let shadow = peek!(page, interrupt_shadow);
         let mut blocking = 0;

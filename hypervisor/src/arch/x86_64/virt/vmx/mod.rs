@@ -52,11 +52,13 @@ pub(super) struct Vcpu {
     launched: bool,
     /// The VMCS has its controls.
     initialised: bool,
+    /// One of the following makes the next entry longer.
+    to_do: bool,
     /// Linear translations are stale, as the monitor changed a register that they depend on.
     flush_linear: bool,
     /// The CPU whose host state the VMCS holds.
     cpu: CpuId,
-    /// To be injected.
+    /// To be injected. Written by `set_pending`.
     pending: Event,
     cr2: u64,
     cr0_shadow: u64,
@@ -104,6 +106,7 @@ impl Vcpu {
             tag: 0,
             launched: false,
             initialised: false,
+            to_do: true,
             flush_linear: true,
             cpu: CpuId::NONE,
             pending: Event::NONE,
@@ -150,21 +153,20 @@ impl Vcpu {
             self.cpu = cpu.id;
             self.launched = false;
             self.host_rsp = 0;
-            self.flush_linear = true;
+            self.set_flush();
             let host = host_of(&cpu.host);
             host.write();
             if !self.initialised {
                 self.initialise(host.capabilities);
                 self.initialised = true;
             }
-            self.host_cr3 = hw::cr3();
-            // SAFETY: the kernel runs with this CR3.
-            unsafe { vmcs::write(host_field::CR3, self.host_cr3) };
+            self.set_host_cr3(hw::cr3());
         }
         assert!(self.cpu == cpu.id, "the vCPU is still on another CPU");
     }
 
     /// Loads what threads share with the guest.
+    #[inline(always)]
     fn load_registers(&mut self, cpu: &mut CpuVirt) {
         self.make_current(cpu);
         assert!(cpu.loaded == 0, "a vCPU was not suspended");
@@ -176,6 +178,7 @@ impl Vcpu {
         self.debug.load();
     }
 
+    #[inline]
     pub fn suspend(&mut self, cpu: &mut CpuVirt) {
         if cpu.loaded != self.id() {
             return;
@@ -190,7 +193,7 @@ impl Vcpu {
         host.restore_tables();
         cpu.task_limit_lost = true;
         cpu.restore_tsc_aux();
-        if self.debug.store(|| state::dr7_active(vmcs::read(field::DR7))) {
+        if self.debug.is_loaded() && self.debug.store(state::dr7_active(vmcs::read(field::DR7))) {
             self.set_primary(PrimaryControls::MOV_DR_EXITING, true);
         }
     }
@@ -214,17 +217,15 @@ impl Vcpu {
         if cpu.loaded != self.id() {
             self.load_registers(cpu);
         }
-        if self.root != space.root || self.tag != space.tag || space.flush || self.flush_linear {
+        if self.root != space.root || self.tag != space.tag || space.flush {
             self.set_space(cpu, space);
+        }
+        if self.to_do {
+            self.prepare(cpu, space);
         }
         let cr3 = hw::cr3();
         if self.host_cr3 != cr3 {
-            self.host_cr3 = cr3;
-            // SAFETY: the kernel runs with this CR3.
-            unsafe { vmcs::write(host_field::CR3, cr3) };
-        }
-        if !self.pending.is_none() {
-            self.inject();
+            self.set_host_cr3(cr3);
         }
         if hw::cr2() != self.cr2 {
             // SAFETY: the kernel has read what it needs from CR2 when it enters a guest.
@@ -234,26 +235,56 @@ impl Vcpu {
         let failed =
             unsafe { entry::run(self.page.as_ptr(), self.launched.into(), &mut self.host_rsp) };
         self.cr2 = hw::cr2();
-        if failed != 0 {
-            self.drop_injection();
-            return self.outcome(exit::instruction_failed(vmcs::read(ro::VM_INSTRUCTION_ERROR)), cpu);
-        }
         let reason = vmcs::read(ro::EXIT_REASON) as u32;
-        if reason & exit::ENTRY_FAILED == 0 {
-            self.launched = true;
-        } else {
-            self.drop_injection();
+        if failed != 0 || reason & exit::ENTRY_FAILED != 0 {
+            return self.refused(failed != 0, reason);
         }
-        if exit::interrupts_delivery(reason) {
-            self.note_interrupted(reason);
+        self.launched = true;
+        self.outcome(exit::decode(reason, vmcs::read), reason, cpu)
+    }
+
+    /// What the next entry needs and most do not.
+    #[cold]
+    fn prepare(&mut self, cpu: &CpuVirt, space: &GuestRoot) {
+        if self.flush_linear {
+            self.set_space(cpu, space);
         }
-        self.outcome(exit::decode(reason, vmcs::read), cpu)
+        if let Some(event) = self.pending.injectable() {
+            // SAFETY: injection concerns the guest only; VM entry checks the event.
+            unsafe {
+                vmcs::write(control::VMENTRY_INTERRUPTION_INFO_FIELD, event & 0xffff_ffff);
+                vmcs::write(control::VMENTRY_EXCEPTION_ERR_CODE, event >> 32);
+            }
+        }
+        self.pending = Event::NONE;
+        self.to_do = false;
+    }
+
+    /// The processor did not enter guest mode: VMLAUNCH or VMRESUME failed, or the guest's state is not valid.
+    #[cold]
+    fn refused(&mut self, instruction_failed: bool, reason: u32) -> Outcome {
+        // SAFETY: no injection is always valid; what was to be injected is gone.
+        unsafe { vmcs::write(control::VMENTRY_INTERRUPTION_INFO_FIELD, 0) };
+        if instruction_failed {
+            return exit::instruction_failed(vmcs::read(ro::VM_INSTRUCTION_ERROR));
+        }
+        exit::entry_failed(reason, vmcs::read(ro::EXIT_QUALIFICATION))
+    }
+
+    #[cold]
+    fn set_host_cr3(&mut self, cr3: u64) {
+        self.host_cr3 = cr3;
+        // SAFETY: the kernel runs with this CR3.
+        unsafe { vmcs::write(host_field::CR3, cr3) };
     }
 
     #[inline(always)]
-    fn outcome(&mut self, leave: Leave, cpu: &mut CpuVirt) -> Outcome {
+    fn outcome(&mut self, leave: Leave, reason: u32, cpu: &mut CpuVirt) -> Outcome {
         match leave {
             Leave::Exit(exit) => {
+                if exit::interrupts_delivery(exit.kind) {
+                    self.note_interrupted(reason);
+                }
                 if exit.kind == ExitKind::WriteMsr
                     && self.write_switched_msr(exit.instruction_length, cpu)
                 {
@@ -265,6 +296,7 @@ impl Vcpu {
             Leave::Nmi => Outcome::HostNmi { call: true },
             Leave::MachineCheck => Outcome::HostMachineCheck,
             Leave::Exception(exception) => {
+                self.note_interrupted(reason);
                 self.reflect(exception);
                 Outcome::Resume
             }
@@ -297,39 +329,36 @@ impl Vcpu {
         self.flush_linear = false;
     }
 
-    /// Has the next entry inject the pending event.
-    fn inject(&mut self) {
-        if let Some(event) = self.pending.injectable() {
-            // SAFETY: injection concerns the guest only; VM entry checks the event.
-            unsafe {
-                vmcs::write(control::VMENTRY_INTERRUPTION_INFO_FIELD, event & 0xffff_ffff);
-                vmcs::write(control::VMENTRY_EXCEPTION_ERR_CODE, event >> 32);
-            }
-        }
-        self.pending = Event::NONE;
+    /// Has the next entry inject an event.
+    fn set_pending(&mut self, event: Event) {
+        self.pending = event;
+        self.to_do = true;
     }
 
-    /// The entry failed: what it was to inject is gone.
-    #[cold]
-    fn drop_injection(&mut self) {
-        // SAFETY: no injection is always valid.
-        unsafe { vmcs::write(control::VMENTRY_INTERRUPTION_INFO_FIELD, 0) };
+    /// Has the next entry drop linear translations.
+    fn set_flush(&mut self) {
+        self.flush_linear = true;
+        self.to_do = true;
     }
 
     /// Keeps the event whose delivery the exit interrupted, to be injected again.
-    #[cold]
     fn note_interrupted(&mut self, reason: u32) {
         let info = vmcs::read(ro::IDT_VECTORING_INFO) & 0xffff_ffff;
-        let error = vmcs::read(ro::IDT_VECTORING_ERR_CODE);
-        self.pending = Event::from_processor(info | error << 32);
-        if self.pending.is_nmi() {
+        if Event(info).is_none() {
+            if exit::unblocked_nmi(reason, vmcs::read) {
+                self.change_blocking(0, BLOCKING_NMI);
+            }
+            return;
+        }
+        let event = Event::from_processor(info | vmcs::read(ro::IDT_VECTORING_ERR_CODE) << 32);
+        self.set_pending(event);
+        if event.is_nmi() {
             // It is not delivered yet, so it does not block itself.
             self.change_blocking(BLOCKING_NMI, 0);
-        } else if self.pending.is_none() && exit::unblocked_nmi(reason, vmcs::read) {
-            self.change_blocking(0, BLOCKING_NMI);
         }
     }
 
+    #[inline(always)]
     fn change_blocking(&mut self, clear: u64, set: u64) {
         let old = vmcs::read(field::INTERRUPTIBILITY_STATE);
         let new = old & !clear | set;
@@ -349,7 +378,7 @@ impl Vcpu {
         if exception == Event::exception(event::DB, None) {
             self.reflect_debug();
         }
-        self.pending = exception;
+        self.set_pending(exception);
     }
 
     /// Does for a #DB what the processor leaves undone when it exits (Intel SDM 3C 28.1).
@@ -414,7 +443,7 @@ impl Vcpu {
             _ => cpu.limits.canonical(value) == value,
         };
         if !valid {
-            self.pending = Event::exception(event::GP, Some(0));
+            self.set_pending(Event::exception(event::GP, Some(0)));
             return true;
         }
         // The next entry loads the new value.
