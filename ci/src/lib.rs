@@ -61,9 +61,16 @@ pub fn with_machine(
     if let Err(error) = result {
         panic!(
             "{name} on {kind}: {error:#}\n--- console ---\n{}\n--- end ---",
-            dialogue.transcript()
+            last(&dialogue.transcript())
         );
     }
+}
+
+/// The end of what a machine said: where it goes on for ever, all of it helps nobody.
+fn last(text: &str) -> String {
+    const MOST: usize = 200;
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(MOST)..].join("\n")
 }
 
 /// The system described by `text`, as if it stood in configs/`name`.toml.
