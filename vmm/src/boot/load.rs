@@ -14,7 +14,22 @@ mod place {
     pub const PAGE_TABLES: Range<u64> = 0x8000..0xe000;
     pub const CMDLINE: Range<u64> = 0x2_0000..0x3_0000;
     pub const TABLES: Range<u64> = 0xe_0000..0xf_0000;
+    pub const RESET_VECTOR: u64 = 0xf_fff0;
 }
+
+/// All that there is of a BIOS: 16-bit code at its entry point that writes to the reset register. Linux on
+/// a hardware-reduced machine tries EFI's reset first and then jumps here.
+const RESET_CODE: [u8; 9] = [
+    0xb0,
+    crate::ports::RESET_VALUE, // mov al, RESET_VALUE
+    0xba,
+    crate::ports::RESET as u8,
+    (crate::ports::RESET >> 8) as u8, // mov dx, RESET
+    0xee,                             // out dx, al
+    0xf4,                             // hlt
+    0xeb,
+    0xfd, // jmp to the hlt
+];
 
 /// Lowest address for kernel and RAM disk.
 const HIGH: u64 = 0x10_0000;
@@ -148,6 +163,7 @@ pub fn load(
             &descriptor.to_le_bytes(),
         )?;
     }
+    ram.write(GuestPhys(place::RESET_VECTOR), &RESET_CODE)?;
     page_tables(ram)?;
     Ok(Start {
         entry: kernel_at + ENTRY_64,
