@@ -65,6 +65,10 @@ pub struct Context {
     pub reply_path: CpuCell<ReplyPath>,
     /// Scheduling contexts whose chain of calls ends here, as long as it is blocked.
     waiters: CpuCell<Option<Ref<Sched>>>,
+    /// Contexts that help this handler.
+    helpers: CpuCell<Option<Ref<Context>>>,
+    helper_next: CpuCell<Option<Ref<Context>>>,
+    helper_prev: CpuCell<Option<Ref<Context>>>,
     /// What it waits for, or the notification that kicks the vCPU.
     pub notification: CpuCell<Option<Ref<Notification>>>,
     /// Deadline of a wait, or of the vCPU.
@@ -84,6 +88,9 @@ impl Context {
             sched: CpuCell::new(None),
             reply_path: CpuCell::new(ReplyPath::Thread),
             waiters: CpuCell::new(None),
+            helpers: CpuCell::new(None),
+            helper_next: CpuCell::new(None),
+            helper_prev: CpuCell::new(None),
             notification: CpuCell::new(None),
             timeout: Timeout::new(Expiry::Context),
         }
@@ -111,55 +118,41 @@ impl Context {
 
     /// Stops waiting for a handler: the call is tried again.
     pub fn stop_helping(&self) {
-        self.callee.set(None);
+        if let Some(handler) = self.callee.take() {
+            let (next, prev) = (self.helper_next.take(), self.helper_prev.take());
+            match prev {
+                Some(prev) => prev.helper_next.set(next),
+                None => handler.context.helpers.set(next),
+            }
+            if let Some(next) = next {
+                next.helper_prev.set(prev);
+            }
+        }
         self.state.set(State::Ready);
     }
 
-    /// `sched` waits until this context can run, or can be called.
-    pub fn add_waiter(&self, sched: Ref<Sched>) {
-        let mut link = self.waiters.get();
-        while let Some(waiter) = link {
-            if waiter == sched {
-                return;
-            }
-            link = waiter.waiter_link();
+    /// Sends those away who help this handler, which is about to end.
+    pub fn dismiss_helpers(&self) {
+        while let Some(helper) = self.helpers.get() {
+            helper.stop_helping();
         }
-        sched.set_waiter_link(self.waiters.get());
-        self.waiters.set(Some(sched));
-        self.reply_path.set(ReplyPath::General);
     }
 
     /// Lets all waiting scheduling contexts compete again, but keeps `except`.
     pub fn release_waiters(&self, cpu: &Cpu, except: Option<Ref<Sched>>) {
-        let mut link = self.waiters.take();
+        let mut link = self.waiters.get();
         while let Some(sched) = link {
             link = sched.waiter_link();
-            sched.set_waiter_link(None);
-            if except == Some(sched) {
-                sched.set_waiter_link(self.waiters.get());
-                self.waiters.set(Some(sched));
-            } else {
+            if except != Some(sched) {
+                self.remove_waiter(sched);
                 sched::ready(cpu, sched);
             }
         }
     }
 
-    /// Forgets `sched`, which is about to end.
+    /// Takes `sched` off the list of those that wait here.
     pub fn remove_waiter(&self, sched: Ref<Sched>) {
-        let mut prev: Option<Ref<Sched>> = None;
-        let mut link = self.waiters.get();
-        while let Some(waiter) = link {
-            let next = waiter.waiter_link();
-            if waiter == sched {
-                match prev {
-                    Some(p) => p.set_waiter_link(next),
-                    None => self.waiters.set(next),
-                }
-                return;
-            }
-            prev = link;
-            link = next;
-        }
+        sched.unlink_waiter(&self.waiters);
     }
 
     /// Makes a blocked context ready.
@@ -170,6 +163,24 @@ impl Context {
 }
 
 impl Ref<Context> {
+    /// `sched`, which is in no queue, waits until this context can run, or can be called.
+    pub fn add_waiter(self, sched: Ref<Sched>) {
+        sched.link_waiter(self, &self.waiters);
+        self.reply_path.set(ReplyPath::General);
+    }
+
+    /// Gives its time to `handler`, until the call can be made.
+    pub fn start_helping(self, handler: Ref<Thread>) {
+        let first = handler.context.helpers.get();
+        self.helper_next.set(first);
+        if let Some(first) = first {
+            first.helper_prev.set(Some(self));
+        }
+        handler.context.helpers.set(Some(self));
+        self.callee.set(Some(handler));
+        self.state.set(State::Helping);
+    }
+
     /// The thread that this is the context of.
     #[inline(always)]
     pub fn as_thread(self) -> Option<Ref<Thread>> {

@@ -4,7 +4,7 @@ use crate::arch::{self, CpuArch};
 use crate::cell::{CpuCell, Ref};
 use crate::context::{Context, State};
 use crate::notification::{self, Notification};
-use crate::object::AnyRef;
+use crate::object::{AnyRef, Ending};
 use crate::sched::{self, RunQueue, Sched};
 use crate::timeout::{Expiry, TimeoutQueue};
 use abi::Status;
@@ -236,8 +236,8 @@ pub fn start(cpu: &Cpu, sched: Ref<Sched>, context: Ref<Context>) -> Result<(), 
 /// On its CPU: lets `sched` compete for the first time.
 fn begin(cpu: &Cpu, sched: Ref<Sched>) {
     let Some(context) = sched.home.get() else { return };
-    if context.state.get() == State::Stopped {
-        return;
+    if context.header.ending() != Ending::Alive {
+        return sched::unbind(cpu, sched);
     }
     context.sched.set(Some(sched));
     if context.state.get() == State::New {

@@ -213,6 +213,11 @@ pub fn detach(cpu: &Cpu, object: AnyRef) {
 }
 
 fn detach_context(cpu: &Cpu, context: Ref<Context>) {
+    sched::release_chain(cpu, context);
+    context.dismiss_helpers();
+    if context.state.get() == State::Helping {
+        context.stop_helping();
+    }
     context.state.set(State::Stopped);
     cpu.timeouts.disarm(&context.timeout);
     if let Some(notification) = context.notification.take() {
@@ -220,15 +225,11 @@ fn detach_context(cpu: &Cpu, context: Ref<Context>) {
     }
     if let Some(callee) = context.callee.take() {
         // The handler finishes what it was asked, on the time of whoever calls it next.
-        if callee.caller.get() == Some(context) {
-            callee.caller.set(None);
-        }
+        callee.caller.set(None);
     }
     if let Some(sched) = context.sched.take() {
-        sched.home.set(None);
-        sched::remove(cpu, sched);
+        sched::unbind(cpu, sched);
     }
-    context.release_waiters(cpu, None);
     if cpu.current.get() == Some(context) {
         cpu.current.set(None);
     }
@@ -236,10 +237,7 @@ fn detach_context(cpu: &Cpu, context: Ref<Context>) {
 }
 
 fn detach_sched(cpu: &Cpu, sched: Ref<Sched>) {
-    if let Some(home) = sched.home.take() {
-        if let sched::Activation::Blocked(end) = sched::activation(home) {
-            end.remove_waiter(sched);
-        }
+    if let Some(home) = sched.home.get() {
         home.sched.set(None);
         home.set_started(false);
     }

@@ -207,6 +207,8 @@ impl Domain {
 
     /// Returns a cell from [`Domain::alloc_cell`].
     pub fn free_cell(&self, cell: u64) {
+        #[cfg(test)]
+        mem::poison(cell, CELL);
         let mut cells = self.cells.lock();
         let page = KernelPage::from_virt(cell & !(PAGE - 1));
         page.write(((cell & (PAGE - 1)) / 8) as usize, cells.free);

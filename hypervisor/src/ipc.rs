@@ -53,8 +53,7 @@ pub fn enter(
                 return Err(Refusal::Status(Status::Deadlock));
             }
             handler.context.reply_path.set(ReplyPath::General);
-            caller.callee.set(Some(handler));
-            caller.state.set(State::Helping);
+            caller.start_helping(handler);
             run_chain(cpu);
             Err(Refusal::Busy)
         }
@@ -64,7 +63,7 @@ pub fn enter(
 /// Whether the chain of calls from `from` leads to `to`.
 fn waits_for(from: Ref<Context>, to: Ref<Context>) -> bool {
     let mut context = from;
-    for _ in 0..=2 * MAX_CALL_DEPTH {
+    for _ in 0..=sched::LONGEST_CHAIN {
         if context == to {
             return true;
         }

@@ -114,6 +114,8 @@ pub fn alloc() -> Option<KernelPage> {
 
 /// Returns a page that nothing refers to any more.
 pub fn free(page: KernelPage) {
+    #[cfg(test)]
+    poison(page.virt.0, PAGE);
     let mut pool = POOL.lock();
     page.write(0, pool.head);
     pool.head = page.virt.0;
@@ -129,4 +131,13 @@ pub fn alloc_adjoining(count: usize) -> Option<KernelPage> {
         }
     }
     Some(first)
+}
+
+/// Has whoever still uses freed memory at `start` fail.
+#[cfg(test)]
+pub fn poison(start: u64, size: u64) {
+    for at in (start..start + size).step_by(8) {
+        // SAFETY: the memory was freed, and is inside the pool.
+        unsafe { (at as *mut u64).write_volatile(0x6b6b_6b6b_6b6b_6b68) };
+    }
 }

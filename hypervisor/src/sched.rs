@@ -37,6 +37,8 @@ pub struct Sched {
     pub home: CpuCell<Option<Ref<Context>>>,
     next: CpuCell<Option<Ref<Sched>>>,
     prev: CpuCell<Option<Ref<Sched>>>,
+    /// The blocked context whose list of waiters it is on.
+    waits_at: CpuCell<Option<Ref<Context>>>,
     /// The end of the period, while the budget is spent.
     pub replenish: Timeout,
 }
@@ -62,6 +64,7 @@ impl Sched {
             home: CpuCell::new(None),
             next: CpuCell::new(None),
             prev: CpuCell::new(None),
+            waits_at: CpuCell::new(None),
             replenish: Timeout::new(Expiry::Replenish),
         }
     }
@@ -177,11 +180,14 @@ pub enum Activation {
     Blocked(Ref<Context>),
 }
 
+/// Links of a chain that are followed at once. Calls nest to [`abi::MAX_CALL_DEPTH`]; of links of helping there can be
+/// more, and what is further away is then not helped.
+pub const LONGEST_CHAIN: usize = 2 * abi::MAX_CALL_DEPTH;
+
 /// Follows the chain of calls from `home` to whoever is to run.
 pub fn activation(home: Ref<Context>) -> Activation {
     let mut context = home;
-    // A chain of calls has at most MAX_CALL_DEPTH links, and each link may be one of helping.
-    for _ in 0..=2 * abi::MAX_CALL_DEPTH {
+    for _ in 0..=LONGEST_CHAIN {
         match context.state.get() {
             State::Ready => return Activation::Run(context),
             State::InCall => match context.callee.get() {
@@ -208,17 +214,16 @@ fn settle(cpu: &Cpu, now: u64) {
     }
 }
 
-/// Puts `sched` where it belongs after it ran or was woken: the run queue, or, if its budget is
-/// spent, to wait for the next period.
+/// Puts `sched` where it belongs after it ran: the run queue, or, if its budget is spent, to wait for the next
+/// period.
 fn requeue(cpu: &Cpu, sched: Ref<Sched>, now: u64, front: bool) {
-    if sched.left.get() != 0 {
-        return cpu.run_queue.enqueue(sched, front);
-    }
-    if sched.budget == 0 {
+    if sched.budget == 0 && (sched.left.get() == 0 || !front) {
         sched.left.set(cpu.time_slice);
         cpu.run_queue.enqueue(sched, false);
-    } else if !sched.replenish.is_armed() {
+    } else if sched.left.get() == 0 {
         cpu.timeouts.arm(&sched.replenish, now.saturating_add(sched.period - sched.budget));
+    } else {
+        cpu.run_queue.enqueue(sched, front);
     }
 }
 
@@ -230,9 +235,10 @@ pub fn replenished(cpu: &Cpu, sched: Ref<Sched>) {
     }
 }
 
-/// Makes `sched` compete for the CPU.
+/// Makes `sched` compete for the CPU, unless it does already or has spent its budget.
 pub fn ready(cpu: &Cpu, sched: Ref<Sched>) {
-    if cpu.sched.get() == Some(sched) || sched.replenish.is_armed() {
+    let waits = sched.replenish.is_armed() || sched.waits_at.get().is_some();
+    if cpu.sched.get() == Some(sched) || waits {
         return;
     }
     if sched.left.get() == 0 {
@@ -244,14 +250,41 @@ pub fn ready(cpu: &Cpu, sched: Ref<Sched>) {
     }
 }
 
-/// Takes `sched` away from the CPU, wherever it is.
-pub fn remove(cpu: &Cpu, sched: Ref<Sched>) {
+/// Takes `sched` away from what it was bound to. What it used of its budget stays used.
+pub fn unbind(cpu: &Cpu, sched: Ref<Sched>) {
+    sched.home.set(None);
     cpu.run_queue.remove(sched);
-    cpu.timeouts.disarm(&sched.replenish);
+    if let Some(context) = sched.waits_at.get() {
+        context.remove_waiter(sched);
+    }
     if cpu.sched.get() == Some(sched) {
+        let now = crate::arch::now();
+        settle(cpu, now);
         cpu.sched.set(None);
         cpu.current.set(None);
         cpu.reschedule.set(true);
+        if sched.left.get() == 0 {
+            requeue(cpu, sched, now, true);
+            cpu.run_queue.remove(sched);
+        }
+    }
+    sched.set_bound(false);
+}
+
+/// Takes `sched`, which is about to end, away from the CPU, wherever it is.
+pub fn remove(cpu: &Cpu, sched: Ref<Sched>) {
+    unbind(cpu, sched);
+    cpu.timeouts.disarm(&sched.replenish);
+}
+
+/// Lets everybody compete again whose chain of calls passes through `context`, which is about to end.
+pub fn release_chain(cpu: &Cpu, context: Ref<Context>) {
+    let mut link = Some(context);
+    // Nobody waits further away than `activation` goes.
+    for _ in 0..=LONGEST_CHAIN {
+        let Some(context) = link else { return };
+        context.release_waiters(cpu, None);
+        link = context.callee.get().map(|callee| callee.context());
     }
 }
 
@@ -262,12 +295,9 @@ pub fn schedule(cpu: &Cpu) {
     if let Some(running) = cpu.sched.get() {
         settle(cpu, now);
         cpu.sched.set(None);
-        if running.home.get().is_some_and(|home| matches!(activation(home), Activation::Run(_))) {
-            // Who is pre-empted goes on first in its priority; who used its slice up goes last.
-            requeue(cpu, running, now, !cpu.yielded.get());
-        } else if let Some(home) = running.home.get() {
-            block(home, running);
-        }
+        // Who is pre-empted goes on first in its priority; who used its slice up goes last. Whether it can go on
+        // at all is found out below; who blocks with its budget spent must not have a new one when it wakes.
+        requeue(cpu, running, now, !cpu.yielded.get());
     }
     cpu.yielded.set(false);
     cpu.current.set(None);
@@ -281,27 +311,40 @@ pub fn schedule(cpu: &Cpu) {
                 cpu.slice_end.set(now.saturating_add(sched.left.get()));
                 break;
             }
-            Activation::Blocked(_) => block(home, sched),
+            // Whoever it waits for will wake it.
+            Activation::Blocked(end) => end.add_waiter(sched),
         }
     }
     cpu.program_timer();
 }
 
-/// `sched` has nothing to run: whoever it waits for will wake it.
-fn block(home: Ref<Context>, sched: Ref<Sched>) {
-    if let Activation::Blocked(end) = activation(home) {
-        end.add_waiter(sched);
+impl Ref<Sched> {
+    /// Puts it, which is in no queue, on the list of waiters of `context` that starts at `head`.
+    pub fn link_waiter(self, context: Ref<Context>, head: &CpuCell<Option<Ref<Sched>>>) {
+        self.prev.set(None);
+        self.next.set(head.get());
+        if let Some(first) = head.get() {
+            first.prev.set(Some(self));
+        }
+        head.set(Some(self));
+        self.waits_at.set(Some(context));
     }
-}
 
-impl Sched {
-    /// Links `sched` before `next` in a list of waiters; only for what is in no run queue.
-    pub fn set_waiter_link(&self, next: Option<Ref<Sched>>) {
-        self.next.set(next);
+    /// Takes it off the list of waiters that starts at `head`.
+    pub fn unlink_waiter(self, head: &CpuCell<Option<Ref<Sched>>>) {
+        let (next, prev) = (self.next.take(), self.prev.take());
+        match prev {
+            Some(prev) => prev.next.set(next),
+            None => head.set(next),
+        }
+        if let Some(next) = next {
+            next.prev.set(prev);
+        }
+        self.waits_at.set(None);
     }
 
     /// The next in the list of waiters.
-    pub fn waiter_link(&self) -> Option<Ref<Sched>> {
+    pub fn waiter_link(self) -> Option<Ref<Sched>> {
         self.next.get()
     }
 }

@@ -1,6 +1,6 @@
 //! Decoding of system calls.
 
-use crate::arch::{self, Frame};
+use crate::arch::Frame;
 use crate::cell::Ref;
 use crate::context::State;
 use crate::cpu::Cpu;
@@ -57,7 +57,6 @@ fn execute(cpu: &Cpu, thread: Ref<Thread>, op: Op, args: &Args) -> Outcome {
         Op::Wait => return wait(cpu, thread, args),
         Op::Yield => {
             cpu.yielded.set(true);
-            cpu.slice_end.set(arch::now());
             cpu.reschedule.set(true);
             Ok(())
         }
@@ -127,10 +126,11 @@ fn wait(cpu: &Cpu, thread: Ref<Thread>, args: &Args) -> Outcome {
         Err(status) => return Outcome::Return(Err(status)),
     };
     let deadline = args[1];
-    if deadline != 0 && !notification.is_set() {
-        if let Err(status) = notification.attach(thread.context()) {
-            return Outcome::Return(Err(status));
-        }
+    if deadline != 0
+        && !notification.is_set()
+        && let Err(status) = notification.attach(thread.context())
+    {
+        return Outcome::Return(Err(status));
     }
     // Attached first, looked at second: a signal from another CPU is seen on one side or the other.
     let bits = notification.take();

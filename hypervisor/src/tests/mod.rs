@@ -3,4 +3,4 @@
 mod ipc;
 mod world;
 
-pub use world::{Object, Running, World};
+pub use world::{Object, Running};

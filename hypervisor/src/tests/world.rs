@@ -1,0 +1,411 @@
+//! The fixture: a machine with some CPUs and a root domain, whose threads do what the test says.
+
+use crate::arch::{self, CpuArch, paging};
+use crate::cell::Ref;
+use crate::context::{Context, HasContext, State};
+use crate::cpu::{self, Cpu};
+use crate::create::{self, ThreadArgs};
+use crate::domain::Domain;
+use crate::mem::{self, PAGE};
+use crate::object::{self, Header};
+use crate::sched::{self, Sched};
+use crate::slot::{self, CapWord};
+use crate::space::Space;
+use crate::thread::Thread;
+use crate::vcpu::{self, Vcpu};
+use crate::{destroy, epoch, interrupt, ipc, logring, syscall};
+use abi::cap::{Kind, MemoryKind};
+use abi::syscall::{SpaceKind, Tag};
+use abi::{Op, Rights, Selector, Status};
+use core::sync::atomic::Ordering;
+use std::alloc::Layout;
+use std::cell::Cell;
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+
+/// Kernel memory of a world.
+const POOL: u64 = 16 << 20;
+/// Ticks of a time slice.
+pub const SLICE: u64 = 1000;
+/// Where the one system-call instruction of every program is.
+const INSTRUCTION: u64 = 0x1000;
+/// Where every program starts.
+const START: u64 = 0x2000;
+
+/// The root's own selectors.
+pub const DOMAIN: u32 = 1;
+/// Its space.
+pub const SPACE: u32 = 2;
+/// RAM, 1 GiB at 4 GiB.
+pub const RAM: u32 = 3;
+/// All ports.
+pub const PORTS: u32 = 4;
+/// The log.
+pub const LOG: u32 = 5;
+/// Interrupt line 0, and three more.
+pub const LINES: u32 = 8;
+/// Base of [`RAM`].
+pub const RAM_BASE: u64 = 4 << 30;
+/// Size of [`RAM`].
+pub const RAM_SIZE: u64 = 1 << 30;
+
+static MACHINE: Mutex<()> = Mutex::new(());
+static POOL_ADDRESS: OnceLock<u64> = OnceLock::new();
+
+/// What a CPU does when the kernel has left it to users.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Running {
+    /// Nothing is ready.
+    Idle,
+    /// A thread runs.
+    User(Ref<Thread>),
+    /// Guest code runs.
+    Guest(Ref<Vcpu>),
+}
+
+impl core::fmt::Debug for Running {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            Running::Idle => write!(f, "idle"),
+            Running::User(thread) => write!(f, "thread {:#x}", thread.address()),
+            Running::Guest(vcpu) => write!(f, "vCPU {:#x}", vcpu.address()),
+        }
+    }
+}
+
+/// A kernel object and the root's selector for it.
+pub struct Object<T> {
+    /// The object.
+    pub object: Ref<T>,
+    /// Selector in the root's table.
+    pub at: u32,
+}
+
+impl<T> Clone for Object<T> {
+    fn clone(&self) -> Object<T> {
+        *self
+    }
+}
+
+impl<T> Copy for Object<T> {}
+
+/// A machine.
+pub struct World {
+    /// The root domain.
+    pub root: Ref<Domain>,
+    /// For each CPU, a thread of highest priority that runs only to make the test's own system calls.
+    drivers: Vec<(Ref<Thread>, Ref<Sched>)>,
+    next: Cell<u32>,
+    next_page: Cell<u64>,
+    /// Last: the next world may begin when everything else is gone.
+    _turn: MutexGuard<'static, ()>,
+}
+
+impl World {
+    /// A machine with `cpus` CPUs, on which nothing runs.
+    pub fn new(cpus: u32) -> World {
+        let turn = MACHINE.lock().unwrap_or_else(PoisonError::into_inner);
+        for index in (0..cpu::count()).rev() {
+            cpu::unregister(index);
+        }
+        destroy::reset();
+        interrupt::reset();
+        logring::reset();
+        arch::reset();
+        let pool = *POOL_ADDRESS.get_or_init(|| {
+            let layout = Layout::from_size_align(POOL as usize, PAGE as usize).unwrap();
+            // SAFETY: the size is not zero.
+            unsafe { std::alloc::alloc(layout) as u64 }
+        });
+        // SAFETY: the pool is allocated for ever, and the previous world is gone.
+        unsafe { mem::init(arch::layout::window_phys(crate::addr::HostVirt(pool)), POOL) };
+        paging::init_kernel(true).unwrap();
+        for index in 0..cpus {
+            let page = mem::alloc_adjoining(size_of::<Cpu>().div_ceil(PAGE as usize)).unwrap();
+            // SAFETY: fresh pages, large enough, never freed in this world.
+            let cpu = unsafe {
+                (page.virt.0 as *mut Cpu).write(Cpu::new(CpuArch::new(), index, SLICE));
+                Ref::from_address(page.virt.0)
+            };
+            cpu::register(cpu);
+            arch::set_current_cpu(cpu);
+            epoch::pass();
+        }
+
+        let slots = 1024;
+        let quota = mem::free_pages() - Domain::overhead(slots);
+        let root = Domain::create(None, 0, slots, quota).unwrap();
+        let table = arch::PageTable::new(SpaceKind::Host, &root).unwrap();
+        let header = Header::new(Kind::Space, Some(root));
+        let tag = arch::alloc_space_tag(SpaceKind::Host);
+        let space = root.make(Space::new(header, SpaceKind::Host, tag, table)).unwrap();
+        let install = |at: u32, kind: Kind, rights, address, range: (u64, u64), extra: u64| {
+            let slot = root.slot(Selector(at)).unwrap();
+            slot.first.store(range.0, Ordering::Relaxed);
+            slot.second.store(range.1, Ordering::Relaxed);
+            slot.extra.store(extra, Ordering::Relaxed);
+            slot.publish(&slot::lock(), CapWord::new(kind, rights, address));
+        };
+        let all = Rights::all();
+        let memory = Rights::RW | Rights::EXEC | Rights::DELEGATE;
+        install(DOMAIN, Kind::Domain, all, root.address(), (u64::MAX, 0), 0);
+        install(SPACE, Kind::Space, all, space.address(), (u64::MAX, 0), 0);
+        install(RAM, Kind::Memory, memory, 0, (RAM_BASE, RAM_SIZE), 0);
+        let ports = (MemoryKind::Ports as u64) << 8;
+        let rights = Rights::RW | Rights::DELEGATE;
+        install(PORTS, Kind::Memory, rights, 0, (0, crate::space::PORTS), ports);
+        let log = logring::object();
+        install(LOG, Kind::Log, all, log.address(), (u64::MAX, 0), 0);
+        for i in 0..4 {
+            let line = interrupt::line(i).unwrap();
+            install(LINES + i, Kind::Interrupt, all, line.address(), (u64::MAX, 0), 0);
+        }
+        let mut world = World {
+            root,
+            drivers: Vec::new(),
+            next: Cell::new(100),
+            next_page: Cell::new(0x10_0000),
+            _turn: turn,
+        };
+        for cpu in 0..cpus {
+            let args = ThreadArgs {
+                cpu,
+                utcb: world.page(),
+                ip: START,
+                sp: 0,
+                exception_portal: Selector::NULL,
+            };
+            let driver = create::make_thread(&slot::lock(), root, space, &args).unwrap();
+            let header = Header::new(Kind::Sched, Some(root));
+            let sched = root.make(Sched::new(header, cpu, 127, 0, 0)).unwrap();
+            world.on(cpu);
+            crate::cpu::start(&world.cpu(cpu), sched, driver.context()).unwrap();
+            driver.context.state.set(State::Idle);
+            world.drivers.push((driver, sched));
+            assert_eq!(world.run(cpu), Running::Idle);
+        }
+        world.on(0);
+        world
+    }
+
+    /// CPU `index`.
+    pub fn cpu(&self, index: u32) -> Ref<Cpu> {
+        cpu::by_index(index)
+    }
+
+    /// Goes on with CPU `index`.
+    pub fn on(&self, index: u32) -> Ref<Cpu> {
+        let cpu = self.cpu(index);
+        arch::set_current_cpu(cpu);
+        cpu
+    }
+
+    /// A selector that the root has not used.
+    pub fn selector(&self) -> u32 {
+        self.next.replace(self.next.get() + 1)
+    }
+
+    /// An address of a page that the root's space has not used.
+    pub fn page(&self) -> u64 {
+        self.next_page.replace(self.next_page.get() + PAGE)
+    }
+
+    /// The object that the root's selector `at` names.
+    pub fn object<T: object::Object>(&self, at: u32) -> Object<T> {
+        Object { object: self.root.find(Selector(at), Rights::empty()).unwrap(), at }
+    }
+
+    /// Takes the interrupts that are pending on CPU `index`.
+    pub fn interrupts(&self, index: u32) {
+        let cpu = self.on(index);
+        if cpu.arch.interrupted.swap(false, Ordering::SeqCst) {
+            cpu.serve_inbox();
+            epoch::pass();
+        }
+        if cpu.arch.timer.load(Ordering::SeqCst) <= arch::now() {
+            cpu.arch.timer.store(u64::MAX, Ordering::SeqCst);
+            cpu.timer_fired();
+        }
+    }
+
+    /// Lets CPU `index` run until a program would execute something that the kernel does not know.
+    pub fn run(&self, index: u32) -> Running {
+        for _ in 0..10_000 {
+            self.interrupts(index);
+            if let Some(running) = self.step(index) {
+                return running;
+            }
+        }
+        panic!("CPU {index} does not come to rest");
+    }
+
+    /// One turn of the kernel's loop, without interrupts.
+    pub fn step(&self, index: u32) -> Option<Running> {
+        let cpu = self.on(index);
+        if cpu.reschedule.get() {
+            sched::schedule(&cpu);
+        }
+        let Some(current) = cpu.current.get() else { return Some(Running::Idle) };
+        assert_eq!(current.state.get(), State::Ready);
+        if let Some(vcpu) = current.as_vcpu() {
+            let entries = || vcpu.arch.with_mut(|arch| arch.entries);
+            let before = entries();
+            vcpu::run(&cpu, vcpu);
+            let runs = entries() != before && cpu.current.get() == Some(current);
+            return runs.then_some(Running::Guest(vcpu));
+        }
+        let thread = current.as_thread()?;
+        if let Some(exception) = thread.pending.take() {
+            ipc::raise(&cpu, thread, exception);
+            return None;
+        }
+        if thread.with_frame(|frame| frame.ip()) == INSTRUCTION {
+            self.enter(&cpu, thread);
+            return None;
+        }
+        Some(Running::User(thread))
+    }
+
+    /// The current thread executes its system-call instruction.
+    fn enter(&self, cpu: &Cpu, thread: Ref<Thread>) {
+        assert!(cpu.current.get() == Some(thread.context()), "another thread runs");
+        thread.with_frame(|frame| {
+            let (sp, flags) = (frame.sp(), frame.flags());
+            frame.set_user(INSTRUCTION + arch::frame::SYSCALL_LENGTH, sp, flags);
+        });
+        syscall::dispatch(cpu, thread);
+    }
+
+    /// `thread`, which runs, makes a system call with `words` words in its UTCB; the CPU goes no further.
+    pub fn begin(&self, thread: Ref<Thread>, op: Op, words: u16, args: &[u64]) {
+        let cpu = self.on(thread.context.cpu);
+        thread.with_frame(|frame| {
+            frame.set_tag(Tag::new(op, words));
+            for i in 0..9 {
+                frame.set_arg(i, args.get(i).copied().unwrap_or(0));
+            }
+        });
+        self.enter(&cpu, thread);
+    }
+
+    /// `thread`, which runs, makes a system call, and its CPU goes on.
+    pub fn does(&self, thread: Object<Thread>, op: Op, args: &[u64]) -> Running {
+        self.begin(thread.object, op, 0, args);
+        self.run(thread.object.context.cpu)
+    }
+
+    /// What the last system call of `thread` returned.
+    pub fn result(&self, thread: Object<Thread>) -> Result<[u64; 9], Status> {
+        result(thread.object)
+    }
+
+    /// The root makes a system call on CPU `index`, whatever runs there.
+    pub fn try_root_on(&self, index: u32, op: Op, args: &[u64]) -> Result<[u64; 9], Status> {
+        let cpu = self.on(index);
+        let (driver, sched) = self.drivers[index as usize];
+        driver.context.state.set(State::Ready);
+        driver.context.release_waiters(&cpu, None);
+        sched::ready(&cpu, sched);
+        sched::schedule(&cpu);
+        self.begin(driver, op, 0, args);
+        for turn in 0.. {
+            assert!(turn < 10_000, "{op:?} does not end");
+            if driver.with_frame(|frame| frame.ip()) != INSTRUCTION {
+                break;
+            }
+            // Back in user mode, interrupts are taken, here and on the other CPUs.
+            for other in (0..cpu::count()).rev() {
+                self.interrupts(other);
+            }
+            self.on(index);
+            sched::schedule(&cpu);
+            self.enter(&cpu, driver);
+        }
+        driver.context.state.set(State::Idle);
+        sched::schedule(&cpu);
+        result(driver)
+    }
+
+    /// As [`World::try_root_on`], on CPU 0.
+    pub fn try_root(&self, op: Op, args: &[u64]) -> Result<[u64; 9], Status> {
+        self.try_root_on(0, op, args)
+    }
+
+    /// As [`World::try_root`], of what must succeed.
+    #[track_caller]
+    pub fn root(&self, op: Op, args: &[u64]) -> [u64; 9] {
+        match self.try_root(op, args) {
+            Ok(results) => results,
+            Err(status) => panic!("{op:?} {args:x?}: {status:?}"),
+        }
+    }
+
+    /// A thread on `cpu` without scheduling context, whose exceptions go to selector `exceptions`.
+    pub fn thread_with(&self, cpu: u32, exceptions: u32) -> Object<Thread> {
+        let at = self.selector();
+        let args = [DOMAIN, at, DOMAIN, SPACE, cpu].map(u64::from);
+        let rest = [self.page(), START, 0, exceptions as u64];
+        self.root(Op::CreateThread, &[&args[..], &rest].concat());
+        self.object(at)
+    }
+
+    /// A thread on `cpu` without scheduling context.
+    pub fn thread(&self, cpu: u32) -> Object<Thread> {
+        self.thread_with(cpu, 0)
+    }
+
+    /// A scheduling context, bound to nothing.
+    pub fn sched(&self, cpu: u32, priority: u8, budget: u64, period: u64) -> Object<Sched> {
+        let at = self.selector();
+        let args = [DOMAIN as u64, at as u64, cpu as u64, priority as u64, budget, period];
+        self.root(Op::CreateSched, &args);
+        self.object(at)
+    }
+
+    /// Binds a scheduling context.
+    pub fn bind<T: HasContext>(&self, sched: Object<Sched>, context: Object<T>) {
+        self.root(Op::BindSched, &[sched.at as u64, context.at as u64]);
+    }
+
+    /// A thread with a scheduling context of `priority` and no budget, that is ready.
+    pub fn client(&self, cpu: u32, priority: u8) -> Object<Thread> {
+        let thread = self.thread(cpu);
+        self.bind(self.sched(cpu, priority, 0, 0), thread);
+        self.interrupts(cpu);
+        self.on(0);
+        thread
+    }
+
+    /// A portal of `handler`.
+    pub fn portal(&self, handler: Object<Thread>, identity: u64) -> u64 {
+        let at = self.selector() as u64;
+        self.root(Op::CreatePortal, &[DOMAIN as u64, at, handler.at as u64, identity, u64::MAX]);
+        at
+    }
+
+    /// A notification.
+    pub fn notification(&self) -> u64 {
+        let at = self.selector() as u64;
+        self.root(Op::CreateNotification, &[DOMAIN as u64, at]);
+        at
+    }
+
+    /// Deletes what the root's selector names.
+    #[track_caller]
+    pub fn delete(&self, at: u32) {
+        self.root(Op::Delete, &[at as u64]);
+    }
+}
+
+/// What the last system call of `thread` returned.
+pub fn result(thread: Ref<Thread>) -> Result<[u64; 9], Status> {
+    thread.with_frame(|frame| match frame.tag().status() {
+        Status::Success => Ok(frame.args()),
+        status => Err(status),
+    })
+}
+
+/// The state of a context.
+pub fn state<T: HasContext>(object: Object<T>) -> State {
+    let context: Ref<Context> = object.object.context();
+    context.state.get()
+}
