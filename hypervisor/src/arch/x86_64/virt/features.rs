@@ -118,7 +118,11 @@ pub fn features() -> &'static Features {
 
 /// The end of the physical addresses that the processor can form. Needs no [`detect`].
 pub fn physical_end() -> u64 {
-    let bits = if cpuid!(0x8000_0000u32).eax >= 0x8000_0008 { cpuid!(0x8000_0008u32).eax & 0xff } else { 36 };
+    let bits = if cpuid!(0x8000_0000u32).eax >= 0x8000_0008 {
+        cpuid!(0x8000_0008u32).eax & 0xff
+    } else {
+        36
+    };
     1 << bits.clamp(32, 52)
 }
 
@@ -149,10 +153,13 @@ fn find() -> Features {
     };
     let backend = match found {
         Ok(backend) => {
-            log::info!("guests: {}", match backend {
-                Backend::Vmx(_) => "VMX with EPT",
-                _ => "SVM with nested paging",
-            });
+            log::info!(
+                "guests: {}",
+                match backend {
+                    Backend::Vmx(_) => "VMX with EPT",
+                    _ => "SVM with nested paging",
+                }
+            );
             backend
         }
         Err(missing) => {
@@ -180,7 +187,9 @@ fn find() -> Features {
             components,
             optimised: extensions & 1 != 0,
             leaks_pointers: amd && words.sizes.ebx >> 2 & 1 == 0,
-            xcr0_escapes: components != 0 && words.basic.ecx >> 31 & 1 != 0 && is_tcg(&cpuid!(0x4000_0000)),
+            xcr0_escapes: components != 0
+                && words.basic.ecx >> 31 & 1 != 0
+                && is_tcg(&cpuid!(0x4000_0000)),
         },
         limits,
         tsc_aux: words.extended.edx >> 27 & 1 != 0 || words.structured.ecx >> 22 & 1 != 0,
@@ -211,7 +220,9 @@ fn usable_components(leaf: impl Fn(u32) -> raw_cpuid::CpuIdResult) -> u64 {
         if components & bit != 0 {
             let area = leaf(component);
             if area.ebx.saturating_add(area.eax) > abi::PAGE_SIZE as u32 {
-                log::info!("guests do without XSAVE component {component}: its state takes more than a page");
+                log::info!(
+                    "guests do without XSAVE component {component}: its state takes more than a page"
+                );
                 components &= !bit;
             }
         }

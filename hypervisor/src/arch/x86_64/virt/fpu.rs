@@ -157,7 +157,9 @@ impl Unit {
             let zero = 0u32;
             // SAFETY: clears pending exceptions and points the error pointers here; the x87 state is
             // replaced below.
-            unsafe { asm!("fnclex", "emms", "fild dword ptr [{}]", in(reg) &raw const zero, options(nostack)) };
+            unsafe {
+                asm!("fnclex", "emms", "fild dword ptr [{}]", in(reg) &raw const zero, options(nostack))
+            };
         }
         // SAFETY: as for saving; the area holds what was saved or the initial state, so it is well-formed.
         unsafe {

@@ -7,8 +7,9 @@
 //! # What the kernel keeps
 //!
 //! - Interrupts are off whenever this module runs.
-//! - Between [`VcpuArch::enter`] and any thread or other vCPU comes [`VcpuArch::suspend`]: until then the SYSCALL
-//!   MSRs, KERNEL_GS_BASE and TSC_AUX are the guest's. Entering the same vCPU again needs none.
+//! - Between [`VcpuArch::enter`] and any thread or other vCPU comes [`VcpuArch::suspend`]: until then the
+//!   SYSCALL MSRs, KERNEL_GS_BASE (VMX), TSC_AUX and DR0 to DR3 are the guest's. Entering the same vCPU again
+//!   needs none. Under SVM its monitor may run before: it knows what TSC_AUX tells it then.
 //! - After an exit under VMX, FS base, DS, ES, FS and GS are 0, and the limit of TR is 67h
 //!   ([`CpuVirt::take_task_limit_lost`]). Under SVM, FS base is what it was at [`init_cpu`]. KERNEL_GS_BASE, too,
 //!   has its value of that time after `suspend`: a thread that has its own FS or GS base gets it from
@@ -41,10 +42,10 @@ pub use fpu::Method;
 pub use state::Limits;
 pub use vmx::ControlWord;
 
-#[cfg(not(target_os = "none"))]
-use host_types::{Exit, KernelPage};
 #[cfg(target_os = "none")]
 use crate::{mem::KernelPage, vcpu::Exit};
+#[cfg(not(target_os = "none"))]
+use host_types::{Exit, KernelPage};
 
 /// Pages that a vCPU needs, besides its state page: control structure and vector state. They need not
 /// be contiguous.

@@ -91,9 +91,7 @@ pub(super) fn decode(vmcb: &Vmcb, next_rip: bool) -> Leave {
 fn exception(vector: u8, error: u64) -> Leave {
     match vector {
         MC => Leave::MachineCheck,
-        super::super::event::AC => {
-            Leave::Exception(Event::exception(vector, Some(error as u32)))
-        }
+        super::super::event::AC => Leave::Exception(Event::exception(vector, Some(error as u32))),
         _ => Leave::Exception(Event::exception(vector, None)),
     }
 }

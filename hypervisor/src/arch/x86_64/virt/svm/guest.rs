@@ -9,7 +9,7 @@ use super::super::event::{self, Event};
 use super::super::state::{self, cr0, efer, peek, poke};
 use super::super::static_address;
 use super::maps::{MSR_MAP, PORT_MAP};
-use super::vmcb::{self, Clean, InterruptControl, Intercepts1, Intercepts2, VmcbSegment};
+use super::vmcb::{self, Clean, Intercepts1, Intercepts2, InterruptControl, VmcbSegment};
 use super::{SHADOW, Vcpu};
 
 /// CR0 bits that change how linear addresses are translated.

@@ -18,7 +18,7 @@ use super::debug::DebugRegisters;
 use super::event::Event;
 use super::state::{self, StatePage, peek, poke};
 use super::{Exit, GuestRoot, HostPhys, KernelPage, Leave, Outcome, fpu};
-use vmcb::{Clean, InterruptControl, Intercepts1, Vmcb};
+use vmcb::{Clean, Intercepts1, InterruptControl, Vmcb};
 
 pub(super) use host::{Capabilities, HostState};
 
@@ -168,7 +168,9 @@ impl Vcpu {
         if self.root != space.root || self.tag != space.tag || space.flush {
             self.set_space(space);
         }
-        if self.to_do && let Some(exit) = self.prepare(space) {
+        if self.to_do
+            && let Some(exit) = self.prepare(space)
+        {
             return exit;
         }
         let rax = peek!(self.page, gpr[RAX]);

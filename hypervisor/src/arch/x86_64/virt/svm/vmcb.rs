@@ -270,12 +270,8 @@ mod tests {
 
     #[test]
     fn segments_convert_both_ways() {
-        let code = Segment {
-            selector: 0x10,
-            access: 0xa09b,
-            limit: 0xffff_ffff,
-            ..Segment::default()
-        };
+        let code =
+            Segment { selector: 0x10, access: 0xa09b, limit: 0xffff_ffff, ..Segment::default() };
         let vmcb = VmcbSegment::from_abi(code);
         assert_eq!(vmcb.attributes, 0xa9b);
         assert_eq!(vmcb.to_abi(), code);

@@ -35,7 +35,9 @@ impl ControlWord {
         match self {
             ControlWord::Pin => write!(f, "{:?}", PinbasedControls::from_bits_truncate(bits)),
             ControlWord::Primary => write!(f, "{:?}", PrimaryControls::from_bits_truncate(bits)),
-            ControlWord::Secondary => write!(f, "{:?}", SecondaryControls::from_bits_truncate(bits)),
+            ControlWord::Secondary => {
+                write!(f, "{:?}", SecondaryControls::from_bits_truncate(bits))
+            }
             ControlWord::Exit => write!(f, "{:?}", ExitControls::from_bits_truncate(bits)),
             ControlWord::Entry => write!(f, "{:?}", EntryControls::from_bits_truncate(bits)),
         }
@@ -305,10 +307,7 @@ mod tests {
         let mut machine = machine();
         machine.secondary &= !(0x80 << 32);
         let missing = Capabilities::compute(&machine).unwrap_err();
-        assert_eq!(
-            missing.to_string(),
-            "VMX Secondary controls: lacks UNRESTRICTED_GUEST"
-        );
+        assert_eq!(missing.to_string(), "VMX Secondary controls: lacks UNRESTRICTED_GUEST");
     }
 
     #[test]

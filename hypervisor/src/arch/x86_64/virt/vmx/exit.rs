@@ -150,7 +150,8 @@ pub(super) fn unblocked_nmi(reason: u32, field: impl Fn(u32) -> u64) -> bool {
 /// Flags of a stage-two fault and whether its linear address is valid (Intel SDM 3C table 28-7).
 const fn ept_violation(qualification: u64) -> (u64, bool) {
     // The bits coincide.
-    const _: () = assert!(FAULT_READ == 1 && FAULT_WRITE == 2 && FAULT_FETCH == 4 && FAULT_LINEAR == 0x80);
+    const _: () =
+        assert!(FAULT_READ == 1 && FAULT_WRITE == 2 && FAULT_FETCH == 4 && FAULT_LINEAR == 0x80);
     let flags = qualification & (FAULT_READ | FAULT_WRITE | FAULT_FETCH | FAULT_LINEAR);
     (flags, flags & FAULT_LINEAR != 0)
 }
@@ -200,7 +201,8 @@ mod tests {
         ];
         let with = exit(48, &list);
         assert_eq!(with.info, [FAULT_WRITE | FAULT_LINEAR, 0xfee0_0000, 0xffff_ffff_ff5f_c000]);
-        let without = exit(48, &[(ro::EXIT_QUALIFICATION, 4), (ro::GUEST_PHYSICAL_ADDR_FULL, 0x1000)]);
+        let without =
+            exit(48, &[(ro::EXIT_QUALIFICATION, 4), (ro::GUEST_PHYSICAL_ADDR_FULL, 0x1000)]);
         assert_eq!(without.info, [FAULT_FETCH, 0x1000, 0]);
     }
 

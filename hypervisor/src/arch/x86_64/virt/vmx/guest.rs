@@ -13,9 +13,7 @@ use super::super::state::{self, cr0, cr4, efer, peek, poke};
 use super::super::static_address;
 use super::capabilities::ENCLV_EXITING_BITMAP;
 use super::msr_bitmap::MSR_BITMAP;
-use super::{
-    BLOCKING_MOV_SS, BLOCKING_NMI, BLOCKING_STI, Capabilities, Vcpu, host_of, vmcs,
-};
+use super::{BLOCKING_MOV_SS, BLOCKING_NMI, BLOCKING_STI, Capabilities, Vcpu, host_of, vmcs};
 
 /// Bits of a segment's access rights that VM entry does not demand to be 0.
 const ACCESS_RIGHTS: u64 = 0x1_f0ff;
@@ -36,16 +34,8 @@ impl Place {
     const GS: Place = Place(10);
     const LDTR: Place = Place(12);
     const TR: Place = Place(14);
-    const ALL: [Place; 8] = [
-        Place::ES,
-        Place::CS,
-        Place::SS,
-        Place::DS,
-        Place::FS,
-        Place::GS,
-        Place::LDTR,
-        Place::TR,
-    ];
+    const ALL: [Place; 8] =
+        [Place::ES, Place::CS, Place::SS, Place::DS, Place::FS, Place::GS, Place::LDTR, Place::TR];
 
     fn read(self) -> Segment {
         Segment {

@@ -54,7 +54,8 @@ impl SwitchedMsrs {
             if self.kernel_gs_base != from.kernel_gs_base {
                 wrmsr(msr::IA32_KERNEL_GSBASE, self.kernel_gs_base);
             }
-            let others = self.star ^ from.star | self.cstar ^ from.cstar | self.sfmask ^ from.sfmask;
+            let others =
+                self.star ^ from.star | self.cstar ^ from.cstar | self.sfmask ^ from.sfmask;
             if others != 0 {
                 wrmsr(msr::IA32_STAR, self.star);
                 wrmsr(msr::IA32_CSTAR, self.cstar);

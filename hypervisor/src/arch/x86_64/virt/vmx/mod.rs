@@ -399,7 +399,8 @@ impl Vcpu {
                 vmcs::write(field::DR7, vmcs::read(field::DR7) & !DR7_GENERAL_DETECT);
             }
             // VM entry demands a pending single step in an interrupt shadow with TF (Intel SDM 3C 27.3.1.5).
-            let shadow = vmcs::read(field::INTERRUPTIBILITY_STATE) & (BLOCKING_STI | BLOCKING_MOV_SS);
+            let shadow =
+                vmcs::read(field::INTERRUPTIBILITY_STATE) & (BLOCKING_STI | BLOCKING_MOV_SS);
             if shadow != 0 && vmcs::read(field::RFLAGS) & state::RFLAGS_TF != 0 {
                 let pending = vmcs::read(field::PENDING_DBG_EXCEPTIONS) | DB_SINGLE_STEP;
                 vmcs::write(field::PENDING_DBG_EXCEPTIONS, pending);
