@@ -125,7 +125,7 @@ pub fn reply_wait(cpu: &Cpu, thread: Ref<Thread>) -> Result<(), Status> {
         caller.state.set(State::Ready);
         if let Some(client) = caller.as_thread() {
             if client.in_exception.get() {
-                exception_reply(client, thread);
+                exception_reply(cpu, client, thread);
             } else {
                 let message = thread.with_frame(|frame| frame.message());
                 copy_words(thread, client, words);
@@ -165,23 +165,41 @@ pub fn reply_to_vcpu(cpu: &Cpu, handler: Ref<Thread>, groups: u64) {
     }
 }
 
-/// The handler `thread` ends: whoever waits for its reply gets a status.
+/// The handler `thread` ends: whoever waits for its reply gets a status, or, if it was told an exception or exit,
+/// never runs again.
 pub fn abandon(cpu: &Cpu, thread: Ref<Thread>) {
-    let Some(caller) = thread.caller.take() else { return };
-    caller.callee.set(None);
-    if let Some(client) = caller.as_thread() {
-        if client.in_exception.get() {
-            client.context.state.set(State::Stopped);
-            return;
+    let mut link = Some(thread);
+    // Calls nest at most so deep.
+    for _ in 0..=MAX_CALL_DEPTH {
+        let Some(caller) = link.take().and_then(|thread| thread.caller.take()) else { return };
+        caller.callee.set(None);
+        match caller.as_thread() {
+            Some(client) if client.in_exception.get() => {
+                client.in_exception.set(false);
+                link = Some(client);
+                client.context.state.set(State::Stopped);
+                client.context.release_waiters(cpu, None);
+            }
+            Some(client) => {
+                client.with_frame(|frame| frame.set_result(Status::Dead));
+                client.context.wake(cpu);
+            }
+            None => {
+                log::warn!("vCPU stopped: its handler ended");
+                if let Some(client) = caller.as_vcpu() {
+                    vcpu::stop(cpu, client);
+                }
+            }
         }
-        client.with_frame(|frame| frame.set_result(Status::Dead));
-        client.context.wake(cpu);
-    } else if let Some(client) = caller.as_vcpu() {
-        if !client.domain.is_dying() {
-            log::warn!("vCPU stopped: its handler ended");
-        }
-        vcpu::stop(cpu, client);
     }
+}
+
+/// `thread` never runs again.
+fn stop(cpu: &Cpu, thread: Ref<Thread>) {
+    thread.context.state.set(State::Stopped);
+    thread.context.release_waiters(cpu, None);
+    abandon(cpu, thread);
+    cpu.reschedule.set(true);
 }
 
 /// Copies `count` message words from one UTCB to the other, each read once.
@@ -218,21 +236,17 @@ pub fn raise(cpu: &Cpu, thread: Ref<Thread>, exception: Exception) {
                 thread.with_frame(|f| f.ip()),
                 status.name()
             );
-            thread.context.state.set(State::Stopped);
-            thread.context.release_waiters(cpu, None);
-            abandon(cpu, thread);
-            cpu.reschedule.set(true);
+            stop(cpu, thread);
         }
     }
 }
 
-fn exception_reply(client: Ref<Thread>, handler: Ref<Thread>) {
+fn exception_reply(cpu: &Cpu, client: Ref<Thread>, handler: Ref<Thread>) {
     let message = handler.with_frame(|frame| frame.message());
     let action = ExceptionReply::from_bits_truncate(message[0]);
     client.in_exception.set(false);
     if !action.contains(ExceptionReply::RESUME) {
-        client.context.state.set(State::Stopped);
-        return;
+        return stop(cpu, client);
     }
     let head = (abi::PAGE_SIZE / 8) - WORDS;
     client.with_frame(|frame| {

@@ -3,7 +3,8 @@
 use super::world::{self, World, state};
 use super::{Object, Running};
 use crate::context::State;
-use crate::thread::Thread;
+use crate::ipc;
+use crate::thread::{Exception, Thread};
 use abi::{Op, Status};
 
 fn user(thread: Object<Thread>) -> Running {
@@ -303,5 +304,99 @@ fn a_long_line_of_helpers() {
     assert!(clients.iter().all(|&c| state(c) == State::Waiting));
     for object in clients.iter().chain(&servers) {
         w.delete(object.at);
+    }
+}
+
+/// `thread`, which runs, raises an exception.
+fn fault(w: &World, thread: Object<Thread>, vector: u64) -> Running {
+    let exception = Exception { vector, error: 5, address: 0xbad };
+    assert_eq!(w.run(0), user(thread));
+    ipc::raise(&w.cpu(0), thread.object, exception);
+    w.run(0)
+}
+
+#[test]
+fn exceptions_and_the_answers_to_them() {
+    let w = World::new(1);
+    let handler = w.thread(0);
+    let portal = w.portal(handler, 7);
+    let thread = w.thread_with(0, portal as u32);
+    w.bind(w.sched(0, 5, 0, 0), thread);
+    w.run(0);
+    thread.object.with_frame(|frame| {
+        frame.gpr = core::array::from_fn(|i| 100 + i as u64);
+        frame.set_user(0x5000, 0x6000, 0x2);
+    });
+    let before = thread.object.with_frame(|frame| *frame);
+    assert_eq!(fault(&w, thread, 13), user(handler));
+    let (tag, args) = handler.object.with_frame(|frame| (frame.tag(), frame.args()));
+    assert_eq!((tag.utcb_words(), args), (16, [7, 13, 5, 0xbad, 0x5000, 0x6000, 2, 0, 0]));
+    assert_eq!((handler.object.utcb.read(8), handler.object.utcb.read(23)), (100, 115));
+    // Resumed as it was, whatever else the answer says.
+    assert_eq!(w.does(handler, Op::ReplyWait, &[0, 1, 2, 3, 4, 5, 6, 7, 8]), user(thread));
+    assert!(thread.object.with_frame(|frame| *frame) == before);
+    // With other registers; addresses outside user space are not taken.
+    fault(&w, thread, 14);
+    handler.object.utcb.write(8 + 3, 1234);
+    let end = abi::USER_END;
+    assert_eq!(w.does(handler, Op::ReplyWait, &[0, 7, 0, 0, 0x7000, end, 9, 0, 0]), user(thread));
+    assert_eq!(thread.object.with_frame(|f| (f.ip(), f.sp(), f.gpr[3])), (0x7000, end, 1234));
+    fault(&w, thread, 14);
+    w.does(handler, Op::ReplyWait, &[0, 3, 0, 0, end, 8, 9, 0, 0]);
+    assert_eq!(thread.object.with_frame(|f| (f.ip(), f.sp(), f.gpr[3])), (0, 8, 1234));
+    // Not resumed.
+    fault(&w, thread, 14);
+    assert_eq!(w.does(handler, Op::ReplyWait, &[0, 6]), Running::Idle);
+    assert_eq!((state(thread), state(handler)), (State::Stopped, State::Idle));
+}
+
+#[test]
+fn an_exception_whose_handler_is_busy() {
+    let w = World::new(1);
+    let handler = w.thread(0);
+    let portal = w.portal(handler, 7);
+    let client = w.client(0, 5);
+    let thread = w.thread_with(0, portal as u32);
+    w.run(0);
+    w.does(client, Op::Call, &[portal]);
+    w.bind(w.sched(0, 6, 0, 0), thread);
+    assert_eq!(fault(&w, thread, 3), user(handler));
+    assert_eq!(w.cpu(0).sched.get().unwrap().priority, 6);
+    assert_eq!(w.does(handler, Op::ReplyWait, &[]), user(handler));
+    assert_eq!(w.result(handler).unwrap()[..2], [7, 3]);
+    assert_eq!(w.does(handler, Op::ReplyWait, &[0, 1]), user(thread));
+}
+
+#[test]
+fn who_stops_leaves_no_caller_waiting() {
+    // A server's exception: without a handler, not resumed by it, or its handler ends.
+    for ending in 0..3 {
+        let w = World::new(1);
+        let (client, handler) = (w.client(0, 5), w.thread(0));
+        let portal = w.portal(handler, 7);
+        let server = w.thread_with(0, if ending == 0 { 99 } else { portal as u32 });
+        let to_server = w.portal(server, 1);
+        w.run(0);
+        assert_eq!(w.does(client, Op::Call, &[to_server]), user(server));
+        let next = fault(&w, server, 6);
+        match ending {
+            0 => assert_eq!(next, user(client)),
+            1 => assert_eq!(w.does(handler, Op::ReplyWait, &[]), user(client)),
+            _ => {
+                assert_eq!(next, user(handler));
+                w.delete(handler.at);
+                assert_eq!(w.run(0), user(client));
+            }
+        }
+        assert_eq!((w.result(client), state(server)), (Err(Status::Dead), State::Stopped));
+        w.does(client, Op::Call, &[to_server]);
+        assert_eq!(w.result(client), Err(Status::Dead));
+        // A stopped thread can be given time, which does nothing, and both can go.
+        let sched = w.sched(0, 9, 0, 0);
+        w.bind(sched, server);
+        assert_eq!(w.run(0), user(client));
+        w.delete(server.at);
+        w.delete(sched.at);
+        assert_eq!(w.run(0), user(client));
     }
 }

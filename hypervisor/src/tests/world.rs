@@ -250,8 +250,8 @@ impl World {
             let entries = || vcpu.arch.with_mut(|arch| arch.entries);
             let before = entries();
             vcpu::run(&cpu, vcpu);
-            let runs = entries() != before && cpu.current.get() == Some(current);
-            return runs.then_some(Running::Guest(vcpu));
+            let current = !cpu.reschedule.get() && cpu.current.get() == Some(current);
+            return (entries() != before && current).then_some(Running::Guest(vcpu));
         }
         let thread = current.as_thread()?;
         if let Some(exception) = thread.pending.take() {
