@@ -23,8 +23,6 @@ mod debug;
 mod event;
 mod features;
 mod fpu;
-#[cfg(not(target_os = "none"))]
-mod host_types;
 mod hw;
 mod state;
 mod svm;
@@ -33,6 +31,8 @@ mod vmx;
 use abi::vcpu::x86_64::{Groups, VcpuState};
 
 use crate::addr::{HostPhys, HostVirt};
+use crate::mem::KernelPage;
+use crate::vcpu::Exit;
 use event::Event;
 use state::StatePage;
 
@@ -41,11 +41,6 @@ pub use features::{Features, Missing, detect, features, physical_end};
 pub use fpu::Method;
 pub use state::Limits;
 pub use vmx::ControlWord;
-
-#[cfg(target_os = "none")]
-use crate::{mem::KernelPage, vcpu::Exit};
-#[cfg(not(target_os = "none"))]
-use host_types::{Exit, KernelPage};
 
 /// Pages that a vCPU needs, besides its state page: control structure and vector state. They need not
 /// be contiguous.

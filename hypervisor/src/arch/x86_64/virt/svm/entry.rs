@@ -16,7 +16,7 @@ const fn gpr(index: usize) -> usize {
 /// only if IF is set at VMRUN, as guests run with V_INTR_MASKING, hence STI, after CLGI, and CLI before STGI
 /// (AMD APM 2 15.17, 15.21). So a pending NMI is taken at STGI, a pending interrupt when the caller lets it.
 ///
-/// An exit and the way back in take 57 instructions here: 28 up to VMRUN, 29 from the exit on.
+/// An exit and the way back in take 56 instructions here: 27 up to VMRUN, 29 from the exit on.
 ///
 /// # Safety
 ///
