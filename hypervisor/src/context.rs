@@ -57,6 +57,7 @@ pub struct Context {
     /// Calls that led here.
     pub depth: CpuCell<u8>,
     started: AtomicBool,
+    was_started: AtomicBool,
     /// The handler that it called or helps.
     pub callee: CpuCell<Option<Ref<Thread>>>,
     /// The scheduling context bound to it.
@@ -84,6 +85,7 @@ impl Context {
             state: CpuCell::new(state),
             depth: CpuCell::new(0),
             started: AtomicBool::new(false),
+            was_started: AtomicBool::new(false),
             callee: CpuCell::new(None),
             sched: CpuCell::new(None),
             reply_path: CpuCell::new(ReplyPath::Thread),
@@ -106,13 +108,14 @@ impl Context {
         unsafe { Ref::from_address(timeout.address() - offset) }
     }
 
-    /// Whether a scheduling context was bound to it.
-    pub fn is_started(&self) -> bool {
-        self.started.load(Ordering::Acquire)
+    /// Whether a scheduling context was ever bound to it: its CPU may be touching it.
+    pub fn was_started(&self) -> bool {
+        self.was_started.load(Ordering::Acquire)
     }
 
     /// Says whether one is bound; returns what was before.
     pub fn set_started(&self, started: bool) -> bool {
+        self.was_started.fetch_or(started, Ordering::AcqRel);
         self.started.swap(started, Ordering::AcqRel)
     }
 

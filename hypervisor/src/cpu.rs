@@ -106,7 +106,7 @@ impl Cpu {
         arch::send_interrupt(&self.arch);
     }
 
-    /// From another CPU: has `notification`, which has a waiter here, looked at.
+    /// From another CPU: has `notification`, which has a waiter here and whose waiter is locked, looked at.
     pub fn post(&self, notification: Ref<Notification>) {
         {
             let mut inbox = self.inbox.lock();
@@ -136,6 +136,12 @@ impl Cpu {
             inbox.endings = object.address();
         }
         self.interrupt();
+    }
+
+    /// Whether nothing was posted that has not been served.
+    pub fn is_inbox_empty(&self) -> bool {
+        let inbox = self.inbox.lock();
+        inbox.notifications.is_none() && inbox.starts.is_none() && inbox.endings == 0
     }
 
     /// On this CPU: does what others asked for.

@@ -67,10 +67,12 @@ pub fn domain(caller: Ref<Domain>, args: &Args) -> Result<(), Status> {
 pub fn space(caller: Ref<Domain>, args: &Args) -> Result<(), Status> {
     let (payer, slot, tree) = target(&caller, args)?;
     let kind = SpaceKind::from_code(args[2]).ok_or(Status::BadArgument)?;
-    let table = PageTable::new(kind, &payer)?;
+    // The cell first: what comes after it cannot fail, or leaves nothing behind.
+    let cell = payer.alloc_cell()?;
+    let table = PageTable::new(kind, &payer).inspect_err(|_| payer.free_cell(cell))?;
     let header = Header::new(Kind::Space, Some(payer));
     let space = Space::new(header, kind, arch::alloc_space_tag(kind), table);
-    publish(&tree, slot, payer.make(space)?);
+    publish(&tree, slot, payer.make_in(cell, space));
     Ok(())
 }
 
@@ -309,6 +311,8 @@ pub fn delegate(caller: Ref<Domain>, args: &Args) -> Result<(), Status> {
 
 /// [`abi::Op::BindSched`].
 pub fn bind_sched(cpu: &Cpu, caller: Ref<Domain>, args: &Args) -> Result<(), Status> {
+    // What is bound under this lock is found when either ends.
+    let _tree = slot::lock();
     let sched = caller.find::<Sched>(selector(args[0])?, Rights::CONTROL)?;
     let word = caller.capability(selector(args[1])?);
     if !matches!(word.kind(), Kind::Thread | Kind::Vcpu) {
@@ -327,10 +331,11 @@ pub fn bind_sched(cpu: &Cpu, caller: Ref<Domain>, args: &Args) -> Result<(), Sta
 
 /// [`abi::Op::BindKick`].
 pub fn bind_kick(caller: Ref<Domain>, args: &Args) -> Result<(), Status> {
+    let _tree = slot::lock();
     let vcpu = caller.find::<Vcpu>(selector(args[0])?, Rights::CONTROL)?;
     let notification = caller.find::<Notification>(selector(args[1])?, Rights::WAIT)?;
     // Until it is started, no CPU touches the vCPU.
-    if vcpu.context.is_started() || vcpu.context.notification.get().is_some() {
+    if vcpu.context.was_started() || vcpu.context.notification.get().is_some() {
         return Err(Status::Busy);
     }
     notification.attach(vcpu.context())?;

@@ -14,7 +14,7 @@ use crate::notification::{self, Notification};
 use crate::object::{self, AnyRef, Ending};
 use crate::portal::{self, Portal};
 use crate::sched::{self, Sched};
-use crate::slot::{self, ORIGIN, Slot, ZOMBIE};
+use crate::slot::{self, CapWord, Slot, ZOMBIE};
 use crate::space::{self, Progress, Space};
 use crate::thread::Thread;
 use crate::vcpu::Vcpu;
@@ -71,44 +71,80 @@ fn revoke_step(slot: Ref<Slot>) -> Progress {
 
 /// Deletes the capability in `slot`, from which nothing is derived any more.
 fn delete_self(cpu: &Cpu, slot: Ref<Slot>) -> Result<Progress, Status> {
-    let word = slot.word();
-    if word.kind() == Kind::Mapping {
-        return Ok(space::unmap_step(&slot::lock(), slot));
-    }
-    let origin = slot.extra.load(Ordering::Relaxed) & ORIGIN != 0;
-    if origin && word.address() != 0 {
-        // SAFETY: the capability holds the address of an object, which ends only here.
-        let object: AnyRef = unsafe { Ref::from_address(word.address()) };
-        if end(cpu, object)? == Progress::Again {
+    let address = {
+        let tree = slot::lock();
+        // Another CPU may have derived something from it since.
+        if slot.first_child(&tree).is_some() {
             return Ok(Progress::Again);
         }
+        if slot.word().kind() == Kind::Mapping {
+            return Ok(space::unmap_step(&tree, slot));
+        }
+        let address = slot.own_object();
+        if address == 0 {
+            slot.unlink(&tree);
+            slot.clear(&tree);
+            return Ok(Progress::Done);
+        }
+        if slot.word() != CapWord::NULL {
+            // SAFETY: the capability holds the address of an object, which ends only here.
+            may_end(cpu, unsafe { Ref::from_address(address) })?;
+            slot.condemn(&tree);
+        }
+        address
+    };
+    // SAFETY: as above.
+    let object: AnyRef = unsafe { Ref::from_address(address) };
+    if end(cpu, object)? == Progress::Again {
+        return Ok(Progress::Again);
     }
-    let tree = slot::lock();
-    slot.unlink(&tree);
-    slot.clear(&tree);
+    forget_origin(object);
+    retire(object);
     Ok(Progress::Done)
 }
 
-/// Ends an object whose capabilities other than the first are gone. When it says `Done`, the object is
-/// retired.
+/// Empties the slot of the first capability of `object`, which nobody can find any more then.
+fn forget_origin(object: AnyRef) {
+    let tree = slot::lock();
+    if let Some(slot) = Slot::from_link(object.origin.load(Ordering::Relaxed)) {
+        slot.unlink(&tree);
+        slot.clear(&tree);
+    }
+}
+
+/// Whether `object` can end now, with the tree locked: what the caller itself runs on cannot, and neither can what
+/// others were made to use.
+fn may_end(cpu: &Cpu, object: AnyRef) -> Result<(), Status> {
+    let current = cpu.current.get();
+    let busy = match object.kind {
+        Kind::Thread | Kind::Vcpu => current.is_some_and(|c| c.address() == object.address()),
+        Kind::Domain => runs_in(cpu, object::downcast(object)?),
+        Kind::Space => object::downcast::<Space>(object)?.users.load(Ordering::Acquire) != 0,
+        _ => false,
+    };
+    if busy { Err(Status::Busy) } else { Ok(()) }
+}
+
+/// Whether the current thread is one of `domain`.
+fn runs_in(cpu: &Cpu, domain: Ref<Domain>) -> bool {
+    cpu.current.get().and_then(|c| c.as_thread()).is_some_and(|t| t.domain == domain)
+}
+
+/// Ends an object that nobody can find any more. When it says `Done`, nothing refers to the object but its
+/// payer's list.
 fn end(cpu: &Cpu, object: AnyRef) -> Result<Progress, Status> {
     match object.kind {
         Kind::Domain => return end_domain(cpu, object::downcast(object)?),
         Kind::Space => {
             let space: Ref<Space> = object::downcast(object)?;
-            if space.users.load(Ordering::Acquire) != 0 {
-                return Err(Status::Busy);
-            }
             let tree = slot::lock();
             for _ in 0..BATCH {
                 match Slot::from_link(space.mappings.load(Ordering::Relaxed)) {
                     Some(mapping) => space::remove_mapping(&tree, mapping),
-                    None => break,
+                    None => return Ok(Progress::Done),
                 }
             }
-            if space.mappings.load(Ordering::Relaxed) != 0 {
-                return Ok(Progress::Again);
-            }
+            return Ok(Progress::Again);
         }
         Kind::Portal => portal::unbind(object::downcast::<Portal>(object)?),
         Kind::Thread | Kind::Vcpu | Kind::Sched | Kind::Notification => {
@@ -117,11 +153,9 @@ fn end(cpu: &Cpu, object: AnyRef) -> Result<Progress, Status> {
             }
             unmap_kernel_pages(object)?;
         }
-        Kind::Null | Kind::Memory | Kind::Mapping | Kind::Interrupt | Kind::Log => {
-            return Ok(Progress::Done);
-        }
+        // These have no payer and no first capability.
+        Kind::Null | Kind::Memory | Kind::Mapping | Kind::Interrupt | Kind::Log => {}
     }
-    retire(object);
     Ok(Progress::Done)
 }
 
@@ -152,9 +186,7 @@ fn holder(object: AnyRef) -> Result<Option<u32>, Status> {
         Kind::Thread => Some(object::downcast::<Thread>(object)?.context.cpu),
         Kind::Vcpu => Some(object::downcast::<Vcpu>(object)?.context.cpu),
         Kind::Sched => Some(object::downcast::<Sched>(object)?.cpu),
-        Kind::Notification => {
-            object::downcast::<Notification>(object)?.waiter().map(|waiter| waiter.cpu)
-        }
+        Kind::Notification => object::downcast::<Notification>(object)?.close(),
         _ => None,
     })
 }
@@ -164,31 +196,24 @@ fn detached(cpu: &Cpu, object: AnyRef) -> Result<bool, Status> {
     match object.ending() {
         Ending::Detached => Ok(true),
         Ending::Requested => Ok(false),
-        Ending::Alive => {
-            if cpu.current.get().is_some_and(|current| current.address() == object.address()) {
-                return Err(Status::Busy);
+        Ending::Alive => match holder(object)? {
+            Some(other) if other != cpu.index => {
+                object.set_ending(Ending::Requested);
+                cpu::by_index(other).post_ending(object);
+                Ok(false)
             }
-            match holder(object)? {
-                Some(other) if other != cpu.index => {
-                    object.set_ending(Ending::Requested);
-                    cpu::by_index(other).post_ending(object);
-                    Ok(false)
-                }
-                _ => {
-                    detach(cpu, object);
-                    Ok(true)
-                }
+            _ => {
+                detach(cpu, object);
+                Ok(true)
             }
-        }
+        },
     }
 }
 
 /// On the CPU that holds on to `object`: lets go of it.
 pub fn detach(cpu: &Cpu, object: AnyRef) {
     if let Ok(thread) = object::downcast::<Thread>(object) {
-        while let Some(portal) = thread.portals.get() {
-            portal::unbind(portal);
-        }
+        portal::unbind_all(thread);
         detach_context(cpu, thread.context());
         ipc::abandon(cpu, thread);
     } else if let Ok(vcpu) = object::downcast::<Vcpu>(object) {
@@ -200,6 +225,7 @@ pub fn detach(cpu: &Cpu, object: AnyRef) {
     } else if let Ok(notification) = object::downcast::<Notification>(object) {
         interrupt::forget(notification);
         logring::forget(notification);
+        // It is closed: who waits now is the last one.
         if let Some(waiter) = notification.waiter() {
             if waiter.state.get() == State::Waiting {
                 notification::end_wait(cpu, waiter, Status::Aborted);
@@ -275,10 +301,14 @@ fn next_victim(domain: &Domain) -> Victim {
 fn end_domain(cpu: &Cpu, top: Ref<Domain>) -> Result<Progress, Status> {
     let mut domain = top;
     loop {
-        if cpu.current.get().and_then(|c| c.as_thread()).is_some_and(|t| t.domain == domain) {
+        if runs_in(cpu, domain) {
             return Err(Status::Busy);
         }
-        domain.set_dying();
+        {
+            // Whoever creates or delegates holds this lock from its look at the mark to the end.
+            let _tree = slot::lock();
+            domain.set_dying();
+        }
         let slot = match next_victim(&domain) {
             Victim::Slot(slot) => slot,
             Victim::Again => return Ok(Progress::Again),
@@ -290,28 +320,51 @@ fn end_domain(cpu: &Cpu, top: Ref<Domain>) -> Result<Progress, Status> {
         match first_capability_of_domain(slot) {
             Some(inner) => domain = inner,
             None => {
-                delete_self(cpu, slot)?;
+                end_one(cpu, slot)?;
                 return Ok(Progress::Again);
             }
         }
     }
-    retire(object::header(domain));
     if domain == top {
         return Ok(Progress::Done);
     }
-    let tree = slot::lock();
-    if let Some(slot) = Slot::from_link(domain.header.origin.load(Ordering::Relaxed)) {
-        slot.unlink(&tree);
-        slot.clear(&tree);
-    }
+    forget_origin(object::header(domain));
+    retire(object::header(domain));
     Ok(Progress::Again)
 }
 
-fn first_capability_of_domain(slot: Ref<Slot>) -> Option<Ref<Domain>> {
-    if slot.extra.load(Ordering::Relaxed) & ORIGIN == 0 {
-        return None;
+/// Deletes the capability in `slot`; if that cannot be, because others use the space that ends with it, one of those.
+fn end_one(cpu: &Cpu, slot: Ref<Slot>) -> Result<(), Status> {
+    match delete_self(cpu, slot) {
+        Err(Status::Busy) => {
+            let user = user_of_space(slot).ok_or(Status::Busy)?;
+            if revoke_step(user) == Progress::Done {
+                delete_self(cpu, user)?;
+            }
+            Ok(())
+        }
+        other => other.map(|_| ()),
     }
-    crate::domain::resolve(slot.word(), abi::Rights::empty()).ok()
+}
+
+/// The first capability of a thread or vCPU that uses the space whose first capability is in `slot`. A domain may
+/// end before it that holds the space, as somebody else paid for both.
+fn user_of_space(slot: Ref<Slot>) -> Option<Ref<Slot>> {
+    let space = crate::domain::resolve::<Space>(slot.word(), abi::Rights::empty()).ok()?;
+    let uses = |object: AnyRef| {
+        object::downcast::<Thread>(object).is_ok_and(|t| t.space == space)
+            || object::downcast::<Vcpu>(object).is_ok_and(|v| v.guest == space || v.monitor == space)
+    };
+    let user = space.header.payer?.find_object(uses)?;
+    Slot::from_link(user.origin.load(Ordering::Relaxed))
+}
+
+/// The domain that ends with the capability in `slot`, if it is one.
+fn first_capability_of_domain(slot: Ref<Slot>) -> Option<Ref<Domain>> {
+    let address = slot.own_object();
+    // SAFETY: it is the address of an object, which ends only in a step of this module.
+    let object: AnyRef = (address != 0).then(|| unsafe { Ref::from_address(address) })?;
+    object::downcast(object).ok()
 }
 
 /// Takes a finished object off its payer's list and queues its memory for the end of the epoch.

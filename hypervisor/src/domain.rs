@@ -217,15 +217,19 @@ impl Domain {
 
     /// Puts `object` in a cell that this domain pays for and on the list of its objects.
     pub fn make<T: Object>(&self, object: T) -> Result<Ref<T>, Status> {
+        Ok(self.make_in(self.alloc_cell()?, object))
+    }
+
+    /// Puts `object` in `cell`, from [`Domain::alloc_cell`], and on the list of this domain's objects.
+    pub fn make_in<T: Object>(&self, cell: u64, object: T) -> Ref<T> {
         const { assert!(core::mem::size_of::<T>() <= CELL as usize) };
-        let cell = self.alloc_cell()?;
-        // SAFETY: the cell is fresh, large enough (asserted above) and 64-byte aligned.
+        // SAFETY: the cell is the caller's, large enough (asserted above) and 64-byte aligned.
         let object = unsafe {
             (cell as *mut T).write(object);
             Ref::from_address(cell)
         };
         self.adopt(object::header(object));
-        Ok(object)
+        object
     }
 
     /// Adds an object that this domain pays for.
@@ -241,6 +245,11 @@ impl Domain {
     /// The object that was made last.
     pub fn newest_object(&self) -> Option<AnyRef> {
         self.objects.lock().first()
+    }
+
+    /// The object of which `matches` is true that was made last. Looks at all of them.
+    pub fn find_object(&self, matches: impl Fn(AnyRef) -> bool) -> Option<AnyRef> {
+        self.objects.lock().find(matches)
     }
 
     /// Whether destruction has begun.

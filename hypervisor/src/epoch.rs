@@ -5,7 +5,7 @@
 //! taking that interrupt means that nothing found before is held. Nobody waits inside the kernel: a
 //! system call that needs the end of an epoch restarts until it is there.
 
-use crate::cpu;
+use crate::cpu::{self, Cpu};
 use core::sync::atomic::{AtomicU64, Ordering};
 
 static CURRENT: AtomicU64 = AtomicU64::new(0);
@@ -19,7 +19,11 @@ pub fn begin() -> u64 {
             other.interrupt();
         }
     }
-    pass();
+    // What was posted here may end with this epoch: an interrupt is on its way, which takes it out first.
+    let now = CURRENT.load(Ordering::SeqCst);
+    if me.is_inbox_empty() {
+        quiesce(me, now);
+    }
     epoch
 }
 
@@ -29,9 +33,15 @@ pub fn pass() {
     let me = cpu::current();
     let epoch = CURRENT.load(Ordering::SeqCst);
     if me.epoch.load(Ordering::Relaxed) != epoch {
-        crate::arch::flush_translations(me);
-        me.epoch.store(epoch, Ordering::SeqCst);
+        // After the look at the number: what ends with this epoch was posted before.
+        me.serve_inbox();
+        quiesce(me, epoch);
     }
+}
+
+fn quiesce(me: &Cpu, epoch: u64) {
+    crate::arch::flush_translations(me);
+    me.epoch.store(epoch, Ordering::SeqCst);
 }
 
 /// Whether all CPUs have passed `epoch`.

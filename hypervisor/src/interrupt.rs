@@ -12,7 +12,6 @@ use crate::object::{Header, Object};
 use abi::Status;
 use abi::cap::Kind;
 use abi::syscall::TriggerMode;
-use core::sync::atomic::{AtomicBool, Ordering};
 use spin::mutex::TicketMutex;
 
 /// Most interrupt lines that the kernel handles.
@@ -24,15 +23,26 @@ struct Binding {
     bits: u64,
 }
 
+/// What a line is doing. One lock for all of it: delivery and acknowledgement may be on different CPUs.
+struct Line {
+    binding: Option<Binding>,
+    level: bool,
+    /// Signalled and not acknowledged.
+    pending: bool,
+    /// An edge came while it was pending.
+    again: bool,
+}
+
+impl Line {
+    const NEW: Line = Line { binding: None, level: false, pending: false, again: false };
+}
+
 /// An interrupt line.
 #[repr(C, align(64))]
 pub struct Interrupt {
     /// Common part.
     pub header: Header,
-    binding: TicketMutex<Option<Binding>>,
-    level: AtomicBool,
-    pending: AtomicBool,
-    again: AtomicBool,
+    state: TicketMutex<Line>,
 }
 
 // SAFETY: repr(C), header first, 64-byte aligned.
@@ -42,13 +52,7 @@ unsafe impl Object for Interrupt {
 
 impl Interrupt {
     const fn new() -> Interrupt {
-        Interrupt {
-            header: Header::fixed(Kind::Interrupt),
-            binding: TicketMutex::new(None),
-            level: AtomicBool::new(false),
-            pending: AtomicBool::new(false),
-            again: AtomicBool::new(false),
-        }
+        Interrupt { header: Header::fixed(Kind::Interrupt), state: TicketMutex::new(Line::NEW) }
     }
 }
 
@@ -74,50 +78,54 @@ pub fn bind(
     bits: u64,
     mode: TriggerMode,
 ) -> Result<(), Status> {
-    {
-        let mut binding = interrupt.binding.lock();
-        if binding.is_some() {
-            return Err(Status::Busy);
-        }
-        *binding = Some(Binding { notification, bits });
+    let mut state = interrupt.state.lock();
+    if state.binding.is_some() {
+        return Err(Status::Busy);
     }
     let level = arch::interrupt_route(interrupt.line(), mode)?;
-    interrupt.level.store(level, Ordering::Release);
+    let binding = Some(Binding { notification, bits });
+    *state = Line { binding, level, pending: false, again: false };
     arch::interrupt_unmask(interrupt.line());
     Ok(())
 }
 
 /// Says that the signal was handled: the next one may come.
 pub fn acknowledge(cpu: &Cpu, interrupt: Ref<Interrupt>) {
-    if !interrupt.pending.swap(false, Ordering::AcqRel) {
-        return;
-    }
-    if interrupt.level.load(Ordering::Relaxed) {
-        arch::interrupt_unmask(interrupt.line());
-    } else if interrupt.again.swap(false, Ordering::AcqRel) {
-        arch::interrupt_unmask(interrupt.line());
-        signal(cpu, &interrupt);
-    }
+    let binding = {
+        let mut state = interrupt.state.lock();
+        if !state.pending {
+            return;
+        }
+        // An edge that came meanwhile is signalled now, and pending.
+        state.pending = core::mem::take(&mut state.again);
+        if state.level || state.pending {
+            arch::interrupt_unmask(interrupt.line());
+        }
+        state.binding.filter(|_| state.pending)
+    };
+    signal(cpu, binding);
 }
 
 /// A line has fired.
 pub fn deliver(cpu: &Cpu, line: u32) {
     let Some(interrupt) = LINES.get(line as usize) else { return };
-    let before = interrupt.pending.swap(true, Ordering::AcqRel);
-    if interrupt.level.load(Ordering::Relaxed) {
-        arch::interrupt_mask(line);
-    } else if before {
-        interrupt.again.store(true, Ordering::Release);
-        arch::interrupt_mask(line);
-        return;
-    }
-    signal(cpu, interrupt);
+    let binding = {
+        let mut state = interrupt.state.lock();
+        let before = core::mem::replace(&mut state.pending, true);
+        if state.level {
+            arch::interrupt_mask(line);
+        } else if before {
+            state.again = true;
+            arch::interrupt_mask(line);
+            return;
+        }
+        state.binding
+    };
+    signal(cpu, binding);
 }
 
-fn signal(cpu: &Cpu, interrupt: &Interrupt) {
-    let binding = *interrupt.binding.lock();
+fn signal(cpu: &Cpu, binding: Option<Binding>) {
     if let Some(binding) = binding {
-        interrupt.pending.store(true, Ordering::Release);
         notification::signal(cpu, binding.notification, binding.bits);
     }
 }
@@ -125,9 +133,9 @@ fn signal(cpu: &Cpu, interrupt: &Interrupt) {
 /// Forgets `notification`, which is about to end: its lines are masked.
 pub fn forget(notification: Ref<Notification>) {
     for interrupt in &LINES {
-        let mut binding = interrupt.binding.lock();
-        if binding.is_some_and(|b| b.notification == notification) {
-            *binding = None;
+        let mut state = interrupt.state.lock();
+        if state.binding.is_some_and(|b| b.notification == notification) {
+            *state = Line::NEW;
             arch::interrupt_mask(interrupt.line());
         }
     }
@@ -137,9 +145,6 @@ pub fn forget(notification: Ref<Notification>) {
 #[cfg(test)]
 pub fn reset() {
     for interrupt in &LINES {
-        *interrupt.binding.lock() = None;
-        interrupt.level.store(false, Ordering::Relaxed);
-        interrupt.pending.store(false, Ordering::Relaxed);
-        interrupt.again.store(false, Ordering::Relaxed);
+        *interrupt.state.lock() = Line::NEW;
     }
 }

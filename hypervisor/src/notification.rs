@@ -12,14 +12,20 @@ use abi::cap::Kind;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use spin::mutex::TicketMutex;
 
+/// Who waits, or the vCPU that it kicks.
+struct Waiter {
+    context: Option<Ref<Context>>,
+    /// The notification is ending: nobody waits any more.
+    closed: bool,
+}
+
 /// A notification.
 #[repr(C, align(64))]
 pub struct Notification {
     /// Common part.
     pub header: Header,
     word: AtomicU64,
-    /// Who waits, or the vCPU that it kicks.
-    waiter: TicketMutex<Option<Ref<Context>>>,
+    waiter: TicketMutex<Waiter>,
     /// Whether it is in a CPU's inbox, and what comes after it there.
     pub posted: AtomicBool,
     /// Link in the inbox; under its lock.
@@ -37,7 +43,7 @@ impl Notification {
         Notification {
             header,
             word: AtomicU64::new(0),
-            waiter: TicketMutex::new(None),
+            waiter: TicketMutex::new(Waiter { context: None, closed: false }),
             posted: AtomicBool::new(false),
             posted_next: CpuCell::new(None),
         }
@@ -58,25 +64,47 @@ impl Notification {
     /// Makes `context` the one that is woken or kicked.
     pub fn attach(&self, context: Ref<Context>) -> Result<(), Status> {
         let mut waiter = self.waiter.lock();
-        if waiter.is_some() {
+        if waiter.closed {
+            return Err(Status::Aborted);
+        }
+        if waiter.context.is_some() {
             return Err(Status::Busy);
         }
-        *waiter = Some(context);
+        waiter.context = Some(context);
         Ok(())
     }
 
     /// Removes the waiter, if it is `context`.
     pub fn detach(&self, context: Ref<Context>) {
         let mut waiter = self.waiter.lock();
-        if *waiter == Some(context) {
-            *waiter = None;
+        if waiter.context == Some(context) {
+            waiter.context = None;
         }
+    }
+
+    /// From now on nobody new waits; the CPU of who waits already.
+    pub fn close(&self) -> Option<u32> {
+        let mut waiter = self.waiter.lock();
+        waiter.closed = true;
+        waiter.context.map(|context| context.cpu)
     }
 
     /// Who waits or is kicked.
     pub fn waiter(&self) -> Option<Ref<Context>> {
-        *self.waiter.lock()
+        self.waiter.lock().context
     }
+}
+
+/// Who waits, if it is on this CPU. If it is on another one, that is told.
+fn waiter_here(cpu: &Cpu, notification: Ref<Notification>) -> Option<Ref<Context>> {
+    let waiter = notification.waiter.lock();
+    let context = waiter.context?;
+    if context.cpu == cpu.index {
+        return Some(context);
+    }
+    // Before the lock is released: once a notification is closed and has no waiter, it enters no inbox.
+    cpu::by_index(context.cpu).post(notification);
+    None
 }
 
 /// Sets `bits` and wakes whoever waits.
@@ -84,20 +112,12 @@ pub fn signal(cpu: &Cpu, notification: Ref<Notification>, bits: u64) {
     notification.word.fetch_or(bits, Ordering::SeqCst);
     // Sequentially consistent: either the bits are seen by who is about to wait, after it
     // attached itself, or it is seen here.
-    let Some(waiter) = notification.waiter() else { return };
-    if waiter.cpu == cpu.index {
-        arrive(cpu, notification);
-    } else {
-        cpu::by_index(waiter.cpu).post(notification);
-    }
+    arrive(cpu, notification);
 }
 
-/// On the waiter's CPU: wakes it.
+/// Wakes who waits, or has its CPU do so.
 pub fn arrive(cpu: &Cpu, notification: Ref<Notification>) {
-    let Some(waiter) = notification.waiter() else { return };
-    if waiter.cpu != cpu.index {
-        return;
-    }
+    let Some(waiter) = waiter_here(cpu, notification) else { return };
     match waiter.state.get() {
         State::Waiting => {
             let bits = notification.take();

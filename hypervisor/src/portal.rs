@@ -76,15 +76,28 @@ pub fn bind(portal: Ref<Portal>, thread: Ref<Thread>) {
 /// Takes the handler away; calls get `Dead` from now on.
 pub fn unbind(portal: Ref<Portal>) {
     let _lock = BINDINGS.lock();
-    let Some(thread) = portal.handler() else { return };
+    if let Some(thread) = portal.handler() {
+        unlink(portal, thread);
+    }
+}
+
+/// Takes all portals away from `thread`, which is about to end.
+pub fn unbind_all(thread: Ref<Thread>) {
+    let _lock = BINDINGS.lock();
+    while let Some(portal) = thread.portals.get() {
+        unlink(portal, thread);
+    }
+}
+
+/// With the lock held: takes `portal` off the list of `thread`.
+fn unlink(portal: Ref<Portal>, thread: Ref<Thread>) {
     portal.handler.store(0, Ordering::Release);
-    match portal.prev.get() {
-        Some(prev) => prev.next.set(portal.next.get()),
-        None => thread.portals.set(portal.next.get()),
+    let (next, prev) = (portal.next.take(), portal.prev.take());
+    match prev {
+        Some(prev) => prev.next.set(next),
+        None => thread.portals.set(next),
     }
-    if let Some(next) = portal.next.get() {
-        next.prev.set(portal.prev.get());
+    if let Some(next) = next {
+        next.prev.set(prev);
     }
-    portal.next.set(None);
-    portal.prev.set(None);
 }

@@ -66,7 +66,7 @@ pub struct Slot {
     pub first: AtomicU64,
     /// Memory, mapping: size in bytes (ports: in ports).
     pub second: AtomicU64,
-    /// [`ORIGIN`] and [`ZOMBIE`]; memory and mapping: [`abi::cap::MemoryKind`] in bits 8–15.
+    /// [`ORIGIN`], [`ZOMBIE`], [`ENDING`]; memory and mapping: [`abi::cap::MemoryKind`] in bits 8–15.
     pub extra: AtomicU64,
     parent: Link,
     child: Link,
@@ -84,6 +84,8 @@ const _: () = assert!(core::mem::size_of::<Slot>() == 64);
 pub const ORIGIN: u64 = 1 << 0;
 /// Revoked, but still holding its place in the tree until its descendants are gone.
 pub const ZOMBIE: u64 = 1 << 1;
+/// With [`ORIGIN`] and [`ZOMBIE`]: the object is ending. Its address is in `first`.
+const ENDING: u64 = 1 << 2;
 
 static TREE: TicketMutex<()> = TicketMutex::new(());
 
@@ -139,6 +141,23 @@ impl Slot {
     pub fn withdraw(&self, _tree: &Tree) {
         self.word.store(0, Ordering::Release);
         self.extra.fetch_or(ZOMBIE, Ordering::Relaxed);
+    }
+
+    /// From now on nobody finds the object of this first capability, which is about to end.
+    pub fn condemn(&self, tree: &Tree) {
+        self.first.store(self.word().address(), Ordering::Relaxed);
+        self.extra.fetch_or(ENDING, Ordering::Relaxed);
+        self.withdraw(tree);
+    }
+
+    /// Address of the object that ends with this capability, or 0.
+    pub fn own_object(&self) -> u64 {
+        let extra = self.extra.load(Ordering::Relaxed);
+        match (extra & ORIGIN != 0, extra & ENDING != 0) {
+            (false, _) => 0,
+            (true, false) => self.word().address(),
+            (true, true) => self.first.load(Ordering::Relaxed),
+        }
     }
 
     /// Empties the slot, which is a leaf and linked nowhere.

@@ -114,15 +114,18 @@ impl Space {
     }
 
     /// Allows or denies up to 64 ports from `port` on; returns how many.
-    fn set_ports(&self, port: u64, count: u64, allow: bool) -> u64 {
-        let Some(pages) = self.port_bitmap() else { return count };
+    fn set_ports(&self, port: u64, count: u64, allow: bool) -> Result<u64, Status> {
+        let Some(pages) = self.port_bitmap() else { return Ok(count) };
         let bit = port % 64;
         let n = count.min(64 - bit);
         let mask = (u64::MAX >> (64 - n)) << bit;
         let (page, word) = (pages[(port / 32768) as usize & 1], (port / 64 % 512) as usize);
         let old = page.read(word);
+        if allow && old & mask != mask {
+            return Err(Status::Occupied);
+        }
         page.write(word, if allow { old & !mask } else { old | mask });
-        n
+        Ok(n)
     }
 
     /// Frees one page of the space's tables; `false` when none is left.
@@ -235,7 +238,7 @@ pub fn map(domain: &Domain, request: &MapRequest) -> Result<Progress, Status> {
     for _ in 0..BATCH {
         let left = request.size - done;
         let step = if kind == MemoryKind::Ports {
-            Ok(space.set_ports(request.address + done, left, true))
+            space.set_ports(request.address + done, left, true)
         } else {
             let mapped = Mapped { phys: HostPhys(start + done), kind, rights };
             space.payer().and_then(|p| space.table.map(request.address + done, left, &mapped, &p))
@@ -285,7 +288,8 @@ pub fn unmap_step(tree: &Tree, slot: Ref<Slot>) -> Progress {
             return Progress::Done;
         }
         let step = if kind == MemoryKind::Ports {
-            space.set_ports(at, left, false)
+            // Taking back never fails.
+            space.set_ports(at, left, false).unwrap_or(left)
         } else {
             space.table.unmap(at, left)
         };

@@ -9,6 +9,7 @@ use crate::domain::Domain;
 use crate::interrupt::{self, Interrupt};
 use crate::logring::{self, LogObject};
 use crate::notification::{self, Notification};
+use crate::slot;
 use crate::space::{self, MapRequest, Progress};
 use crate::thread::Thread;
 use crate::{destroy, epoch, ipc};
@@ -207,6 +208,8 @@ fn map(thread: Ref<Thread>, args: &Args) -> Outcome {
 }
 
 fn interrupt_bind(domain: Ref<Domain>, args: &Args) -> Result<(), Status> {
+    // What is bound under this lock is found when the notification ends.
+    let _tree = slot::lock();
     let interrupt = domain.find::<Interrupt>(selector(args[0])?, Rights::CONTROL)?;
     let (notification, bits) = signal_target(domain, args[1])?;
     let mode = TriggerMode::from_code(args[2]).ok_or(Status::BadArgument)?;
@@ -249,6 +252,7 @@ fn log_read(thread: Ref<Thread>, args: &Args) -> Result<(), Status> {
 }
 
 fn log_bind(domain: Ref<Domain>, args: &Args) -> Result<(), Status> {
+    let _tree = slot::lock();
     domain.find::<LogObject>(selector(args[0])?, Rights::READ)?;
     let (notification, bits) = signal_target(domain, args[1])?;
     logring::listen(notification, bits);

@@ -231,7 +231,11 @@ impl World {
     pub fn run(&self, index: u32) -> Running {
         for _ in 0..10_000 {
             self.interrupts(index);
-            if let Some(running) = self.step(index) {
+            let running = self.step(index);
+            let arch = &self.cpu(index).arch;
+            let interrupted = arch.interrupted.load(Ordering::SeqCst)
+                || arch.timer.load(Ordering::SeqCst) <= arch::now();
+            if let Some(running) = running.filter(|_| !interrupted) {
                 return running;
             }
         }
