@@ -31,14 +31,18 @@ const FRAME_END: usize = FRAME + size_of::<Frame>();
 
 // What the assembly takes for granted.
 const _: () = {
-    assert!(offset_of!(Thread, context) == 0 && FRAME_END % 16 == 0);
+    assert!(offset_of!(Thread, context) == 0 && FRAME_END.is_multiple_of(16));
     assert!(Op::Call as u8 == 0 && Op::ReplyWait as u8 == 1 && State::Ready as u32 == 0);
     assert!(offset_of!(Thread, context.state) == offset_of!(Thread, context.cpu) + 4);
     assert!(ReplyPath::Thread as u8 == 0 && offset_of!(Cpu, arch) == 0);
     assert!(crate::domain::SLOTS_PER_PAGE == 64 && (Kind::Portal as u64) < 64);
 };
 
-/// Target of `SYSCALL`: interrupts are off, `rcx` and `r11` hold the user's `rip` and `rflags`.
+/// Target of `SYSCALL`.
+///
+/// # Safety
+/// Only the processor comes here, from a thread that is current on this CPU: interrupts are off, and `rcx` and `r11`
+/// hold the user's `rip` and `rflags`.
 #[unsafe(naked)]
 pub unsafe extern "C" fn syscall_entry() {
     naked_asm!(

@@ -24,6 +24,7 @@ mod event;
 mod features;
 mod fpu;
 mod hw;
+mod map;
 mod state;
 mod svm;
 mod vmx;

@@ -5,6 +5,7 @@ use core::arch::asm;
 use raw_cpuid::cpuid;
 use x86::msr;
 
+use super::maps;
 use super::super::cpu::PAGES_PER_CPU;
 use super::super::features::{Backend, Features, Missing};
 use super::super::hw::{self, rdmsr, wrmsr};
@@ -30,6 +31,7 @@ pub(in super::super) struct Capabilities {
 impl Capabilities {
     /// Asks the current CPU, which has SVM by CPUID.
     pub fn find() -> Result<Capabilities, Missing> {
+        maps::fill();
         // SAFETY: a processor with SVM has the MSR.
         if unsafe { rdmsr(hw::msr::VM_CR) } & SVM_DISABLED != 0 {
             return Err(Missing::SvmDisabled);

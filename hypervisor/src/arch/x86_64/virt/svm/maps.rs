@@ -3,6 +3,8 @@
 
 use x86::msr;
 
+use super::super::map::ExitMap;
+
 /// MSRs that guests read and write without an exit.
 const FREE: [u32; 11] = [
     msr::IA32_SYSENTER_CS,
@@ -18,36 +20,21 @@ const FREE: [u32; 11] = [
     msr::IA32_KERNEL_GSBASE,
 ];
 
-/// I/O permission map: a set bit exits.
-#[repr(C, align(4096))]
-pub(super) struct PortMap([u8; 3 * 4096]);
+/// I/O permission map: three pages.
+pub(super) static PORT_MAP: ExitMap<1536> = ExitMap::new();
+/// MSR permission map: two pages, two bits an MSR, read and write.
+pub(super) static MSR_MAP: ExitMap<1024> = ExitMap::new();
 
-pub(super) static PORT_MAP: PortMap = PortMap([0xff; 3 * 4096]);
-
-/// MSR permission map: two bits an MSR, read and write; a set one exits.
-#[repr(C, align(4096))]
-pub(super) struct MsrMap([u8; 2 * 4096]);
-
-pub(super) static MSR_MAP: MsrMap = MsrMap::new();
-
-impl MsrMap {
-    const fn new() -> MsrMap {
-        let mut map = MsrMap([0xff; 2 * 4096]);
-        let mut i = 0;
-        while i < FREE.len() {
-            let (byte, shift) = place(FREE[i]);
-            map.0[byte] &= !(3 << shift);
-            i += 1;
-        }
-        map
-    }
+/// Fills both maps.
+pub(super) fn fill() {
+    PORT_MAP.fill(core::iter::empty());
+    MSR_MAP.fill(FREE.iter().flat_map(|&number| [place(number), place(number) + 1]));
 }
 
-/// Byte of the map and position in it of an MSR's two bits.
-const fn place(number: u32) -> (usize, u32) {
-    let base = if number >= 0xc000_0000 { 2048 } else { 0 };
-    let index = number & 0x1fff;
-    (base + (index / 4) as usize, 2 * (index % 4))
+/// First of the two bits of an MSR.
+fn place(number: u32) -> usize {
+    let base = if number >= 0xc000_0000 { 2048 * 8 } else { 0 };
+    base + 2 * (number & 0x1fff) as usize
 }
 
 #[cfg(test)]
@@ -56,17 +43,15 @@ mod tests {
 
     #[test]
     fn only_harmless_msrs_are_free() {
-        let clear: u32 = MSR_MAP.0.iter().map(|byte| byte.count_zeros()).sum();
-        assert_eq!(clear, 2 * FREE.len() as u32);
-        let bits = |number| {
-            let (byte, shift) = place(number);
-            MSR_MAP.0[byte] >> shift & 3
-        };
-        assert_eq!(bits(0xc000_0102), 0);
-        assert_eq!(bits(0x277), 0);
+        fill();
+        let clear = (0..1024 * 64).filter(|&bit| !MSR_MAP.exits(bit)).count();
+        assert_eq!(clear, 2 * FREE.len());
+        let exits = |number| (MSR_MAP.exits(place(number)), MSR_MAP.exits(place(number) + 1));
+        assert_eq!(exits(0xc000_0102), (false, false));
+        assert_eq!(exits(0x277), (false, false));
         for number in [0x1b, 0xc000_0080, 0xc000_0103, 0x38f] {
-            assert_eq!(bits(number), 3);
+            assert_eq!(exits(number), (true, true));
         }
-        assert!(PORT_MAP.0.iter().all(|&byte| byte == 0xff));
+        assert!((0..1536 * 64).all(|bit| PORT_MAP.exits(bit)));
     }
 }

@@ -1,7 +1,5 @@
 //! What this processor's VMX can do, and the controls that follow from it (Intel SDM 3D appendix A).
 
-use core::fmt;
-
 use x86::msr;
 use x86::vmx::vmcs::control::{
     EntryControls, ExitControls, PinbasedControls, PrimaryControls, SecondaryControls,
@@ -10,6 +8,7 @@ use x86::vmx::vmcs::control::{
 use super::super::features::Missing;
 use super::super::hw::rdmsr;
 use super::super::state::cr0;
+use super::msr_bitmap;
 
 /// Field that the `x86` crate does not name.
 pub(super) const ENCLV_EXITING_BITMAP: u32 = 0x2036;
@@ -30,19 +29,6 @@ pub enum ControlWord {
 }
 
 impl ControlWord {
-    /// Writes the names of the controls in `bits`.
-    pub(in super::super) fn name_bits(self, bits: u32, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            ControlWord::Pin => write!(f, "{:?}", PinbasedControls::from_bits_truncate(bits)),
-            ControlWord::Primary => write!(f, "{:?}", PrimaryControls::from_bits_truncate(bits)),
-            ControlWord::Secondary => {
-                write!(f, "{:?}", SecondaryControls::from_bits_truncate(bits))
-            }
-            ControlWord::Exit => write!(f, "{:?}", ExitControls::from_bits_truncate(bits)),
-            ControlWord::Entry => write!(f, "{:?}", EntryControls::from_bits_truncate(bits)),
-        }
-    }
-
     /// What is needed, what is taken where it is there, and what must not be forced on.
     fn wishes(self) -> Wishes {
         match self {
@@ -183,6 +169,7 @@ pub(super) const ALL: u64 = 2;
 impl Capabilities {
     /// Asks the current CPU, which has VMX by CPUID.
     pub fn find() -> Result<Capabilities, Missing> {
+        msr_bitmap::fill();
         // SAFETY: a processor with VMX has these MSRs; the secondary controls and EPT abilities exist only
         // where the controls before them allow, which is tested first.
         unsafe {

@@ -2,6 +2,8 @@
 
 use x86::msr;
 
+use super::super::map::ExitMap;
+
 /// MSRs that VM entry and exit switch, or `SwitchedMsrs`, and that any value of is harmless.
 const FREE: [u32; 7] = [
     msr::IA32_SYSENTER_CS,
@@ -15,50 +17,34 @@ const FREE: [u32; 7] = [
 /// MSRs that guests read without an exit, but not write (see `SwitchedMsrs`).
 const READABLE: [u32; 4] = [msr::IA32_STAR, msr::IA32_LSTAR, msr::IA32_CSTAR, msr::IA32_FMASK];
 
-/// Reads of low and of high MSRs, writes of low and of high MSRs: a set bit exits.
-#[repr(C, align(4096))]
-pub(super) struct MsrBitmap([u8; 4096]);
+/// Reads of low and of high MSRs, writes of low and of high MSRs.
+pub(super) static MSR_BITMAP: ExitMap<512> = ExitMap::new();
 
-const WRITES: usize = 2048;
+/// First bit of the half for writes.
+const WRITES: usize = 2048 * 8;
 
-impl MsrBitmap {
-    const fn new() -> MsrBitmap {
-        let mut map = MsrBitmap([0xff; 4096]);
-        let mut i = 0;
-        while i < FREE.len() {
-            map.clear(0, FREE[i]);
-            map.clear(WRITES, FREE[i]);
-            i += 1;
-        }
-        let mut i = 0;
-        while i < READABLE.len() {
-            map.clear(0, READABLE[i]);
-            i += 1;
-        }
-        map
-    }
-
-    const fn clear(&mut self, base: usize, number: u32) {
-        let half = if number >= 0xc000_0000 { 1024 } else { 0 };
-        let bit = number & 0x1fff;
-        self.0[base + half + (bit / 8) as usize] &= !(1 << (bit % 8));
-    }
+/// Fills the bitmap.
+pub(super) fn fill() {
+    let writable = FREE.iter().map(|&number| WRITES + place(number));
+    let readable = FREE.iter().chain(&READABLE).map(|&number| place(number));
+    MSR_BITMAP.fill(writable.chain(readable));
 }
 
-pub(super) static MSR_BITMAP: MsrBitmap = MsrBitmap::new();
+fn place(number: u32) -> usize {
+    let half = if number >= 0xc000_0000 { 1024 * 8 } else { 0 };
+    half + (number & 0x1fff) as usize
+}
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn exits(write: bool, number: u32) -> bool {
-        let base = if write { WRITES } else { 0 } + if number >= 0xc000_0000 { 1024 } else { 0 };
-        let bit = (number & 0x1fff) as usize;
-        MSR_BITMAP.0[base + bit / 8] >> (bit % 8) & 1 != 0
-    }
-
     #[test]
     fn only_harmless_msrs_are_free() {
+        fill();
+        let exits = |write, number| {
+            MSR_BITMAP.exits(if write { WRITES } else { 0 } + place(number))
+        };
         let (mut reads, mut writes) = (0, 0);
         for number in (0..0x2000).chain(0xc000_0000..0xc000_2000) {
             reads += u32::from(!exits(false, number));
