@@ -125,11 +125,14 @@ impl<P: Platform> Vcpu<P> {
     }
 
     /// Answers an exit: `words` is the kernel's message; returns the groups that changed.
-    #[inline]
+    // The frequent kinds are functions of their own, so that none pays for the registers of the others.
+    #[inline(always)]
     pub fn exit(&mut self, words: &Words) -> Groups {
         let length = instruction_length(words[0]);
+        if words[0] as u8 == ExitKind::Hypercall as u8 {
+            return self.hypercall(length);
+        }
         match exit_kind(words[0]) {
-            Some(ExitKind::Hypercall) => self.hypercall(length),
             Some(ExitKind::WriteMsr) => self.write_msr(length),
             Some(ExitKind::Cpuid) => self.cpuid(length),
             Some(kind) => self.other_exit(kind, length, words),
@@ -137,6 +140,7 @@ impl<P: Platform> Vcpu<P> {
         }
     }
 
+    #[inline(never)]
     fn other_exit(&mut self, kind: ExitKind, length: u64, words: &Words) -> Groups {
         use ExitKind as K;
         if self.stopped {
@@ -180,13 +184,13 @@ impl<P: Platform> Vcpu<P> {
     }
 
     /// None of the hypercalls is offered: a guest that tries gets the error code of KVM.
-    #[inline]
+    #[inline(always)]
     fn hypercall(&mut self, length: u64) -> Groups {
         self.state.set_gpr(RAX, kvm::hypercall::ENOSYS as u64);
         self.skip(length)
     }
 
-    #[inline]
+    #[inline(never)]
     fn cpuid(&mut self, length: u64) -> Groups {
         let state = &mut self.state;
         let now = Dynamic {

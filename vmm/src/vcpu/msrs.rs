@@ -21,7 +21,7 @@ const X2APIC_EOI: u32 = 0x800 + register::EOI;
 
 impl<P: Platform> Vcpu<P> {
     /// WRMSR. What a kernel does at every interrupt comes first.
-    #[inline]
+    #[inline(never)]
     pub(super) fn write_msr(&mut self, length: u64) -> Groups {
         let number = self.state.gpr(RCX) as u32;
         let value = self.state.gpr(RDX) << 32 | self.state.gpr(RAX) & 0xffff_ffff;
@@ -38,6 +38,7 @@ impl<P: Platform> Vcpu<P> {
         self.write_other_msr(number, value, length)
     }
 
+    #[inline(never)]
     fn write_other_msr(&mut self, number: u32, value: u64, length: u64) -> Groups {
         match self.set_msr(number, value) {
             Ok(groups) => {
