@@ -84,7 +84,7 @@ impl fmt::Display for Missing {
             Missing::TrueControls => write!(f, "VMX without IA32_VMX_TRUE_*_CTLS"),
             Missing::Controls { word, absent, forced } => {
                 // By number (Intel SDM 3C 25.6 to 25.8): the names would make the kernel a tenth larger.
-                write!(f, "VMX {word:?} controls without bits {absent:#x}, forced {forced:#x}")
+                write!(f, "VMX {word:?} controls lack bits {absent:#x}, force bits {forced:#x}")
             }
             Missing::Ept(what) => write!(f, "EPT without {what}"),
         }

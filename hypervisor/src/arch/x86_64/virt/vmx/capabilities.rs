@@ -294,7 +294,7 @@ mod tests {
         let mut machine = machine();
         machine.secondary &= !(0x80 << 32);
         let missing = Capabilities::compute(&machine).unwrap_err();
-        assert_eq!(missing.to_string(), "VMX Secondary controls: lacks UNRESTRICTED_GUEST");
+        assert_eq!(missing.to_string(), "VMX Secondary controls lack bits 0x80, force bits 0x0");
     }
 
     #[test]
@@ -302,7 +302,7 @@ mod tests {
         let mut machine = machine();
         machine.primary |= 1 << 15;
         let missing = Capabilities::compute(&machine).unwrap_err();
-        assert_eq!(missing.to_string(), "VMX Primary controls: forces CR3_LOAD_EXITING");
+        assert_eq!(missing.to_string(), "VMX Primary controls lack bits 0x0, force bits 0x8000");
     }
 
     #[test]
