@@ -19,8 +19,8 @@ use x86::msr::{rdmsr, wrmsr};
 const FRAME: usize = offset_of!(Thread, frame);
 const STACK: usize = offset_of!(Cpu, arch) + offset_of!(CpuArch, stack_top);
 
-/// RFLAGS bits that SYSCALL clears: TF, IF, DF, IOPL, NT, AC.
-const SYSCALL_CLEARS: u64 = 0x0004_7700;
+/// RFLAGS bits that SYSCALL clears: all that a program can set, and IF.
+pub const SYSCALL_CLEARS: u64 = 0x0025_7fd5;
 
 macro_rules! push_registers {
     () => {

@@ -17,21 +17,23 @@ use x86::segmentation::{
 use crate::addr::HostVirt;
 
 /// Kernel code.
-pub const KERNEL_CODE: SegmentSelector = SegmentSelector::new(1, Ring::Ring0);
+pub const KERNEL_CODE: SegmentSelector = SegmentSelector::new(2, Ring::Ring0);
 /// Kernel data and stack.
-pub const KERNEL_DATA: SegmentSelector = SegmentSelector::new(2, Ring::Ring0);
+pub const KERNEL_DATA: SegmentSelector = SegmentSelector::new(3, Ring::Ring0);
 /// Data and stack of user programs.
-pub const USER_DATA: SegmentSelector = SegmentSelector::new(3, Ring::Ring3);
+pub const USER_DATA: SegmentSelector = SegmentSelector::new(5, Ring::Ring3);
 /// 64-bit code of user programs.
-pub const USER_CODE: SegmentSelector = SegmentSelector::new(4, Ring::Ring3);
+pub const USER_CODE: SegmentSelector = SegmentSelector::new(6, Ring::Ring3);
 /// The task state segment: two descriptor slots.
-pub const TASK: SegmentSelector = SegmentSelector::new(5, Ring::Ring0);
-const DESCRIPTORS: usize = 7;
+pub const TASK: SegmentSelector = SegmentSelector::new(7, Ring::Ring0);
+const DESCRIPTORS: usize = 9;
 
-/// Value of the STAR MSR for these descriptors. The selector that SYSRET adds 8 and 16 to is
-/// [`KERNEL_DATA`]'s; the CPU sets its privilege level to 3.
-pub const STAR: u64 =
-    (KERNEL_CODE.bits() as u64) << 32 | (KERNEL_DATA.bits() as u64) << 48;
+/// Value of the STAR MSR for these descriptors: SYSRET adds 8 and 16 to the selector in the upper half, which names
+/// the unused slot before [`USER_DATA`].
+///
+/// It is the value that 64-bit Linux uses, as is [`super::entry::SYSCALL_CLEARS`]: VMX does not switch these MSRs, and
+/// what guest and kernel agree on need not be written at an exit.
+pub const STAR: u64 = (KERNEL_CODE.bits() as u64) << 32 | (USER_DATA.bits() as u64 - 8) << 48;
 
 /// Slots of the interrupt stack table, for the IDT's gates. Each has a stack of its own, as these
 /// faults can strike while the kernel's stack pointer is not usable, and inside one another.
@@ -155,8 +157,10 @@ impl GdtTss {
         task.set_p();
         let table = [
             0,
+            0,
             code(Ring::Ring0).as_u64(),
             data(Ring::Ring0).as_u64(),
+            0,
             data(Ring::Ring3).as_u64(),
             code(Ring::Ring3).as_u64(),
             task.as_u64(),
