@@ -1,6 +1,8 @@
 //! Tests of the portable core: its system calls, on CPUs and in a time that the test controls.
 
+mod capabilities;
 mod ipc;
+mod model;
 mod signals;
 mod vcpu;
 mod world;

@@ -279,6 +279,16 @@ impl World {
         syscall::dispatch(cpu, thread);
     }
 
+    /// Whether `thread` is to execute its system call again.
+    pub fn restarts(&self, thread: Ref<Thread>) -> bool {
+        thread.with_frame(|frame| frame.ip()) == INSTRUCTION
+    }
+
+    /// `thread`, which runs, executes its system call again.
+    pub fn again(&self, thread: Ref<Thread>) {
+        self.enter(&self.cpu(thread.context.cpu), thread);
+    }
+
     /// `thread`, which runs, makes a system call with `words` words in its UTCB; the CPU goes no further.
     pub fn begin(&self, thread: Ref<Thread>, op: Op, words: u16, args: &[u64]) {
         let cpu = self.on(thread.context.cpu);
@@ -313,7 +323,7 @@ impl World {
         self.begin(driver, op, 0, args);
         for turn in 0.. {
             assert!(turn < 10_000, "{op:?} does not end");
-            if driver.with_frame(|frame| frame.ip()) != INSTRUCTION {
+            if !self.restarts(driver) {
                 break;
             }
             // Back in user mode, interrupts are taken, here and on the other CPUs.
