@@ -21,7 +21,7 @@ const ROOT: [u32; 12] = [1, 3, 40, 41, 42, 43, 44, 45, 46, 47, 48, 49];
 /// Those of the others: their own domain and space, the domain next to them, memory, and free ones.
 const CHILD: [u32; 12] = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12];
 const CHILD_SLOTS: u64 = 13;
-const CHILD_QUOTA: u64 = 60;
+const CHILD_QUOTA: u64 = 24;
 /// Memory that the root works with.
 const MEMORY: u64 = 8 << 20;
 
@@ -123,6 +123,13 @@ impl Checked {
 
     /// Kernel and model carry the call out, and agree on everything.
     fn step(&mut self, actor: usize, op: Op, args: &[u64]) -> Result<(), Status> {
+        let status = self.agree(actor, op, args);
+        self.compare();
+        status
+    }
+
+    /// Kernel and model carry the call out, and agree on the status.
+    fn agree(&mut self, actor: usize, op: Op, args: &[u64]) -> Result<(), Status> {
         let caller = self.actors[actor].0;
         let before = self.model.clone();
         let expected = self.model.call(caller, op, &nine(args));
@@ -139,7 +146,6 @@ impl Checked {
             let held = |m: &Model| m.caps.values().fold(Rights::empty(), |r, c| r | c.rights);
             assert!(held(&before).contains(held(&self.model)));
         }
-        self.compare();
         status
     }
 
@@ -257,70 +263,143 @@ fn read_table(
     }
 }
 
-/// A call of a history: selectors are places in the list of the actor.
+/// A call of a history: what it names is picked when it is made, mostly so that it makes sense.
 #[derive(Clone, Debug)]
 struct Call {
     actor: usize,
     op: Op,
-    args: [u64; 9],
+    /// One choice for each argument.
+    picks: [u16; 9],
 }
 
-fn pages() -> impl Strategy<Value = u64> {
-    prop_oneof![
-        8 => (0..6u64).prop_map(|n| n * PAGE),
-        3 => (0..3u64).prop_map(|n| n << 21),
-        1 => Just((2 << 20) + PAGE),
-        1 => Just(1),
-        1 => Just(u64::MAX - PAGE + 1),
-    ]
-}
-
-fn rights() -> impl Strategy<Value = u64> {
-    prop_oneof![
-        2 => Just(Rights::all().bits() as u64),
-        2 => Just(Rights::RW.bits() as u64),
-        3 => 0..256u64,
-        1 => Just(1 << 9),
-    ]
-}
+const OPERATIONS: [Op; 14] = [
+    Op::CreateDomain,
+    Op::CreateSpace,
+    Op::CreateThread,
+    Op::CreateNotification,
+    Op::CreateSched,
+    Op::Delegate,
+    Op::Delegate,
+    Op::Delegate,
+    Op::Map,
+    Op::Map,
+    Op::Map,
+    Op::Map,
+    Op::Revoke,
+    Op::Delete,
+];
 
 fn calls() -> impl Strategy<Value = Call> {
-    (0..4usize).prop_flat_map(|actor| {
-        let list = if actor == 0 { ROOT } else { CHILD };
-        let any = move || {
-            prop_oneof![
-                9 => (0..12usize).prop_map(move |i| list[i] as u64),
-                1 => prop_oneof![Just(0u64), Just(5000)],
-            ]
+    let picks = prop::array::uniform9(any::<u16>());
+    (0..4usize, prop::sample::select(&OPERATIONS[..]), picks)
+        .prop_map(|(actor, op, picks)| Call { actor, op, picks })
+}
+
+/// Sizes, offsets and addresses: pages and large pages, and what is wrong.
+const SIZES: [u64; 16] = [
+    0,
+    PAGE,
+    PAGE,
+    2 * PAGE,
+    3 * PAGE,
+    3 * PAGE,
+    5 * PAGE,
+    40 * PAGE,
+    2 << 20,
+    2 << 20,
+    4 << 20,
+    (2 << 20) + PAGE,
+    (2 << 20) - PAGE,
+    1 << 30,
+    1,
+    u64::MAX - PAGE + 1,
+];
+
+impl Checked {
+    fn pick<T: Copy>(of: &[T], pick: u16) -> Option<T> {
+        (!of.is_empty()).then(|| of[pick as usize / 16 % of.len()])
+    }
+
+    /// A selector of the actor: mostly one that holds a capability of `kind`.
+    fn held(&self, actor: usize, kind: Option<Kind>, pick: u16) -> u64 {
+        let list = if actor == 0 { &ROOT } else { &CHILD };
+        let id = self.actors[actor].0;
+        let fits = |&&at: &&u32| {
+            let cap = self.model.caps.get(&(id, at));
+            cap.is_some_and(|cap| kind.is_none_or(|kind| cap.kind == kind))
         };
-        // Domains are mostly found at the start of a table.
-        let domain = move || {
-            prop_oneof![
-                4 => Just(1u64),
-                4 => if actor == 0 { Just(vec![20u64, 24, 28]) } else { Just(vec![1, 3]) }
-                    .prop_flat_map(|v| (0..v.len()).prop_map(move |i| v[i])),
-                2 => any(),
-            ]
+        let mut all: Vec<u32> = list.iter().filter(fits).copied().collect();
+        if actor == 0 && kind == Some(Kind::Domain) {
+            all.extend((20..32).step_by(4).filter(|&at| self.model.caps.contains_key(&(id, at))));
+        }
+        match pick % 16 {
+            0 => [0, 5000, 1 << 32][pick as usize / 16 % 3],
+            1 => Self::pick(list, pick).unwrap() as u64,
+            _ => Self::pick(&all, pick).unwrap_or(0) as u64,
+        }
+    }
+
+    /// A selector of domain `id`: mostly an empty one.
+    fn empty(&self, id: Id, pick: u16) -> u64 {
+        let list = if id == self.actors[0].0 { &ROOT } else { &CHILD };
+        let free = |&&at: &&u32| !self.model.caps.contains_key(&(id, at));
+        let all: Vec<u32> = list.iter().filter(free).copied().collect();
+        match pick % 16 {
+            0 => [0, 5000, 1 << 32][pick as usize / 16 % 3],
+            1 => Self::pick(list, pick).unwrap() as u64,
+            _ => Self::pick(&all, pick).unwrap_or(0) as u64,
+        }
+    }
+
+    fn make(&mut self, call: &Call) {
+        let &Call { actor, op, picks } = call;
+        if !self.lives(actor) {
+            return;
+        }
+        let id = self.actors[actor].0;
+        let rights = |pick: u16| match pick % 8 {
+            0 => 1 << 9,
+            1 => pick as u64 >> 8,
+            2 => Rights::RW.bits() as u64,
+            _ => Rights::all().bits() as u64,
         };
-        let memory = move || prop_oneof![Just(if actor == 0 { 3 } else { 4u64 }), any()];
-        let call = move |op, args: Vec<u64>| Call { actor, op, args: nine(&args) };
-        prop_oneof![
-            2 => (domain(), any(), 0..30u64, prop_oneof![Just(0u64), Just(5), Just(70)])
-                .prop_map(move |(p, d, q, s)| call(Op::CreateDomain, vec![p, d, q, s])),
-            2 => (domain(), any(), 0..3u64)
-                .prop_map(move |(p, d, k)| call(Op::CreateSpace, vec![p, d, k])),
-            2 => (domain(), any(), any(), pages())
-                .prop_map(move |(p, d, s, u)| call(Op::CreateThread, vec![p, d, p, s, 0, u, 0x2000])),
-            1 => (domain(), any()).prop_map(move |(p, d)| call(Op::CreateNotification, vec![p, d])),
-            1 => (domain(), any()).prop_map(move |(p, d)| call(Op::CreateSched, vec![p, d])),
-            8 => (any(), domain(), 0..13u64, rights(), pages(), pages(), prop_oneof![6 => Just(0u64), 1 => Just(1), 1 => Just(2)])
-                .prop_map(move |(s, r, d, rights, o, l, f)| call(Op::Delegate, vec![s, r, d, rights, o, l, f])),
-            6 => (memory(), any(), any(), (pages(), pages(), pages()), rights())
-                .prop_map(move |(m, s, d, (o, a, l), rights)| call(Op::Map, vec![m, s, d, o, a, l, rights & 7 | 1])),
-            2 => any().prop_map(move |s| call(Op::Revoke, vec![s])),
-            3 => any().prop_map(move |s| call(Op::Delete, vec![s])),
-        ]
-    })
+        let size = |i: usize| SIZES[picks[i] as usize % SIZES.len()];
+        let domain = self.held(actor, Some(Kind::Domain), picks[0]);
+        let args = match op {
+            Op::Delegate => {
+                let receiver = self.held(actor, Some(Kind::Domain), picks[1]);
+                let to = self.model.caps.get(&(id, receiver as u32));
+                let to = to.filter(|cap| cap.kind == Kind::Domain).and_then(|cap| cap.object);
+                let badge = if picks[8] % 2 == 0 { size(4) } else { picks[8] as u64 };
+                let from = self.held(actor, None, picks[0]);
+                let is_notification = self.model.caps.get(&(id, from as u32)).is_some_and(|c| c.kind == Kind::Notification);
+                let fourth = if is_notification { badge } else { size(4) };
+                let flags = [0, 0, 0, 0, 0, 1, 1, 2][picks[6] as usize % 8];
+                let to = self.empty(to.unwrap_or(id), picks[2]);
+                vec![from, receiver, to, rights(picks[3]), fourth, size(5), flags]
+            }
+            Op::Map => {
+                let memory = self.held(actor, Some(Kind::Memory), picks[0]);
+                let space = self.held(actor, Some(Kind::Space), picks[1]);
+                let to = self.empty(id, picks[2]);
+                // Addresses near each other, so that they meet.
+                let rights = [1, 3, 5, 7, 2][picks[6] as usize % 5];
+                vec![memory, space, to, size(3), size(4), size(5), rights]
+            }
+            Op::Revoke | Op::Delete => vec![self.held(actor, None, picks[0])],
+            Op::CreateDomain => {
+                let slots = [0, 5, 20, 70, 40_000][picks[3] as usize % 5];
+                vec![domain, self.empty(id, picks[1]), picks[2] as u64 % 40, slots]
+            }
+            Op::CreateSpace => vec![domain, self.empty(id, picks[1]), picks[2] as u64 % 3],
+            Op::CreateThread => {
+                let space = self.held(actor, Some(Kind::Space), picks[3]);
+                vec![domain, self.empty(id, picks[1]), domain, space, 0, size(5), 0x2000]
+            }
+            _ => vec![domain, self.empty(id, picks[1])],
+        };
+        let _ = self.step(actor, op, &args);
+    }
 }
 
 proptest! {
@@ -329,11 +408,73 @@ proptest! {
     #[test]
     fn any_history_means_what_the_model_says(history in prop::collection::vec(calls(), 1..120)) {
         let mut checked = Checked::new(3);
-        for Call { actor, op, args } in history {
-            if checked.lives(actor) {
-                let _ = checked.step(actor, op, &args);
-            }
+        for call in &history {
+            checked.make(call);
         }
         checked.finish();
+    }
+}
+
+/// Calls of a small system: the root (0) and one domain (1), two frames in the root's capability 40.
+const SMALL: [(usize, Op, [u64; 7]); 18] = {
+    use Op::{CreateNotification, CreateSpace, Delegate, Delete, Map, Revoke};
+    // Domain 20, 1 in its own table; its space 21, 2 in its own table.
+    [
+        (0, Delegate, [40, 20, 5, 0x87, 0, PAGE, 0]),
+        (0, Delegate, [40, 20, 6, 0x81, 0, 2 * PAGE, 0]),
+        (0, Delegate, [40, 1, 41, 0x83, PAGE, PAGE, 0]),
+        (0, Delegate, [41, 20, 5, 0, 0, 0, 1]),
+        (0, Map, [40, 21, 42, 0, PAGE, 2 * PAGE, 1]),
+        (0, Map, [41, 21, 43, 0, PAGE, PAGE, 3]),
+        (0, Revoke, [40, 0, 0, 0, 0, 0, 0]),
+        (0, Delete, [41, 0, 0, 0, 0, 0, 0]),
+        (0, Delete, [42, 0, 0, 0, 0, 0, 0]),
+        (0, Delete, [20, 0, 0, 0, 0, 0, 0]),
+        (1, Delegate, [5, 1, 6, 0x81, 0, PAGE, 0]),
+        (1, Delegate, [6, 1, 5, 0, 0, 0, 1]),
+        (1, Map, [5, 2, 7, 0, 2 * PAGE, PAGE, 3]),
+        (1, Map, [6, 9, 8, 0, PAGE, PAGE, 1]),
+        (1, Delete, [5, 0, 0, 0, 0, 0, 0]),
+        (1, CreateSpace, [1, 9, 0, 0, 0, 0, 0]),
+        (1, CreateNotification, [1, 9, 0, 0, 0, 0, 0]),
+        (1, Delete, [9, 0, 0, 0, 0, 0, 0]),
+    ]
+};
+
+#[test]
+fn all_short_histories_mean_what_the_model_says() {
+    const DEPTH: usize = 4;
+    let mut histories = 0;
+    let mut line = Vec::new();
+    explore(DEPTH, &mut line, &mut histories);
+    assert!(histories > 1000, "{histories}");
+}
+
+/// Tries every call after `line`, and goes on after those that change something.
+fn explore(depth: usize, line: &mut Vec<usize>, histories: &mut u32) {
+    if line.len() == depth {
+        return;
+    }
+    for next in 0..SMALL.len() {
+        let mut checked = Checked::new(1);
+        checked.must(0, Op::Delegate, &[3, 1, 40, 0xff, 0, 2 * PAGE]);
+        for &call in line.iter() {
+            let (actor, op, args) = SMALL[call];
+            let _ = checked.agree(actor, op, &args);
+        }
+        let (actor, op, args) = SMALL[next];
+        if !checked.lives(actor) {
+            continue;
+        }
+        let before = checked.model.clone();
+        let _ = checked.step(actor, op, &args);
+        *histories += 1;
+        let changes = before != checked.model;
+        checked.finish();
+        if changes {
+            line.push(next);
+            explore(depth, line, histories);
+            line.pop();
+        }
     }
 }

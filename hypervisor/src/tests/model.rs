@@ -68,6 +68,10 @@ pub struct Model {
 
 const USED: Status = Status::Occupied;
 
+fn selector(argument: u64) -> Result<u32, Status> {
+    u32::try_from(argument).map_err(|_| Status::BadArgument)
+}
+
 fn span(level: u32) -> u64 {
     1 << (12 + 9 * level)
 }
@@ -184,7 +188,7 @@ impl Model {
     }
 
     fn find(&self, caller: Id, at: u64, kind: Kind, rights: Rights) -> Result<Id, Status> {
-        let at = u32::try_from(at).map_err(|_| Status::BadArgument)?;
+        let at = selector(at)?;
         let cap = self.caps.get(&(caller, at)).filter(|cap| cap.kind == kind);
         let cap = cap.ok_or(Status::BadCapability)?;
         if !cap.rights.contains(rights) {
@@ -194,7 +198,7 @@ impl Model {
     }
 
     fn empty(&self, domain: Id, at: u64) -> Result<Place, Status> {
-        let at = u32::try_from(at).map_err(|_| Status::BadArgument)?;
+        let at = selector(at)?;
         if at == 0 || at >= self.table(domain).slots {
             return Err(Status::BadSelector);
         }
@@ -292,7 +296,7 @@ impl Model {
 
     fn delegate(&mut self, caller: Id, args: &[u64; 9]) -> Result<(), Status> {
         let receiver = self.find(caller, args[1], Kind::Domain, Rights::INSTALL)?;
-        let from = (caller, args[0] as u32);
+        let from = (caller, selector(args[0])?);
         let cap = self.caps.get(&from).filter(|cap| cap.kind != Kind::Mapping);
         let cap = cap.ok_or(Status::BadCapability)?.clone();
         if !cap.rights.contains(Rights::DELEGATE) {
@@ -328,7 +332,8 @@ impl Model {
     }
 
     fn map(&mut self, caller: Id, args: &[u64; 9]) -> Result<(), Status> {
-        let from = (caller, args[0] as u32);
+        let from = (caller, selector(args[0])?);
+        selector(args[1]).and(selector(args[2]))?;
         let cap = self.caps.get(&from).filter(|cap| cap.kind == Kind::Memory);
         let cap = cap.ok_or(Status::BadCapability)?.clone();
         let space = self.find(caller, args[1], Kind::Space, Rights::INSTALL)?;
@@ -372,7 +377,7 @@ impl Model {
     }
 
     fn revoke(&mut self, caller: Id, op: Op, args: &[u64; 9]) -> Result<(), Status> {
-        let at = (caller, args[0] as u32);
+        let at = (caller, selector(args[0])?);
         if !self.caps.contains_key(&at) {
             return Err(Status::BadCapability);
         }
