@@ -21,7 +21,6 @@ const ROOT: [u32; 12] = [1, 3, 40, 41, 42, 43, 44, 45, 46, 47, 48, 49];
 /// Those of the others: their own domain and space, the domain next to them, memory, and free ones.
 const CHILD: [u32; 12] = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12];
 const CHILD_SLOTS: u64 = 13;
-const CHILD_QUOTA: u64 = 24;
 /// Memory that the root works with.
 const MEMORY: u64 = 8 << 20;
 
@@ -41,8 +40,8 @@ fn nine(args: &[u64]) -> [u64; 9] {
 }
 
 impl Checked {
-    /// The root and `children` domains, each with memory and a capability to the next one.
-    fn new(children: u32) -> Checked {
+    /// The root and `children` domains, each with `quota`, memory and a capability to the next one.
+    fn new(children: u32, quota: u64) -> Checked {
         let w = World::new(1);
         let mut model = Model::default();
         let root_driver = w.thread(0);
@@ -72,7 +71,7 @@ impl Checked {
         for i in 0..children {
             let base = 20 + 4 * i;
             let [domain, space, thread] = [base, base + 1, base + 2].map(u64::from);
-            checked.must(0, Op::CreateDomain, &[1, domain, CHILD_QUOTA, CHILD_SLOTS]);
+            checked.must(0, Op::CreateDomain, &[1, domain, quota, CHILD_SLOTS]);
             checked.must(0, Op::CreateSpace, &[domain, space, 0]);
             checked.must(0, Op::CreateThread, &[domain, thread, domain, space, 0, 0x7000, 0x2000]);
             let all = Rights::all().bits() as u64;
@@ -406,8 +405,11 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 150, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn any_history_means_what_the_model_says(history in prop::collection::vec(calls(), 1..120)) {
-        let mut checked = Checked::new(3);
+    fn any_history_means_what_the_model_says(
+        quota in 7u64..24,
+        history in prop::collection::vec(calls(), 1..120),
+    ) {
+        let mut checked = Checked::new(3, quota);
         for call in &history {
             checked.make(call);
         }
@@ -456,7 +458,7 @@ fn explore(depth: usize, line: &mut Vec<usize>, histories: &mut u32) {
         return;
     }
     for next in 0..SMALL.len() {
-        let mut checked = Checked::new(1);
+        let mut checked = Checked::new(1, 20);
         checked.must(0, Op::Delegate, &[3, 1, 40, 0xff, 0, 2 * PAGE]);
         for &call in line.iter() {
             let (actor, op, args) = SMALL[call];

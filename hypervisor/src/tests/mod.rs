@@ -2,7 +2,9 @@
 
 mod capabilities;
 mod ipc;
+mod lifetime;
 mod model;
+mod scheduling;
 mod signals;
 mod vcpu;
 mod world;

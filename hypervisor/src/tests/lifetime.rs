@@ -1,0 +1,222 @@
+//! Ends of objects, while other CPUs use them.
+
+use super::Running;
+use super::world::{World, result, state};
+use crate::context::State;
+use crate::domain::Domain;
+use crate::mem;
+use crate::thread::Thread;
+use abi::{Op, Rights, Status};
+
+#[test]
+fn nobody_finds_what_is_ending() {
+    let w = World::new(2);
+    let (killer, other) = (w.client(0, 5), w.client(0, 5));
+    let (victim, sched) = (w.client(1, 5), w.sched(1, 5, 0, 0));
+    let n = w.notification();
+    assert_eq!(w.run(1), Running::User(victim.object));
+    w.does(victim, Op::Wait, &[n, u64::MAX]);
+    for at in [n, victim.at as u64] {
+        assert_eq!(w.run(0), Running::User(killer.object));
+        // The other CPU has not let go of it yet.
+        w.begin(killer.object, Op::Delete, 0, &[at]);
+        assert!(w.restarts(killer.object));
+        w.cpu(0).yielded.set(true);
+        w.cpu(0).reschedule.set(true);
+        assert_eq!(w.step(0), Some(Running::User(other.object)));
+        for (op, args) in [
+            (Op::CreatePortal, vec![1, 99, at]),
+            (Op::BindSched, vec![sched.at as u64, at]),
+            (Op::InterruptBind, vec![8, at, 1]),
+            (Op::LogBind, vec![5, at]),
+            (Op::Wait, vec![at, u64::MAX]),
+            (Op::Signal, vec![at]),
+            (Op::Delegate, vec![at, 1, 99, 0xff]),
+        ] {
+            w.begin(other.object, op, 0, &args);
+            assert_eq!(w.result(other), Err(Status::BadCapability), "{op:?}");
+        }
+        w.begin(other.object, Op::CreateNotification, 0, &[1, at]);
+        assert_eq!(w.result(other), Err(Status::Occupied));
+        // Its CPU does, and the other one goes on.
+        w.interrupts(1);
+        w.cpu(0).yielded.set(true);
+        w.cpu(0).reschedule.set(true);
+        for _ in 0..10 {
+            w.interrupts(1);
+            w.interrupts(0);
+            w.step(0);
+        }
+        assert_eq!(w.result(killer).map(|_| ()), Ok(()));
+        w.begin(killer.object, Op::CreateNotification, 0, &[1, at]);
+        assert_eq!(w.result(killer).map(|_| ()), Ok(()));
+    }
+    assert_eq!(w.run(1), Running::Idle);
+}
+
+#[test]
+fn what_was_posted_to_a_cpu_is_not_freed_before_it_arrives() {
+    // A scheduling context that ends on its CPU while its start is on the way there.
+    let w = World::new(2);
+    let (thread, sched) = (w.thread(1), w.sched(1, 5, 0, 0));
+    w.bind(sched, thread);
+    w.try_root_on(1, Op::Delete, &[sched.at as u64]).unwrap();
+    assert_eq!(w.run(1), Running::Idle);
+    // A thread that does: the scheduling context is free for another one.
+    let sched = w.sched(1, 5, 0, 0);
+    w.bind(sched, thread);
+    w.try_root_on(1, Op::Delete, &[thread.at as u64]).unwrap();
+    assert_eq!(w.run(1), Running::Idle);
+    let thread = w.thread(1);
+    w.bind(sched, thread);
+    assert_eq!(w.run(1), Running::User(thread.object));
+    // A signal whose notification ends.
+    let n = w.notification();
+    assert_eq!(w.does(thread, Op::Wait, &[n, u64::MAX]), Running::Idle);
+    w.root(Op::Signal, &[n]);
+    w.try_root_on(1, Op::Delete, &[n]).unwrap();
+    assert_eq!(w.run(1), Running::User(thread.object));
+    let taken = result(thread.object);
+    assert!(taken == Err(Status::Aborted) || taken.unwrap()[1] == u64::MAX);
+    // A thread that waits, ended from the CPU that has just signalled.
+    let n = w.notification();
+    assert_eq!(w.does(thread, Op::Wait, &[n, u64::MAX]), Running::Idle);
+    w.root(Op::Signal, &[n]);
+    w.delete(thread.at);
+    w.delete(n as u32);
+    w.delete(sched.at);
+    assert_eq!(w.run(1), Running::Idle);
+}
+
+#[test]
+fn nobody_ends_what_it_runs_on() {
+    let w = World::new(1);
+    let thread = w.client(0, 5);
+    w.run(0);
+    let user = Running::User(thread.object);
+    assert_eq!(w.does(thread, Op::Delete, &[thread.at as u64]), user);
+    assert_eq!(w.result(thread), Err(Status::Busy));
+    assert_eq!(w.does(thread, Op::Delete, &[2]), user);
+    // The capability to the space is not the first one: it goes, the space stays.
+    assert_eq!(w.result(thread).map(|_| ()), Ok(()));
+    assert_eq!(w.does(thread, Op::Yield, &[]), user);
+}
+
+/// A domain of its own, with everything in it, on all CPUs; the root's selector.
+fn busy_domain(w: &World) -> u32 {
+    let all = Rights::all().bits() as u64;
+    let (domain, space) = (w.selector() as u64, w.selector() as u64);
+    w.root(Op::CreateDomain, &[1, domain, 120, 70]);
+    w.root(Op::CreateSpace, &[domain, space, 0]);
+    w.root(Op::Delegate, &[domain, domain, 1, all]);
+    w.root(Op::Delegate, &[space, domain, 2, all]);
+    w.root(Op::Delegate, &[3, domain, 3, all, 0, 1 << 20]);
+    let threads: Vec<_> = (0..4u64)
+        .map(|i| {
+            let at = w.selector();
+            let args = [domain, at as u64, domain, space, i % 2, (i + 1) << 20, 0x2000, 0, 20];
+            w.root(Op::CreateThread, &args);
+            w.root(Op::Delegate, &[at as u64, domain, 10 + i, all]);
+            w.object::<Thread>(at)
+        })
+        .collect();
+    for i in 0..2 {
+        w.bind(w.sched(i, 9, 0, 0), threads[i as usize]);
+    }
+    // One calls its server, which waits; the other waits for ever. Both made things before.
+    for (i, thread) in threads[..2].iter().enumerate() {
+        let i = i as u64;
+        assert_eq!(w.run(i as u32), Running::User(thread.object));
+        let does = |op, args: &[u64]| {
+            w.begin(thread.object, op, 0, args);
+            while w.restarts(thread.object) {
+                w.interrupts(1 - i as u32);
+                w.on(i as u32);
+                w.again(thread.object);
+            }
+            assert_eq!(result(thread.object).map(|_| ()), Ok(()), "{op:?} {args:?}");
+        };
+        let base = 30 + 15 * i;
+        does(Op::CreateNotification, &[1, base]);
+        does(Op::CreatePortal, &[1, base + 1, 12 + i, 5, !0]);
+        does(Op::CreateSpace, &[1, base + 2, 1]);
+        does(Op::Map, &[3, base + 2, base + 3, 0, 0, 1 << 20, 7]);
+        does(Op::Map, &[3, 2, base + 4, 0, (i + 1) << 30, 64 << 12, 3]);
+        does(Op::CreateVcpu, &[1, base + 5, 1, base + 2, i, 2, (10 + i) << 20, 200]);
+        does(Op::BindKick, &[base + 5, base]);
+        does(Op::CreateSched, &[1, base + 6, i, 3, 10, 100]);
+        does(Op::BindSched, &[base + 6, base + 5]);
+        does(Op::CreateDomain, &[1, base + 7, 2, 3]);
+        does(Op::CreateNotification, &[base + 7, base + 8]);
+        does(Op::CreateNotification, &[1, base + 9]);
+    }
+    domain as u32
+}
+
+#[test]
+fn a_domain_ends_with_all_it_has() {
+    let w = World::new(2);
+    let before = (w.root.quota().1, mem::free_pages());
+    let mut after = before;
+    for round in 0..3 {
+        let domain = busy_domain(&w);
+        assert!(w.object::<Domain>(domain).object.quota().1 > 40);
+        w.try_root_on(round % 2, Op::Delete, &[domain as u64]).unwrap();
+        assert_eq!((w.run(0), w.run(1)), (Running::Idle, Running::Idle));
+        // The root's own cells stay; nothing else does.
+        let now = (w.root.quota().1, mem::free_pages());
+        assert_eq!(before.0 + before.1, now.0 + now.1);
+        assert!(now.0 <= before.0 + 1 && (round == 0 || now == after), "{before:?} {now:?}");
+        after = now;
+    }
+    assert_eq!(crate::arch::space_tags(), 1);
+}
+
+#[test]
+fn a_domain_ends_whose_space_others_use() {
+    // A domain makes a space at a neighbour's cost, and a thread in it: the space comes first in its table.
+    let w = World::new(1);
+    let all = Rights::all().bits() as u64;
+    let (neighbour, domain) = (w.selector() as u64, w.selector() as u64);
+    w.root(Op::CreateDomain, &[1, neighbour, 30, 10]);
+    w.root(Op::CreateDomain, &[1, domain, 30, 10]);
+    w.root(Op::Delegate, &[domain, domain, 1, all]);
+    w.root(Op::Delegate, &[neighbour, domain, 3, all]);
+    let (space, at) = (w.selector() as u64, w.selector());
+    w.root(Op::CreateSpace, &[domain, space, 0]);
+    w.root(Op::CreateThread, &[domain, at as u64, domain, space, 0, 0x1_0000, 0x2000]);
+    let thread = w.object::<Thread>(at);
+    w.bind(w.sched(0, 5, 0, 0), thread);
+    w.run(0);
+    w.does(thread, Op::CreateSpace, &[3, 5, 0]);
+    w.does(thread, Op::CreateThread, &[3, 6, 3, 5, 0, 0x2_0000, 0x2000]);
+    assert_eq!(w.result(thread).map(|_| ()), Ok(()));
+    w.does(thread, Op::Delete, &[5]);
+    assert_eq!(w.result(thread), Err(Status::Busy));
+    w.delete(domain as u32);
+    // Its cells and pages stay with it; the thread's two and the space's table and tables are back.
+    assert_eq!(w.root(Op::QuotaQuery, &[neighbour])[2], 1);
+    assert_eq!(state(w.client(0, 1)), State::Ready);
+}
+
+#[test]
+fn time_that_was_bound_can_be_bound_again() {
+    let w = World::new(1);
+    let (first, sched) = (w.thread(0), w.sched(0, 5, 100, 1000));
+    w.bind(sched, first);
+    assert_eq!(w.run(0), Running::User(first.object));
+    crate::arch::set_now(99);
+    w.delete(first.at);
+    // What was used of the budget stays used.
+    let second = w.thread(0);
+    w.bind(sched, second);
+    assert_eq!(w.run(0), Running::User(second.object));
+    crate::arch::set_now(100);
+    assert_eq!(w.run(0), Running::Idle);
+    w.delete(second.at);
+    let third = w.thread(0);
+    w.bind(sched, third);
+    assert_eq!(w.run(0), Running::Idle);
+    crate::arch::set_now(1000);
+    assert_eq!(w.run(0), Running::User(third.object));
+}

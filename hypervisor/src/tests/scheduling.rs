@@ -1,0 +1,180 @@
+//! Who runs, and for how long.
+
+use super::world::{SLICE, World};
+use super::{Object, Running};
+use crate::arch;
+use crate::cell::Ref;
+use crate::thread::Thread;
+use crate::timeout::{Expiry, Timeout, TimeoutQueue};
+use abi::Op;
+use proptest::prelude::*;
+
+/// Lets time pass in steps until `end`; how long each of `threads` ran. What runs for a step does `act` at its end.
+fn simulate(
+    w: &World,
+    end: u64,
+    step: u64,
+    threads: &[Object<Thread>],
+    mut act: impl FnMut(Object<Thread>),
+) -> Vec<u64> {
+    let mut ran = vec![0; threads.len()];
+    while arch::now() < end {
+        let running = w.run(0);
+        arch::set_now(arch::now() + step);
+        if let Running::User(thread) = running {
+            let i = threads.iter().position(|t| t.object == thread).unwrap();
+            ran[i] += step;
+            act(threads[i]);
+        }
+    }
+    ran
+}
+
+#[test]
+fn equals_take_turns_and_the_highest_goes_first() {
+    let w = World::new(1);
+    let threads = [w.client(0, 5), w.client(0, 5), w.client(0, 5), w.client(0, 4)];
+    let ran = simulate(&w, 30 * SLICE, SLICE / 10, &threads, |_| {});
+    assert_eq!(ran, [10 * SLICE, 10 * SLICE, 10 * SLICE, 0]);
+    // Who yields is last; who is pre-empted stays first.
+    let mut order = Vec::new();
+    for _ in 0..6 {
+        let Running::User(thread) = w.run(0) else { panic!() };
+        let thread = *threads.iter().find(|t| t.object == thread).unwrap();
+        let high = w.client(0, 9);
+        assert_eq!(w.run(0), Running::User(high.object));
+        w.delete(high.at);
+        assert_eq!(w.run(0), Running::User(thread.object));
+        order.push(thread.at);
+        w.does(thread, Op::Yield, &[]);
+    }
+    assert_eq!(order[..3], order[3..]);
+    assert!(order[0] != order[1] && order[1] != order[2] && order[0] != order[2]);
+}
+
+#[test]
+fn nobody_exceeds_its_budget() {
+    const BUDGET: u64 = 100;
+    const PERIOD: u64 = 1000;
+    // Spins; gives up its turn; sleeps for a moment whenever its budget is about to end, or has just ended.
+    for behaviour in 0..4 {
+        let w = World::new(1);
+        let (greedy, low) = (w.thread(0), w.client(0, 1));
+        let n = w.notification();
+        w.bind(w.sched(0, 100, BUDGET, PERIOD), greedy);
+        let end = 200 * PERIOD;
+        let ran = simulate(&w, end, 10, &[greedy, low], |thread| {
+            if thread.at != greedy.at {
+                return;
+            }
+            let now = arch::now();
+            let left = w.cpu(0).slice_end.get().saturating_sub(now);
+            match behaviour {
+                1 => w.begin(thread.object, Op::Yield, 0, &[]),
+                2 if left <= 10 => w.begin(thread.object, Op::Wait, 0, &[n, now + 1]),
+                3 if left == 0 => w.begin(thread.object, Op::Wait, 0, &[n, now + 1]),
+                _ => {}
+            }
+        });
+        let share = end / PERIOD * BUDGET;
+        assert!(ran[0] <= share + BUDGET, "behaviour {behaviour}: {} of {share}", ran[0]);
+        // It gets what it was promised, too.
+        assert!(ran[0] + 2 * BUDGET >= share, "behaviour {behaviour}: {} of {share}", ran[0]);
+        assert_eq!(ran[0] + ran[1], end);
+    }
+}
+
+#[test]
+fn the_budget_of_a_client_ends_in_its_server() {
+    let w = World::new(1);
+    let (client, server, low) = (w.thread(0), w.thread(0), w.client(0, 1));
+    let portal = w.portal(server, 0);
+    w.bind(w.sched(0, 9, 100, 1000), client);
+    assert_eq!(w.run(0), Running::User(client.object));
+    assert_eq!(w.does(client, Op::Call, &[portal]), Running::User(server.object));
+    arch::set_now(100);
+    assert_eq!(w.run(0), Running::User(low.object));
+    // Another caller's time finishes it.
+    assert_eq!(w.does(low, Op::Call, &[portal, 5]), Running::User(server.object));
+    assert_eq!(w.does(server, Op::ReplyWait, &[]), Running::User(server.object));
+    assert_eq!(w.result(server).unwrap()[1], 5);
+    arch::set_now(999);
+    assert_eq!(w.run(0), Running::User(server.object));
+    arch::set_now(1000);
+    assert_eq!(w.run(0), Running::User(client.object));
+}
+
+#[test]
+fn hostile_times() {
+    let w = World::new(1);
+    let max = u64::MAX;
+    for (budget, period) in [(1, 0), (0, 1), (2, 1)] {
+        let args = [1, 99, 0, 5, budget, period];
+        assert_eq!(w.try_root(Op::CreateSched, &args), Err(abi::Status::BadArgument));
+    }
+    arch::set_now(max - 5);
+    for (budget, period) in [(1, max), (max, max), (max - 1, max), (1, 1)] {
+        let (thread, sched) = (w.thread(0), w.sched(0, 5, budget, period));
+        w.bind(sched, thread);
+        assert_eq!(w.run(0), Running::User(thread.object));
+        w.delete(thread.at);
+        w.delete(sched.at);
+    }
+    assert_eq!(w.try_root(Op::CreateSched, &[1, 99, 1, 5]), Err(abi::Status::BadArgument));
+    assert_eq!(w.try_root(Op::CreateSched, &[1, 99, 0, 128]), Err(abi::Status::BadArgument));
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Action {
+    Arm(usize, u64),
+    Disarm(usize),
+    Pop(u64),
+}
+
+fn actions() -> impl Strategy<Value = Vec<Action>> {
+    let time = || prop_oneof![0..8u64, Just(u64::MAX)];
+    prop::collection::vec(
+        prop_oneof![
+            3 => (0..6usize, time()).prop_map(|(i, t)| Action::Arm(i, t)),
+            1 => (0..6usize).prop_map(Action::Disarm),
+            1 => time().prop_map(Action::Pop),
+        ],
+        0..60,
+    )
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn timeouts_expire_in_order(actions in actions()) {
+        let queue = TimeoutQueue::new();
+        let timeouts: [_; 6] = core::array::from_fn(|_| Timeout::new(Expiry::Context));
+        // Deadline, order of arming, number.
+        let mut model: Vec<(u64, usize, usize)> = Vec::new();
+        for (turn, action) in actions.into_iter().enumerate() {
+            match action {
+                Action::Arm(i, deadline) => {
+                    queue.arm(&timeouts[i], deadline);
+                    model.retain(|t| t.2 != i);
+                    model.push((deadline, turn, i));
+                    model.sort();
+                }
+                Action::Disarm(i) => {
+                    queue.disarm(&timeouts[i]);
+                    model.retain(|t| t.2 != i);
+                }
+                Action::Pop(now) => {
+                    let first = model.first().filter(|t| t.0 <= now).map(|t| t.2);
+                    let expired = queue.pop_expired(now).map(Ref::address);
+                    prop_assert_eq!(expired, first.map(|i| &raw const timeouts[i] as u64));
+                    model.retain(|t| Some(t.2) != first);
+                }
+            }
+            prop_assert_eq!(queue.earliest(), model.first().map_or(u64::MAX, |t| t.0));
+            for (i, timeout) in timeouts.iter().enumerate() {
+                prop_assert_eq!(timeout.is_armed(), model.iter().any(|t| t.2 == i));
+            }
+        }
+    }
+}
