@@ -220,3 +220,103 @@ fn time_that_was_bound_can_be_bound_again() {
     crate::arch::set_now(1000);
     assert_eq!(w.run(0), Running::User(third.object));
 }
+
+#[test]
+fn an_epoch_waits_for_what_is_under_way() {
+    // The interrupts of CPU 1 are late. What was posted to it ends, by its own hand.
+    let w = World::new(2);
+    let killer = w.client(1, 9);
+    let (thread, sched, n) = (w.thread(1), w.sched(1, 5, 0, 0), w.notification());
+    let waiter = w.client(1, 10);
+    assert_eq!(w.run(1), Running::User(waiter.object));
+    assert_eq!(w.does(waiter, Op::Wait, &[n, 5]), Running::User(killer.object));
+    w.bind(sched, thread);
+    w.root(Op::Signal, &[n]);
+    for at in [sched.at as u64, n] {
+        w.begin(killer.object, Op::Delete, 0, &[at]);
+        for _ in 0..5 {
+            w.interrupts(0);
+            assert!(w.restarts(killer.object));
+            w.on(1);
+            w.again(killer.object);
+        }
+        w.interrupts(1);
+        w.interrupts(0);
+        assert_eq!(w.run(1), Running::User(waiter.object));
+        if at != n {
+            // For the second turn, as before.
+            assert_eq!(w.does(waiter, Op::Wait, &[n, u64::MAX]), Running::User(killer.object));
+            w.root(Op::Signal, &[n]);
+        } else {
+            w.delete(waiter.at);
+            assert_eq!(w.run(1), Running::User(killer.object));
+        }
+        assert_eq!(w.result(killer).map(|_| ()), Ok(()));
+    }
+}
+
+#[test]
+fn what_cannot_be_made_costs_nothing() {
+    let w = World::new(1);
+    let domain = w.selector() as u64;
+    w.root(Op::CreateDomain, &[1, domain, 1, 1]);
+    let (tags, free) = (crate::arch::space_tags(), mem::free_pages());
+    for _ in 0..50 {
+        assert_eq!(w.try_root(Op::CreateSpace, &[domain, 99, 0]), Err(Status::Quota));
+    }
+    assert_eq!((crate::arch::space_tags(), mem::free_pages()), (tags, free - 1));
+    w.root(Op::CreateNotification, &[domain, 99]);
+    assert_eq!(w.root(Op::QuotaQuery, &[domain])[1..3], [1, 1]);
+    // A thread or vCPU whose page cannot be mapped.
+    let (domain, space, guest) = (w.selector() as u64, w.selector() as u64, w.selector() as u64);
+    w.root(Op::CreateDomain, &[1, domain, 12, 1]);
+    w.root(Op::CreateSpace, &[domain, space, 0]);
+    w.root(Op::CreateSpace, &[domain, guest, 1]);
+    let used = w.root(Op::QuotaQuery, &[domain])[2];
+    for (page, status) in [(1, Status::BadArgument), (0, Status::BadArgument), (abi::USER_END, Status::BadArgument)] {
+        let thread = [domain, 98, domain, space, 0, page, 0x2000];
+        let vcpu = [domain, 98, domain, guest, 0, space, page, 0];
+        assert_eq!(w.try_root(Op::CreateThread, &thread), Err(status));
+        assert_eq!(w.try_root(Op::CreateVcpu, &vcpu), Err(status));
+    }
+    assert_eq!(w.root(Op::QuotaQuery, &[domain])[2], used);
+    // Three tables for the first page, then the pages alone.
+    w.root(Op::CreateThread, &[domain, 98, domain, space, 0, 0x1000, 0x2000]);
+    assert_eq!(w.root(Op::QuotaQuery, &[domain])[2], used + 5);
+    let vcpu = [domain, 97, domain, guest, 0, space, 0x1000, 0];
+    assert_eq!(w.try_root(Op::CreateVcpu, &vcpu), Err(Status::Occupied));
+    let vcpu = [domain, 97, domain, guest, 0, space, 1 << 40, 0];
+    assert_eq!(w.try_root(Op::CreateVcpu, &vcpu), Err(Status::Quota));
+    w.delete(98);
+    w.delete(domain as u32);
+    assert_eq!(crate::arch::space_tags(), tags);
+}
+
+#[test]
+fn ports_are_mapped_once_and_taken_back() {
+    let w = World::new(1);
+    let (domain, space, part) = (w.selector() as u64, w.selector() as u64, w.selector() as u64);
+    w.root(Op::CreateDomain, &[1, domain, 12, 4]);
+    w.root(Op::CreateSpace, &[domain, space, 0]);
+    w.root(Op::Delegate, &[4, 1, part, 0x83, 0x3f8, 200]);
+    let (at, other) = (w.selector() as u64, w.selector() as u64);
+    let map = |memory: u64, at, port: u64, first: u64, count: u64| {
+        w.try_root(Op::Map, &[memory, space, at, port, first, count, 3]).map(|_| ())
+    };
+    assert_eq!(map(part, at, 0, 0x3f9, 8), Err(Status::BadArgument));
+    assert_eq!(map(part, at, 0, 0x3f8, 201), Err(Status::BadArgument));
+    assert_eq!(map(part, at, 0, 0x3f8, 200), Ok(()));
+    assert_eq!(map(4, other, 0x3f8 + 199, 0x3f8 + 199, 1), Err(Status::Occupied));
+    assert_eq!(map(4, other, 0x3f8 + 200, 0x3f8 + 200, 0x10000 - 0x3f8 - 200), Ok(()));
+    let allowed = || {
+        let [low, high] = w.object::<crate::space::Space>(space as u32).object.port_bitmap().unwrap();
+        let denied: u32 = (0..512).map(|i| low.read(i).count_ones() + high.read(i).count_ones()).sum();
+        0x10000 - denied
+    };
+    assert_eq!(allowed(), 0x10000 - 0x3f8);
+    w.root(Op::Revoke, &[part]);
+    assert_eq!(allowed(), 0x10000 - 0x3f8 - 200);
+    w.root(Op::Revoke, &[4]);
+    assert_eq!(allowed(), 0);
+    w.delete(domain as u32);
+}
