@@ -191,6 +191,12 @@ impl Cpu {
         }
     }
 
+    /// Whether the timer should have fired by `now`.
+    #[inline]
+    pub fn timer_is_due(&self, now: u64) -> bool {
+        now >= self.timer.get()
+    }
+
     /// The timer has fired: ends what is due.
     pub fn timer_fired(&self) {
         self.timer.set(u64::MAX);

@@ -162,7 +162,7 @@ pub fn make_thread(
         pending: CpuCell::new(None),
         in_exception: CpuCell::new(false),
         portals: CpuCell::new(None),
-        sync: CpuCell::new(0),
+        sync: CpuCell::new(None),
     };
     // SAFETY: a fresh page; that a Thread fits is asserted beside its definition.
     let thread = unsafe { place(page, thread) };

@@ -11,7 +11,7 @@ use crate::logring::{self, LogObject};
 use crate::notification::{self, Notification};
 use crate::slot;
 use crate::space::{self, MapRequest, Progress};
-use crate::thread::Thread;
+use crate::thread::{Sync, Thread};
 use crate::{destroy, epoch, ipc};
 use abi::syscall::TriggerMode;
 use abi::{Op, Rights, Selector, Status};
@@ -69,9 +69,8 @@ fn execute(cpu: &Cpu, thread: Ref<Thread>, op: Op, args: &Args) -> Outcome {
         Op::CreatePortal => create::portal(domain, args),
         Op::CreateNotification => create::notification(domain, args),
         Op::Delegate => create::delegate(domain, args),
-        Op::Revoke => return revoke(cpu, thread, args, false),
-        Op::Delete => return revoke(cpu, thread, args, true),
-        Op::Map => return map(thread, args),
+        Op::Revoke | Op::Delete => return revoke(cpu, thread, op, args),
+        Op::Map => return map(thread, op, args),
         Op::BindSched => create::bind_sched(cpu, domain, args),
         Op::BindKick => create::bind_kick(domain, args),
         Op::InterruptBind => interrupt_bind(domain, args),
@@ -156,27 +155,43 @@ fn wait(cpu: &Cpu, thread: Ref<Thread>, args: &Args) -> Outcome {
     Outcome::Written
 }
 
+/// The epoch whose end `thread` waits for since an earlier run of this system call.
+fn synchronised(thread: Ref<Thread>, op: Op, args: &Args) -> Option<u64> {
+    let sync = thread.sync.get()?;
+    (sync.op == op && sync.selector == args[0]).then_some(sync.epoch)
+}
+
+/// Begins an epoch whose end this system call waits for.
+fn synchronise(thread: Ref<Thread>, op: Op, args: &Args) -> u64 {
+    let epoch = epoch::begin();
+    thread.sync.set(Some(Sync { op, selector: args[0], epoch }));
+    epoch
+}
+
 /// Revocation and destruction return only when no CPU can use what was taken back.
-fn revoke(cpu: &Cpu, thread: Ref<Thread>, args: &Args, whole: bool) -> Outcome {
-    if thread.sync.get() == 0 {
-        let found = selector(args[0]).and_then(|s| {
-            let slot = thread.domain.slot(s).ok_or(Status::BadCapability)?;
-            if slot.is_free() { Err(Status::BadCapability) } else { Ok(slot) }
-        });
-        match found.and_then(|slot| destroy::revoke(cpu, slot, whole)) {
-            Err(status) => return Outcome::Return(Err(status)),
-            Ok(Progress::Again) => return Outcome::Restart,
-            Ok(Progress::Done) => thread.sync.set(epoch::begin()),
+fn revoke(cpu: &Cpu, thread: Ref<Thread>, op: Op, args: &Args) -> Outcome {
+    let epoch = match synchronised(thread, op, args) {
+        Some(epoch) => epoch,
+        None => {
+            let found = selector(args[0]).and_then(|s| {
+                let slot = thread.domain.slot(s).ok_or(Status::BadCapability)?;
+                if slot.is_free() { Err(Status::BadCapability) } else { Ok(slot) }
+            });
+            match found.and_then(|slot| destroy::revoke(cpu, slot, op == Op::Delete)) {
+                Err(status) => return Outcome::Return(Err(status)),
+                Ok(Progress::Again) => return Outcome::Restart,
+                Ok(Progress::Done) => synchronise(thread, op, args),
+            }
         }
-    }
-    if !epoch::is_over(thread.sync.get()) || destroy::reclaim() == Progress::Again {
+    };
+    if !epoch::is_over(epoch) || destroy::reclaim() == Progress::Again {
         return Outcome::Restart;
     }
-    thread.sync.set(0);
+    thread.sync.set(None);
     Outcome::Return(Ok(()))
 }
 
-fn map(thread: Ref<Thread>, args: &Args) -> Outcome {
+fn map(thread: Ref<Thread>, op: Op, args: &Args) -> Outcome {
     let request = || {
         Ok(MapRequest {
             memory: selector(args[0])?,
@@ -188,22 +203,25 @@ fn map(thread: Ref<Thread>, args: &Args) -> Outcome {
             rights: args[6],
         })
     };
-    if thread.sync.get() == 0 {
-        match request().and_then(|request| space::map(&thread.domain, &request)) {
-            Ok(Progress::Done) => {}
-            Ok(Progress::Again) => return Outcome::Restart,
-            Err(status) => return Outcome::Return(Err(status)),
+    let epoch = match synchronised(thread, op, args) {
+        Some(epoch) => epoch,
+        None => {
+            match request().and_then(|request| space::map(&thread.domain, &request)) {
+                Ok(Progress::Done) => {}
+                Ok(Progress::Again) => return Outcome::Restart,
+                Err(status) => return Outcome::Return(Err(status)),
+            }
+            if !space::is_port_mapping(&thread.domain, Selector(args[2] as u32)) {
+                return Outcome::Return(Ok(()));
+            }
+            // CPUs that run in the space have a copy of its I/O permissions.
+            synchronise(thread, op, args)
         }
-        if !space::is_port_mapping(&thread.domain, Selector(args[2] as u32)) {
-            return Outcome::Return(Ok(()));
-        }
-        // CPUs that run in the space have a copy of its I/O permissions.
-        thread.sync.set(epoch::begin());
-    }
-    if !epoch::is_over(thread.sync.get()) {
+    };
+    if !epoch::is_over(epoch) {
         return Outcome::Restart;
     }
-    thread.sync.set(0);
+    thread.sync.set(None);
     Outcome::Return(Ok(()))
 }
 

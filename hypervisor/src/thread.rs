@@ -8,7 +8,7 @@ use crate::mem::KernelPage;
 use crate::object::Object;
 use crate::portal::Portal;
 use crate::space::Space;
-use abi::Selector;
+use abi::{Op, Selector};
 use abi::cap::Kind;
 
 /// An exception that is to be told to the thread's handler.
@@ -20,6 +20,17 @@ pub struct Exception {
     pub error: u64,
     /// Fault address, 0 where there is none.
     pub address: u64,
+}
+
+/// A system call that is done but for the end of an epoch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sync {
+    /// The operation.
+    pub op: Op,
+    /// Its first argument.
+    pub selector: u64,
+    /// The epoch.
+    pub epoch: u64,
 }
 
 /// A thread: one page, with the context first.
@@ -47,8 +58,8 @@ pub struct Thread {
     pub in_exception: CpuCell<bool>,
     /// Portals that this thread handles.
     pub portals: CpuCell<Option<Ref<Portal>>>,
-    /// The epoch that its system call waits for, or 0.
-    pub sync: CpuCell<u64>,
+    /// What its system call waits for before it returns.
+    pub sync: CpuCell<Option<Sync>>,
 }
 
 const _: () = assert!(core::mem::size_of::<Thread>() <= abi::PAGE_SIZE);

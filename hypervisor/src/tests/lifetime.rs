@@ -320,3 +320,20 @@ fn ports_are_mapped_once_and_taken_back() {
     assert_eq!(allowed(), 0);
     w.delete(domain as u32);
 }
+
+#[test]
+fn a_system_call_that_was_not_finished_excuses_no_other() {
+    let w = World::new(2);
+    let killer = w.client(0, 9);
+    let (first, second) = (w.notification(), w.notification());
+    w.run(0);
+    // It is done but for the other CPU, and then something else happens.
+    w.begin(killer.object, Op::Delete, 0, &[first]);
+    assert!(w.restarts(killer.object));
+    w.begin(killer.object, Op::Delete, 0, &[second]);
+    w.interrupts(1);
+    w.on(0);
+    w.again(killer.object);
+    assert_eq!(w.result(killer).map(|_| ()), Ok(()));
+    assert_eq!(w.try_root(Op::Signal, &[second]), Err(Status::BadCapability));
+}

@@ -33,6 +33,7 @@ pub use vcpu::{VcpuArch, VcpuReply, after_guest, pages_per_vcpu};
 use crate::boot::madt::{ApicId, Gsi, Polarity, Trigger};
 use crate::cell::{CpuCell, Ref};
 use crate::cpu::Cpu;
+use crate::mem::KernelPage;
 use crate::space::Space;
 use crate::vcpu::Vcpu;
 use abi::Status;
@@ -66,6 +67,8 @@ pub struct CpuArch {
     ports: CpuCell<Option<Ref<Space>>>,
     /// What virtualisation keeps on this CPU.
     pub virt: CpuCell<virt::CpuVirt>,
+    /// Pages for it.
+    virt_pages: Option<[KernelPage; virt::PAGES_PER_CPU]>,
     /// The vCPU that has not been suspended since it ran.
     guest: CpuCell<Option<Ref<Vcpu>>>,
     /// Tags of guest translations.

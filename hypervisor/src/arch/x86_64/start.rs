@@ -176,6 +176,11 @@ fn make_cpu(index: u32, apic: ApicId) -> Option<Ref<Cpu>> {
     let tables = mem::alloc_adjoining(size_of::<GdtTss>().div_ceil(PAGE as usize))?;
     let stack = mem::alloc_adjoining(STACK_PAGES)?;
     let page = mem::alloc_adjoining(size_of::<Cpu>().div_ceil(PAGE as usize))?;
+    // Here, not when that CPU runs: the boot CPU counts what is left for the root's quota then.
+    let virt_pages = match super::virtualization() {
+        Virtualization::None => None,
+        _ => Some([mem::alloc()?, mem::alloc()?]),
+    };
     let stack_top = stack.virt.0 + STACK_PAGES as u64 * PAGE;
     // SAFETY: fresh pages that are never freed; all zeros is a valid value of the tables.
     let tables: &'static GdtTss = unsafe { &*(tables.virt.0 as *const GdtTss) };
@@ -192,6 +197,7 @@ fn make_cpu(index: u32, apic: ApicId) -> Option<Ref<Cpu>> {
         space: CpuCell::new(None),
         ports: CpuCell::new(None),
         virt: CpuCell::from_value(virt::CpuVirt::new()),
+        virt_pages,
         guest: CpuCell::new(None),
         guest_tags: CpuCell::new(tags::GuestTags::NEW),
     };
@@ -217,11 +223,7 @@ fn enter_cpu(cpu: Ref<Cpu>, features: &CpuFeatures) {
         asm!("mov {0}, cr0", "or {0}, 8", "mov cr0, {0}", out(reg) _, options(nomem, nostack));
     }
     apic::start_timer(features, traps::TIMER);
-    if super::virtualization() == Virtualization::None {
-        return;
-    }
-    let (Some(first), Some(second)) = (mem::alloc(), mem::alloc()) else { return };
-    let pages = [first, second];
+    let Some(pages) = cpu.arch.virt_pages else { return };
     // SAFETY: fresh pages, kept for ever; this CPU's state is as the kernel will always have it.
     let result = cpu.arch.virt.with_mut(|virt| unsafe { virt::init_cpu(virt, pages) });
     if let Err(why) = result {
