@@ -188,8 +188,7 @@ impl Ref<Context> {
     #[inline(always)]
     pub fn as_thread(self) -> Option<Ref<Thread>> {
         // SAFETY: the header tells what the context is embedded in, at offset 0.
-        (self.header.kind == Kind::Thread)
-            .then(|| unsafe { Ref::from_address(self.address()) })
+        (self.header.kind == Kind::Thread).then(|| unsafe { Ref::from_address(self.address()) })
     }
 
     /// The vCPU that this is the context of.

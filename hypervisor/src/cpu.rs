@@ -48,8 +48,7 @@ pub struct Cpu {
 }
 
 static COUNT: AtomicU32 = AtomicU32::new(0);
-static CPUS: [AtomicU64; abi::boot::MAX_CPUS] =
-    [const { AtomicU64::new(0) }; abi::boot::MAX_CPUS];
+static CPUS: [AtomicU64; abi::boot::MAX_CPUS] = [const { AtomicU64::new(0) }; abi::boot::MAX_CPUS];
 
 /// Publishes the data of CPU `cpu.index`, which is about to run.
 pub fn register(cpu: Ref<Cpu>) {

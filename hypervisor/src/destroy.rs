@@ -353,7 +353,8 @@ fn user_of_space(slot: Ref<Slot>) -> Option<Ref<Slot>> {
     let space = crate::domain::resolve::<Space>(slot.word(), abi::Rights::empty()).ok()?;
     let uses = |object: AnyRef| {
         object::downcast::<Thread>(object).is_ok_and(|t| t.space == space)
-            || object::downcast::<Vcpu>(object).is_ok_and(|v| v.guest == space || v.monitor == space)
+            || object::downcast::<Vcpu>(object)
+                .is_ok_and(|v| v.guest == space || v.monitor == space)
     };
     let user = space.header.payer?.find_object(uses)?;
     Slot::from_link(user.origin.load(Ordering::Relaxed))

@@ -85,7 +85,7 @@ pub const ORIGIN: u64 = 1 << 0;
 /// Revoked, but still holding its place in the tree until its descendants are gone.
 pub const ZOMBIE: u64 = 1 << 1;
 /// With [`ORIGIN`] and [`ZOMBIE`]: the object is ending. Its address is in `first`.
-const ENDING: u64 = 1 << 2;
+pub const ENDING: u64 = 1 << 2;
 
 static TREE: TicketMutex<()> = TicketMutex::new(());
 

@@ -98,10 +98,7 @@ fn selector(argument: u64) -> Result<Selector, Status> {
 
 /// The notification and the bits that a capability to it may signal. The hot path takes no lock: the
 /// badge belongs to the capability if that is still there after it was read.
-fn signal_target(
-    domain: Ref<Domain>,
-    argument: u64,
-) -> Result<(Ref<Notification>, u64), Status> {
+fn signal_target(domain: Ref<Domain>, argument: u64) -> Result<(Ref<Notification>, u64), Status> {
     let slot = domain.slot(selector(argument)?).ok_or(Status::BadCapability)?;
     let word = slot.word();
     let notification = crate::domain::resolve::<Notification>(word, Rights::SIGNAL)?;
@@ -119,8 +116,7 @@ fn signal(cpu: &Cpu, domain: Ref<Domain>, args: &Args) -> Result<(), Status> {
 }
 
 fn wait(cpu: &Cpu, thread: Ref<Thread>, args: &Args) -> Outcome {
-    let found =
-        selector(args[0]).and_then(|s| thread.domain.find::<Notification>(s, Rights::WAIT));
+    let found = selector(args[0]).and_then(|s| thread.domain.find::<Notification>(s, Rights::WAIT));
     let notification = match found {
         Ok(notification) => notification,
         Err(status) => return Outcome::Return(Err(status)),
@@ -276,4 +272,3 @@ fn log_bind(domain: Ref<Domain>, args: &Args) -> Result<(), Status> {
     logring::listen(notification, bits);
     Ok(())
 }
-

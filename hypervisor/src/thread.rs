@@ -8,8 +8,8 @@ use crate::mem::KernelPage;
 use crate::object::Object;
 use crate::portal::Portal;
 use crate::space::Space;
-use abi::{Op, Selector};
 use abi::cap::Kind;
+use abi::{Op, Selector};
 
 /// An exception that is to be told to the thread's handler.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -2,14 +2,14 @@
 
 use super::model::{Cap, Id, Model, Object, Place, Space, Table};
 use super::world::{self, RAM_BASE, World};
+use crate::addr::HostPhys;
 use crate::cell::Ref;
 use crate::context::State;
 use crate::domain::Domain;
 use crate::mem::{self, KernelPage, PAGE};
 use crate::slot;
-use crate::thread::Thread;
-use crate::addr::HostPhys;
 use crate::space::Space as KernelSpace;
+use crate::thread::Thread;
 use abi::cap::Kind;
 use abi::syscall::SpaceKind;
 use abi::{Op, Rights, Selector, Status};
@@ -58,7 +58,10 @@ impl Checked {
         cap(world::RAM, Kind::Memory, None, rights, RAM_BASE, world::RAM_SIZE);
         addresses.insert(root, w.root.address());
         // The rest of the fixture's is only in the way.
-        for at in [world::SPACE, world::PORTS, world::LOG].into_iter().chain(world::LINES..world::LINES + 4) {
+        for at in [world::SPACE, world::PORTS, world::LOG]
+            .into_iter()
+            .chain(world::LINES..world::LINES + 4)
+        {
             cap(at, Kind::Null, None, Rights::empty(), 0, 0);
         }
         // The fixture has made a space and the scheduling context of its driver.
@@ -176,15 +179,24 @@ impl Checked {
         for at in selectors {
             let slot = self.slot((id, at));
             let Some(cap) = self.model.caps.get(&(id, at)) else {
-                assert!(slot.is_free() && slot.first_child(&tree).is_none(), "{id}.{at} is not free");
+                assert!(
+                    slot.is_free() && slot.first_child(&tree).is_none(),
+                    "{id}.{at} is not free"
+                );
                 continue;
             };
             let word = slot.word();
             let address = cap.object.map_or(0, |object| self.addresses[&object]);
             let found = (word.kind(), word.rights(), word.address());
             assert_eq!(found, (cap.kind, cap.rights, address), "capability {id}.{at}");
-            let load = |field: &core::sync::atomic::AtomicU64| field.load(core::sync::atomic::Ordering::Relaxed);
-            assert_eq!((load(&slot.first), load(&slot.second)), (cap.first, cap.second), "{id}.{at}");
+            let load = |field: &core::sync::atomic::AtomicU64| {
+                field.load(core::sync::atomic::Ordering::Relaxed)
+            };
+            assert_eq!(
+                (load(&slot.first), load(&slot.second)),
+                (cap.first, cap.second),
+                "{id}.{at}"
+            );
             assert_eq!(load(&slot.extra) & slot::ORIGIN != 0, cap.origin);
             if let Some(parent) = cap.parent {
                 assert!(slot.is_child_of(&tree, &self.slot(parent)), "{id}.{at} under {parent:?}");
@@ -290,8 +302,11 @@ const OPERATIONS: [Op; 14] = [
 
 fn calls() -> impl Strategy<Value = Call> {
     let picks = prop::array::uniform9(any::<u16>());
-    (0..4usize, prop::sample::select(&OPERATIONS[..]), picks)
-        .prop_map(|(actor, op, picks)| Call { actor, op, picks })
+    (0..4usize, prop::sample::select(&OPERATIONS[..]), picks).prop_map(|(actor, op, picks)| Call {
+        actor,
+        op,
+        picks,
+    })
 }
 
 /// Sizes, offsets and addresses: pages and large pages, and what is wrong.
@@ -371,7 +386,11 @@ impl Checked {
                 let to = to.filter(|cap| cap.kind == Kind::Domain).and_then(|cap| cap.object);
                 let badge = if picks[8] % 2 == 0 { size(4) } else { picks[8] as u64 };
                 let from = self.held(actor, None, picks[0]);
-                let is_notification = self.model.caps.get(&(id, from as u32)).is_some_and(|c| c.kind == Kind::Notification);
+                let is_notification = self
+                    .model
+                    .caps
+                    .get(&(id, from as u32))
+                    .is_some_and(|c| c.kind == Kind::Notification);
                 let fourth = if is_notification { badge } else { size(4) };
                 let flags = [0, 0, 0, 0, 0, 1, 1, 2][picks[6] as usize % 8];
                 let to = self.empty(to.unwrap_or(id), picks[2]);
@@ -457,14 +476,13 @@ fn explore(depth: usize, line: &mut Vec<usize>, histories: &mut u32) {
     if line.len() == depth {
         return;
     }
-    for next in 0..SMALL.len() {
+    for (next, (actor, op, args)) in SMALL.into_iter().enumerate() {
         let mut checked = Checked::new(1, 20);
         checked.must(0, Op::Delegate, &[3, 1, 40, 0xff, 0, 2 * PAGE]);
         for &call in line.iter() {
             let (actor, op, args) = SMALL[call];
             let _ = checked.agree(actor, op, &args);
         }
-        let (actor, op, args) = SMALL[next];
         if !checked.lives(actor) {
             continue;
         }

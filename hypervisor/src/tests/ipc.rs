@@ -19,7 +19,10 @@ fn call_and_reply() {
     assert_eq!(w.run(0), user(client));
     // The server has never run: the message is what it starts with.
     assert_eq!(w.does(client, Op::Call, &[portal, 1, 2, 3, 4, 5, 6, 7, 8]), user(server));
-    assert_eq!(server.object.with_frame(|f| (f.ip(), f.args())), (0x2000, [77, 1, 2, 3, 4, 5, 6, 7, 8]));
+    assert_eq!(
+        server.object.with_frame(|f| (f.ip(), f.args())),
+        (0x2000, [77, 1, 2, 3, 4, 5, 6, 7, 8])
+    );
     assert_eq!(w.does(server, Op::ReplyWait, &[0, 9, 8, 7, 6, 5, 4, 3, 2]), user(client));
     assert_eq!(w.result(client), Ok([0, 9, 8, 7, 6, 5, 4, 3, 2]));
     // Now it waits in a system call; words of the UTCB go along.
@@ -71,7 +74,10 @@ fn calls_nest_so_deep_and_no_deeper() {
     }
     assert_eq!(w.does(servers[0], Op::ReplyWait, &[]), user(client));
     // Depth ends with the call.
-    assert_eq!(w.does(client, Op::Call, &[portals[abi::MAX_CALL_DEPTH]]), user(servers[abi::MAX_CALL_DEPTH]));
+    assert_eq!(
+        w.does(client, Op::Call, &[portals[abi::MAX_CALL_DEPTH]]),
+        user(servers[abi::MAX_CALL_DEPTH])
+    );
 }
 
 #[test]
@@ -135,7 +141,10 @@ fn a_call_that_would_wait_for_itself() {
         assert_eq!(w.result(servers[2]), Err(Status::Deadlock));
     }
     // By way of somebody who helps: another client calls 2 for 1, which 0 then calls.
-    let w = { drop(w); World::new(1) };
+    let w = {
+        drop(w);
+        World::new(1)
+    };
     let (a, b) = (w.client(0, 5), w.thread(0));
     let (s, t) = (w.thread(0), w.thread(0));
     let (to_s, to_t) = (w.portal(s, 0), w.portal(t, 0));

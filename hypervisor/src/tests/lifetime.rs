@@ -273,7 +273,9 @@ fn what_cannot_be_made_costs_nothing() {
     w.root(Op::CreateSpace, &[domain, space, 0]);
     w.root(Op::CreateSpace, &[domain, guest, 1]);
     let used = w.root(Op::QuotaQuery, &[domain])[2];
-    for (page, status) in [(1, Status::BadArgument), (0, Status::BadArgument), (abi::USER_END, Status::BadArgument)] {
+    for (page, status) in
+        [(1, Status::BadArgument), (0, Status::BadArgument), (abi::USER_END, Status::BadArgument)]
+    {
         let thread = [domain, 98, domain, space, 0, page, 0x2000];
         let vcpu = [domain, 98, domain, guest, 0, space, page, 0];
         assert_eq!(w.try_root(Op::CreateThread, &thread), Err(status));
@@ -309,8 +311,10 @@ fn ports_are_mapped_once_and_taken_back() {
     assert_eq!(map(4, other, 0x3f8 + 199, 0x3f8 + 199, 1), Err(Status::Occupied));
     assert_eq!(map(4, other, 0x3f8 + 200, 0x3f8 + 200, 0x10000 - 0x3f8 - 200), Ok(()));
     let allowed = || {
-        let [low, high] = w.object::<crate::space::Space>(space as u32).object.port_bitmap().unwrap();
-        let denied: u32 = (0..512).map(|i| low.read(i).count_ones() + high.read(i).count_ones()).sum();
+        let [low, high] =
+            w.object::<crate::space::Space>(space as u32).object.port_bitmap().unwrap();
+        let denied: u32 =
+            (0..512).map(|i| low.read(i).count_ones() + high.read(i).count_ones()).sum();
         0x10000 - denied
     };
     assert_eq!(allowed(), 0x10000 - 0x3f8);

@@ -52,7 +52,10 @@ pub struct Table {
 pub enum Object {
     Domain(Table),
     Space(Space),
-    Thread { space: Id, utcb: u64 },
+    Thread {
+        space: Id,
+        utcb: u64,
+    },
     /// A notification or scheduling context.
     Small,
 }
@@ -97,7 +100,7 @@ impl Space {
             return Err(USED);
         }
         let base = phys.unwrap_or(PAGE);
-        let fits = |t: u32| (at | base) % span(t) == 0 && left >= span(t);
+        let fits = |t: u32| (at | base).is_multiple_of(span(t)) && left >= span(t);
         let level = (0..=2).rev().find(|&t| fits(t) && !self.has_table(t, at)).unwrap_or(0);
         for above in (level..3).rev() {
             let table = (above, at / span(above + 1));
@@ -250,7 +253,7 @@ impl Model {
                 }
                 let utcb = args[5];
                 self.charge(payer, 2)?;
-                let mapped = if utcb % PAGE != 0 || utcb == 0 || utcb >= USER_END {
+                let mapped = if !utcb.is_multiple_of(PAGE) || utcb == 0 || utcb >= USER_END {
                     Err(Status::BadArgument)
                 } else {
                     self.map_step(space, utcb, PAGE, None, Rights::RW)
@@ -317,7 +320,7 @@ impl Model {
         let (first, second) = match cap.kind {
             Kind::Memory => {
                 let inside = args[4].checked_add(args[5]).is_some_and(|end| end <= cap.second);
-                if args[5] == 0 || !inside || (args[4] | args[5]) % PAGE != 0 {
+                if args[5] == 0 || !inside || !(args[4] | args[5]).is_multiple_of(PAGE) {
                     return Err(Status::BadArgument);
                 }
                 (cap.first + args[4], args[5])
@@ -349,7 +352,7 @@ impl Model {
         let end = if host { USER_END } else { GUEST_END };
         let bad = offset.checked_add(size).is_none_or(|e| e > cap.second)
             || at.checked_add(size).is_none_or(|e| e > end);
-        if bad || size == 0 || (offset | at | size) % PAGE != 0 || host && at == 0 {
+        if bad || size == 0 || !(offset | at | size).is_multiple_of(PAGE) || host && at == 0 {
             return Err(Status::BadArgument);
         }
         let to = self.empty(caller, args[2])?;
@@ -400,7 +403,8 @@ impl Model {
 
     /// The first capability of a thread in `space`.
     fn user(&self, space: Id) -> Option<Place> {
-        let uses = |id: &Id| matches!(&self.objects[id].0, Object::Thread { space: s, .. } if *s == space);
+        let uses =
+            |id: &Id| matches!(&self.objects[id].0, Object::Thread { space: s, .. } if *s == space);
         self.objects.keys().find(|id| uses(id)).map(|&id| self.origin(id))
     }
 

@@ -130,7 +130,7 @@ impl Pair {
 fn no_wakeup_is_lost() {
     const DEPTH: usize = 7;
     let mut histories = 0;
-    let mut indices = vec![0usize; DEPTH];
+    let mut indices = [0usize; DEPTH];
     // Every history, each from a fresh start; where an event cannot happen, all that begin so are passed over.
     'next: loop {
         arch::set_now(0);

@@ -234,7 +234,10 @@ fn the_kick_or_the_vcpu_ends() {
     assert_eq!(vm.halt(), Running::Idle);
     vm.w.delete(vm.kick as u32);
     assert_eq!((vm.run(), state(vm.vcpu)), (Running::Idle, State::Halted));
-    let vm = { drop(vm); Vm::new(2) };
+    let vm = {
+        drop(vm);
+        Vm::new(2)
+    };
     vm.signal();
     vm.w.delete(vm.vcpu.at);
     assert_eq!(vm.run(), Running::Idle);

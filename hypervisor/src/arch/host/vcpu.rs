@@ -83,8 +83,7 @@ impl VcpuArch {
     pub fn load(&mut self, _cpu: &Cpu, groups: u64) -> VcpuReply {
         let groups = Groups::from_bits_truncate(groups);
         VcpuReply {
-            halt: groups.contains(Groups::EVENTS)
-                && self.state.read(CONTROLS) & CONTROL_HALT != 0,
+            halt: groups.contains(Groups::EVENTS) && self.state.read(CONTROLS) & CONTROL_HALT != 0,
             deadline: groups.contains(Groups::DEADLINE).then(|| self.state.read(DEADLINE)),
         }
     }
