@@ -17,6 +17,8 @@ fn boots(name: &str, cpus: &str) {
         guest.expect(PROMPT, ANSWER)?;
         if cpus == "cpus = 1" {
             guest.type_line("reboot");
+            // The shell may show one more prompt before it is ended.
+            guest.expect(r"CPUs: +1 ", BOOT)?;
             guest.expect(PROMPT, BOOT)?;
         }
         power_off(guest)

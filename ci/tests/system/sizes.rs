@@ -20,7 +20,7 @@ fn guest_of(mib: u64, machine: &str, usable: u64) {
         shell(guest)?;
         guest.type_line(&format!(
             "dd if=/dev/zero of=/tmp/fill bs=1M count={} && echo fil''led",
-            usable / 2
+            usable / 3
         ));
         guest.expect("filled", BOOT)?;
         guest.expect(PROMPT, ANSWER)?;

@@ -270,6 +270,17 @@ pub fn set_deadline(tsc: u64) {
     }
 }
 
+/// Has the current CPU's local APIC look again for an interrupt that it can deliver, by writing the task priority that
+/// it has anyway.
+///
+/// A real one needs no such reminder. QEMU (7.2, TCG) updates the processor's pending-interrupt flags without a lock when
+/// a guest exits under SVM, and loses an interrupt that arrives at that moment: it stays in IRR until the
+/// next such write.
+#[inline]
+pub fn look_again() {
+    write(Register::TaskPriority, 0);
+}
+
 /// Disarms the current CPU's timer.
 pub fn cancel_deadline() {
     if TIMER_RATIO.load(Relaxed) == 0 {

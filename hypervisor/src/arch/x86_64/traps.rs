@@ -112,6 +112,7 @@ pub fn run(cpu: &'static Cpu) -> ! {
             sched::schedule(cpu);
         }
         let Some(current) = cpu.current.get() else {
+            apic::look_again();
             entry::wait_for_interrupt();
             continue;
         };

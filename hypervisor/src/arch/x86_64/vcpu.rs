@@ -2,7 +2,7 @@
 
 use super::tags::{GuestTag, GuestTags};
 use super::virt::{self, GuestRoot, Outcome};
-use super::{CpuArch, entry, traps};
+use super::{CpuArch, clock, entry, traps};
 use crate::cpu::Cpu;
 use crate::mem::KernelPage;
 use crate::space::Space;
@@ -28,7 +28,13 @@ pub struct VcpuReply {
 #[inline]
 pub fn after_guest(cpu: &Cpu, outcome: Outcome) -> Option<Exit> {
     match outcome {
-        Outcome::Exit(exit) => return Some(exit),
+        Outcome::Exit(exit) => {
+            // The timer's interrupt may have been lost (`apic::look_again`); it is due all the same.
+            if cpu.timer_is_due(clock::now()) {
+                cpu.timer_fired();
+            }
+            return Some(exit);
+        }
         Outcome::HostInterrupt { vector: Some(vector) } => traps::handle(cpu, vector),
         Outcome::HostInterrupt { vector: None } => entry::take_interrupts(),
         Outcome::HostNmi { call } => {
