@@ -113,9 +113,9 @@ pub fn with_system(
 pub const PROMPT: &str = r"linux:\S+# $";
 
 /// How long a guest may take to its shell: many times what it takes on an idle machine.
-pub const BOOT: Duration = seconds(40);
+pub const BOOT: Duration = seconds(240);
 /// How long an answer may take.
-pub const ANSWER: Duration = seconds(20);
+pub const ANSWER: Duration = seconds(60);
 
 /// Seconds.
 pub const fn seconds(count: u64) -> Duration {

@@ -39,8 +39,8 @@ fn two_guests_on_one_uart() {
 
 /// Characters that cross the console.
 const MEGABYTE: usize = 1_000_000;
-/// How long they may take.
-const LONG: std::time::Duration = seconds(300);
+/// How long they may take: under TCG each byte is a VM exit of some 80 microseconds.
+const LONG: std::time::Duration = seconds(600);
 
 #[test]
 fn a_megabyte_in_each_direction() {

@@ -44,7 +44,10 @@ fn a_cpu_without_an_extension_gets_a_clear_message() {
         |machine| {
             // The console server is a native program: it starts.
             machine.expect("started serial", BOOT)?;
-            machine.expect("linux: the VM does not start: the machine cannot virtualise", ANSWER)?;
+            machine.expect(
+                "linux: the VM does not start: the machine cannot virtualise",
+                ANSWER,
+            )?;
             Ok(())
         },
     );
