@@ -96,7 +96,11 @@ impl Cpu {
             timeouts: TimeoutQueue::new(),
             epoch: AtomicU64::new(0),
             timer: CpuCell::new(u64::MAX),
-            inbox: TicketMutex::new(Inbox { notifications: None, starts: None, endings: 0 }),
+            inbox: TicketMutex::new(Inbox {
+                notifications: None,
+                starts: None,
+                endings: 0,
+            }),
         }
     }
 
@@ -182,7 +186,11 @@ impl Cpu {
 
     /// Sets the timer to whatever comes first: end of the slice or a deadline.
     pub fn program_timer(&self) {
-        let slice_end = if self.sched.get().is_some() { self.slice_end.get() } else { u64::MAX };
+        let slice_end = if self.sched.get().is_some() {
+            self.slice_end.get()
+        } else {
+            u64::MAX
+        };
         let next = slice_end.min(self.timeouts.earliest());
         if self.timer.get() != next {
             self.timer.set(next);
@@ -246,7 +254,9 @@ pub fn start(cpu: &Cpu, sched: Ref<Sched>, context: Ref<Context>) -> Result<(), 
 
 /// On its CPU: lets `sched` compete for the first time.
 fn begin(cpu: &Cpu, sched: Ref<Sched>) {
-    let Some(context) = sched.home.get() else { return };
+    let Some(context) = sched.home.get() else {
+        return;
+    };
     if context.header.ending() != Ending::Alive {
         return sched::unbind(cpu, sched);
     }

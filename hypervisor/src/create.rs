@@ -23,7 +23,9 @@ use core::sync::atomic::Ordering;
 pub type Args = [u64; 9];
 
 fn selector(argument: u64) -> Result<Selector, Status> {
-    u32::try_from(argument).map(Selector).map_err(|_| Status::BadArgument)
+    u32::try_from(argument)
+        .map(Selector)
+        .map_err(|_| Status::BadArgument)
 }
 
 /// The paying domain `a0` and the empty slot `a1` of a creation, which the lock keeps empty.
@@ -40,7 +42,9 @@ fn target(caller: &Domain, args: &Args) -> Result<(Ref<Domain>, Ref<Slot>, Tree)
 fn publish<T: Object>(tree: &Tree, slot: Ref<Slot>, object: Ref<T>) {
     slot.first.store(u64::MAX, Ordering::Relaxed);
     slot.extra.store(ORIGIN, Ordering::Relaxed);
-    object::header(object).origin.store(slot.link(), Ordering::Relaxed);
+    object::header(object)
+        .origin
+        .store(slot.link(), Ordering::Relaxed);
     slot.publish(tree, CapWord::new(T::KIND, Rights::all(), object.address()));
 }
 
@@ -89,7 +93,10 @@ unsafe fn place<T: Object>(page: KernelPage, object: T) -> Ref<T> {
 }
 
 fn check_cpu(argument: u64) -> Result<u32, Status> {
-    u32::try_from(argument).ok().filter(|&c| c < cpu::count()).ok_or(Status::BadArgument)
+    u32::try_from(argument)
+        .ok()
+        .filter(|&c| c < cpu::count())
+        .ok_or(Status::BadArgument)
 }
 
 /// [`abi::Op::CreateThread`].
@@ -142,7 +149,9 @@ pub fn make_thread(
         return Err(Status::BadArgument);
     }
     let page = domain.alloc_page()?;
-    let utcb = domain.alloc_page().inspect_err(|_| domain.free_page(page))?;
+    let utcb = domain
+        .alloc_page()
+        .inspect_err(|_| domain.free_page(page))?;
     if let Err(status) = space.map_kernel_page(tree, args.utcb, utcb) {
         domain.free_page(utcb);
         domain.free_page(page);
@@ -182,7 +191,9 @@ pub fn vcpu(caller: Ref<Domain>, args: &Args) -> Result<(), Status> {
     if !one_payer || guest.kind != SpaceKind::Guest || monitor.kind != SpaceKind::Host {
         return Err(Status::BadArgument);
     }
-    let count = arch::pages_per_vcpu().ok_or(Status::Unsupported)?.min(MAX_ARCH_PAGES);
+    let count = arch::pages_per_vcpu()
+        .ok_or(Status::Unsupported)?
+        .min(MAX_ARCH_PAGES);
     payer.charge(count as u64 + 2)?;
     let mut pages = [KernelPage::NONE; MAX_ARCH_PAGES + 2];
     for page in pages.iter_mut().take(count + 2) {
@@ -237,7 +248,11 @@ pub fn sched(caller: Ref<Domain>, args: &Args) -> Result<(), Status> {
         return Err(Status::BadArgument);
     }
     let header = Header::new(Kind::Sched, Some(payer));
-    publish(&tree, slot, payer.make(Sched::new(header, cpu, priority, budget, period))?);
+    publish(
+        &tree,
+        slot,
+        payer.make(Sched::new(header, cpu, priority, budget, period))?,
+    );
     Ok(())
 }
 
@@ -264,7 +279,9 @@ pub fn notification(caller: Ref<Domain>, args: &Args) -> Result<(), Status> {
 pub fn delegate(caller: Ref<Domain>, args: &Args) -> Result<(), Status> {
     let receiver = caller.find::<Domain>(selector(args[1])?, Rights::INSTALL)?;
     let tree = slot::lock();
-    let source = caller.slot(selector(args[0])?).ok_or(Status::BadCapability)?;
+    let source = caller
+        .slot(selector(args[0])?)
+        .ok_or(Status::BadCapability)?;
     let word = source.word();
     if matches!(word.kind(), Kind::Null | Kind::Mapping) {
         return Err(Status::BadCapability);
@@ -285,13 +302,17 @@ pub fn delegate(caller: Ref<Domain>, args: &Args) -> Result<(), Status> {
     }
     let rights = u16::try_from(args[3]).ok().and_then(Rights::from_bits);
     let rights = rights.ok_or(Status::BadArgument)? & word.rights();
-    let (first, second) =
-        (source.first.load(Ordering::Relaxed), source.second.load(Ordering::Relaxed));
+    let (first, second) = (
+        source.first.load(Ordering::Relaxed),
+        source.second.load(Ordering::Relaxed),
+    );
     let (new_first, new_second) = match word.kind() {
         Kind::Memory => {
             let ports = extra >> 8 & 0xff == abi::cap::MemoryKind::Ports as u64;
             let unit = if ports { 1 } else { abi::PAGE_SIZE as u64 };
-            let inside = args[4].checked_add(args[5]).is_some_and(|end| end <= second);
+            let inside = args[4]
+                .checked_add(args[5])
+                .is_some_and(|end| end <= second);
             if args[5] == 0 || !inside || (args[4] | args[5]) & (unit - 1) != 0 {
                 return Err(Status::BadArgument);
             }

@@ -53,7 +53,9 @@ pub fn revoke(cpu: &Cpu, slot: Ref<Slot>, whole: bool) -> Result<Progress, Statu
 /// One step of revocation: the number of descendants or their depth gets smaller.
 fn revoke_step(slot: Ref<Slot>) -> Progress {
     let tree = slot::lock();
-    let Some(child) = slot.first_child(&tree) else { return Progress::Done };
+    let Some(child) = slot.first_child(&tree) else {
+        return Progress::Done;
+    };
     if child.word().kind() == Kind::Mapping {
         space::unmap_step(&tree, child);
     } else if let Some(grandchild) = child.first_child(&tree) {
@@ -119,7 +121,12 @@ fn may_end(cpu: &Cpu, object: AnyRef) -> Result<(), Status> {
     let busy = match object.kind {
         Kind::Thread | Kind::Vcpu => current.is_some_and(|c| c.address() == object.address()),
         Kind::Domain => runs_in(cpu, object::downcast(object)?),
-        Kind::Space => object::downcast::<Space>(object)?.users.load(Ordering::Acquire) != 0,
+        Kind::Space => {
+            object::downcast::<Space>(object)?
+                .users
+                .load(Ordering::Acquire)
+                != 0
+        }
         _ => false,
     };
     if busy { Err(Status::Busy) } else { Ok(()) }
@@ -127,7 +134,10 @@ fn may_end(cpu: &Cpu, object: AnyRef) -> Result<(), Status> {
 
 /// Whether the current thread is one of `domain`.
 fn runs_in(cpu: &Cpu, domain: Ref<Domain>) -> bool {
-    cpu.current.get().and_then(|c| c.as_thread()).is_some_and(|t| t.domain == domain)
+    cpu.current
+        .get()
+        .and_then(|c| c.as_thread())
+        .is_some_and(|t| t.domain == domain)
 }
 
 /// Ends an object that nobody can find any more. When it says `Done`, nothing refers to the object but its
@@ -417,7 +427,9 @@ fn reclaim_step(object: AnyRef) -> Progress {
         Domain::free_last(domain);
         return Progress::Done;
     }
-    let Some(payer) = object.payer else { return Progress::Done };
+    let Some(payer) = object.payer else {
+        return Progress::Done;
+    };
     match object.kind {
         Kind::Thread => {
             if let Ok(thread) = object::downcast::<Thread>(object) {

@@ -121,7 +121,8 @@ impl Domain {
     /// The capability that `selector` names; empty if there is none.
     #[inline(always)]
     pub fn capability(&self, selector: Selector) -> CapWord {
-        self.slot(selector).map_or(CapWord::NULL, |slot| slot.word())
+        self.slot(selector)
+            .map_or(CapWord::NULL, |slot| slot.word())
     }
 
     /// The object that `selector` names, if it is a `T` and the capability has `rights`.
@@ -167,7 +168,10 @@ impl Domain {
 
     /// Quota and what of it is used, in pages.
     pub fn quota(&self) -> (u64, u64) {
-        (self.limit.load(Ordering::Relaxed), self.used.load(Ordering::Relaxed))
+        (
+            self.limit.load(Ordering::Relaxed),
+            self.used.load(Ordering::Relaxed),
+        )
     }
 
     /// A page, paid by this domain.
@@ -282,12 +286,19 @@ impl Domain {
             self.free_page(page);
             return true;
         }
-        let left = self.cursor.load(Ordering::Relaxed).min(self.slots).div_ceil(SLOTS_PER_PAGE);
+        let left = self
+            .cursor
+            .load(Ordering::Relaxed)
+            .min(self.slots)
+            .div_ceil(SLOTS_PER_PAGE);
         if left == 0 {
             return false;
         }
-        mem::free(KernelPage::from_virt(self.directory.read(left as usize - 1)));
-        self.cursor.store((left - 1) * SLOTS_PER_PAGE, Ordering::Relaxed);
+        mem::free(KernelPage::from_virt(
+            self.directory.read(left as usize - 1),
+        ));
+        self.cursor
+            .store((left - 1) * SLOTS_PER_PAGE, Ordering::Relaxed);
         true
     }
 

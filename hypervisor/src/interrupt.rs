@@ -34,7 +34,12 @@ struct Line {
 }
 
 impl Line {
-    const NEW: Line = Line { binding: None, level: false, pending: false, again: false };
+    const NEW: Line = Line {
+        binding: None,
+        level: false,
+        pending: false,
+        again: false,
+    };
 }
 
 /// An interrupt line.
@@ -52,7 +57,10 @@ unsafe impl Object for Interrupt {
 
 impl Interrupt {
     const fn new() -> Interrupt {
-        Interrupt { header: Header::fixed(Kind::Interrupt), state: TicketMutex::new(Line::NEW) }
+        Interrupt {
+            header: Header::fixed(Kind::Interrupt),
+            state: TicketMutex::new(Line::NEW),
+        }
     }
 }
 
@@ -84,7 +92,12 @@ pub fn bind(
     }
     let level = arch::interrupt_route(interrupt.line(), mode)?;
     let binding = Some(Binding { notification, bits });
-    *state = Line { binding, level, pending: false, again: false };
+    *state = Line {
+        binding,
+        level,
+        pending: false,
+        again: false,
+    };
     arch::interrupt_unmask(interrupt.line());
     Ok(())
 }
@@ -108,7 +121,9 @@ pub fn acknowledge(cpu: &Cpu, interrupt: Ref<Interrupt>) {
 
 /// A line has fired.
 pub fn deliver(cpu: &Cpu, line: u32) {
-    let Some(interrupt) = LINES.get(line as usize) else { return };
+    let Some(interrupt) = LINES.get(line as usize) else {
+        return;
+    };
     let binding = {
         let mut state = interrupt.state.lock();
         let before = core::mem::replace(&mut state.pending, true);
@@ -134,7 +149,10 @@ fn signal(cpu: &Cpu, binding: Option<Binding>) {
 pub fn forget(notification: Ref<Notification>) {
     for interrupt in &LINES {
         let mut state = interrupt.state.lock();
-        if state.binding.is_some_and(|b| b.notification == notification) {
+        if state
+            .binding
+            .is_some_and(|b| b.notification == notification)
+        {
             *state = Line::NEW;
             arch::interrupt_mask(interrupt.line());
         }

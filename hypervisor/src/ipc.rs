@@ -142,7 +142,9 @@ pub fn reply_wait(cpu: &Cpu, thread: Ref<Thread>) -> Result<(), Status> {
         }
     }
     // Those who helped try their calls again.
-    thread.context.release_waiters(cpu, thread.context.sched.get());
+    thread
+        .context
+        .release_waiters(cpu, thread.context.sched.get());
     run_chain(cpu);
     Ok(())
 }
@@ -171,7 +173,9 @@ pub fn abandon(cpu: &Cpu, thread: Ref<Thread>) {
     let mut link = Some(thread);
     // Calls nest at most so deep.
     for _ in 0..=MAX_CALL_DEPTH {
-        let Some(caller) = link.take().and_then(|thread| thread.caller.take()) else { return };
+        let Some(caller) = link.take().and_then(|thread| thread.caller.take()) else {
+            return;
+        };
         caller.callee.set(None);
         match caller.as_thread() {
             Some(client) if client.in_exception.get() => {
@@ -212,8 +216,13 @@ fn copy_words(from: Ref<Thread>, to: Ref<Thread>, count: usize) {
 
 /// Tells the exception of `thread`, the current context, to its handler.
 pub fn raise(cpu: &Cpu, thread: Ref<Thread>, exception: Exception) {
-    let portal = thread.domain.find::<Portal>(thread.exception_portal, Rights::CALL);
-    match portal.map_err(Refusal::Status).and_then(|p| enter(cpu, thread.context(), p)) {
+    let portal = thread
+        .domain
+        .find::<Portal>(thread.exception_portal, Rights::CALL);
+    match portal
+        .map_err(Refusal::Status)
+        .and_then(|p| enter(cpu, thread.context(), p))
+    {
         Ok((handler, portal)) => {
             thread.in_exception.set(true);
             let (gprs, ip, sp, flags) =
@@ -224,7 +233,11 @@ pub fn raise(cpu: &Cpu, thread: Ref<Thread>, exception: Exception) {
             }
             handler.with_frame(|frame| {
                 frame.receive(portal.identity, gprs.len());
-                let Exception { vector, error, address } = exception;
+                let Exception {
+                    vector,
+                    error,
+                    address,
+                } = exception;
                 frame.set_message(&[vector, error, address, ip, sp, flags, 0, 0]);
             });
         }

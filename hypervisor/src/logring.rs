@@ -21,8 +21,12 @@ struct Ring {
     listener: Option<(Ref<Notification>, u64)>,
 }
 
-static RING: TicketMutex<Ring> =
-    TicketMutex::new(Ring { bytes: [0; SIZE], start: 0, length: 0, listener: None });
+static RING: TicketMutex<Ring> = TicketMutex::new(Ring {
+    bytes: [0; SIZE],
+    start: 0,
+    length: 0,
+    listener: None,
+});
 static TAKEN_OVER: AtomicBool = AtomicBool::new(false);
 
 /// The object that the capability to the log names.
@@ -37,7 +41,9 @@ unsafe impl Object for LogObject {
     const KIND: Kind = Kind::Log;
 }
 
-static OBJECT: LogObject = LogObject { header: Header::fixed(Kind::Log) };
+static OBJECT: LogObject = LogObject {
+    header: Header::fixed(Kind::Log),
+};
 
 /// The one log.
 pub fn object() -> Ref<LogObject> {
@@ -116,7 +122,10 @@ impl Write for Line {
 
 /// Appends formatted text, cut to a line's length: where the kernel's own messages go.
 pub fn append_text(text: fmt::Arguments<'_>) {
-    let mut line = Line { bytes: [0; 160], used: 0 };
+    let mut line = Line {
+        bytes: [0; 160],
+        used: 0,
+    };
     // A Line never fails: it cuts what is too long.
     let _ = line.write_fmt(text);
     if line.used == line.bytes.len() - 1 {

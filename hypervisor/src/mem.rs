@@ -22,16 +22,25 @@ pub struct KernelPage {
 
 impl KernelPage {
     /// No page: fills arrays.
-    pub const NONE: KernelPage = KernelPage { virt: HostVirt(0), phys: HostPhys(0) };
+    pub const NONE: KernelPage = KernelPage {
+        virt: HostVirt(0),
+        phys: HostPhys(0),
+    };
 
     /// The page at physical address `phys`, which is inside the pool.
     pub fn from_phys(phys: HostPhys) -> KernelPage {
-        KernelPage { virt: layout::window(phys), phys }
+        KernelPage {
+            virt: layout::window(phys),
+            phys,
+        }
     }
 
     /// The page at kernel address `virt`, which is inside the pool.
     pub fn from_virt(virt: u64) -> KernelPage {
-        KernelPage { virt: HostVirt(virt), phys: layout::window_phys(HostVirt(virt)) }
+        KernelPage {
+            virt: HostVirt(virt),
+            phys: layout::window_phys(HostVirt(virt)),
+        }
     }
 
     /// Fills the page with zeros.
@@ -67,8 +76,12 @@ struct FreeList {
     free: u64,
 }
 
-static POOL: TicketMutex<FreeList> =
-    TicketMutex::new(FreeList { head: 0, untouched: 0, end: 0, free: 0 });
+static POOL: TicketMutex<FreeList> = TicketMutex::new(FreeList {
+    head: 0,
+    untouched: 0,
+    end: 0,
+    free: 0,
+});
 static POOL_BASE: AtomicU64 = AtomicU64::new(0);
 
 /// Gives the pool its memory, once, at boot: `size` bytes at `base`, mapped in the window.
@@ -78,7 +91,12 @@ static POOL_BASE: AtomicU64 = AtomicU64::new(0);
 pub unsafe fn init(base: HostPhys, size: u64) {
     let start = layout::window(base).0;
     let mut pool = POOL.lock();
-    *pool = FreeList { head: 0, untouched: start, end: start + size, free: size / PAGE };
+    *pool = FreeList {
+        head: 0,
+        untouched: start,
+        end: start + size,
+        free: size / PAGE,
+    };
     POOL_BASE.store(start, Ordering::Relaxed);
 }
 

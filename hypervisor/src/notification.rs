@@ -43,7 +43,10 @@ impl Notification {
         Notification {
             header,
             word: AtomicU64::new(0),
-            waiter: TicketMutex::new(Waiter { context: None, closed: false }),
+            waiter: TicketMutex::new(Waiter {
+                context: None,
+                closed: false,
+            }),
             posted: AtomicBool::new(false),
             posted_next: CpuCell::new(None),
         }
@@ -117,7 +120,9 @@ pub fn signal(cpu: &Cpu, notification: Ref<Notification>, bits: u64) {
 
 /// Wakes who waits, or has its CPU do so.
 pub fn arrive(cpu: &Cpu, notification: Ref<Notification>) {
-    let Some(waiter) = waiter_here(cpu, notification) else { return };
+    let Some(waiter) = waiter_here(cpu, notification) else {
+        return;
+    };
     match waiter.state.get() {
         State::Waiting => {
             let bits = notification.take();

@@ -150,11 +150,15 @@ impl ObjectList {
         let prev = object.prev.load(Ordering::Relaxed);
         if next != 0 {
             // SAFETY: as in `first`.
-            unsafe { Ref::<Header>::from_address(next) }.prev.store(prev, Ordering::Relaxed);
+            unsafe { Ref::<Header>::from_address(next) }
+                .prev
+                .store(prev, Ordering::Relaxed);
         }
         if prev != 0 {
             // SAFETY: as in `first`.
-            unsafe { Ref::<Header>::from_address(prev) }.next.store(next, Ordering::Relaxed);
+            unsafe { Ref::<Header>::from_address(prev) }
+                .next
+                .store(next, Ordering::Relaxed);
         } else {
             self.head = next;
         }

@@ -40,7 +40,13 @@ struct Root {
 
 impl Root {
     /// Puts a capability into the table.
-    fn install(&self, at: Selector, word: CapWord, range: (u64, u64), extra: u64) -> Result<(), Status> {
+    fn install(
+        &self,
+        at: Selector,
+        word: CapWord,
+        range: (u64, u64),
+        extra: u64,
+    ) -> Result<(), Status> {
         let tree = slot::lock();
         let slot = self.domain.empty_slot(at)?;
         slot.first.store(range.0, Ordering::Relaxed);
@@ -68,9 +74,15 @@ impl Root {
 
 /// Makes the root task from the bundle and starts it on this CPU.
 pub fn start(cpu: &Cpu, machine: Machine<'_>) -> Result<(), Status> {
-    let Machine { mut info, bundle, head } = machine;
+    let Machine {
+        mut info,
+        bundle,
+        head,
+    } = machine;
     let overhead = Domain::overhead(boot::ROOT_SLOTS);
-    let quota = mem::free_pages().checked_sub(overhead).ok_or(Status::Quota)?;
+    let quota = mem::free_pages()
+        .checked_sub(overhead)
+        .ok_or(Status::Quota)?;
     let domain = Domain::create(None, 0, boot::ROOT_SLOTS, quota).ok_or(Status::Quota)?;
     let root = Root { domain };
     let table = arch::PageTable::new(SpaceKind::Host, &domain)?;
@@ -82,10 +94,25 @@ pub fn start(cpu: &Cpu, machine: Machine<'_>) -> Result<(), Status> {
     root.object(boot::ROOT_SPACE, space)?;
     root.object(boot::ROOT_LOG, logring::object())?;
     root.memory(boot::ROOT_PORTS, 0, space::PORTS, MemoryKind::Ports)?;
-    root.memory(boot::ROOT_BUNDLE, bundle.start().0, bundle.size(), MemoryKind::Ram)?;
-    for (i, region) in info.regions.iter().take(info.region_count as usize).enumerate() {
+    root.memory(
+        boot::ROOT_BUNDLE,
+        bundle.start().0,
+        bundle.size(),
+        MemoryKind::Ram,
+    )?;
+    for (i, region) in info
+        .regions
+        .iter()
+        .take(info.region_count as usize)
+        .enumerate()
+    {
         let kind = MemoryKind::from_code(region.kind as u8).ok_or(Status::BadArgument)?;
-        root.memory(boot::ROOT_MEMORY.offset(i as u32), region.base, region.size, kind)?;
+        root.memory(
+            boot::ROOT_MEMORY.offset(i as u32),
+            region.base,
+            region.size,
+            kind,
+        )?;
     }
     for i in 0..info.interrupts {
         if let Some(line) = interrupt::line(i) {
@@ -128,8 +155,17 @@ pub fn start(cpu: &Cpu, machine: Machine<'_>) -> Result<(), Status> {
     let (limit, used) = domain.quota();
     info.quota_pages = limit - used;
     write_info(page, &info);
-    let mapped = Mapped { phys: page.phys, kind: MemoryKind::Ram, rights: Rights::READ };
-    space.table.map(boot::ROOT_BOOT_INFO, abi::PAGE_SIZE as u64, &mapped, &domain)?;
+    let mapped = Mapped {
+        phys: page.phys,
+        kind: MemoryKind::Ram,
+        rights: Rights::READ,
+    };
+    space.table.map(
+        boot::ROOT_BOOT_INFO,
+        abi::PAGE_SIZE as u64,
+        &mapped,
+        &domain,
+    )?;
     crate::cpu::start(cpu, sched, thread.context())
 }
 
@@ -151,8 +187,16 @@ pub struct Regions {
 impl Regions {
     /// No regions.
     pub const fn new() -> Regions {
-        const NONE: Region = Region { base: 0, size: 0, kind: 0, reserved: 0 };
-        Regions { entries: [NONE; boot::MAX_REGIONS], count: 0 }
+        const NONE: Region = Region {
+            base: 0,
+            size: 0,
+            kind: 0,
+            reserved: 0,
+        };
+        Regions {
+            entries: [NONE; boot::MAX_REGIONS],
+            count: 0,
+        }
     }
 
     /// Adds a range, without the pages in `holes`. What does not fit into the table is left out, and said.
@@ -182,10 +226,17 @@ impl Regions {
             log::warn!("too many memory regions: {start:#x} to {end:#x} is not used");
             return;
         }
-        let at = self.entries[..self.count].iter().position(|r| r.base > start);
+        let at = self.entries[..self.count]
+            .iter()
+            .position(|r| r.base > start);
         let at = at.unwrap_or(self.count);
         self.entries.copy_within(at..self.count, at + 1);
-        self.entries[at] = Region { base: start, size: end - start, kind: kind as u32, reserved: 0 };
+        self.entries[at] = Region {
+            base: start,
+            size: end - start,
+            kind: kind as u32,
+            reserved: 0,
+        };
         self.count += 1;
     }
 

@@ -221,7 +221,10 @@ fn requeue(cpu: &Cpu, sched: Ref<Sched>, now: u64, front: bool) {
         sched.left.set(cpu.time_slice);
         cpu.run_queue.enqueue(sched, false);
     } else if sched.left.get() == 0 {
-        cpu.timeouts.arm(&sched.replenish, now.saturating_add(sched.period - sched.budget));
+        cpu.timeouts.arm(
+            &sched.replenish,
+            now.saturating_add(sched.period - sched.budget),
+        );
     } else {
         cpu.run_queue.enqueue(sched, front);
     }
@@ -242,10 +245,18 @@ pub fn ready(cpu: &Cpu, sched: Ref<Sched>) {
         return;
     }
     if sched.left.get() == 0 {
-        sched.left.set(if sched.budget == 0 { cpu.time_slice } else { sched.budget });
+        sched.left.set(if sched.budget == 0 {
+            cpu.time_slice
+        } else {
+            sched.budget
+        });
     }
     cpu.run_queue.enqueue(sched, false);
-    if cpu.sched.get().is_none_or(|running| running.priority < sched.priority) {
+    if cpu
+        .sched
+        .get()
+        .is_none_or(|running| running.priority < sched.priority)
+    {
         cpu.reschedule.set(true);
     }
 }
@@ -303,7 +314,9 @@ pub fn schedule(cpu: &Cpu) {
     cpu.current.set(None);
     // Each turn takes one scheduling context out of the queue for good.
     while let Some(sched) = cpu.run_queue.pop() {
-        let Some(home) = sched.home.get() else { continue };
+        let Some(home) = sched.home.get() else {
+            continue;
+        };
         match activation(home) {
             Activation::Run(context) => {
                 cpu.sched.set(Some(sched));

@@ -195,7 +195,10 @@ impl Slot {
 
     /// Takes this slot out of its parent's children.
     pub fn unlink(&self, _tree: &Tree) {
-        let (next, prev) = (self.next.load(Ordering::Relaxed), self.prev.load(Ordering::Relaxed));
+        let (next, prev) = (
+            self.next.load(Ordering::Relaxed),
+            self.prev.load(Ordering::Relaxed),
+        );
         if let Some(next) = to_ref(next) {
             next.prev.store(prev, Ordering::Relaxed);
         }
@@ -217,9 +220,12 @@ impl Slot {
     pub fn move_to(&self, tree: &Tree, to: &Slot) {
         let parent = to_ref(self.parent.load(Ordering::Relaxed));
         self.unlink(tree);
-        to.first.store(self.first.load(Ordering::Relaxed), Ordering::Relaxed);
-        to.second.store(self.second.load(Ordering::Relaxed), Ordering::Relaxed);
-        to.extra.store(self.extra.load(Ordering::Relaxed), Ordering::Relaxed);
+        to.first
+            .store(self.first.load(Ordering::Relaxed), Ordering::Relaxed);
+        to.second
+            .store(self.second.load(Ordering::Relaxed), Ordering::Relaxed);
+        to.extra
+            .store(self.extra.load(Ordering::Relaxed), Ordering::Relaxed);
         if let Some(parent) = parent {
             to.link_under(tree, &parent);
         }

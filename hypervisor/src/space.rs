@@ -57,7 +57,11 @@ pub struct Mapped {
 impl Space {
     /// An empty space with these tables.
     pub fn new(header: Header, kind: SpaceKind, tag: u16, table: PageTable) -> Space {
-        let fast = if kind == SpaceKind::Host { table.fast_switch(tag) } else { 0 };
+        let fast = if kind == SpaceKind::Host {
+            table.fast_switch(tag)
+        } else {
+            0
+        };
         Space {
             header,
             kind,
@@ -89,8 +93,14 @@ impl Space {
         if at & 0xfff != 0 || at == 0 || at >= self.end() || self.kind != SpaceKind::Host {
             return Err(Status::BadArgument);
         }
-        let mapped = Mapped { phys: page.phys, kind: MemoryKind::Ram, rights: Rights::RW };
-        self.table.map(at, abi::PAGE_SIZE as u64, &mapped, &*self.payer()?).map(|_| ())
+        let mapped = Mapped {
+            phys: page.phys,
+            kind: MemoryKind::Ram,
+            rights: Rights::RW,
+        };
+        self.table
+            .map(at, abi::PAGE_SIZE as u64, &mapped, &*self.payer()?)
+            .map(|_| ())
     }
 
     /// The I/O permission bitmap, if any port was ever mapped.
@@ -115,11 +125,16 @@ impl Space {
 
     /// Allows or denies up to 64 ports from `port` on; returns how many.
     fn set_ports(&self, port: u64, count: u64, allow: bool) -> Result<u64, Status> {
-        let Some(pages) = self.port_bitmap() else { return Ok(count) };
+        let Some(pages) = self.port_bitmap() else {
+            return Ok(count);
+        };
         let bit = port % 64;
         let n = count.min(64 - bit);
         let mask = (u64::MAX >> (64 - n)) << bit;
-        let (page, word) = (pages[(port / 32768) as usize & 1], (port / 64 % 512) as usize);
+        let (page, word) = (
+            pages[(port / 32768) as usize & 1],
+            (port / 64 % 512) as usize,
+        );
         let old = page.read(word);
         if allow && old & mask != mask {
             return Err(Status::Occupied);
@@ -180,8 +195,10 @@ pub fn map(domain: &Domain, request: &MapRequest) -> Result<Progress, Status> {
         return Err(Status::BadCapability);
     }
     let space = domain.find::<Space>(request.space, Rights::INSTALL)?;
-    let (base, length) =
-        (memory.first.load(Ordering::Relaxed), memory.second.load(Ordering::Relaxed));
+    let (base, length) = (
+        memory.first.load(Ordering::Relaxed),
+        memory.second.load(Ordering::Relaxed),
+    );
     let kind = MemoryKind::from_code((memory.extra.load(Ordering::Relaxed) >> 8) as u8)
         .ok_or(Status::BadCapability)?;
     let rights = u16::try_from(request.rights)
@@ -192,10 +209,24 @@ pub fn map(domain: &Domain, request: &MapRequest) -> Result<Progress, Status> {
     if !word.allows(rights) {
         return Err(Status::Denied);
     }
-    let unit = if kind == MemoryKind::Ports { 1 } else { abi::PAGE_SIZE as u64 };
-    let end = if kind == MemoryKind::Ports { PORTS } else { space.end() };
-    let in_memory = request.offset.checked_add(request.size).is_some_and(|e| e <= length);
-    let in_space = request.address.checked_add(request.size).is_some_and(|e| e <= end);
+    let unit = if kind == MemoryKind::Ports {
+        1
+    } else {
+        abi::PAGE_SIZE as u64
+    };
+    let end = if kind == MemoryKind::Ports {
+        PORTS
+    } else {
+        space.end()
+    };
+    let in_memory = request
+        .offset
+        .checked_add(request.size)
+        .is_some_and(|e| e <= length);
+    let in_space = request
+        .address
+        .checked_add(request.size)
+        .is_some_and(|e| e <= end);
     let aligned = (request.offset | request.address | request.size) & (unit - 1) == 0;
     if request.size == 0 || !in_memory || !in_space || !aligned {
         return Err(Status::BadArgument);
@@ -209,7 +240,9 @@ pub fn map(domain: &Domain, request: &MapRequest) -> Result<Progress, Status> {
         return Err(Status::BadArgument);
     }
 
-    let slot = domain.slot(request.destination).ok_or(Status::BadSelector)?;
+    let slot = domain
+        .slot(request.destination)
+        .ok_or(Status::BadSelector)?;
     let mut done = if slot.is_free() {
         domain.empty_slot(request.destination)?;
         if kind == MemoryKind::Ports {
@@ -220,7 +253,10 @@ pub fn map(domain: &Domain, request: &MapRequest) -> Result<Progress, Status> {
         slot.extra.store((kind as u64) << 8, Ordering::Relaxed);
         slot.link_under(&tree, &memory);
         slot.join_space(&tree, &space.mappings);
-        slot.publish(&tree, slot::CapWord::new(Kind::Mapping, Rights::empty(), space.address()));
+        slot.publish(
+            &tree,
+            slot::CapWord::new(Kind::Mapping, Rights::empty(), space.address()),
+        );
         0
     } else {
         // A restart goes on where it stopped; anything else finds the slot in use.
@@ -240,8 +276,14 @@ pub fn map(domain: &Domain, request: &MapRequest) -> Result<Progress, Status> {
         let step = if kind == MemoryKind::Ports {
             space.set_ports(request.address + done, left, true)
         } else {
-            let mapped = Mapped { phys: HostPhys(start + done), kind, rights };
-            space.payer().and_then(|p| space.table.map(request.address + done, left, &mapped, &p))
+            let mapped = Mapped {
+                phys: HostPhys(start + done),
+                kind,
+                rights,
+            };
+            space
+                .payer()
+                .and_then(|p| space.table.map(request.address + done, left, &mapped, &p))
         };
         match step {
             Ok(bytes) => done += bytes,

@@ -93,13 +93,17 @@ fn execute(cpu: &Cpu, thread: Ref<Thread>, op: Op, args: &Args) -> Outcome {
 }
 
 fn selector(argument: u64) -> Result<Selector, Status> {
-    u32::try_from(argument).map(Selector).map_err(|_| Status::BadArgument)
+    u32::try_from(argument)
+        .map(Selector)
+        .map_err(|_| Status::BadArgument)
 }
 
 /// The notification and the bits that a capability to it may signal. The hot path takes no lock: the
 /// badge belongs to the capability if that is still there after it was read.
 fn signal_target(domain: Ref<Domain>, argument: u64) -> Result<(Ref<Notification>, u64), Status> {
-    let slot = domain.slot(selector(argument)?).ok_or(Status::BadCapability)?;
+    let slot = domain
+        .slot(selector(argument)?)
+        .ok_or(Status::BadCapability)?;
     let word = slot.word();
     let notification = crate::domain::resolve::<Notification>(word, Rights::SIGNAL)?;
     let badge = slot.first.load(Ordering::Acquire);
@@ -160,7 +164,11 @@ fn synchronised(thread: Ref<Thread>, op: Op, args: &Args) -> Option<u64> {
 /// Begins an epoch whose end this system call waits for.
 fn synchronise(thread: Ref<Thread>, op: Op, args: &Args) -> u64 {
     let epoch = epoch::begin();
-    thread.sync.set(Some(Sync { op, selector: args[0], epoch }));
+    thread.sync.set(Some(Sync {
+        op,
+        selector: args[0],
+        epoch,
+    }));
     epoch
 }
 
@@ -171,7 +179,11 @@ fn revoke(cpu: &Cpu, thread: Ref<Thread>, op: Op, args: &Args) -> Outcome {
         None => {
             let found = selector(args[0]).and_then(|s| {
                 let slot = thread.domain.slot(s).ok_or(Status::BadCapability)?;
-                if slot.is_free() { Err(Status::BadCapability) } else { Ok(slot) }
+                if slot.is_free() {
+                    Err(Status::BadCapability)
+                } else {
+                    Ok(slot)
+                }
             });
             match found.and_then(|slot| destroy::revoke(cpu, slot, op == Op::Delete)) {
                 Err(status) => return Outcome::Return(Err(status)),
@@ -248,7 +260,9 @@ fn log_write(domain: Ref<Domain>, args: &Args) -> Result<(), Status> {
 }
 
 fn log_read(thread: Ref<Thread>, args: &Args) -> Result<(), Status> {
-    thread.domain.find::<LogObject>(selector(args[0])?, Rights::READ)?;
+    thread
+        .domain
+        .find::<LogObject>(selector(args[0])?, Rights::READ)?;
     if args[1] > 1 {
         return Err(Status::BadArgument);
     }

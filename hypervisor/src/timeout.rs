@@ -62,7 +62,9 @@ pub struct TimeoutQueue {
 impl TimeoutQueue {
     /// An empty queue.
     pub const fn new() -> TimeoutQueue {
-        TimeoutQueue { head: CpuCell::new(None) }
+        TimeoutQueue {
+            head: CpuCell::new(None),
+        }
     }
 
     /// The earliest deadline, `u64::MAX` if there is none.

@@ -98,8 +98,13 @@ pub fn run(cpu: &Cpu, vcpu: Ref<Vcpu>) {
 /// Calls the portal of `exit`.
 fn tell(cpu: &Cpu, vcpu: Ref<Vcpu>, exit: Exit) {
     let selector = vcpu.exit_base.offset(exit.kind as u32);
-    let portal = vcpu.domain.find::<crate::portal::Portal>(selector, Rights::CALL);
-    match portal.map_err(ipc::Refusal::Status).and_then(|p| ipc::enter(cpu, vcpu.context(), p)) {
+    let portal = vcpu
+        .domain
+        .find::<crate::portal::Portal>(selector, Rights::CALL);
+    match portal
+        .map_err(ipc::Refusal::Status)
+        .and_then(|p| ipc::enter(cpu, vcpu.context(), p))
+    {
         Ok((handler, portal)) => {
             handler.context.reply_path.set(ReplyPath::Vcpu);
             vcpu.arch.with_mut(|arch| arch.save(cpu, portal.groups));
@@ -109,7 +114,11 @@ fn tell(cpu: &Cpu, vcpu: Ref<Vcpu>, exit: Exit) {
         }
         Err(ipc::Refusal::Busy) => vcpu.pending.set(Some(exit)),
         Err(ipc::Refusal::Status(status)) => {
-            log::warn!("vCPU stopped: no handler for exit {:?}: {}", exit.kind, status.name());
+            log::warn!(
+                "vCPU stopped: no handler for exit {:?}: {}",
+                exit.kind,
+                status.name()
+            );
             stop(cpu, vcpu);
         }
     }

@@ -14,7 +14,8 @@ pub const MAX_SEGMENTS: usize = 8;
 /// Bytes in an encoded head.
 pub const HEAD_SIZE: usize = 64 + MAX_SEGMENTS * 32;
 
-static CRC: crc::Crc<u32, crc::Table<1>> = crc::Crc::<u32, crc::Table<1>>::new(&crc::CRC_32_ISO_HDLC);
+static CRC: crc::Crc<u32, crc::Table<1>> =
+    crc::Crc::<u32, crc::Table<1>>::new(&crc::CRC_32_ISO_HDLC);
 
 /// CRC-32 (ISO-HDLC, as in gzip) of `bytes`, with a small table.
 pub fn checksum(bytes: &[u8]) -> u32 {
@@ -83,9 +84,14 @@ impl core::fmt::Display for BundleError {
             BundleError::Truncated => f.write_str("the bundle is truncated"),
             BundleError::BadMagic => f.write_str("this is no Bulkhead bundle (wrong magic)"),
             BundleError::BadVersion(v) => {
-                write!(f, "bundle format {v}, this kernel reads {VERSION}: pack it again")
+                write!(
+                    f,
+                    "bundle format {v}, this kernel reads {VERSION}: pack it again"
+                )
             }
-            BundleError::BadChecksum => f.write_str("the bundle's checksum is wrong: it was damaged"),
+            BundleError::BadChecksum => {
+                f.write_str("the bundle's checksum is wrong: it was damaged")
+            }
             BundleError::BadSegment(i) => write!(f, "segment {i} of the root task is invalid"),
         }
     }
@@ -165,7 +171,9 @@ impl Head {
         }
         let inside = |offset: u64, size: u64| {
             offset >= HEAD_SIZE as u64
-                && offset.checked_add(size).is_some_and(|end| end <= head.total_size)
+                && offset
+                    .checked_add(size)
+                    .is_some_and(|end| end <= head.total_size)
         };
         if !inside(head.directory.offset, head.directory.size) {
             return Err(BundleError::Truncated);
@@ -174,7 +182,11 @@ impl Head {
             return Err(BundleError::BadSegment(head.segment_count));
         }
         let mut segments = [Segment::default(); MAX_SEGMENTS];
-        for (i, raw) in copy[64..].chunks_exact(32).enumerate().take(head.segment_count as usize) {
+        for (i, raw) in copy[64..]
+            .chunks_exact(32)
+            .enumerate()
+            .take(head.segment_count as usize)
+        {
             let segment = Segment {
                 address: u64_at(raw, 0),
                 offset: u64_at(raw, 8),
@@ -200,12 +212,18 @@ impl Segment {
     /// Whether address, offset, size and rights keep the rules of the format.
     pub fn is_valid(&self) -> bool {
         let page = crate::PAGE_SIZE as u64 - 1;
-        let (w, x) = (crate::Rights::WRITE.bits() as u32, crate::Rights::EXEC.bits() as u32);
+        let (w, x) = (
+            crate::Rights::WRITE.bits() as u32,
+            crate::Rights::EXEC.bits() as u32,
+        );
         let known = (crate::Rights::RW | crate::Rights::EXEC).bits() as u32;
         (self.address | self.offset | self.size) & page == 0
             && self.size != 0
             && self.address != 0
-            && self.address.checked_add(self.size).is_some_and(|end| end <= crate::USER_END)
+            && self
+                .address
+                .checked_add(self.size)
+                .is_some_and(|end| end <= crate::USER_END)
             && self.rights & !known == 0
             && self.rights & crate::Rights::READ.bits() as u32 != 0
             && self.rights & (w | x) != (w | x)

@@ -106,7 +106,11 @@ impl ExitKind {
             Pause,
             Other,
         ];
-        if (code as usize) < KINDS.len() { Some(KINDS[code as usize]) } else { None }
+        if (code as usize) < KINDS.len() {
+            Some(KINDS[code as usize])
+        } else {
+            None
+        }
     }
 }
 

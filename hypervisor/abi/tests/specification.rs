@@ -13,7 +13,11 @@ const END: &str = "<!-- made from hypervisor/abi: end -->\n";
 fn prose(text: &str) -> String {
     let joined = text.split_whitespace().collect::<Vec<_>>().join(" ");
     let joined = joined.replace("[`", "`").replace("`]", "`");
-    joined.replace("crate::", "").replace("Status::", "").replace("Rights::", "").replace('|', "\\|")
+    joined
+        .replace("crate::", "")
+        .replace("Status::", "")
+        .replace("Rights::", "")
+        .replace('|', "\\|")
 }
 
 fn tables() -> String {
@@ -40,7 +44,10 @@ fn the_specification_holds_every_operation_and_status() {
     if text[start..end] == tables() {
         return;
     }
-    assert!(std::env::var_os("BLESS").is_some(), "SPEC.md is not what the ABI says: BLESS=1 writes it");
+    assert!(
+        std::env::var_os("BLESS").is_some(),
+        "SPEC.md is not what the ABI says: BLESS=1 writes it"
+    );
     let fresh = format!("{}{}{}", &text[..start], tables(), &text[end..]);
     std::fs::write(&path, fresh).expect("writing SPEC.md");
 }

@@ -122,8 +122,11 @@ impl Platform {
 
     const fn empty() -> Platform {
         // ISA lines are edge-triggered, active high, and line n is GSI n (ACPI 6.4, 5.2.12.5).
-        let mut isa =
-            [Line { gsi: Gsi(0), trigger: Trigger::Edge, polarity: Polarity::High }; ISA_LINES];
+        let mut isa = [Line {
+            gsi: Gsi(0),
+            trigger: Trigger::Edge,
+            polarity: Polarity::High,
+        }; ISA_LINES];
         let mut i = 0;
         while i < ISA_LINES {
             isa[i].gsi = Gsi(i as u32);
@@ -134,7 +137,10 @@ impl Platform {
             cpus: [ApicId(0); MAX_CPUS],
             cpu_count: 0,
             cpus_left_out: 0,
-            io_apics: [IoApicInfo { address: HostPhys(0), first: Gsi(0) }; MAX_IO_APICS],
+            io_apics: [IoApicInfo {
+                address: HostPhys(0),
+                first: Gsi(0),
+            }; MAX_IO_APICS],
             io_apic_count: 0,
             isa,
         }
@@ -187,11 +193,21 @@ impl Platform {
                 let flags = u16::from_le_bytes(field(entry, 8)?);
                 if let (0, Some(line)) = (bus, self.isa.get_mut(usize::from(irq))) {
                     // Bits 1:0 and 3:2; 0 means as usual on the bus, 2 is reserved.
-                    let polarity =
-                        if flags & 0b11 == 0b11 { Polarity::Low } else { Polarity::High };
-                    let trigger =
-                        if flags >> 2 & 0b11 == 0b11 { Trigger::Level } else { Trigger::Edge };
-                    *line = Line { gsi, trigger, polarity };
+                    let polarity = if flags & 0b11 == 0b11 {
+                        Polarity::Low
+                    } else {
+                        Polarity::High
+                    };
+                    let trigger = if flags >> 2 & 0b11 == 0b11 {
+                        Trigger::Level
+                    } else {
+                        Trigger::Edge
+                    };
+                    *line = Line {
+                        gsi,
+                        trigger,
+                        polarity,
+                    };
                 }
             }
             // Local APIC address override.
@@ -238,11 +254,17 @@ impl Platform {
         let is_isa = |line: &&Line| line.gsi == gsi;
         match self.isa.iter().find(is_isa) {
             Some(line) => *line,
-            None if (gsi.0 as usize) < ISA_LINES => {
-                Line { gsi, trigger: Trigger::Edge, polarity: Polarity::High }
-            }
+            None if (gsi.0 as usize) < ISA_LINES => Line {
+                gsi,
+                trigger: Trigger::Edge,
+                polarity: Polarity::High,
+            },
             // PCI's INTx lines are level-triggered, active low (PCI 3.0, 2.2.6).
-            None => Line { gsi, trigger: Trigger::Level, polarity: Polarity::Low },
+            None => Line {
+                gsi,
+                trigger: Trigger::Level,
+                polarity: Polarity::Low,
+            },
         }
     }
 }
@@ -279,13 +301,24 @@ mod tests {
         assert_eq!(platform.cpus(), [ApicId(0), ApicId(1)]);
         assert_eq!(
             platform.io_apics(),
-            [IoApicInfo { address: HostPhys(0xfec0_0000), first: Gsi(0) }]
+            [IoApicInfo {
+                address: HostPhys(0xfec0_0000),
+                first: Gsi(0)
+            }]
         );
         assert_eq!(platform.isa_line(0).unwrap().gsi, Gsi(2));
-        let sci = Line { gsi: Gsi(9), trigger: Trigger::Level, polarity: Polarity::High };
+        let sci = Line {
+            gsi: Gsi(9),
+            trigger: Trigger::Level,
+            polarity: Polarity::High,
+        };
         assert_eq!(platform.line(Gsi(9)), sci);
         assert_eq!(platform.line(Gsi(4)).trigger, Trigger::Edge);
-        let pci = Line { gsi: Gsi(16), trigger: Trigger::Level, polarity: Polarity::Low };
+        let pci = Line {
+            gsi: Gsi(16),
+            trigger: Trigger::Level,
+            polarity: Polarity::Low,
+        };
         assert_eq!(platform.line(Gsi(16)), pci);
         assert_eq!(platform.isa_line(16), None);
     }

@@ -34,7 +34,11 @@ impl PhysRange {
 
     /// The bytes from `start` up to, and not including, `end`.
     const fn from_bounds(start: u64, end: u64) -> Option<PhysRange> {
-        if start < end && end <= PHYS_END { Some(PhysRange { start, end }) } else { None }
+        if start < end && end <= PHYS_END {
+            Some(PhysRange { start, end })
+        } else {
+            None
+        }
     }
 
     /// First byte.
@@ -55,7 +59,10 @@ impl PhysRange {
     /// The pages that the range touches.
     pub const fn outward(self) -> PhysRange {
         // Cannot overflow: PHYS_END is page-aligned.
-        PhysRange { start: self.start & !(PAGE - 1), end: self.end.next_multiple_of(PAGE) }
+        PhysRange {
+            start: self.start & !(PAGE - 1),
+            end: self.end.next_multiple_of(PAGE),
+        }
     }
 
     /// The pages that lie in the range as a whole, if there are any.
@@ -127,7 +134,11 @@ impl RegionKind {
     }
 
     const fn more_restrictive(self, other: RegionKind) -> RegionKind {
-        if self.restriction() >= other.restriction() { self } else { other }
+        if self.restriction() >= other.restriction() {
+            self
+        } else {
+            other
+        }
     }
 }
 
@@ -153,7 +164,10 @@ impl fmt::Display for MapError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             MapError::TooManyRegions => {
-                write!(f, "firmware describes more than {MAX_REGIONS} memory regions")
+                write!(
+                    f,
+                    "firmware describes more than {MAX_REGIONS} memory regions"
+                )
             }
             MapError::NotUsable(range) => write!(f, "{range:?} is not usable memory"),
         }
@@ -172,10 +186,16 @@ impl MemoryMap {
     /// A map of nothing but holes.
     pub const fn new() -> MemoryMap {
         let unused = Region {
-            range: PhysRange { start: 0, end: PAGE },
+            range: PhysRange {
+                start: 0,
+                end: PAGE,
+            },
             kind: RegionKind::Reserved,
         };
-        MemoryMap { regions: [unused; MAX_REGIONS], len: 0 }
+        MemoryMap {
+            regions: [unused; MAX_REGIONS],
+            len: 0,
+        }
     }
 
     /// The regions in ascending order.
@@ -188,10 +208,18 @@ impl MemoryMap {
     /// are empty or leave the physical address space are cut, as they describe nothing there.
     pub fn add(&mut self, start: u64, size: u64, kind: RegionKind) -> Result<(), MapError> {
         let end = start.saturating_add(size).min(PHYS_END);
-        let Some(range) = PhysRange::from_bounds(start, end) else { return Ok(()) };
-        let pages = if kind == RegionKind::Usable { range.inward() } else { Some(range.outward()) };
+        let Some(range) = PhysRange::from_bounds(start, end) else {
+            return Ok(());
+        };
+        let pages = if kind == RegionKind::Usable {
+            range.inward()
+        } else {
+            Some(range.outward())
+        };
         let Some(pages) = pages else { return Ok(()) };
-        self.paint(pages, |old| old.map_or(kind, |old| old.more_restrictive(kind)))
+        self.paint(pages, |old| {
+            old.map_or(kind, |old| old.more_restrictive(kind))
+        })
     }
 
     /// Takes the pages that `range` touches out of usable memory: from now on they are of `kind`.
@@ -211,7 +239,10 @@ impl MemoryMap {
 
     /// The usable ranges in ascending order.
     pub fn usable(&self) -> impl Iterator<Item = PhysRange> + '_ {
-        self.regions().iter().filter(|r| r.kind == RegionKind::Usable).map(|r| r.range)
+        self.regions()
+            .iter()
+            .filter(|r| r.kind == RegionKind::Usable)
+            .map(|r| r.range)
     }
 
     /// The lowest usable range of `size` bytes inside `within` whose start is a multiple of `align`,
@@ -228,13 +259,23 @@ impl MemoryMap {
     /// The ranges below `end` that no region covers, in ascending order: where devices may be.
     pub fn holes(&self, end: HostPhys) -> impl Iterator<Item = PhysRange> + '_ {
         let starts = core::iter::once(0).chain(self.regions().iter().map(|r| r.range.end));
-        let ends = self.regions().iter().map(|r| r.range.start).chain(core::iter::once(PHYS_END));
-        starts.zip(ends).filter_map(move |(a, b)| PhysRange::from_bounds(a, b.min(end.0)))
+        let ends = self
+            .regions()
+            .iter()
+            .map(|r| r.range.start)
+            .chain(core::iter::once(PHYS_END));
+        starts
+            .zip(ends)
+            .filter_map(move |(a, b)| PhysRange::from_bounds(a, b.min(end.0)))
     }
 
     /// Sum of the sizes of all regions of `kind` in bytes.
     pub fn total(&self, kind: RegionKind) -> u64 {
-        self.regions().iter().filter(|r| r.kind == kind).map(|r| r.range.size()).sum()
+        self.regions()
+            .iter()
+            .filter(|r| r.kind == kind)
+            .map(|r| r.range.size())
+            .sum()
     }
 
     /// Gives each page of `range` the kind that `new_kind` makes of its old one. On an error the map
@@ -267,7 +308,9 @@ impl MemoryMap {
 
     /// Appends the pages from `start` to `end`, if there are any, behind all others.
     fn push(&mut self, start: u64, end: u64, kind: RegionKind) -> Result<(), MapError> {
-        let Some(range) = PhysRange::from_bounds(start, end) else { return Ok(()) };
+        let Some(range) = PhysRange::from_bounds(start, end) else {
+            return Ok(());
+        };
         if let Some(last) = self.regions[..self.len].last_mut()
             && last.kind == kind
             && last.range.end == start
@@ -275,7 +318,10 @@ impl MemoryMap {
             last.range.end = end;
             return Ok(());
         }
-        let slot = self.regions.get_mut(self.len).ok_or(MapError::TooManyRegions)?;
+        let slot = self
+            .regions
+            .get_mut(self.len)
+            .ok_or(MapError::TooManyRegions)?;
         *slot = Region { range, kind };
         self.len += 1;
         Ok(())
@@ -309,7 +355,10 @@ mod tests {
             assert!(region.range.start().is_aligned(PAGE) && region.range.end().is_aligned(PAGE));
             assert!(region.range.start < region.range.end);
             if let Some(last) = last {
-                assert!(last.range.end <= region.range.start, "disjoint, ascending: {map:?}");
+                assert!(
+                    last.range.end <= region.range.start,
+                    "disjoint, ascending: {map:?}"
+                );
                 assert!(
                     last.kind != region.kind || last.range.end < region.range.start,
                     "merged: {map:?}"
@@ -329,7 +378,11 @@ mod tests {
             let (first, last) = (2 * page as u64, 2 * page as u64 + 1);
             let touched =
                 (start..end).contains(&first) as u32 + (start..end).contains(&last) as u32;
-            let counts = if kind == RegionKind::Usable { touched == 2 } else { touched > 0 };
+            let counts = if kind == RegionKind::Usable {
+                touched == 2
+            } else {
+                touched > 0
+            };
             if counts {
                 *cell = Some(match *cell {
                     Some(old) if old.restriction() > kind.restriction() => old,
@@ -347,7 +400,11 @@ mod tests {
         for start in 0..2 * PAGES as u64 - 2 {
             for size in [1, 2, 3, 5, 8] {
                 if start + size <= 2 * PAGES as u64 {
-                    for kind in [RegionKind::Usable, RegionKind::Firmware, RegionKind::Reserved] {
+                    for kind in [
+                        RegionKind::Usable,
+                        RegionKind::Firmware,
+                        RegionKind::Reserved,
+                    ] {
                         entries.push((start, start + size, kind));
                     }
                 }
@@ -375,12 +432,21 @@ mod tests {
         let range = PhysRange::new(HostPhys(PAGE + 5), 7).unwrap();
         map.claim(range, RegionKind::Kernel).unwrap();
         use RegionKind::{Kernel, Reserved, Usable};
-        let after = [Some(Usable), Some(Kernel), Some(Usable), Some(Usable), Some(Reserved)];
+        let after = [
+            Some(Usable),
+            Some(Kernel),
+            Some(Usable),
+            Some(Usable),
+            Some(Reserved),
+        ];
         assert_eq!(expand(&map)[..5], after);
         // Claimed already; reserved; a hole.
         for start in [1, 4, 5] {
             let range = PhysRange::new(HostPhys(start * PAGE), 1).unwrap();
-            assert_eq!(map.claim(range, Kernel), Err(MapError::NotUsable(range.outward())));
+            assert_eq!(
+                map.claim(range, Kernel),
+                Err(MapError::NotUsable(range.outward()))
+            );
         }
         assert_eq!(expand(&map)[..5], after);
     }
@@ -398,7 +464,10 @@ mod tests {
         assert_eq!(map.find(6 * M, 2 * M, below_4g), None);
         assert_eq!(map.find(u64::MAX, 2 * M, below_4g), None);
         let anywhere = PhysRange::new(HostPhys(0), PHYS_END).unwrap();
-        assert_eq!(map.find(6 * M, 2 * M, anywhere).unwrap().start().0, 4096 * M);
+        assert_eq!(
+            map.find(6 * M, 2 * M, anywhere).unwrap().start().0,
+            4096 * M
+        );
         assert_eq!(map.find(PAGE, PAGE, anywhere).unwrap().start().0, 0);
     }
 
@@ -408,10 +477,15 @@ mod tests {
         map.add(PAGE, PAGE, RegionKind::Usable).unwrap();
         map.add(2 * PAGE, PAGE, RegionKind::Reserved).unwrap();
         map.add(4 * PAGE, PAGE, RegionKind::Reserved).unwrap();
-        let holes: Vec<_> =
-            map.holes(HostPhys(9 * PAGE)).map(|r| (r.start / PAGE, r.end / PAGE)).collect();
+        let holes: Vec<_> = map
+            .holes(HostPhys(9 * PAGE))
+            .map(|r| (r.start / PAGE, r.end / PAGE))
+            .collect();
         assert_eq!(holes, [(0, 1), (3, 4), (5, 9)]);
-        let holes: Vec<_> = map.holes(HostPhys(PAGE / 2)).map(|r| (r.start, r.end)).collect();
+        let holes: Vec<_> = map
+            .holes(HostPhys(PAGE / 2))
+            .map(|r| (r.start, r.end))
+            .collect();
         assert_eq!(holes, [(0, PAGE / 2)]);
         assert_eq!(MemoryMap::new().holes(HostPhys(PHYS_END)).count(), 1);
     }
@@ -423,7 +497,8 @@ mod tests {
         map.add(PHYS_END, PAGE, RegionKind::Usable).unwrap();
         map.add(5, 0, RegionKind::Usable).unwrap();
         assert_eq!(map.regions(), []);
-        map.add(PHYS_END - 1, u64::MAX, RegionKind::Reserved).unwrap();
+        map.add(PHYS_END - 1, u64::MAX, RegionKind::Reserved)
+            .unwrap();
         assert_eq!(map.regions()[0].range.end().0, PHYS_END);
         assert_eq!(map.total(RegionKind::Reserved), PAGE);
     }

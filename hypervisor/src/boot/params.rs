@@ -45,8 +45,11 @@ pub struct CommandLine {
 
 impl CommandLine {
     /// Without a word.
-    pub const EMPTY: CommandLine =
-        CommandLine { bytes: [0; MAX_COMMAND_LINE], len: 0, truncated: false };
+    pub const EMPTY: CommandLine = CommandLine {
+        bytes: [0; MAX_COMMAND_LINE],
+        len: 0,
+        truncated: false,
+    };
 
     /// Copies `raw` up to its first zero byte. What is not printable ASCII becomes `?`.
     pub fn new(raw: &[u8]) -> CommandLine {

@@ -65,11 +65,17 @@ struct Fields<'a>(&'a [u8]);
 
 impl Fields<'_> {
     fn u32(&self, at: usize) -> u32 {
-        self.0.get(at..).and_then(|b| b.first_chunk()).map_or(0, |b| u32::from_le_bytes(*b))
+        self.0
+            .get(at..)
+            .and_then(|b| b.first_chunk())
+            .map_or(0, |b| u32::from_le_bytes(*b))
     }
 
     fn u64(&self, at: usize) -> u64 {
-        self.0.get(at..).and_then(|b| b.first_chunk()).map_or(0, |b| u64::from_le_bytes(*b))
+        self.0
+            .get(at..)
+            .and_then(|b| b.first_chunk())
+            .map_or(0, |b| u64::from_le_bytes(*b))
     }
 }
 
@@ -81,7 +87,10 @@ const MAP_ENTRY_SIZE: u64 = 24;
 /// Copies what the start information at `info` says.
 pub fn read(memory: &impl LoaderMemory, info: HostPhys) -> Result<BootParams, LoaderError> {
     let bytes = |what, at, size| {
-        memory.bytes(HostPhys(at), size).map(Fields).ok_or(LoaderError::OutOfReach(what, HostPhys(at)))
+        memory
+            .bytes(HostPhys(at), size)
+            .map(Fields)
+            .ok_or(LoaderError::OutOfReach(what, HostPhys(at)))
     };
     let info = bytes("the start information", info.0, INFO_SIZE)?;
     if info.u32(0) != MAGIC {
@@ -96,9 +105,17 @@ pub fn read(memory: &impl LoaderMemory, info: HostPhys) -> Result<BootParams, Lo
     }
 
     let mut memory_map = MemoryMap::new();
-    let map = bytes("the memory map", info.u64(40), u64::from(entries) * MAP_ENTRY_SIZE)?;
+    let map = bytes(
+        "the memory map",
+        info.u64(40),
+        u64::from(entries) * MAP_ENTRY_SIZE,
+    )?;
     for entry in map.0.chunks_exact(MAP_ENTRY_SIZE as usize).map(Fields) {
-        memory_map.add(entry.u64(0), entry.u64(8), RegionKind::from_e820(entry.u32(16)))?;
+        memory_map.add(
+            entry.u64(0),
+            entry.u64(8),
+            RegionKind::from_e820(entry.u32(16)),
+        )?;
     }
 
     let mut bundle = None;
@@ -110,7 +127,9 @@ pub fn read(memory: &impl LoaderMemory, info: HostPhys) -> Result<BootParams, Lo
     let mut command_line = CommandLine::EMPTY;
     if info.u64(24) != 0 {
         let at = HostPhys(info.u64(24));
-        let text = memory.text(at).ok_or(LoaderError::OutOfReach("the command line", at))?;
+        let text = memory
+            .text(at)
+            .ok_or(LoaderError::OutOfReach("the command line", at))?;
         command_line = CommandLine::new(text);
     }
 
@@ -136,7 +155,8 @@ mod tests {
     impl LoaderMemory for Ram {
         fn bytes(&self, at: HostPhys, size: u64) -> Option<&[u8]> {
             let start = usize::try_from(at.0.checked_sub(BASE)?).ok()?;
-            self.0.get(start..start.checked_add(usize::try_from(size).ok()?)?)
+            self.0
+                .get(start..start.checked_add(usize::try_from(size).ok()?)?)
         }
     }
 
@@ -177,9 +197,11 @@ mod tests {
 
     #[test]
     fn refuses_what_is_out_of_reach() {
-        for (field, what) in
-            [(16, "the module list"), (24, "the command line"), (40, "the memory map")]
-        {
+        for (field, what) in [
+            (16, "the module list"),
+            (24, "the command line"),
+            (40, "the memory map"),
+        ] {
             for address in [BASE - 1, BASE + 0x1000, 1 << 32, u64::MAX] {
                 let mut ram = machine();
                 ram.0[field..field + 8].copy_from_slice(&address.to_le_bytes());
@@ -189,9 +211,15 @@ mod tests {
         }
         let mut ram = machine();
         ram.0[48..52].copy_from_slice(&u32::MAX.to_le_bytes());
-        assert_eq!(read(&ram, HostPhys(BASE)).unwrap_err(), LoaderError::Damaged("memory map"));
+        assert_eq!(
+            read(&ram, HostPhys(BASE)).unwrap_err(),
+            LoaderError::Damaged("memory map")
+        );
         ram.0[48..52].copy_from_slice(&0u32.to_le_bytes());
-        assert_eq!(read(&ram, HostPhys(BASE)).unwrap_err(), LoaderError::NoMemoryMap);
+        assert_eq!(
+            read(&ram, HostPhys(BASE)).unwrap_err(),
+            LoaderError::NoMemoryMap
+        );
     }
 
     #[test]
@@ -199,7 +227,10 @@ mod tests {
         let mut ram = machine();
         ram.0[24..32].copy_from_slice(&(BASE + 0xffe).to_le_bytes());
         ram.0[0xffe..].copy_from_slice(b"xy");
-        assert_eq!(read(&ram, HostPhys(BASE)).unwrap().command_line.as_str(), "xy");
+        assert_eq!(
+            read(&ram, HostPhys(BASE)).unwrap().command_line.as_str(),
+            "xy"
+        );
     }
 
     /// No change of a byte makes reading panic.

@@ -50,12 +50,34 @@ impl Checked {
         let root = model.add(Object::Domain(table), None, Kind::Domain, None);
         let mut addresses = BTreeMap::from([(root, w.root.address())]);
         let mut cap = |at, kind, object, rights, first, second| {
-            let cap = Cap { kind, object, rights, first, second, origin: false, parent: None };
+            let cap = Cap {
+                kind,
+                object,
+                rights,
+                first,
+                second,
+                origin: false,
+                parent: None,
+            };
             model.caps.insert((root, at), cap);
         };
-        cap(world::DOMAIN, Kind::Domain, Some(root), Rights::all(), u64::MAX, 0);
+        cap(
+            world::DOMAIN,
+            Kind::Domain,
+            Some(root),
+            Rights::all(),
+            u64::MAX,
+            0,
+        );
         let rights = Rights::RW | Rights::EXEC | Rights::DELEGATE;
-        cap(world::RAM, Kind::Memory, None, rights, RAM_BASE, world::RAM_SIZE);
+        cap(
+            world::RAM,
+            Kind::Memory,
+            None,
+            rights,
+            RAM_BASE,
+            world::RAM_SIZE,
+        );
         addresses.insert(root, w.root.address());
         // The rest of the fixture's is only in the way.
         for at in [world::SPACE, world::PORTS, world::LOG]
@@ -68,19 +90,32 @@ impl Checked {
         model.set_used(root, w.root.quota().1, super::model::CELLS - 2);
         // All that the root has used are pages of the pool.
         let free = mem::free_pages() + w.root.quota().1;
-        let mut checked =
-            Checked { w, model, addresses, actors: vec![(root, root_driver.object)], free };
+        let mut checked = Checked {
+            w,
+            model,
+            addresses,
+            actors: vec![(root, root_driver.object)],
+            free,
+        };
         root_driver.object.context.state.set(State::Ready);
         for i in 0..children {
             let base = 20 + 4 * i;
             let [domain, space, thread] = [base, base + 1, base + 2].map(u64::from);
             checked.must(0, Op::CreateDomain, &[1, domain, quota, CHILD_SLOTS]);
             checked.must(0, Op::CreateSpace, &[domain, space, 0]);
-            checked.must(0, Op::CreateThread, &[domain, thread, domain, space, 0, 0x7000, 0x2000]);
+            checked.must(
+                0,
+                Op::CreateThread,
+                &[domain, thread, domain, space, 0, 0x7000, 0x2000],
+            );
             let all = Rights::all().bits() as u64;
             checked.must(0, Op::Delegate, &[domain, domain, 1, all]);
             checked.must(0, Op::Delegate, &[space, domain, 2, all]);
-            checked.must(0, Op::Delegate, &[3, domain, 4, all, i as u64 * MEMORY, MEMORY]);
+            checked.must(
+                0,
+                Op::Delegate,
+                &[3, domain, 4, all, i as u64 * MEMORY, MEMORY],
+            );
             let id = checked.model.caps[&(root, base)].object.unwrap();
             let object = checked.w.object::<Thread>(base + 2).object;
             object.context.state.set(State::Ready);
@@ -141,7 +176,8 @@ impl Checked {
         if makes && status.is_ok() {
             let at = (caller, args[1] as u32);
             let address = self.slot(at).word().address();
-            self.addresses.insert(self.model.caps[&at].object.unwrap(), address);
+            self.addresses
+                .insert(self.model.caps[&at].object.unwrap(), address);
         }
         if op == Op::Delegate {
             // Whatever the model says: no right and no byte that was not there.
@@ -172,10 +208,18 @@ impl Checked {
 
     fn compare_domain(&self, id: Id, table: &Table) {
         let domain = self.domain(id);
-        assert_eq!(domain.quota(), (table.limit, table.used), "quota of domain {id}");
+        assert_eq!(
+            domain.quota(),
+            (table.limit, table.used),
+            "quota of domain {id}"
+        );
         let tree = slot::lock();
         // The fixture's own capabilities are not the model's.
-        let selectors = if id == 0 { ROOT.to_vec() } else { (0..table.slots).collect() };
+        let selectors = if id == 0 {
+            ROOT.to_vec()
+        } else {
+            (0..table.slots).collect()
+        };
         for at in selectors {
             let slot = self.slot((id, at));
             let Some(cap) = self.model.caps.get(&(id, at)) else {
@@ -188,7 +232,11 @@ impl Checked {
             let word = slot.word();
             let address = cap.object.map_or(0, |object| self.addresses[&object]);
             let found = (word.kind(), word.rights(), word.address());
-            assert_eq!(found, (cap.kind, cap.rights, address), "capability {id}.{at}");
+            assert_eq!(
+                found,
+                (cap.kind, cap.rights, address),
+                "capability {id}.{at}"
+            );
             let load = |field: &core::sync::atomic::AtomicU64| {
                 field.load(core::sync::atomic::Ordering::Relaxed)
             };
@@ -199,10 +247,17 @@ impl Checked {
             );
             assert_eq!(load(&slot.extra) & slot::ORIGIN != 0, cap.origin);
             if let Some(parent) = cap.parent {
-                assert!(slot.is_child_of(&tree, &self.slot(parent)), "{id}.{at} under {parent:?}");
+                assert!(
+                    slot.is_child_of(&tree, &self.slot(parent)),
+                    "{id}.{at} under {parent:?}"
+                );
             }
             let derives = self.model.caps.values().any(|c| c.parent == Some((id, at)));
-            assert_eq!(slot.first_child(&tree).is_some(), derives, "children of {id}.{at}");
+            assert_eq!(
+                slot.first_child(&tree).is_some(),
+                derives,
+                "children of {id}.{at}"
+            );
         }
     }
 
@@ -212,14 +267,19 @@ impl Checked {
         let mut pages = BTreeMap::new();
         read_table(kernel.table.root(), 3, 0, space.kind, &mut pages);
         for (page, (phys, rights)) in &space.pages {
-            let found = pages.remove(page).unwrap_or_else(|| panic!("{page:#x} is not mapped"));
+            let found = pages
+                .remove(page)
+                .unwrap_or_else(|| panic!("{page:#x} is not mapped"));
             assert_eq!(found.1, *rights, "rights of {page:#x}");
             match phys {
                 Some(phys) => assert_eq!(found.0, *phys, "frame of {page:#x}"),
                 None => assert!(found.0 * PAGE >= mem::base()),
             }
         }
-        assert!(pages.is_empty(), "reachable, and nobody gave it: {pages:x?}");
+        assert!(
+            pages.is_empty(),
+            "reachable, and nobody gave it: {pages:x?}"
+        );
     }
 
     /// Deletes all children: the root has what it had.
@@ -344,7 +404,11 @@ impl Checked {
         };
         let mut all: Vec<u32> = list.iter().filter(fits).copied().collect();
         if actor == 0 && kind == Some(Kind::Domain) {
-            all.extend((20..32).step_by(4).filter(|&at| self.model.caps.contains_key(&(id, at))));
+            all.extend(
+                (20..32)
+                    .step_by(4)
+                    .filter(|&at| self.model.caps.contains_key(&(id, at))),
+            );
         }
         match pick % 16 {
             0 => [0, 5000, 1 << 32][pick as usize / 16 % 3],
@@ -355,7 +419,11 @@ impl Checked {
 
     /// A selector of domain `id`: mostly an empty one.
     fn empty(&self, id: Id, pick: u16) -> u64 {
-        let list = if id == self.actors[0].0 { &ROOT } else { &CHILD };
+        let list = if id == self.actors[0].0 {
+            &ROOT
+        } else {
+            &CHILD
+        };
         let free = |&&at: &&u32| !self.model.caps.contains_key(&(id, at));
         let all: Vec<u32> = list.iter().filter(free).copied().collect();
         match pick % 16 {
@@ -383,8 +451,14 @@ impl Checked {
             Op::Delegate => {
                 let receiver = self.held(actor, Some(Kind::Domain), picks[1]);
                 let to = self.model.caps.get(&(id, receiver as u32));
-                let to = to.filter(|cap| cap.kind == Kind::Domain).and_then(|cap| cap.object);
-                let badge = if picks[8] % 2 == 0 { size(4) } else { picks[8] as u64 };
+                let to = to
+                    .filter(|cap| cap.kind == Kind::Domain)
+                    .and_then(|cap| cap.object);
+                let badge = if picks[8] % 2 == 0 {
+                    size(4)
+                } else {
+                    picks[8] as u64
+                };
                 let from = self.held(actor, None, picks[0]);
                 let is_notification = self
                     .model
@@ -407,12 +481,25 @@ impl Checked {
             Op::Revoke | Op::Delete => vec![self.held(actor, None, picks[0])],
             Op::CreateDomain => {
                 let slots = [0, 5, 20, 70, 40_000][picks[3] as usize % 5];
-                vec![domain, self.empty(id, picks[1]), picks[2] as u64 % 40, slots]
+                vec![
+                    domain,
+                    self.empty(id, picks[1]),
+                    picks[2] as u64 % 40,
+                    slots,
+                ]
             }
             Op::CreateSpace => vec![domain, self.empty(id, picks[1]), picks[2] as u64 % 3],
             Op::CreateThread => {
                 let space = self.held(actor, Some(Kind::Space), picks[3]);
-                vec![domain, self.empty(id, picks[1]), domain, space, 0, size(5), 0x2000]
+                vec![
+                    domain,
+                    self.empty(id, picks[1]),
+                    domain,
+                    space,
+                    0,
+                    size(5),
+                    0x2000,
+                ]
             }
             _ => vec![domain, self.empty(id, picks[1])],
         };

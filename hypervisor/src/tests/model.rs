@@ -82,7 +82,13 @@ fn span(level: u32) -> u64 {
 impl Table {
     /// The root's table.
     pub fn new(slots: u32, limit: u64) -> Table {
-        Table { slots, level: 0, limit, used: 0, cells: 0 }
+        Table {
+            slots,
+            level: 0,
+            limit,
+            used: 0,
+            cells: 0,
+        }
     }
 }
 
@@ -101,7 +107,10 @@ impl Space {
         }
         let base = phys.unwrap_or(PAGE);
         let fits = |t: u32| (at | base).is_multiple_of(span(t)) && left >= span(t);
-        let level = (0..=2).rev().find(|&t| fits(t) && !self.has_table(t, at)).unwrap_or(0);
+        let level = (0..=2)
+            .rev()
+            .find(|&t| fits(t) && !self.has_table(t, at))
+            .unwrap_or(0);
         for above in (level..3).rev() {
             let table = (above, at / span(above + 1));
             if !self.tables.contains(&table) {
@@ -110,7 +119,8 @@ impl Space {
             }
         }
         for page in 0..span(level) / PAGE {
-            self.pages.insert(at / PAGE + page, (phys.map(|p| p / PAGE + page), rights));
+            self.pages
+                .insert(at / PAGE + page, (phys.map(|p| p / PAGE + page), rights));
         }
         Ok(span(level))
     }
@@ -231,7 +241,13 @@ impl Model {
                 }
                 let slots = slots as u32;
                 self.charge(payer, Domain::overhead(slots) + quota)?;
-                let table = Table { slots, level: level + 1, limit: quota, used: 0, cells: 0 };
+                let table = Table {
+                    slots,
+                    level: level + 1,
+                    limit: quota,
+                    used: 0,
+                    cells: 0,
+                };
                 self.add(Object::Domain(table), Some(payer), Kind::Domain, Some(at));
             }
             Op::CreateSpace => {
@@ -241,7 +257,11 @@ impl Model {
                     self.table_mut(payer).cells += 1;
                     return Err(status);
                 }
-                let space = Space { kind, pages: BTreeMap::new(), tables: BTreeSet::new() };
+                let space = Space {
+                    kind,
+                    pages: BTreeMap::new(),
+                    tables: BTreeSet::new(),
+                };
                 self.add(Object::Space(space), Some(payer), Kind::Space, Some(at));
             }
             Op::CreateThread => {
@@ -262,11 +282,20 @@ impl Model {
                     self.table_mut(payer).used -= 2;
                     return Err(status);
                 }
-                self.add(Object::Thread { space, utcb }, Some(payer), Kind::Thread, Some(at));
+                self.add(
+                    Object::Thread { space, utcb },
+                    Some(payer),
+                    Kind::Thread,
+                    Some(at),
+                );
             }
             _ => {
                 self.take_cell(payer)?;
-                let kind = if op == Op::CreateSched { Kind::Sched } else { Kind::Notification };
+                let kind = if op == Op::CreateSched {
+                    Kind::Sched
+                } else {
+                    Kind::Notification
+                };
                 self.add(Object::Small, Some(payer), kind, Some(at));
             }
         }
@@ -285,7 +314,9 @@ impl Model {
         let (mut limit, used) = (self.table(payer).limit, self.table(payer).used);
         limit -= used;
         let mut paid = 0;
-        let Some((Object::Space(space), _)) = self.objects.get_mut(&id) else { panic!() };
+        let Some((Object::Space(space), _)) = self.objects.get_mut(&id) else {
+            panic!()
+        };
         let result = space.map(at, left, phys, rights, || {
             if paid == limit {
                 return Err(Status::Quota);
@@ -319,7 +350,9 @@ impl Model {
         let rights = rights.ok_or(Status::BadArgument)? & cap.rights;
         let (first, second) = match cap.kind {
             Kind::Memory => {
-                let inside = args[4].checked_add(args[5]).is_some_and(|end| end <= cap.second);
+                let inside = args[4]
+                    .checked_add(args[5])
+                    .is_some_and(|end| end <= cap.second);
                 if args[5] == 0 || !inside || !(args[4] | args[5]).is_multiple_of(PAGE) {
                     return Err(Status::BadArgument);
                 }
@@ -330,7 +363,17 @@ impl Model {
             _ => (cap.first, cap.second),
         };
         let parent = Some(from);
-        self.caps.insert(to, Cap { rights, first, second, origin: false, parent, ..cap });
+        self.caps.insert(
+            to,
+            Cap {
+                rights,
+                first,
+                second,
+                origin: false,
+                parent,
+                ..cap
+            },
+        );
         Ok(())
     }
 
@@ -398,19 +441,28 @@ impl Model {
     }
 
     fn children(&self, of: Place) -> impl Iterator<Item = Place> {
-        self.caps.iter().filter(move |(_, cap)| cap.parent == Some(of)).map(|(&at, _)| at)
+        self.caps
+            .iter()
+            .filter(move |(_, cap)| cap.parent == Some(of))
+            .map(|(&at, _)| at)
     }
 
     /// The first capability of a thread in `space`.
     fn user(&self, space: Id) -> Option<Place> {
         let uses =
             |id: &Id| matches!(&self.objects[id].0, Object::Thread { space: s, .. } if *s == space);
-        self.objects.keys().find(|id| uses(id)).map(|&id| self.origin(id))
+        self.objects
+            .keys()
+            .find(|id| uses(id))
+            .map(|&id| self.origin(id))
     }
 
     fn origin(&self, id: Id) -> Place {
         let mut caps = self.caps.iter();
-        *caps.find(|(_, cap)| cap.origin && cap.object == Some(id)).unwrap().0
+        *caps
+            .find(|(_, cap)| cap.origin && cap.object == Some(id))
+            .unwrap()
+            .0
     }
 
     fn take_children(&mut self, of: Place) {
@@ -422,7 +474,9 @@ impl Model {
     /// Takes a capability away, with what was derived from it and what ends with it.
     fn take(&mut self, at: Place) {
         self.take_children(at);
-        let Some(cap) = self.caps.remove(&at) else { return };
+        let Some(cap) = self.caps.remove(&at) else {
+            return;
+        };
         if cap.kind == Kind::Mapping {
             let Some((Object::Space(space), _)) = self.objects.get_mut(&cap.object.unwrap()) else {
                 return;
@@ -439,7 +493,12 @@ impl Model {
         match &self.objects[&id].0 {
             Object::Domain(_) => {
                 let paid = |model: &Model| {
-                    model.objects.iter().rev().find(|(_, o)| o.1 == Some(id)).map(|(&id, _)| id)
+                    model
+                        .objects
+                        .iter()
+                        .rev()
+                        .find(|(_, o)| o.1 == Some(id))
+                        .map(|(&id, _)| id)
                 };
                 while let Some(object) = paid(self) {
                     self.take(self.origin(object));
@@ -453,7 +512,8 @@ impl Model {
                 while let Some(at) = self.user(id) {
                     self.take(at);
                 }
-                self.caps.retain(|_, cap| cap.kind != Kind::Mapping || cap.object != Some(id));
+                self.caps
+                    .retain(|_, cap| cap.kind != Kind::Mapping || cap.object != Some(id));
             }
             Object::Thread { .. } | Object::Small => {}
         }

@@ -33,13 +33,20 @@ fn simulate(
 #[test]
 fn equals_take_turns_and_the_highest_goes_first() {
     let w = World::new(1);
-    let threads = [w.client(0, 5), w.client(0, 5), w.client(0, 5), w.client(0, 4)];
+    let threads = [
+        w.client(0, 5),
+        w.client(0, 5),
+        w.client(0, 5),
+        w.client(0, 4),
+    ];
     let ran = simulate(&w, 30 * SLICE, SLICE / 10, &threads, |_| {});
     assert_eq!(ran, [10 * SLICE, 10 * SLICE, 10 * SLICE, 0]);
     // Who yields is last; who is pre-empted stays first.
     let mut order = Vec::new();
     for _ in 0..6 {
-        let Running::User(thread) = w.run(0) else { panic!() };
+        let Running::User(thread) = w.run(0) else {
+            panic!()
+        };
         let thread = *threads.iter().find(|t| t.object == thread).unwrap();
         let high = w.client(0, 9);
         assert_eq!(w.run(0), Running::User(high.object));
@@ -77,9 +84,17 @@ fn nobody_exceeds_its_budget() {
             }
         });
         let share = end / PERIOD * BUDGET;
-        assert!(ran[0] <= share + BUDGET, "behaviour {behaviour}: {} of {share}", ran[0]);
+        assert!(
+            ran[0] <= share + BUDGET,
+            "behaviour {behaviour}: {} of {share}",
+            ran[0]
+        );
         // It gets what it was promised, too.
-        assert!(ran[0] + 2 * BUDGET >= share, "behaviour {behaviour}: {} of {share}", ran[0]);
+        assert!(
+            ran[0] + 2 * BUDGET >= share,
+            "behaviour {behaviour}: {} of {share}",
+            ran[0]
+        );
         assert_eq!(ran[0] + ran[1], end);
     }
 }
@@ -91,12 +106,21 @@ fn the_budget_of_a_client_ends_in_its_server() {
     let portal = w.portal(server, 0);
     w.bind(w.sched(0, 9, 100, 1000), client);
     assert_eq!(w.run(0), Running::User(client.object));
-    assert_eq!(w.does(client, Op::Call, &[portal]), Running::User(server.object));
+    assert_eq!(
+        w.does(client, Op::Call, &[portal]),
+        Running::User(server.object)
+    );
     arch::set_now(100);
     assert_eq!(w.run(0), Running::User(low.object));
     // Another caller's time finishes it.
-    assert_eq!(w.does(low, Op::Call, &[portal, 5]), Running::User(server.object));
-    assert_eq!(w.does(server, Op::ReplyWait, &[]), Running::User(server.object));
+    assert_eq!(
+        w.does(low, Op::Call, &[portal, 5]),
+        Running::User(server.object)
+    );
+    assert_eq!(
+        w.does(server, Op::ReplyWait, &[]),
+        Running::User(server.object)
+    );
     assert_eq!(w.result(server).unwrap()[1], 5);
     arch::set_now(999);
     assert_eq!(w.run(0), Running::User(server.object));
@@ -110,7 +134,10 @@ fn hostile_times() {
     let max = u64::MAX;
     for (budget, period) in [(1, 0), (0, 1), (2, 1)] {
         let args = [1, 99, 0, 5, budget, period];
-        assert_eq!(w.try_root(Op::CreateSched, &args), Err(abi::Status::BadArgument));
+        assert_eq!(
+            w.try_root(Op::CreateSched, &args),
+            Err(abi::Status::BadArgument)
+        );
     }
     arch::set_now(max - 5);
     for (budget, period) in [(1, max), (max, max), (max - 1, max), (1, 1)] {
@@ -120,8 +147,14 @@ fn hostile_times() {
         w.delete(thread.at);
         w.delete(sched.at);
     }
-    assert_eq!(w.try_root(Op::CreateSched, &[1, 99, 1, 5]), Err(abi::Status::BadArgument));
-    assert_eq!(w.try_root(Op::CreateSched, &[1, 99, 0, 128]), Err(abi::Status::BadArgument));
+    assert_eq!(
+        w.try_root(Op::CreateSched, &[1, 99, 1, 5]),
+        Err(abi::Status::BadArgument)
+    );
+    assert_eq!(
+        w.try_root(Op::CreateSched, &[1, 99, 0, 128]),
+        Err(abi::Status::BadArgument)
+    );
 }
 
 #[derive(Clone, Copy, Debug)]

@@ -32,9 +32,16 @@ impl Vm {
         w.root(Op::CreateSpace, &[1, guest, 1]);
         let portals = w.selector() as u64;
         for kind in 0..EXIT_KINDS as u64 {
-            let at = if kind == 0 { portals } else { w.selector() as u64 };
+            let at = if kind == 0 {
+                portals
+            } else {
+                w.selector() as u64
+            };
             assert_eq!(at, portals + kind);
-            w.root(Op::CreatePortal, &[1, at, monitor.at as u64, 1000 + kind, kind]);
+            w.root(
+                Op::CreatePortal,
+                &[1, at, monitor.at as u64, 1000 + kind, kind],
+            );
         }
         let at = w.selector();
         let args = [1, at as u64, 1, guest, cpu as u64, 2, w.page(), portals];
@@ -42,7 +49,14 @@ impl Vm {
         let vcpu = w.object(at);
         let kick = w.notification();
         w.root(Op::BindKick, &[at as u64, kick]);
-        let vm = Vm { w, cpu, vcpu, monitor, portals, kick };
+        let vm = Vm {
+            w,
+            cpu,
+            vcpu,
+            monitor,
+            portals,
+            kick,
+        };
         vm.start();
         vm
     }
@@ -65,8 +79,15 @@ impl Vm {
 
     /// The guest does something that exits.
     fn exits(&self, kind: ExitKind, info: [u64; 3]) -> Running {
-        let exit = Exit { kind, instruction_length: 3, info };
-        self.vcpu.object.arch.with_mut(|arch| arch.next_exit = Some(exit));
+        let exit = Exit {
+            kind,
+            instruction_length: 3,
+            info,
+        };
+        self.vcpu
+            .object
+            .arch
+            .with_mut(|arch| arch.next_exit = Some(exit));
         self.run()
     }
 
@@ -75,7 +96,10 @@ impl Vm {
         let args = self.w.result(self.monitor).unwrap();
         let kind = abi::vcpu::exit_kind(args[1]).unwrap();
         assert_eq!(args[0], 1000 + kind as u64);
-        assert_eq!(self.vcpu.object.arch.with_mut(|arch| arch.saved), kind as u64);
+        assert_eq!(
+            self.vcpu.object.arch.with_mut(|arch| arch.saved),
+            kind as u64
+        );
         (kind, [args[2], args[3], args[4]])
     }
 
@@ -119,7 +143,10 @@ fn an_exit_whose_handler_is_busy_is_told_later() {
     let portal = vm.w.portal(vm.monitor, 1);
     assert_eq!(vm.w.does(client, Op::Call, &[portal]), vm.tells());
     let never = vm.w.notification();
-    assert_eq!(vm.w.does(vm.monitor, Op::Wait, &[never, u64::MAX]), Running::Guest(vm.vcpu.object));
+    assert_eq!(
+        vm.w.does(vm.monitor, Op::Wait, &[never, u64::MAX]),
+        Running::Guest(vm.vcpu.object)
+    );
     assert_eq!(vm.exits(ExitKind::Cpuid, [7, 8, 9]), Running::Idle);
     assert_eq!(state(vm.vcpu), State::Helping);
     // A kick meanwhile does not disturb the exit, and is told after it.
@@ -140,7 +167,10 @@ fn a_missing_portal_stops_the_vcpu_alone() {
     let vm = Vm::new(1);
     let other = vm.w.client(0, 4);
     vm.w.delete(vm.portals as u32 + ExitKind::Cpuid as u32);
-    assert_eq!(vm.exits(ExitKind::Cpuid, [0; 3]), Running::User(other.object));
+    assert_eq!(
+        vm.exits(ExitKind::Cpuid, [0; 3]),
+        Running::User(other.object)
+    );
     assert_eq!(state(vm.vcpu), State::Stopped);
     vm.signal();
     assert_eq!(vm.run(), Running::User(other.object));
@@ -223,8 +253,14 @@ fn deadlines_kick() {
 fn the_kick_can_be_bound_once_and_before_the_start_only() {
     let vm = Vm::new(1);
     let n = vm.w.notification();
-    assert_eq!(vm.w.try_root(Op::BindKick, &[vm.vcpu.at as u64, n]), Err(Status::Busy));
-    assert_eq!(vm.w.try_root(Op::Wait, &[vm.kick, u64::MAX]), Err(Status::Busy));
+    assert_eq!(
+        vm.w.try_root(Op::BindKick, &[vm.vcpu.at as u64, n]),
+        Err(Status::Busy)
+    );
+    assert_eq!(
+        vm.w.try_root(Op::Wait, &[vm.kick, u64::MAX]),
+        Err(Status::Busy)
+    );
 }
 
 #[test]
@@ -246,7 +282,10 @@ fn the_kick_or_the_vcpu_ends() {
     vm.w.run(0);
     vm.w.does(waiter, Op::Wait, &[vm.kick, u64::MAX]);
     assert_eq!(vm.w.result(waiter).unwrap()[1], u64::MAX);
-    assert_eq!(vm.w.does(waiter, Op::Wait, &[vm.kick, u64::MAX]), Running::Idle);
+    assert_eq!(
+        vm.w.does(waiter, Op::Wait, &[vm.kick, u64::MAX]),
+        Running::Idle
+    );
     vm.signal();
     assert_eq!(vm.w.run(0), Running::User(waiter.object));
 }

@@ -137,7 +137,9 @@ impl World {
         let table = arch::PageTable::new(SpaceKind::Host, &root).unwrap();
         let header = Header::new(Kind::Space, Some(root));
         let tag = arch::alloc_space_tag(SpaceKind::Host);
-        let space = root.make(Space::new(header, SpaceKind::Host, tag, table)).unwrap();
+        let space = root
+            .make(Space::new(header, SpaceKind::Host, tag, table))
+            .unwrap();
         let install = |at: u32, kind: Kind, rights, address, range: (u64, u64), extra: u64| {
             let slot = root.slot(Selector(at)).unwrap();
             slot.first.store(range.0, Ordering::Relaxed);
@@ -152,12 +154,26 @@ impl World {
         install(RAM, Kind::Memory, memory, 0, (RAM_BASE, RAM_SIZE), 0);
         let ports = (MemoryKind::Ports as u64) << 8;
         let rights = Rights::RW | Rights::DELEGATE;
-        install(PORTS, Kind::Memory, rights, 0, (0, crate::space::PORTS), ports);
+        install(
+            PORTS,
+            Kind::Memory,
+            rights,
+            0,
+            (0, crate::space::PORTS),
+            ports,
+        );
         let log = logring::object();
         install(LOG, Kind::Log, all, log.address(), (u64::MAX, 0), 0);
         for i in 0..4 {
             let line = interrupt::line(i).unwrap();
-            install(LINES + i, Kind::Interrupt, all, line.address(), (u64::MAX, 0), 0);
+            install(
+                LINES + i,
+                Kind::Interrupt,
+                all,
+                line.address(),
+                (u64::MAX, 0),
+                0,
+            );
         }
         let mut world = World {
             root,
@@ -211,7 +227,10 @@ impl World {
 
     /// The object that the root's selector `at` names.
     pub fn object<T: object::Object>(&self, at: u32) -> Object<T> {
-        Object { object: self.root.find(Selector(at), Rights::empty()).unwrap(), at }
+        Object {
+            object: self.root.find(Selector(at), Rights::empty()).unwrap(),
+            at,
+        }
     }
 
     /// Takes the interrupts that are pending on CPU `index`.
@@ -248,7 +267,9 @@ impl World {
         if cpu.reschedule.get() {
             sched::schedule(&cpu);
         }
-        let Some(current) = cpu.current.get() else { return Some(Running::Idle) };
+        let Some(current) = cpu.current.get() else {
+            return Some(Running::Idle);
+        };
         assert_eq!(current.state.get(), State::Ready);
         if let Some(vcpu) = current.as_vcpu() {
             let entries = || vcpu.arch.with_mut(|arch| arch.entries);
@@ -271,7 +292,10 @@ impl World {
 
     /// The current thread executes its system-call instruction.
     fn enter(&self, cpu: &Cpu, thread: Ref<Thread>) {
-        assert!(cpu.current.get() == Some(thread.context()), "another thread runs");
+        assert!(
+            cpu.current.get() == Some(thread.context()),
+            "another thread runs"
+        );
         thread.with_frame(|frame| {
             let (sp, flags) = (frame.sp(), frame.flags());
             frame.set_user(INSTRUCTION + arch::frame::SYSCALL_LENGTH, sp, flags);
@@ -370,7 +394,14 @@ impl World {
     /// A scheduling context, bound to nothing.
     pub fn sched(&self, cpu: u32, priority: u8, budget: u64, period: u64) -> Object<Sched> {
         let at = self.selector();
-        let args = [DOMAIN as u64, at as u64, cpu as u64, priority as u64, budget, period];
+        let args = [
+            DOMAIN as u64,
+            at as u64,
+            cpu as u64,
+            priority as u64,
+            budget,
+            period,
+        ];
         self.root(Op::CreateSched, &args);
         self.object(at)
     }
@@ -392,7 +423,10 @@ impl World {
     /// A portal of `handler`.
     pub fn portal(&self, handler: Object<Thread>, identity: u64) -> u64 {
         let at = self.selector() as u64;
-        self.root(Op::CreatePortal, &[DOMAIN as u64, at, handler.at as u64, identity, u64::MAX]);
+        self.root(
+            Op::CreatePortal,
+            &[DOMAIN as u64, at, handler.at as u64, identity, u64::MAX],
+        );
         at
     }
 

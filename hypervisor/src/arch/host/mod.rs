@@ -152,7 +152,11 @@ pub struct Line {
 
 /// The interrupt lines.
 pub static LINES: [Line; 4] = [const {
-    Line { masked: AtomicBool::new(true), active: AtomicBool::new(false), mode: AtomicU32::new(0) }
+    Line {
+        masked: AtomicBool::new(true),
+        active: AtomicBool::new(false),
+        mode: AtomicU32::new(0),
+    }
 }; 4];
 
 /// Routes a line, masked; whether it is level-triggered. There is no line 3.

@@ -61,14 +61,22 @@ pub struct VcpuArch {
 impl VcpuArch {
     /// A vCPU with its state page.
     pub fn new(_pages: &[KernelPage], state: KernelPage) -> VcpuArch {
-        VcpuArch { state, next_exit: None, entries: 0, saved: 0, resident: false }
+        VcpuArch {
+            state,
+            next_exit: None,
+            entries: 0,
+            saved: 0,
+            resident: false,
+        }
     }
 
     /// Enters guest mode.
     pub fn enter(&mut self, _cpu: &Cpu, _guest: &Space) -> Outcome {
         self.entries += 1;
         self.resident = true;
-        self.next_exit.take().map_or(Outcome::Running, Outcome::Exit)
+        self.next_exit
+            .take()
+            .map_or(Outcome::Running, Outcome::Exit)
     }
 
     /// Gives back the registers that guests and threads share.
@@ -84,7 +92,9 @@ impl VcpuArch {
         let groups = Groups::from_bits_truncate(groups);
         VcpuReply {
             halt: groups.contains(Groups::EVENTS) && self.state.read(CONTROLS) & CONTROL_HALT != 0,
-            deadline: groups.contains(Groups::DEADLINE).then(|| self.state.read(DEADLINE)),
+            deadline: groups
+                .contains(Groups::DEADLINE)
+                .then(|| self.state.read(DEADLINE)),
         }
     }
 

@@ -63,7 +63,10 @@ pub struct AcpiInfo {
 /// Reads the tables behind the root pointer `rsdp`, on the boot page tables. `boot_cpu` is the CPU that
 /// runs. Without usable tables the machine has this CPU and no I/O APIC, which is logged.
 pub fn read(rsdp: Option<HostPhys>, boot_cpu: ApicId) -> AcpiInfo {
-    let mut info = AcpiInfo { platform: Platform::single(boot_cpu), pm_timer: None };
+    let mut info = AcpiInfo {
+        platform: Platform::single(boot_cpu),
+        pm_timer: None,
+    };
     let Some(rsdp) = rsdp else {
         log::warn!("no ACPI: one CPU, no device interrupts");
         return info;
@@ -90,9 +93,8 @@ pub fn read(rsdp: Option<HostPhys>, boot_cpu: ApicId) -> AcpiInfo {
 
 fn tables(rsdp: HostPhys) -> Result<AcpiTables<BootHandler>, AcpiError> {
     // SAFETY: the handler gives memory that reads as no RSDP if there is none.
-    let pointer = unsafe {
-        BootHandler.map_physical_region::<Rsdp>(rsdp.0 as usize, size_of::<Rsdp>())
-    };
+    let pointer =
+        unsafe { BootHandler.map_physical_region::<Rsdp>(rsdp.0 as usize, size_of::<Rsdp>()) };
     pointer.validate()?;
     let revision = pointer.revision();
     let root = match revision {
@@ -100,9 +102,8 @@ fn tables(rsdp: HostPhys) -> Result<AcpiTables<BootHandler>, AcpiError> {
         _ => pointer.xsdt_address() as usize,
     };
     // SAFETY: as above. The crate subtracts the header's size from the length without a look.
-    let header = unsafe {
-        BootHandler.map_physical_region::<SdtHeader>(root, size_of::<SdtHeader>())
-    };
+    let header =
+        unsafe { BootHandler.map_physical_region::<SdtHeader>(root, size_of::<SdtHeader>()) };
     if (header.length as usize) < size_of::<SdtHeader>() {
         return Err(AcpiError::SdtInvalidChecksum(header.signature));
     }

@@ -135,9 +135,17 @@ pub fn init_this_cpu() {
     // SAFETY: from disabled or xAPIC to either mode is allowed, and firmware that set x2APIC also
     // reports it, so that the mode is not left (11.12.5). The address stays.
     unsafe { wrmsr(IA32_APIC_BASE, rdmsr(IA32_APIC_BASE) | mode.bits()) };
-    write(Register::SpuriousVector, SOFTWARE_ENABLE | u32::from(SPURIOUS_VECTOR));
+    write(
+        Register::SpuriousVector,
+        SOFTWARE_ENABLE | u32::from(SPURIOUS_VECTOR),
+    );
     let masked = Lvt::MASKED.bits() | u32::from(SPURIOUS_VECTOR);
-    for lvt in [Register::LvtTimer, Register::LvtLint0, Register::LvtLint1, Register::LvtError] {
+    for lvt in [
+        Register::LvtTimer,
+        Register::LvtLint0,
+        Register::LvtLint1,
+        Register::LvtError,
+    ] {
         write(lvt, masked);
     }
     // The others exist depending on the number of entries (11.5.1).
@@ -186,7 +194,11 @@ pub fn send_nmi(to: ApicId) {
 /// Sends an NMI to all other CPUs; nothing before [`init`].
 pub fn send_nmi_to_others() {
     if READY.load(Relaxed) {
-        command(ApicId(0), Command::ASSERT | Command::NMI | Command::ALL_OTHERS, 0);
+        command(
+            ApicId(0),
+            Command::ASSERT | Command::NMI | Command::ALL_OTHERS,
+            0,
+        );
     }
 }
 
@@ -207,7 +219,10 @@ fn command(to: ApicId, command: Command, vector: u8) {
         // SAFETY: fences have no preconditions. The register takes the target in its upper half.
         unsafe {
             asm!("mfence", "lfence", options(nostack, preserves_flags));
-            wrmsr(0x800 + (Register::CommandLow as u32 >> 4), u64::from(to.0) << 32 | u64::from(low));
+            wrmsr(
+                0x800 + (Register::CommandLow as u32 >> 4),
+                u64::from(to.0) << 32 | u64::from(low),
+            );
         }
     } else {
         let pending = |_: &u32| read(Register::CommandLow) & Command::PENDING.bits() != 0;
@@ -219,7 +234,10 @@ fn command(to: ApicId, command: Command, vector: u8) {
 
 /// Lets the timer count down without interrupt, for [`clock::calibrate`].
 pub(super) fn start_counting() {
-    write(Register::LvtTimer, Lvt::MASKED.bits() | u32::from(SPURIOUS_VECTOR));
+    write(
+        Register::LvtTimer,
+        Lvt::MASKED.bits() | u32::from(SPURIOUS_VECTOR),
+    );
     write(Register::DivideConfiguration, DIVIDE_BY_1);
     write(Register::InitialCount, u32::MAX);
 }
@@ -239,7 +257,10 @@ pub(super) fn stop_counting() {
 pub fn start_timer(features: &CpuFeatures, vector: u8) {
     if features.tsc_deadline {
         TIMER_RATIO.store(0, Relaxed);
-        write(Register::LvtTimer, Lvt::TIMER_TSC_DEADLINE.bits() | u32::from(vector));
+        write(
+            Register::LvtTimer,
+            Lvt::TIMER_TSC_DEADLINE.bits() | u32::from(vector),
+        );
         // In xAPIC mode the MSR write could overtake the memory write (11.5.4.1).
         // SAFETY: a fence has no preconditions, and SSE2 is part of x86-64.
         unsafe { _mm_mfence() };

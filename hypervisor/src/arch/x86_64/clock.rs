@@ -163,9 +163,15 @@ impl Reference {
     /// The least disturbed of several readings.
     fn read_well(self) -> Reading {
         let first = self.read();
-        (1..READINGS).map(|_| self.read()).fold(first, |best, reading| {
-            if reading.uncertainty < best.uncertainty { reading } else { best }
-        })
+        (1..READINGS)
+            .map(|_| self.read())
+            .fold(first, |best, reading| {
+                if reading.uncertainty < best.uncertainty {
+                    reading
+                } else {
+                    best
+                }
+            })
     }
 
     /// Ticks from one reading to the next.
@@ -187,7 +193,11 @@ impl Reference {
             if elapsed >= window {
                 break;
             }
-            standstill = if reading.reference == last.reference { standstill + 1 } else { 0 };
+            standstill = if reading.reference == last.reference {
+                standstill + 1
+            } else {
+                0
+            };
             if standstill > MAX_STANDSTILL {
                 return None;
             }
@@ -197,7 +207,8 @@ impl Reference {
         let end = self.read_well();
         let elapsed = u64::from(self.elapsed(first, end)).max(1);
         let window = end.tsc.wrapping_sub(first.tsc);
-        let rate = |ticks: u64| (u128::from(ticks) * u128::from(self.hz()) / u128::from(elapsed)) as u64;
+        let rate =
+            |ticks: u64| (u128::from(ticks) * u128::from(self.hz()) / u128::from(elapsed)) as u64;
         Some(Measured {
             tsc_hz: rate(window),
             timer_hz: rate(end.timer.wrapping_sub(first.timer).into()),
@@ -210,7 +221,12 @@ impl Reference {
 impl Reading {
     fn new(before: u64, after: u64, timer: u32, reference: u32) -> Reading {
         let uncertainty = after.wrapping_sub(before);
-        Reading { tsc: before.wrapping_add(uncertainty / 2), timer, reference, uncertainty }
+        Reading {
+            tsc: before.wrapping_add(uncertainty / 2),
+            timer,
+            reference,
+            uncertainty,
+        }
     }
 }
 
@@ -221,7 +237,9 @@ pub fn calibrate(pm_timer: Option<u16>) -> bool {
     let references = [Some(Reference::Pit), pm_timer.map(Reference::PmTimer)];
     let measured = references.into_iter().flatten().find_map(measure_well);
     apic::stop_counting();
-    let Some(measured) = measured else { return false };
+    let Some(measured) = measured else {
+        return false;
+    };
     let tsc_hz = match reported_tsc_hz() {
         // Exact where it is right; some emulators report what real CPUs do, not what they do.
         Some(hz) if hz.abs_diff(measured.tsc_hz) < measured.tsc_hz / 100 => hz,

@@ -261,7 +261,10 @@ pub unsafe fn init_this_cpu(cpu: &'static Cpu) {
         limit: u16,
         base: u64,
     }
-    let pointer = TablePointer { limit: 4095, base: idt_base() };
+    let pointer = TablePointer {
+        limit: 4095,
+        base: idt_base(),
+    };
     // SAFETY: the table is complete and stays; the MSRs get addresses of code and data that stay.
     unsafe {
         asm!("lidt [{}]", in(reg) &raw const pointer, options(readonly, nostack));
@@ -298,5 +301,10 @@ pub fn kernel_fault(frame: &Frame) -> ! {
     if panic::is_panicked() {
         panic::halt();
     }
-    panic!("exception {} in the kernel: {:x?}, cr2 {:#x}", frame.vector, frame, super::cr2());
+    panic!(
+        "exception {} in the kernel: {:x?}, cr2 {:#x}",
+        frame.vector,
+        frame,
+        super::cr2()
+    );
 }

@@ -83,7 +83,10 @@ impl CpuFeatures {
     /// Reads CPUID of the current CPU.
     pub fn detect() -> CpuFeatures {
         let cpuid = CpuId::new();
-        let mut found = CpuFeatures { meltdown: is_meltdown_affected(&cpuid), ..Default::default() };
+        let mut found = CpuFeatures {
+            meltdown: is_meltdown_affected(&cpuid),
+            ..Default::default()
+        };
         if let Some(basic) = cpuid.get_feature_info() {
             found.pcid = basic.has_pcid();
             found.xsave = basic.has_xsave();

@@ -120,12 +120,16 @@ impl Frame {
 
     /// The message in registers.
     pub fn message(&self) -> [u64; REGISTER_WORDS] {
-        [self.rsi, self.rdx, self.r8, self.r9, self.r10, self.r12, self.r13, self.r14]
+        [
+            self.rsi, self.rdx, self.r8, self.r9, self.r10, self.r12, self.r13, self.r14,
+        ]
     }
 
     /// Sets the message.
     pub fn set_message(&mut self, words: &[u64; REGISTER_WORDS]) {
-        [self.rsi, self.rdx, self.r8, self.r9, self.r10, self.r12, self.r13, self.r14] = *words;
+        [
+            self.rsi, self.rdx, self.r8, self.r9, self.r10, self.r12, self.r13, self.r14,
+        ] = *words;
     }
 
     /// Clears what a call or reply leaves undefined.

@@ -89,8 +89,12 @@ pub fn init(platform: &Platform) {
                 continue;
             }
             let base = window(info.address);
-            let mut io_apic =
-                IoApic { base, first: info.first, pins: 0, lock: SpinMutex::new(()) };
+            let mut io_apic = IoApic {
+                base,
+                first: info.first,
+                pins: 0,
+                lock: SpinMutex::new(()),
+            };
             let version = io_apic.read(VERSION);
             if version == u32::MAX {
                 log::warn!("I/O APIC at {:?} left out: nothing there", info.address);
@@ -123,7 +127,10 @@ fn find(gsi: Gsi) -> Result<(&'static IoApic, u32), NoSuchLine> {
 
 /// Number of lines: one more than the highest that exists.
 pub fn lines() -> u32 {
-    io_apics().map(|io_apic| io_apic.first.0.saturating_add(io_apic.pins)).max().unwrap_or(0)
+    io_apics()
+        .map(|io_apic| io_apic.first.0.saturating_add(io_apic.pins))
+        .max()
+        .unwrap_or(0)
 }
 
 /// Sends `line` to `vector` of the CPU `to`, which has an APIC number below 256. It stays masked.

@@ -26,8 +26,8 @@ pub use clock::now;
 pub use frame::Frame;
 pub use paging::PageTable;
 pub use start::{ap_main, kernel_main};
-pub use traps::deliver;
 pub use tags::{alloc_space_tag, free_space_tag};
+pub use traps::deliver;
 pub use vcpu::{VcpuArch, VcpuReply, after_guest, pages_per_vcpu};
 
 use crate::boot::madt::{ApicId, Gsi, Polarity, Trigger};
@@ -137,13 +137,15 @@ impl CpuArch {
                 vcpu.arch.with_mut(|arch| arch.suspend(self));
             }
             self.guest.set(next);
-            self.general_switch.set(next.is_some() || self.ports_enabled.get());
+            self.general_switch
+                .set(next.is_some() || self.ports_enabled.get());
         }
     }
 
     fn set_ports_enabled(&self, enabled: bool) {
         self.ports_enabled.set(enabled);
-        self.general_switch.set(enabled || self.guest.get().is_some());
+        self.general_switch
+            .set(enabled || self.guest.get().is_some());
     }
 
     /// Top of the kernel's stack.
@@ -232,7 +234,8 @@ static VIRTUALIZATION: AtomicU32 = AtomicU32::new(0);
 /// The virtualisation extension in use.
 #[inline]
 pub fn virtualization() -> Virtualization {
-    Virtualization::from_code(VIRTUALIZATION.load(Ordering::Relaxed)).unwrap_or(Virtualization::None)
+    Virtualization::from_code(VIRTUALIZATION.load(Ordering::Relaxed))
+        .unwrap_or(Virtualization::None)
 }
 
 /// Routes interrupt line `line` to the boot CPU, masked; whether it is level-triggered.

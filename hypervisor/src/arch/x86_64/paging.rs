@@ -127,7 +127,11 @@ impl PageTable {
                 root.write(i, kernel.read(i));
             }
         }
-        Ok(PageTable { root, format, freed: AtomicBool::new(false) })
+        Ok(PageTable {
+            root,
+            format,
+            freed: AtomicBool::new(false),
+        })
     }
 
     /// Physical address of the root table.
@@ -149,29 +153,54 @@ impl PageTable {
     }
 
     fn bits(&self, mapped: &Mapped) -> Bits {
-        let has = |right, bit| if mapped.rights.contains(right) { bit } else { 0 };
+        let has = |right, bit| {
+            if mapped.rights.contains(right) {
+                bit
+            } else {
+                0
+            }
+        };
         let device = mapped.kind == MemoryKind::Device;
         let (leaf, table) = match self.format {
             Format::Ept => {
-                let memory = if device { 0 } else { EPT_WRITE_BACK | EPT_IGNORE_PAT };
+                let memory = if device {
+                    0
+                } else {
+                    EPT_WRITE_BACK | EPT_IGNORE_PAT
+                };
                 let rights = has(Rights::WRITE, WRITABLE) | has(Rights::EXEC, EPT_EXECUTE);
                 (PRESENT | memory | rights, PRESENT | WRITABLE | EPT_EXECUTE)
             }
             Format::Host | Format::Npt => {
-                let memory = if device { CACHE_DISABLE | WRITE_THROUGH } else { 0 };
-                let execute = if mapped.rights.contains(Rights::EXEC) { 0 } else { NO_EXECUTE };
+                let memory = if device {
+                    CACHE_DISABLE | WRITE_THROUGH
+                } else {
+                    0
+                };
+                let execute = if mapped.rights.contains(Rights::EXEC) {
+                    0
+                } else {
+                    NO_EXECUTE
+                };
                 let rights = has(Rights::WRITE, WRITABLE) | execute;
                 (PRESENT | USER | memory | rights, PRESENT | WRITABLE | USER)
             }
         };
         let largest = LARGEST_LEAF.load(Ordering::Relaxed) as u32;
-        Bits { leaf, table, present: self.present(), largest }
+        Bits {
+            leaf,
+            table,
+            present: self.present(),
+            largest,
+        }
     }
 
     /// Maps the largest page that fits at `at`, at most `left` bytes; returns its size.
     pub fn map(&self, at: u64, left: u64, mapped: &Mapped, payer: &Domain) -> Result<u64, Status> {
         debug_assert!(self.format != Format::Host || at + left <= USER_END);
-        map_leaf(self.root, at, mapped.phys, left, &self.bits(mapped), || payer.alloc_page())
+        map_leaf(self.root, at, mapped.phys, left, &self.bits(mapped), || {
+            payer.alloc_page()
+        })
     }
 
     /// Unmaps the page at `at`, or passes over a stretch without one; returns the bytes, at most `left`.
@@ -204,7 +233,9 @@ impl PageTable {
             let user_half = level == LEVELS - 1 && self.format == Format::Host;
             let entries = if user_half { 256 } else { 512 };
             let is_table = |entry: u64| entry & self.present() != 0 && entry & LARGE == 0;
-            let Some(i) = (0..entries).find(|&i| is_table(page.read(i))) else { break };
+            let Some(i) = (0..entries).find(|&i| is_table(page.read(i))) else {
+                break;
+            };
             parent = Some((page, i));
             page = table(page.read(i));
             level -= 1;
@@ -255,7 +286,12 @@ pub fn map_kernel(at: HostVirt, phys: HostPhys, size: u64, rights: KernelRights)
             KernelRights::ReadWrite => NO_EXECUTE | WRITABLE,
             KernelRights::Device => NO_EXECUTE | WRITABLE | CACHE_DISABLE | WRITE_THROUGH,
         };
-    let bits = Bits { leaf, table: PRESENT | WRITABLE, present: PRESENT, largest: 1 };
+    let bits = Bits {
+        leaf,
+        table: PRESENT | WRITABLE,
+        present: PRESENT,
+        largest: 1,
+    };
     let mut done = 0;
     while done < size {
         let (at, phys) = (at.offset(done), phys.offset(done));

@@ -4,7 +4,9 @@ use super::features::CpuFeatures;
 use super::gdt::GdtTss;
 use super::paging::{self, KernelRights};
 use super::panic::refuse;
-use super::{CpuArch, acpi, apic, boot, clock, early_log, entry, ioapic, layout, smp, tags, traps, virt};
+use super::{
+    CpuArch, acpi, apic, boot, clock, early_log, entry, ioapic, layout, smp, tags, traps, virt,
+};
 use crate::addr::{HostPhys, HostVirt};
 use crate::boot::BootParams;
 use crate::boot::madt::{ApicId, Platform};
@@ -50,7 +52,9 @@ unsafe extern "C" {
 pub fn kernel_main(params: &'static BootParams) -> ! {
     log::info!("Bulkhead {}", env!("CARGO_PKG_VERSION"));
     let Some(bundle) = params.bundle else {
-        refuse(format_args!("panic: no boot bundle: the loader passed no module"));
+        refuse(format_args!(
+            "panic: no boot bundle: the loader passed no module"
+        ));
     };
     let head = match read_bundle(bundle) {
         Ok(head) => head,
@@ -66,7 +70,9 @@ pub fn kernel_main(params: &'static BootParams) -> ! {
     let platform = PLATFORM.call_once(|| info.platform);
     let apic_registers = apic::init(features);
     if !clock::calibrate(info.pm_timer) {
-        refuse(format_args!("panic: no timer to measure the time-stamp counter with"));
+        refuse(format_args!(
+            "panic: no timer to measure the time-stamp counter with"
+        ));
     }
     ioapic::init(platform);
 
@@ -75,7 +81,10 @@ pub fn kernel_main(params: &'static BootParams) -> ! {
     tags::set_pcid_enabled(features.pcid);
     let devices: [Option<HostPhys>; 17] = core::array::from_fn(|i| match i {
         0 => apic_registers,
-        _ => platform.io_apics().get(i - 1).map(|io_apic| io_apic.address),
+        _ => platform
+            .io_apics()
+            .get(i - 1)
+            .map(|io_apic| io_apic.address),
     });
     if map_kernel(features, pool, &devices).is_none() {
         refuse(format_args!("panic: the kernel pool is too small"));
@@ -93,9 +102,16 @@ pub fn kernel_main(params: &'static BootParams) -> ! {
     start_others(platform);
 
     let info = boot_info(params, &map, pool, &devices);
-    let machine = Machine { info, bundle, head: &head };
+    let machine = Machine {
+        info,
+        bundle,
+        head: &head,
+    };
     if let Err(status) = root::start(&first, machine) {
-        refuse(format_args!("panic: cannot start the root task: {}", status.name()));
+        refuse(format_args!(
+            "panic: cannot start the root task: {}",
+            status.name()
+        ));
     }
     run()
 }
@@ -130,8 +146,13 @@ fn read_bundle(range: PhysRange) -> Result<Head, bundle::BundleError> {
 }
 
 fn make_pool(map: &mut MemoryMap, params: &BootParams) -> PhysRange {
-    let asked = params.command_line.value("pool").and_then(|v| v.parse().ok());
-    let mib: u64 = asked.filter(|mib| (4..=1024).contains(mib)).unwrap_or(POOL_MIB);
+    let asked = params
+        .command_line
+        .value("pool")
+        .and_then(|v| v.parse().ok());
+    let mib: u64 = asked
+        .filter(|mib| (4..=1024).contains(mib))
+        .unwrap_or(POOL_MIB);
     let low = PhysRange::new(HostPhys(1 << 20), (4 << 30) - (1 << 20));
     let pool = low.and_then(|low| map.find(mib << 20, 2 << 20, low));
     match pool {
@@ -140,24 +161,37 @@ fn make_pool(map: &mut MemoryMap, params: &BootParams) -> PhysRange {
             unsafe { mem::init(pool.start(), pool.size()) };
             pool
         }
-        _ => refuse(format_args!("panic: no {mib} MiB of free memory below 4 GiB for the kernel")),
+        _ => refuse(format_args!(
+            "panic: no {mib} MiB of free memory below 4 GiB for the kernel"
+        )),
     }
 }
 
 /// Builds the kernel's own page tables: image by rights, pool, device registers.
-fn map_kernel(
-    features: &CpuFeatures,
-    pool: PhysRange,
-    devices: &[Option<HostPhys>],
-) -> Option<()> {
+fn map_kernel(features: &CpuFeatures, pool: PhysRange, devices: &[Option<HostPhys>]) -> Option<()> {
     paging::init_kernel(features.page1g)?;
     let image = [
-        (&raw const __rodata_start, &raw const __rodata_end, KernelRights::Read),
-        (&raw const __text_start, &raw const __text_end, KernelRights::ReadExecute),
-        (&raw const __data_start, &raw const __bss_end, KernelRights::ReadWrite),
+        (
+            &raw const __rodata_start,
+            &raw const __rodata_end,
+            KernelRights::Read,
+        ),
+        (
+            &raw const __text_start,
+            &raw const __text_end,
+            KernelRights::ReadExecute,
+        ),
+        (
+            &raw const __data_start,
+            &raw const __bss_end,
+            KernelRights::ReadWrite,
+        ),
     ];
     for (start, end, rights) in image {
-        let (start, end) = (start.addr() as u64, (end.addr() as u64).next_multiple_of(PAGE));
+        let (start, end) = (
+            start.addr() as u64,
+            (end.addr() as u64).next_multiple_of(PAGE),
+        );
         let at = HostVirt(start);
         paging::map_kernel(at, layout::image_phys(at), end - start, rights)?;
     }
@@ -223,9 +257,14 @@ fn enter_cpu(cpu: Ref<Cpu>, features: &CpuFeatures) {
         asm!("mov {0}, cr0", "or {0}, 8", "mov cr0, {0}", out(reg) _, options(nomem, nostack));
     }
     apic::start_timer(features, traps::TIMER);
-    let Some(pages) = cpu.arch.virt_pages else { return };
+    let Some(pages) = cpu.arch.virt_pages else {
+        return;
+    };
     // SAFETY: fresh pages, kept for ever; this CPU's state is as the kernel will always have it.
-    let result = cpu.arch.virt.with_mut(|virt| unsafe { virt::init_cpu(virt, pages) });
+    let result = cpu
+        .arch
+        .virt
+        .with_mut(|virt| unsafe { virt::init_cpu(virt, pages) });
     if let Err(why) = result {
         log::error!("CPU {}: no virtualisation: {why}", cpu.index);
     }
@@ -296,7 +335,11 @@ fn boot_info(
         xcr0_mask: virt::features().xcr0,
         boot_counter: params.boot_counter,
         quota_pages: 0,
-        uart_port: if super::uart::is_present() { super::uart::PORT as u64 } else { 0 },
+        uart_port: if super::uart::is_present() {
+            super::uart::PORT as u64
+        } else {
+            0
+        },
         kernel_bytes: pool.size() + boot::image_range().size(),
         reserved: [0; 3],
         cpu_ids,
@@ -306,7 +349,13 @@ fn boot_info(
 
 /// The kernel's own devices, repeated to fill the array.
 fn holes(devices: &[Option<HostPhys>]) -> [HostPhys; 17] {
-    core::array::from_fn(|i| devices.get(i).copied().flatten().unwrap_or(HostPhys(u64::MAX)))
+    core::array::from_fn(|i| {
+        devices
+            .get(i)
+            .copied()
+            .flatten()
+            .unwrap_or(HostPhys(u64::MAX))
+    })
 }
 
 /// Leaves the boot stack for this CPU's own and runs.

@@ -5,8 +5,7 @@ use core::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
 
 const PCIDS: u16 = 4096;
 static PCID_ENABLED: AtomicBool = AtomicBool::new(false);
-static TAKEN: [AtomicU64; PCIDS as usize / 64] =
-    [const { AtomicU64::new(0) }; PCIDS as usize / 64];
+static TAKEN: [AtomicU64; PCIDS as usize / 64] = [const { AtomicU64::new(0) }; PCIDS as usize / 64];
 
 /// Whether PCIDs are used.
 pub fn set_pcid_enabled(enabled: bool) {
@@ -61,11 +60,17 @@ pub struct GuestTag {
 
 impl GuestTags {
     /// No tag given out.
-    pub const NEW: GuestTags = GuestTags { generation: 1, next: 1 };
+    pub const NEW: GuestTags = GuestTags {
+        generation: 1,
+        next: 1,
+    };
 
     /// All translations are void: a new generation begins, in which each tag is flushed before its first use.
     pub fn flush(&mut self) {
-        *self = GuestTags { generation: self.generation + 1, next: 1 };
+        *self = GuestTags {
+            generation: self.generation + 1,
+            next: 1,
+        };
     }
 
     /// Makes `tag` valid; whether its translations must be flushed before it is used.
@@ -76,7 +81,10 @@ impl GuestTags {
         if self.next >= GUEST_TAGS.load(Ordering::Relaxed) {
             self.flush();
         }
-        *tag = GuestTag { generation: self.generation, tag: self.next };
+        *tag = GuestTag {
+            generation: self.generation,
+            tag: self.next,
+        };
         self.next += 1;
         true
     }

@@ -61,7 +61,15 @@ pub extern "C" fn user_trap() -> ! {
             handle(cpu, vector as u8);
         } else {
             let address = if vector == PAGE_FAULT { cr2() } else { 0 };
-            ipc::raise(cpu, thread, Exception { vector, error, address });
+            ipc::raise(
+                cpu,
+                thread,
+                Exception {
+                    vector,
+                    error,
+                    address,
+                },
+            );
         }
     }
     run(cpu)

@@ -93,8 +93,9 @@ fn put(byte: u8) {
     if !is_present() {
         return;
     }
-    let ready = (0..MAX_POLLS)
-        .any(|_| LineStatus::from_bits_truncate(line_status()).contains(LineStatus::TRANSMIT_EMPTY));
+    let ready = (0..MAX_POLLS).any(|_| {
+        LineStatus::from_bits_truncate(line_status()).contains(LineStatus::TRANSMIT_EMPTY)
+    });
     if ready {
         write(Register::Data, byte);
     } else {

@@ -35,7 +35,9 @@ pub fn after_guest(cpu: &Cpu, outcome: Outcome) -> Option<Exit> {
             }
             return Some(exit);
         }
-        Outcome::HostInterrupt { vector: Some(vector) } => traps::handle(cpu, vector),
+        Outcome::HostInterrupt {
+            vector: Some(vector),
+        } => traps::handle(cpu, vector),
         Outcome::HostInterrupt { vector: None } => entry::take_interrupts(),
         Outcome::HostNmi { call } => {
             if call {
@@ -61,15 +63,26 @@ impl VcpuArch {
         let state = state.virt.0 as *mut VcpuState;
         // SAFETY: the pages are fresh, the vCPU's alone, and live as long as it does.
         let inner = unsafe { virt::VcpuArch::new(pages, state) };
-        VcpuArch { tag: GuestTag::default(), state, inner }
+        VcpuArch {
+            tag: GuestTag::default(),
+            state,
+            inner,
+        }
     }
 
     /// Enters guest mode until something ends it.
     #[inline]
     pub fn enter(&mut self, cpu: &Cpu, guest: &Space) -> Outcome {
         let tag = &mut self.tag;
-        let flush = cpu.arch.guest_tags.with_mut(|tags: &mut GuestTags| tags.renew(tag));
-        let root = GuestRoot { root: guest.table.root(), tag: tag.tag, flush };
+        let flush = cpu
+            .arch
+            .guest_tags
+            .with_mut(|tags: &mut GuestTags| tags.renew(tag));
+        let root = GuestRoot {
+            root: guest.table.root(),
+            tag: tag.tag,
+            flush,
+        };
         cpu.arch.virt.with_mut(|virt| self.inner.enter(virt, &root))
     }
 
@@ -93,8 +106,12 @@ impl VcpuArch {
         // SAFETY: the state page is the vCPU's; the monitor writes to it too, so each field is read once.
         let read = |field: *const u64| unsafe { field.read_volatile() };
         // SAFETY: field addresses within the page.
-        let (controls, deadline) =
-            unsafe { (&raw const (*self.state).controls, &raw const (*self.state).deadline) };
+        let (controls, deadline) = unsafe {
+            (
+                &raw const (*self.state).controls,
+                &raw const (*self.state).deadline,
+            )
+        };
         VcpuReply {
             halt: groups.contains(Groups::EVENTS) && read(controls) & CONTROL_HALT != 0,
             deadline: groups.contains(Groups::DEADLINE).then(|| read(deadline)),

@@ -9,9 +9,9 @@ use entry::trampoline;
 use spin::Once;
 
 use crate::addr::HostPhys;
+use crate::boot::BootParams;
 use crate::boot::memory_map::{MemoryMap, PhysRange, RegionKind};
 use crate::boot::pvh::{self, LoaderError, LoaderMemory};
-use crate::boot::BootParams;
 
 use super::layout::{IMAGE, IMAGE_PHYS, window};
 use super::panic::refuse;
@@ -60,7 +60,9 @@ pub(super) extern "C" fn start(magic: u32, info: u32, counter: u64) -> ! {
     let params = match magic {
         pvh::MAGIC => pvh::read(&BootWindow, info),
         ::multiboot2::MAGIC => multiboot2::read(&BootWindow, info),
-        _ => refuse(format_args!("started by a loader with neither PVH nor multiboot2")),
+        _ => refuse(format_args!(
+            "started by a loader with neither PVH nor multiboot2"
+        )),
     };
     let params = params.and_then(|mut params| {
         params.boot_counter = counter;
@@ -103,24 +105,35 @@ const RSDP_SIZE: u64 = 36;
 
 /// A lasting address of the RSDP at `at`: that itself, unless it is a loader's copy in RAM.
 fn settle_rsdp(map: &mut MemoryMap, at: HostPhys) -> Option<HostPhys> {
-    let Some(rsdp) = BootWindow.bytes(at, RSDP_SIZE).filter(|b| b.starts_with(b"RSD PTR ")) else {
+    let Some(rsdp) = BootWindow
+        .bytes(at, RSDP_SIZE)
+        .filter(|b| b.starts_with(b"RSD PTR "))
+    else {
         log::warn!("no ACPI root pointer at {at:?}, where the loader says it is");
         return None;
     };
     let range = PhysRange::new(at, RSDP_SIZE)?;
     // GRUB puts its copy right behind the bundle, in the same page.
     let is_firmware = |kind| {
-        !matches!(kind, RegionKind::Usable | RegionKind::Kernel | RegionKind::Bundle)
+        !matches!(
+            kind,
+            RegionKind::Usable | RegionKind::Kernel | RegionKind::Bundle
+        )
     };
-    let mut around = map.regions().iter().filter(|r| r.range.intersection(range).is_some());
+    let mut around = map
+        .regions()
+        .iter()
+        .filter(|r| r.range.intersection(range).is_some());
     if around.all(|region| is_firmware(region.kind)) {
         return Some(at);
     }
     let bios = BootWindow.bytes(HostPhys(BIOS_AREA.0), BIOS_AREA.1 - BIOS_AREA.0)?;
     // The fields of ACPI 1.0 tell the original from others.
-    if let Some(i) = bios.chunks_exact(16).zip(bios[16..].chunks_exact(16)).position(|(a, b)| {
-        a == &rsdp[..16] && b[..4] == rsdp[16..20]
-    }) {
+    if let Some(i) = bios
+        .chunks_exact(16)
+        .zip(bios[16..].chunks_exact(16))
+        .position(|(a, b)| a == &rsdp[..16] && b[..4] == rsdp[16..20])
+    {
         return Some(HostPhys(BIOS_AREA.0 + 16 * i as u64));
     }
     let mut copy = [0; RSDP_SIZE as usize];

@@ -17,7 +17,10 @@ const TAG_HEADER: u64 = 8;
 pub fn read(memory: &impl LoaderMemory, info: HostPhys) -> Result<BootParams, LoaderError> {
     let damaged = LoaderError::Damaged("boot information");
     let out_of_reach = LoaderError::OutOfReach("the boot information", info);
-    let size = memory.bytes(info, 8).and_then(|head| head.first_chunk()).ok_or(out_of_reach)?;
+    let size = memory
+        .bytes(info, 8)
+        .and_then(|head| head.first_chunk())
+        .ok_or(out_of_reach)?;
     let size = u32::from_le_bytes(*size);
     if size > MAX_SIZE || !info.is_aligned(8) {
         return Err(damaged);
@@ -48,7 +51,10 @@ pub fn read(memory: &impl LoaderMemory, info: HostPhys) -> Result<BootParams, Lo
     let rsdp = info
         .rsdp_v2_tag()
         .map(|tag: &RsdpV2Tag| (&raw const *tag).addr())
-        .or_else(|| info.rsdp_v1_tag().map(|tag: &RsdpV1Tag| (&raw const *tag).addr()))
+        .or_else(|| {
+            info.rsdp_v1_tag()
+                .map(|tag: &RsdpV1Tag| (&raw const *tag).addr())
+        })
         .map(|tag| HostPhys(tag as u64 - WINDOW + TAG_HEADER));
 
     Ok(BootParams {

@@ -74,17 +74,30 @@ impl fmt::Display for Missing {
         match *self {
             Missing::Extension => write!(f, "the CPU reports neither VMX nor SVM"),
             Missing::FeatureControl => {
-                write!(f, "VMX is locked off by firmware (IA32_FEATURE_CONTROL): enable it there")
+                write!(
+                    f,
+                    "VMX is locked off by firmware (IA32_FEATURE_CONTROL): enable it there"
+                )
             }
             Missing::SvmDisabled => {
-                write!(f, "SVM is disabled by firmware (VM_CR.SVMDIS): enable it there")
+                write!(
+                    f,
+                    "SVM is disabled by firmware (VM_CR.SVMDIS): enable it there"
+                )
             }
             Missing::NestedPaging => write!(f, "SVM without nested paging"),
             Missing::Asids => write!(f, "SVM with fewer than two ASIDs"),
             Missing::TrueControls => write!(f, "VMX without IA32_VMX_TRUE_*_CTLS"),
-            Missing::Controls { word, absent, forced } => {
+            Missing::Controls {
+                word,
+                absent,
+                forced,
+            } => {
                 // By number (Intel SDM 3C 25.6 to 25.8): the names would make the kernel a tenth larger.
-                write!(f, "VMX {word:?} controls lack bits {absent:#x}, force bits {forced:#x}")
+                write!(
+                    f,
+                    "VMX {word:?} controls lack bits {absent:#x}, force bits {forced:#x}"
+                )
             }
             Missing::Ept(what) => write!(f, "EPT without {what}"),
         }
@@ -121,15 +134,28 @@ pub fn physical_end() -> u64 {
 fn find() -> Features {
     let max_basic = cpuid!(0).eax;
     let max_extended = cpuid!(0x8000_0000u32).eax;
-    let zero = raw_cpuid::CpuIdResult { eax: 0, ebx: 0, ecx: 0, edx: 0 };
+    let zero = raw_cpuid::CpuIdResult {
+        eax: 0,
+        ebx: 0,
+        ecx: 0,
+        edx: 0,
+    };
     let words = Words {
         basic: cpuid!(1),
         structured: if max_basic >= 7 { cpuid!(7) } else { zero },
         extended: cpuid!(0x8000_0001u32),
-        sizes: if max_extended >= 0x8000_0008 { cpuid!(0x8000_0008u32) } else { zero },
+        sizes: if max_extended >= 0x8000_0008 {
+            cpuid!(0x8000_0008u32)
+        } else {
+            zero
+        },
     };
     let xsave = words.basic.ecx >> 26 & 1 != 0 && max_basic >= 0xd;
-    let components = if xsave { usable_components(|sub| cpuid!(0xdu32, sub)) } else { 0 };
+    let components = if xsave {
+        usable_components(|sub| cpuid!(0xdu32, sub))
+    } else {
+        0
+    };
     let extensions = if xsave { cpuid!(0xdu32, 1).eax } else { 0 };
     let amd = is_amd(cpuid!(0).ebx);
     let mut limits = Limits::new(&words, components);
@@ -219,7 +245,13 @@ fn usable_components(leaf: impl Fn(u32) -> raw_cpuid::CpuIdResult) -> u64 {
             }
         }
     }
-    Limits { cr4: 0, efer: 0, xcr0: components, linear_bits: 48 }.xcr0(components)
+    Limits {
+        cr4: 0,
+        efer: 0,
+        xcr0: components,
+        linear_bits: 48,
+    }
+    .xcr0(components)
 }
 
 /// Enables what guests' state needs on the current CPU: SSE and XSAVE, IA32_XSS = 0.
@@ -246,7 +278,12 @@ mod tests {
     use raw_cpuid::CpuIdResult;
 
     fn leaf(eax: u32, ebx: u32, edx: u32) -> CpuIdResult {
-        CpuIdResult { eax, ebx, ecx: 0, edx }
+        CpuIdResult {
+            eax,
+            ebx,
+            ecx: 0,
+            edx,
+        }
     }
 
     #[test]

@@ -32,8 +32,12 @@ pub struct Method {
 }
 
 impl Method {
-    const NONE: Method =
-        Method { components: 0, optimised: false, leaks_pointers: false, xcr0_escapes: false };
+    const NONE: Method = Method {
+        components: 0,
+        optimised: false,
+        leaks_pointers: false,
+        xcr0_escapes: false,
+    };
 }
 
 /// A save area: one page of a vCPU.
@@ -69,7 +73,11 @@ pub(super) struct Unit {
 impl Unit {
     /// The registers of a CPU that is not started yet.
     pub const fn new() -> Unit {
-        Unit { method: Method::NONE, owner: None, xcr0: u64::MAX }
+        Unit {
+            method: Method::NONE,
+            owner: None,
+            xcr0: u64::MAX,
+        }
     }
 
     /// Starts to switch the current CPU's registers, which hold nobody's state.
@@ -79,7 +87,11 @@ impl Unit {
     /// CR4.OSFXSR is set and, if `method` has components, CR4.OSXSAVE; `method` fits the processor, and
     /// the components' area is no larger than a page.
     pub unsafe fn start(&mut self, method: Method) {
-        *self = Unit { method, owner: None, xcr0: u64::MAX };
+        *self = Unit {
+            method,
+            owner: None,
+            xcr0: u64::MAX,
+        };
     }
 
     /// Makes `area`'s state that of the registers.
@@ -136,7 +148,10 @@ impl Unit {
     }
 
     fn save(&self, Area(area): Area) {
-        let (low, high) = (self.method.components as u32, (self.method.components >> 32) as u32);
+        let (low, high) = (
+            self.method.components as u32,
+            (self.method.components >> 32) as u32,
+        );
         // SAFETY: the area is a page, aligned and large enough (`Area::new`, `Unit::start`), CR0.TS is clear.
         unsafe {
             if self.method.components == 0 {
@@ -152,7 +167,10 @@ impl Unit {
     }
 
     fn restore(&self, Area(area): Area) {
-        let (low, high) = (self.method.components as u32, (self.method.components >> 32) as u32);
+        let (low, high) = (
+            self.method.components as u32,
+            (self.method.components >> 32) as u32,
+        );
         if self.method.leaks_pointers {
             let zero = 0u32;
             // SAFETY: clears pending exceptions and points the error pointers here; the x87 state is

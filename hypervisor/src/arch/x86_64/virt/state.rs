@@ -144,11 +144,21 @@ pub(super) struct Words {
 
 impl Limits {
     /// No bit at all.
-    pub(super) const NOTHING: Limits = Limits { cr4: 0, efer: 0, xcr0: 0, linear_bits: 48 };
+    pub(super) const NOTHING: Limits = Limits {
+        cr4: 0,
+        efer: 0,
+        xcr0: 0,
+        linear_bits: 48,
+    };
 
     /// What CPUID allows. `xcr0` is 0 on a processor without XSAVE.
     pub(super) fn new(words: &Words, xcr0: u64) -> Limits {
-        let Words { basic, structured, extended, sizes } = words;
+        let Words {
+            basic,
+            structured,
+            extended,
+            sizes,
+        } = words;
         // CR4 bit, CPUID register, bit in it.
         let table = [
             (0, basic.edx, 1),        // VME
@@ -195,14 +205,23 @@ impl Limits {
             0 => 48,
             bits => bits.clamp(48, 64),
         };
-        Limits { cr4, efer, xcr0, linear_bits }
+        Limits {
+            cr4,
+            efer,
+            xcr0,
+            linear_bits,
+        }
     }
 
     /// EFER as the guest may have it; LMA follows from LME, CR0.PG and CR0.PE, so that they never disagree.
     pub(super) fn efer(&self, value: u64, cr0: u64) -> u64 {
         const PAGING: u64 = cr0::PG | cr0::PE;
         let value = value & self.efer & !efer::LMA;
-        if value & efer::LME != 0 && cr0 & PAGING == PAGING { value | efer::LMA } else { value }
+        if value & efer::LME != 0 && cr0 & PAGING == PAGING {
+            value | efer::LMA
+        } else {
+            value
+        }
     }
 
     /// XCR0 that XSETBV accepts, next to `value` (Intel SDM 1 13.3).

@@ -58,7 +58,11 @@ pub(super) fn decode(vmcb: &Vmcb, next_rip: bool) -> Leave {
         } else {
             default_length
         };
-        Leave::Exit(Exit { kind, instruction_length, info })
+        Leave::Exit(Exit {
+            kind,
+            instruction_length,
+            info,
+        })
     };
     match vmcb.exit_code & 0xffff_ffff {
         INTR => Leave::InterruptPending,
@@ -68,7 +72,15 @@ pub(super) fn decode(vmcb: &Vmcb, next_rip: bool) -> Leave {
         }
         MSR => {
             let write = vmcb.exit_info1 & 1 != 0;
-            exit(if write { ExitKind::WriteMsr } else { ExitKind::ReadMsr }, 2, [0; 3])
+            exit(
+                if write {
+                    ExitKind::WriteMsr
+                } else {
+                    ExitKind::ReadMsr
+                },
+                2,
+                [0; 3],
+            )
         }
         IOIO => Leave::Exit(Exit {
             kind: ExitKind::Io,
@@ -79,7 +91,11 @@ pub(super) fn decode(vmcb: &Vmcb, next_rip: bool) -> Leave {
         code @ EXCEPTION..=LAST_EXCEPTION => exception((code - EXCEPTION) as u8, vmcb.exit_info1),
         READ_DR0..=WRITE_DR15 => Leave::DebugRegisters,
         IRET => Leave::Iret,
-        TASK_SWITCH => exit(ExitKind::TaskSwitch, 0, [vmcb.exit_info1, vmcb.exit_info2, 0]),
+        TASK_SWITCH => exit(
+            ExitKind::TaskSwitch,
+            0,
+            [vmcb.exit_info1, vmcb.exit_info2, 0],
+        ),
         code => {
             let (kind, raw, length) = plain(code);
             exit(kind, length, [if raw { code } else { 0 }, 0, 0])
@@ -167,16 +183,28 @@ mod tests {
 
     #[test]
     fn faults() {
-        assert_eq!(exit(NESTED_PAGE_FAULT, 1 << 32 | 4, 0x1000, false).info, [1, 0x1000, 0]);
-        assert_eq!(exit(NESTED_PAGE_FAULT, 1 << 32 | 7, 0x1000, false).info, [2, 0x1000, 0]);
-        assert_eq!(exit(NESTED_PAGE_FAULT, 1 << 32 | 0x14, 0, false).info, [4, 0, 0]);
+        assert_eq!(
+            exit(NESTED_PAGE_FAULT, 1 << 32 | 4, 0x1000, false).info,
+            [1, 0x1000, 0]
+        );
+        assert_eq!(
+            exit(NESTED_PAGE_FAULT, 1 << 32 | 7, 0x1000, false).info,
+            [2, 0x1000, 0]
+        );
+        assert_eq!(
+            exit(NESTED_PAGE_FAULT, 1 << 32 | 0x14, 0, false).info,
+            [4, 0, 0]
+        );
     }
 
     #[test]
     fn others() {
         assert_eq!(decode(&vmcb(INTR, 0, 0), false), Leave::InterruptPending);
         assert_eq!(decode(&vmcb(0x52, 0, 0), false), Leave::MachineCheck);
-        assert_eq!(decode(&vmcb(0x41, 0, 0), false), Leave::Exception(Event::exception(1, None)));
+        assert_eq!(
+            decode(&vmcb(0x41, 0, 0), false),
+            Leave::Exception(Event::exception(1, None))
+        );
         assert_eq!(
             decode(&vmcb(0x51, 0, 0), false),
             Leave::Exception(Event::exception(17, Some(0)))

@@ -263,7 +263,11 @@ impl Vcpu {
         self.set_pending(Event::from_monitor(peek!(page, inject)));
         poke!(page, 0, inject);
         let shadow = peek!(page, interrupt_shadow);
-        self.vmcb().interrupt_shadow = if shadow & SHADOW_INTERRUPT != 0 { SHADOW } else { 0 };
+        self.vmcb().interrupt_shadow = if shadow & SHADOW_INTERRUPT != 0 {
+            SHADOW
+        } else {
+            0
+        };
         let blocked = shadow & SHADOW_NMI != 0;
         if blocked != self.nmi_blocked {
             self.set_nmi_blocked(blocked);

@@ -5,12 +5,12 @@ use core::arch::asm;
 use raw_cpuid::cpuid;
 use x86::msr;
 
-use super::maps;
 use super::super::cpu::PAGES_PER_CPU;
 use super::super::features::{Backend, Features, Missing};
 use super::super::hw::{self, rdmsr, wrmsr};
 use super::super::state::{cr0, efer};
 use super::super::{HostPhys, InitError, KernelPage};
+use super::maps;
 
 /// VM_CR: EFER.SVME cannot be set.
 const SVM_DISABLED: u64 = 1 << 4;
@@ -108,7 +108,12 @@ mod tests {
         let found = Capabilities::compute(16, 1 << 16 | 1).unwrap();
         assert_eq!(
             found,
-            Capabilities { asids: 16, next_rip: false, clean_bits: false, flush_by_asid: false }
+            Capabilities {
+                asids: 16,
+                next_rip: false,
+                clean_bits: false,
+                flush_by_asid: false
+            }
         );
     }
 

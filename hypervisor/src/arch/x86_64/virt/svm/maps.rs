@@ -28,7 +28,10 @@ pub(super) static MSR_MAP: ExitMap<1024> = ExitMap::new();
 /// Fills both maps.
 pub(super) fn fill() {
     PORT_MAP.fill(core::iter::empty());
-    MSR_MAP.fill(FREE.iter().flat_map(|&number| [place(number), place(number) + 1]));
+    MSR_MAP.fill(
+        FREE.iter()
+            .flat_map(|&number| [place(number), place(number) + 1]),
+    );
 }
 
 /// First of the two bits of an MSR.
@@ -46,7 +49,12 @@ mod tests {
         fill();
         let clear = (0..1024 * 64).filter(|&bit| !MSR_MAP.exits(bit)).count();
         assert_eq!(clear, 2 * FREE.len());
-        let exits = |number| (MSR_MAP.exits(place(number)), MSR_MAP.exits(place(number) + 1));
+        let exits = |number| {
+            (
+                MSR_MAP.exits(place(number)),
+                MSR_MAP.exits(place(number) + 1),
+            )
+        };
         assert_eq!(exits(0xc000_0102), (false, false));
         assert_eq!(exits(0x277), (false, false));
         for number in [0x1b, 0xc000_0080, 0xc000_0103, 0x38f] {

@@ -180,9 +180,16 @@ impl Vcpu {
         vmcb.clean = clean;
         // The machine's interrupts depend on it, and the processor writes the field at every exit; QEMU 7.2
         // clears it when VMRUN refuses the state.
-        vmcb.interrupt_control.insert(InterruptControl::V_INTR_MASKING);
+        vmcb.interrupt_control
+            .insert(InterruptControl::V_INTR_MASKING);
         // SAFETY: SVM is enabled, as the CPU's CpuVirt exists; the VMCB is complete; interrupts are off.
-        unsafe { entry::run(self.page.as_ptr(), self.vmcb_phys.0, host_of(&cpu.host).saved.0) };
+        unsafe {
+            entry::run(
+                self.page.as_ptr(),
+                self.vmcb_phys.0,
+                host_of(&cpu.host).saved.0,
+            )
+        };
         if self.capabilities.clean_bits {
             self.clean = Clean::all();
         }
@@ -208,7 +215,11 @@ impl Vcpu {
         }
         if self.nmi_window && self.nmi_can_be_taken() {
             let kind = ExitKind::NmiWindow;
-            return Some(Outcome::Exit(Exit { kind, instruction_length: 0, info: [0; 3] }));
+            return Some(Outcome::Exit(Exit {
+                kind,
+                instruction_length: 0,
+                info: [0; 3],
+            }));
         }
         if let Some(event) = self.pending.injectable() {
             self.vmcb().inject = event;
@@ -302,7 +313,9 @@ impl Vcpu {
     /// While NMIs are blocked, IRET exits, to end it.
     fn set_nmi_blocked(&mut self, blocked: bool) {
         self.nmi_blocked = blocked;
-        self.change(Clean::INTERCEPTS).intercepts1.set(Intercepts1::IRET, blocked);
+        self.change(Clean::INTERCEPTS)
+            .intercepts1
+            .set(Intercepts1::IRET, blocked);
     }
 
     /// Gives the guest the debug registers.

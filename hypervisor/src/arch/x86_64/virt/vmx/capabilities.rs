@@ -107,11 +107,19 @@ impl ControlWord {
     /// upper half are forced off.
     fn compute(self, capability: u64) -> Result<u32, Missing> {
         let (forced_on, allowed) = (capability as u32, (capability >> 32) as u32);
-        let Wishes { needed, taken, unwanted } = self.wishes();
+        let Wishes {
+            needed,
+            taken,
+            unwanted,
+        } = self.wishes();
         let absent = needed & !allowed;
         let forced = unwanted & forced_on;
         if absent != 0 || forced != 0 {
-            return Err(Missing::Controls { word: self, absent, forced });
+            return Err(Missing::Controls {
+                word: self,
+                absent,
+                forced,
+            });
         }
         Ok(needed | taken & allowed | forced_on)
     }
@@ -294,7 +302,10 @@ mod tests {
         let mut machine = machine();
         machine.secondary &= !(0x80 << 32);
         let missing = Capabilities::compute(&machine).unwrap_err();
-        assert_eq!(missing.to_string(), "VMX Secondary controls lack bits 0x80, force bits 0x0");
+        assert_eq!(
+            missing.to_string(),
+            "VMX Secondary controls lack bits 0x80, force bits 0x0"
+        );
     }
 
     #[test]
@@ -302,7 +313,10 @@ mod tests {
         let mut machine = machine();
         machine.primary |= 1 << 15;
         let missing = Capabilities::compute(&machine).unwrap_err();
-        assert_eq!(missing.to_string(), "VMX Primary controls lack bits 0x0, force bits 0x8000");
+        assert_eq!(
+            missing.to_string(),
+            "VMX Primary controls lack bits 0x0, force bits 0x8000"
+        );
     }
 
     #[test]
@@ -311,6 +325,9 @@ mod tests {
         machine.ept_vpid &= !(1 << 25);
         assert_eq!(Capabilities::compute(&machine).unwrap().invept, ALL);
         machine.ept_vpid &= !(1 << 26);
-        assert!(matches!(Capabilities::compute(&machine), Err(Missing::Ept(_))));
+        assert!(matches!(
+            Capabilities::compute(&machine),
+            Err(Missing::Ept(_))
+        ));
     }
 }

@@ -61,27 +61,45 @@ const fn plain(reason: u16) -> (ExitKind, Words, bool) {
 #[inline(always)]
 pub(super) fn decode(reason: u32, field: impl Fn(u32) -> u64) -> Leave {
     let exit = |kind, length: bool, info| {
-        let instruction_length = if length { field(ro::VMEXIT_INSTRUCTION_LEN) as u8 } else { 0 };
-        Leave::Exit(Exit { kind, instruction_length, info })
+        let instruction_length = if length {
+            field(ro::VMEXIT_INSTRUCTION_LEN) as u8
+        } else {
+            0
+        };
+        Leave::Exit(Exit {
+            kind,
+            instruction_length,
+            info,
+        })
     };
     match reason as u16 {
         REASON_EXTERNAL_INTERRUPT => Leave::Interrupt(field(ro::VMEXIT_INTERRUPTION_INFO) as u8),
         REASON_EPT_VIOLATION => {
             let (flags, linear) = ept_violation(field(ro::EXIT_QUALIFICATION));
-            let address = if linear { field(ro::GUEST_LINEAR_ADDR) } else { 0 };
+            let address = if linear {
+                field(ro::GUEST_LINEAR_ADDR)
+            } else {
+                0
+            };
             let info = [flags, field(ro::GUEST_PHYSICAL_ADDR_FULL), address];
             exit(ExitKind::StageTwoFault, false, info)
         }
-        REASON_IO => exit(ExitKind::Io, true, [io(field(ro::EXIT_QUALIFICATION)), 0, 0]),
+        REASON_IO => exit(
+            ExitKind::Io,
+            true,
+            [io(field(ro::EXIT_QUALIFICATION)), 0, 0],
+        ),
         REASON_EXCEPTION_OR_NMI => exception(field),
         REASON_CONTROL_REGISTER => {
             let access = control_register(field(ro::EXIT_QUALIFICATION));
             exit(ExitKind::ControlRegister, true, [access, 0, 0])
         }
         REASON_DEBUG_REGISTER => Leave::DebugRegisters,
-        REASON_TASK_SWITCH => {
-            exit(ExitKind::TaskSwitch, true, [field(ro::EXIT_QUALIFICATION), 0, 0])
-        }
+        REASON_TASK_SWITCH => exit(
+            ExitKind::TaskSwitch,
+            true,
+            [field(ro::EXIT_QUALIFICATION), 0, 0],
+        ),
         REASON_MACHINE_CHECK => Leave::MachineCheck,
         number => {
             let (kind, words, length) = plain(number);
@@ -100,13 +118,21 @@ pub(super) fn entry_failed(reason: u32, qualification: u64) -> Outcome {
         return Outcome::HostMachineCheck;
     }
     let info = [u64::from(reason), qualification, 0];
-    Outcome::Exit(Exit { kind: ExitKind::InvalidState, instruction_length: 0, info })
+    Outcome::Exit(Exit {
+        kind: ExitKind::InvalidState,
+        instruction_length: 0,
+        info,
+    })
 }
 
 /// VMLAUNCH or VMRESUME failed, with this VM-instruction error.
 pub(super) fn instruction_failed(error: u64) -> Outcome {
     let info = [INSTRUCTION_FAILED | error & 0xffff, 0, 0];
-    Outcome::Exit(Exit { kind: ExitKind::InvalidState, instruction_length: 0, info })
+    Outcome::Exit(Exit {
+        kind: ExitKind::InvalidState,
+        instruction_length: 0,
+        info,
+    })
 }
 
 /// Exit reason 0: an exception or NMI. Only what `event::INTERCEPTED` names arrives here.
@@ -132,7 +158,10 @@ fn exception(field: impl Fn(u32) -> u64) -> Leave {
 #[inline(always)]
 pub(super) const fn interrupts_delivery(kind: ExitKind) -> bool {
     // Other: EPT misconfiguration.
-    matches!(kind, ExitKind::StageTwoFault | ExitKind::TaskSwitch | ExitKind::Other)
+    matches!(
+        kind,
+        ExitKind::StageTwoFault | ExitKind::TaskSwitch | ExitKind::Other
+    )
 }
 
 /// Whether the exit may have undone the blocking of NMIs by an IRET that has not completed, and if so
@@ -176,7 +205,10 @@ mod tests {
 
     fn fields(list: &[(u32, u64)]) -> impl Fn(u32) -> u64 + use<> {
         let map: HashMap<u32, u64> = list.iter().copied().collect();
-        move |field| *map.get(&field).unwrap_or_else(|| panic!("field {field:#x} is not needed"))
+        move |field| {
+            *map.get(&field)
+                .unwrap_or_else(|| panic!("field {field:#x} is not needed"))
+        }
     }
 
     fn exit(reason: u32, list: &[(u32, u64)]) -> Exit {
@@ -189,7 +221,14 @@ mod tests {
     #[test]
     fn cpuid_reads_only_the_length() {
         let exit = exit(10, &[(ro::VMEXIT_INSTRUCTION_LEN, 2)]);
-        assert_eq!(exit, Exit { kind: ExitKind::Cpuid, instruction_length: 2, info: [0; 3] });
+        assert_eq!(
+            exit,
+            Exit {
+                kind: ExitKind::Cpuid,
+                instruction_length: 2,
+                info: [0; 3]
+            }
+        );
     }
 
     #[test]
@@ -200,9 +239,21 @@ mod tests {
             (ro::GUEST_LINEAR_ADDR, 0xffff_ffff_ff5f_c000),
         ];
         let with = exit(48, &list);
-        assert_eq!(with.info, [FAULT_WRITE | FAULT_LINEAR, 0xfee0_0000, 0xffff_ffff_ff5f_c000]);
-        let without =
-            exit(48, &[(ro::EXIT_QUALIFICATION, 4), (ro::GUEST_PHYSICAL_ADDR_FULL, 0x1000)]);
+        assert_eq!(
+            with.info,
+            [
+                FAULT_WRITE | FAULT_LINEAR,
+                0xfee0_0000,
+                0xffff_ffff_ff5f_c000
+            ]
+        );
+        let without = exit(
+            48,
+            &[
+                (ro::EXIT_QUALIFICATION, 4),
+                (ro::GUEST_PHYSICAL_ADDR_FULL, 0x1000),
+            ],
+        );
         assert_eq!(without.info, [FAULT_FETCH, 0x1000, 0]);
     }
 
@@ -219,21 +270,34 @@ mod tests {
         assert_eq!(decode(1, info(0x8000_0041)), Leave::Interrupt(0x41));
         assert_eq!(decode(0, info(0x8000_0202)), Leave::Nmi);
         assert_eq!(decode(0, info(0x8000_0312)), Leave::MachineCheck);
-        assert_eq!(decode(0, info(0x8000_0301)), Leave::Exception(Event::exception(1, None)));
+        assert_eq!(
+            decode(0, info(0x8000_0301)),
+            Leave::Exception(Event::exception(1, None))
+        );
         let ac = fields(&[
             (ro::VMEXIT_INTERRUPTION_INFO, 0x8000_0b11),
             (ro::VMEXIT_INTERRUPTION_ERR_CODE, 0),
         ]);
-        assert_eq!(decode(0, ac), Leave::Exception(Event::exception(17, Some(0))));
+        assert_eq!(
+            decode(0, ac),
+            Leave::Exception(Event::exception(17, Some(0)))
+        );
     }
 
     #[test]
     fn failed_entries() {
-        let Outcome::Exit(failed) = entry_failed(ENTRY_FAILED | 33, 4) else { panic!() };
+        let Outcome::Exit(failed) = entry_failed(ENTRY_FAILED | 33, 4) else {
+            panic!()
+        };
         assert_eq!(failed.kind, ExitKind::InvalidState);
         assert_eq!(failed.info, [0x8000_0021, 4, 0]);
-        assert_eq!(entry_failed(ENTRY_FAILED | 41, 0), Outcome::HostMachineCheck);
-        let Outcome::Exit(failed) = instruction_failed(7) else { panic!() };
+        assert_eq!(
+            entry_failed(ENTRY_FAILED | 41, 0),
+            Outcome::HostMachineCheck
+        );
+        let Outcome::Exit(failed) = instruction_failed(7) else {
+            panic!()
+        };
         assert_eq!(failed.info, [1 << 32 | 7, 0, 0]);
     }
 

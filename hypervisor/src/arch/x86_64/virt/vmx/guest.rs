@@ -34,8 +34,16 @@ impl Place {
     const GS: Place = Place(10);
     const LDTR: Place = Place(12);
     const TR: Place = Place(14);
-    const ALL: [Place; 8] =
-        [Place::ES, Place::CS, Place::SS, Place::DS, Place::FS, Place::GS, Place::LDTR, Place::TR];
+    const ALL: [Place; 8] = [
+        Place::ES,
+        Place::CS,
+        Place::SS,
+        Place::DS,
+        Place::FS,
+        Place::GS,
+        Place::LDTR,
+        Place::TR,
+    ];
 
     fn read(self) -> Segment {
         Segment {
@@ -49,7 +57,10 @@ impl Place {
 
     fn write(self, segment: Segment) {
         set(field::ES_SELECTOR + self.0, u64::from(segment.selector));
-        set(field::ES_ACCESS_RIGHTS + self.0, u64::from(segment.access) & ACCESS_RIGHTS);
+        set(
+            field::ES_ACCESS_RIGHTS + self.0,
+            u64::from(segment.access) & ACCESS_RIGHTS,
+        );
         set(field::ES_LIMIT + self.0, u64::from(segment.limit));
         set(field::ES_BASE + self.0, segment.base);
     }
@@ -69,8 +80,14 @@ impl Vcpu {
     pub(super) fn initialise(&mut self, capabilities: &Capabilities) {
         let controls = [
             (control::PINBASED_EXEC_CONTROLS, u64::from(capabilities.pin)),
-            (control::PRIMARY_PROCBASED_EXEC_CONTROLS, u64::from(self.primary)),
-            (control::SECONDARY_PROCBASED_EXEC_CONTROLS, u64::from(capabilities.secondary)),
+            (
+                control::PRIMARY_PROCBASED_EXEC_CONTROLS,
+                u64::from(self.primary),
+            ),
+            (
+                control::SECONDARY_PROCBASED_EXEC_CONTROLS,
+                u64::from(capabilities.secondary),
+            ),
             (control::VMEXIT_CONTROLS, u64::from(capabilities.exit)),
             (control::VMENTRY_CONTROLS, u64::from(capabilities.entry)),
             (control::EXCEPTION_BITMAP, u64::from(event::INTERCEPTED)),
@@ -81,7 +98,10 @@ impl Vcpu {
             (control::VMEXIT_MSR_LOAD_COUNT, 0),
             (control::VMENTRY_MSR_LOAD_COUNT, 0),
             (control::VMENTRY_INTERRUPTION_INFO_FIELD, 0),
-            (control::MSR_BITMAPS_ADDR_FULL, static_address(&MSR_BITMAP).0),
+            (
+                control::MSR_BITMAPS_ADDR_FULL,
+                static_address(&MSR_BITMAP).0,
+            ),
             (control::TSC_OFFSET_FULL, 0),
             (control::CR0_GUEST_HOST_MASK, self.cr0_mask()),
         ];
@@ -91,8 +111,14 @@ impl Vcpu {
         }
         // Fields that exist only with their control.
         for (control, field) in [
-            (SecondaryControls::ENABLE_XSAVES_XRSTORS, control::XSS_EXITING_BITMAP_FULL),
-            (SecondaryControls::ENCLS_EXITING, control::ENCLS_EXITING_BITMAP_FULL),
+            (
+                SecondaryControls::ENABLE_XSAVES_XRSTORS,
+                control::XSS_EXITING_BITMAP_FULL,
+            ),
+            (
+                SecondaryControls::ENCLS_EXITING,
+                control::ENCLS_EXITING_BITMAP_FULL,
+            ),
             (SecondaryControls::ENCLV_EXITING, ENCLV_EXITING_BITMAP),
         ] {
             if capabilities.has(control) {
@@ -101,7 +127,10 @@ impl Vcpu {
             }
         }
         for place in Place::ALL {
-            place.write(Segment { access: UNUSABLE as u32, ..Segment::default() });
+            place.write(Segment {
+                access: UNUSABLE as u32,
+                ..Segment::default()
+            });
         }
         for (field, value) in [
             (field::LINK_PTR_FULL, u64::MAX),
@@ -162,7 +191,10 @@ impl Vcpu {
             poke!(page, Place::GS.read(), gs);
             poke!(page, Place::LDTR.read(), ldtr);
             poke!(page, Place::TR.read(), tr);
-            let table = |limit, base| Table { limit: vmcs::read(limit), base: vmcs::read(base) };
+            let table = |limit, base| Table {
+                limit: vmcs::read(limit),
+                base: vmcs::read(base),
+            };
             poke!(page, table(field::GDTR_LIMIT, field::GDTR_BASE), gdtr);
             poke!(page, table(field::IDTR_LIMIT, field::IDTR_BASE), idtr);
         }
@@ -369,7 +401,10 @@ impl Vcpu {
         self.msrs.cstar = limits.canonical(peek!(page, cstar));
         self.msrs.sfmask = peek!(page, sfmask) & 0xffff_ffff;
         self.msrs.kernel_gs_base = limits.canonical(peek!(page, kernel_gs_base));
-        set(field::IA32_SYSENTER_CS, peek!(page, sysenter_cs) & 0xffff_ffff);
+        set(
+            field::IA32_SYSENTER_CS,
+            peek!(page, sysenter_cs) & 0xffff_ffff,
+        );
         set(field::IA32_SYSENTER_ESP, peek!(page, sysenter_esp));
         set(field::IA32_SYSENTER_EIP, peek!(page, sysenter_eip));
     }

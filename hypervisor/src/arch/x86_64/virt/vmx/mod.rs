@@ -252,7 +252,10 @@ impl Vcpu {
         if let Some(event) = self.pending.injectable() {
             // SAFETY: injection concerns the guest only; VM entry checks the event.
             unsafe {
-                vmcs::write(control::VMENTRY_INTERRUPTION_INFO_FIELD, event & 0xffff_ffff);
+                vmcs::write(
+                    control::VMENTRY_INTERRUPTION_INFO_FIELD,
+                    event & 0xffff_ffff,
+                );
                 vmcs::write(control::VMENTRY_EXCEPTION_ERR_CODE, event >> 32);
             }
         }
@@ -292,7 +295,9 @@ impl Vcpu {
                 }
                 Outcome::Exit(exit)
             }
-            Leave::Interrupt(vector) => Outcome::HostInterrupt { vector: Some(vector) },
+            Leave::Interrupt(vector) => Outcome::HostInterrupt {
+                vector: Some(vector),
+            },
             Leave::Nmi => Outcome::HostNmi { call: true },
             Leave::MachineCheck => Outcome::HostMachineCheck,
             Leave::Exception(exception) => {

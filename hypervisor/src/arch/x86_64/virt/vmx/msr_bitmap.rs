@@ -15,7 +15,12 @@ const FREE: [u32; 7] = [
     msr::IA32_KERNEL_GSBASE,
 ];
 /// MSRs that guests read without an exit, but not write (see `SwitchedMsrs`).
-const READABLE: [u32; 4] = [msr::IA32_STAR, msr::IA32_LSTAR, msr::IA32_CSTAR, msr::IA32_FMASK];
+const READABLE: [u32; 4] = [
+    msr::IA32_STAR,
+    msr::IA32_LSTAR,
+    msr::IA32_CSTAR,
+    msr::IA32_FMASK,
+];
 
 /// Reads of low and of high MSRs, writes of low and of high MSRs.
 pub(super) static MSR_BITMAP: ExitMap<512> = ExitMap::new();
@@ -42,9 +47,8 @@ mod tests {
     #[test]
     fn only_harmless_msrs_are_free() {
         fill();
-        let exits = |write, number| {
-            MSR_BITMAP.exits(if write { WRITES } else { 0 } + place(number))
-        };
+        let exits =
+            |write, number| MSR_BITMAP.exits(if write { WRITES } else { 0 } + place(number));
         let (mut reads, mut writes) = (0, 0);
         for number in (0..0x2000).chain(0xc000_0000..0xc000_2000) {
             reads += u32::from(!exits(false, number));
