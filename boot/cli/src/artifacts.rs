@@ -17,10 +17,13 @@ pub const PROGRAMS: &[(&str, &str)] = &[
     ("monitor", "vmm"),
     ("console", "console"),
     (BENCHMARK, "bench"),
+    (HOSTILE, "hostile"),
 ];
 
 /// Name of the benchmark's program, which is a root task of its own.
 pub const BENCHMARK: &str = "bench";
+/// Name of the program with the hostile domains, which is a root task of its own.
+pub const HOSTILE: &str = "hostile";
 
 /// Where the built programs are.
 #[derive(Clone, Debug)]

@@ -118,7 +118,7 @@ pub fn measure(kind: Kind) -> Result<Report> {
     let artifacts = Artifacts::build()?;
     let image = Image {
         kernel: artifacts.kernel.clone(),
-        bundle: pack(&artifacts)?,
+        bundle: pack(&artifacts, BENCHMARK)?,
         options: String::new(),
     };
     let machine = configs::Machine {
@@ -142,13 +142,14 @@ pub fn measure(kind: Kind) -> Result<Report> {
     Report::parse(&dialogue.transcript())
 }
 
-/// A bundle whose root task is the benchmark.
-fn pack(artifacts: &Artifacts) -> Result<std::path::PathBuf> {
-    let path = artifacts.program(BENCHMARK)?;
+/// A bundle with nothing but `program`, which is a root task of its own.
+pub fn pack(artifacts: &Artifacts, program: &str) -> Result<std::path::PathBuf> {
+    let path = artifacts.program(program)?;
     let elf = std::fs::read(&path).with_context(|| format!("{} cannot be read", path.display()))?;
-    let program = FlatProgram::from_elf(&elf).context("the benchmark cannot be packed")?;
+    let unpacked = || format!("{program} cannot be packed");
+    let flat = FlatProgram::from_elf(&elf).with_context(unpacked)?;
     let system = System {
-        name: BENCHMARK
+        name: program
             .to_string()
             .try_into()
             .map_err(|e| anyhow!("{e:?}"))?,
@@ -156,12 +157,10 @@ fn pack(artifacts: &Artifacts) -> Result<std::path::PathBuf> {
         vms: Vec::new(),
         natives: Vec::new(),
     };
-    let bytes = Packer::new(&program)?
-        .finish(system)
-        .context("the benchmark cannot be packed")?;
+    let bytes = Packer::new(&flat)?.finish(system).with_context(unpacked)?;
     let dir = workspace::output().join("images");
     std::fs::create_dir_all(&dir)?;
-    let path = dir.join("bench.bundle");
+    let path = dir.join(format!("{program}.bundle"));
     bundle::write(&path, &bytes)?;
     Ok(path)
 }

@@ -6,4 +6,5 @@ mod consoles;
 mod direct;
 mod endings;
 mod failures;
+mod hostile;
 mod sizes;

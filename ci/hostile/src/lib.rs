@@ -1,0 +1,21 @@
+//! Hostile programs: random system calls and forbidden instructions, from domains that are ended while they run.
+//!
+//! It is a root task of its own. Each round makes a few domains with a small quota, has them do their worst for some
+//! milliseconds, ends them, and looks whether the kernel gave back exactly what it took. Lines in the log:
+//! `hostile: N rounds, M calls`, `hostile: FAILED WHY` and, at the end, `hostile: done M calls`. The environment variables `HOSTILE_ROUNDS`,
+//! `HOSTILE_SECONDS` and `HOSTILE_SEED` of its build make runs longer, and different.
+#![cfg_attr(target_os = "none", no_std)]
+
+pub mod calls;
+pub mod random;
+
+#[cfg(target_os = "none")]
+pub mod driver;
+#[cfg(target_os = "none")]
+pub mod guest;
+#[cfg(target_os = "none")]
+pub mod moves;
+#[cfg(target_os = "none")]
+pub mod place;
+#[cfg(target_os = "none")]
+pub mod victim;

@@ -1,0 +1,46 @@
+//! Where things lie in a hostile domain's space.
+
+use crate::calls::table::MOST_THREADS;
+
+/// Its memory, in its space.
+pub const MEMORY: u64 = 0x1000_0000;
+/// Bytes of it.
+pub const AREA: u64 = 0x40000;
+/// Bytes of a thread's stack. Its [`Control`] is at the top.
+pub const STACK: u64 = 0x2000;
+/// Offset of what its guest sees as memory from 0 on.
+pub const GUEST: u64 = AREA - GUEST_SIZE;
+/// Bytes of that.
+pub const GUEST_SIZE: u64 = 0x2000;
+/// First UTCB.
+pub const UTCBS: u64 = 0x3000_0000;
+/// The vCPU's state page.
+pub const STATE: u64 = 0x3100_0000;
+/// From here on nothing is mapped.
+pub const UNUSED: u64 = 0x1_0000_0000;
+
+const _: () = assert!(MOST_THREADS * STACK <= GUEST);
+
+/// What a thread is told, and what it tells.
+#[repr(C)]
+pub struct Control {
+    /// State of its generator.
+    pub seed: u64,
+    /// System calls that it made.
+    pub calls: u64,
+    /// 0: makes calls. 1: handles them.
+    pub role: u64,
+    /// A handler calls this selector before it answers, unless it is 0.
+    pub next: u64,
+    /// Its number.
+    pub number: u64,
+    /// CPUs of the machine.
+    pub cpus: u64,
+    /// Fills the cache line.
+    pub reserved: [u64; 2],
+}
+
+/// Offset of the control block of thread `number`, which is also its first stack pointer.
+pub const fn control(number: u64) -> u64 {
+    (number + 1) * STACK - size_of::<Control>() as u64
+}

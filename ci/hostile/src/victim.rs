@@ -1,0 +1,166 @@
+//! What runs in a hostile domain. Only its stacks are writable there.
+
+use crate::calls::{self, Call, Targets, table};
+use crate::place::{self, Control};
+use crate::random::Random;
+use crate::{guest, moves};
+use abi::utcb::exception::ExceptionReply;
+use abi::vcpu::EXIT_KINDS;
+use abi::{Op, Tag};
+use core::arch::naked_asm;
+use rt::arch::{Registers, call_portal, counter};
+
+/// Where its threads start, and start anew after an exception. The stack pointer is that of their [`Control`].
+#[unsafe(naked)]
+pub extern "C" fn entry() -> ! {
+    naked_asm!(
+        "mov rdi, rsp",
+        "sub rsp, 128",
+        "and rsp, -16",
+        "xor ebp, ebp",
+        "cld",
+        "call {main}",
+        "ud2",
+        main = sym main,
+    )
+}
+
+struct Thread {
+    control: *mut Control,
+    random: Random,
+}
+
+impl Thread {
+    fn targets(&self) -> Targets {
+        // SAFETY: the driver has mapped and filled the control block; a thread without one faults.
+        let cpus = unsafe { (&raw const (*self.control).cpus).read_volatile() };
+        Targets {
+            entry: entry as *const () as u64,
+            stacks: place::MEMORY + place::control(0),
+            stack_step: place::STACK,
+            unused: place::UNUSED,
+            now: counter(),
+            cpus,
+        }
+    }
+
+    fn make(&mut self, call: Call) -> Registers {
+        // SAFETY: as above. The state is there when the thread starts anew after what follows.
+        unsafe {
+            (&raw mut (*self.control).seed).write_volatile(self.random.0);
+            let calls = &raw mut (*self.control).calls;
+            calls.write_volatile(calls.read_volatile() + 1);
+        }
+        let mut words = [0; 8];
+        words.copy_from_slice(&call.arguments[1..]);
+        call_portal(Registers {
+            tag: call.tag,
+            first: call.arguments[0],
+            words,
+        })
+    }
+
+    fn step(&mut self) {
+        if self.random.one_in(24) {
+            // SAFETY: as above.
+            unsafe { (&raw mut (*self.control).seed).write_volatile(self.random.0) };
+            return moves::make(&mut self.random);
+        }
+        let targets = self.targets();
+        let call = calls::next(&mut self.random, &targets);
+        self.make(call);
+    }
+
+    /// Takes calls, exceptions and exits for ever. The identity tells which.
+    fn handle(&mut self, next: u64) {
+        let mut answer = Call {
+            tag: Tag::new(Op::ReplyWait, 0).0,
+            arguments: [0; 9],
+        };
+        loop {
+            let message = self.make(answer);
+            answer = Call {
+                tag: Tag::new(Op::ReplyWait, 0).0,
+                arguments: [0; 9],
+            };
+            if self.random.one_in(16) {
+                self.step();
+            }
+            if self.random.one_in(16) {
+                answer.tag = Tag::new(Op::ReplyWait, self.random.below(506) as u16).0;
+            }
+            let identity = message.first;
+            if identity < EXIT_KINDS as u64 {
+                answer.arguments[1] = guest::answer(&mut self.random, message.words[0], counter());
+            } else if (place::MEMORY..place::MEMORY + place::AREA).contains(&identity) {
+                // Resume at the start, or do something unreasonable.
+                let anew = (ExceptionReply::RESUME | ExceptionReply::SET_FRAME).bits();
+                answer.arguments[1] = anew;
+                answer.arguments[4] = entry as *const () as u64;
+                answer.arguments[5] = identity;
+                answer.arguments[6] = if self.random.one_in(8) {
+                    self.random.word()
+                } else {
+                    2
+                };
+                if self.random.one_in(8) {
+                    answer.arguments[1] |= self.random.edge() & !1 | 1;
+                    let at = 4 + self.random.below(3) as usize;
+                    answer.arguments[at] = self.random.edge();
+                }
+                if self.random.one_in(64) {
+                    answer.arguments[1] = self.random.edge();
+                }
+            } else {
+                for word in &mut answer.arguments[1..] {
+                    *word = self.random.edge();
+                }
+                if next != 0 && !self.random.one_in(8) {
+                    let mut arguments = answer.arguments;
+                    arguments[0] = next;
+                    self.make(Call {
+                        tag: Tag::new(Op::Call, 0).0,
+                        arguments,
+                    });
+                }
+            }
+        }
+    }
+}
+
+extern "C" fn main(control: *mut Control) -> ! {
+    // SAFETY: as in `Thread::targets`.
+    let (seed, role, next) = unsafe {
+        (
+            (&raw const (*control).seed).read_volatile(),
+            (&raw const (*control).role).read_volatile(),
+            (&raw const (*control).next).read_volatile(),
+        )
+    };
+    let mut thread = Thread {
+        control,
+        random: Random(seed ^ counter()),
+    };
+    if role == 1 {
+        thread.handle(next);
+    }
+    // The first link of the chain of calls.
+    if next != 0 && thread.random.one_in(2) {
+        thread.make(Call {
+            tag: Tag::new(Op::Call, 0).0,
+            arguments: [next, 0, 0, 0, 0, 0, 0, 0, 0],
+        });
+    }
+    loop {
+        thread.step();
+        if thread.random.one_in(4) {
+            let portal = table::PORTALS + thread.random.below(table::MOST_THREADS);
+            let words = thread.random.below(3) as u16;
+            let arguments = [portal, 0, 0, 0, 0, 0, 0, 0, 0];
+            thread.make(Call {
+                tag: Tag::new(Op::Call, words).0,
+                arguments,
+            });
+        }
+    }
+}
