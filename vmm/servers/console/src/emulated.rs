@@ -8,15 +8,23 @@
 //! write the THRE *interrupt* is raised when the guest next touches another register or when the main thread
 //! takes the bytes, whichever comes first, so that a driver that writes a FIFO's worth per interrupt gets
 //! one interrupt for it, not one per byte.
+//!
+//! Reception comes in batches with pauses between them, because no real line is endlessly fast and drivers rely on
+//! that: Linux reads in its interrupt handler until the FIFO is empty, but gives up after some
+//! 128 KiB, and no edge follows for what is left then; meanwhile nothing takes the bytes from its buffer of 64
+//! KiB. So a FIFO that has been emptied [`BATCH`] bytes after the last pause stays empty until the main thread
+//! lets the next ones in ([`EmulatedUart::admit`]).
 use crate::registers::*;
 use crate::ring::Ring;
-use core::sync::atomic::{AtomicBool, AtomicU8, Ordering::SeqCst};
+use core::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering::SeqCst};
 use spin::mutex::TicketMutex;
 
 /// Bytes on the way from the guest.
 const OUTPUT: usize = 16 << 10;
 /// Bytes on the way to the guest.
 const INPUT: usize = 4 << 10;
+/// Bytes that reach the guest without a pause.
+const BATCH: usize = 4 * FIFO;
 /// CTS is dropped when less than this is free in the output ring, and returns when half is.
 const CTS_MARGIN: usize = 64;
 
@@ -45,6 +53,9 @@ pub struct EmulatedUart<W> {
     modem: AtomicU8,
     /// Bytes in the receive FIFO.
     received: AtomicU8,
+    /// Bytes that may enter the receive FIFO before the next pause. Set by the main thread when it is 0, otherwise
+    /// counted down under the lock.
+    admitted: AtomicUsize,
     /// A line status error waits to be read.
     line_error: AtomicBool,
     /// The THRE interrupt is pending.
@@ -125,6 +136,7 @@ impl<W: Wires> EmulatedUart<W> {
             enabled: AtomicU8::new(0),
             modem: AtomicU8::new(0),
             received: AtomicU8::new(0),
+            admitted: AtomicUsize::new(BATCH),
             line_error: AtomicBool::new(false),
             transmit_pending: AtomicBool::new(false),
             transmit_owed: AtomicBool::new(false),
@@ -149,6 +161,11 @@ impl<W: Wires> EmulatedUart<W> {
         modem.contains(ModemControl::RTS) && !modem.contains(ModemControl::LOOP)
     }
 
+    /// Whether bytes can enter the receive FIFO, as far as it has room.
+    fn can_fill(&self) -> bool {
+        self.takes_input() && self.admitted.load(SeqCst) > 0 && !self.input.is_empty()
+    }
+
     fn can_transmit(&self) -> bool {
         self.output.free() >= FIFO
     }
@@ -164,8 +181,7 @@ impl<W: Wires> EmulatedUart<W> {
             return false;
         }
         let enabled = self.enabled();
-        let data =
-            || self.received.load(SeqCst) > 0 || (self.takes_input() && !self.input.is_empty());
+        let data = || self.received.load(SeqCst) > 0 || self.can_fill();
         (enabled.contains(InterruptEnable::RECEIVED) && data())
             || (enabled.contains(InterruptEnable::TRANSMIT) && self.transmit_pending.load(SeqCst))
             || (enabled.contains(InterruptEnable::MODEM) && self.modem_changed())
@@ -257,11 +273,13 @@ impl<W: Wires> EmulatedUart<W> {
     }
 
     fn fill_fifo(&self, guest: &mut Guest) {
-        if self.takes_input() {
+        if self.can_fill() {
+            let admitted = self.admitted.load(SeqCst);
             let room = guest
                 .depth()
                 .saturating_sub(guest.fifo.length)
-                .min(self.input.len());
+                .min(self.input.len())
+                .min(admitted);
             // Announced first, so that the main thread sees the bytes in one place or the other.
             self.received
                 .store((guest.fifo.length + room) as u8, SeqCst);
@@ -270,11 +288,15 @@ impl<W: Wires> EmulatedUart<W> {
                     guest.fifo.push(byte);
                 }
             }
+            self.admitted.store(admitted - room, SeqCst);
             if self.input.free() >= INPUT / 2 && self.wake_on_room.swap(false, SeqCst) {
                 self.wires.wake();
             }
         }
-        self.received.store(guest.fifo.length as u8, SeqCst);
+        let before = self.received.swap(guest.fifo.length as u8, SeqCst);
+        if before > 0 && self.pauses() {
+            self.wires.wake();
+        }
     }
 
     /// The pending interrupt of the highest priority.
@@ -418,6 +440,17 @@ impl<W: Wires> EmulatedUart<W> {
     pub fn wake_on_room(&self) -> bool {
         self.wake_on_room.store(true, SeqCst);
         self.input.free() > 0
+    }
+
+    /// Whether a pause is due: the guest has read a batch to its end. [`Wires::wake`] is called then.
+    pub fn pauses(&self) -> bool {
+        self.admitted.load(SeqCst) == 0 && self.received.load(SeqCst) == 0
+    }
+
+    /// Ends a [pause](EmulatedUart::pauses): the next batch reaches the guest.
+    pub fn admit(&self) {
+        self.admitted.store(BATCH, SeqCst);
+        self.update();
     }
 
     /// Sends the guest a byte; false if there is no room.

@@ -18,6 +18,8 @@ const STAGED: usize = 256;
 const PATIENCE_MS: u64 = 20;
 /// How long the main thread sleeps between two looks at guests that are writing, in milliseconds.
 const BURST_MS: u64 = 1;
+/// How long a guest has between two batches of input, in milliseconds.
+const PAUSE_MS: u64 = 1;
 /// How long it relies on the UART's interrupt, in milliseconds.
 const STALL_MS: u64 = 10;
 
@@ -31,7 +33,7 @@ pub struct Client<'a, W> {
 }
 
 /// Until when the main thread may sleep.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Sleep {
     /// Not at all.
     No,
@@ -53,6 +55,8 @@ pub struct Server<'a, W, P> {
     ticks_per_ms: u64,
     /// What the driver was last armed for.
     armed: Option<(bool, bool)>,
+    /// For each client, the end of the pause in its input.
+    pauses: Vec<Option<u64>>,
 }
 
 /// A source of the merger: a ring of a client's UART, or the log's.
@@ -93,6 +97,7 @@ impl<'a, W: Wires, P: Ports> Server<'a, W, P> {
         let server = Server {
             driver,
             router: Router::new(clients.len()),
+            pauses: clients.iter().map(|_| None).collect(),
             merger: Merger::new(styles, PATIENCE_MS * ticks_per_ms),
             clients,
             log: Ring::new(LOG),
@@ -157,6 +162,11 @@ impl<'a, W: Wires, P: Ports> Server<'a, W, P> {
         if input >= crate::driver::BURST || output >= crate::driver::BURST {
             return Sleep::No;
         }
+        self.pace(now).min(self.watch(now, transmit, output, retry))
+    }
+
+    /// Until when output needs no look.
+    fn watch(&self, now: u64, transmit: bool, output: usize, retry: Option<u64>) -> Sleep {
         let after = |ms: u64| now.saturating_add(ms * self.ticks_per_ms);
         if transmit {
             return Sleep::Until(after(STALL_MS));
@@ -173,6 +183,24 @@ impl<'a, W: Wires, P: Ports> Server<'a, W, P> {
             more |= client.uart.wake_on_output();
         }
         if more { Sleep::No } else { Sleep::Forever }
+    }
+
+    /// Begins and ends pauses in the guests' input. Returns until when there is nothing to do for it.
+    fn pace(&mut self, now: u64) -> Sleep {
+        let mut sleep = Sleep::Forever;
+        for (client, pause) in self.clients.iter().zip(&mut self.pauses) {
+            if !client.uart.pauses() {
+                continue;
+            }
+            let end = *pause.get_or_insert(now.saturating_add(PAUSE_MS * self.ticks_per_ms));
+            if now >= end {
+                *pause = None;
+                client.uart.admit();
+            } else {
+                sleep = sleep.min(Sleep::Until(end));
+            }
+        }
+        sleep
     }
 
     /// Whether input can be taken; if not, asks to be woken when it can.
