@@ -164,7 +164,12 @@ fn end(cpu: &Cpu, object: AnyRef) -> Result<Progress, Status> {
             unmap_kernel_pages(object)?;
         }
         // These have no payer and no first capability.
-        Kind::Null | Kind::Memory | Kind::Mapping | Kind::Interrupt | Kind::Log => {}
+        Kind::Null
+        | Kind::Memory
+        | Kind::Mapping
+        | Kind::Interrupt
+        | Kind::Log
+        | Kind::Platform => {}
     }
     Ok(Progress::Done)
 }

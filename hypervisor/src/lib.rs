@@ -20,6 +20,7 @@ pub mod logring;
 pub mod mem;
 pub mod notification;
 pub mod object;
+pub mod platform;
 pub mod portal;
 pub mod root;
 pub mod sched;

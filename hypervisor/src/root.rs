@@ -11,7 +11,7 @@ use crate::object::{Header, Object};
 use crate::sched::Sched;
 use crate::slot::{self, CapWord};
 use crate::space::{self, MapRequest, Mapped, Progress, Space};
-use crate::{arch, interrupt, logring};
+use crate::{arch, interrupt, logring, platform};
 use abi::boot::{self, BootInfo, Region};
 use abi::bundle::Head;
 use abi::cap::{Kind, MemoryKind};
@@ -93,6 +93,7 @@ pub fn start(cpu: &Cpu, machine: Machine<'_>) -> Result<(), Status> {
     root.object(boot::ROOT_DOMAIN, domain)?;
     root.object(boot::ROOT_SPACE, space)?;
     root.object(boot::ROOT_LOG, logring::object())?;
+    root.object(boot::ROOT_PLATFORM, platform::object())?;
     root.memory(boot::ROOT_PORTS, 0, space::PORTS, MemoryKind::Ports)?;
     root.memory(
         boot::ROOT_BUNDLE,

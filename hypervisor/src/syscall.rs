@@ -9,6 +9,7 @@ use crate::domain::Domain;
 use crate::interrupt::{self, Interrupt};
 use crate::logring::{self, LogObject};
 use crate::notification::{self, Notification};
+use crate::platform::{self, PlatformObject};
 use crate::slot;
 use crate::space::{self, MapRequest, Progress};
 use crate::thread::{Sync, Thread};
@@ -89,6 +90,9 @@ fn execute(cpu: &Cpu, thread: Ref<Thread>, op: Op, args: &Args) -> Outcome {
         Op::LogWrite => log_write(domain, args),
         Op::LogRead => log_read(thread, args),
         Op::LogBind => log_bind(domain, args),
+        Op::Power => selector(args[0])
+            .and_then(|s| domain.find::<PlatformObject>(s, Rights::CONTROL))
+            .and_then(|_| Err(platform::power(args[1]))),
     })
 }
 

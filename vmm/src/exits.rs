@@ -33,6 +33,10 @@ pub const fn saved(kind: ExitKind) -> Groups {
             EMULATION.union(Groups::EVENTS)
         }
         K::InvalidState | K::Other => EMULATION.union(Groups::EVENTS),
+        // Not of this architecture.
+        K::SystemRegister | K::FirmwareCall | K::VirtualTimer | K::InterruptController => {
+            EMULATION.union(Groups::EVENTS)
+        }
         K::Startup => Groups::empty(),
     }
 }

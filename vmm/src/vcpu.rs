@@ -169,9 +169,13 @@ impl<P: Platform> Vcpu<P> {
                 self.stop(StopReason::TripleFault)
             }
             K::InvalidState => self.broken("the processor refuses the guest's state", words),
-            K::DebugRegister | K::TaskSwitch | K::Other => {
-                self.broken("an exit that is not handled", words)
-            }
+            K::DebugRegister
+            | K::TaskSwitch
+            | K::Other
+            | K::SystemRegister
+            | K::FirmwareCall
+            | K::VirtualTimer
+            | K::InterruptController => self.broken("an exit that is not handled", words),
             K::Hypercall | K::WriteMsr | K::Cpuid => self.skip(length),
         }
     }

@@ -58,7 +58,7 @@ pub mod bits {
 /// Address of the window through which memory of other programs is filled.
 const WINDOW: u64 = 0x1_0000_0000;
 /// Addresses for mappings that stay.
-const FREE_ADDRESSES: Range<u64> = 0x1000_0000_0000..0x4000_0000_0000;
+const FREE_ADDRESSES: Range<u64> = 0x10_0000_0000..0x7f_0000_0000;
 /// Bytes of a handler thread's stack.
 const HANDLER_STACK: usize = 16 << 10;
 

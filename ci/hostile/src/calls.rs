@@ -137,6 +137,7 @@ fn meanings(op: Op) -> &'static [Means] {
         Op::InterruptAck => &[Interrupt],
         Op::QuotaQuery => &[Domain],
         Op::LogWrite | Op::LogRead | Op::LogBind => &[Log, Notification],
+        Op::Power => &[Any, Small],
     }
 }
 

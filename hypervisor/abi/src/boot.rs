@@ -1,7 +1,7 @@
 //! Boot information: what the kernel tells the root task.
 //!
-//! The root task starts at its entry point with `rdi` = address of the [`BootInfo`] page (read-only),
-//! `rsp` = top of its stack, its UTCB at [`ROOT_UTCB`], on CPU 0, with the highest priority.
+//! The root task starts at its entry point with `a0` (`rdi`, `x1`) = address of the [`BootInfo`] page (read-only),
+//! the stack pointer = top of its stack, its UTCB at [`ROOT_UTCB`], on CPU 0, with the highest priority.
 
 use crate::Selector;
 
@@ -9,11 +9,11 @@ use crate::Selector;
 pub const BOOT_INFO_MAGIC: u64 = u64::from_le_bytes(*b"bulkhead");
 
 /// Address of the boot information in the root task.
-pub const ROOT_BOOT_INFO: u64 = 0x7fff_f000_0000;
+pub const ROOT_BOOT_INFO: u64 = 0x7f_f000_0000;
 /// Address of the root task's UTCB.
-pub const ROOT_UTCB: u64 = 0x7fff_f000_2000;
+pub const ROOT_UTCB: u64 = 0x7f_f000_2000;
 /// End of the root task's stack.
-pub const ROOT_STACK_TOP: u64 = 0x7fff_e010_0000;
+pub const ROOT_STACK_TOP: u64 = 0x7f_e010_0000;
 /// Size of the root task's stack in bytes.
 pub const ROOT_STACK_SIZE: u64 = 64 << 10;
 
@@ -31,9 +31,11 @@ pub const ROOT_LOG: Selector = Selector(5);
 pub const ROOT_PORTS: Selector = Selector(6);
 /// The bundle's memory, whole.
 pub const ROOT_BUNDLE: Selector = Selector(7);
+/// The machine's power ([`crate::Op::Power`]).
+pub const ROOT_PLATFORM: Selector = Selector(8);
 /// Capability of memory region 0 ([`BootInfo::regions`]); region `i` is at `+ i`.
 pub const ROOT_MEMORY: Selector = Selector(64);
-/// Capability of interrupt line (GSI) 0; line `i` is at `+ i`.
+/// Capability of interrupt line 0 (x86: GSI, Arm: SPI, whose INTID is 32 more); line `i` is at `+ i`.
 pub const ROOT_INTERRUPTS: Selector = Selector(256);
 /// First selector that the kernel leaves free.
 pub const ROOT_FREE: Selector = Selector(1024);
@@ -69,7 +71,7 @@ pub struct BootInfo {
     pub abi_version: u32,
     /// Size of a UTCB in bytes.
     pub utcb_size: u32,
-    /// Frequency of the machine's counter (x86: TSC) in Hz.
+    /// Frequency of the machine's counter (x86: TSC, Arm: CNTPCT_EL0) in Hz.
     pub counter_hz: u64,
     /// Number of CPUs that run; their numbers are 0 to `cpus - 1`.
     pub cpus: u32,
@@ -96,9 +98,21 @@ pub struct BootInfo {
     pub uart_port: u64,
     /// Bytes of RAM that the kernel keeps for itself: image, CPU data and object pool.
     pub kernel_bytes: u64,
+    /// Physical address of the device tree, in memory of kind `Firmware`, or 0.
+    pub device_tree: u64,
+    /// Arm: physical address of the PL011 that the kernel writes its log to, as for `uart_port`, or 0.
+    pub uart_memory: u64,
+    /// Arm: interrupt line of that UART.
+    pub uart_interrupt: u32,
+    /// Arm: version of the interrupt controller, 2 or 3; 0 on x86.
+    pub gic_version: u32,
+    /// GICv2: physical address of the virtual CPU interface (GICV, 8 KiB), in memory of kind `Device`; else 0.
+    pub gic_vcpu_interface: u64,
+    /// Arm: number of list registers of the virtual CPU interface.
+    pub list_registers: u32,
     /// Zero.
-    pub reserved: [u64; 3],
-    /// Hardware identifier of each CPU (x86: APIC ID).
+    pub reserved: u32,
+    /// Hardware identifier of each CPU (x86: APIC ID, Arm: affinity levels 2 to 0 of MPIDR_EL1).
     pub cpu_ids: [u32; MAX_CPUS],
     /// Physical ranges, in ascending order of address; capability `i` is at `ROOT_MEMORY + i`.
     pub regions: [Region; MAX_REGIONS],

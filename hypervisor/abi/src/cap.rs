@@ -50,6 +50,8 @@ pub enum Kind {
     Interrupt = 10,
     /// The kernel's log.
     Log = 11,
+    /// The machine's power.
+    Platform = 12,
 }
 
 impl Kind {
@@ -68,6 +70,7 @@ impl Kind {
             9 => Kind::Mapping,
             10 => Kind::Interrupt,
             11 => Kind::Log,
+            12 => Kind::Platform,
             _ => return None,
         })
     }
@@ -90,7 +93,7 @@ bitflags! {
         const CREATE = 1 << 4;
         /// Domain: put capabilities into its table and take them out. Space: map into it.
         const INSTALL = 1 << 5;
-        /// Thread, vCPU, scheduling context, interrupt: bind, start, acknowledge. Domain:
+        /// Thread, vCPU, scheduling context, interrupt: bind, start, acknowledge. Platform: switch off. Domain:
         /// query its quota. Thread: create portals that it handles.
         const CONTROL = 1 << 6;
         /// Any: delegate the capability further.

@@ -15,6 +15,17 @@
 //! | `rbx`, `rbp`, `r15` | – | preserved, except by [`Op::Call`] and [`Op::ReplyWait`]: scrubbed |
 //! | `rsp`, `rip` | | preserved |
 //!
+//! # Registers (AArch64, `SVC #0`)
+//!
+//! | register | on entry | on return |
+//! | --- | --- | --- |
+//! | `x0` | bits 0–7 [`Op`]; bits 16–31 UTCB words to send ([`Tag`]) | bits 0–7 [`Status`]; bits 16–31 UTCB words received |
+//! | `x1` | `a0` | `a0`, or the identity of the portal that was called |
+//! | `x2`–`x9` | `a1`–`a8`, or message words 0–7 | the same |
+//! | `x10`–`x18` | – | preserved, except by [`Op::Call`] and [`Op::ReplyWait`]: scrubbed |
+//! | `x19`–`x30`, `sp` | – | preserved |
+//! | flags | – | preserved, except by [`Op::Call`] and [`Op::ReplyWait`]: undefined |
+//!
 //! Vector registers are not available to threads: their first use is an exception.
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
@@ -43,6 +54,7 @@ pub const PRIORITIES: usize = 128;
 /// Longest chain of nested calls. A call that would exceed it returns [`Status::Depth`].
 pub const MAX_CALL_DEPTH: usize = 16;
 
-/// First address that user mappings cannot use (x86-64: one page below the end of the lower
-/// canonical half, so that no `SYSCALL` can return to a non-canonical address).
-pub const USER_END: u64 = 0x0000_7fff_ffff_f000;
+/// First address that user mappings cannot use: 39 bits, what stage 2 of every 64-bit Arm core with 40
+/// bits of physical addresses translates from one table, less a page, so that no x86 `SYSCALL` can end at an
+/// address past it.
+pub const USER_END: u64 = 0x7f_ffff_f000;

@@ -127,6 +127,31 @@ operations! {
     /// Binds the log `a0` (`READ`) to notification `a1` (`SIGNAL`): signalled when it becomes
     /// non-empty.
     LogBind = 23,
+    /// Ends the machine by way of platform `a0` (`CONTROL`): `a1` = [`PowerAction`]. Does not return if it
+    /// succeeds. Errors: `Unsupported` where firmware offers the kernel no such service (x86: ACPI's
+    /// ports are the root task's).
+    Power = 24,
+}
+
+/// What [`Op::Power`] does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum PowerAction {
+    /// Switches the machine off (PSCI SYSTEM_OFF).
+    Off = 0,
+    /// Resets it (PSCI SYSTEM_RESET).
+    Reset = 1,
+}
+
+impl PowerAction {
+    /// The action with this code, if there is one.
+    pub const fn from_code(code: u64) -> Option<PowerAction> {
+        Some(match code {
+            0 => PowerAction::Off,
+            1 => PowerAction::Reset,
+            _ => return None,
+        })
+    }
 }
 
 /// Kind of an address space ([`Op::CreateSpace`]).
@@ -183,7 +208,7 @@ bitflags::bitflags! {
     }
 }
 
-/// `rax` on entry and on return: operation or status, and the length of the UTCB message.
+/// `rax` or `x0` on entry and on return: operation or status, and the length of the UTCB message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(transparent)]
 pub struct Tag(pub u64);

@@ -19,7 +19,8 @@ pub struct Utcb {
 /// Exception message: what a thread's exception portal receives.
 ///
 /// Register words: 0 = vector, 1 = error code, 2 = fault address, 3 = instruction pointer,
-/// 4 = stack pointer, 5 = flags; UTCB words 0–15 = `rax rcx rdx rbx rsp rbp rsi rdi r8`–`r15`.
+/// 4 = stack pointer, 5 = flags; UTCB words 0–15 = `rax rcx rdx rbx rsp rbp rsi rdi r8`–`r15`. Arm: 0 = exception
+/// class (ESR_EL2.EC), 1 = ESR_EL2, 2 = FAR_EL2, 5 = SPSR_EL2; UTCB words 0–30 = `x0`–`x30`.
 ///
 /// Reply: register word 0 = [`ExceptionReply`] bits, words 3–5 as in the message.
 pub mod exception {
@@ -38,6 +39,8 @@ pub mod exception {
 
     /// Number of general registers in the UTCB part.
     pub const GPRS: usize = 16;
+    /// The same on AArch64.
+    pub const GPRS_AARCH64: usize = 31;
 
     /// Vector of the pseudo-exception that tells that a thread's system call was malformed
     /// beyond a status (none at present).

@@ -328,7 +328,7 @@ fn what_cannot_be_made_costs_nothing() {
     assert_eq!(w.root(Op::QuotaQuery, &[domain])[2], used + 5);
     let vcpu = [domain, 97, domain, guest, 0, space, 0x1000, 0];
     assert_eq!(w.try_root(Op::CreateVcpu, &vcpu), Err(Status::Occupied));
-    let vcpu = [domain, 97, domain, guest, 0, space, 1 << 40, 0];
+    let vcpu = [domain, 97, domain, guest, 0, space, 1 << 36, 0];
     assert_eq!(w.try_root(Op::CreateVcpu, &vcpu), Err(Status::Quota));
     w.delete(98);
     w.delete(domain as u32);

@@ -20,7 +20,7 @@ pub const HEAP_ADDRESS: u64 = 0x4000_0000;
 /// Addresses of the bundle's files that the program was given.
 pub const FILES: core::ops::Range<u64> = 0x8000_0000..0x1_0000_0000;
 /// Addresses that a program maps memory at as it likes.
-pub const FREE_ADDRESSES: core::ops::Range<u64> = 0x1_0000_0000..0x4000_0000_0000;
+pub const FREE_ADDRESSES: core::ops::Range<u64> = 0x1_0000_0000..0x7f_0000_0000;
 
 /// The program's own domain.
 pub const DOMAIN: Selector = Selector(1);

@@ -23,7 +23,7 @@ use crate::cpu::Cpu;
 use crate::vcpu::Vcpu;
 use abi::Status;
 use abi::boot::Virtualization;
-use abi::syscall::{SpaceKind, TriggerMode};
+use abi::syscall::{PowerAction, SpaceKind, TriggerMode};
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 /// The architecture's part of the per-CPU data.
@@ -192,4 +192,9 @@ pub fn reset() {
         line.masked.store(true, Ordering::SeqCst);
         line.active.store(false, Ordering::SeqCst);
     }
+}
+
+/// There is no firmware to ask: a PC is switched off by way of ports, which the root task has.
+pub fn power(_action: PowerAction) -> Status {
+    Status::Unsupported
 }

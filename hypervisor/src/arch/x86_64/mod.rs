@@ -38,7 +38,7 @@ use crate::space::Space;
 use crate::vcpu::Vcpu;
 use abi::Status;
 use abi::boot::Virtualization;
-use abi::syscall::TriggerMode;
+use abi::syscall::{PowerAction, TriggerMode};
 use core::arch::asm;
 use core::sync::atomic::{AtomicU32, Ordering};
 use gdt::{GdtTss, IoBitmap};
@@ -262,4 +262,9 @@ pub fn interrupt_mask(line: u32) {
 pub fn interrupt_unmask(line: u32) {
     // As above.
     let _ = ioapic::unmask(Gsi(line));
+}
+
+/// There is no firmware to ask: a PC is switched off by way of ports, which the root task has.
+pub fn power(_action: PowerAction) -> Status {
+    Status::Unsupported
 }

@@ -341,7 +341,13 @@ fn boot_info(
             0
         },
         kernel_bytes: pool.size() + boot::image_range().size(),
-        reserved: [0; 3],
+        device_tree: 0,
+        uart_memory: 0,
+        uart_interrupt: 0,
+        gic_version: 0,
+        gic_vcpu_interface: 0,
+        list_registers: 0,
+        reserved: 0,
         cpu_ids,
         regions,
     }
