@@ -18,13 +18,18 @@ use super::vm::Vm;
 use crate::once::Reported;
 use crate::platform::Platform;
 use abi::vcpu::aarch64::{CONTROL_HALT, Groups};
-use abi::vcpu::{ExitKind, exit_kind};
+use abi::vcpu::{ExitKind, exit_kind, instruction_length};
 use core::sync::atomic::Ordering;
 use rt::ipc::Words;
 use rt::protocol::supervisor::StopReason;
 
-/// Bytes of an A64 instruction.
-const INSTRUCTION: u64 = 4;
+/// Bytes of the instruction that caused an exit: programs for AArch32 may have some of two.
+fn instruction(words: &Words) -> u64 {
+    match instruction_length(words[0]) {
+        0 => 4,
+        length => length,
+    }
+}
 
 /// A vCPU.
 #[derive(Debug)]
@@ -80,11 +85,11 @@ impl<P: Platform> Vcpu<P> {
             Some(K::VirtualTimer) => self.virtual_timer(),
             Some(K::StageTwoFault) => self.stage_two_fault(words),
             Some(K::SystemRegister) => self.system_register(words[1] as u32),
-            Some(K::Halt) => self.halt(),
+            Some(K::Halt) => self.halt(instruction(words)),
             Some(K::InterruptController) => self.interrupt_controller(),
             Some(K::Hypercall) => self.firmware_call(),
-            Some(K::FirmwareCall) => self.skip() | self.firmware_call(),
-            Some(K::Pause) => self.skip(),
+            Some(K::FirmwareCall) => self.skip(instruction(words)) | self.firmware_call(),
+            Some(K::Pause) => self.skip(instruction(words)),
             Some(K::Startup) => self.startup(),
             Some(K::Other) => self.other(words[1]),
             Some(K::InvalidState) => self.broken("the processor refuses the guest's state", words),
@@ -95,8 +100,8 @@ impl<P: Platform> Vcpu<P> {
 
     /// Moves on behind the instruction that caused the exit.
     #[inline]
-    fn skip(&mut self) -> Groups {
-        self.state.set_pc(self.state.pc().wrapping_add(INSTRUCTION));
+    fn skip(&mut self, length: u64) -> Groups {
+        self.state.set_pc(self.state.pc().wrapping_add(length));
         Groups::PC
     }
 

@@ -46,9 +46,9 @@ impl<P: Platform> Vcpu<P> {
     }
 
     /// WFI.
-    pub(super) fn halt(&mut self) -> Groups {
+    pub(super) fn halt(&mut self, length: u64) -> Groups {
         self.halted = true;
-        self.skip() | self.interrupts(|_, _| {})
+        self.skip(length) | self.interrupts(|_, _| {})
     }
 
     /// Takes the interrupts back from the list registers, acts, and fills them again; for exits that save groups `GIC` and
