@@ -11,7 +11,7 @@ use image::system::{
 use toml::Spanned;
 
 use crate::diagnostic::{Diagnostic, Diagnostics, Place, line};
-use crate::{Config, GuestFile, Machine, Overrides, Source, raw, size};
+use crate::{Architecture, Board, Config, Gic, GuestFile, Machine, Overrides, Source, raw, size};
 
 mod rules;
 
@@ -19,6 +19,22 @@ mod rules;
 const CONSOLE_PROGRAM: &str = "console";
 /// Program of monitors.
 const MONITOR_PROGRAM: &str = "monitor";
+
+/// The UARTs of a machine, by the names that a description gives them.
+fn uarts(architecture: Architecture) -> &'static [(&'static str, Uart)] {
+    match architecture {
+        Architecture::X86_64 => &[("com1", Uart::COM1), ("com2", Uart::COM2)],
+        Architecture::Arm64 => &[("uart0", Uart::VIRT)],
+    }
+}
+
+/// The UART that a VM is shown.
+fn guest_uart(architecture: Architecture) -> Uart {
+    match architecture {
+        Architecture::X86_64 => Uart::COM1,
+        Architecture::Arm64 => Uart::VIRT,
+    }
+}
 
 /// Collects errors while the description is put together.
 struct Verifier<'a> {
@@ -52,7 +68,7 @@ pub fn verify(
     raw: raw::System,
     overrides: &Overrides,
 ) -> Result<Config, Diagnostics> {
-    let machine = Machine { memory: 0, cpus: 0 };
+    let machine = Machine::usual(Architecture::X86_64, 0, 0);
     let mut verifier = Verifier {
         path,
         text,
@@ -60,7 +76,11 @@ pub fn verify(
         errors: Vec::new(),
         files: Vec::new(),
     };
-    verifier.machine(&raw.machine);
+    // What else is right depends on it.
+    let Some(architecture) = verifier.architecture(&raw.machine) else {
+        return Err(Diagnostics(verifier.errors));
+    };
+    verifier.machine(&raw.machine, architecture);
     let parts = verifier.parts(&raw, overrides);
     let Verifier {
         errors,
@@ -165,7 +185,7 @@ impl Verifier<'_> {
         }
     }
 
-    fn machine(&mut self, raw: &raw::Machine) {
+    fn machine(&mut self, raw: &raw::Machine, architecture: Architecture) {
         let (min, max) = (Machine::MIN_MEMORY, Machine::MAX_MEMORY);
         if let Some(memory) = self.bytes(&raw.memory) {
             self.machine.memory = memory;
@@ -183,15 +203,85 @@ impl Verifier<'_> {
                 );
             }
         }
+        self.machine.board = self.board(raw, architecture);
         self.machine.cpus = *raw.cpus.get_ref();
-        if !(1..=64).contains(&self.machine.cpus) {
+        let (most, with, help) = match self.machine.board {
+            Board::Virt { gic: Gic::V2, .. } => {
+                (Gic::V2.max_cpus(), " with a GICv2", ", or set gic = 3")
+            }
+            _ => (Machine::MAX_CPUS, "", ""),
+        };
+        if !(1..=most).contains(&self.machine.cpus) {
             let place = self.at(&raw.cpus);
             self.error(
                 place,
-                format!("a machine cannot have {} CPUs", self.machine.cpus),
-                "give it 1 to 64",
+                format!("a machine{with} cannot have {} CPUs", self.machine.cpus),
+                format!("give it 1 to {most}{help}"),
             );
         }
+    }
+
+    /// The board; the usual one where what is written is none.
+    fn board(&mut self, raw: &raw::Machine, architecture: Architecture) -> Board {
+        let usual = Board::usual(architecture);
+        let Board::Virt { mut cpu, mut gic } = usual else {
+            let cpu = raw.cpu.as_ref().map(|cpu| (self.at(cpu), "cpu"));
+            let gic = raw.gic.as_ref().map(|gic| (self.at(gic), "gic"));
+            for (place, key) in cpu.into_iter().chain(gic) {
+                let message = format!(
+                    "`{key}` cannot be chosen for a machine of architecture {architecture}"
+                );
+                self.error(
+                    place,
+                    message,
+                    "remove the key, or set architecture = \"arm64\"",
+                );
+            }
+            return usual;
+        };
+        if let Some(raw) = &raw.cpu {
+            let known = Board::ARM_CPUS.into_iter().find(|cpu| cpu == raw.get_ref());
+            cpu = known.unwrap_or(cpu);
+            if known.is_none() {
+                let place = self.at(raw);
+                let message = format!(
+                    "a machine of architecture {architecture} has no CPU `{}`",
+                    raw.get_ref()
+                );
+                self.error(
+                    place,
+                    message,
+                    format!("there are: {}", Board::ARM_CPUS.join(", ")),
+                );
+            }
+        }
+        if let Some(raw) = &raw.gic {
+            match raw.get_ref() {
+                2 => gic = Gic::V2,
+                3 => gic = Gic::V3,
+                other => {
+                    let place = self.at(raw);
+                    let message = format!("there is no interrupt controller GICv{other}");
+                    self.error(place, message, "write 2 or 3");
+                }
+            }
+        }
+        Board::Virt { cpu, gic }
+    }
+
+    fn architecture(&mut self, raw: &raw::Machine) -> Option<Architecture> {
+        let Some(raw) = &raw.architecture else {
+            return Some(Architecture::X86_64);
+        };
+        let known = Architecture::ALL
+            .into_iter()
+            .find(|a| a.to_string() == *raw.get_ref());
+        if known.is_none() {
+            let place = self.at(raw);
+            let message = format!("there is no architecture `{}`", raw.get_ref());
+            self.error(place, message, "write \"x86-64\" or \"arm64\"");
+        }
+        known
     }
 
     fn cpu(&mut self, raw: &Spanned<u32>) -> Option<Cpu> {
@@ -259,19 +349,20 @@ impl Verifier<'_> {
 
     fn console(&mut self, raw: &raw::Console) -> Option<Server> {
         let name = self.value(&raw.name, "name");
-        let uart = match raw.uart.get_ref().as_str() {
-            "com1" => Some(Uart::COM1),
-            "com2" => Some(Uart::COM2),
-            other => {
-                let place = self.at(&raw.uart);
-                self.error(
-                    place,
-                    format!("the machine has no UART `{other}`"),
-                    "write \"com1\" or \"com2\"",
-                );
-                None
-            }
-        };
+        let uarts = uarts(self.machine.architecture());
+        let uart = uarts.iter().find(|(name, _)| name == raw.uart.get_ref());
+        if uart.is_none() {
+            let place = self.at(&raw.uart);
+            let names: Vec<String> = uarts
+                .iter()
+                .map(|(name, _)| format!("\"{name}\""))
+                .collect();
+            self.error(
+                place,
+                format!("the machine has no UART `{}`", raw.uart.get_ref()),
+                format!("write {}", names.join(" or ")),
+            );
+        }
         let cpu = raw
             .cpu
             .as_ref()
@@ -293,7 +384,7 @@ impl Verifier<'_> {
         Some(Server {
             name: name?,
             compartment: compartment?,
-            kind: ServerKind::Console { uart: uart? },
+            kind: ServerKind::Console { uart: uart?.1 },
         })
     }
 
@@ -448,6 +539,7 @@ impl Verifier<'_> {
             initrd,
             cmdline: cmdline?,
             console,
+            serial: guest_uart(self.machine.architecture()),
             on_reset: on_reset?,
             on_crash: on_crash?,
         })

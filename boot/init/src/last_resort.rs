@@ -20,9 +20,10 @@ pub struct LastResort {
 impl LastResort {
     /// Takes the UART over as it is.
     pub fn new(root: &mut Root, uart: Uart) -> Result<LastResort> {
-        root.open_ports(uart.port, Uart::PORTS)?;
+        let port = uart.address as u16;
+        root.open_ports(port, uart.size() as u16)?;
         root.listen_to_log()?;
-        let last_resort = LastResort { port: uart.port };
+        let last_resort = LastResort { port };
         last_resort.write(b"\r\n");
         last_resort.drain();
         Ok(last_resort)

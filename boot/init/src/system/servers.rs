@@ -85,9 +85,8 @@ impl Supervisor {
         clients: &[usize],
         monitors: &[Option<Monitor>],
     ) -> Result<(ConsoleEnvironment, Vec<Selector>)> {
-        let (port, count) = (u64::from(uart.port), u64::from(Uart::PORTS));
-        let ports = draft.give_memory(ROOT_PORTS, Rights::RW, port, count)?;
-        let interrupt = draft.give(ROOT_INTERRUPTS.offset(uart.gsi), Rights::CONTROL)?;
+        let ports = draft.give_memory(ROOT_PORTS, Rights::RW, uart.address, uart.size())?;
+        let interrupt = draft.give(ROOT_INTERRUPTS.offset(uart.line), Rights::CONTROL)?;
         let log = draft.give(ROOT_LOG, Rights::READ)?;
         let idle = draft.place();
         self.root
@@ -98,7 +97,7 @@ impl Supervisor {
             let vm = &self.system.vms[client];
             let signal = draft.place();
             if let Some(Some(monitor)) = monitors.get(client) {
-                super::vms::connect_signal(monitor.kick, draft.domain(), signal)?;
+                super::vms::connect_signal(vm, monitor.kick, draft.domain(), signal)?;
             }
             signals.push(signal);
             described.push(ConsoleClient {
@@ -109,7 +108,7 @@ impl Supervisor {
         }
         let uart = UartEnvironment {
             ports,
-            base: uart.port,
+            base: uart.address as u16,
             interrupt,
         };
         Ok((

@@ -15,9 +15,6 @@ use rt::syscall;
 
 /// Alignment of guest RAM, for large pages.
 const LARGE: u64 = 2 << 20;
-/// The serial port of a VM.
-const SERIAL_PORT: u16 = 0x3f8;
-const SERIAL_LINE: u32 = 4;
 
 impl Supervisor {
     /// RAM at fixed addresses first, then the rest.
@@ -171,8 +168,8 @@ impl Supervisor {
         }
         let console = (!portals.is_empty()).then_some(SerialEnvironment {
             portals,
-            port_base: SERIAL_PORT,
-            line: SERIAL_LINE,
+            port_base: vm.serial.address as u16,
+            line: vm.serial.line,
         });
         Ok(MonitorEnvironment {
             memory,
@@ -194,7 +191,8 @@ impl Supervisor {
         if let Some((server, client)) = self.console_of(number)
             && let (Some(domain), Some(&signal)) =
                 (server.remains.domain, server.signals.get(client))
-            && let Err(failure) = connect_signal(monitor.kick, domain, signal)
+            && let Err(failure) =
+                connect_signal(&self.system.vms[number], monitor.kick, domain, signal)
         {
             log::error!("{}: no console: {failure}", self.system.vms[number].name);
         }
@@ -203,8 +201,8 @@ impl Supervisor {
 }
 
 /// Gives a console server the means to raise the serial port's interrupt line of a VM.
-pub(super) fn connect_signal(kick: Selector, domain: Selector, dst: Selector) -> Result {
-    let badge = Badge(1 << SERIAL_LINE);
+pub(super) fn connect_signal(vm: &Vm, kick: Selector, domain: Selector, dst: Selector) -> Result {
+    let badge = Badge(1 << vm.serial.line);
     syscall::delegate_notification(kick, domain, dst, Rights::SIGNAL, badge)
         .doing("delegate a notification")
 }
