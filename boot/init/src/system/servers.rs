@@ -9,7 +9,7 @@ use alloc::string::ToString;
 use alloc::vec::Vec;
 use image::system::{Server, ServerKind, Uart};
 use rt::arch;
-use rt::env::{ConsoleClient, ConsoleEnvironment, Role, UartEnvironment};
+use rt::env::{ConsoleClient, ConsoleEnvironment, Role, UartEnvironment, UartModel, UartRegisters};
 use rt::handler::Entry;
 use rt::syscall::{Cpu, Deadline};
 
@@ -104,12 +104,15 @@ impl Supervisor {
             described.push(ConsoleClient {
                 name: vm.name.to_string(),
                 cpus: cpus(vm),
+                model: UartModel::Ns16550,
                 signal,
             });
         }
         let uart = UartEnvironment {
-            ports,
-            base: uart.port,
+            registers: UartRegisters::Ns16550 {
+                ports,
+                base: uart.port,
+            },
             interrupt,
         };
         Ok((

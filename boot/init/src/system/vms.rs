@@ -171,7 +171,7 @@ impl Supervisor {
         }
         let console = (!portals.is_empty()).then_some(SerialEnvironment {
             portals,
-            port_base: SERIAL_PORT,
+            address: SERIAL_PORT.into(),
             line: SERIAL_LINE,
         });
         Ok(MonitorEnvironment {
@@ -183,6 +183,8 @@ impl Supervisor {
             console,
             virtualization: self.root.info.virtualization,
             xcr0_mask: self.root.info.xcr0_mask,
+            gic: None,
+            id_registers: Vec::new(),
         })
     }
 
