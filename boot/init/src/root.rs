@@ -13,6 +13,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::ops::Range;
 use image::bundle::Bundle;
+use image::system::{Uart, UartModel};
 use rt::mapping::Mapper;
 use rt::mmio::Mmio;
 use rt::program::UtcbAddresses;
@@ -43,6 +44,27 @@ pub trait Doing<T> {
 impl<T> Doing<T> for core::result::Result<T, Status> {
     fn doing(self, what: &str) -> Result<T> {
         self.map_err(|status| Failure(format!("cannot {what}: {}", status.name())))
+    }
+}
+
+/// How the registers of a UART are reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UartAccess {
+    /// A 16550: its first port.
+    Ports(u16),
+    /// A PL011: its physical address.
+    Memory(u64),
+}
+
+impl UartAccess {
+    /// Those of `uart`.
+    pub fn of(uart: Uart) -> Result<UartAccess> {
+        match uart.model {
+            UartModel::Pl011 => Ok(UartAccess::Memory(uart.address)),
+            UartModel::Ns16550 => u16::try_from(uart.address)
+                .map(UartAccess::Ports)
+                .map_err(|_| Failure(format!("there is no I/O port {:#x}", uart.address))),
+        }
     }
 }
 
@@ -239,6 +261,19 @@ impl Root {
         Some((start, unsafe {
             SharedMemory::new(mapping.0 as usize, (end - start) as usize)
         }))
+    }
+
+    /// The UART that a description means. One written for a PC means the UART that the kernel uses on a
+    /// machine without ports.
+    pub fn uart(&self, described: Uart) -> Uart {
+        match described.model {
+            UartModel::Ns16550 if self.info.uart_memory != 0 => Uart {
+                model: UartModel::Pl011,
+                address: self.info.uart_memory,
+                line: self.info.uart_interrupt,
+            },
+            _ => described,
+        }
     }
 
     /// The capability of the device memory at `address`, a multiple of the page size, and the offset in it.

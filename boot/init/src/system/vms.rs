@@ -10,7 +10,8 @@ use alloc::string::ToString;
 use alloc::vec::Vec;
 use image::system::Vm;
 use rt::env::{
-    GicEnvironment, GuestMemory, MonitorEnvironment, PortalOnCpu, Role, SerialEnvironment, VcpuEnvironment,
+    GicEnvironment, GuestMemory, MonitorEnvironment, PortalOnCpu, Role, SerialEnvironment,
+    VcpuEnvironment,
 };
 use rt::syscall;
 
@@ -18,9 +19,6 @@ use rt::syscall;
 const GICV: u64 = 8 << 10;
 /// Alignment of guest RAM, for large pages.
 const LARGE: u64 = 2 << 20;
-/// The serial port of a VM.
-const SERIAL_PORT: u16 = 0x3f8;
-const SERIAL_LINE: u32 = 4;
 
 impl Supervisor {
     /// RAM at fixed addresses first, then the rest.
@@ -174,8 +172,8 @@ impl Supervisor {
         }
         let console = (!portals.is_empty()).then_some(SerialEnvironment {
             portals,
-            address: SERIAL_PORT.into(),
-            line: SERIAL_LINE,
+            address: vm.serial.address,
+            line: vm.serial.line,
         });
         Ok(MonitorEnvironment {
             memory,
@@ -219,7 +217,8 @@ impl Supervisor {
         if let Some((server, client)) = self.console_of(number)
             && let (Some(domain), Some(&signal)) =
                 (server.remains.domain, server.signals.get(client))
-            && let Err(failure) = connect_signal(monitor.kick, domain, signal)
+            && let Err(failure) =
+                connect_signal(&self.system.vms[number], monitor.kick, domain, signal)
         {
             log::error!("{}: no console: {failure}", self.system.vms[number].name);
         }
@@ -228,8 +227,8 @@ impl Supervisor {
 }
 
 /// Gives a console server the means to raise the serial port's interrupt line of a VM.
-pub(super) fn connect_signal(kick: Selector, domain: Selector, dst: Selector) -> Result {
-    let badge = Badge(1 << SERIAL_LINE);
+pub(super) fn connect_signal(vm: &Vm, kick: Selector, domain: Selector, dst: Selector) -> Result {
+    let badge = Badge(1 << vm.serial.line);
     syscall::delegate_notification(kick, domain, dst, Rights::SIGNAL, badge)
         .doing("delegate a notification")
 }
