@@ -93,7 +93,7 @@ impl Platform for Native {
             return 0xff;
         };
         match console::access(portal, request) {
-            Ok(value) => value,
+            Ok(value) => value as u8,
             Err(error) => {
                 if !core::mem::replace(&mut self.console_failed, true) {
                     log::error!("the console server does not answer: {error:?}");

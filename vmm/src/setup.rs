@@ -170,7 +170,7 @@ fn load(
     ram: GuestRam,
 ) -> Result<Vm, SetupError> {
     let serial = environment.console.as_ref().map(|serial| Serial {
-        port: serial.port_base,
+        port: serial.address as u16,
         line: serial.line,
     });
     let machine = Machine { vcpus: 1, serial };

@@ -218,7 +218,7 @@ impl<P: Platform> Ports<'_, P> {
         match device {
             PortDevice::Serial(number) => {
                 if let Some(register) = Register::new(number.into()) {
-                    self.platform.serial(Request::Write(register, value));
+                    self.platform.serial(Request::Write(register, value.into()));
                 }
             }
             PortDevice::Unknown => self.report(port),

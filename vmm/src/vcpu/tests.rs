@@ -29,7 +29,7 @@ impl Platform for World {
 
     fn serial(&mut self, request: Request) -> u8 {
         if let Request::Write(_, value) = request {
-            self.serial.borrow_mut().push(value);
+            self.serial.borrow_mut().push(value as u8);
         }
         0x60
     }
