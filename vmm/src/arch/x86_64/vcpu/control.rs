@@ -1,6 +1,6 @@
 //! Control registers that the guest does not own whole, and XCR0.
 use super::{Platform, Vcpu, vector};
-use crate::apic::local::register;
+use crate::arch::x86_64::apic::local::register;
 use abi::vcpu::x86_64::{Groups, RAX, RCX, RDX};
 
 const CR0_PE: u64 = 1 << 0;

@@ -3,8 +3,8 @@
 //! The processor has walked them already for the access that caused an exit; this walker is for what the
 //! monitor does in the guest's name: fetching the instruction, and the memory operands of string I/O.
 //! Protection keys and SMAP are not tested: they restrict a kernel's mistakes, not its reach.
+use crate::arch::x86_64::state::StatePage;
 use crate::memory::{GuestPhys, GuestRam, NotRam};
-use crate::state::StatePage;
 
 /// CR0.PE.
 pub const CR0_PE: u64 = 1 << 0;

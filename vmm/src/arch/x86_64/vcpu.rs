@@ -12,12 +12,13 @@ mod startup;
 #[cfg(test)]
 mod tests;
 
-use crate::apic::local::LocalApic;
-use crate::cpuid::Dynamic;
-use crate::msr::{KEPT, Kept};
+use crate::arch::x86_64::apic::local::LocalApic;
+use crate::arch::x86_64::cpuid::Dynamic;
+use crate::arch::x86_64::msr::{KEPT, Kept};
+use crate::arch::x86_64::state::StatePage;
+use crate::arch::x86_64::vm::Vm;
 use crate::once::Reported;
-use crate::state::StatePage;
-use crate::vm::Vm;
+use crate::platform::Platform;
 use abi::vcpu::x86_64::{
     CONTROL_HALT, CONTROL_INTERRUPT_WINDOW, CONTROL_NMI_WINDOW, EVENT_ERROR, EVENT_EXCEPTION,
     EVENT_VALID, Groups, RAX, RBX, RCX, RDX, SHADOW_NMI,
@@ -25,22 +26,7 @@ use abi::vcpu::x86_64::{
 use abi::vcpu::{ExitKind, exit_kind, instruction_length};
 use guest_linux_shim::kvm;
 use rt::ipc::Words;
-use rt::protocol::console::Request;
 use rt::protocol::supervisor::StopReason;
-
-/// What a vCPU needs of the world outside of the monitor.
-pub trait Platform {
-    /// The machine's counter.
-    fn counter(&self) -> u64;
-    /// Accesses the guest's serial port, which a console server emulates. The answer to a write is
-    /// meaningless.
-    fn serial(&mut self, request: Request) -> u8;
-    /// Has exits of a kind save their wide or their usual set of groups from now on
-    /// ([`crate::exits`]).
-    fn widen(&mut self, kind: ExitKind, wide: bool);
-    /// The VM has come to its end.
-    fn stopped(&mut self, reason: StopReason);
-}
 
 /// Exception vectors.
 mod vector {

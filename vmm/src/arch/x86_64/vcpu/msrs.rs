@@ -1,8 +1,8 @@
 //! RDMSR and WRMSR.
 use super::{Platform, Vcpu, vector};
-use crate::apic::local::register;
+use crate::arch::x86_64::apic::local::register;
+use crate::arch::x86_64::msr::{self, Kept, Msr, Syscall};
 use crate::memory::GuestPhys;
-use crate::msr::{self, Kept, Msr, Syscall};
 use abi::vcpu::ExitKind;
 use abi::vcpu::x86_64::{Groups, RAX, RCX, RDX};
 
@@ -210,7 +210,7 @@ impl<P: Platform> Vcpu<P> {
         const LMA: u64 = 1 << 10;
         const NXE: u64 = 1 << 11;
         let old = self.state.efer();
-        let paging = self.state.cr0() & crate::paging::CR0_PG != 0;
+        let paging = self.state.cr0() & crate::arch::x86_64::paging::CR0_PG != 0;
         if value & !(SCE | LME | LMA | NXE) != 0 || paging && (old ^ value) & LME != 0 {
             return Err(Refusal::Protection);
         }

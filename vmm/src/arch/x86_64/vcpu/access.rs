@@ -1,20 +1,19 @@
 //! Port I/O and accesses to device memory.
 use super::events::Lines;
 use super::{Platform, Vcpu, vector};
-use crate::apic::io;
-use crate::apic::local;
-use crate::instruction::EmulationError;
-use crate::instruction::mmio::{self, Bus, Fault};
-use crate::instruction::string::{self, PortBus};
+use crate::arch::x86_64::apic::io;
+use crate::arch::x86_64::apic::local;
+use crate::arch::x86_64::instruction::EmulationError;
+use crate::arch::x86_64::instruction::mmio::{self, Bus, Fault};
+use crate::arch::x86_64::instruction::string::{self, PortBus};
+use crate::arch::x86_64::ports::{self, PortDevice, PowerRequest};
+use crate::arch::x86_64::vm::Vm;
 use crate::memory::GuestPhys;
 use crate::once::Reported;
-use crate::ports::{self, PortDevice, PowerRequest};
-use crate::vm::Vm;
 use abi::vcpu::ExitKind;
 use abi::vcpu::x86_64::{Groups, RAX, SHADOW_NMI};
 use abi::vcpu::{FAULT_FETCH, FAULT_WRITE};
 use rt::ipc::Words;
-use rt::protocol::console::{Register, Request};
 use rt::protocol::supervisor::StopReason;
 
 const IO_IN: u64 = 1 << 24;
@@ -200,10 +199,7 @@ impl<P: Platform> Ports<'_, P> {
 
     fn byte_in(&mut self, port: u16) -> u8 {
         match self.device(port) {
-            PortDevice::Serial(number) => match Register::new(number.into()) {
-                Some(register) => self.platform.serial(Request::Read(register)),
-                None => 0xff,
-            },
+            PortDevice::Serial(register) => self.platform.serial_read(register.into()) as u8,
             PortDevice::SleepControl | PortDevice::SleepStatus | PortDevice::ResetControl => 0,
             PortDevice::KeyboardCommand | PortDevice::Absent => 0xff,
             PortDevice::Unknown => {
@@ -216,10 +212,8 @@ impl<P: Platform> Ports<'_, P> {
     fn byte_out(&mut self, port: u16, value: u8) {
         let device = self.device(port);
         match device {
-            PortDevice::Serial(number) => {
-                if let Some(register) = Register::new(number.into()) {
-                    self.platform.serial(Request::Write(register, value.into()));
-                }
+            PortDevice::Serial(register) => {
+                self.platform.serial_write(register.into(), value.into());
             }
             PortDevice::Unknown => self.report(port),
             _ => {}

@@ -6,8 +6,8 @@ use super::fetch::fetch;
 use super::mmio::next;
 use super::operand::{Memory, linear_address};
 use super::{EmulationError, size_of};
+use crate::arch::x86_64::state::StatePage;
 use crate::memory::{GuestPhys, GuestRam};
-use crate::state::StatePage;
 use abi::vcpu::x86_64::{Groups, RCX, RDI, RSI};
 use iced_x86::{Instruction, OpKind, Register};
 
@@ -220,8 +220,8 @@ pub fn port_string(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::arch::x86_64::state::testing::page;
     use crate::memory::testing::ram;
-    use crate::state::testing::page;
     use abi::vcpu::x86_64::Segment;
 
     struct Ports(Vec<u32>);

@@ -1,8 +1,8 @@
 //! Fetching and decoding the instruction at the guest's instruction pointer.
 use super::EmulationError;
+use crate::arch::x86_64::paging::{Access, Paging};
+use crate::arch::x86_64::state::StatePage;
 use crate::memory::GuestRam;
-use crate::paging::{Access, Paging};
-use crate::state::StatePage;
 use iced_x86::{Decoder, DecoderOptions, Instruction};
 
 /// Most bytes of an instruction.

@@ -1,8 +1,8 @@
 //! Operands in registers and memory.
 use super::{EmulationError, truncate};
+use crate::arch::x86_64::paging::{Access, Paging};
+use crate::arch::x86_64::state::StatePage;
 use crate::memory::{GuestPhys, GuestRam};
-use crate::paging::{Access, Paging};
-use crate::state::StatePage;
 use abi::vcpu::x86_64::Segment;
 use iced_x86::{Instruction, Register};
 
@@ -152,7 +152,7 @@ impl<'a> Memory<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::state::testing::page;
+    use crate::arch::x86_64::state::testing::page;
 
     #[test]
     fn parts_of_registers() {

@@ -1,7 +1,7 @@
 //! Places kernel, RAM disk and tables in guest RAM.
 use super::header::{KernelError, KernelHeader};
 use super::zero_page::{self, Placement};
-use crate::acpi::{self, Machine};
+use crate::arch::x86_64::acpi::{self, Machine};
 use crate::memory::{GuestPhys, GuestRam, NotRam};
 use core::fmt;
 use core::ops::Range;
@@ -21,12 +21,12 @@ mod place {
 /// a hardware-reduced machine tries EFI's reset first and then jumps here.
 const RESET_CODE: [u8; 9] = [
     0xb0,
-    crate::ports::RESET_VALUE, // mov al, RESET_VALUE
+    crate::arch::x86_64::ports::RESET_VALUE, // mov al, RESET_VALUE
     0xba,
-    crate::ports::RESET as u8,
-    (crate::ports::RESET >> 8) as u8, // mov dx, RESET
-    0xee,                             // out dx, al
-    0xf4,                             // hlt
+    crate::arch::x86_64::ports::RESET as u8,
+    (crate::arch::x86_64::ports::RESET >> 8) as u8, // mov dx, RESET
+    0xee,                                           // out dx, al
+    0xf4,                                           // hlt
     0xeb,
     0xfd, // jmp to the hlt
 ];
@@ -255,8 +255,8 @@ fn initrd_address(
 mod tests {
     use super::super::header::testing::image;
     use super::*;
+    use crate::arch::x86_64::paging::{Access, CR0_PE, CR0_PG, CR4_PAE, EFER_LMA, Paging};
     use crate::memory::testing::ram;
-    use crate::paging::{Access, CR0_PE, CR0_PG, CR4_PAE, EFER_LMA, Paging};
 
     const MIB: usize = 1 << 20;
 

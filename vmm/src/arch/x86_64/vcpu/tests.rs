@@ -1,12 +1,12 @@
 use super::*;
-use crate::acpi::Serial;
-use crate::apic::local::{BASE, register};
-use crate::boot::load::Start;
-use crate::clock::Clock;
-use crate::cpuid::{self, Leaf};
+use crate::arch::x86_64::acpi::Serial;
+use crate::arch::x86_64::apic::local::{BASE, register};
+use crate::arch::x86_64::boot::load::Start;
+use crate::arch::x86_64::clock::Clock;
+use crate::arch::x86_64::cpuid::{self, Leaf};
+use crate::arch::x86_64::state::testing::page;
 use crate::memory::GuestPhys;
 use crate::memory::testing::ram;
-use crate::state::testing::page;
 use abi::vcpu::EXIT_KINDS;
 use abi::vcpu::x86_64::{CONTROL_HALT, EVENT_INTERRUPT, RDI, RSI, Segment};
 use proptest::prelude::*;
@@ -27,12 +27,15 @@ impl Platform for World {
         self.counter.get()
     }
 
-    fn serial(&mut self, request: Request) -> u8 {
-        if let Request::Write(_, value) = request {
-            self.serial.borrow_mut().push(value as u8);
-        }
+    fn serial_read(&mut self, _register: u32) -> u32 {
         0x60
     }
+
+    fn serial_write(&mut self, _register: u32, value: u32) {
+        self.serial.borrow_mut().push(value as u8);
+    }
+
+    fn kick(&mut self, _vcpu: u32) {}
 
     fn widen(&mut self, kind: ExitKind, wide: bool) {
         self.widened.borrow_mut().push((kind, wide));

@@ -1,7 +1,7 @@
 //! Which state each kind of exit brings along.
 //!
 //! The less is saved, the shorter the exit. What is needed seldom is not saved for every exit: the
-//! handler asks for it by [`crate::vcpu::Platform::widen`], and the guest runs into the same exit again.
+//! handler asks for it by [`crate::platform::Platform::widen`], and the guest runs into the same exit again.
 use abi::vcpu::ExitKind;
 use abi::vcpu::x86_64::Groups;
 

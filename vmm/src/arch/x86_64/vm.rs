@@ -1,9 +1,9 @@
 //! What the vCPUs of a VM share.
-use crate::acpi::Serial;
-use crate::apic::io::IoApic;
-use crate::boot::load::Start;
-use crate::clock::Clock;
-use crate::cpuid;
+use crate::arch::x86_64::acpi::Serial;
+use crate::arch::x86_64::apic::io::IoApic;
+use crate::arch::x86_64::boot::load::Start;
+use crate::arch::x86_64::clock::Clock;
+use crate::arch::x86_64::cpuid;
 use crate::memory::GuestRam;
 use spin::Mutex;
 

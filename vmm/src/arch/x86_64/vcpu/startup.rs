@@ -1,7 +1,7 @@
 //! The state in which the first vCPU starts: what the 64-bit boot protocol of Linux asks for.
 use super::{Platform, Vcpu};
-use crate::boot::load::{CODE_SELECTOR, DATA_SELECTOR};
-use crate::paging::{CR0_PE, CR0_PG, CR4_PAE, EFER_LMA};
+use crate::arch::x86_64::boot::load::{CODE_SELECTOR, DATA_SELECTOR};
+use crate::arch::x86_64::paging::{CR0_PE, CR0_PG, CR4_PAE, EFER_LMA};
 use abi::vcpu::x86_64::{Groups, RSI, Segment, Table};
 
 /// CR0.ET and CR0.NE.

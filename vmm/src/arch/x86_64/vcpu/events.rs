@@ -1,10 +1,10 @@
 //! Interrupts of a vCPU: what reaches its local APIC, and when the guest takes it.
 use super::{Platform, Vcpu};
-use crate::apic::io::PINS;
-use crate::apic::local::{Effect, LocalApic};
-use crate::apic::message::{Delivery, Message};
+use crate::arch::x86_64::apic::io::PINS;
+use crate::arch::x86_64::apic::local::{Effect, LocalApic};
+use crate::arch::x86_64::apic::message::{Delivery, Message};
+use crate::arch::x86_64::vm::Vm;
 use crate::memory::GuestPhys;
-use crate::vm::Vm;
 use abi::vcpu::x86_64::{
     CONTROL_HALT, EVENT_INTERRUPT, EVENT_NMI, EVENT_SOFTWARE, EVENT_TYPE, EVENT_VALID, Groups,
     SHADOW_INTERRUPT, SHADOW_NMI,

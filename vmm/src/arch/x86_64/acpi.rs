@@ -1,7 +1,7 @@
 //! ACPI tables of a guest: a hardware-reduced machine (ACPI 6.5, 4.1).
 //!
 //! Reduced, because it has no 8259, PIT, PM timer or ACPI-mode switch: that is what tells Linux not to look for
-//! them. Power-off is by the sleep control register, reset by the reset register ([`crate::ports`]).
+//! them. Power-off is by the sleep control register, reset by the reset register ([`crate::arch::x86_64::ports`]).
 use acpi_tables::aml::{
     Device, EISAName, IO, Interrupt, Name, Package, Path, ResourceTemplate, ZERO,
 };
@@ -16,8 +16,8 @@ use acpi_tables::xsdt::XSDT;
 use acpi_tables::{Aml, AmlSink};
 use alloc::vec::Vec;
 
-use crate::apic;
-use crate::ports;
+use crate::arch::x86_64::apic;
+use crate::arch::x86_64::ports;
 
 const OEM: [u8; 6] = *b"BLKHD ";
 const TABLE: [u8; 8] = *b"BULKHEAD";

@@ -3,7 +3,7 @@ use abi::vcpu::x86_64::{Segment, Table, VcpuState};
 use core::ptr::NonNull;
 
 /// The state page of a vCPU, shared with the kernel. A value is only as fresh as the last exit whose portal
-/// saves its group ([`crate::exits`]).
+/// saves its group ([`crate::arch::x86_64::exits`]).
 #[derive(Debug)]
 pub struct StatePage {
     page: NonNull<VcpuState>,

@@ -4,8 +4,8 @@ use super::fetch::fetch;
 use super::operand::{Memory, Operand, linear_address};
 use super::string::{self, Direction};
 use super::{EmulationError, sign_extend, size_of, truncate};
+use crate::arch::x86_64::state::StatePage;
 use crate::memory::{GuestPhys, GuestRam};
-use crate::state::StatePage;
 use abi::vcpu::x86_64::Groups;
 use iced_x86::{Instruction, Mnemonic, OpKind};
 
@@ -233,8 +233,8 @@ fn repeat(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::arch::x86_64::state::testing::page;
     use crate::memory::testing::ram;
-    use crate::state::testing::page;
     use abi::vcpu::x86_64::{RAX, RCX, RDI, RDX, RSI, Segment};
 
     /// Remembers what was done to it; reads give the address.

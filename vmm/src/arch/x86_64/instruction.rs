@@ -11,7 +11,7 @@ pub mod string;
 
 use iced_x86::MemorySize;
 
-use crate::paging::WalkError;
+use crate::arch::x86_64::paging::WalkError;
 
 /// Prepares the decoder's tables, which it keeps on the heap. Handler threads allocate nothing, so this comes
 /// before them.
