@@ -59,8 +59,11 @@ pub const CNTKCTL_THREAD: u64 = 0b11;
 
 /// CPTR_EL2: RES1 bits; SVE and SME trap, FP does not.
 const CPTR: u64 = 0x33ff;
-/// CNTHCTL_EL2: guests read the physical counter (EL1PCTEN), the physical timer traps.
-const CNTHCTL: u64 = 1 << 0;
+/// CNTHCTL_EL2 while a guest runs: the physical counter can be read (EL1PCTEN), the physical timer traps.
+pub const CNTHCTL_GUEST: u64 = 1 << 0;
+/// CNTHCTL_EL2 while threads run: as well EL1PCEN, without which QEMU 7.2 traps EL0's reads of the physical counter;
+/// CNTKCTL_EL1 denies EL0 the timer.
+pub const CNTHCTL_THREAD: u64 = 0b11;
 /// MDCR_EL2: debug and performance-monitor registers trap (TDRA, TDOSA, TDA, TPM, TPMCR); the lower bits say how many
 /// counters EL1 has.
 const MDCR: u64 = 1 << 11 | 1 << 10 | 1 << 9 | 1 << 6 | 1 << 5;
@@ -115,7 +118,7 @@ pub fn enable_on_this_cpu() {
     write!("vttbr_el2", paging::empty_space());
     write!("vtcr_el2", paging::vtcr());
     write!("cptr_el2", CPTR);
-    write!("cnthctl_el2", CNTHCTL);
+    write!("cnthctl_el2", CNTHCTL_THREAD);
     write!("cntvoff_el2", 0);
     write!("cntv_ctl_el0", 0);
     write!("cnthp_ctl_el2", 0);

@@ -4,7 +4,9 @@
 //! monitor moves only the general registers and those that act on threads.
 
 use super::entry::{self, cause};
-use super::features::{HCR_GUEST, HCR_SERROR, HCR_THREAD, has_pointer_authentication};
+use super::features::{
+    CNTHCTL_GUEST, HCR_GUEST, HCR_SERROR, HCR_THREAD, has_pointer_authentication,
+};
 use super::gic::virtual_interface::{self, ENABLE, Interface};
 use super::sysreg::{isb, read, write};
 use super::traps::{self, class};
@@ -174,6 +176,7 @@ impl VcpuArch {
         let serror = if self.serror { HCR_SERROR } else { 0 };
         write!("hcr_el2", HCR_GUEST | serror);
         self.thread.load();
+        write!("cnthctl_el2", CNTHCTL_GUEST);
         write!("elr_el2", self.pc);
         write!("spsr_el2", self.pstate);
         if self.watched {

@@ -111,6 +111,7 @@ impl Thread {
         write!("cpacr_el1", features::CPACR_THREAD);
         write!("cntkctl_el1", features::CNTKCTL_THREAD);
         write!("tpidr_el0", 0);
+        write!("cnthctl_el2", features::CNTHCTL_THREAD);
     }
 }
 
