@@ -35,6 +35,12 @@ exception_vectors:
     b       kernel_exception
     .endr
     .balign 128
+    stp     x10, x11, [sp, #-16]!
+    mrs     x10, esr_el2
+    lsr     x10, x10, #26
+    cmp     x10, #0x15
+    b.eq    system_call_entry
+    ldp     x10, x11, [sp], #16
     stp     x0, x1, [sp, #-16]!
     mov     x1, #0
     b       lower_entry

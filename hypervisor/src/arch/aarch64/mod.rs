@@ -4,6 +4,7 @@ pub mod boot;
 pub mod clock;
 pub mod device_tree;
 pub mod entry;
+pub mod fastpath;
 pub mod features;
 pub mod frame;
 pub mod gic;
@@ -29,6 +30,7 @@ pub use traps::deliver;
 pub use vcpu::{VcpuArch, VcpuReply, after_guest, pages_per_vcpu};
 
 use crate::cell::{CpuCell, Ref};
+use crate::context::State;
 use crate::cpu::Cpu;
 use crate::space::Space;
 use crate::vcpu::Vcpu;
@@ -45,6 +47,8 @@ pub struct CpuArch {
     pub stack_top: u64,
     /// Affinity, as in MPIDR_EL1.
     pub affinity: u64,
+    /// Number of this CPU and, in the upper half, the state of an idle handler.
+    idle_here: u64,
     /// How the interrupt controller names it.
     pub target: CpuCell<gic::Target>,
     /// The host space whose tables are loaded; `None`: nobody's, or a guest's.
@@ -55,10 +59,11 @@ pub struct CpuArch {
 
 impl CpuArch {
     /// Data of a CPU that does not run yet.
-    pub fn new(stack_top: u64, affinity: u64) -> CpuArch {
+    pub fn new(index: u32, stack_top: u64, affinity: u64) -> CpuArch {
         CpuArch {
             stack_top,
             affinity,
+            idle_here: u64::from(index) | (State::Idle as u64) << 32,
             target: CpuCell::new(gic::Target::default()),
             space: CpuCell::new(None),
             guest: CpuCell::new(None),

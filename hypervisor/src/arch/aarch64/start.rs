@@ -170,7 +170,7 @@ fn make_cpu(index: u32, affinity: u64) -> Option<Ref<Cpu>> {
     let stack = mem::alloc_adjoining(STACK_PAGES)?;
     let page = mem::alloc_adjoining(size_of::<Cpu>().div_ceil(PAGE as usize))?;
     let stack_top = stack.virt.0 + STACK_PAGES as u64 * PAGE;
-    let arch = CpuArch::new(stack_top, affinity);
+    let arch = CpuArch::new(index, stack_top, affinity);
     let cpu = Cpu::new(arch, index, clock::ticks(TIME_SLICE * 1000));
     // SAFETY: fresh pages, large enough and never freed.
     let cpu = unsafe {

@@ -2,7 +2,7 @@
 
 use super::entry::{self, cause};
 use super::sysreg::read;
-use super::{current_cpu, gic, vcpu as arch_vcpu};
+use super::{current_cpu, fastpath, gic, vcpu as arch_vcpu};
 use crate::cell::Ref;
 use crate::cpu::Cpu;
 use crate::thread::{Exception, Thread};
@@ -68,12 +68,27 @@ pub fn error(syndrome: u64) {
     panic!("SError: ESR {syndrome:#x}");
 }
 
-/// Gives `handler`, the current thread, the message of an exit.
+/// The current thread, whose caller is a vCPU, has replied with `groups`; of its registers only those are saved
+/// that its next call does not set.
+pub extern "C" fn vcpu_reply(cpu: &'static Cpu, groups: u64) -> ! {
+    if let Some(handler) = cpu.current.get().and_then(|current| current.as_thread()) {
+        ipc::reply_to_vcpu(cpu, handler, groups);
+    }
+    run(cpu)
+}
+
+/// Gives `handler`, the current thread, the message of an exit: at once, if nobody else is to run.
 #[inline]
-pub fn deliver(_cpu: &Cpu, handler: Ref<Thread>, identity: u64, words: [u64; 4]) {
+pub fn deliver(cpu: &Cpu, handler: Ref<Thread>, identity: u64, words: [u64; 4]) {
+    let [first, second, third, fourth] = words;
+    if !cpu.reschedule.get() {
+        cpu.arch.load_space(handler.space);
+        let stack = cpu.arch.stack_top;
+        fastpath::deliver(identity, first, second, third, fourth, &handler, stack);
+    }
     handler.with_frame(|frame| {
         frame.receive(identity, 0);
-        frame.set_message(&[words[0], words[1], words[2], words[3], 0, 0, 0, 0]);
+        frame.set_message(&[first, second, third, fourth, 0, 0, 0, 0]);
     });
 }
 
