@@ -41,6 +41,20 @@ mod as_number {
     }
 }
 
+mod as_optional_number {
+    //! The same for a selector that may be missing.
+    use super::*;
+    use serde::{Deserializer, Serializer};
+
+    pub fn serialize<S: Serializer>(selector: &Option<Selector>, s: S) -> Result<S::Ok, S::Error> {
+        selector.map(|selector| selector.0).serialize(s)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Option<Selector>, D::Error> {
+        Ok(Option::<u32>::deserialize(d)?.map(Selector))
+    }
+}
+
 /// What the root task tells a program. Capabilities common to all programs are at fixed selectors
 /// ([`crate::layout`]).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -85,17 +99,42 @@ pub struct ConsoleEnvironment {
     pub clients: Vec<ConsoleClient>,
 }
 
-/// A 16550 of the machine.
+/// A UART of the machine.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UartEnvironment {
-    /// Capability of its eight ports, to be mapped by the server.
-    #[serde(with = "as_number")]
-    pub ports: Selector,
-    /// Its first port.
-    pub base: u16,
+    /// What it is, and how it is reached.
+    pub registers: UartRegisters,
     /// Its interrupt line.
     #[serde(with = "as_number")]
     pub interrupt: Selector,
+}
+
+/// Registers of a UART of the machine, to be mapped by the server.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum UartRegisters {
+    /// A 16550 behind I/O ports.
+    Ns16550 {
+        /// Capability of its eight ports.
+        #[serde(with = "as_number")]
+        ports: Selector,
+        /// Its first port.
+        base: u16,
+    },
+    /// A PL011 in memory.
+    Pl011 {
+        /// Capability of its page.
+        #[serde(with = "as_number")]
+        memory: Selector,
+    },
+}
+
+/// Kind of an emulated UART.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum UartModel {
+    /// A 16550A.
+    Ns16550,
+    /// A PL011.
+    Pl011,
 }
 
 /// A VM whose console the server emulates.
@@ -105,6 +144,8 @@ pub struct ConsoleClient {
     pub name: String,
     /// CPUs of its vCPUs: the server exports a handler for each.
     pub cpus: Vec<u32>,
+    /// What it is shown.
+    pub model: UartModel,
     /// Notification, badged with the VM's interrupt line: signalled at each rising edge of the emulated
     /// UART's interrupt output.
     #[serde(with = "as_number")]
@@ -130,6 +171,28 @@ pub struct MonitorEnvironment {
     pub virtualization: u32,
     /// XCR0 bits that a guest may set.
     pub xcr0_mask: u64,
+    /// Arm: the machine's interrupt controller, as far as guests use it.
+    pub gic: Option<GicEnvironment>,
+    /// Arm: the machine's ID registers, by [`register_key`], for the policy of what a guest sees.
+    pub id_registers: Vec<(u16, u64)>,
+}
+
+/// Key of a system register of Arm: its five encoding fields as in an MRS instruction, of two, three, four, four
+/// and three bits.
+pub const fn register_key(op0: u16, op1: u16, crn: u16, crm: u16, op2: u16) -> u16 {
+    (op0 & 3) << 14 | (op1 & 7) << 11 | (crn & 15) << 7 | (crm & 15) << 3 | (op2 & 7)
+}
+
+/// The machine's GIC.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GicEnvironment {
+    /// Version: 2 or 3.
+    pub version: u32,
+    /// List registers of the virtual CPU interface.
+    pub list_registers: u32,
+    /// GICv2: memory capability of the virtual CPU interface (GICV, 8 KiB), for the guest's space.
+    #[serde(with = "as_optional_number")]
+    pub vcpu_interface: Option<Selector>,
 }
 
 /// RAM of a VM.
@@ -185,9 +248,9 @@ pub struct VcpuEnvironment {
 pub struct SerialEnvironment {
     /// The server's portals ([`crate::protocol::console`]), one per CPU.
     pub portals: Vec<PortalOnCpu>,
-    /// First port in the guest.
-    pub port_base: u16,
-    /// Interrupt line (GSI) in the guest. A rising edge arrives as the bit with this number in the kick of
+    /// Where its registers are in the guest: the first port (x86), or the guest-physical address (Arm).
+    pub address: u64,
+    /// Interrupt line in the guest (GSI, or number of the SPI). A rising edge arrives as the bit with this number in the kick of
     /// the first vCPU.
     pub line: u32,
 }
@@ -264,12 +327,18 @@ mod tests {
             first_selector: 130,
             end_selector: 512,
             role: Role::ConsoleServer(ConsoleEnvironment {
-                uart: None,
+                uart: Some(UartEnvironment {
+                    registers: UartRegisters::Pl011 {
+                        memory: Selector(132),
+                    },
+                    interrupt: Selector(133),
+                }),
                 log: Selector(128),
                 idle: Selector(131),
                 clients: vec![ConsoleClient {
                     name: "linux".into(),
                     cpus: vec![0, 1],
+                    model: UartModel::Pl011,
                     signal: Selector(129),
                 }],
             }),

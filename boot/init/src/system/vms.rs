@@ -1,5 +1,6 @@
 //! VMs: their RAM, their monitors' environments, and what starts them again.
 use super::{Kind, Monitor, Part, Supervisor, cpus};
+use crate::arch;
 use crate::draft::Draft;
 use crate::guest_ram;
 use crate::root::{Doing, Failure, Result};
@@ -9,10 +10,13 @@ use alloc::string::ToString;
 use alloc::vec::Vec;
 use image::system::Vm;
 use rt::env::{
-    GuestMemory, MonitorEnvironment, PortalOnCpu, Role, SerialEnvironment, VcpuEnvironment,
+    GicEnvironment, GuestMemory, MonitorEnvironment, PortalOnCpu, Role, SerialEnvironment,
+    VcpuEnvironment,
 };
 use rt::syscall;
 
+/// Bytes of GICv2's virtual CPU interface.
+const GICV: u64 = 8 << 10;
 /// Alignment of guest RAM, for large pages.
 const LARGE: u64 = 2 << 20;
 
@@ -136,7 +140,7 @@ impl Supervisor {
         vcpus: Vec<VcpuEnvironment>,
     ) -> Result<MonitorEnvironment> {
         let mut memory = Vec::new();
-        for part in guest_ram::lay_out(&self.vms[number].ram) {
+        for part in guest_ram::lay_out(&self.vms[number].ram, &arch::GUEST_RAM) {
             let (chunk, guest_address) = (part.chunk, part.guest_address);
             let ram = ROOT_MEMORY.offset(chunk.region);
             let rights = Rights::RW | Rights::EXEC;
@@ -168,7 +172,7 @@ impl Supervisor {
         }
         let console = (!portals.is_empty()).then_some(SerialEnvironment {
             portals,
-            port_base: vm.serial.address as u16,
+            address: vm.serial.address,
             line: vm.serial.line,
         });
         Ok(MonitorEnvironment {
@@ -180,7 +184,29 @@ impl Supervisor {
             console,
             virtualization: self.root.info.virtualization,
             xcr0_mask: self.root.info.xcr0_mask,
+            gic: self.gic(draft)?,
+            id_registers: Vec::new(),
         })
+    }
+
+    /// The interrupt controller's part for guests, where the processor has one.
+    fn gic(&self, draft: &mut Draft) -> Result<Option<GicEnvironment>> {
+        let info = &self.root.info;
+        if info.gic_version == 0 {
+            return Ok(None);
+        }
+        let vcpu_interface = match info.gic_vcpu_interface {
+            0 => None,
+            address => {
+                let (memory, offset) = self.root.device(address, GICV)?;
+                Some(draft.give_memory(memory, Rights::RW, offset, GICV)?)
+            }
+        };
+        Ok(Some(GicEnvironment {
+            version: info.gic_version,
+            list_registers: info.list_registers,
+            vcpu_interface,
+        }))
     }
 
     /// Starts a VM again that has run before.

@@ -12,7 +12,7 @@ use console::driver::{Driver, Ports};
 use console::emulated::{EmulatedUart, Wires};
 use console::server::{Client, Server, Sleep};
 use rt::arch;
-use rt::env::{ConsoleEnvironment, Role, UartEnvironment};
+use rt::env::{ConsoleEnvironment, Role, UartEnvironment, UartRegisters};
 use rt::ipc::Message;
 use rt::layout::{DOMAIN, SPACE};
 use rt::program::Program;
@@ -71,9 +71,9 @@ impl Ports for UartPorts {
 /// Serves one register access of a monitor.
 fn serve(uart: &EmulatedUart<Lines>, message: &mut Message<'_>) {
     let answer = match Request::decode(message.words) {
-        Some(Request::Read(register)) => Ok(uart.read(register.offset())),
+        Some(Request::Read(register)) => Ok(uart.read(register.index() as u8).into()),
         Some(Request::Write(register, value)) => {
-            uart.write(register.offset(), value);
+            uart.write(register.index() as u8, value as u8);
             Ok(0)
         }
         None => Err(Refusal::Malformed),
@@ -187,15 +187,17 @@ fn open_uart(
     uart: &UartEnvironment,
     signal: Selector,
 ) -> Result<Option<Driver<UartPorts>>, Status> {
-    let base = u64::from(uart.base);
-    let ports = MapParameters {
+    let UartRegisters::Ns16550 { ports, base } = uart.registers else {
+        return Ok(None);
+    };
+    let range = MapParameters {
         offset: 0,
-        address: base,
+        address: base.into(),
         size: PORTS,
         rights: Rights::RW,
     };
-    syscall::map(uart.ports, SPACE, program.selectors.one(), &ports)?;
-    let driver = Driver::new(UartPorts { base: uart.base });
+    syscall::map(ports, SPACE, program.selectors.one(), &range)?;
+    let driver = Driver::new(UartPorts { base });
     match driver {
         Some(_) => syscall::bind_interrupt(uart.interrupt, signal, TriggerMode::Default)?,
         None => log::warn!("no UART at {base:#x}: consoles have no output"),
