@@ -29,6 +29,14 @@ pub fn candidate(package: &str) -> Option<String> {
     Archive::system().candidate(package)
 }
 
+/// Fetches the lists of packages anew.
+pub fn update() -> Result<()> {
+    let archive = Archive::system();
+    let what = archive.fetching();
+    let step = progress::long_step(&what);
+    archive.update((&step, &what))
+}
+
 fn apt(tool: &str) -> Command {
     let mut command = Command::new(tool);
     command
@@ -152,6 +160,15 @@ impl Archive {
         (line != "(none)").then(|| line.to_string())
     }
 
+    /// What fetching the lists of packages is called.
+    fn fetching(&self) -> String {
+        let what = "Fetching the lists of Debian packages";
+        match &self.foreign {
+            Some((architecture, _)) => format!("{what} for {architecture}"),
+            None => what.into(),
+        }
+    }
+
     /// Fetches the lists of packages anew.
     fn update(&self, step: (&Step, &str)) -> Result<()> {
         if self.foreign.is_some() {
@@ -169,12 +186,7 @@ impl Archive {
         if known() {
             return Ok(());
         }
-        let what = match &self.foreign {
-            Some((architecture, _)) => {
-                format!("Fetching the lists of Debian packages for {architecture}")
-            }
-            None => "Fetching the lists of Debian packages".into(),
-        };
+        let what = self.fetching();
         let step = progress::long_step(&what);
         match self.update((&step, &what)) {
             // One of several archives may be out of reach, or have nothing for the architecture.

@@ -229,7 +229,15 @@ fn debian(target: &str) -> Result<Compiler> {
             );
         }
         let recent = |set: &&[&str; 3]| apt::candidate(set[0]).is_some_and(|v| new_enough(&v));
-        let set = DEBIAN.iter().find(recent).unwrap_or(&DEBIAN[0]);
+        let set = match DEBIAN.iter().find(recent) {
+            Some(set) => set,
+            None => {
+                // Old lists know old compilers only; what cannot be updated is reported when it is missing.
+                let _ = apt::update();
+                interrupt::check()?;
+                DEBIAN.iter().find(recent).unwrap_or(&DEBIAN[0])
+            }
+        };
         let mut packages = set.to_vec();
         packages.push("lld");
         apt::install(&packages, "building for bare metal")?;
