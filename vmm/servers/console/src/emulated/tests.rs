@@ -227,6 +227,7 @@ fn check_endless_output(machine: &Machine<'_>, linux: &mut dyn Linux) {
     linux.to_write().extend(stream(COUNT));
     linux.start_transmit();
     while !linux.to_write().is_empty() {
+        machine.main_thread(Step::Take(usize::MAX));
         machine.main_thread(Step::Admit);
         let before = linux.to_write().len();
         assert!(
