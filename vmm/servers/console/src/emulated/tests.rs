@@ -199,7 +199,7 @@ type Check = fn(&Machine<'_>, &mut dyn Linux);
 
 /// A line that always has another byte does not keep the guest in its interrupt handler.
 fn check_endless_input(machine: &Machine<'_>, linux: &mut dyn Linux) {
-    const COUNT: usize = 300_000;
+    const COUNT: usize = 150_000;
     machine.to_send.borrow_mut().extend(stream(COUNT));
     linux.startup();
     linux.set_rts(true);
@@ -222,7 +222,7 @@ fn check_endless_input(machine: &Machine<'_>, linux: &mut dyn Linux) {
 
 /// Nor does a line that takes every byte at once, though there is always another.
 fn check_endless_output(machine: &Machine<'_>, linux: &mut dyn Linux) {
-    const COUNT: usize = 300_000;
+    const COUNT: usize = 150_000;
     linux.startup();
     linux.to_write().extend(stream(COUNT));
     linux.start_transmit();
