@@ -1,16 +1,19 @@
-//! The vCPU's world on the machine: exits arrive as calls, and what they need is asked for by system calls.
-use abi::vcpu::x86_64::Groups;
+//! The vCPUs' world on the machine: exits arrive as calls, and what they need is asked for by system calls.
+use crate::arch::current::exits;
+use crate::arch::current::vcpu::Vcpu;
+use crate::platform::Platform;
 use abi::vcpu::{EXIT_KINDS, ExitKind};
 use abi::{Rights, Selector, Status};
+use alloc::vec::Vec;
 use core::cell::UnsafeCell;
+use core::sync::atomic::{AtomicU64, Ordering};
 use rt::ipc::Message;
 use rt::layout::DOMAIN;
 use rt::program::Program;
-use rt::protocol::console::{self, Request};
+use rt::protocol::console::{self, Register, Request};
 use rt::protocol::supervisor::{self, StopReason};
+use rt::syscall::Deadline;
 use rt::{arch, syscall};
-use vmm::exits;
-use vmm::vcpu::{Platform, Vcpu};
 
 /// Portals of a kind of exit that can be widened.
 #[derive(Clone, Copy)]
@@ -41,20 +44,20 @@ impl ExitPortals {
         }
     }
 
-    /// Creates the portals, served by `handler`.
-    pub fn create(&self, handler: Selector) -> syscall::Result {
+    /// Creates the portals, served by `handler` as its vCPU number `place`.
+    pub fn create(&self, handler: Selector, place: u32) -> syscall::Result {
         for code in 0..EXIT_KINDS as u8 {
             let kind = ExitKind::from_code(code).ok_or(Status::BadArgument)?;
-            let create = |dst, groups: Groups| {
-                syscall::create_portal(DOMAIN, dst, handler, code.into(), groups.bits())
+            let create = |dst, groups: u64| {
+                syscall::create_portal(DOMAIN, dst, handler, place.into(), groups)
             };
-            let place = self.base.offset(code.into());
+            let slot = self.base.offset(code.into());
             match self.pairs.iter().find(|pair| pair.kind == kind) {
-                None => create(place, exits::saved(kind))?,
+                None => create(slot, exits::saved(kind).bits())?,
                 Some(pair) => {
-                    create(pair.usual, exits::saved(kind))?;
-                    create(pair.wide, exits::widened(kind))?;
-                    syscall::delegate(pair.usual, DOMAIN, place, Rights::CALL)?;
+                    create(pair.usual, exits::saved(kind).bits())?;
+                    create(pair.wide, exits::widened(kind).bits())?;
+                    syscall::delegate(pair.usual, DOMAIN, slot, Rights::CALL)?;
                 }
             }
         }
@@ -72,7 +75,52 @@ impl ExitPortals {
     }
 }
 
-/// The machine.
+/// How a vCPU's end reaches the supervisor, which only the main thread can call: from the CPU where it runs.
+#[derive(Debug)]
+pub struct Ends {
+    notification: Selector,
+    /// Code of the first reason plus 1; 0: the VM runs.
+    reason: AtomicU64,
+}
+
+impl Ends {
+    /// A VM that runs; `notification` wakes the main thread.
+    pub fn new(notification: Selector) -> Ends {
+        Ends {
+            notification,
+            reason: AtomicU64::new(0),
+        }
+    }
+
+    fn end(&self, reason: StopReason) {
+        // The first vCPU that stops says why.
+        let _ =
+            self.reason
+                .compare_exchange(0, reason as u64 + 1, Ordering::AcqRel, Ordering::Acquire);
+        if let Err(status) = syscall::signal(self.notification) {
+            log::error!("the main thread cannot be woken: {}", status.name());
+        }
+    }
+}
+
+/// The main thread's work: tells the supervisor when the VM has ended.
+pub fn supervise(ends: &Ends) -> ! {
+    loop {
+        if syscall::wait(ends.notification, Deadline::NEVER).is_err() {
+            panic!("the main thread cannot wait");
+        }
+        let code = ends.reason.load(Ordering::Acquire);
+        let Some(reason) = code.checked_sub(1).and_then(StopReason::from_code) else {
+            continue;
+        };
+        log::info!("the VM stops: {reason}");
+        if let Err(error) = supervisor::request(supervisor::Request::VmStopped(reason)) {
+            log::error!("the supervisor does not take notice: {error:?}");
+        }
+    }
+}
+
+/// The machine, as one vCPU reaches it.
 pub struct Native {
     /// Portal of the console server, if the VM has a serial port.
     pub console: Option<Selector>,
@@ -80,6 +128,28 @@ pub struct Native {
     pub console_failed: bool,
     /// The vCPU's portals.
     pub portals: ExitPortals,
+    /// Kicks of the VM's vCPUs, in their order.
+    pub kicks: &'static [Selector],
+    /// Where the VM's end is reported.
+    pub ends: &'static Ends,
+}
+
+impl Native {
+    /// Makes a request of the console server; what it answers to a write is meaningless.
+    fn serial(&mut self, request: impl FnOnce(Register) -> Request, register: u32) -> u32 {
+        let (Some(portal), Some(register)) = (self.console, Register::new(register.into())) else {
+            return u32::MAX;
+        };
+        match console::access(portal, request(register)) {
+            Ok(value) => value.into(),
+            Err(error) => {
+                if !core::mem::replace(&mut self.console_failed, true) {
+                    log::error!("the console server does not answer: {error:?}");
+                }
+                u32::MAX
+            }
+        }
+    }
 }
 
 impl Platform for Native {
@@ -88,19 +158,12 @@ impl Platform for Native {
         arch::counter()
     }
 
-    fn serial(&mut self, request: Request) -> u8 {
-        let Some(portal) = self.console else {
-            return 0xff;
-        };
-        match console::access(portal, request) {
-            Ok(value) => value as u8,
-            Err(error) => {
-                if !core::mem::replace(&mut self.console_failed, true) {
-                    log::error!("the console server does not answer: {error:?}");
-                }
-                0xff
-            }
-        }
+    fn serial_read(&mut self, register: u32) -> u32 {
+        self.serial(Request::Read, register)
+    }
+
+    fn serial_write(&mut self, register: u32, value: u32) {
+        self.serial(|register| Request::Write(register, value), register);
     }
 
     fn widen(&mut self, kind: ExitKind, wide: bool) {
@@ -113,31 +176,42 @@ impl Platform for Native {
         }
     }
 
-    fn stopped(&mut self, reason: StopReason) {
-        log::info!("the VM stops: {reason}");
-        if let Err(error) = supervisor::request(supervisor::Request::VmStopped(reason)) {
-            log::error!("the supervisor does not take notice: {error:?}");
+    fn kick(&mut self, vcpu: u32) {
+        let Some(&kick) = self.kicks.get(vcpu as usize) else {
+            return;
+        };
+        if let Err(status) = syscall::signal(kick) {
+            // An interrupt of the guest would be late for ever.
+            panic!("vCPU {vcpu} cannot be kicked: {}", status.name());
         }
+    }
+
+    fn stopped(&mut self, reason: StopReason) {
+        self.ends.end(reason);
     }
 }
 
-/// A vCPU in the hands of its handler thread.
-pub struct Handler(UnsafeCell<Vcpu<Native>>);
+/// The VM's vCPUs on one CPU, in the hands of their handler thread. They share it: a handler that spins on a lock of
+/// the VM never waits for a thread of its own CPU.
+pub struct Handler(UnsafeCell<Vec<Vcpu<Native>>>);
 
-// SAFETY: only `serve` looks inside, which only the vCPU's handler thread runs (see `serve`).
+// SAFETY: only `serve` looks inside, which only the vCPUs' handler thread runs (see `serve`).
 unsafe impl Sync for Handler {}
 
 impl Handler {
-    /// The service data of the handler thread of `vcpu`.
-    pub fn new(vcpu: Vcpu<Native>) -> Handler {
-        Handler(UnsafeCell::new(vcpu))
+    /// The service data of the handler thread of `vcpus`.
+    pub fn new(vcpus: Vec<Vcpu<Native>>) -> Handler {
+        Handler(UnsafeCell::new(vcpus))
     }
 }
 
-/// Serves the portals of a vCPU's exits.
+/// Serves the portals of the vCPUs' exits.
 pub fn serve(handler: &Handler, message: &mut Message<'_>) {
     // SAFETY: `setup` gives each handler to one thread, which serves one message at a time.
-    let vcpu = unsafe { &mut *handler.0.get() };
+    let vcpus = unsafe { &mut *handler.0.get() };
+    let Some(vcpu) = vcpus.get_mut(message.identity as usize) else {
+        unreachable!("a portal of no vCPU");
+    };
     let groups = vcpu.exit(message.words);
     message.words[0] = groups.bits();
     message.utcb_words = 0;

@@ -1,26 +1,27 @@
-//! Builds the VM: maps its memory, loads the guest, creates the vCPU and starts it.
-use crate::native::{ExitPortals, Handler, Native, serve};
+//! Builds the VM: maps its memory, loads the guest, creates the vCPUs and starts them.
+use crate::arch::current::boot::load::LoadError;
+use crate::arch::current::setup;
+use crate::arch::current::state::StatePage;
+use crate::arch::current::vcpu::Vcpu;
+use crate::arch::current::vm::Vm;
+use crate::memory::{GuestPhys, GuestRam, LayoutError};
+use crate::native::{Ends, ExitPortals, Handler, Native, serve};
+use crate::platform::KICK_VCPU;
 use abi::boot::Virtualization;
 use abi::syscall::SpaceKind;
-use abi::{PAGE_SIZE, Rights, Status};
+use abi::{Badge, PAGE_SIZE, Rights, Selector, Status};
 use alloc::boxed::Box;
+use alloc::vec;
 use alloc::vec::Vec;
 use core::fmt;
-use rt::env::{FileView, MonitorEnvironment, Role};
+use rt::env::{FileView, MonitorEnvironment, Role, VcpuEnvironment};
 use rt::layout::{DOMAIN, SPACE};
 use rt::program::Program;
 use rt::protocol::supervisor::{self, Request};
 use rt::syscall::{self, MapParameters, VcpuParameters};
-use vmm::acpi::{Machine, Serial};
-use vmm::boot::load::{self, LoadError};
-use vmm::clock::Clock;
-use vmm::cpuid;
-use vmm::instruction;
-use vmm::memory::{GuestPhys, GuestRam, LayoutError};
-use vmm::state::StatePage;
-use vmm::vcpu::Vcpu;
-use vmm::vm::Vm;
 
+/// Most vCPUs of a VM, by the numbers of selectors and of UTCBs that a monitor has.
+const MOST_VCPUS: usize = 8;
 /// Stack of the handler thread.
 const STACK: usize = 32 << 10;
 
@@ -48,7 +49,8 @@ impl fmt::Display for SetupError {
 }
 
 /// Names what a system call was for.
-trait Purpose<T> {
+pub trait Purpose<T> {
+    /// Names it.
     fn purpose(self, what: &'static str) -> Result<T, SetupError>;
 }
 
@@ -58,8 +60,18 @@ impl<T> Purpose<T> for syscall::Result<T> {
     }
 }
 
+/// What a guest is loaded from.
+pub struct Files<'a> {
+    /// Its kernel.
+    pub kernel: &'a [u8],
+    /// Its initial RAM disk; may be empty.
+    pub initrd: &'a [u8],
+    /// Its command line.
+    pub cmdline: &'a str,
+}
+
 /// Starts the VM of this program.
-pub fn start(program: &Program) -> Result<(), SetupError> {
+pub fn start(program: &Program) -> Result<&'static Ends, SetupError> {
     let Role::Monitor(environment) = &program.environment.role else {
         return Err(SetupError::Environment(
             "the environment is not a monitor's",
@@ -71,12 +83,18 @@ pub fn start(program: &Program) -> Result<(), SetupError> {
     ) {
         return Err(SetupError::Environment("the machine cannot virtualise"));
     }
-    let Some(vcpu) = environment.vcpus.first().copied() else {
+    let count = environment
+        .vcpus
+        .len()
+        .min(setup::most_vcpus(environment))
+        .min(MOST_VCPUS);
+    let vcpus = &environment.vcpus[..count];
+    if vcpus.is_empty() {
         return Err(SetupError::Environment("the VM has no vCPU"));
-    };
-    if environment.vcpus.len() > 1 {
+    }
+    if count < environment.vcpus.len() {
         log::warn!(
-            "the VM runs with one of its {} vCPUs",
+            "the VM runs with {count} of its {} vCPUs",
             environment.vcpus.len()
         );
     }
@@ -85,49 +103,139 @@ pub fn start(program: &Program) -> Result<(), SetupError> {
     syscall::create_space(DOMAIN, guest_space, SpaceKind::Guest)
         .purpose("creating the guest space")?;
     let ram = map_ram(program, environment, guest_space)?;
-    let vm = Box::leak(Box::new(load(program, environment, ram)?));
-    instruction::prepare();
-
-    let state = program
-        .mapper
-        .reserve(PAGE_SIZE as u64)
-        .ok_or(SetupError::Environment(
-            "no address is free for the state page",
-        ))?;
-    let vcpu_slot = program.selectors.one();
-    let portals = ExitPortals::reserve(program);
-    let parameters = VcpuParameters {
-        domain: DOMAIN,
+    let files = Files {
+        kernel: file(&environment.kernel),
+        initrd: environment.initrd.as_ref().map_or(&[][..], file),
+        cmdline: &environment.cmdline,
+    };
+    let vm = setup::build(
+        program,
+        environment,
+        &files,
+        ram,
         guest_space,
-        cpu: vcpu.cpu,
-        host_space: SPACE,
-        state,
-        portals: portals.base,
+        vcpus.len() as u32,
+    )?;
+    let vm = Box::leak(Box::new(vm));
+
+    let end = program.selectors.one();
+    syscall::create_notification(DOMAIN, end).purpose("creating the notification of the end")?;
+    let world = World {
+        program,
+        environment,
+        vm,
+        guest_space,
+        ends: Box::leak(Box::new(Ends::new(end))),
+        kicks: kicks(program, vcpus)?,
     };
-    syscall::create_vcpu(DOMAIN, vcpu_slot, &parameters).purpose("creating the vCPU")?;
-    syscall::bind_kick(vcpu_slot, vcpu.kick).purpose("binding the kick")?;
-    let console = environment
-        .console
-        .as_ref()
-        .and_then(|serial| serial.portal(vcpu.cpu));
-    let native = Native {
-        console,
-        console_failed: false,
-        portals,
-    };
-    // SAFETY: the kernel has mapped the state page there; this is the only handle to it.
-    let state = unsafe { StatePage::new(state as usize) };
-    let data = Box::leak(Box::new(Handler::new(Vcpu::new(vm, 0, state, native))));
-    let handler = program
-        .create_handler(vcpu.cpu, STACK, data, serve)
-        .purpose("creating the handler thread")?;
-    portals
-        .create(handler)
-        .purpose("creating the exit portals")?;
+    let mut slots: Vec<Option<Selector>> = vec![None; vcpus.len()];
+    for first in 0..vcpus.len() {
+        if slots[first].is_none() {
+            world.create_on_cpu(vcpus, vcpus[first].cpu, &mut slots)?;
+        }
+    }
     if let Err(error) = supervisor::request(Request::Ready) {
         log::warn!("the supervisor does not take notice: {error:?}");
     }
-    syscall::bind_sched(vcpu.sched, vcpu_slot).purpose("starting the vCPU")
+    for (vcpu, slot) in vcpus.iter().zip(slots) {
+        if let Some(slot) = slot {
+            syscall::bind_sched(vcpu.sched, slot).purpose("starting a vCPU")?;
+        }
+    }
+    Ok(world.ends)
+}
+
+/// Capabilities that signal each vCPU's kick as the others do; none for a single one.
+fn kicks(program: &Program, vcpus: &[VcpuEnvironment]) -> Result<&'static [Selector], SetupError> {
+    let mut kicks = Vec::new();
+    if vcpus.len() > 1 {
+        for vcpu in vcpus {
+            let dst = program.selectors.one();
+            let badge = Badge(KICK_VCPU);
+            syscall::delegate_notification(vcpu.kick, DOMAIN, dst, Rights::SIGNAL, badge)
+                .purpose("delegating a vCPU's kick")?;
+            kicks.push(dst);
+        }
+    }
+    Ok(kicks.leak())
+}
+
+/// What vCPUs are created from.
+struct World<'a> {
+    program: &'a Program,
+    environment: &'a MonitorEnvironment,
+    vm: &'static Vm,
+    guest_space: Selector,
+    ends: &'static Ends,
+    kicks: &'static [Selector],
+}
+
+impl World<'_> {
+    /// Creates the vCPUs that belong on `cpu`, and the thread that serves them; fills in their slots.
+    fn create_on_cpu(
+        &self,
+        vcpus: &[VcpuEnvironment],
+        cpu: u32,
+        slots: &mut [Option<Selector>],
+    ) -> Result<(), SetupError> {
+        let (mut served, mut portals) = (Vec::new(), Vec::new());
+        for (number, vcpu) in vcpus.iter().enumerate() {
+            if vcpu.cpu == cpu {
+                let (slot, its_portals, vcpu) = self.create_vcpu(number as u32, vcpu)?;
+                slots[number] = Some(slot);
+                portals.push(its_portals);
+                served.push(vcpu);
+            }
+        }
+        let data = Box::leak(Box::new(Handler::new(served)));
+        let handler = self
+            .program
+            .create_handler(cpu, STACK, data, serve)
+            .purpose("creating the handler thread")?;
+        for (place, portals) in portals.iter().enumerate() {
+            portals
+                .create(handler, place as u32)
+                .purpose("creating the exit portals")?;
+        }
+        Ok(())
+    }
+
+    fn create_vcpu(
+        &self,
+        number: u32,
+        vcpu: &VcpuEnvironment,
+    ) -> Result<(Selector, ExitPortals, Vcpu<Native>), SetupError> {
+        let program = self.program;
+        let state = program
+            .mapper
+            .reserve(PAGE_SIZE as u64)
+            .ok_or(SetupError::Environment(
+                "no address is free for the state page",
+            ))?;
+        let slot = program.selectors.one();
+        let portals = ExitPortals::reserve(program);
+        let parameters = VcpuParameters {
+            domain: DOMAIN,
+            guest_space: self.guest_space,
+            cpu: vcpu.cpu,
+            host_space: SPACE,
+            state,
+            portals: portals.base,
+        };
+        syscall::create_vcpu(DOMAIN, slot, &parameters).purpose("creating a vCPU")?;
+        syscall::bind_kick(slot, vcpu.kick).purpose("binding the kick")?;
+        let console = &self.environment.console;
+        let native = Native {
+            console: console.as_ref().and_then(|serial| serial.portal(vcpu.cpu)),
+            console_failed: false,
+            portals,
+            kicks: self.kicks,
+            ends: self.ends,
+        };
+        // SAFETY: the kernel has mapped the state page there; this is the only handle to it.
+        let state = unsafe { StatePage::new(state as usize) };
+        Ok((slot, portals, Vcpu::new(self.vm, number, state, native)))
+    }
 }
 
 fn map_ram(
@@ -162,44 +270,4 @@ fn map_ram(
 fn file(view: &FileView) -> &'static [u8] {
     // SAFETY: the view comes from the environment, which the root task wrote.
     unsafe { view.bytes() }
-}
-
-fn load(
-    program: &Program,
-    environment: &MonitorEnvironment,
-    ram: GuestRam,
-) -> Result<Vm, SetupError> {
-    let serial = environment.console.as_ref().map(|serial| Serial {
-        port: serial.address as u16,
-        line: serial.line,
-    });
-    let machine = Machine { vcpus: 1, serial };
-    let kernel = file(&environment.kernel);
-    let initrd = environment.initrd.as_ref().map_or(&[][..], file);
-    let start = load::load(&ram, kernel, initrd, &environment.cmdline, &machine)
-        .map_err(SetupError::Load)?;
-    let tsc_hz = program.environment.counter_hz;
-    let parameters = cpuid::Parameters {
-        xcr0_mask: environment.xcr0_mask,
-        vcpus: machine.vcpus,
-        tsc_hz,
-    };
-    let host = |leaf, sub| {
-        let answer = raw_cpuid::cpuid!(leaf, sub);
-        cpuid::Leaf {
-            eax: answer.eax,
-            ebx: answer.ebx,
-            ecx: answer.ecx,
-            edx: answer.edx,
-        }
-    };
-    Ok(Vm {
-        ram,
-        start,
-        cpuid: cpuid::Table::new(host, &parameters),
-        clock: Clock::new(tsc_hz),
-        serial,
-        io_apic: spin::Mutex::default(),
-        vcpus: machine.vcpus,
-    })
 }

@@ -4,7 +4,6 @@ pub mod acpi;
 pub mod apic;
 pub mod boot;
 pub mod clock;
-pub mod early_log;
 pub mod entry;
 pub mod fastpath;
 pub mod features;
@@ -13,7 +12,6 @@ pub mod gdt;
 pub mod ioapic;
 pub mod layout;
 pub mod paging;
-pub mod panic;
 pub mod smp;
 pub mod start;
 pub mod tags;
@@ -267,4 +265,17 @@ pub fn interrupt_unmask(line: u32) {
 /// There is no firmware to ask: a PC is switched off by way of ports, which the root task has.
 pub fn power(_action: PowerAction) -> Status {
     Status::Unsupported
+}
+
+/// Stops the current CPU for good.
+pub fn halt() -> ! {
+    loop {
+        // SAFETY: with interrupts off the CPU waits forever; an NMI or SMI leads back into the loop.
+        unsafe { asm!("cli", "hlt", options(nomem, nostack)) };
+    }
+}
+
+/// Has the other CPUs stop: the kernel has panicked.
+pub fn stop_others() {
+    apic::send_nmi_to_others();
 }

@@ -87,8 +87,8 @@ pub extern "C" fn nested(frame: &Frame) {
 }
 
 fn nmi() {
-    if super::panic::is_panicked() {
-        super::panic::halt();
+    if crate::panic::is_panicked() {
+        super::halt();
     }
 }
 

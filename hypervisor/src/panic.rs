@@ -1,0 +1,38 @@
+//! The end: one line on the debug UART, then nothing on any CPU.
+
+use core::fmt::Write;
+use core::panic::PanicInfo;
+use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
+use crate::arch::uart::{self, EarlyConsole};
+use crate::arch::{halt, stop_others};
+
+static PANICKED: AtomicBool = AtomicBool::new(false);
+
+/// Whether a CPU has panicked: the others stop when they notice.
+pub fn is_panicked() -> bool {
+    PANICKED.load(Relaxed)
+}
+
+/// Ends the boot with one line that says why this machine cannot run the kernel.
+pub fn refuse(why: core::fmt::Arguments<'_>) -> ! {
+    // Errors of Display implementations: the rest of the line is lost.
+    let _ = writeln!(EarlyConsole, "bulkhead: {why}");
+    halt()
+}
+
+#[panic_handler]
+fn panic(info: &PanicInfo<'_>) -> ! {
+    // A panic while panicking: print nothing more.
+    if !PANICKED.swap(true, Relaxed) {
+        // The device may be a user program's by now, in any state.
+        uart::init();
+        let _ = match info.location() {
+            Some(at) => writeln!(EarlyConsole, "\nbulkhead: panic: {} ({at})", info.message()),
+            None => writeln!(EarlyConsole, "\nbulkhead: panic: {}", info.message()),
+        };
+        // Only now: a CPU that cannot take interrupts yet may reset the machine.
+        stop_others();
+    }
+    halt()
+}

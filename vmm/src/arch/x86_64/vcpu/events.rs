@@ -1,0 +1,259 @@
+//! Interrupts of a vCPU: what reaches its local APIC, and when the guest takes it.
+use super::{Platform, Vcpu};
+use crate::arch::x86_64::apic::io::PINS;
+use crate::arch::x86_64::apic::local::{Effect, LocalApic};
+use crate::arch::x86_64::apic::message::{Delivery, Message};
+use crate::arch::x86_64::vm::Vm;
+use crate::memory::GuestPhys;
+use abi::vcpu::x86_64::{
+    CONTROL_HALT, EVENT_INTERRUPT, EVENT_NMI, EVENT_SOFTWARE, EVENT_TYPE, EVENT_VALID, Groups,
+    SHADOW_INTERRUPT, SHADOW_NMI,
+};
+use rt::protocol::supervisor::StopReason;
+
+/// RFLAGS.IF.
+const INTERRUPTS_ON: u64 = 1 << 9;
+/// MSR of PV EOI: enabled.
+pub(super) const PV_EOI_ENABLED: u64 = 1 << 0;
+
+/// The interrupt controllers, as a vCPU reaches them.
+pub(super) struct Lines<'a> {
+    pub vm: &'a Vm,
+    pub apic: &'a mut LocalApic,
+    pub nmi_pending: &'a mut bool,
+}
+
+impl Lines<'_> {
+    /// Carries out what a write to the local APIC asks for.
+    #[inline]
+    pub fn apply(&mut self, effect: Effect) {
+        match effect {
+            Effect::None | Effect::Interrupts | Effect::Timer => {}
+            Effect::EndOfLevel(vector) => self.end_of_level(vector),
+            Effect::Send(message) => self.take(message, true),
+        }
+    }
+
+    #[cold]
+    fn end_of_level(&mut self, vector: u8) {
+        // Several pins may share the vector.
+        let mut messages = [None; PINS];
+        let mut count = 0;
+        self.vm.io_apic.lock().end_of_interrupt(vector, |message| {
+            if let Some(slot) = messages.get_mut(count) {
+                *slot = Some(message);
+                count += 1;
+            }
+        });
+        for message in messages.into_iter().flatten() {
+            self.take(message, false);
+        }
+    }
+
+    /// A rising edge of a line of the I/O APIC.
+    fn pulse(&mut self, pin: usize) {
+        let mut message = None;
+        self.vm.io_apic.lock().pulse(pin, |m| message = Some(m));
+        if let Some(message) = message {
+            self.take(message, false);
+        }
+    }
+
+    /// Writes a register of the I/O APIC.
+    pub fn write_io_apic(&mut self, offset: u64, value: u32) {
+        let mut message = None;
+        self.vm
+            .io_apic
+            .lock()
+            .write(offset, value, |m| message = Some(m));
+        if let Some(message) = message {
+            self.take(message, false);
+        }
+    }
+
+    /// Takes an interrupt message, if it is for this vCPU. `own`: it is also its sender.
+    fn take(&mut self, message: Message, own: bool) {
+        if !self.apic.is_destination(message.destination, own) {
+            return;
+        }
+        match message.delivery {
+            Delivery::Fixed | Delivery::LowestPriority => {
+                self.apic.accept(message.vector, message.level);
+            }
+            Delivery::Nmi => *self.nmi_pending = true,
+            // There is no SMM and no 8259, and the only vCPU cannot reset itself.
+            Delivery::Smi
+            | Delivery::Reserved
+            | Delivery::Init
+            | Delivery::StartUp
+            | Delivery::External => {}
+        }
+    }
+}
+
+impl<P: Platform> Vcpu<P> {
+    /// The interrupt controllers.
+    pub(super) fn lines(&mut self) -> Lines<'_> {
+        Lines {
+            vm: self.vm,
+            apic: &mut self.apic,
+            nmi_pending: &mut self.nmi_pending,
+        }
+    }
+
+    /// Carries out what a write to the local APIC asks for.
+    #[inline]
+    pub(super) fn apply(&mut self, effect: Effect) {
+        if !matches!(effect, Effect::None | Effect::Interrupts | Effect::Timer) {
+            self.lines().apply(effect);
+        }
+    }
+
+    /// The guest's TSC.
+    #[inline]
+    pub(super) fn tsc(&self) -> u64 {
+        self.platform.counter().wrapping_add(self.tsc_offset)
+    }
+
+    /// A device server or another vCPU has signalled, or the deadline has passed.
+    pub(super) fn kick(&mut self, lines: u64, expired: u64) -> Groups {
+        if expired != 0 {
+            // The kernel has forgotten it.
+            self.deadline = u64::MAX;
+            let now = self.tsc();
+            self.apic.expire(now);
+        }
+        let mut left = lines & ((1 << PINS) - 1);
+        while left != 0 {
+            self.lines().pulse(left.trailing_zeros() as usize);
+            left &= left - 1;
+        }
+        self.deliver() | self.update_deadline()
+    }
+
+    /// HLT.
+    pub(super) fn halt(&mut self, length: u64) -> Groups {
+        // Interrupts were off before HLT: STI's shadow ends with it.
+        let off = self.state.rflags() & INTERRUPTS_ON == 0;
+        if off && !self.nmi_pending && self.vm.vcpus == 1 {
+            // Nothing could ever wake it.
+            log::warn!("halted with interrupts off (guest panic?)");
+            return self.stop(StopReason::GuestPanic);
+        }
+        self.halted = true;
+        self.state
+            .set_interrupt_shadow(self.state.interrupt_shadow() & SHADOW_NMI);
+        self.skip(length) | self.deliver_always()
+    }
+
+    /// Decides what the guest takes now; for exits with groups `EVENTS` and `RSP_RFLAGS`.
+    pub(super) fn deliver(&mut self) -> Groups {
+        let (pending, controls) = (self.state.interrupted(), self.state.controls());
+        let groups = self.deliver_always();
+        let unchanged = pending & EVENT_VALID == 0
+            && self.state.inject() & EVENT_VALID == 0
+            && self.state.controls() == controls;
+        if unchanged { Groups::empty() } else { groups }
+    }
+
+    /// As [`Vcpu::deliver`], where the shadow or more of the group has changed.
+    pub(super) fn deliver_always(&mut self) -> Groups {
+        self.sync_pv_eoi();
+        let shadow = self.state.interrupt_shadow();
+        self.nmi_blocked = shadow & SHADOW_NMI != 0;
+        let mut inject = self.state.interrupted();
+        if inject & EVENT_TYPE == EVENT_SOFTWARE {
+            // Its instruction is executed again.
+            inject = 0;
+        }
+        if inject & EVENT_VALID == 0 {
+            inject = 0;
+            if self.nmi_pending && shadow == 0 {
+                self.nmi_pending = false;
+                inject = EVENT_VALID | EVENT_NMI | 2;
+            } else if self.state.rflags() & INTERRUPTS_ON != 0
+                && shadow & SHADOW_INTERRUPT == 0
+                && let Some(vector) = self.apic.acknowledge()
+            {
+                inject = EVENT_VALID | EVENT_INTERRUPT | u64::from(vector);
+                self.arm_pv_eoi(vector);
+            }
+        }
+        if inject != 0 {
+            self.halted = false;
+        }
+        self.window = self.apic.pending().is_some();
+        let mut controls = self.controls();
+        if self.halted {
+            controls |= CONTROL_HALT;
+        }
+        self.state.set_inject(inject);
+        self.state.set_controls(controls);
+        Groups::EVENTS
+    }
+
+    /// Asks for an exit as soon as the guest can take an interrupt, if one waits; for exits without group
+    /// `EVENTS`.
+    #[inline]
+    pub(super) fn request_window(&mut self) -> Groups {
+        let wanted = self.apic.pending().is_some() && !self.window;
+        if !wanted && !self.nmi_pending {
+            return Groups::empty();
+        }
+        self.window |= wanted;
+        self.load_event(0)
+    }
+
+    /// Tells the kernel when the timer fires next, if that has changed.
+    #[inline]
+    pub(super) fn update_deadline(&mut self) -> Groups {
+        let deadline = match self.apic.timer().next() {
+            // The counter does not get so far.
+            None => u64::MAX,
+            Some(tsc) if tsc >> 63 != 0 => u64::MAX,
+            Some(tsc) => {
+                let ticks = tsc.wrapping_sub(self.tsc_offset);
+                // Before the machine's counter was 0: long past.
+                if ticks >> 63 != 0 { 1 } else { ticks }
+            }
+        };
+        if deadline == self.deadline {
+            return Groups::empty();
+        }
+        self.deadline = deadline;
+        self.state.set_deadline(deadline);
+        Groups::DEADLINE
+    }
+
+    /// Lets the guest end `vector` without an exit, if it has asked for that and nothing else waits.
+    fn arm_pv_eoi(&mut self, vector: u8) {
+        if self.pv_eoi & PV_EOI_ENABLED == 0 || !self.apic.eoi_is_simple(vector) {
+            return;
+        }
+        let at = GuestPhys(self.pv_eoi & !PV_EOI_ENABLED);
+        // Without RAM there the guest gets no shortcut.
+        self.pv_eoi_armed = self.vm.ram.write(at, &1u32.to_le_bytes()).is_ok();
+    }
+
+    /// Takes notice of an EOI without an exit; when an interrupt waits, has the guest exit for its EOI. Comes
+    /// before every look at the local APIC's state.
+    #[inline]
+    pub(super) fn sync_pv_eoi(&mut self) {
+        if self.pv_eoi_armed {
+            self.sync_armed_pv_eoi();
+        }
+    }
+
+    fn sync_armed_pv_eoi(&mut self) {
+        let at = GuestPhys(self.pv_eoi & !PV_EOI_ENABLED);
+        let word = self.vm.ram.read_u32(at).unwrap_or(0);
+        if word & 1 == 0 {
+            self.pv_eoi_armed = false;
+            let effect = self.apic.end_of_interrupt();
+            self.apply(effect);
+        } else if self.apic.has_requests() {
+            self.pv_eoi_armed = false;
+            let _ = self.vm.ram.write(at, &(word & !1).to_le_bytes());
+        }
+    }
+}
