@@ -199,12 +199,12 @@ pub fn make_executable(range: Range<usize>) {
     unsafe { asm!("dsb ish", "isb", options(nostack, preserves_flags)) }
 }
 
-/// Writes what the caches hold of these addresses back to memory (point of coherency), for readers that have
-/// their caches off. The range is mapped readable; a page that is not ends the program.
+/// Writes what the caches hold of these addresses back to memory (point of coherency) and forgets it, for others
+/// that read and write there with their caches off. The range is mapped readable; a page that is not ends the program.
 pub fn clean_to_memory(range: Range<usize>) {
     for line in lines(&range, CacheType::read().data_line()) {
         // SAFETY: changes no contents; what is not mapped raises an exception.
-        unsafe { asm!("dc cvac, {}", in(reg) line, options(nostack, preserves_flags)) }
+        unsafe { asm!("dc civac, {}", in(reg) line, options(nostack, preserves_flags)) }
     }
     // SAFETY: a barrier.
     unsafe { asm!("dsb sy", options(nostack, preserves_flags)) }

@@ -144,8 +144,8 @@ pub fn crash() -> ! {
 /// Makes code that was written to these addresses visible to instruction fetches. Here: nothing to do.
 pub fn make_executable(_range: Range<usize>) {}
 
-/// Writes what the caches hold of these addresses back to memory, for readers that have their caches off.
-/// Here: nothing to do.
+/// Writes what the caches hold of these addresses back to memory and forgets it, for others that read and write
+/// there with their caches off. Here: nothing to do.
 pub fn clean_to_memory(_range: Range<usize>) {}
 
 /// Reads an I/O port.
