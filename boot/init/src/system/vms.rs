@@ -11,7 +11,7 @@ use alloc::vec::Vec;
 use image::system::Vm;
 use rt::env::{
     GicEnvironment, GuestMemory, MonitorEnvironment, PortalOnCpu, Role, SerialEnvironment,
-    VcpuEnvironment,
+    VcpuEnvironment, register_key,
 };
 use rt::syscall;
 
@@ -185,7 +185,7 @@ impl Supervisor {
             virtualization: self.root.info.virtualization,
             xcr0_mask: self.root.info.xcr0_mask,
             gic: self.gic(draft)?,
-            id_registers: Vec::new(),
+            id_registers: self.id_registers(),
         })
     }
 
@@ -207,6 +207,14 @@ impl Supervisor {
             list_registers: info.list_registers,
             vcpu_interface,
         }))
+    }
+
+    /// The processor's identification registers that are there.
+    fn id_registers(&self) -> Vec<(u16, u64)> {
+        let all = (0..).zip(self.root.info.id_registers);
+        all.filter(|&(_, value)| value != 0)
+            .map(|(index, value)| (register_key(3, 0, 0, index / 8, index % 8), value))
+            .collect()
     }
 
     /// Starts a VM again that has run before.

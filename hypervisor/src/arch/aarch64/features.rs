@@ -137,3 +137,74 @@ pub fn enable_on_this_cpu() {
     isb();
     super::flush_all();
 }
+
+/// Identification registers, as [`abi::boot::BootInfo::id_registers`] has them. Those without a name read 0 (Arm ARM
+/// D17.3.1).
+pub fn id_registers() -> [u64; abi::boot::ID_REGISTERS] {
+    let mut all = [0; abi::boot::ID_REGISTERS];
+    let registers = [
+        (0, read!("midr_el1")),
+        (5, read!("mpidr_el1")),
+        (6, read!("revidr_el1")),
+        (8, read!("S3_0_C0_C1_0")),
+        (9, read!("S3_0_C0_C1_1")),
+        (10, read!("S3_0_C0_C1_2")),
+        (11, read!("S3_0_C0_C1_3")),
+        (12, read!("S3_0_C0_C1_4")),
+        (13, read!("S3_0_C0_C1_5")),
+        (14, read!("S3_0_C0_C1_6")),
+        (15, read!("S3_0_C0_C1_7")),
+        (16, read!("S3_0_C0_C2_0")),
+        (17, read!("S3_0_C0_C2_1")),
+        (18, read!("S3_0_C0_C2_2")),
+        (19, read!("S3_0_C0_C2_3")),
+        (20, read!("S3_0_C0_C2_4")),
+        (21, read!("S3_0_C0_C2_5")),
+        (22, read!("S3_0_C0_C2_6")),
+        (23, read!("S3_0_C0_C2_7")),
+        (24, read!("S3_0_C0_C3_0")),
+        (25, read!("S3_0_C0_C3_1")),
+        (26, read!("S3_0_C0_C3_2")),
+        (27, read!("S3_0_C0_C3_3")),
+        (28, read!("S3_0_C0_C3_4")),
+        (29, read!("S3_0_C0_C3_5")),
+        (30, read!("S3_0_C0_C3_6")),
+        (31, read!("S3_0_C0_C3_7")),
+        (32, read!("S3_0_C0_C4_0")),
+        (33, read!("S3_0_C0_C4_1")),
+        (34, read!("S3_0_C0_C4_2")),
+        (35, read!("S3_0_C0_C4_3")),
+        (36, read!("S3_0_C0_C4_4")),
+        (37, read!("S3_0_C0_C4_5")),
+        (38, read!("S3_0_C0_C4_6")),
+        (39, read!("S3_0_C0_C4_7")),
+        (40, read!("S3_0_C0_C5_0")),
+        (41, read!("S3_0_C0_C5_1")),
+        (42, read!("S3_0_C0_C5_2")),
+        (43, read!("S3_0_C0_C5_3")),
+        (44, read!("S3_0_C0_C5_4")),
+        (45, read!("S3_0_C0_C5_5")),
+        (46, read!("S3_0_C0_C5_6")),
+        (47, read!("S3_0_C0_C5_7")),
+        (48, read!("S3_0_C0_C6_0")),
+        (49, read!("S3_0_C0_C6_1")),
+        (50, read!("S3_0_C0_C6_2")),
+        (51, read!("S3_0_C0_C6_3")),
+        (52, read!("S3_0_C0_C6_4")),
+        (53, read!("S3_0_C0_C6_5")),
+        (54, read!("S3_0_C0_C6_6")),
+        (55, read!("S3_0_C0_C6_7")),
+        (56, read!("S3_0_C0_C7_0")),
+        (57, read!("S3_0_C0_C7_1")),
+        (58, read!("S3_0_C0_C7_2")),
+        (59, read!("S3_0_C0_C7_3")),
+        (60, read!("S3_0_C0_C7_4")),
+        (61, read!("S3_0_C0_C7_5")),
+        (62, read!("S3_0_C0_C7_6")),
+        (63, read!("S3_0_C0_C7_7")),
+    ];
+    for (index, value) in registers {
+        all[index] = value;
+    }
+    all
+}

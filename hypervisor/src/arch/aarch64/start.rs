@@ -261,6 +261,7 @@ fn boot_info(
         gic_vcpu_interface,
         list_registers: gic::virtual_interface::list_registers() as u32,
         reserved: 0,
+        id_registers: features::id_registers(),
         cpu_ids,
         regions,
     }

@@ -8,10 +8,12 @@ use core::sync::atomic::{AtomicU64, Ordering};
 /// What every core has (8 bits).
 const VMIDS: usize = 256;
 // 0 is everybody's who gets none.
-static TAKEN: [AtomicU64; VMIDS / 64] = {
-    const NONE: AtomicU64 = AtomicU64::new(0);
-    [AtomicU64::new(1), NONE, NONE, NONE]
-};
+static TAKEN: [AtomicU64; VMIDS / 64] = [
+    AtomicU64::new(1),
+    AtomicU64::new(0),
+    AtomicU64::new(0),
+    AtomicU64::new(0),
+];
 
 /// A tag for a space; 0 if there is none, which costs a flush at each switch.
 pub fn alloc_space_tag(_kind: SpaceKind) -> u16 {

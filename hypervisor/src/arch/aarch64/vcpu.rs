@@ -10,7 +10,7 @@ use super::features::{
 use super::gic::virtual_interface::{self, ENABLE, Interface};
 use super::sysreg::{isb, read, write};
 use super::traps::{self, class};
-use super::virt::{El1, Fp, Keys, Thread};
+use super::virt::{El1, Fp, Keys, StatePage, Thread};
 use crate::context::State;
 use crate::cpu::Cpu;
 use crate::mem::KernelPage;
@@ -18,7 +18,7 @@ use crate::space::Space;
 use crate::vcpu::Exit;
 use abi::vcpu::aarch64::{
     CONTROL_HALT, CONTROL_SERROR, GIC_ENTRY_NOT_PRESENT, GIC_NO_PENDING, GIC_UNDERFLOW, Groups,
-    LIST_EOI, LIST_GROUP1, LIST_INTID, LIST_SOURCE_SHIFT, LIST_STATE, VcpuState,
+    LIST_EOI, LIST_GROUP1, LIST_INTID, LIST_SOURCE_SHIFT, LIST_STATE,
 };
 use abi::vcpu::{ExitKind, FAULT_FETCH, FAULT_LINEAR, FAULT_READ, FAULT_WRITE};
 
@@ -116,7 +116,7 @@ const LIST_BITS: u64 =
 
 /// Registers of a vCPU.
 pub struct VcpuArch {
-    page: *mut VcpuState,
+    page: StatePage,
     pc: u64,
     pstate: u64,
     /// Always here outside of guest mode.
@@ -141,7 +141,7 @@ impl VcpuArch {
     /// A vCPU with its state page.
     pub fn new(_pages: &[KernelPage], state: KernelPage) -> VcpuArch {
         VcpuArch {
-            page: state.virt.0 as *mut VcpuState,
+            page: StatePage::new(state),
             pc: 0,
             pstate: PSTATE_DEFAULT,
             thread: Thread::default(),
@@ -183,7 +183,7 @@ impl VcpuArch {
             virtual_interface::set_control(ENABLE | self.interface.control);
         }
         // SAFETY: the state page begins with the registers; the machine's state is the guest's.
-        let why = unsafe { entry::enter_guest(self.page as u64) };
+        let why = unsafe { entry::enter_guest(self.page.address()) };
         let outcome = match why {
             cause::INTERRUPT => Outcome::Interrupt,
             cause::SYNCHRONOUS => decode(),
@@ -264,11 +264,8 @@ impl VcpuArch {
     pub fn save(&mut self, _cpu: &Cpu, groups: u64) {
         let groups = Groups::from_bits_truncate(groups);
         let page = self.page;
-        // SAFETY: the state page is the vCPU's; the monitor may write to it too.
-        unsafe {
-            (&raw mut (*page).pc).write_volatile(self.pc);
-            (&raw mut (*page).pstate).write_volatile(self.pstate);
-        }
+        page.set_pc(self.pc);
+        page.set_pstate(self.pstate);
         if groups.intersects(Groups::SYSTEM | Groups::TIMER) {
             if self.resident {
                 self.el1.save();
@@ -280,13 +277,10 @@ impl VcpuArch {
             if self.resident {
                 virtual_interface::save(&mut self.interface);
             }
-            // SAFETY: as above.
-            unsafe {
-                (&raw mut (*page).gic_control).write_volatile(self.interface.control);
-                (&raw mut (*page).vmcr).write_volatile(self.interface.vmcr);
-                (&raw mut (*page).active_priorities).write_volatile(self.interface.active);
-                (&raw mut (*page).list).write_volatile(self.interface.list);
-            }
+            page.set_gic_control(self.interface.control);
+            page.set_vmcr(self.interface.vmcr);
+            page.set_active_priorities(self.interface.active);
+            page.set_list(self.interface.list);
         }
     }
 
@@ -295,20 +289,11 @@ impl VcpuArch {
     pub fn load(&mut self, _cpu: &Cpu, groups: u64) -> VcpuReply {
         let groups = Groups::from_bits_truncate(groups);
         let page = self.page;
-        // SAFETY: the state page is the vCPU's; the monitor writes to it too, so each field is read once.
-        let (pc, asked, controls, deadline) = unsafe {
-            (
-                (&raw const (*page).pc).read_volatile(),
-                (&raw const (*page).pstate).read_volatile(),
-                (&raw const (*page).controls).read_volatile(),
-                (&raw const (*page).deadline).read_volatile(),
-            )
-        };
         if groups.contains(Groups::PC) {
-            self.pc = pc;
+            self.pc = page.pc();
         }
         if groups.contains(Groups::PSTATE) {
-            self.pstate = pstate(asked);
+            self.pstate = pstate(page.pstate());
         }
         if groups.intersects(Groups::SYSTEM | Groups::TIMER | Groups::IDENTITY) {
             self.load_system();
@@ -316,13 +301,17 @@ impl VcpuArch {
         if groups.contains(Groups::GIC) {
             self.load_interface();
         }
-        let has_controls = groups.contains(Groups::CONTROLS);
-        if has_controls {
+        let controls = if groups.contains(Groups::CONTROLS) {
+            page.controls()
+        } else {
+            0
+        };
+        if groups.contains(Groups::CONTROLS) {
             self.serror = controls & CONTROL_SERROR != 0;
         }
         VcpuReply {
-            halt: has_controls && controls & CONTROL_HALT != 0,
-            deadline: groups.contains(Groups::DEADLINE).then_some(deadline),
+            halt: controls & CONTROL_HALT != 0,
+            deadline: groups.contains(Groups::DEADLINE).then(|| page.deadline()),
         }
     }
 
@@ -340,20 +329,11 @@ impl VcpuArch {
 
     fn load_interface(&mut self) {
         let page = self.page;
-        // SAFETY: as in `load`.
-        let (control, vmcr, active, list) = unsafe {
-            (
-                (&raw const (*page).gic_control).read_volatile(),
-                (&raw const (*page).vmcr).read_volatile(),
-                (&raw const (*page).active_priorities).read_volatile(),
-                (&raw const (*page).list).read_volatile(),
-            )
-        };
         self.interface = Interface {
-            control: control & GIC_CONTROLS,
-            vmcr: vmcr & 0xffff_ffff,
-            active,
-            list: list.map(|list| list & LIST_BITS),
+            control: page.gic_control() & GIC_CONTROLS,
+            vmcr: page.vmcr() & 0xffff_ffff,
+            active: page.active_priorities(),
+            list: page.list().map(|list| list & LIST_BITS),
         };
         self.watched =
             self.interface.control != 0 || self.interface.list.iter().any(|l| l & LIST_EOI != 0);

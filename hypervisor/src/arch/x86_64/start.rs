@@ -312,6 +312,7 @@ fn boot_info(
         gic_vcpu_interface: 0,
         list_registers: 0,
         reserved: 0,
+        id_registers: [0; abi::boot::ID_REGISTERS],
         cpu_ids,
         regions,
     }

@@ -3,9 +3,9 @@
 //! Every one that a guest can write without a trap is in one of these tables. Those of [`Thread`] act on EL0 under the
 //! kernel too, and are switched at every exit; the others stay loaded until another vCPU runs.
 
+use super::{StatePage, get, set};
 use crate::arch::features;
 use crate::arch::sysreg::{read, write};
-use abi::vcpu::aarch64::VcpuState;
 
 macro_rules! registers {
     ($(#[$doc:meta])* $table:ident { $($field:ident = $name:literal $(as $page:ident)?,)* }) => {
@@ -27,21 +27,15 @@ macro_rules! registers {
             }
 
             /// Copies what monitors see to the state page.
-            pub fn to_page(&self, page: *mut VcpuState) {
+            pub fn to_page(&self, page: StatePage) {
                 let _ = page;
-                $($(
-                    // SAFETY: the vCPU's state page is mapped as long as it lives; the monitor may write to it too.
-                    unsafe { (&raw mut (*page).$page).write_volatile(self.$field) };
-                )?)*
+                $($(set!(page, $page, self.$field);)?)*
             }
 
             /// Takes what monitors see from the state page. Any value is the guest's own affair.
-            pub fn take_from_page(&mut self, page: *const VcpuState) {
+            pub fn take_from_page(&mut self, page: StatePage) {
                 let _ = page;
-                $($(
-                    // SAFETY: as above.
-                    self.$field = unsafe { (&raw const (*page).$page).read_volatile() };
-                )?)*
+                $($(self.$field = get!(page, $page);)?)*
             }
         }
     };
