@@ -4,7 +4,6 @@
 //! The tree is a loader's: the parser checks its structure, and here every number is checked before it is used. Nodes
 //! are visited one by one, without recursion deeper than [`MAX_DEPTH`].
 
-use super::psci::Conduit;
 use crate::addr::HostPhys;
 use crate::boot::{CommandLine, PhysRange};
 use dtoolkit::fdt::{Fdt, FdtNode};
@@ -77,6 +76,18 @@ pub struct Uart {
     pub range: PhysRange,
     /// Its SPI, counted from 0.
     pub interrupt: Option<u32>,
+}
+
+/// How firmware is called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Conduit {
+    /// There is none.
+    None = 0,
+    /// SMC: to EL3.
+    Smc = 1,
+    /// HVC: to a hypervisor below this one.
+    Hvc = 2,
 }
 
 /// What the kernel wants to know.
@@ -329,4 +340,138 @@ fn stdout_node(tree: Fdt<'_>) -> Option<FdtNode<'_>> {
     let aliases = tree.find_node("/aliases")?;
     let alias = aliases.property(path)?;
     tree.find_node(text(alias.value())?.trim_end_matches('\0'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use vm_fdt::FdtWriter;
+
+    /// A tree like QEMU's, with two cells for each address and size.
+    fn tree(gic: u32) -> Vec<u8> {
+        let mut fdt = FdtWriter::new().unwrap();
+        let root = fdt.begin_node("").unwrap();
+        fdt.property_u32("#address-cells", 2).unwrap();
+        fdt.property_u32("#size-cells", 2).unwrap();
+        let chosen = fdt.begin_node("chosen").unwrap();
+        fdt.property_string("bootargs", "pool=16").unwrap();
+        fdt.property_string("stdout-path", "/uart@9010000:115200")
+            .unwrap();
+        fdt.property_u32("linux,initrd-start", 0x4800_0000).unwrap();
+        fdt.property_u64("linux,initrd-end", 0x4900_0000).unwrap();
+        fdt.end_node(chosen).unwrap();
+        for (name, base) in [("memory@40000000", 0x4000_0000u64), ("memory@8", 8 << 32)] {
+            let memory = fdt.begin_node(name).unwrap();
+            fdt.property_string("device_type", "memory").unwrap();
+            fdt.property_array_u64("reg", &[base, 1 << 30]).unwrap();
+            fdt.end_node(memory).unwrap();
+        }
+        let reserved = fdt.begin_node("reserved-memory").unwrap();
+        fdt.property_u32("#address-cells", 2).unwrap();
+        fdt.property_u32("#size-cells", 2).unwrap();
+        let firmware = fdt.begin_node("firmware@41000000").unwrap();
+        fdt.property_array_u64("reg", &[0x4100_0000, 0x1_0000])
+            .unwrap();
+        fdt.end_node(firmware).unwrap();
+        fdt.end_node(reserved).unwrap();
+        let cpus = fdt.begin_node("cpus").unwrap();
+        fdt.property_u32("#address-cells", 1).unwrap();
+        fdt.property_u32("#size-cells", 0).unwrap();
+        for (id, status) in [(0, "okay"), (0x101, "okay"), (2, "disabled")] {
+            let cpu = fdt.begin_node(&format!("cpu@{id:x}")).unwrap();
+            fdt.property_string("device_type", "cpu").unwrap();
+            fdt.property_string("status", status).unwrap();
+            fdt.property_u32("reg", id).unwrap();
+            fdt.end_node(cpu).unwrap();
+        }
+        fdt.end_node(cpus).unwrap();
+        let psci = fdt.begin_node("psci").unwrap();
+        fdt.property_string_list("compatible", vec!["arm,psci-1.0".into(), "arm,psci".into()])
+            .unwrap();
+        fdt.property_string("method", "smc").unwrap();
+        fdt.end_node(psci).unwrap();
+        let controller = fdt.begin_node("intc@8000000").unwrap();
+        if gic == 3 {
+            fdt.property_string("compatible", "arm,gic-v3").unwrap();
+            fdt.property_array_u64("reg", &[0x800_0000, 0x1_0000, 0x80a_0000, 0xf6_0000])
+                .unwrap();
+        } else {
+            fdt.property_string("compatible", "arm,cortex-a15-gic")
+                .unwrap();
+            let reg = [
+                0x800_0000, 0x1000, 0x801_0000, 0x2000, 0x803_0000, 0x2000, 0x804_0000, 0x2000,
+            ];
+            fdt.property_array_u64("reg", &reg).unwrap();
+        }
+        fdt.end_node(controller).unwrap();
+        for (at, spi) in [(0x900_0000u64, 1), (0x901_0000, 8)] {
+            let uart = fdt.begin_node(&format!("uart@{at:x}")).unwrap();
+            fdt.property_string("compatible", "arm,pl011").unwrap();
+            fdt.property_array_u64("reg", &[at, 0x1000]).unwrap();
+            fdt.property_array_u32("interrupts", &[0, spi, 4]).unwrap();
+            fdt.end_node(uart).unwrap();
+        }
+        fdt.end_node(root).unwrap();
+        fdt.finish().unwrap()
+    }
+
+    fn range(start: u64, size: u64) -> PhysRange {
+        PhysRange::new(HostPhys(start), size).unwrap()
+    }
+
+    #[test]
+    fn a_machine_is_read() {
+        let bytes = tree(3);
+        assert_eq!(claimed_size(&bytes), Some(bytes.len() as u64));
+        let machine = Machine::read(&bytes).unwrap();
+        let memory: Vec<_> = machine.memory.iter().collect();
+        assert_eq!(
+            memory,
+            [range(0x4000_0000, 1 << 30), range(8 << 32, 1 << 30)]
+        );
+        let reserved: Vec<_> = machine.reserved.iter().collect();
+        assert_eq!(reserved, [range(0x4100_0000, 0x1_0000)]);
+        assert_eq!(machine.cpus.iter().collect::<Vec<_>>(), [0, 0x101]);
+        assert_eq!(machine.conduit, Conduit::Smc);
+        assert_eq!(machine.bundle, Some(range(0x4800_0000, 0x100_0000)));
+        assert_eq!(machine.command_line.value("pool"), Some("16"));
+        let uart = machine.uart.unwrap();
+        assert_eq!(
+            (uart.range.start().0, uart.interrupt),
+            (0x901_0000, Some(8))
+        );
+        let Some(Gic::V3 { redistributors, .. }) = machine.gic else {
+            panic!("{:?}", machine.gic);
+        };
+        assert_eq!(
+            redistributors.iter().collect::<Vec<_>>(),
+            [range(0x80a_0000, 0xf6_0000)]
+        );
+        let machine = Machine::read(&tree(2)).unwrap();
+        let Some(Gic::V2 { vcpu_interface, .. }) = machine.gic else {
+            panic!("{:?}", machine.gic);
+        };
+        assert_eq!(vcpu_interface, range(0x804_0000, 0x2000));
+    }
+
+    proptest! {
+        #[test]
+        fn a_damaged_tree_does_no_harm(
+            gic in 2u32..4,
+            damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..40),
+            cut in any::<prop::sample::Index>(),
+            whole: bool,
+        ) {
+            let mut bytes = tree(gic);
+            for (at, value) in damage {
+                let at = at.index(bytes.len());
+                bytes[at] = value;
+            }
+            let end = if whole { bytes.len() } else { cut.index(bytes.len()) };
+            // Whatever it says is in order as long as it is said without a panic or an endless loop.
+            let _ = Machine::read(&bytes[..end]);
+            let _ = claimed_size(&bytes[..end]);
+        }
+    }
 }

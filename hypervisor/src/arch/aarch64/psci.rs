@@ -1,19 +1,8 @@
 //! Calls to firmware: PSCI (Arm DEN 0022), by SMC or HVC as the device tree says.
 
+use super::device_tree::Conduit;
 use core::arch::asm;
 use core::sync::atomic::{AtomicU32, Ordering};
-
-/// How firmware is called.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u32)]
-pub enum Conduit {
-    /// There is none.
-    None = 0,
-    /// SMC: to EL3.
-    Smc = 1,
-    /// HVC: to a hypervisor below this one.
-    Hvc = 2,
-}
 
 static CONDUIT: AtomicU32 = AtomicU32::new(0);
 
