@@ -54,6 +54,9 @@ const API: u64 = 1 << 41;
 pub const SCTLR_THREAD: u64 = 0x30d0_0980 | 1 << 26 | 1 << 15 | 1 << 14;
 /// CPACR_EL1 while threads run: vector registers trap.
 pub const CPACR_THREAD: u64 = 0;
+/// TCR_EL1 while threads run: no walks of the guest's tables, which are still loaded, with the stage 2 of another (EPD0, EPD1).
+/// Cores that speculate with them cache what they find (Cortex-A57 erratum 1319537, Cortex-A72 erratum 1319367).
+pub const TCR_THREAD: u64 = 1 << 23 | 1 << 7;
 /// CNTKCTL_EL1 while threads run: both counters can be read, timers not.
 pub const CNTKCTL_THREAD: u64 = 0b11;
 
@@ -64,9 +67,9 @@ pub const CNTHCTL_GUEST: u64 = 1 << 0;
 /// CNTHCTL_EL2 while threads run: as well EL1PCEN, without which QEMU 7.2 traps EL0's reads of the physical counter;
 /// CNTKCTL_EL1 denies EL0 the timer.
 pub const CNTHCTL_THREAD: u64 = 0b11;
-/// MDCR_EL2: debug and performance-monitor registers trap (TDRA, TDOSA, TDA, TPM, TPMCR); the lower bits say how many
+/// MDCR_EL2: debug, trace, profiling and performance-monitor registers trap (TTRF, TPMS, TDRA, TDOSA, TDA, TPM, TPMCR); the lower bits say how many
 /// counters EL1 has.
-const MDCR: u64 = 1 << 11 | 1 << 10 | 1 << 9 | 1 << 6 | 1 << 5;
+const MDCR: u64 = 1 << 19 | 1 << 14 | 1 << 11 | 1 << 10 | 1 << 9 | 1 << 6 | 1 << 5;
 const MDCR_COUNTERS: u64 = 0x1f;
 
 /// Why the kernel does not run on this CPU.
@@ -124,7 +127,15 @@ pub fn enable_on_this_cpu() {
     write!("cnthp_ctl_el2", 0);
     write!("mdcr_el2", MDCR | read!("mdcr_el2") & MDCR_COUNTERS);
     write!("hstr_el2", 0);
+    // Fine-grained traps and HCRX_EL2 add to the above; where they are there, firmware may have left anything in them.
+    if read!("id_aa64mmfr0_el1") >> 56 & 0xf != 0 {
+        clear_fine_grained_traps();
+    }
+    if read!("id_aa64mmfr1_el1") >> 40 & 0xf != 0 {
+        write!("S3_4_C1_C2_2", 0);
+    }
     write!("sctlr_el1", SCTLR_THREAD);
+    write!("tcr_el1", TCR_THREAD);
     write!("cpacr_el1", CPACR_THREAD);
     write!("cntkctl_el1", CNTKCTL_THREAD);
     write!("mdscr_el1", 0);
@@ -136,6 +147,15 @@ pub fn enable_on_this_cpu() {
     }
     isb();
     super::flush_all();
+}
+
+/// HFGRTR_EL2, HFGWTR_EL2, HFGITR_EL2, HDFGRTR_EL2 and HDFGWTR_EL2: no traps.
+fn clear_fine_grained_traps() {
+    write!("S3_4_C1_C1_4", 0);
+    write!("S3_4_C1_C1_5", 0);
+    write!("S3_4_C1_C1_6", 0);
+    write!("S3_4_C3_C1_4", 0);
+    write!("S3_4_C3_C1_5", 0);
 }
 
 /// Identification registers, as [`abi::boot::BootInfo::id_registers`] has them. Those without a name read 0 (Arm ARM

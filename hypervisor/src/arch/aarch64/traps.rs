@@ -42,14 +42,15 @@ pub extern "C" fn user_entry(why: u64) -> ! {
     if let Some(thread) = cpu.current.get().and_then(|current| current.as_thread()) {
         match why {
             cause::INTERRUPT => interrupts(cpu),
-            cause::SYNCHRONOUS => synchronous(cpu, thread),
-            _ => error(read!("esr_el2")),
+            _ => exception(cpu, thread),
         }
     }
     run(cpu)
 }
 
-fn synchronous(cpu: &Cpu, thread: Ref<Thread>) {
+/// A system call, an exception of the thread, or an SError, which is taken for the thread's too: memory or a device has
+/// failed, some time ago, and the thread may have devices.
+fn exception(cpu: &Cpu, thread: Ref<Thread>) {
     let syndrome = read!("esr_el2");
     if class::of(syndrome) == class::SYSTEM_CALL {
         return syscall::dispatch(cpu, thread);
@@ -60,12 +61,6 @@ fn synchronous(cpu: &Cpu, thread: Ref<Thread>) {
         address: read!("far_el2"),
     };
     ipc::raise(cpu, thread, exception);
-}
-
-/// An SError: memory or a device has failed, some time ago.
-pub fn error(syndrome: u64) {
-    // Nothing says whose access it was. A machine that goes on after an uncontainable one would compute wrongly.
-    panic!("SError: ESR {syndrome:#x}");
 }
 
 /// The current thread, whose caller is a vCPU, has replied with `groups`; of its registers only those are saved

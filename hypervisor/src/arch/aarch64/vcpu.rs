@@ -173,6 +173,8 @@ impl VcpuArch {
         }
         cpu.arch.forget_space();
         super::load_tables(guest);
+        // Before walks of the guest's tables are possible (`TCR_THREAD`).
+        isb();
         let serror = if self.serror { HCR_SERROR } else { 0 };
         write!("hcr_el2", HCR_GUEST | serror);
         self.thread.load();
@@ -187,10 +189,12 @@ impl VcpuArch {
         let outcome = match why {
             cause::INTERRUPT => Outcome::Interrupt,
             cause::SYNCHRONOUS => decode(),
-            _ => {
-                traps::error(read!("esr_el2"));
-                Outcome::Resume
-            }
+            // SError: the monitor decides what becomes of its guest.
+            _ => Outcome::Exit(Exit {
+                kind: ExitKind::Other,
+                instruction_length: 0,
+                info: [read!("esr_el2"), 0, 0],
+            }),
         };
         self.pc = read!("elr_el2");
         self.pstate = read!("spsr_el2");
@@ -198,8 +202,9 @@ impl VcpuArch {
         if self.serror {
             self.serror = read!("hcr_el2") & HCR_SERROR != 0;
         }
-        write!("hcr_el2", HCR_THREAD);
         Thread::load_for_threads();
+        isb();
+        write!("hcr_el2", HCR_THREAD);
         if self.watched {
             self.maintenance = virtual_interface::maintenance();
             virtual_interface::set_control(ENABLE);
@@ -345,9 +350,10 @@ impl VcpuArch {
 
     /// Takes the vCPU off this CPU, before it ends.
     pub fn leave_cpu(&mut self, cpu: &Cpu) {
-        // Another vCPU may be loaded; then this one is not.
-        if self.resident {
-            self.suspend();
+        self.suspend();
+        if let Some(loaded) = cpu.arch.guest.get()
+            && core::ptr::eq(loaded.arch.as_ptr(), self)
+        {
             cpu.arch.guest.set(None);
         }
     }

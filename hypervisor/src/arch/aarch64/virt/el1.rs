@@ -47,6 +47,7 @@ registers! {
         sctlr = "sctlr_el1" as sctlr_el1,
         cpacr = "cpacr_el1" as cpacr_el1,
         cntkctl = "cntkctl_el1",
+        tcr = "tcr_el1" as tcr_el1,
         tpidr_el0 = "tpidr_el0" as tpidr_el0,
         sp_el0 = "sp_el0" as sp_el0,
     }
@@ -64,7 +65,6 @@ registers! {
         afsr1 = "afsr1_el1",
         ttbr0 = "ttbr0_el1" as ttbr0_el1,
         ttbr1 = "ttbr1_el1" as ttbr1_el1,
-        tcr = "tcr_el1" as tcr_el1,
         mair = "mair_el1" as mair_el1,
         amair = "amair_el1",
         vbar = "vbar_el1" as vbar_el1,
@@ -103,6 +103,7 @@ impl Thread {
     pub fn load_for_threads() {
         write!("sctlr_el1", features::SCTLR_THREAD);
         write!("cpacr_el1", features::CPACR_THREAD);
+        write!("tcr_el1", features::TCR_THREAD);
         write!("cntkctl_el1", features::CNTKCTL_THREAD);
         write!("tpidr_el0", 0);
         write!("cnthctl_el2", features::CNTHCTL_THREAD);
