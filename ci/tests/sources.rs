@@ -2,9 +2,10 @@
 
 use std::process::Command;
 
-use bulkhead::artifacts::{KERNEL, USER};
-use bulkhead::toolchain::{Toolchain, host_cargo};
+use bulkhead::artifacts::{KERNEL, TRIAL, USER};
+use bulkhead::toolchain::{Compiler, Toolchain, host_cargo};
 use bulkhead::{apt, child, workspace};
+use configs::Architecture;
 
 fn run(what: &str, mut command: Command) {
     eprintln!("{what} ...");
@@ -47,21 +48,30 @@ fn lints_on_the_host() {
     run("cargo clippy for the host", command);
 }
 
-#[test]
-fn lints_on_bare_metal() {
-    let toolchain = Toolchain::prepare().unwrap_or_else(|e| panic!("{e:#}"));
-    if let Toolchain::Debian { bin, .. } = &toolchain
+fn lints_on_bare_metal(architecture: Architecture) {
+    let toolchain = Toolchain::prepare(architecture).unwrap_or_else(|e| panic!("{e:#}"));
+    if let Compiler::Debian { bin, .. } = &toolchain.compiler
         && !bin.join("cargo-clippy").exists()
     {
         apt::install(&["rust-web-clippy"], "clippy for bare metal")
             .unwrap_or_else(|e| panic!("{e:#}"));
     }
-    for mode in [KERNEL, USER] {
+    for mode in [KERNEL, USER, TRIAL] {
         let mut command = mode.cargo(&toolchain, "clippy");
         command.args(["--locked", "--", "-D", "warnings"]);
         run(
-            &format!("cargo clippy for bare metal: {}", mode.name),
+            &format!("cargo clippy for bare metal: {}, {architecture}", mode.name),
             command,
         );
     }
+}
+
+#[test]
+fn lints_on_x86_64() {
+    lints_on_bare_metal(Architecture::X86_64);
+}
+
+#[test]
+fn lints_on_arm64() {
+    lints_on_bare_metal(Architecture::Arm64);
 }

@@ -13,7 +13,7 @@ mod raw;
 mod verify;
 
 pub use diagnostic::{Diagnostic, Diagnostics, Place};
-pub use machine::Machine;
+pub use machine::{Architecture, Board, Gic, Machine};
 
 use std::path::{Path, PathBuf};
 
@@ -47,7 +47,7 @@ pub struct GuestFile {
 /// Where a guest file comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Source {
-    /// `"default"`: the Debian cloud kernel, or the initial RAM disk that the command makes.
+    /// `"default"`: Debian's cloud kernel for the machine's architecture, or the initial RAM disk that the command makes.
     Default,
     /// A file of the user's.
     Path(PathBuf),

@@ -25,8 +25,11 @@ pub struct System {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Machine {
+    pub architecture: Option<Spanned<String>>,
     pub memory: Spanned<String>,
     pub cpus: Spanned<u32>,
+    pub cpu: Option<Spanned<String>>,
+    pub gic: Option<Spanned<u32>>,
 }
 
 /// `[[console]]`: a console server.

@@ -1,6 +1,7 @@
 use super::*;
 
 const GOOD: &str = include_str!("../linux.toml");
+const GOOD_ARM64: &str = include_str!("../linux-arm64.toml");
 
 fn check(text: &str) -> Result<Config, Diagnostics> {
     parse(Path::new("test.toml"), text, &Overrides::default())
@@ -9,8 +10,13 @@ fn check(text: &str) -> Result<Config, Diagnostics> {
 /// The error for the good file with `from` replaced by `to`; its line must be that of `to`.
 #[track_caller]
 fn error(from: &str, to: &str) -> String {
-    assert!(GOOD.contains(from), "{from}");
-    let text = GOOD.replacen(from, to, 1);
+    error_in(GOOD, from, to)
+}
+
+#[track_caller]
+fn error_in(good: &str, from: &str, to: &str) -> String {
+    assert!(good.contains(from), "{from}");
+    let text = good.replacen(from, to, 1);
     let errors = check(&text).unwrap_err();
     assert_eq!(errors.0.len(), 1, "{errors}");
     let shown = errors.to_string();
@@ -30,7 +36,7 @@ fn error(from: &str, to: &str) -> String {
 
 #[test]
 fn the_systems_that_come_with_it() {
-    for file in ["linux.toml", "two-linux.toml"] {
+    for file in ["linux.toml", "two-linux.toml", "linux-arm64.toml"] {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(file);
         let config = load(&path, &Overrides::default()).unwrap_or_else(|e| panic!("{e}"));
         config.system.check().unwrap();
@@ -88,6 +94,39 @@ fn values() {
         )
         .contains("127")
     );
+}
+
+#[test]
+fn machines() {
+    let arm64 = check(GOOD_ARM64).unwrap();
+    assert_eq!(
+        arm64.machine,
+        Machine::usual(Architecture::Arm64, 1 << 30, 1)
+    );
+    assert_eq!(arm64.system.vms[0].serial, image::system::Uart::VIRT);
+    let real = GOOD_ARM64
+        .replace("\"max\"", "\"cortex-a53\"")
+        .replace("gic = 3", "gic = 2");
+    let board = Board::Virt {
+        cpu: "cortex-a53",
+        gic: Gic::V2,
+    };
+    assert_eq!(check(&real).unwrap().machine.board, board);
+    let error_arm64 = |from: &str, to: &str| error_in(GOOD_ARM64, from, to);
+    assert!(error_arm64("cpu = \"max\" ", "cpu = \"z80\" ").contains("there are: max, cortex-a53"));
+    assert!(error_arm64("gic = 3 ", "gic = 4 ").contains("no interrupt controller GICv4"));
+    assert!(error_in(&real, "cpus = 1", "cpus = 9").contains("give it 1 to 8, or set gic = 3"));
+    assert!(error_arm64("uart = \"uart0\"", "uart = \"com1\"").contains("write \"uart0\""));
+    assert!(error_arm64("\"arm64\" ", "\"aarch64\" ").contains("write \"x86-64\" or \"arm64\""));
+    assert!(error("cpus = 1", "cpus = 1\ngic = 3").contains("set architecture = \"arm64\""));
+    // RAM starts at 1 GiB.
+    let at = |at: &str| {
+        error_arm64(
+            "memory = \"512 MiB\"",
+            &format!("memory = \"512 MiB\"\nmemory_at = \"{at}\""),
+        )
+    };
+    assert!(at("512 MiB").contains("its RAM is at 0x40000000-0x80000000"));
 }
 
 #[test]

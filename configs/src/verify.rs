@@ -6,14 +6,17 @@ use std::path::{Path, PathBuf};
 use image::bundle::FileKind;
 use image::system::{
     After, Args, CommandLine, Compartment, Cpu, GuestMemory, HostAddress, Name, Native, Pages,
-    Priority, ProgramMemory, Server, ServerKind, Uart, Vcpus, Vm,
+    Priority, ProgramMemory, Server, ServerKind, Vcpus, Vm,
 };
 use toml::Spanned;
 
 use crate::diagnostic::{Diagnostic, Diagnostics, Place, line};
-use crate::{Config, GuestFile, Machine, Overrides, Source, raw, size};
+use crate::{Architecture, Config, GuestFile, Machine, Overrides, Source, raw, size};
 
+mod machine;
 mod rules;
+
+use machine::{guest_uart, uarts};
 
 /// Program of console servers.
 const CONSOLE_PROGRAM: &str = "console";
@@ -52,7 +55,7 @@ pub fn verify(
     raw: raw::System,
     overrides: &Overrides,
 ) -> Result<Config, Diagnostics> {
-    let machine = Machine { memory: 0, cpus: 0 };
+    let machine = Machine::usual(Architecture::X86_64, 0, 0);
     let mut verifier = Verifier {
         path,
         text,
@@ -60,7 +63,11 @@ pub fn verify(
         errors: Vec::new(),
         files: Vec::new(),
     };
-    verifier.machine(&raw.machine);
+    // What else is right depends on it.
+    let Some(architecture) = verifier.architecture(&raw.machine) else {
+        return Err(Diagnostics(verifier.errors));
+    };
+    verifier.machine(&raw.machine, architecture);
     let parts = verifier.parts(&raw, overrides);
     let Verifier {
         errors,
@@ -165,35 +172,6 @@ impl Verifier<'_> {
         }
     }
 
-    fn machine(&mut self, raw: &raw::Machine) {
-        let (min, max) = (Machine::MIN_MEMORY, Machine::MAX_MEMORY);
-        if let Some(memory) = self.bytes(&raw.memory) {
-            self.machine.memory = memory;
-            if !(min..=max).contains(&memory) || !memory.is_multiple_of(2 << 20) {
-                let place = self.at(&raw.memory);
-                let help = format!(
-                    "a multiple of 2 MiB, from {} to {}",
-                    size::show(min),
-                    size::show(max)
-                );
-                self.error(
-                    place,
-                    format!("a machine cannot have {}", raw.memory.get_ref()),
-                    help,
-                );
-            }
-        }
-        self.machine.cpus = *raw.cpus.get_ref();
-        if !(1..=64).contains(&self.machine.cpus) {
-            let place = self.at(&raw.cpus);
-            self.error(
-                place,
-                format!("a machine cannot have {} CPUs", self.machine.cpus),
-                "give it 1 to 64",
-            );
-        }
-    }
-
     fn cpu(&mut self, raw: &Spanned<u32>) -> Option<Cpu> {
         let count = self.machine.cpus;
         if (1..=*raw.get_ref()).contains(&count) {
@@ -259,19 +237,20 @@ impl Verifier<'_> {
 
     fn console(&mut self, raw: &raw::Console) -> Option<Server> {
         let name = self.value(&raw.name, "name");
-        let uart = match raw.uart.get_ref().as_str() {
-            "com1" => Some(Uart::COM1),
-            "com2" => Some(Uart::COM2),
-            other => {
-                let place = self.at(&raw.uart);
-                self.error(
-                    place,
-                    format!("the machine has no UART `{other}`"),
-                    "write \"com1\" or \"com2\"",
-                );
-                None
-            }
-        };
+        let uarts = uarts(self.machine.architecture());
+        let uart = uarts.iter().find(|(name, _)| name == raw.uart.get_ref());
+        if uart.is_none() {
+            let place = self.at(&raw.uart);
+            let names: Vec<String> = uarts
+                .iter()
+                .map(|(name, _)| format!("\"{name}\""))
+                .collect();
+            self.error(
+                place,
+                format!("the machine has no UART `{}`", raw.uart.get_ref()),
+                format!("write {}", names.join(" or ")),
+            );
+        }
         let cpu = raw
             .cpu
             .as_ref()
@@ -293,7 +272,7 @@ impl Verifier<'_> {
         Some(Server {
             name: name?,
             compartment: compartment?,
-            kind: ServerKind::Console { uart: uart? },
+            kind: ServerKind::Console { uart: uart?.1 },
         })
     }
 
@@ -448,6 +427,7 @@ impl Verifier<'_> {
             initrd,
             cmdline: cmdline?,
             console,
+            serial: guest_uart(self.machine.architecture()),
             on_reset: on_reset?,
             on_crash: on_crash?,
         })

@@ -14,8 +14,7 @@ use abi::cap::Kind;
 use abi::syscall::TriggerMode;
 use spin::mutex::TicketMutex;
 
-/// Most interrupt lines that the kernel handles.
-pub const MAX_LINES: usize = 120;
+pub use crate::arch::layout::MAX_LINES;
 
 #[derive(Clone, Copy)]
 struct Binding {

@@ -13,6 +13,8 @@ pub mod cpu;
 pub mod create;
 pub mod destroy;
 pub mod domain;
+#[cfg(target_os = "none")]
+pub mod early_log;
 pub mod epoch;
 pub mod interrupt;
 pub mod ipc;
@@ -20,6 +22,8 @@ pub mod logring;
 pub mod mem;
 pub mod notification;
 pub mod object;
+#[cfg(target_os = "none")]
+pub mod panic;
 pub mod platform;
 pub mod portal;
 pub mod root;
@@ -27,6 +31,7 @@ pub mod sched;
 pub mod slot;
 pub mod space;
 pub mod syscall;
+pub mod tables;
 pub mod thread;
 pub mod timeout;
 pub mod vcpu;

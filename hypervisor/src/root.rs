@@ -1,7 +1,7 @@
 //! The root task: the one program that the kernel starts itself.
 
 use crate::addr::HostPhys;
-use crate::boot::memory_map::PhysRange;
+use crate::boot::memory_map::{MemoryMap, PhysRange, RegionKind};
 use crate::cell::Ref;
 use crate::cpu::Cpu;
 use crate::create::{self, ThreadArgs};
@@ -177,6 +177,30 @@ fn write_info(page: KernelPage, info: &BootInfo) {
     for (i, &word) in words.iter().enumerate() {
         page.write(i, word);
     }
+}
+
+/// The machine's memory below `end`, for the boot information: what `map` holds, its gaps as device memory, all without the
+/// pages in `holes`. `reserved` says what reserved memory is.
+pub fn memory_regions(
+    map: &MemoryMap,
+    end: HostPhys,
+    holes: &[HostPhys],
+    reserved: impl Fn(PhysRange) -> MemoryKind,
+) -> ([Region; boot::MAX_REGIONS], u32) {
+    let mut regions = Regions::new();
+    for region in map.regions() {
+        let kind = match region.kind {
+            RegionKind::Usable => MemoryKind::Ram,
+            RegionKind::Firmware | RegionKind::FirmwareNvs => MemoryKind::Firmware,
+            RegionKind::Reserved => reserved(region.range),
+            RegionKind::Kernel | RegionKind::Bundle | RegionKind::Defective => continue,
+        };
+        regions.add(region.range, kind, holes);
+    }
+    for hole in map.holes(end) {
+        regions.add(hole, MemoryKind::Device, holes);
+    }
+    regions.finish()
 }
 
 /// Regions of the boot information, kept in ascending order.

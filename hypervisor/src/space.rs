@@ -12,8 +12,7 @@ use abi::syscall::SpaceKind;
 use abi::{Selector, Status, USER_END};
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-/// First guest-physical address that no mapping can have: 48 bits, what a 4-level table translates.
-pub const GUEST_END: u64 = 1 << 48;
+pub use crate::arch::layout::GUEST_END;
 /// Number of I/O ports.
 pub const PORTS: u64 = 1 << 16;
 

@@ -142,8 +142,11 @@ pub fn resume(cpu: &Cpu, vcpu: Ref<Vcpu>, groups: u64) {
             cpu.program_timer();
         }
     }
-    let kicked =
-        || vcpu.context.notification.get().is_some_and(|n| n.is_set()) || vcpu.expired.get();
+    let kicked = || {
+        vcpu.context.notification.get().is_some_and(|n| n.is_set())
+            || vcpu.expired.get()
+            || vcpu.arch.with_mut(|arch| arch.has_event())
+    };
     if halt && !kicked() {
         vcpu.context.state.set(State::Halted);
         // The kick may have come between the look and the halt, from another CPU: whoever sends one

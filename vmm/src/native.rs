@@ -164,7 +164,7 @@ impl Platform for Native {
     }
 
     fn serial_write(&mut self, register: u32, value: u32) {
-        self.serial(|register| Request::Write(register, value as u8), register);
+        self.serial(|register| Request::Write(register, value), register);
     }
 
     fn widen(&mut self, kind: ExitKind, wide: bool) {

@@ -1,63 +1,75 @@
 //! The programs for the machine, built by cargo for bare metal.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
+use configs::Architecture;
 
-use crate::toolchain::{TARGET, Toolchain};
-use crate::{child, progress, workspace};
+use crate::toolchain::Toolchain;
+use crate::{bundle, child, progress, workspace};
 
 /// Name of the root task's program.
 pub const ROOT_TASK: &str = "init";
 
-/// User programs: name in a system's description, and the package with a binary of that name.
+/// Programs of systems: name in a system's description, and the package with a binary of that name.
 pub const PROGRAMS: &[(&str, &str)] = &[
-    ("init", "init"),
+    (ROOT_TASK, "init"),
     ("monitor", "vmm"),
     ("console", "console"),
-    (BENCHMARK, "bench"),
-    (HOSTILE, "hostile"),
 ];
+/// Root tasks that measure and try the hypervisor; no part of a system.
+pub const TRIALS: &[(&str, &str)] = &[(BENCHMARK, "bench"), (HOSTILE, "hostile")];
 
-/// Name of the benchmark's program, which is a root task of its own.
+/// Name of the benchmark's program.
 pub const BENCHMARK: &str = "bench";
-/// Name of the program with the hostile domains, which is a root task of its own.
+/// Name of the program with the hostile domains.
 pub const HOSTILE: &str = "hostile";
 
 /// Where the built programs are.
 #[derive(Clone, Debug)]
 pub struct Artifacts {
-    /// The kernel, an ELF file.
+    /// What they run on.
+    pub architecture: Architecture,
+    /// The kernel, in the form that machines of its architecture boot.
     pub kernel: PathBuf,
     programs: PathBuf,
+    built: &'static [(&'static str, &'static str)],
 }
 
 /// A bare-metal build: the packages, and the compiler flags that distinguish it.
 pub struct Mode {
     /// Name, of which its folder is made.
     pub name: &'static str,
-    /// Flags of the compiler.
-    pub flags: &'static [&'static str],
+    /// Names and packages of what it builds.
+    pub programs: &'static [(&'static str, &'static str)],
 }
 
-/// The kernel's build. It runs at the top of the address space, which the code model `kernel` can reach.
+/// The kernel's build.
 pub const KERNEL: Mode = Mode {
     name: "kernel",
-    flags: &["-Crelocation-model=static", "-Ccode-model=kernel"],
+    programs: &[("hypervisor", "hypervisor")],
 };
-/// The user programs' build.
+/// The build of systems' programs.
 pub const USER: Mode = Mode {
     name: "user",
-    flags: &["-Crelocation-model=static"],
+    programs: PROGRAMS,
+};
+/// The build of the programs that are no part of a system, with the flags of those that are.
+pub const TRIAL: Mode = Mode {
+    name: "user",
+    programs: TRIALS,
 };
 
 impl Mode {
-    /// Names of the packages that are built in this mode.
-    pub fn packages(&self) -> Vec<&'static str> {
-        match self.name {
-            "kernel" => vec!["hypervisor"],
-            _ => PROGRAMS.iter().map(|(_, package)| *package).collect(),
+    /// Flags of the compiler.
+    fn flags(&self, architecture: Architecture) -> &'static [&'static str] {
+        match (self.name, architecture) {
+            // It runs at the top of the address space, which this code model can reach.
+            ("kernel", Architecture::X86_64) => {
+                &["-Crelocation-model=static", "-Ccode-model=kernel"]
+            }
+            _ => &["-Crelocation-model=static"],
         }
     }
 
@@ -68,12 +80,12 @@ impl Mode {
 
     /// A cargo command over the packages of this mode.
     pub fn cargo(&self, toolchain: &Toolchain, subcommand: &str) -> Command {
-        let mut command = toolchain.cargo(subcommand, self.flags);
+        let mut command = toolchain.cargo(subcommand, self.flags(toolchain.architecture));
         command
             .current_dir(workspace::root())
             .env("CARGO_TARGET_DIR", self.target_dir(toolchain));
         command.args(["--release", "--features", "image"]);
-        for package in self.packages() {
+        for (_, package) in self.programs {
             command.args(["-p", package]);
         }
         command
@@ -84,25 +96,52 @@ impl Mode {
         let mut command = self.cargo(toolchain, "build");
         command.arg("--locked");
         child::run(&mut command, Some((&step, what))).with_context(|| format!("{what} failed"))?;
-        Ok(self.target_dir(toolchain).join(TARGET).join("release"))
+        Ok(self
+            .target_dir(toolchain)
+            .join(toolchain.target())
+            .join("release"))
     }
 }
 
 impl Artifacts {
-    /// Builds what is not up to date; cargo knows what that is.
-    pub fn build() -> Result<Artifacts> {
-        let toolchain = Toolchain::prepare()?;
-        let kernel = KERNEL
-            .build(&toolchain, "Building the hypervisor")?
+    /// Builds the kernel and the programs of systems, as far as they are not up to date; cargo knows what that is.
+    pub fn build(architecture: Architecture) -> Result<Artifacts> {
+        Artifacts::build_with(architecture, USER)
+    }
+
+    /// The same for the programs that are no part of a system.
+    pub fn trials(architecture: Architecture) -> Result<Artifacts> {
+        Artifacts::build_with(architecture, TRIAL)
+    }
+
+    fn build_with(architecture: Architecture, mode: Mode) -> Result<Artifacts> {
+        let toolchain = Toolchain::prepare(architecture)?;
+        let elf = KERNEL
+            .build(
+                &toolchain,
+                &format!("Building the hypervisor for {architecture}"),
+            )?
             .join("hypervisor");
-        let programs = USER.build(&toolchain, "Building the programs")?;
-        Ok(Artifacts { kernel, programs })
+        let kernel = match architecture {
+            Architecture::X86_64 => elf,
+            Architecture::Arm64 => boot_image(&elf)?,
+        };
+        let programs = mode.build(
+            &toolchain,
+            &format!("Building the programs for {architecture}"),
+        )?;
+        Ok(Artifacts {
+            architecture,
+            kernel,
+            programs,
+            built: mode.programs,
+        })
     }
 
     /// The file of a user program.
     pub fn program(&self, name: &str) -> Result<PathBuf> {
-        if !PROGRAMS.iter().any(|(program, _)| *program == name) {
-            let known: Vec<&str> = PROGRAMS.iter().map(|(program, _)| *program).collect();
+        if !self.built.iter().any(|(program, _)| *program == name) {
+            let known: Vec<&str> = self.built.iter().map(|(program, _)| *program).collect();
             bail!(
                 "there is no program `{name}`; there are: {}",
                 known.join(", ")
@@ -110,4 +149,17 @@ impl Artifacts {
         }
         Ok(self.programs.join(name))
     }
+}
+
+/// The kernel's ELF file as a boot image, which lies beside it; written only when it changes.
+fn boot_image(elf: &Path) -> Result<PathBuf> {
+    let bytes = std::fs::read(elf).with_context(|| format!("{} cannot be read", elf.display()))?;
+    let image = image::pack::arm64_image(&bytes)
+        .with_context(|| format!("{} makes no boot image", elf.display()))?;
+    let path = elf.with_extension("image");
+    if std::fs::read(&path).is_ok_and(|old| old == image) {
+        return Ok(path);
+    }
+    bundle::write(&path, &image)?;
+    Ok(path)
 }

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
+use configs::Machine;
 use image::pack::{FlatProgram, Packer};
 use image::system::System;
 
@@ -115,18 +116,15 @@ impl Report {
 /// Runs the benchmark on a machine.
 pub fn measure(kind: Kind) -> Result<Report> {
     machine::prepare(kind)?;
-    let artifacts = Artifacts::build()?;
+    let artifacts = Artifacts::trials(kind.architecture())?;
     let image = Image {
         kernel: artifacts.kernel.clone(),
         bundle: pack(&artifacts, BENCHMARK)?,
         options: String::new(),
     };
-    let machine = configs::Machine {
-        memory: MEMORY,
-        cpus: 1,
-    };
+    let machine = Machine::usual(kind.architecture(), MEMORY, 1);
     let settings = Settings {
-        count_instructions: kind == Kind::QemuX86,
+        count_instructions: kind != Kind::Bochs,
         ..Settings::new(machine)
     };
     let what = "Measuring";
@@ -160,7 +158,7 @@ pub fn pack(artifacts: &Artifacts, program: &str) -> Result<std::path::PathBuf> 
     let bytes = Packer::new(&flat)?.finish(system).with_context(unpacked)?;
     let dir = workspace::output().join("images");
     std::fs::create_dir_all(&dir)?;
-    let path = dir.join(format!("{program}.bundle"));
+    let path = dir.join(format!("{program}-{}.bundle", artifacts.architecture));
     bundle::write(&path, &bytes)?;
     Ok(path)
 }

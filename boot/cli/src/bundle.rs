@@ -21,11 +21,12 @@ pub type Files = BTreeMap<String, Vec<u8>>;
 
 /// Gets and checks all guest files of a system, the default ones included.
 pub fn guest_files(config: &Config) -> Result<Files> {
+    let architecture = config.machine.architecture();
     let mut files = Files::new();
     for file in &config.files {
         let bytes = match (&file.source, file.kind) {
-            (Source::Default, FileKind::Kernel) => read(&guest::kernel()?)?,
-            (Source::Default, FileKind::Initrd) => guest::initrd()?,
+            (Source::Default, FileKind::Kernel) => read(&guest::kernel(architecture)?)?,
+            (Source::Default, FileKind::Initrd) => guest::initrd(architecture)?,
             (Source::Path(path), _) => read(path)?,
         };
         files.insert(file.name.clone(), bytes);

@@ -43,14 +43,10 @@ pub fn summary(config: &Config) -> String {
             )
         })
         .collect();
-    let machine = format!(
-        "{} CPU, {}",
-        config.machine.cpus,
-        size::show(config.machine.memory)
-    );
     format!(
-        "{}: machine with {machine}; VMs: {}",
+        "{}: machine: {}; VMs: {}",
         system.name,
+        config.machine,
         vms.join(", ")
     )
 }

@@ -12,9 +12,6 @@ use crate::interrupt::{self, Interrupted};
 use crate::machine::Kind;
 use crate::{bench, bundle, check, run};
 
-/// The system that runs when none is named.
-const DEFAULT_CONFIG: &str = "configs/linux.toml";
-
 /// Builds, runs and checks systems on the Bulkhead microhypervisor.
 ///
 /// Without a command: runs configs/linux.toml, an unmodified Linux with a shell on this terminal.
@@ -44,12 +41,11 @@ enum Command {
 1 on a timeout or another failure; 2 when the hypervisor panics or the description is wrong; 130 on Ctrl-C."
 )]
 struct Run {
-    /// Description of the system
-    #[arg(default_value = DEFAULT_CONFIG)]
-    config: PathBuf,
-    /// Machine to boot on
-    #[arg(long, value_enum, default_value_t = Kind::QemuX86, value_name = "M")]
-    machine: Kind,
+    /// Description of the system; without it configs/linux.toml, on qemu-arm64 configs/linux-arm64.toml
+    config: Option<PathBuf>,
+    /// Machine to boot on; without it qemu-x86 or qemu-arm64, as the system's architecture has it
+    #[arg(long, value_enum, value_name = "M")]
+    machine: Option<Kind>,
     #[command(flatten)]
     replace: Replace,
     /// For scripts: no input, no terminal
@@ -69,7 +65,7 @@ struct Run {
 /// What replaces parts of a description, for its first VM.
 #[derive(Debug, Args)]
 struct Replace {
-    /// Kernel of the first VM: a 64-bit bzImage
+    /// Kernel of the first VM: a 64-bit bzImage, or an arm64 Image
     #[arg(long, value_name = "F")]
     kernel: Option<PathBuf>,
     /// Initial RAM disk of the first VM
@@ -142,7 +138,10 @@ pub fn main() -> ExitCode {
 
 fn start(run: Run) -> anyhow::Result<u8> {
     let options = run::Options {
-        config: run.config,
+        config: run.config.unwrap_or_else(|| {
+            let kind = run.machine.unwrap_or(Kind::QemuX86);
+            kind.default_config().into()
+        }),
         machine: run.machine,
         overrides: run.replace.overrides()?,
         headless: run.headless,
@@ -193,6 +192,8 @@ mod tests {
         assert!(Cli::try_parse_from(["bulkhead", "run", "--until", "x"]).is_err());
         assert!(Cli::try_parse_from(["bulkhead", "run", "--headless", "--until", "("]).is_err());
         let run = Cli::try_parse_from(["bulkhead", "run"]).unwrap().command;
-        assert!(matches!(run, Some(Command::Run(run)) if run.config.as_os_str() == DEFAULT_CONFIG));
+        assert!(
+            matches!(run, Some(Command::Run(run)) if run.config.is_none() && run.machine.is_none())
+        );
     }
 }

@@ -1,17 +1,51 @@
 //! Guest files: Debian's cloud kernel and busybox, unpacked from their packages without being installed.
 
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 
 use anyhow::{Context, Result, bail};
+use configs::Architecture;
 
+use crate::apt::Archive;
 use crate::{apt, initramfs, workspace};
 
-/// Package that stands for Debian's current cloud kernel.
-const KERNEL_PACKAGE: &str = "linux-image-cloud-amd64";
+/// One unpacking at a time: several would fetch the same lists.
+static UNPACKING: Mutex<()> = Mutex::new(());
 
-/// The folder with the content of `package`; downloaded if it is not there yet.
-fn unpacked(folder: &str, package: impl FnOnce() -> Result<String>) -> Result<PathBuf> {
-    let dir = workspace::output().join("guest").join(folder);
+/// Where the default guest of an architecture comes from.
+struct Origin {
+    /// Debian's name of the architecture.
+    debian: &'static str,
+    /// Package that stands for Debian's current cloud kernel.
+    kernel: &'static str,
+    /// What the names of its folders end with.
+    suffix: &'static str,
+}
+
+fn origin(architecture: Architecture) -> Origin {
+    match architecture {
+        Architecture::X86_64 => Origin {
+            debian: "amd64",
+            kernel: "linux-image-cloud-amd64",
+            suffix: "",
+        },
+        Architecture::Arm64 => Origin {
+            debian: "arm64",
+            kernel: "linux-image-cloud-arm64",
+            suffix: "-arm64",
+        },
+    }
+}
+
+/// The folder with the content of a package; downloaded if it is not there yet.
+fn unpacked(
+    origin: &Origin,
+    folder: &str,
+    package: impl FnOnce(&Archive) -> Result<String>,
+) -> Result<PathBuf> {
+    let guest = workspace::output().join("guest");
+    let dir = guest.join(format!("{folder}{}", origin.suffix));
+    let _one = UNPACKING.lock().unwrap_or_else(|e| e.into_inner());
     if dir.exists() {
         return Ok(dir);
     }
@@ -21,17 +55,29 @@ fn unpacked(folder: &str, package: impl FnOnce() -> Result<String>) -> Result<Pa
              of your own: --kernel FILE --initrd FILE"
         );
     }
-    std::fs::create_dir_all(workspace::output().join("guest"))?;
-    let package = package()?;
-    apt::unpack(&package, &dir).with_context(|| {
-        format!("the default guest's package {package} cannot be had; name files of your own: --kernel FILE --initrd FILE")
+    std::fs::create_dir_all(&guest)?;
+    let unpack = || {
+        let archive = Archive::of(origin.debian)?;
+        let package = package(&archive)?;
+        archive
+            .unpack(&package, &dir)
+            .with_context(|| format!("the Debian package {package} cannot be had"))
+    };
+    unpack().with_context(|| {
+        format!(
+            "the default guest for {} is not here yet; name files of your own: --kernel FILE --initrd FILE",
+            origin.debian
+        )
     })?;
     Ok(dir)
 }
 
 /// The default kernel.
-pub fn kernel() -> Result<PathBuf> {
-    let dir = unpacked("linux", || apt::resolve(KERNEL_PACKAGE, "linux-image-"))?;
+pub fn kernel(architecture: Architecture) -> Result<PathBuf> {
+    let origin = origin(architecture);
+    let dir = unpacked(&origin, "linux", |archive| {
+        archive.resolve(origin.kernel, "linux-image-")
+    })?;
     let boot = dir.join("boot");
     let kernel = std::fs::read_dir(&boot).ok().and_then(|files| {
         let is_kernel = |path: &PathBuf| {
@@ -47,8 +93,10 @@ pub fn kernel() -> Result<PathBuf> {
 }
 
 /// The default initial RAM disk.
-pub fn initrd() -> Result<Vec<u8>> {
-    let dir = unpacked("busybox", || Ok("busybox-static".into()))?;
+pub fn initrd(architecture: Architecture) -> Result<Vec<u8>> {
+    let dir = unpacked(&origin(architecture), "busybox", |_| {
+        Ok("busybox-static".into())
+    })?;
     let candidates = ["bin/busybox", "usr/bin/busybox"].map(|path| dir.join(path));
     let busybox = candidates
         .iter()

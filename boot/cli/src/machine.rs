@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use clap::ValueEnum;
-use configs::Machine;
+use configs::{Architecture, Config, Diagnostic, Diagnostics, Machine, Place};
 
 use crate::child::Group;
 use crate::interrupt;
@@ -26,6 +26,54 @@ pub enum Kind {
     Bochs,
     /// QEMU: Arm with EL2
     QemuArm64,
+}
+
+impl Kind {
+    /// Its instruction set.
+    pub fn architecture(self) -> Architecture {
+        match self {
+            Kind::QemuX86 | Kind::Bochs => Architecture::X86_64,
+            Kind::QemuArm64 => Architecture::Arm64,
+        }
+    }
+
+    /// What machines of an architecture are unless something else is asked for.
+    pub fn usual(architecture: Architecture) -> Kind {
+        match architecture {
+            Architecture::X86_64 => Kind::QemuX86,
+            Architecture::Arm64 => Kind::QemuArm64,
+        }
+    }
+
+    /// What to run a system on: what `--machine` says, which has to be of the system's architecture.
+    pub fn choose(asked: Option<Kind>, config: &Config) -> Result<Kind> {
+        let architecture = config.machine.architecture();
+        let Some(kind) = asked else {
+            return Ok(Kind::usual(architecture));
+        };
+        if kind.architecture() != architecture {
+            let message = format!(
+                "{kind} is of architecture {}, and the system `{}` is for {architecture}",
+                kind.architecture(),
+                config.system.name
+            );
+            let help = format!(
+                "leave --machine out, or run a system for {kind}, such as {}",
+                kind.default_config()
+            );
+            let place = Place::Option("--machine");
+            return Err(Diagnostics::from(Diagnostic::new(place, message, help)).into());
+        }
+        Ok(kind)
+    }
+
+    /// The system that runs on it when none is named.
+    pub fn default_config(self) -> &'static str {
+        match self.architecture() {
+            Architecture::X86_64 => "configs/linux.toml",
+            Architecture::Arm64 => "configs/linux-arm64.toml",
+        }
+    }
 }
 
 impl fmt::Display for Kind {
@@ -42,7 +90,7 @@ impl fmt::Display for Kind {
 /// protocols take.
 #[derive(Clone, Debug)]
 pub struct Image {
-    /// The kernel, an ELF file with a PVH note and a multiboot2 header.
+    /// The kernel. x86: an ELF file with a PVH note and a multiboot2 header; Arm: an `Image`.
     pub kernel: PathBuf,
     /// The bundle.
     pub bundle: PathBuf,
@@ -53,11 +101,13 @@ pub struct Image {
 /// How to run it.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
-    /// RAM and CPUs.
+    /// Board, RAM and CPUs.
     pub machine: Machine,
-    /// Make time the count of instructions: QEMU only, one CPU only; Bochs always counts.
+    /// Make time the count of instructions: QEMU only, one CPU only; Bochs always counts. One tick of the
+    /// machine's counter is one instruction.
     pub count_instructions: bool,
-    /// Whether the CPU has a virtualisation extension; without one (QEMU only) there are no VMs.
+    /// Whether the CPU has a virtualisation extension (QEMU only): without one an x86 machine has no VMs, and
+    /// the hypervisor cannot run on Arm.
     pub virtualization: bool,
 }
 
@@ -128,21 +178,22 @@ impl Input {
 /// Makes sure that machines of this kind can be started; installs what is missing.
 pub fn prepare(kind: Kind) -> Result<()> {
     match kind {
-        Kind::QemuX86 => qemu::prepare(),
+        Kind::QemuX86 | Kind::QemuArm64 => qemu::prepare(kind.architecture()),
         Kind::Bochs => bochs::prepare(),
-        Kind::QemuArm64 => anyhow::bail!(
-            "--machine qemu-arm64 is not supported yet: this version of Bulkhead runs on x86-64 only; use qemu-x86 \
-             or bochs"
-        ),
     }
 }
 
 /// Starts a machine.
 pub fn start(kind: Kind, image: &Image, settings: &Settings) -> Result<Running> {
+    let architecture = settings.machine.architecture();
+    anyhow::ensure!(
+        kind.architecture() == architecture,
+        "{kind} is no machine of architecture {architecture}"
+    );
     prepare(kind)?;
     match kind {
         Kind::Bochs => bochs::start(image, settings),
-        _ => qemu::start(image, settings),
+        Kind::QemuX86 | Kind::QemuArm64 => qemu::start(image, settings),
     }
 }
 

@@ -24,8 +24,8 @@ const LAST_WORDS: Duration = Duration::from_millis(500);
 pub struct Options {
     /// The description.
     pub config: PathBuf,
-    /// The machine.
-    pub machine: Kind,
+    /// The machine; `None`: the usual one for the system.
+    pub machine: Option<Kind>,
     /// What replaces parts of the description.
     pub overrides: Overrides,
     /// No input: for scripts.
@@ -81,7 +81,7 @@ impl Outcome {
 
 /// Builds everything and makes the boot image of a system.
 pub fn image(config: &Config) -> Result<Image> {
-    let artifacts = Artifacts::build()?;
+    let artifacts = Artifacts::build(config.machine.architecture())?;
     let bundle = bundle::make(config, &artifacts)?;
     Ok(Image {
         kernel: artifacts.kernel,
@@ -93,7 +93,8 @@ pub fn image(config: &Config) -> Result<Image> {
 /// Runs a system to its end.
 pub fn run(options: &Options) -> Result<Outcome> {
     let config = check::load(&options.config, &options.overrides)?;
-    machine::prepare(options.machine)?;
+    let kind = Kind::choose(options.machine, &config)?;
+    machine::prepare(kind)?;
     let image = image(&config)?;
     let log = options
         .log
@@ -101,11 +102,11 @@ pub fn run(options: &Options) -> Result<Outcome> {
         .map(|path| Log::create(path, &config.system))
         .transpose()?;
     let settings = Settings::new(config.machine);
-    let running = machine::start(options.machine, &image, &settings)?;
+    let running = machine::start(kind, &image, &settings)?;
     if options.headless {
         watch(running, options, log, None)
     } else {
-        connect(running, options, log, &config)
+        connect(running, options, log, &config, kind)
     }
 }
 
@@ -115,11 +116,12 @@ fn connect(
     options: &Options,
     log: Option<Log>,
     config: &Config,
+    kind: Kind,
 ) -> Result<Outcome> {
     if std::io::stderr().is_terminal() {
         eprintln!(
-            "bulkhead: booting {} on {}; Ctrl-A x ends it",
-            config.system.name, options.machine
+            "bulkhead: booting {} on {kind}; Ctrl-A x ends it",
+            config.system.name
         );
     }
     let raw = terminal::Raw::enter()?;

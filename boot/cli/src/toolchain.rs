@@ -1,15 +1,22 @@
 //! The compiler for bare metal: rustup's where it has the target or can get it, else Debian's.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;
 
 use anyhow::{Context, Result, bail};
+use configs::Architecture;
 
 use crate::{apt, child, interrupt, progress, sysroot};
 
-/// The target of everything that runs on the machine.
-pub const TARGET: &str = "x86_64-unknown-none";
+/// The target of everything that runs on a machine. Neither has vector registers: threads have none.
+fn target(architecture: Architecture) -> &'static str {
+    match architecture {
+        Architecture::X86_64 => "x86_64-unknown-none",
+        Architecture::Arm64 => "aarch64-unknown-none-softfloat",
+    }
+}
 
 /// Oldest compiler that builds the workspace, as its `rust-version` says.
 const OLDEST: (u32, u32) = (1, 90);
@@ -17,10 +24,19 @@ const OLDEST: (u32, u32) = (1, 90);
 /// Set to `debian` to use Debian's compiler though rustup's would do: for tests.
 pub const CHOICE: &str = "BULKHEAD_TOOLCHAIN";
 
-/// A compiler that builds for [`TARGET`].
+/// A compiler for bare metal.
 #[derive(Clone, Debug)]
-pub enum Toolchain {
-    /// The compiler that built this command; it has the target.
+pub struct Toolchain {
+    /// What it builds for.
+    pub architecture: Architecture,
+    /// Whose it is.
+    pub compiler: Compiler,
+}
+
+/// Where a compiler comes from.
+#[derive(Clone, Debug)]
+pub enum Compiler {
+    /// The one that built this command; it has the target.
     Own {
         /// The `cargo` to call.
         cargo: PathBuf,
@@ -34,48 +50,57 @@ pub enum Toolchain {
     },
 }
 
-static PREPARED: Mutex<Option<Toolchain>> = Mutex::new(None);
+static PREPARED: Mutex<BTreeMap<Architecture, Toolchain>> = Mutex::new(BTreeMap::new());
 
 impl Toolchain {
-    /// Finds a compiler; installs what is missing. Done once in a process.
-    pub fn prepare() -> Result<Toolchain> {
+    /// Finds a compiler for an architecture; installs what is missing. Done once in a process.
+    pub fn prepare(architecture: Architecture) -> Result<Toolchain> {
         let mut prepared = PREPARED.lock().unwrap_or_else(|e| e.into_inner());
-        if let Some(toolchain) = &*prepared {
+        if let Some(toolchain) = prepared.get(&architecture) {
             return Ok(toolchain.clone());
         }
-        let toolchain = find()?;
-        *prepared = Some(toolchain.clone());
+        let toolchain = Toolchain {
+            architecture,
+            compiler: find(target(architecture))?,
+        };
+        prepared.insert(architecture, toolchain.clone());
         Ok(toolchain)
     }
 
-    /// A cargo command for [`TARGET`], `subcommand` first, with these compiler flags for target code. Its
+    /// Its target.
+    pub fn target(&self) -> &'static str {
+        target(self.architecture)
+    }
+
+    /// A cargo command for the target, `subcommand` first, with these compiler flags for target code. Its
     /// environment is that of the toolchain, not of the cargo that started this process.
     pub fn cargo(&self, subcommand: &str, flags: &[&str]) -> Command {
         let mut rustflags: Vec<String> = flags.iter().map(|f| f.to_string()).collect();
-        let mut command = match self {
-            Toolchain::Own { cargo } => {
+        let mut command = match &self.compiler {
+            Compiler::Own { cargo } => {
                 let mut command = Command::new(cargo);
                 without_outer_settings(&mut command);
                 command
             }
-            Toolchain::Debian { bin, sysroot } => {
+            Compiler::Debian { bin, sysroot } => {
                 rustflags.push("-Clinker=ld.lld".into());
                 rustflags.push(format!("--sysroot={}", sysroot.display()));
                 clean_cargo(bin)
             }
         };
         let list: Vec<String> = rustflags.iter().map(|f| format!("{f:?}")).collect();
-        command.args([subcommand, "--target", TARGET, "--config"]);
+        let target = self.target();
+        command.args([subcommand, "--target", target, "--config"]);
         // Appends to the user's flags; the RUSTFLAGS variable would replace them.
-        command.arg(format!("target.{TARGET}.rustflags=[{}]", list.join(",")));
+        command.arg(format!("target.{target}.rustflags=[{}]", list.join(",")));
         command
     }
 
-    /// A short name, of which a build's folder is made: two toolchains share no artefacts.
+    /// A short name, of which a build's folder is made: two compilers share no artefacts.
     pub fn name(&self) -> &'static str {
-        match self {
-            Toolchain::Own { .. } => "own",
-            Toolchain::Debian { .. } => "debian",
+        match self.compiler {
+            Compiler::Own { .. } => "own",
+            Compiler::Debian { .. } => "debian",
         }
     }
 }
@@ -117,18 +142,18 @@ fn without_outer_settings(command: &mut Command) {
     }
 }
 
-fn find() -> Result<Toolchain> {
+fn find(target: &str) -> Result<Compiler> {
     let own = own_cargo();
     let forced = std::env::var(CHOICE).is_ok_and(|choice| choice == "debian");
     if let Some((cargo, rustc)) = &own
         && !forced
-        && (has_target(rustc) || add_target(rustc)?)
+        && (has_target(rustc, target) || add_target(rustc, target)?)
     {
-        return Ok(Toolchain::Own {
+        return Ok(Compiler::Own {
             cargo: cargo.clone(),
         });
     }
-    debian()
+    debian(target)
 }
 
 /// The `cargo` and `rustc` in use. Under rustup these are its proxies, which follow RUSTUP_TOOLCHAIN.
@@ -147,9 +172,9 @@ fn own_cargo() -> Option<(PathBuf, PathBuf)> {
     Some((cargo, rustc))
 }
 
-fn has_target(rustc: &Path) -> bool {
+fn has_target(rustc: &Path, target: &str) -> bool {
     let dir = child::run(
-        Command::new(rustc).args(["--print", "target-libdir", "--target", TARGET]),
+        Command::new(rustc).args(["--print", "target-libdir", "--target", target]),
         None,
     );
     let Ok(dir) = dir else { return false };
@@ -162,14 +187,14 @@ fn has_target(rustc: &Path) -> bool {
 }
 
 /// Asks rustup for the target. `false` if there is no rustup or it cannot get it.
-fn add_target(rustc: &Path) -> Result<bool> {
+fn add_target(rustc: &Path, target: &str) -> Result<bool> {
     let Some(rustup) = child::find("rustup") else {
         return Ok(false);
     };
-    let what = format!("Adding the target {TARGET} to the Rust toolchain");
+    let what = format!("Adding the target {target} to the Rust toolchain");
     let step = progress::long_step(&what);
     let mut command = Command::new(rustup);
-    command.args(["target", "add", TARGET]);
+    command.args(["target", "add", target]);
     if let Err(error) = child::run(&mut command, Some((&step, &what))) {
         interrupt::check()?;
         drop(step);
@@ -180,12 +205,12 @@ fn add_target(rustc: &Path) -> Result<bool> {
             .find(|line| !line.trim().is_empty())
             .unwrap_or_default();
         eprintln!(
-            "bulkhead: rustup cannot add {TARGET} ({}); using Debian's compiler",
+            "bulkhead: rustup cannot add {target} ({}); using Debian's compiler",
             cause.trim()
         );
         return Ok(false);
     }
-    Ok(has_target(rustc))
+    Ok(has_target(rustc, target))
 }
 
 /// Debian's packages for a compiler: those of a recent one first.
@@ -194,30 +219,38 @@ const DEBIAN: [[&str; 3]; 2] = [
     ["rustc", "cargo", "rust-src"],
 ];
 
-fn debian() -> Result<Toolchain> {
+fn debian(target: &str) -> Result<Compiler> {
     let bin = PathBuf::from("/usr/bin");
     if !debian_is_complete(&bin) {
         if !apt::exists() {
             bail!(
-                "the Rust compiler lacks the target {TARGET}; add it with `rustup target add {TARGET}`, or install \
+                "the Rust compiler lacks the target {target}; add it with `rustup target add {target}`, or install \
                  a Rust toolchain that has it"
             );
         }
         let recent = |set: &&[&str; 3]| apt::candidate(set[0]).is_some_and(|v| new_enough(&v));
-        let set = DEBIAN.iter().find(recent).unwrap_or(&DEBIAN[0]);
+        let set = match DEBIAN.iter().find(recent) {
+            Some(set) => set,
+            None => {
+                // Old lists know old compilers only; what cannot be updated is reported when it is missing.
+                let _ = apt::update();
+                interrupt::check()?;
+                DEBIAN.iter().find(recent).unwrap_or(&DEBIAN[0])
+            }
+        };
         let mut packages = set.to_vec();
         packages.push("lld");
         apt::install(&packages, "building for bare metal")?;
         if !debian_is_complete(&bin) {
             let (major, minor) = OLDEST;
             bail!(
-                "Debian's compiler in /usr/bin is older than {major}.{minor} or incomplete, and rustup has no {TARGET}; \
-                 get it with `rustup target add {TARGET}`"
+                "Debian's compiler in /usr/bin is older than {major}.{minor} or incomplete, and rustup has no {target}; \
+                 get it with `rustup target add {target}`"
             );
         }
     }
-    let sysroot = sysroot::prepare(&bin, TARGET)?;
-    Ok(Toolchain::Debian { bin, sysroot })
+    let sysroot = sysroot::prepare(&bin, target)?;
+    Ok(Compiler::Debian { bin, sysroot })
 }
 
 fn debian_is_complete(bin: &Path) -> bool {

@@ -1,7 +1,9 @@
-//! Writes bundles (feature `pack`).
+//! Writes bundles, and boot images of the hypervisor (feature `pack`).
 
+mod arm64;
 mod program;
 
+pub use arm64::{ImageError, arm64_image};
 pub use program::{FlatProgram, ProgramError};
 
 use abi::PAGE_SIZE;

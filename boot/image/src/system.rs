@@ -59,35 +59,68 @@ pub struct Server {
 /// Kind of a device server.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ServerKind {
-    /// Owns a UART of the machine and gives each of its VMs a 16550 UART.
+    /// Owns a UART of the machine and gives each of its VMs a UART.
     Console {
         /// The machine's UART.
         uart: Uart,
     },
 }
 
-/// A 16550-compatible UART of the machine.
+/// What a UART is, and with it how its registers are reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum UartModel {
+    /// A 16550A behind I/O ports.
+    Ns16550,
+    /// A PL011 in memory.
+    Pl011,
+}
+
+/// A UART: one of the machine, or one that a VM is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Uart {
-    /// First of its eight I/O ports.
-    pub port: u16,
-    /// Its interrupt line (GSI).
-    pub gsi: u32,
+    /// What it is.
+    pub model: UartModel,
+    /// First of its I/O ports, or physical address of its registers.
+    pub address: u64,
+    /// Its interrupt line (x86: GSI, Arm: SPI, whose INTID is 32 more).
+    pub line: u32,
 }
 
 impl Uart {
-    /// The first serial port of a PC.
+    /// The first serial port of a PC; also what a VM on x86 is shown.
     pub const COM1: Uart = Uart {
-        port: 0x3f8,
-        gsi: 4,
+        model: UartModel::Ns16550,
+        address: 0x3f8,
+        line: 4,
     };
     /// The second serial port of a PC.
     pub const COM2: Uart = Uart {
-        port: 0x2f8,
-        gsi: 3,
+        model: UartModel::Ns16550,
+        address: 0x2f8,
+        line: 3,
     };
-    /// Number of I/O ports.
-    pub const PORTS: u16 = 8;
+    /// The UART of QEMU's `virt`; also what a VM on Arm is shown.
+    pub const VIRT: Uart = Uart {
+        model: UartModel::Pl011,
+        address: 0x0900_0000,
+        line: 1,
+    };
+
+    /// Number of I/O ports, or of bytes of memory, that its registers take.
+    pub const fn size(self) -> u64 {
+        match self.model {
+            UartModel::Ns16550 => 8,
+            UartModel::Pl011 => 4096,
+        }
+    }
+
+    fn overlaps(self, other: Uart) -> bool {
+        let (end, others_end) = (
+            self.address.saturating_add(self.size()),
+            other.address.saturating_add(other.size()),
+        );
+        self.model == other.model && self.address < others_end && other.address < end
+    }
 }
 
 /// A virtual machine and the monitor that hosts it.
@@ -112,6 +145,8 @@ pub struct Vm {
     pub cmdline: CommandLine,
     /// The console server that gives it a UART; the name of an entry of [`System::servers`].
     pub console: Option<Name>,
+    /// What that UART is, and where the guest finds it. Its line is below 64: it is a bit of a badge.
+    pub serial: Uart,
     /// What happens when the guest asks for a reset: reboot, keyboard reset, triple fault.
     pub on_reset: After,
     /// What happens when its monitor dies.
@@ -149,6 +184,8 @@ pub enum SystemError {
     SharedUart(Name, Name),
     /// VM whose monitor does not run on the CPU of its first vCPU.
     MonitorElsewhere(Name),
+    /// VM whose UART has an interrupt line that is no bit of a badge.
+    SerialLine(Name),
 }
 
 impl core::fmt::Display for SystemError {
@@ -167,6 +204,9 @@ impl core::fmt::Display for SystemError {
                     f,
                     "the monitor of `{vm}` is not on the CPU of its first vCPU"
                 )
+            }
+            SystemError::SerialLine(vm) => {
+                write!(f, "the UART of `{vm}` has an interrupt line above 63")
             }
         }
     }
@@ -188,7 +228,7 @@ impl System {
             let ServerKind::Console { uart } = server.kind;
             for other in &self.servers[..i] {
                 let ServerKind::Console { uart: theirs } = other.kind;
-                if uart.port.abs_diff(theirs.port) < Uart::PORTS || uart.gsi == theirs.gsi {
+                if uart.overlaps(theirs) || uart.line == theirs.line {
                     return Err(SystemError::SharedUart(
                         other.name.clone(),
                         server.name.clone(),
@@ -204,6 +244,9 @@ impl System {
             }
             if vm.monitor.cpu != vm.vcpus.first() {
                 return Err(SystemError::MonitorElsewhere(vm.name.clone()));
+            }
+            if vm.serial.line >= u64::BITS {
+                return Err(SystemError::SerialLine(vm.name.clone()));
             }
         }
         Ok(())

@@ -10,6 +10,7 @@ use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 use image::system::Compartment;
+use rt::arch;
 use rt::env::{Environment, FileView, Role};
 use rt::layout;
 use rt::syscall::{self, Cpu, MapParameters, ThreadParameters, Time};
@@ -307,6 +308,11 @@ impl Draft {
                 self.map(root, ram, at, address, size, rights)?;
                 at += size;
             } else {
+                if rights.contains(Rights::EXEC) {
+                    let code = root.bundle.segment(segment);
+                    let code = code.map_err(|e| Failure(format!("{e}")))?.as_ptr_range();
+                    arch::make_executable(code.start as usize..code.end as usize);
+                }
                 let mapping = self.map(root, ROOT_BUNDLE, segment.offset, address, size, rights)?;
                 if rights.contains(Rights::EXEC) {
                     self.remains.code.push(mapping);

@@ -1,11 +1,16 @@
 //! Where a guest sees its RAM.
 use crate::frames::Chunk;
 use alloc::vec::Vec;
+use core::ops::Range;
 
-/// RAM below this guest-physical address: what lies between it and 4 GiB is left to devices.
-const LOW_END: u64 = 0xc000_0000;
-/// The rest of the RAM starts here.
-const HIGH_START: u64 = 1 << 32;
+/// Guest-physical addresses of RAM.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Layout {
+    /// The first.
+    pub start: u64,
+    /// Addresses behind it that are left to devices.
+    pub hole: Option<Range<u64>>,
+}
 
 /// A part of a guest's RAM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,15 +21,17 @@ pub struct Part {
     pub guest_address: u64,
 }
 
-/// Lays out a guest's RAM: from 0 upwards, with a hole below 4 GiB.
-pub fn lay_out(chunks: &[Chunk]) -> Vec<Part> {
+/// Lays out a guest's RAM.
+pub fn lay_out(chunks: &[Chunk], layout: &Layout) -> Vec<Part> {
+    // Without a hole there is none that an address could reach.
+    let hole = layout.hole.clone().unwrap_or(u64::MAX..u64::MAX);
     let mut parts = Vec::new();
-    let mut address = 0;
+    let mut address = layout.start;
     for &chunk in chunks {
         let mut rest = chunk;
-        if address < LOW_END && address + rest.size > LOW_END {
+        if address < hole.start && rest.size > hole.start - address {
             let low = Chunk {
-                size: LOW_END - address,
+                size: hole.start - address,
                 ..rest
             };
             parts.push(Part {
@@ -33,10 +40,10 @@ pub fn lay_out(chunks: &[Chunk]) -> Vec<Part> {
             });
             rest.offset += low.size;
             rest.size -= low.size;
-            address = LOW_END;
+            address = hole.start;
         }
-        if address == LOW_END {
-            address = HIGH_START;
+        if address == hole.start {
+            address = hole.end;
         }
         parts.push(Part {
             chunk: rest,
@@ -51,8 +58,15 @@ pub fn lay_out(chunks: &[Chunk]) -> Vec<Part> {
 mod tests {
     use super::*;
 
+    const LOW_END: u64 = 0xc000_0000;
+    const HIGH_START: u64 = 1 << 32;
+
     #[test]
     fn a_hole_is_left_below_4_gib() {
+        let layout = Layout {
+            start: 0,
+            hole: Some(LOW_END..HIGH_START),
+        };
         let chunk = |region, size| Chunk {
             region,
             offset: 0x20_0000,
@@ -60,7 +74,7 @@ mod tests {
         };
         let places = |chunks: &[Chunk]| -> Vec<(u64, u64, u64)> {
             let place = |part: &Part| (part.guest_address, part.chunk.offset, part.chunk.size);
-            lay_out(chunks).iter().map(place).collect()
+            lay_out(chunks, &layout).iter().map(place).collect()
         };
         assert_eq!(places(&[chunk(0, 128 << 20)]), [(0, 0x20_0000, 128 << 20)]);
         assert_eq!(places(&[chunk(0, LOW_END)]), [(0, 0x20_0000, LOW_END)]);
@@ -76,5 +90,14 @@ mod tests {
             places(&[chunk(0, LOW_END), chunk(1, 2 << 20)])[1].0,
             HIGH_START
         );
+        let high = Layout {
+            start: 1 << 30,
+            hole: None,
+        };
+        let part = Part {
+            chunk: chunk(0, 1 << 33),
+            guest_address: 1 << 30,
+        };
+        assert_eq!(lay_out(&[part.chunk], &high), [part]);
     }
 }

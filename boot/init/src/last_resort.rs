@@ -1,28 +1,66 @@
 //! The log on the UART after the console server that owned it has died.
-use crate::root::{Result, Root};
+use crate::root::{Result, Root, UartAccess};
 use abi::boot::ROOT_LOG;
 use image::system::Uart;
 use rt::arch;
+use rt::mmio::Mmio;
 use rt::syscall::{self, LOG_CHUNK};
 
-/// Line status register: offset and the bit that says that a byte can be written.
+/// 16550: offset of the line status register, and the bit that says that a byte can be written.
 const LSR: u16 = 5;
 const EMPTY: u8 = 1 << 5;
+/// PL011: offset of the data register; offset of the flag register, and the bit that says that none can be.
+const DATA: usize = 0x00;
+const FLAGS: usize = 0x18;
+const FULL: u32 = 1 << 5;
 /// Polls per byte; a UART at 9,600 baud needs a millisecond.
 const PATIENCE: u32 = 100_000;
+
+/// A UART as its last owner has left it.
+#[derive(Debug)]
+enum Line {
+    Ns16550(u16),
+    Pl011(Mmio),
+}
+
+impl Line {
+    fn is_ready(&self) -> bool {
+        match self {
+            // SAFETY: the UART's owner is gone; the root task owns all ports.
+            Line::Ns16550(port) => unsafe { arch::port_in(port.wrapping_add(LSR)) & EMPTY != 0 },
+            Line::Pl011(registers) => registers.read(FLAGS).is_ok_and(|flags| flags & FULL == 0),
+        }
+    }
+
+    fn send(&self, byte: u8) {
+        match self {
+            // SAFETY: as above.
+            Line::Ns16550(port) => unsafe { arch::port_out(*port, byte) },
+            // The registers are inside: they are a whole page.
+            Line::Pl011(registers) => _ = registers.write(DATA, byte.into()),
+        }
+    }
+}
 
 /// Writes the log to a UART, by polling.
 #[derive(Debug)]
 pub struct LastResort {
-    port: u16,
+    line: Line,
 }
 
 impl LastResort {
     /// Takes the UART over as it is.
     pub fn new(root: &mut Root, uart: Uart) -> Result<LastResort> {
-        root.open_ports(uart.port, Uart::PORTS)?;
+        let uart = root.uart(uart);
+        let line = match UartAccess::of(uart)? {
+            UartAccess::Ports(base) => {
+                root.open_ports(base, uart.size() as u16)?;
+                Line::Ns16550(base)
+            }
+            UartAccess::Memory(address) => Line::Pl011(root.open_registers(address, uart.size())?),
+        };
         root.listen_to_log()?;
-        let last_resort = LastResort { port: uart.port };
+        let last_resort = LastResort { line };
         last_resort.write(b"\r\n");
         last_resort.drain();
         Ok(last_resort)
@@ -44,13 +82,11 @@ impl LastResort {
     fn write(&self, bytes: &[u8]) {
         for &byte in bytes {
             for _ in 0..PATIENCE {
-                // SAFETY: the UART's owner is gone; the root task owns all ports.
-                if unsafe { arch::port_in(self.port + LSR) } & EMPTY != 0 {
+                if self.line.is_ready() {
                     break;
                 }
             }
-            // SAFETY: as above.
-            unsafe { arch::port_out(self.port, byte) };
+            self.line.send(byte);
         }
     }
 }

@@ -6,6 +6,7 @@
 extern crate alloc;
 
 pub mod acpi;
+pub mod arch;
 pub mod desk;
 pub mod draft;
 pub mod frames;

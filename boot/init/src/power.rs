@@ -1,60 +1,12 @@
-//! Switching the machine off.
-use crate::acpi::{self, Physical, PowerOff};
+//! The end of the system: its last words, then the machine's power.
 use crate::root::{Root, bits};
-use alloc::vec::Vec;
-use core::cell::RefCell;
 use rt::arch;
-use rt::shared::SharedMemory;
 use rt::syscall::Deadline;
 
 /// How long console servers may take to write what they hold, in milliseconds.
 const FLUSH_MS: u64 = 2000;
 /// What a UART's FIFO may take after that.
 const DRAIN_MS: u64 = 3;
-/// How long firmware may take to enter ACPI mode.
-const ENABLE_MS: u64 = 100;
-
-/// PM1 control: sleep enable, SCI enable, place of the sleep type.
-const SLEEP: u16 = 1 << 13;
-const SCI: u16 = 1 << 0;
-const TYPE_SHIFT: u32 = 10;
-const TYPE_MASK: u16 = 7 << TYPE_SHIFT;
-
-/// Keyboard controller: command port, and the command that resets the machine.
-const KEYBOARD: u16 = 0x64;
-const RESET: u8 = 0xfe;
-
-/// The firmware's tables, mapped where they are looked for: they may lie in memory that the memory map
-/// calls reserved, which is too large to be mapped whole.
-struct Firmware<'a> {
-    root: RefCell<&'a mut Root>,
-    mapped: RefCell<Vec<(u64, SharedMemory)>>,
-}
-
-impl Firmware<'_> {
-    fn is_mapped(&self, address: u64, into: &mut [u8]) -> bool {
-        self.mapped.borrow().iter().any(|(base, memory)| {
-            let offset = address
-                .checked_sub(*base)
-                .and_then(|offset| usize::try_from(offset).ok());
-            offset.is_some_and(|offset| memory.read(offset, into).is_ok())
-        })
-    }
-}
-
-impl Physical for Firmware<'_> {
-    fn read(&self, address: u64, into: &mut [u8]) -> bool {
-        if self.is_mapped(address, into) {
-            return true;
-        }
-        let mapping = self
-            .root
-            .borrow_mut()
-            .map_physical(address, into.len() as u64);
-        self.mapped.borrow_mut().extend(mapping);
-        self.is_mapped(address, into)
-    }
-}
 
 /// Lets console servers finish, and switches the machine off.
 pub fn off(root: &mut Root, consoles: usize, last_resort: impl FnOnce()) -> ! {
@@ -70,62 +22,9 @@ pub fn off(root: &mut Root, consoles: usize, last_resort: impl FnOnce()) -> ! {
         }
     }
     last_resort();
-    let rsdp = root.info.rsdp;
-    let firmware = Firmware {
-        root: RefCell::new(root),
-        mapped: RefCell::default(),
-    };
-    let way = acpi::find(&firmware, rsdp);
-    let root = firmware.root.into_inner();
-    if let Some(way) = way {
-        soft_off(root, way);
-        wait(root, ENABLE_MS);
-    }
-    log::error!("the machine cannot be powered off by ACPI: it is reset instead");
-    wait(root, ENABLE_MS);
-    if root.open_ports(KEYBOARD, 1).is_ok() {
-        // SAFETY: resets the machine, as intended; the root task is all that is left.
-        unsafe { arch::port_out(KEYBOARD, RESET) };
-        wait(root, ENABLE_MS);
-    }
+    crate::arch::power_off(root);
     log::error!("the machine can be switched off now");
     loop {
         root.wait(Deadline::NEVER);
-    }
-}
-
-fn wait(root: &Root, ms: u64) {
-    let end = Deadline::after(root.ticks(ms));
-    while arch::counter() < end.0 {
-        root.wait(end);
-    }
-}
-
-fn soft_off(root: &mut Root, way: PowerOff) {
-    for port in [Some(way.pm1a), way.pm1b].into_iter().flatten() {
-        if let Err(failure) = root.open_ports(port, 2) {
-            log::error!("{failure}");
-            return;
-        }
-    }
-    // SAFETY: the FADT says that this is the PM1 control register, which the root task owns.
-    let control = |port| unsafe { arch::port_in16(port) };
-    if let Some((port, value)) = way.enable
-        && control(way.pm1a) & SCI == 0
-        && root.open_ports(port, 1).is_ok()
-    {
-        // SAFETY: the FADT says that this switches ACPI mode on.
-        unsafe { arch::port_out(port, value) };
-        let end = Deadline::after(root.ticks(ENABLE_MS));
-        while control(way.pm1a) & SCI == 0 && arch::counter() < end.0 {
-            root.wait(Deadline::after(root.ticks(1)));
-        }
-    }
-    let (first, second) = way.sleep_type;
-    for (port, sleep_type) in [(Some(way.pm1a), first), (way.pm1b, second)] {
-        let Some(port) = port else { continue };
-        let value = control(port) & !TYPE_MASK | u16::from(sleep_type) << TYPE_SHIFT | SLEEP;
-        // SAFETY: enters soft-off, as intended.
-        unsafe { arch::port_out16(port, value) };
     }
 }

@@ -3,7 +3,7 @@ use crate::desk::{self, Desk};
 use crate::frames::{Chunk, Frames};
 use abi::boot::{
     BOOT_INFO_MAGIC, BootInfo, ROOT_BUNDLE, ROOT_DOMAIN, ROOT_FREE, ROOT_LOG, ROOT_MEMORY,
-    ROOT_SLOTS, ROOT_SPACE,
+    ROOT_SLOTS, ROOT_SPACE, Region,
 };
 use abi::cap::MemoryKind;
 use abi::{Badge, PAGE_SIZE, Rights, Selector, Status};
@@ -13,7 +13,9 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::ops::Range;
 use image::bundle::Bundle;
+use image::system::{Uart, UartModel};
 use rt::mapping::Mapper;
+use rt::mmio::Mmio;
 use rt::program::UtcbAddresses;
 use rt::selectors::Selectors;
 use rt::shared::SharedMemory;
@@ -42,6 +44,27 @@ pub trait Doing<T> {
 impl<T> Doing<T> for core::result::Result<T, Status> {
     fn doing(self, what: &str) -> Result<T> {
         self.map_err(|status| Failure(format!("cannot {what}: {}", status.name())))
+    }
+}
+
+/// How the registers of a UART are reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UartAccess {
+    /// A 16550: its first port.
+    Ports(u16),
+    /// A PL011: its physical address.
+    Memory(u64),
+}
+
+impl UartAccess {
+    /// Those of `uart`.
+    pub fn of(uart: Uart) -> Result<UartAccess> {
+        match uart.model {
+            UartModel::Pl011 => Ok(UartAccess::Memory(uart.address)),
+            UartModel::Ns16550 => u16::try_from(uart.address)
+                .map(UartAccess::Ports)
+                .map_err(|_| Failure(format!("there is no I/O port {:#x}", uart.address))),
+        }
     }
 }
 
@@ -238,6 +261,46 @@ impl Root {
         Some((start, unsafe {
             SharedMemory::new(mapping.0 as usize, (end - start) as usize)
         }))
+    }
+
+    /// The UART that a description means. One written for a PC means the UART that the kernel uses on a
+    /// machine without ports.
+    pub fn uart(&self, described: Uart) -> Uart {
+        match described.model {
+            UartModel::Ns16550 if self.info.uart_memory != 0 => Uart {
+                model: UartModel::Pl011,
+                address: self.info.uart_memory,
+                line: self.info.uart_interrupt,
+            },
+            _ => described,
+        }
+    }
+
+    /// The capability of the device memory at `address`, a multiple of the page size, and the offset in it.
+    pub fn device(&self, address: u64, size: u64) -> Result<(Selector, u64)> {
+        let inside = |region: &Region| {
+            MemoryKind::from_code(region.kind as u8) == Some(MemoryKind::Device)
+                && address.is_multiple_of(PAGE_SIZE as u64)
+                && region.base <= address
+                && address - region.base <= region.size
+                && size <= region.size - (address - region.base)
+        };
+        let count = (self.info.region_count as usize).min(self.info.regions.len());
+        let found = (0..)
+            .zip(&self.info.regions[..count])
+            .find(|(_, region)| inside(region));
+        match found {
+            Some((number, region)) => Ok((ROOT_MEMORY.offset(number), address - region.base)),
+            None => Err(Failure(format!("there is no device at {address:#x}"))),
+        }
+    }
+
+    /// Makes a device's registers accessible to the root task.
+    pub fn open_registers(&mut self, address: u64, size: u64) -> Result<Mmio> {
+        let (memory, offset) = self.device(address, size)?;
+        self.mapper
+            .map_registers(&self.selectors, memory, offset, size)
+            .doing(&format!("map the registers at {address:#x}"))
     }
 
     /// Makes I/O ports accessible to the root task.

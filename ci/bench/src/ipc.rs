@@ -1,11 +1,11 @@
 //! System calls and synchronous calls.
 
+use crate::arch::echo;
 use crate::stats::{self, Row};
 use abi::boot::{ROOT_BUNDLE, ROOT_DOMAIN, ROOT_SPACE};
 use abi::bundle::Head;
 use abi::syscall::SpaceKind;
 use abi::{Op, Rights, Selector, Tag};
-use core::arch::naked_asm;
 use rt::arch::{Registers, call_portal, system_call};
 use rt::syscall::{self, MapParameters, Result, ThreadParameters};
 
@@ -22,12 +22,6 @@ const MAPPINGS: u32 = FREE + 8;
 
 const SAME_UTCB: u64 = 0x5000_0000;
 const OTHER_UTCB: u64 = 0x5000_1000;
-
-/// The shortest server: replies with what it got, and waits.
-#[unsafe(naked)]
-extern "C" fn echo() -> ! {
-    naked_asm!("2: mov eax, {reply}", "syscall", "jmp 2b", reply = const Op::ReplyWait as u32)
-}
 
 /// Calls `portal` with no message, as a stub does that has nothing to keep but what the compiler must.
 #[inline(always)]

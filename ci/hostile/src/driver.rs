@@ -1,9 +1,9 @@
 //! The root task: makes hostile domains, ends them, and looks what they left behind.
 
+use crate::arch::{self, echo, guest, watch_entry};
 use crate::calls::table;
 use crate::place::{self, AREA, Control};
 use crate::random::Random;
-use crate::{guest, victim};
 use abi::boot::{
     BootInfo, ROOT_BUNDLE, ROOT_DOMAIN, ROOT_FREE, ROOT_INTERRUPTS, ROOT_LOG, ROOT_MEMORY,
     ROOT_PORTS, ROOT_SPACE,
@@ -13,15 +13,14 @@ use abi::cap::MemoryKind;
 use abi::syscall::SpaceKind;
 use abi::vcpu::EXIT_KINDS;
 use abi::{Badge, Op, Rights, Selector, Tag};
-use core::arch::naked_asm;
-use core::fmt::{self, Write};
+use core::fmt;
 use core::sync::atomic::{AtomicU64, Ordering};
-use rt::arch::{Registers, call_portal, counter, port_in, port_out};
+use rt::arch::{Registers, call_portal, counter};
 use rt::syscall::{self, Deadline, MapParameters, Result, ThreadParameters, Time, VcpuParameters};
 
 const HEAD_MAPPING: Selector = ROOT_FREE;
 const AREA_MAPPING: Selector = ROOT_FREE.offset(1);
-const PORT_MAPPING: Selector = ROOT_FREE.offset(2);
+const UART_MAPPING: Selector = ROOT_FREE.offset(2);
 const PAUSE: Selector = ROOT_FREE.offset(3);
 const ECHO_THREAD: Selector = ROOT_FREE.offset(4);
 const ECHO: Selector = ROOT_FREE.offset(5);
@@ -84,38 +83,11 @@ static ROUND: AtomicU64 = AtomicU64::new(0);
 static HZ: AtomicU64 = AtomicU64::new(0);
 static UART: AtomicU64 = AtomicU64::new(0);
 
-/// The device that the kernel wrote its log to. The driver takes the log over, so that programs which stop
-/// for want of a handler do not fill the screen.
-struct Uart(u16);
-
-impl Write for Uart {
-    fn write_str(&mut self, text: &str) -> fmt::Result {
-        const STATUS: u16 = 5;
-        const EMPTY: u8 = 0x20;
-        for byte in text.bytes() {
-            // SAFETY: the device's ports are mapped, and the kernel has left it to this program.
-            unsafe {
-                while port_in(self.0 + STATUS) & EMPTY == 0 {}
-                port_out(self.0, byte);
-            }
-        }
-        Ok(())
-    }
-}
-
-/// Prints one line. Ports are mapped for its duration only, so that the driver calls on the fast path.
+/// Prints one line on the device that the kernel wrote its log to. The driver takes the log over, so that
+/// programs which stop for want of a handler do not fill the screen.
 fn print(text: fmt::Arguments<'_>) {
-    let port = UART.load(Ordering::Relaxed);
-    let p = MapParameters {
-        offset: port,
-        address: port,
-        size: 8,
-        rights: Rights::RW,
-    };
-    if syscall::map(ROOT_PORTS, ROOT_SPACE, PORT_MAPPING, &p).is_ok() {
-        let _ = writeln!(Uart(port as u16), "hostile: {text}\r");
-        let _ = syscall::delete(PORT_MAPPING);
-    }
+    let uart = UART.load(Ordering::Relaxed);
+    arch::line(uart, UART_MAPPING, format_args!("hostile: {text}"));
 }
 
 fn fail(text: fmt::Arguments<'_>) -> ! {
@@ -144,19 +116,8 @@ fn pause(ticks: u64) {
     let _ = syscall::wait(PAUSE, Deadline::after(ticks));
 }
 
-/// Answers each call with what it got.
-#[unsafe(naked)]
-extern "C" fn echo() -> ! {
-    naked_asm!("2: mov eax, {reply}", "syscall", "jmp 2b", reply = const Op::ReplyWait as u32)
-}
-
-#[unsafe(naked)]
-extern "C" fn watch_entry() -> ! {
-    naked_asm!("and rsp, -16", "call {watch}", "ud2", watch = sym watch)
-}
-
 /// Says so if a round does not end.
-extern "C" fn watch() -> ! {
+pub(crate) extern "C" fn watch() -> ! {
     let limit = HZ.load(Ordering::Relaxed).saturating_mul(20);
     let mut last = 0;
     loop {
@@ -362,7 +323,7 @@ impl Driver {
                 space: v.at(own::SPACE),
                 cpu,
                 utcb: place::UTCBS + t * 4096,
-                ip: victim::entry as *const () as u64,
+                ip: arch::entry as *const () as u64,
                 sp: place::MEMORY + place::control(t),
                 exceptions: Selector(table::EXCEPTIONS as u32 + n),
             };
@@ -390,14 +351,13 @@ impl Driver {
     fn make_vcpu(&mut self, v: &Victim) -> Result {
         let (domain, space) = (v.at(own::DOMAIN), v.at(own::GUEST));
         syscall::create_space(domain, space, SpaceKind::Guest)?;
-        for (i, byte) in guest::CODE.iter().flatten().enumerate() {
+        let memory = v.area() + place::GUEST;
+        for (i, byte) in guest::code().enumerate() {
             // SAFETY: as for the control blocks.
-            unsafe {
-                ((v.area() + place::GUEST) as *mut u8)
-                    .add(i)
-                    .write_volatile(*byte)
-            };
+            unsafe { (memory as *mut u8).add(i).write_volatile(byte) };
         }
+        // The guest starts with its caches off, if it has such a thing.
+        rt::arch::clean_to_memory(memory as usize..(memory + place::GUEST_SIZE) as usize);
         let rights = Rights::RW | Rights::EXEC;
         let offset = v.number * AREA + place::GUEST;
         let p = MapParameters {
@@ -655,7 +615,7 @@ fn first_thread(selector: Selector, ip: u64, sp: u64, utcb: u64) -> Result {
 fn set_up(info: &BootInfo) -> Driver {
     let mut bytes = [0; syscall::LOG_CHUNK];
     while syscall::log_read(ROOT_LOG, true, &mut bytes).is_ok_and(|count| count != 0) {}
-    UART.store(info.uart_port, Ordering::Relaxed);
+    UART.store(arch::open_uart(info, UART_MAPPING), Ordering::Relaxed);
     HZ.store(info.counter_hz, Ordering::Relaxed);
     for selector in [PAUSE, WATCH_PAUSE] {
         must(

@@ -10,11 +10,9 @@ pub mod calls;
 pub mod random;
 
 #[cfg(target_os = "none")]
+pub mod arch;
+#[cfg(target_os = "none")]
 pub mod driver;
-#[cfg(target_os = "none")]
-pub mod guest;
-#[cfg(target_os = "none")]
-pub mod moves;
 #[cfg(target_os = "none")]
 pub mod place;
 #[cfg(target_os = "none")]

@@ -1,29 +1,13 @@
 //! What runs in a hostile domain. Only its stacks are writable there.
 
+use crate::arch::{FLAGS, entry, guest, moves};
 use crate::calls::{self, Call, Targets, table};
 use crate::place::{self, Control};
 use crate::random::Random;
-use crate::{guest, moves};
 use abi::utcb::exception::ExceptionReply;
 use abi::vcpu::EXIT_KINDS;
 use abi::{Op, Tag};
-use core::arch::naked_asm;
 use rt::arch::{Registers, call_portal, counter};
-
-/// Where its threads start, and start anew after an exception. The stack pointer is that of their [`Control`].
-#[unsafe(naked)]
-pub extern "C" fn entry() -> ! {
-    naked_asm!(
-        "mov rdi, rsp",
-        "sub rsp, 128",
-        "and rsp, -16",
-        "xor ebp, ebp",
-        "cld",
-        "call {main}",
-        "ud2",
-        main = sym main,
-    )
-}
 
 struct Thread {
     control: *mut Control,
@@ -101,7 +85,7 @@ impl Thread {
                 answer.arguments[6] = if self.random.one_in(8) {
                     self.random.word()
                 } else {
-                    2
+                    FLAGS
                 };
                 if self.random.one_in(8) {
                     answer.arguments[1] |= self.random.edge() & !1 | 1;
@@ -128,7 +112,8 @@ impl Thread {
     }
 }
 
-extern "C" fn main(control: *mut Control) -> ! {
+/// Called by the entry code.
+pub(crate) extern "C" fn main(control: *mut Control) -> ! {
     // SAFETY: as in `Thread::targets`.
     let (seed, role, next) = unsafe {
         (

@@ -5,20 +5,17 @@ use bulkhead::artifacts::{Artifacts, HOSTILE};
 use bulkhead::bench;
 use bulkhead::machine::{Image, Kind, Settings};
 use ci::{seconds, with_machine};
-use configs::Machine;
+use configs::{Architecture, Machine};
 
 /// Boots the hostile root task, which takes eight seconds of its machine.
 fn survives(name: &str, cpus: u32) -> Result<()> {
-    let artifacts = Artifacts::build()?;
+    let artifacts = Artifacts::trials(Architecture::X86_64)?;
     let image = Image {
         kernel: artifacts.kernel.clone(),
         bundle: bench::pack(&artifacts, HOSTILE)?,
         options: String::new(),
     };
-    let machine = Machine {
-        memory: 512 << 20,
-        cpus,
-    };
+    let machine = Machine::usual(Architecture::X86_64, 512 << 20, cpus);
     let settings = Settings::new(machine);
     with_machine(name, Kind::QemuX86, &image, &settings, |machine| {
         machine.expect(&format!("hostile: begin: {cpus} CPUs"), seconds(30))?;

@@ -205,22 +205,23 @@ impl Config {
     /// in the bundle to contents; files that are not in it are not checked.
     pub fn check_files(&self, contents: &BTreeMap<String, Vec<u8>>) -> Result<(), Diagnostics> {
         let mut errors = Vec::new();
+        let architecture = self.machine.architecture();
         for file in &self.files {
             let Some(bytes) = contents.get(&file.name) else {
                 continue;
             };
             let vms = self.system.vms.iter();
             let result = match file.kind {
-                FileKind::Kernel => vms
-                    .filter(|vm| vm.kernel == file.name)
-                    .try_for_each(|vm| check_kernel(bytes, vm.memory.bytes()).map(drop)),
+                FileKind::Kernel => vms.filter(|vm| vm.kernel == file.name).try_for_each(|vm| {
+                    check_kernel(architecture, bytes, vm.memory.bytes()).map(drop)
+                }),
                 FileKind::Initrd => vms
                     .filter(|vm| vm.initrd.as_ref() == Some(&file.name))
                     .try_for_each(|vm| {
                         let memory = vm.memory.bytes();
                         let kernel = contents
                             .get(&vm.kernel)
-                            .and_then(|k| check_kernel(k, memory).ok());
+                            .and_then(|k| check_kernel(architecture, k, memory).ok());
                         check_initrd(bytes, kernel, memory)
                     }),
             };

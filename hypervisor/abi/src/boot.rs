@@ -47,6 +47,9 @@ pub const MAX_REGIONS: usize = 96;
 /// Most CPUs that [`BootInfo`] can hold.
 pub const MAX_CPUS: usize = 64;
 
+/// Number of identification registers in [`BootInfo`].
+pub const ID_REGISTERS: usize = 64;
+
 /// A physical range that the root task holds a capability to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
@@ -112,6 +115,9 @@ pub struct BootInfo {
     pub list_registers: u32,
     /// Zero.
     pub reserved: u32,
+    /// Arm: identification registers of the boot CPU, those with op0 3, op1 0 and CRn 0: CRm × 8 + op2 is the index. Of
+    /// CRm 0 there are MIDR_EL1, MPIDR_EL1 and REVIDR_EL1.
+    pub id_registers: [u64; ID_REGISTERS],
     /// Hardware identifier of each CPU (x86: APIC ID, Arm: affinity levels 2 to 0 of MPIDR_EL1).
     pub cpu_ids: [u32; MAX_CPUS],
     /// Physical ranges, in ascending order of address; capability `i` is at `ROOT_MEMORY + i`.

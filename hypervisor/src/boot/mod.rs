@@ -1,5 +1,6 @@
 //! What every architecture's boot code collects before it enters the kernel's core.
 
+pub mod handover;
 pub mod madt;
 pub mod memory_map;
 pub mod params;

@@ -15,6 +15,8 @@ pub enum Loader {
     Pvh,
     /// Multiboot2: GRUB.
     Multiboot2,
+    /// A loader of arm64 images.
+    Image,
 }
 
 /// What the kernel's core gets from boot code. Nothing in it refers to the loader's memory, except the
@@ -31,6 +33,8 @@ pub struct BootParams {
     pub command_line: CommandLine,
     /// The ACPI root pointer, below 4 GiB.
     pub rsdp: Option<HostPhys>,
+    /// Address of the device tree.
+    pub device_tree: Option<HostPhys>,
     /// The machine's counter (x86: TSC) when the kernel was entered.
     pub boot_counter: u64,
 }

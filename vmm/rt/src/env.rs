@@ -99,17 +99,42 @@ pub struct ConsoleEnvironment {
     pub clients: Vec<ConsoleClient>,
 }
 
-/// A 16550 of the machine.
+/// A UART of the machine.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UartEnvironment {
-    /// Capability of its eight ports, to be mapped by the server.
-    #[serde(with = "as_number")]
-    pub ports: Selector,
-    /// Its first port.
-    pub base: u16,
+    /// What it is, and how it is reached.
+    pub registers: UartRegisters,
     /// Its interrupt line.
     #[serde(with = "as_number")]
     pub interrupt: Selector,
+}
+
+/// Registers of a UART of the machine, to be mapped by the server.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum UartRegisters {
+    /// A 16550 behind I/O ports.
+    Ns16550 {
+        /// Capability of its eight ports.
+        #[serde(with = "as_number")]
+        ports: Selector,
+        /// Its first port.
+        base: u16,
+    },
+    /// A PL011 in memory.
+    Pl011 {
+        /// Capability of its page.
+        #[serde(with = "as_number")]
+        memory: Selector,
+    },
+}
+
+/// Kind of an emulated UART.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum UartModel {
+    /// A 16550A.
+    Ns16550,
+    /// A PL011.
+    Pl011,
 }
 
 /// A VM whose console the server emulates.
@@ -119,6 +144,8 @@ pub struct ConsoleClient {
     pub name: String,
     /// CPUs of its vCPUs: the server exports a handler for each.
     pub cpus: Vec<u32>,
+    /// What it is shown.
+    pub model: UartModel,
     /// Notification, badged with the VM's interrupt line: signalled at each rising edge of the emulated
     /// UART's interrupt output.
     #[serde(with = "as_number")]
@@ -300,12 +327,18 @@ mod tests {
             first_selector: 130,
             end_selector: 512,
             role: Role::ConsoleServer(ConsoleEnvironment {
-                uart: None,
+                uart: Some(UartEnvironment {
+                    registers: UartRegisters::Pl011 {
+                        memory: Selector(132),
+                    },
+                    interrupt: Selector(133),
+                }),
                 log: Selector(128),
                 idle: Selector(131),
                 clients: vec![ConsoleClient {
                     name: "linux".into(),
                     cpus: vec![0, 1],
+                    model: UartModel::Pl011,
                     signal: Selector(129),
                 }],
             }),

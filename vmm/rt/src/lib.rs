@@ -18,6 +18,7 @@ pub mod ipc;
 pub mod layout;
 pub mod log;
 pub mod mapping;
+pub mod mmio;
 pub mod program;
 pub mod protocol;
 pub mod selectors;

@@ -1,4 +1,5 @@
 //! Mapping memory at free addresses of the program's own space.
+use crate::mmio::Mmio;
 use crate::selectors::Selectors;
 use crate::shared::SharedMemory;
 use crate::syscall::{self, MapParameters, Result};
@@ -92,6 +93,19 @@ impl Mapper {
         // SAFETY: the range was just mapped, nothing of this program lies there, and programs are
         // static: it is not unmapped. Without `WRITE` a write faults, which ends the program.
         Ok(unsafe { SharedMemory::new(address as usize, size as usize) })
+    }
+
+    /// Maps a device's registers.
+    pub fn map_registers(
+        &self,
+        selectors: &Selectors,
+        memory: Selector,
+        offset: u64,
+        size: u64,
+    ) -> Result<Mmio> {
+        let (address, _) = self.map(selectors, memory, offset, size, Rights::RW)?;
+        // SAFETY: as in `map_shared`.
+        Ok(unsafe { Mmio::new(address as usize, size as usize) })
     }
 }
 

@@ -1,6 +1,6 @@
 //! Typed system calls: one function per [`Op`]. Rights and errors are described there.
 use crate::arch::{self, Registers};
-use abi::syscall::{DelegateFlags, SpaceKind, TriggerMode};
+use abi::syscall::{DelegateFlags, PowerAction, SpaceKind, TriggerMode};
 use abi::{Badge, Op, Rights, Selector, Status, Tag};
 
 /// Result of a system call.
@@ -354,4 +354,9 @@ pub fn log_read(log: Selector, take_over: bool, into: &mut [u8; LOG_CHUNK]) -> R
 /// Has the kernel signal a notification when the log becomes non-empty.
 pub fn log_bind(log: Selector, notification: Selector) -> Result {
     invoke(Op::LogBind, log, &[notification.0.into()])
+}
+
+/// Switches the machine off or resets it. Does not return if it succeeds.
+pub fn power(platform: Selector, action: PowerAction) -> Result {
+    invoke(Op::Power, platform, &[action as u64])
 }

@@ -1,160 +1,86 @@
-//! QEMU's q35 machine: SVM emulated by TCG, or the host's extension through nested KVM.
+//! QEMU: what its machines have in common.
+
+mod arm64;
+mod x86;
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::sync::Mutex;
 use std::sync::mpsc;
-use std::sync::{Mutex, OnceLock};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use configs::{Architecture, Board};
 
 use super::{End, Image, Running, Settings, last_lines, pump_input, pump_output, scratch};
+use crate::apt;
 use crate::child::{self, Group};
-use crate::{apt, progress};
-
-const PROGRAM: &str = "qemu-system-x86_64";
 
 static INSTALLING: Mutex<()> = Mutex::new(());
 
+/// QEMU's program for an architecture, and Debian's package with it.
+fn names(architecture: Architecture) -> (&'static str, &'static str) {
+    match architecture {
+        Architecture::X86_64 => ("qemu-system-x86_64", "qemu-system-x86"),
+        Architecture::Arm64 => ("qemu-system-aarch64", "qemu-system-arm"),
+    }
+}
+
 /// Makes sure that QEMU is there.
-pub fn prepare() -> Result<()> {
+pub fn prepare(architecture: Architecture) -> Result<()> {
+    let (program, package) = names(architecture);
     let _one = INSTALLING.lock().unwrap_or_else(|e| e.into_inner());
-    match child::find(PROGRAM) {
+    match child::find(program) {
         Some(_) => Ok(()),
-        None => apt::install(&["qemu-system-x86"], "running on QEMU"),
+        None => apt::install(&[package], "running on QEMU"),
     }
 }
 
-fn program() -> Result<PathBuf> {
-    child::find(PROGRAM).with_context(|| format!("{PROGRAM} is not in the search path"))
+fn program(architecture: Architecture) -> Result<PathBuf> {
+    let (program, _) = names(architecture);
+    child::find(program).with_context(|| format!("{program} is not in the search path"))
 }
 
-/// What executes the machine's instructions.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Accelerator {
-    Tcg,
-    Kvm,
+/// What differs between machines.
+struct Hardware {
+    /// QEMU's options for the board, the CPU and what executes its instructions.
+    options: Vec<String>,
+    /// Whether that is an emulation.
+    emulated: bool,
 }
 
-impl Accelerator {
-    fn choose(qemu: &Path, settings: &Settings) -> Accelerator {
-        let possible = settings.virtualization && !settings.count_instructions;
-        if possible && nested_kvm(qemu) {
-            Accelerator::Kvm
-        } else {
-            Accelerator::Tcg
-        }
+/// TCG for this many CPUs: each in a thread of its own, if there are several.
+fn tcg(cpus: u32) -> &'static str {
+    match cpus {
+        1 => "tcg,thread=single",
+        _ => "tcg,thread=multi",
     }
-
-    /// The options for accelerator and CPU.
-    fn options(self, settings: &Settings) -> Vec<&'static str> {
-        // `max` has SVM; its other features are what TCG can do.
-        let (accelerator, cpu) = match (self, settings.machine.cpus) {
-            (Accelerator::Kvm, _) => ("kvm", "host"),
-            (Accelerator::Tcg, 1) => ("tcg,thread=single", "max"),
-            (Accelerator::Tcg, _) => ("tcg,thread=multi", "max"),
-        };
-        let cpu = if settings.virtualization {
-            cpu
-        } else {
-            "max,-svm"
-        };
-        let mut options = vec!["-accel", accelerator, "-cpu", cpu];
-        if settings.count_instructions {
-            // One tick of the CPU's counter is one instruction; the same on each run.
-            options.extend(["-icount", "shift=0,sleep=off"]);
-        }
-        options
-    }
-}
-
-/// Whether KVM runs here and offers virtualisation to its guests. Where the CPU shows no extension, a
-/// /dev/kvm is none that could; where it does, only a trial tells.
-fn nested_kvm(qemu: &Path) -> bool {
-    static WORKS: OnceLock<bool> = OnceLock::new();
-    *WORKS.get_or_init(|| {
-        let flags = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-        let extension = flags
-            .lines()
-            .filter(|l| l.starts_with("flags"))
-            .any(|line| {
-                line.split_whitespace()
-                    .any(|flag| flag == "vmx" || flag == "svm")
-            });
-        let nested = ["intel", "amd"].iter().any(|vendor| {
-            let parameter = format!("/sys/module/kvm_{vendor}/parameters/nested");
-            std::fs::read_to_string(parameter).is_ok_and(|value| matches!(value.trim(), "Y" | "1"))
-        });
-        let usable = || {
-            File::options()
-                .read(true)
-                .write(true)
-                .open("/dev/kvm")
-                .is_ok()
-        };
-        // The hypervisor refuses CPUs from which programs can read its memory.
-        let meltdown = std::fs::read_to_string("/sys/devices/system/cpu/vulnerabilities/meltdown");
-        let safe = meltdown.is_ok_and(|text| text.starts_with("Not affected"));
-        extension && nested && safe && usable() && trial(qemu)
-    })
-}
-
-/// Starts a machine under KVM and ends it before its first instruction.
-fn trial(qemu: &Path) -> bool {
-    let _step = progress::step("Trying KVM");
-    let mut command = child::tied(qemu);
-    command.args([
-        "-M",
-        "q35",
-        "-accel",
-        "kvm",
-        "-cpu",
-        "host",
-        "-m",
-        "64",
-        "-S",
-        "-nodefaults",
-    ]);
-    command.args(["-display", "none", "-monitor", "stdio"]);
-    command
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null());
-    let Ok(mut group) = Group::spawn(&mut command) else {
-        return false;
-    };
-    if let Some(mut monitor) = group.child().stdin.take() {
-        let _ = monitor.write_all(b"quit\n");
-    }
-    group
-        .wait(Some(Duration::from_secs(10)))
-        .is_ok_and(|status| status.success())
 }
 
 /// Starts QEMU.
 pub fn start(image: &Image, settings: &Settings) -> Result<Running> {
-    let qemu = program()?;
-    let accelerator = Accelerator::choose(&qemu, settings);
-    let options = match accelerator {
-        Accelerator::Tcg => image.emulated_options(),
-        Accelerator::Kvm => image.options.clone(),
+    let machine = &settings.machine;
+    let qemu = program(machine.architecture())?;
+    let hardware = match machine.board {
+        Board::Pc => x86::hardware(&qemu, settings),
+        Board::Virt { cpu, gic } => arm64::hardware(cpu, gic, settings),
+    };
+    let options = if hardware.emulated {
+        image.emulated_options()
+    } else {
+        image.options.clone()
     };
     let dir = scratch()?;
     let control = dir.path().join("qmp");
     let messages = dir.path().join("messages");
     let mut command: Command = child::tied(&qemu);
     command
-        .args([
-            "-M",
-            "q35",
-            "-m",
-            &format!("{}M", settings.machine.memory >> 20),
-        ])
-        .args(["-smp", &settings.machine.cpus.to_string()])
-        .args(accelerator.options(settings))
+        .args(hardware.options)
+        .args(["-m", &format!("{}M", machine.memory >> 20)])
+        .args(["-smp", &machine.cpus.to_string()])
         .arg("-kernel")
         .arg(&image.kernel)
         .arg("-initrd")

@@ -4,6 +4,8 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
+use configs::Architecture;
+
 use crate::support::{StandIns, bulkhead, finish, run};
 
 /// The command fails with this status and says all of this.
@@ -27,7 +29,11 @@ fn good() -> String {
 
 #[test]
 fn the_systems_that_come_with_it_are_right() {
-    for file in ["configs/linux.toml", "configs/two-linux.toml"] {
+    for file in [
+        "configs/linux.toml",
+        "configs/two-linux.toml",
+        "configs/linux-arm64.toml",
+    ] {
         let ended = run(&["check", file]);
         assert_eq!(ended.status, Some(0), "{}", ended.stderr);
         assert!(ended.stdout.contains("VMs: "), "{}", ended.stdout);
@@ -83,7 +89,7 @@ fn descriptions() {
 #[test]
 fn guest_files() {
     let dir = tempfile::tempdir().unwrap();
-    let kernel = fs::read(bulkhead::guest::kernel().unwrap()).unwrap();
+    let kernel = fs::read(bulkhead::guest::kernel(Architecture::X86_64).unwrap()).unwrap();
     let with = |option: &str, name: &str, bytes: &[u8], says: &[&str]| {
         let file = dir.path().join(name);
         fs::write(&file, bytes).unwrap();
@@ -108,7 +114,17 @@ fn guest_files() {
     );
     let mut arm = vec![0; 70_000];
     arm[0x38..0x3c].copy_from_slice(b"ARM\x64");
-    with("--kernel", "arm", &arm, &["arm64"]);
+    with("--kernel", "arm", &arm, &["for arm64", "bzImage"]);
+    let x86 = dir.path().join("x86");
+    fs::write(&x86, &kernel).unwrap();
+    let arguments = [
+        "run",
+        "--machine",
+        "qemu-arm64",
+        "--kernel",
+        x86.to_str().unwrap(),
+    ];
+    fails(&arguments, 2, &["--kernel: ", "for x86-64", "arm64 Image"]);
     with("--initrd", "empty-initrd", b"", &["empty"]);
     with(
         "--initrd",
@@ -116,7 +132,7 @@ fn guest_files() {
         b"hello",
         &["no initial RAM disk"],
     );
-    let initrd = bulkhead::guest::initrd().unwrap();
+    let initrd = bulkhead::guest::initrd(Architecture::X86_64).unwrap();
     with(
         "--initrd",
         "truncated-initrd",
@@ -135,11 +151,20 @@ fn guest_files() {
 
 #[test]
 fn options() {
-    fails(
-        &["run", "--machine", "qemu-arm64"],
-        1,
-        &["not supported yet", "qemu-x86"],
-    );
+    for (config, machine, other) in [
+        (
+            "configs/linux.toml",
+            "qemu-arm64",
+            "configs/linux-arm64.toml",
+        ),
+        ("configs/linux-arm64.toml", "bochs", "configs/linux.toml"),
+    ] {
+        fails(
+            &["run", config, "--machine", machine],
+            2,
+            &["--machine: ", machine, "leave --machine out", other],
+        );
+    }
     fails(&["run", "--machine", "toaster"], 2, &["possible values"]);
     fails(
         &["run", "--disk", "x"],
@@ -171,6 +196,11 @@ fn no_emulator_and_no_way_to_install_one() {
         StandIns::new(),
         "qemu-x86",
         &["no Debian system", "qemu-system-x86"],
+    );
+    only(
+        StandIns::new(),
+        "qemu-arm64",
+        &["no Debian system", "qemu-system-arm"],
     );
     only(
         StandIns::new(),

@@ -54,6 +54,7 @@ fn system() -> System {
             initrd: Some("initrd".into()),
             cmdline: String::from("console=ttyS0").try_into().unwrap(),
             console: Some(name("serial")),
+            serial: Uart::COM1,
             on_reset: After::Restart,
             on_crash: After::Stop,
         }],

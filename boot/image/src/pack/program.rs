@@ -5,9 +5,10 @@ use abi::{PAGE_SIZE, Rights};
 use elf::ElfBytes;
 use elf::abi::{EM_AARCH64, EM_X86_64, ET_EXEC, PF_W, PF_X, PT_INTERP, PT_LOAD, PT_TLS};
 use elf::endian::AnyEndian;
+use elf::segment::SegmentTable;
 
 /// Largest program, zero-initialised data included: a guard against damaged files.
-const MAX_SIZE: u64 = 256 << 20;
+pub(super) const MAX_SIZE: u64 = 256 << 20;
 
 /// A program as whole pages. The segments' offsets are set when it is placed in a bundle.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,22 +63,7 @@ impl core::error::Error for ProgramError {}
 impl FlatProgram {
     /// Flattens the ELF file `bytes`.
     pub fn from_elf(bytes: &[u8]) -> Result<FlatProgram, ProgramError> {
-        let not_elf = |e: elf::ParseError| ProgramError::NotElf(e.to_string());
-        let file = ElfBytes::<AnyEndian>::minimal_parse(bytes).map_err(not_elf)?;
-        if file.ehdr.class != elf::file::Class::ELF64 {
-            return Err(ProgramError::NotStatic("it is a 32-bit file"));
-        }
-        if !matches!(file.ehdr.e_machine, EM_X86_64 | EM_AARCH64) {
-            return Err(ProgramError::NotStatic("it is for another architecture"));
-        }
-        if file.ehdr.e_type != ET_EXEC {
-            return Err(ProgramError::NotStatic(
-                "it is position-independent or an object file",
-            ));
-        }
-        let headers = file
-            .segments()
-            .ok_or(ProgramError::NotStatic("it has no segments"))?;
+        let (file, headers) = executable(bytes)?;
         let mut segments: Vec<(Segment, Vec<u8>)> = Vec::new();
         for header in headers.iter() {
             match header.p_type {
@@ -87,7 +73,9 @@ impl FlatProgram {
                 _ => continue,
             }
             let bad = ProgramError::BadSegment(header.p_vaddr);
-            let data = file.segment_data(&header).map_err(not_elf)?;
+            let data = file
+                .segment_data(&header)
+                .map_err(|e| ProgramError::NotElf(e.to_string()))?;
             if header.p_memsz > MAX_SIZE || header.p_filesz > header.p_memsz {
                 return Err(bad);
             }
@@ -132,6 +120,29 @@ impl FlatProgram {
             .collect();
         crate::bundle::checksum(&all)
     }
+}
+
+/// Opens a statically linked 64-bit executable for a known architecture; its program headers are with it.
+pub(super) fn executable(
+    bytes: &[u8],
+) -> Result<(ElfBytes<'_, AnyEndian>, SegmentTable<'_, AnyEndian>), ProgramError> {
+    let file = ElfBytes::<AnyEndian>::minimal_parse(bytes)
+        .map_err(|e| ProgramError::NotElf(e.to_string()))?;
+    if file.ehdr.class != elf::file::Class::ELF64 {
+        return Err(ProgramError::NotStatic("it is a 32-bit file"));
+    }
+    if !matches!(file.ehdr.e_machine, EM_X86_64 | EM_AARCH64) {
+        return Err(ProgramError::NotStatic("it is for another architecture"));
+    }
+    if file.ehdr.e_type != ET_EXEC {
+        return Err(ProgramError::NotStatic(
+            "it is position-independent or an object file",
+        ));
+    }
+    let headers = file
+        .segments()
+        .ok_or(ProgramError::NotStatic("it has no segments"))?;
+    Ok((file, headers))
 }
 
 /// The rights for ELF segment flags. Whatever can be written or executed can be read.

@@ -1,7 +1,7 @@
 //! Device servers: how they start, and the handlers that they export.
 use super::{Export, Kind, Monitor, Part, Supervisor, cpus};
 use crate::draft::Draft;
-use crate::root::{Failure, Result, bits};
+use crate::root::{Failure, Result, UartAccess, bits};
 use abi::boot::{ROOT_INTERRUPTS, ROOT_LOG, ROOT_PORTS};
 use abi::{Rights, Selector};
 use alloc::format;
@@ -9,7 +9,7 @@ use alloc::string::ToString;
 use alloc::vec::Vec;
 use image::system::{Server, ServerKind, Uart};
 use rt::arch;
-use rt::env::{ConsoleClient, ConsoleEnvironment, Role, UartEnvironment};
+use rt::env::{ConsoleClient, ConsoleEnvironment, Role, UartEnvironment, UartModel, UartRegisters};
 use rt::handler::Entry;
 use rt::syscall::{Cpu, Deadline};
 
@@ -85,9 +85,7 @@ impl Supervisor {
         clients: &[usize],
         monitors: &[Option<Monitor>],
     ) -> Result<(ConsoleEnvironment, Vec<Selector>)> {
-        let (port, count) = (u64::from(uart.port), u64::from(Uart::PORTS));
-        let ports = draft.give_memory(ROOT_PORTS, Rights::RW, port, count)?;
-        let interrupt = draft.give(ROOT_INTERRUPTS.offset(uart.gsi), Rights::CONTROL)?;
+        let uart = self.give_uart(draft, uart)?;
         let log = draft.give(ROOT_LOG, Rights::READ)?;
         let idle = draft.place();
         self.root
@@ -98,20 +96,19 @@ impl Supervisor {
             let vm = &self.system.vms[client];
             let signal = draft.place();
             if let Some(Some(monitor)) = monitors.get(client) {
-                super::vms::connect_signal(monitor.kick, draft.domain(), signal)?;
+                super::vms::connect_signal(vm, monitor.kick, draft.domain(), signal)?;
             }
             signals.push(signal);
             described.push(ConsoleClient {
                 name: vm.name.to_string(),
                 cpus: cpus(vm),
+                model: match vm.serial.model {
+                    image::system::UartModel::Ns16550 => UartModel::Ns16550,
+                    image::system::UartModel::Pl011 => UartModel::Pl011,
+                },
                 signal,
             });
         }
-        let uart = UartEnvironment {
-            ports,
-            base: uart.port,
-            interrupt,
-        };
         Ok((
             ConsoleEnvironment {
                 uart: Some(uart),
@@ -121,6 +118,29 @@ impl Supervisor {
             },
             signals,
         ))
+    }
+
+    fn give_uart(&mut self, draft: &mut Draft, uart: Uart) -> Result<UartEnvironment> {
+        let uart = self.root.uart(uart);
+        if uart.line >= self.root.info.interrupts {
+            return Err(Failure(format!("there is no interrupt line {}", uart.line)));
+        }
+        let registers = match UartAccess::of(uart)? {
+            UartAccess::Ports(base) => UartRegisters::Ns16550 {
+                ports: draft.give_memory(ROOT_PORTS, Rights::RW, base.into(), uart.size())?,
+                base,
+            },
+            UartAccess::Memory(address) => {
+                let (memory, offset) = self.root.device(address, uart.size())?;
+                let memory = draft.give_memory(memory, Rights::RW, offset, uart.size())?;
+                UartRegisters::Pl011 { memory }
+            }
+        };
+        let interrupt = draft.give(ROOT_INTERRUPTS.offset(uart.line), Rights::CONTROL)?;
+        Ok(UartEnvironment {
+            registers,
+            interrupt,
+        })
     }
 
     /// Lets servers come up before those start who need them.

@@ -1,5 +1,6 @@
 //! VMs: their RAM, their monitors' environments, and what starts them again.
 use super::{Kind, Monitor, Part, Supervisor, cpus};
+use crate::arch;
 use crate::draft::Draft;
 use crate::guest_ram;
 use crate::root::{Doing, Failure, Result};
@@ -9,15 +10,15 @@ use alloc::string::ToString;
 use alloc::vec::Vec;
 use image::system::Vm;
 use rt::env::{
-    GuestMemory, MonitorEnvironment, PortalOnCpu, Role, SerialEnvironment, VcpuEnvironment,
+    GicEnvironment, GuestMemory, MonitorEnvironment, PortalOnCpu, Role, SerialEnvironment,
+    VcpuEnvironment, register_key,
 };
 use rt::syscall;
 
+/// Bytes of GICv2's virtual CPU interface.
+const GICV: u64 = 8 << 10;
 /// Alignment of guest RAM, for large pages.
 const LARGE: u64 = 2 << 20;
-/// The serial port of a VM.
-const SERIAL_PORT: u16 = 0x3f8;
-const SERIAL_LINE: u32 = 4;
 
 impl Supervisor {
     /// RAM at fixed addresses first, then the rest.
@@ -139,7 +140,7 @@ impl Supervisor {
         vcpus: Vec<VcpuEnvironment>,
     ) -> Result<MonitorEnvironment> {
         let mut memory = Vec::new();
-        for part in guest_ram::lay_out(&self.vms[number].ram) {
+        for part in guest_ram::lay_out(&self.vms[number].ram, &arch::GUEST_RAM) {
             let (chunk, guest_address) = (part.chunk, part.guest_address);
             let ram = ROOT_MEMORY.offset(chunk.region);
             let rights = Rights::RW | Rights::EXEC;
@@ -171,8 +172,8 @@ impl Supervisor {
         }
         let console = (!portals.is_empty()).then_some(SerialEnvironment {
             portals,
-            address: SERIAL_PORT.into(),
-            line: SERIAL_LINE,
+            address: vm.serial.address,
+            line: vm.serial.line,
         });
         Ok(MonitorEnvironment {
             memory,
@@ -183,9 +184,37 @@ impl Supervisor {
             console,
             virtualization: self.root.info.virtualization,
             xcr0_mask: self.root.info.xcr0_mask,
-            gic: None,
-            id_registers: Vec::new(),
+            gic: self.gic(draft)?,
+            id_registers: self.id_registers(),
         })
+    }
+
+    /// The interrupt controller's part for guests, where the processor has one.
+    fn gic(&self, draft: &mut Draft) -> Result<Option<GicEnvironment>> {
+        let info = &self.root.info;
+        if info.gic_version == 0 {
+            return Ok(None);
+        }
+        let vcpu_interface = match info.gic_vcpu_interface {
+            0 => None,
+            address => {
+                let (memory, offset) = self.root.device(address, GICV)?;
+                Some(draft.give_memory(memory, Rights::RW, offset, GICV)?)
+            }
+        };
+        Ok(Some(GicEnvironment {
+            version: info.gic_version,
+            list_registers: info.list_registers,
+            vcpu_interface,
+        }))
+    }
+
+    /// The processor's identification registers that are there.
+    fn id_registers(&self) -> Vec<(u16, u64)> {
+        let all = (0..).zip(self.root.info.id_registers);
+        all.filter(|&(_, value)| value != 0)
+            .map(|(index, value)| (register_key(3, 0, 0, index / 8, index % 8), value))
+            .collect()
     }
 
     /// Starts a VM again that has run before.
@@ -196,7 +225,8 @@ impl Supervisor {
         if let Some((server, client)) = self.console_of(number)
             && let (Some(domain), Some(&signal)) =
                 (server.remains.domain, server.signals.get(client))
-            && let Err(failure) = connect_signal(monitor.kick, domain, signal)
+            && let Err(failure) =
+                connect_signal(&self.system.vms[number], monitor.kick, domain, signal)
         {
             log::error!("{}: no console: {failure}", self.system.vms[number].name);
         }
@@ -205,8 +235,8 @@ impl Supervisor {
 }
 
 /// Gives a console server the means to raise the serial port's interrupt line of a VM.
-pub(super) fn connect_signal(kick: Selector, domain: Selector, dst: Selector) -> Result {
-    let badge = Badge(1 << SERIAL_LINE);
+pub(super) fn connect_signal(vm: &Vm, kick: Selector, domain: Selector, dst: Selector) -> Result {
+    let badge = Badge(1 << vm.serial.line);
     syscall::delegate_notification(kick, domain, dst, Rights::SIGNAL, badge)
         .doing("delegate a notification")
 }

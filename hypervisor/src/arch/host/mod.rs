@@ -14,6 +14,11 @@ pub mod vcpu;
 #[allow(dead_code, unused_imports)]
 mod virt;
 
+#[cfg(test)]
+#[path = "../aarch64/firmware/device_tree.rs"]
+#[allow(dead_code)]
+mod device_tree;
+
 pub use frame::Frame;
 pub use paging::PageTable;
 pub use vcpu::{Outcome, VcpuArch, VcpuReply, after_guest, deliver, pages_per_vcpu};

@@ -98,6 +98,11 @@ impl VcpuArch {
         }
     }
 
+    /// Whether the monitor has to be told something though the guest does not run: never.
+    pub fn has_event(&self) -> bool {
+        false
+    }
+
     /// Takes the vCPU off its CPU.
     pub fn leave_cpu(&mut self, _cpu: &Cpu) {
         self.resident = false;

@@ -7,7 +7,7 @@
 
 use super::frame::{Frame, SYSCALL, offset as frame};
 use super::gdt::{Ist, KERNEL_CODE};
-use super::{CpuArch, current_cpu, fastpath, panic};
+use super::{CpuArch, current_cpu, fastpath};
 use crate::cpu::Cpu;
 use crate::thread::Thread;
 use core::arch::{asm, naked_asm};
@@ -298,8 +298,8 @@ pub fn wait_for_interrupt() {
 
 /// Ends a CPU that met a fault in the kernel.
 pub fn kernel_fault(frame: &Frame) -> ! {
-    if panic::is_panicked() {
-        panic::halt();
+    if crate::panic::is_panicked() {
+        super::halt();
     }
     panic!(
         "exception {} in the kernel: {:x?}, cr2 {:#x}",

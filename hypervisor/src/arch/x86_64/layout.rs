@@ -29,3 +29,9 @@ pub const fn window_phys(virt: HostVirt) -> HostPhys {
 pub const fn image_phys(virt: HostVirt) -> HostPhys {
     HostPhys(virt.0 - IMAGE)
 }
+
+/// First guest-physical address that no mapping can have: 48 bits, what a 4-level table translates.
+pub const GUEST_END: u64 = 1 << 48;
+
+/// Most interrupt lines that the kernel handles: one vector each.
+pub const MAX_LINES: usize = 120;

@@ -1,19 +1,16 @@
 //! x86-64: what the portable core asks of the architecture.
 
-pub mod acpi;
-pub mod apic;
 pub mod boot;
 pub mod clock;
-pub mod early_log;
 pub mod entry;
 pub mod fastpath;
 pub mod features;
+pub mod firmware;
 pub mod frame;
 pub mod gdt;
-pub mod ioapic;
+pub mod interrupts;
 pub mod layout;
 pub mod paging;
-pub mod panic;
 pub mod smp;
 pub mod start;
 pub mod tags;
@@ -42,6 +39,7 @@ use abi::syscall::{PowerAction, TriggerMode};
 use core::arch::asm;
 use core::sync::atomic::{AtomicU32, Ordering};
 use gdt::{GdtTss, IoBitmap};
+use interrupts::{apic, ioapic};
 
 /// The architecture's part of the per-CPU data.
 #[repr(C)]
@@ -267,4 +265,17 @@ pub fn interrupt_unmask(line: u32) {
 /// There is no firmware to ask: a PC is switched off by way of ports, which the root task has.
 pub fn power(_action: PowerAction) -> Status {
     Status::Unsupported
+}
+
+/// Stops the current CPU for good.
+pub fn halt() -> ! {
+    loop {
+        // SAFETY: with interrupts off the CPU waits forever; an NMI or SMI leads back into the loop.
+        unsafe { asm!("cli", "hlt", options(nomem, nostack)) };
+    }
+}
+
+/// Has the other CPUs stop: the kernel has panicked.
+pub fn stop_others() {
+    apic::send_nmi_to_others();
 }

@@ -8,6 +8,7 @@ use crate::addr::{HostPhys, HostVirt};
 use crate::domain::Domain;
 use crate::mem::{self, KernelPage};
 use crate::space::Mapped;
+use crate::tables::{self, Bits, index};
 use abi::boot::Virtualization;
 use abi::cap::{MemoryKind, Rights};
 use abi::syscall::SpaceKind;
@@ -49,65 +50,23 @@ pub struct PageTable {
     freed: AtomicBool,
 }
 
-fn span(level: u32) -> u64 {
-    1 << (12 + 9 * level)
-}
+impl tables::Format for Format {
+    const ADDRESS: u64 = ADDRESS;
 
-fn index(at: u64, level: u32) -> usize {
-    (at >> (12 + 9 * level)) as usize & 511
-}
-
-fn table(entry: u64) -> KernelPage {
-    KernelPage::from_phys(HostPhys(entry & ADDRESS))
-}
-
-/// Bits of a leaf, and of the tables above it.
-struct Bits {
-    leaf: u64,
-    table: u64,
-    /// An entry with one of these bits is present.
-    present: u64,
-    largest: u32,
-}
-
-/// Makes one leaf at `at`, as large as alignment and `left` allow; returns its size.
-fn map_leaf(
-    root: KernelPage,
-    at: u64,
-    phys: HostPhys,
-    left: u64,
-    bits: &Bits,
-    mut alloc: impl FnMut() -> Result<KernelPage, Status>,
-) -> Result<u64, Status> {
-    let mut target = bits.largest;
-    while target > 0 && ((at | phys.0) & (span(target) - 1) != 0 || left < span(target)) {
-        target -= 1;
+    fn levels(self) -> u32 {
+        LEVELS
     }
-    let (mut page, mut level) = (root, LEVELS - 1);
-    loop {
-        let i = index(at, level);
-        let entry = page.read(i);
-        let is_table = level > 0 && entry & bits.present != 0 && entry & LARGE == 0;
-        if level == target && !is_table {
-            if entry & bits.present != 0 {
-                return Err(Status::Occupied);
-            }
-            let large = if level > 0 { LARGE } else { 0 };
-            page.write(i, phys.0 | bits.leaf | large);
-            return Ok(span(level));
-        }
-        if is_table {
-            // A table that is there keeps its small pages.
-            target = target.min(level - 1);
-            page = table(entry);
-        } else if entry & bits.present != 0 {
-            return Err(Status::Occupied);
-        } else {
-            let fresh = alloc()?;
-            page.write(i, fresh.phys.0 | bits.table);
-            page = fresh;
-        }
-        level -= 1;
+
+    fn is_present(self, entry: u64) -> bool {
+        let present = match self {
+            Format::Ept => PRESENT | WRITABLE | EPT_EXECUTE,
+            Format::Host | Format::Npt => PRESENT,
+        };
+        entry & present != 0
+    }
+
+    fn is_block(self, entry: u64) -> bool {
+        entry & LARGE != 0
     }
 }
 
@@ -143,13 +102,6 @@ impl PageTable {
     pub fn fast_switch(&self, tag: u16) -> u64 {
         // Bit 63: keep the tag's translations (Intel SDM vol. 3, 4.10.4.1).
         self.root.phys.0 | tag as u64 | if tag != 0 { 1 << 63 } else { 0 }
-    }
-
-    fn present(&self) -> u64 {
-        match self.format {
-            Format::Ept => PRESENT | WRITABLE | EPT_EXECUTE,
-            _ => PRESENT,
-        }
     }
 
     fn bits(&self, mapped: &Mapped) -> Bits {
@@ -188,9 +140,9 @@ impl PageTable {
         };
         let largest = LARGEST_LEAF.load(Ordering::Relaxed) as u32;
         Bits {
-            leaf,
+            page: leaf,
+            block: leaf | LARGE,
             table,
-            present: self.present(),
             largest,
         }
     }
@@ -198,28 +150,14 @@ impl PageTable {
     /// Maps the largest page that fits at `at`, at most `left` bytes; returns its size.
     pub fn map(&self, at: u64, left: u64, mapped: &Mapped, payer: &Domain) -> Result<u64, Status> {
         debug_assert!(self.format != Format::Host || at + left <= USER_END);
-        map_leaf(self.root, at, mapped.phys, left, &self.bits(mapped), || {
-            payer.alloc_page()
-        })
+        let (format, bits) = (self.format, self.bits(mapped));
+        let alloc = || payer.alloc_page();
+        tables::map_leaf(format, self.root, at, mapped.phys, left, &bits, alloc)
     }
 
     /// Unmaps the page at `at`, or passes over a stretch without one; returns the bytes, at most `left`.
     pub fn unmap(&self, at: u64, left: u64) -> u64 {
-        let (mut page, mut level) = (self.root, LEVELS - 1);
-        loop {
-            let i = index(at, level);
-            let entry = page.read(i);
-            let stretch = (span(level) - (at & (span(level) - 1))).min(left);
-            if entry & self.present() == 0 {
-                return stretch;
-            }
-            if level == 0 || entry & LARGE != 0 {
-                page.write(i, 0);
-                return stretch;
-            }
-            page = table(entry);
-            level -= 1;
-        }
+        tables::unmap(self.format, self.root, at, left)
     }
 
     /// Frees one table; `false` when none is left.
@@ -227,24 +165,11 @@ impl PageTable {
         if self.freed.load(Ordering::Relaxed) {
             return false;
         }
-        let mut parent: Option<(KernelPage, usize)> = None;
-        let (mut page, mut level) = (self.root, LEVELS - 1);
-        while level > 0 {
-            let user_half = level == LEVELS - 1 && self.format == Format::Host;
-            let entries = if user_half { 256 } else { 512 };
-            let is_table = |entry: u64| entry & self.present() != 0 && entry & LARGE == 0;
-            let Some(i) = (0..entries).find(|&i| is_table(page.read(i))) else {
-                break;
-            };
-            parent = Some((page, i));
-            page = table(page.read(i));
-            level -= 1;
-        }
-        match parent {
-            Some((above, i)) => above.write(i, 0),
-            None => self.freed.store(true, Ordering::Relaxed),
-        }
-        payer.free_page(page);
+        let user_half = self.format == Format::Host;
+        let entries = if user_half { 256 } else { 512 };
+        let table = tables::take_table(self.format, self.root, entries);
+        self.freed.store(table.is_none(), Ordering::Relaxed);
+        payer.free_page(table.unwrap_or(self.root));
         true
     }
 }
@@ -287,16 +212,16 @@ pub fn map_kernel(at: HostVirt, phys: HostPhys, size: u64, rights: KernelRights)
             KernelRights::Device => NO_EXECUTE | WRITABLE | CACHE_DISABLE | WRITE_THROUGH,
         };
     let bits = Bits {
-        leaf,
+        page: leaf,
+        block: leaf | LARGE,
         table: PRESENT | WRITABLE,
-        present: PRESENT,
         largest: 1,
     };
     let mut done = 0;
     while done < size {
         let (at, phys) = (at.offset(done), phys.offset(done));
         let alloc = || mem::alloc().ok_or(Status::Quota);
-        done += map_leaf(root, at.0, phys, size - done, &bits, alloc).ok()?;
+        done += tables::map_leaf(Format::Host, root, at.0, phys, size - done, &bits, alloc).ok()?;
     }
     Some(())
 }

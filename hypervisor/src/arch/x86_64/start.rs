@@ -1,24 +1,23 @@
 //! From the boot code to the root task.
 
 use super::features::CpuFeatures;
+use super::firmware::acpi;
 use super::gdt::GdtTss;
+use super::interrupts::{apic, ioapic};
 use super::paging::{self, KernelRights};
-use super::panic::refuse;
-use super::{
-    CpuArch, acpi, apic, boot, clock, early_log, entry, ioapic, layout, smp, tags, traps, virt,
-};
+use super::{CpuArch, boot, clock, entry, layout, smp, tags, traps, virt};
 use crate::addr::{HostPhys, HostVirt};
-use crate::boot::BootParams;
 use crate::boot::madt::{ApicId, Platform};
-use crate::boot::memory_map::{MemoryMap, PhysRange, RegionKind};
+use crate::boot::memory_map::{MemoryMap, PhysRange};
+use crate::boot::{BootParams, handover};
 use crate::cell::{CpuCell, Ref};
 use crate::context::State;
 use crate::cpu::{self, Cpu};
 use crate::mem::{self, PAGE};
-use crate::root::{self, Machine, Regions};
-use crate::{epoch, logring};
+use crate::panic::refuse;
+use crate::root::{self, Machine};
+use crate::{early_log, epoch, logring};
 use abi::boot::{BootInfo, Virtualization};
-use abi::bundle::{self, Head};
 use abi::cap::MemoryKind;
 use core::arch::asm;
 use core::sync::atomic::Ordering;
@@ -28,8 +27,6 @@ use spin::Once;
 const STACK_PAGES: usize = 4;
 /// Milliseconds of a time slice without a budget.
 const TIME_SLICE: u64 = 10;
-/// Size of the object pool in MiB, unless the command line says `pool=`.
-const POOL_MIB: u64 = 8;
 
 static PLATFORM: Once<Platform> = Once::new();
 static FEATURES: Once<CpuFeatures> = Once::new();
@@ -56,7 +53,9 @@ pub fn kernel_main(params: &'static BootParams) -> ! {
             "panic: no boot bundle: the loader passed no module"
         ));
     };
-    let head = match read_bundle(bundle) {
+    // SAFETY: the boot code has checked that the module is RAM below 4 GiB, which the boot page tables map, and
+    // claimed it; nothing writes to it before the root task runs.
+    let head = match unsafe { handover::read_bundle(bundle) } {
         Ok(head) => head,
         Err(why) => refuse(format_args!("panic: {why}")),
     };
@@ -127,44 +126,17 @@ pub fn ap_main(index: usize) -> ! {
     run()
 }
 
-fn read_bundle(range: PhysRange) -> Result<Head, bundle::BundleError> {
-    let size = range.size();
-    let start = layout::window(range.start()).0 as *const u8;
-    // SAFETY: the boot code has checked that the module is RAM below 4 GiB, which the boot page tables map, and
-    // claimed it; nothing writes to it before the root task runs.
-    let bytes = unsafe { core::slice::from_raw_parts(start, size as usize) };
-    let head = Head::decode(bytes, size)?;
-    let mut digest = bundle::Digest::new();
-    for segment in head.segments() {
-        // In range: `decode` has checked.
-        digest.update(&bytes[segment.offset as usize..(segment.offset + segment.size) as usize]);
-    }
-    if digest.finish() != head.root_checksum {
-        return Err(bundle::BundleError::BadChecksum);
-    }
-    Ok(head)
-}
-
 fn make_pool(map: &mut MemoryMap, params: &BootParams) -> PhysRange {
-    let asked = params
-        .command_line
-        .value("pool")
-        .and_then(|v| v.parse().ok());
-    let mib: u64 = asked
-        .filter(|mib| (4..=1024).contains(mib))
-        .unwrap_or(POOL_MIB);
     let low = PhysRange::new(HostPhys(1 << 20), (4 << 30) - (1 << 20));
-    let pool = low.and_then(|low| map.find(mib << 20, 2 << 20, low));
-    match pool {
-        Some(pool) if map.claim(pool, RegionKind::Kernel).is_ok() => {
-            // SAFETY: free RAM below 4 GiB, claimed, and mapped in the window by the boot tables.
-            unsafe { mem::init(pool.start(), pool.size()) };
-            pool
-        }
-        _ => refuse(format_args!(
-            "panic: no {mib} MiB of free memory below 4 GiB for the kernel"
-        )),
-    }
+    let pool = low.and_then(|low| handover::claim_pool(map, &params.command_line, low));
+    let Some(pool) = pool else {
+        refuse(format_args!(
+            "panic: too little free memory below 4 GiB for the kernel"
+        ));
+    };
+    // SAFETY: free RAM below 4 GiB, claimed, and mapped in the window by the boot tables.
+    unsafe { mem::init(pool.start(), pool.size()) };
+    pool
 }
 
 /// Builds the kernel's own page tables: image by rights, pool, device registers.
@@ -299,22 +271,16 @@ fn boot_info(
     pool: PhysRange,
     devices: &[Option<HostPhys>],
 ) -> BootInfo {
-    let mut regions = Regions::new();
-    for region in map.regions() {
-        let kind = match region.kind {
-            RegionKind::Usable => MemoryKind::Ram,
-            RegionKind::Firmware | RegionKind::FirmwareNvs => MemoryKind::Firmware,
-            // Low reserved memory is the BIOS's, with the RSDP; above it is device memory.
-            RegionKind::Reserved if region.range.end() <= HostPhys(1 << 20) => MemoryKind::Firmware,
-            RegionKind::Reserved => MemoryKind::Device,
-            RegionKind::Kernel | RegionKind::Bundle | RegionKind::Defective => continue,
-        };
-        regions.add(region.range, kind, &holes(devices));
-    }
-    for hole in map.holes(HostPhys(virt::physical_end())) {
-        regions.add(hole, MemoryKind::Device, &holes(devices));
-    }
-    let (regions, region_count) = regions.finish();
+    let reserved = |range: PhysRange| {
+        // Low reserved memory is the BIOS's, with the RSDP; above it is device memory.
+        if range.end() <= HostPhys(1 << 20) {
+            MemoryKind::Firmware
+        } else {
+            MemoryKind::Device
+        }
+    };
+    let end = HostPhys(virt::physical_end());
+    let (regions, region_count) = root::memory_regions(map, end, &holes(devices), reserved);
     let bundle = params.bundle.unwrap_or(pool);
     let mut cpu_ids = [0; abi::boot::MAX_CPUS];
     for cpu in cpu::all() {
@@ -348,6 +314,7 @@ fn boot_info(
         gic_vcpu_interface: 0,
         list_registers: 0,
         reserved: 0,
+        id_registers: [0; abi::boot::ID_REGISTERS],
         cpu_ids,
         regions,
     }

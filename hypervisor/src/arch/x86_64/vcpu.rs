@@ -118,6 +118,11 @@ impl VcpuArch {
         }
     }
 
+    /// Whether the monitor has to be told something though the guest does not run: never.
+    pub fn has_event(&self) -> bool {
+        false
+    }
+
     /// Takes the vCPU off this CPU, before it ends.
     pub fn leave_cpu(&mut self, cpu: &Cpu) {
         cpu.arch.virt.with_mut(|virt| self.inner.leave_cpu(virt));

@@ -1,6 +1,7 @@
 //! Stand-ins on the developer's machine: there is no kernel below.
 use super::Registers;
 use abi::{Status, Tag};
+use core::ops::Range;
 
 /// A system call: not supported here.
 pub fn system_call(_registers: Registers) -> Registers {
@@ -34,6 +35,13 @@ pub extern "C" fn thread_entry() -> ! {
 pub fn crash() -> ! {
     std::process::abort()
 }
+
+/// Makes code that was written to these addresses visible to instruction fetches. Here: nothing to do.
+pub fn make_executable(_range: Range<usize>) {}
+
+/// Writes what the caches hold of these addresses back to memory and forgets it, for others that read and write
+/// there with their caches off. Here: nothing to do.
+pub fn clean_to_memory(_range: Range<usize>) {}
 
 /// Reads an I/O port: as if nothing were there.
 ///

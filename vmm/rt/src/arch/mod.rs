@@ -1,9 +1,14 @@
-//! What depends on the processor: the system-call instruction, entry points, the counter, I/O ports.
+//! What depends on the processor: the system-call instruction, entry points, the counter, caches, I/O ports.
 
-#[cfg(target_os = "none")]
+#[cfg(all(target_os = "none", target_arch = "x86_64"))]
 mod x86_64;
-#[cfg(target_os = "none")]
+#[cfg(all(target_os = "none", target_arch = "x86_64"))]
 pub use x86_64::*;
+
+#[cfg(all(target_os = "none", target_arch = "aarch64"))]
+mod aarch64;
+#[cfg(all(target_os = "none", target_arch = "aarch64"))]
+pub use aarch64::*;
 
 #[cfg(not(target_os = "none"))]
 mod hosted;

@@ -1,6 +1,7 @@
 //! x86-64: SYSCALL, entry points, TSC, I/O ports.
 use super::Registers;
 use core::arch::{asm, naked_asm};
+use core::ops::Range;
 
 /// A system call other than `Call` and `ReplyWait`.
 #[inline(always)]
@@ -139,6 +140,13 @@ pub fn crash() -> ! {
     // SAFETY: UD2 raises #UD and has no other effect.
     unsafe { asm!("ud2", options(noreturn, nomem, nostack)) }
 }
+
+/// Makes code that was written to these addresses visible to instruction fetches. Here: nothing to do.
+pub fn make_executable(_range: Range<usize>) {}
+
+/// Writes what the caches hold of these addresses back to memory and forgets it, for others that read and write
+/// there with their caches off. Here: nothing to do.
+pub fn clean_to_memory(_range: Range<usize>) {}
 
 /// Reads an I/O port.
 ///

@@ -1,24 +1,27 @@
-//! Monitor to console server: register accesses of an emulated 16550.
+//! Monitor to console server: register accesses of an emulated UART.
 use super::{Refusal, outcome};
 use crate::ipc::{self, Words};
 use abi::Selector;
 
-/// Number of a register: its offset from the first port.
+/// Number of a register: 16550, its offset from the first port (0 to 7); PL011, its byte offset divided by 4.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Register(u8);
+pub struct Register(u16);
 
 impl Register {
-    /// The register at `offset`, if there is one.
-    pub const fn new(offset: u64) -> Option<Register> {
-        if offset < 8 {
-            Some(Register(offset as u8))
+    /// Registers that a UART has at most.
+    pub const COUNT: u64 = 1024;
+
+    /// The register with this number, if there can be one.
+    pub const fn new(index: u64) -> Option<Register> {
+        if index < Register::COUNT {
+            Some(Register(index as u16))
         } else {
             None
         }
     }
 
-    /// Offset from the first port.
-    pub const fn offset(self) -> u8 {
+    /// Its number.
+    pub const fn index(self) -> u16 {
         self.0
     }
 }
@@ -29,7 +32,7 @@ pub enum Request {
     /// The guest read a register; the answer is its value.
     Read(Register),
     /// The guest wrote a register.
-    Write(Register, u8),
+    Write(Register, u32),
 }
 
 impl Request {
@@ -46,14 +49,14 @@ impl Request {
         let register = Register::new(words[1])?;
         match words[0] {
             0 => Some(Request::Read(register)),
-            1 => Some(Request::Write(register, u8::try_from(words[2]).ok()?)),
+            1 => Some(Request::Write(register, u32::try_from(words[2]).ok()?)),
             _ => None,
         }
     }
 }
 
 /// Message words of an answer; the value is 0 for writes.
-pub fn encode_answer(answer: Result<u8, Refusal>) -> Words {
+pub fn encode_answer(answer: Result<u32, Refusal>) -> Words {
     let mut words = [0; 8];
     match answer {
         Ok(value) => words[1] = value.into(),
@@ -63,8 +66,8 @@ pub fn encode_answer(answer: Result<u8, Refusal>) -> Words {
 }
 
 /// The value in an answer.
-pub fn decode_answer(words: &Words) -> Result<u8, Refusal> {
-    outcome(words[0]).map(|()| words[1] as u8)
+pub fn decode_answer(words: &Words) -> Result<u32, Refusal> {
+    outcome(words[0]).map(|()| words[1] as u32)
 }
 
 /// Why an access failed.
@@ -77,7 +80,7 @@ pub enum AccessError {
 }
 
 /// Makes a request of the server behind `portal`.
-pub fn access(portal: Selector, request: Request) -> Result<u8, AccessError> {
+pub fn access(portal: Selector, request: Request) -> Result<u32, AccessError> {
     let answer = ipc::call(portal, request.encode()).map_err(AccessError::Call)?;
     decode_answer(&answer).map_err(AccessError::Refused)
 }
@@ -88,19 +91,19 @@ mod tests {
 
     #[test]
     fn messages_round_trip_and_nonsense_is_refused() {
-        let register = Register::new(7).unwrap();
-        for request in [Request::Read(register), Request::Write(register, 0xa5)] {
+        let register = Register::new(1023).unwrap();
+        for request in [Request::Read(register), Request::Write(register, u32::MAX)] {
             assert_eq!(Request::decode(&request.encode()), Some(request));
         }
-        assert_eq!(Register::new(8), None);
+        assert_eq!(Register::new(1024), None);
         for words in [
             [2, 0, 0, 0, 0, 0, 0, 0],
-            [0, 8, 0, 0, 0, 0, 0, 0],
-            [1, 0, 256, 0, 0, 0, 0, 0],
+            [0, 1024, 0, 0, 0, 0, 0, 0],
+            [1, 0, 1 << 32, 0, 0, 0, 0, 0],
         ] {
             assert_eq!(Request::decode(&words), None);
         }
-        for answer in [Ok(200), Err(Refusal::Denied)] {
+        for answer in [Ok(0x8000_0000), Err(Refusal::Denied)] {
             assert_eq!(decode_answer(&encode_answer(answer)), answer);
         }
     }

@@ -5,16 +5,17 @@
 extern crate alloc;
 
 use abi::syscall::TriggerMode;
-use abi::{Badge, Rights, Selector, Status};
+use abi::{Badge, PAGE_SIZE, Rights, Selector, Status};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
-use console::driver::{Driver, Ports};
-use console::emulated::{EmulatedUart, Wires};
+use console::driver::{self, Driver};
+use console::emulated::{Emulated, Ns16550, Pl011, Uart, Wires};
 use console::server::{Client, Server, Sleep};
 use rt::arch;
-use rt::env::{ConsoleEnvironment, Role, UartEnvironment};
+use rt::env::{ConsoleEnvironment, Role, UartEnvironment, UartModel, UartRegisters};
 use rt::ipc::Message;
 use rt::layout::{DOMAIN, SPACE};
+use rt::mmio::Mmio;
 use rt::program::Program;
 use rt::protocol::console::{Request, encode_answer};
 use rt::protocol::{Refusal, supervisor};
@@ -51,29 +52,43 @@ impl Wires for Lines {
     }
 }
 
-/// The machine's UART.
-struct UartPorts {
+/// Registers of the machine's UART behind I/O ports.
+struct Ports {
     base: u16,
 }
 
-impl Ports for UartPorts {
-    fn read(&mut self, register: u8) -> u8 {
+impl driver::Registers for Ports {
+    fn read(&mut self, register: u16) -> u32 {
         // SAFETY: the root task gave the UART to this program alone.
-        unsafe { arch::port_in(self.base.wrapping_add(register.into())) }
+        unsafe { arch::port_in(self.base.wrapping_add(register)).into() }
     }
 
-    fn write(&mut self, register: u8, value: u8) {
+    fn write(&mut self, register: u16, value: u32) {
         // SAFETY: as above; a UART does not access memory.
-        unsafe { arch::port_out(self.base.wrapping_add(register.into()), value) }
+        unsafe { arch::port_out(self.base.wrapping_add(register), value as u8) }
+    }
+}
+
+/// The same in memory.
+struct Memory(Mmio);
+
+impl driver::Registers for Memory {
+    fn read(&mut self, register: u16) -> u32 {
+        // All of a driver's registers are inside.
+        self.0.read(usize::from(register) * 4).unwrap_or(0)
+    }
+
+    fn write(&mut self, register: u16, value: u32) {
+        let _ = self.0.write(usize::from(register) * 4, value);
     }
 }
 
 /// Serves one register access of a monitor.
-fn serve(uart: &EmulatedUart<Lines>, message: &mut Message<'_>) {
+fn serve(uart: &&'static dyn Uart, message: &mut Message<'_>) {
     let answer = match Request::decode(message.words) {
-        Some(Request::Read(register)) => Ok(uart.read(register.offset())),
+        Some(Request::Read(register)) => Ok(uart.read(register.index())),
         Some(Request::Write(register, value)) => {
-            uart.write(register.offset(), value);
+            uart.write(register.index(), value);
             Ok(0)
         }
         None => Err(Refusal::Malformed),
@@ -112,7 +127,10 @@ fn run(
             interrupt: client.signal,
             main: wake,
         };
-        let uart: &'static EmulatedUart<Lines> = Box::leak(Box::new(EmulatedUart::new(lines)));
+        let uart: &'static dyn Uart = match client.model {
+            UartModel::Ns16550 => Box::leak(Box::new(Emulated::<Ns16550, _>::new(lines))),
+            UartModel::Pl011 => Box::leak(Box::new(Emulated::<Pl011, _>::new(lines))),
+        };
         clients.push(Client {
             name: &client.name,
             uart,
@@ -129,7 +147,7 @@ fn run(
     server.log(&bytes[..first]);
     syscall::log_bind(role.log, badged(LOG)?)?;
     for (number, client) in (0..).zip(&role.clients) {
-        let uart = server.uart(number as usize);
+        let uart = Box::leak(Box::new(server.uart(number as usize)));
         for &cpu in &client.cpus {
             let stack = Stack::allocate(HANDLER_STACK);
             let entry = rt::handler::prepare(stack, program.utcbs.take(), uart, serve);
@@ -142,15 +160,23 @@ fn run(
     }
     report(supervisor::request(supervisor::Request::Ready));
     let interrupt = role.uart.as_ref().map(|uart| uart.interrupt);
+    let is_level = role
+        .uart
+        .as_ref()
+        .is_some_and(|uart| matches!(uart.registers, UartRegisters::Pl011 { .. }));
     let mut bits = LOG;
     let mut busy = true;
     loop {
-        if let (true, Some(line)) = (bits & UART != 0, interrupt) {
-            // Unmasked before the cause is looked for: an edge in between is not lost.
-            syscall::acknowledge_interrupt(line)?;
-        }
+        let interrupted = interrupt.filter(|_| bits & UART != 0);
+        // An edge must find the line unmasked; a level that has been seen to is low again.
+        let (before, after) = match is_level {
+            false => (interrupted, None),
+            true => (None, interrupted),
+        };
+        before.map_or(Ok(()), syscall::acknowledge_interrupt)?;
         let log_left = drain_log(role.log, &server)?;
-        let sleep = server.work(arch::counter(), bits & UART != 0);
+        let sleep = server.work(arch::counter(), interrupted.is_some());
+        after.map_or(Ok(()), syscall::acknowledge_interrupt)?;
         let idle = sleep == Sleep::Forever && !log_left;
         if core::mem::replace(&mut busy, !idle) && idle {
             syscall::signal(role.idle)?;
@@ -170,7 +196,7 @@ fn run(
 }
 
 /// Takes over what the log holds, as far as there is room. Returns whether there may be more.
-fn drain_log<W: Wires, P: Ports>(log: Selector, server: &Server<'_, W, P>) -> Result<bool, Status> {
+fn drain_log(log: Selector, server: &Server<'_>) -> Result<bool, Status> {
     let mut bytes = [0; LOG_CHUNK];
     while server.log_room() >= LOG_CHUNK {
         let count = syscall::log_read(log, false, &mut bytes)?;
@@ -186,19 +212,29 @@ fn open_uart(
     program: &Program,
     uart: &UartEnvironment,
     signal: Selector,
-) -> Result<Option<Driver<UartPorts>>, Status> {
-    let base = u64::from(uart.base);
-    let ports = MapParameters {
-        offset: 0,
-        address: base,
-        size: PORTS,
-        rights: Rights::RW,
+) -> Result<Option<Box<dyn Driver>>, Status> {
+    let driver: Option<Box<dyn Driver>> = match uart.registers {
+        UartRegisters::Ns16550 { ports, base } => {
+            let range = MapParameters {
+                offset: 0,
+                address: base.into(),
+                size: PORTS,
+                rights: Rights::RW,
+            };
+            syscall::map(ports, SPACE, program.selectors.one(), &range)?;
+            let driver = driver::ns16550::Ns16550::new(Ports { base });
+            driver.map(|driver| Box::new(driver) as Box<dyn Driver>)
+        }
+        UartRegisters::Pl011 { memory } => {
+            let (mapper, selectors) = (&program.mapper, &program.selectors);
+            let registers = mapper.map_registers(selectors, memory, 0, PAGE_SIZE as u64)?;
+            let driver = driver::pl011::Pl011::new(Memory(registers));
+            driver.map(|driver| Box::new(driver) as Box<dyn Driver>)
+        }
     };
-    syscall::map(uart.ports, SPACE, program.selectors.one(), &ports)?;
-    let driver = Driver::new(UartPorts { base: uart.base });
     match driver {
         Some(_) => syscall::bind_interrupt(uart.interrupt, signal, TriggerMode::Default)?,
-        None => log::warn!("no UART at {base:#x}: consoles have no output"),
+        None => log::warn!("the UART does not answer: consoles have no output"),
     }
     Ok(driver)
 }

@@ -1,9 +1,10 @@
 //! The main thread's work: bytes between the emulated UARTs, the log and the machine's UART.
-use crate::driver::{Driver, Ports};
-use crate::emulated::{EmulatedUart, Wires};
+use crate::driver::{BURST, Driver};
+use crate::emulated::Uart;
 use crate::merger::{Merger, Source, Style};
 use crate::ring::Ring;
 use crate::router::{Action, Router};
+use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use alloc::format;
 use alloc::string::String;
@@ -24,12 +25,11 @@ const PAUSE_MS: u64 = 1;
 const STALL_MS: u64 = 10;
 
 /// A VM's console.
-#[derive(Debug)]
-pub struct Client<'a, W> {
+pub struct Client<'a> {
     /// The VM's name.
     pub name: &'a str,
     /// Its UART.
-    pub uart: &'a EmulatedUart<W>,
+    pub uart: &'a dyn Uart,
 }
 
 /// Until when the main thread may sleep.
@@ -44,10 +44,9 @@ pub enum Sleep {
 }
 
 /// State of the main thread. Times are in ticks of the machine's counter.
-#[derive(Debug)]
-pub struct Server<'a, W, P> {
-    driver: Option<Driver<P>>,
-    clients: Vec<Client<'a, W>>,
+pub struct Server<'a> {
+    driver: Option<Box<dyn Driver + 'a>>,
+    clients: Vec<Client<'a>>,
     router: Router,
     merger: Merger,
     log: Ring,
@@ -74,11 +73,15 @@ impl Source for RingSource<'_> {
     }
 }
 
-impl<'a, W: Wires, P: Ports> Server<'a, W, P> {
+impl<'a> Server<'a> {
     /// A server. Without a driver output goes nowhere.
-    pub fn new(driver: Option<Driver<P>>, clients: Vec<Client<'a, W>>, counter_hz: u64) -> Self {
+    pub fn new(
+        driver: Option<Box<dyn Driver + 'a>>,
+        clients: Vec<Client<'a>>,
+        counter_hz: u64,
+    ) -> Self {
         let ticks_per_ms = (counter_hz / 1000).max(1);
-        let prefix = |client: &Client<'_, W>| {
+        let prefix = |client: &Client<'_>| {
             if clients.len() > 1 {
                 format!("[{}] ", client.name)
             } else {
@@ -112,7 +115,7 @@ impl<'a, W: Wires, P: Ports> Server<'a, W, P> {
     }
 
     /// The emulated UART of a client; `client` is less than the number of clients.
-    pub fn uart(&self, client: usize) -> &'a EmulatedUart<W> {
+    pub fn uart(&self, client: usize) -> &'a dyn Uart {
         self.clients[client].uart
     }
 
@@ -159,7 +162,7 @@ impl<'a, W: Wires, P: Ports> Server<'a, W, P> {
                 driver.arm(receive, transmit);
             }
         }
-        if input >= crate::driver::BURST || output >= crate::driver::BURST {
+        if input >= BURST || output >= BURST {
             return Sleep::No;
         }
         self.pace(now).min(self.watch(now, transmit, output, retry))
@@ -213,19 +216,12 @@ impl<'a, W: Wires, P: Ports> Server<'a, W, P> {
     }
 
     fn receive(&mut self) -> usize {
-        let Some(mut driver) = self.driver.take() else {
-            return 0;
-        };
         let mut count = 0;
-        while count < crate::driver::BURST && self.has_room() {
-            let mut byte = None;
+        while count < BURST && self.has_room() {
             // One at a time: it may select another client.
-            let mut room = true;
-            driver.receive(
-                || core::mem::take(&mut room),
-                |received| byte = Some(received),
-            );
-            let Some(byte) = byte else { break };
+            let Some(byte) = self.driver.as_mut().and_then(|driver| driver.receive()) else {
+                break;
+            };
             count += 1;
             match self.router.feed(byte) {
                 // There was room.
@@ -237,7 +233,6 @@ impl<'a, W: Wires, P: Ports> Server<'a, W, P> {
                 Action::Nothing => {}
             }
         }
-        self.driver = Some(driver);
         count
     }
 
@@ -258,11 +253,11 @@ impl<'a, W: Wires, P: Ports> Server<'a, W, P> {
             }
             let staged = &mut self.staged;
             let sent = match &mut self.driver {
-                Some(driver) => driver.transmit(|| staged.pop_front()),
+                Some(driver) => driver.transmit(&mut || staged.pop_front()),
                 None => staged.drain(..).count(),
             };
             count += sent;
-            if sent == 0 || count >= crate::driver::BURST {
+            if sent == 0 || count >= BURST {
                 return (count, retry);
             }
         }
@@ -272,7 +267,10 @@ impl<'a, W: Wires, P: Ports> Server<'a, W, P> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::registers;
+    use crate::driver::Registers;
+    use crate::driver::ns16550::Ns16550 as Driver16550;
+    use crate::emulated::{Emulated, Ns16550, Wires};
+    use crate::registers::ns16550 as registers;
     use std::cell::RefCell;
     use std::rc::Rc;
 
@@ -291,25 +289,26 @@ mod tests {
     }
 
     #[derive(Clone)]
-    struct FakePorts(Rc<RefCell<Line>>);
+    struct FakeRegisters(Rc<RefCell<Line>>);
 
-    impl Ports for FakePorts {
-        fn read(&mut self, register: u8) -> u8 {
+    impl Registers for FakeRegisters {
+        fn read(&mut self, register: u16) -> u32 {
             let mut line = self.0.borrow_mut();
-            match register {
+            let value = match register {
                 registers::DATA => line.typed.pop_front().unwrap_or(0),
                 registers::LSR => {
                     u8::from(!line.typed.is_empty()) | if line.space > 0 { 0x60 } else { 0 }
                 }
                 registers::MSR => 0xb0,
                 _ => 0,
-            }
+            };
+            value.into()
         }
-        fn write(&mut self, register: u8, value: u8) {
+        fn write(&mut self, register: u16, value: u32) {
             let mut line = self.0.borrow_mut();
             if register == registers::DATA && line.space > 0 {
                 line.space -= 1;
-                line.sent.push(value);
+                line.sent.push(value as u8);
             }
         }
     }
@@ -317,13 +316,13 @@ mod tests {
     #[test]
     fn two_guests_share_the_line() {
         let line = Rc::new(RefCell::new(Line::default()));
-        let uarts = [EmulatedUart::new(NoWires), EmulatedUart::new(NoWires)];
+        let uarts = [(); 2].map(|()| Emulated::<Ns16550, _>::new(NoWires));
         let clients = ["red", "blue"].iter().zip(&uarts);
         let clients = clients.map(|(name, uart)| Client { name, uart }).collect();
-        let driver = Driver::new(FakePorts(line.clone()));
-        let mut server = Server::new(driver, clients, 1_000_000);
+        let driver = Driver16550::new(FakeRegisters(line.clone())).unwrap();
+        let mut server = Server::new(Some(Box::new(driver)), clients, 1_000_000);
         let mut now = 0;
-        let mut settle = |server: &mut Server<'_, _, _>| {
+        let mut settle = |server: &mut Server<'_>| {
             loop {
                 line.borrow_mut().space = 16;
                 match server.work(now, false) {
@@ -339,9 +338,9 @@ mod tests {
             uart.write(registers::IIR_FCR, 1);
             uart.write(registers::MCR, 0x0b);
         }
-        let say = |uart: &EmulatedUart<_>, text: &str| {
+        let say = |uart: &dyn Uart, text: &str| {
             text.bytes()
-                .for_each(|byte| uart.write(registers::DATA, byte));
+                .for_each(|byte| uart.write(registers::DATA, byte.into()));
         };
         say(&uarts[0], "/ # ");
         assert_eq!(settle(&mut server), "[red] / # ");
@@ -350,7 +349,7 @@ mod tests {
         assert_eq!(settle(&mut server), "\r\n[blue] up\r\ninit: fine\r\n");
         line.borrow_mut().typed.extend(b"a\x14nb");
         assert_eq!(settle(&mut server), "console: input goes to blue\r\n");
-        let hear = |uart: &EmulatedUart<_>| uart.read(registers::DATA);
+        let hear = |uart: &dyn Uart| uart.read(registers::DATA) as u8;
         assert_eq!((hear(&uarts[0]), hear(&uarts[1])), (b'a', b'b'));
         // What a guest does not read stays on the line.
         line.borrow_mut().typed.extend([b'x'; 10_000]);

@@ -12,10 +12,11 @@ use crate::addr::HostPhys;
 use crate::boot::BootParams;
 use crate::boot::memory_map::{MemoryMap, PhysRange, RegionKind};
 use crate::boot::pvh::{self, LoaderError, LoaderMemory};
+use crate::early_log;
+use crate::panic::refuse;
 
 use super::layout::{IMAGE, IMAGE_PHYS, window};
-use super::panic::refuse;
-use super::{early_log, smp, uart};
+use super::{smp, uart};
 
 /// End of what the boot page tables map, and of where loaders put things.
 pub const BOOT_MEMORY_END: HostPhys = HostPhys(4 << 30);

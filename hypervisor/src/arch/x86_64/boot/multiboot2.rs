@@ -63,6 +63,7 @@ pub fn read(memory: &impl LoaderMemory, info: HostPhys) -> Result<BootParams, Lo
         bundle,
         command_line,
         rsdp,
+        device_tree: None,
         boot_counter: 0,
     })
 }

@@ -9,7 +9,7 @@ use abi::vcpu::{EXIT_KINDS, ExitKind, exit_kind, instruction_length};
 const PIECE: u64 = 16;
 
 /// What the guest runs, from address 0 on.
-pub const CODE: &[[u8; PIECE as usize]] = &[
+const CODE: &[[u8; PIECE as usize]] = &[
     *b"\xf4\xeb\xfd\x90\x90\x90\x90\x90\x90\x90\x90\x90\x90\x90\xeb\xee", // hlt
     *b"\x0f\x01\xd9\x0f\x01\xc1\x90\x90\x90\x90\x90\x90\x90\x90\xeb\xde", // vmmcall, vmcall
     *b"\x0f\xa2\x0f\xa2\x90\x90\x90\x90\x90\x90\x90\x90\x90\x90\xeb\xce", // cpuid
@@ -23,6 +23,11 @@ pub const CODE: &[[u8; PIECE as usize]] = &[
     *b"\x0f\x01\xd8\x0f\x01\xda\x0f\x01\xdd\x0f\x01\xdc\x0f\xaa\x90\x90", // vmrun, vmload, clgi, stgi, rsm
     *b"\xeb\xfe\x90\x90\x90\x90\x90\x90\x90\x90\x90\x90\x90\x90\x90\x90", // an endless loop
 ];
+
+/// The guest's code.
+pub fn code() -> impl Iterator<Item = u8> {
+    CODE.iter().flatten().copied()
+}
 
 fn initial() -> VcpuState {
     let data = Segment {

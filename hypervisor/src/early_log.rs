@@ -7,7 +7,7 @@ use log::{Level, LevelFilter, Log, Metadata, Record};
 use spin::Once;
 use spin::mutex::SpinMutex;
 
-use super::uart;
+use crate::arch::uart;
 
 /// Takes text of the kernel's log: whole lines, in one or more calls. Called with interrupts off.
 pub type Sink = fn(fmt::Arguments<'_>);

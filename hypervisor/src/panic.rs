@@ -1,26 +1,17 @@
 //! The end: one line on the debug UART, then nothing on any CPU.
 
-use core::arch::asm;
 use core::fmt::Write;
 use core::panic::PanicInfo;
 use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
-use super::apic;
-use super::uart::{self, EarlyConsole};
+use crate::arch::uart::{self, EarlyConsole};
+use crate::arch::{halt, stop_others};
 
 static PANICKED: AtomicBool = AtomicBool::new(false);
 
-/// Whether a CPU has panicked: the others stop at their next NMI.
+/// Whether a CPU has panicked: the others stop when they notice.
 pub fn is_panicked() -> bool {
     PANICKED.load(Relaxed)
-}
-
-/// Stops the current CPU for good.
-pub fn halt() -> ! {
-    loop {
-        // SAFETY: with interrupts off the CPU waits forever; an NMI or SMI leads back into the loop.
-        unsafe { asm!("cli", "hlt", options(nomem, nostack)) };
-    }
 }
 
 /// Ends the boot with one line that says why this machine cannot run the kernel.
@@ -40,8 +31,8 @@ fn panic(info: &PanicInfo<'_>) -> ! {
             Some(at) => writeln!(EarlyConsole, "\nbulkhead: panic: {} ({at})", info.message()),
             None => writeln!(EarlyConsole, "\nbulkhead: panic: {}", info.message()),
         };
-        // Only now: a CPU that has no interrupt table yet resets the machine.
-        apic::send_nmi_to_others();
+        // Only now: a CPU that cannot take interrupts yet may reset the machine.
+        stop_others();
     }
     halt()
 }

@@ -1,0 +1,102 @@
+//! AArch64: the assembly of the measured servers, and a guest at EL1 with its MMU off.
+
+use crate::exit::{CODE, RESULTS, ROUNDS};
+use abi::Op;
+use abi::boot::Virtualization;
+use abi::vcpu::ExitKind;
+use abi::vcpu::aarch64::Groups;
+pub use abi::vcpu::aarch64::{CONTROL_HALT, VcpuState};
+use core::arch::naked_asm;
+
+/// All groups of state but the interrupt controller's, which the guest does not use.
+pub const ALL: u64 = Groups::all().difference(Groups::GIC).bits();
+/// The group of the controls.
+pub const CONTROLS: u64 = Groups::CONTROLS.bits();
+/// What a hypercall's exit saves.
+pub const SAVED: u64 = 0;
+
+/// The shortest server: replies with what it got, and waits.
+#[unsafe(naked)]
+pub extern "C" fn echo() -> ! {
+    naked_asm!("2: mov x0, #{reply}", "svc #0", "b 2b", reply = const Op::ReplyWait as u32)
+}
+
+/// The monitor. A hypercall needs no answer, for the program counter is past it; that is all that is measured.
+#[unsafe(naked)]
+pub extern "C" fn monitor() -> ! {
+    naked_asm!(
+        "2: and w9, w2, #0xff",
+        "cmp w9, #{hypercall}",
+        "b.ne 3f",
+        "mov x2, xzr",
+        "mov x0, #{reply}",
+        "svc #0",
+        "b 2b",
+        "3: mov x0, x2",
+        "mov x1, x3",
+        "mov x2, x4",
+        "bl {other}",
+        "mov x2, x0",
+        "mov x0, #{reply}",
+        "svc #0",
+        "b 2b",
+        hypercall = const ExitKind::Hypercall as u8,
+        reply = const Op::ReplyWait as u32,
+        other = sym crate::exit::other,
+    )
+}
+
+/// EL1h with all exceptions masked, MMU and caches off.
+pub fn initial_state() -> VcpuState {
+    VcpuState {
+        pc: CODE,
+        pstate: 0x3c5,
+        deadline: u64::MAX,
+        // The bits that are one on every core (Arm ARM, SCTLR_EL1 of Armv8.0).
+        sctlr_el1: 0x30d0_0800,
+        vmpidr: 1 << 31,
+        ..VcpuState::default()
+    }
+}
+
+/// Instructions of [`code`].
+const LENGTH: usize = 20;
+
+/// The guest: reads the counter, calls its hypervisor, reads the counter, stores the difference; then WFI. Runs at
+/// whatever address it is copied to.
+#[unsafe(naked)]
+extern "C" fn code() -> ! {
+    naked_asm!(
+        "mov x20, #{results}",
+        "mov w21, #{rounds}",
+        "isb",
+        "mrs x22, cntvct_el0",
+        "isb",
+        "mrs x23, cntvct_el0",
+        "sub w24, w23, w22",
+        "str w24, [x20], #4",
+        "2: isb",
+        "mrs x22, cntvct_el0",
+        "hvc #0",
+        "isb",
+        "mrs x23, cntvct_el0",
+        "sub w24, w23, w22",
+        "str w24, [x20], #4",
+        "subs w21, w21, #1",
+        "b.ne 2b",
+        "3: wfi",
+        "b 3b",
+        "udf #0",
+        results = const RESULTS,
+        rounds = const ROUNDS,
+    )
+}
+
+/// The guest's code; `None` if this machine has no virtualisation.
+pub fn guest(virtualization: Option<Virtualization>) -> Option<impl Iterator<Item = u8>> {
+    let start = code as *const () as *const u8;
+    (virtualization == Some(Virtualization::El2)).then(|| {
+        // SAFETY: the function has as many instructions, and code can be read.
+        (0..LENGTH * 4).map(move |at| unsafe { start.add(at).read_volatile() })
+    })
+}

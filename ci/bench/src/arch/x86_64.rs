@@ -1,0 +1,120 @@
+//! x86-64: the assembly of the measured servers, and a guest in protected mode.
+
+use crate::exit::{CODE, ROUNDS, STATE};
+use abi::Op;
+use abi::boot::Virtualization;
+use abi::vcpu::ExitKind;
+pub use abi::vcpu::x86_64::{CONTROL_HALT, VcpuState};
+use abi::vcpu::x86_64::{Groups, Segment, Table};
+use core::arch::naked_asm;
+use core::mem::offset_of;
+
+/// All groups of state.
+pub const ALL: u64 = Groups::all().bits();
+/// The group of the controls.
+pub const CONTROLS: u64 = Groups::EVENTS.bits();
+/// What a hypercall's exit saves.
+pub const SAVED: u64 = Groups::RIP.bits();
+
+/// The shortest server: replies with what it got, and waits.
+#[unsafe(naked)]
+pub extern "C" fn echo() -> ! {
+    naked_asm!("2: mov eax, {reply}", "syscall", "jmp 2b", reply = const Op::ReplyWait as u32)
+}
+
+/// The monitor. A hypercall is answered by stepping over it; that is all that is measured.
+#[unsafe(naked)]
+pub extern "C" fn monitor() -> ! {
+    naked_asm!(
+        "2: cmp sil, {hypercall}",
+        "jne 3f",
+        "add qword ptr [{rip}], 3",
+        "mov esi, {changed}",
+        "mov eax, {reply}",
+        "syscall",
+        "jmp 2b",
+        "3: mov rdi, rsi",
+        "mov rsi, rdx",
+        "mov rdx, r8",
+        "call {other}",
+        "mov rsi, rax",
+        "mov eax, {reply}",
+        "syscall",
+        "jmp 2b",
+        hypercall = const ExitKind::Hypercall as u8,
+        rip = const STATE + offset_of!(VcpuState, rip) as u64,
+        changed = const Groups::RIP.bits(),
+        reply = const Op::ReplyWait as u32,
+        other = sym crate::exit::other,
+    )
+}
+
+/// 32-bit protected mode, flat, without paging.
+pub fn initial_state() -> VcpuState {
+    let data = Segment {
+        selector: 16,
+        access: 0xc093,
+        limit: u32::MAX,
+        ..Segment::default()
+    };
+    let none = Segment {
+        access: 0x1_0000,
+        ..Segment::default()
+    };
+    VcpuState {
+        rip: CODE,
+        rflags: 2,
+        cr0: 0x31,
+        deadline: u64::MAX,
+        xcr0: 1,
+        dr7: 0x400,
+        pat: 0x0007_0406_0007_0406,
+        cs: Segment {
+            selector: 8,
+            access: 0xc09b,
+            ..data
+        },
+        ss: data,
+        ds: data,
+        es: data,
+        fs: data,
+        gs: data,
+        ldtr: none,
+        tr: Segment {
+            selector: 24,
+            access: 0x8b,
+            limit: 0x67,
+            ..Segment::default()
+        },
+        gdtr: Table::default(),
+        idtr: Table::default(),
+        ..VcpuState::default()
+    }
+}
+
+/// The guest: reads the counter, calls its hypervisor, reads the counter, stores the difference; then HLT.
+/// `None` if this machine has no virtualisation.
+pub fn guest(virtualization: Option<Virtualization>) -> Option<impl Iterator<Item = u8>> {
+    let [a, b, c] = match virtualization {
+        Some(Virtualization::Vmx) => [0x0f, 0x01, 0xc1],
+        Some(Virtualization::Svm) => [0x0f, 0x01, 0xd9],
+        _ => return None,
+    };
+    let [c0, c1, c2, c3] = ROUNDS.to_le_bytes();
+    let code = [
+        0xbf, 0x00, 0x20, 0x00, 0x00, // mov edi, RESULTS
+        0xb9, c0, c1, c2, c3, // mov ecx, count
+        0x0f, 0x31, 0x89, 0xc6, // rdtsc; mov esi, eax
+        0x0f, 0x31, 0x29, 0xf0, // rdtsc; sub eax, esi
+        0xab, // stosd
+        0x0f, 0x31, 0x89, 0xc6, // rdtsc; mov esi, eax
+        a, b, c, // the call
+        0x0f, 0x31, 0x29, 0xf0, // rdtsc; sub eax, esi
+        0xab, // stosd
+        0x49, // dec ecx
+        0x75, 0xf1, // jnz to the second rdtsc pair
+        0xf4, // hlt
+        0xeb, 0xfd, // jmp to hlt
+    ];
+    Some(code.into_iter())
+}

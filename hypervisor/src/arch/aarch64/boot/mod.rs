@@ -1,0 +1,153 @@
+//! From the loader to the kernel's core.
+
+mod entry;
+
+pub use entry::ap_entry;
+
+use super::firmware::device_tree::{self, Machine};
+use super::layout::{self, IMAGE, window};
+use super::paging::{self, KernelRights};
+use super::uart;
+use crate::addr::{HostPhys, HostVirt};
+use crate::boot::memory_map::{MapError, MemoryMap, PhysRange, RegionKind};
+use crate::boot::{BootParams, Loader};
+use crate::early_log;
+use crate::mem::{KernelPage, PAGE};
+use crate::panic::refuse;
+use core::sync::atomic::{AtomicUsize, Ordering};
+use spin::Once;
+
+unsafe extern "C" {
+    static __image_end: u8;
+}
+
+static PARAMS: Once<BootParams> = Once::new();
+static MACHINE: Once<Machine> = Once::new();
+
+/// Largest page of boot mappings.
+const BLOCK: u64 = 2 << 20;
+
+/// What the device tree says.
+pub fn machine() -> &'static Machine {
+    MACHINE.wait()
+}
+
+/// The kernel's image, zero-initialised data included.
+pub fn image_range() -> PhysRange {
+    let end = (&raw const __image_end).addr() as u64 - IMAGE;
+    let start = layout::image_phys(HostVirt(IMAGE));
+    // The linker script puts the end behind the start.
+    PhysRange::new(start, end).expect("image is empty")
+}
+
+/// Maps memory or a device in the window of the boot tables; what is mapped already stays so.
+pub fn map(range: PhysRange, rights: KernelRights) -> Option<()> {
+    static USED: AtomicUsize = AtomicUsize::new(0);
+    let alloc = || {
+        let index = USED.fetch_add(1, Ordering::Relaxed);
+        (index < entry::MORE).then(|| {
+            let virt = HostVirt(entry::more(index));
+            KernelPage::from_phys(layout::image_phys(virt))
+        })
+    };
+    let root = layout::image_phys(HostVirt(entry::tables()));
+    let unit = if rights == KernelRights::Device {
+        PAGE
+    } else {
+        BLOCK
+    };
+    let mut at = range.start().0 & !(unit - 1);
+    while at < range.end().0 {
+        let phys = HostPhys(at);
+        match paging::map_at(root, window(phys), phys, unit, rights, alloc) {
+            Some(()) => {}
+            None if USED.load(Ordering::Relaxed) > entry::MORE => return None,
+            // Mapped before.
+            None => {}
+        }
+        at += unit;
+    }
+    Some(())
+}
+
+/// Bytes of a range that was mapped.
+///
+/// # Safety
+/// The range is mapped in the window, and nobody writes to it while the bytes are in use.
+unsafe fn bytes(range: PhysRange) -> &'static [u8] {
+    let start = window(range.start()).0 as *const u8;
+    // SAFETY: the caller's promise.
+    unsafe { core::slice::from_raw_parts(start, range.size() as usize) }
+}
+
+/// First Rust code: called by the entry code on the boot stack and the boot tables, interrupts masked. Until a UART
+/// is found there is nothing to report an error with.
+pub(super) extern "C" fn start(tree: u64, loaded_at: u64, counter: u64) -> ! {
+    layout::set_image_phys(HostPhys(loaded_at));
+    early_log::init();
+    super::entry::init_vectors();
+    let Some((range, machine)) = read_tree(HostPhys(tree)) else {
+        super::halt();
+    };
+    let machine = match machine {
+        Ok(machine) => MACHINE.call_once(|| machine),
+        Err(_) => super::halt(),
+    };
+    if let Some(found) = machine.uart
+        && map(found.range, KernelRights::Device).is_some()
+    {
+        uart::set_base(found.range.start());
+        uart::init();
+    }
+    let mut memory_map = MemoryMap::new();
+    if let Err(error) = settle(&mut memory_map, machine, range) {
+        refuse(format_args!("cannot start: {error}"));
+    }
+    if let Some(bundle) = machine.bundle
+        && map(bundle, KernelRights::ReadWrite).is_none()
+    {
+        refuse(format_args!("cannot start: the boot bundle is too large"));
+    }
+    let params = BootParams {
+        loader: Loader::Image,
+        memory_map,
+        bundle: machine.bundle,
+        command_line: machine.command_line.clone(),
+        rsdp: None,
+        device_tree: Some(range.start()),
+        boot_counter: counter,
+    };
+    super::kernel_main(PARAMS.call_once(|| params))
+}
+
+/// Maps the tree at `at` and reads it.
+fn read_tree(at: HostPhys) -> Option<(PhysRange, Result<Machine, device_tree::TreeError>)> {
+    if !at.is_aligned(8) {
+        return None;
+    }
+    let head = PhysRange::new(at, 40)?;
+    map(head, KernelRights::ReadWrite)?;
+    // SAFETY: mapped just now; the loader has left it to the kernel.
+    let size = device_tree::claimed_size(unsafe { bytes(head) })?;
+    let range = PhysRange::new(at, size)?;
+    map(range, KernelRights::ReadWrite)?;
+    // SAFETY: as above.
+    let machine = Machine::read(unsafe { bytes(range) });
+    Some((range.outward(), machine))
+}
+
+/// Fills the memory map: what is RAM, less what is in use.
+fn settle(map: &mut MemoryMap, machine: &Machine, tree: PhysRange) -> Result<(), MapError> {
+    for range in machine.memory.iter() {
+        map.add(range.start().0, range.size(), RegionKind::Usable)?;
+    }
+    for range in machine.reserved.iter() {
+        // Firmware's: nobody may have it.
+        map.add(range.start().0, range.size(), RegionKind::Defective)?;
+    }
+    map.claim(image_range(), RegionKind::Kernel)?;
+    if let Some(bundle) = machine.bundle {
+        map.claim(bundle, RegionKind::Bundle)?;
+    }
+    map.claim(tree, RegionKind::Firmware)
+}

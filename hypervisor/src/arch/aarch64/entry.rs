@@ -1,0 +1,264 @@
+//! Ways into the kernel, and the ways back to threads and guests.
+//!
+//! While a thread runs, SP_EL2 is the top of this CPU's one kernel stack; an entry saves the registers right in the
+//! thread, and nothing is ever left on the stack. While a guest runs, what [`enter_guest`] needs to return lies on it.
+//! HCR_EL2.TGE tells which of them ran.
+
+use super::frame::offset as frame;
+use crate::cpu::Cpu;
+use crate::thread::Thread;
+use core::arch::{asm, global_asm, naked_asm};
+use core::mem::offset_of;
+
+const CURRENT: usize = offset_of!(Cpu, current);
+const FRAME: usize = offset_of!(Thread, frame);
+
+/// Why an entry was made, as [`super::traps::user_entry`] and [`enter_guest`] say it: the offset of the vector.
+pub mod cause {
+    /// Synchronous exception.
+    pub const SYNCHRONOUS: u64 = 0;
+    /// Interrupt (IRQ or FIQ).
+    pub const INTERRUPT: u64 = 1;
+    /// SError.
+    pub const ERROR: u64 = 2;
+}
+
+// Table of vectors (Arm ARM D1.3.2): four groups of four, 128 bytes each. Kernel code does not take interrupts, and what
+// else happens in it is its end.
+global_asm!(
+    r#"
+    .section .text.vectors, "ax"
+    .balign 2048
+exception_vectors:
+    .rept 8
+    .balign 128
+    b       kernel_exception
+    .endr
+    .balign 128
+    stp     x10, x11, [sp, #-16]!
+    mrs     x10, esr_el2
+    lsr     x10, x10, #26
+    cmp     x10, #0x15
+    b.eq    system_call_entry
+    ldp     x10, x11, [sp], #16
+    stp     x0, x1, [sp, #-16]!
+    mov     x1, #0
+    b       lower_entry
+    .balign 128
+    stp     x0, x1, [sp, #-16]!
+    mov     x1, #1
+    b       lower_entry
+    .balign 128
+    stp     x0, x1, [sp, #-16]!
+    mov     x1, #1
+    b       lower_entry
+    .balign 128
+    stp     x0, x1, [sp, #-16]!
+    mov     x1, #2
+    b       lower_entry
+    // AArch32 below: guests' EL0 only, which EL1 handles; what comes here is treated alike.
+    .balign 128
+    stp     x0, x1, [sp, #-16]!
+    mov     x1, #0
+    b       lower_entry
+    .balign 128
+    stp     x0, x1, [sp, #-16]!
+    mov     x1, #1
+    b       lower_entry
+    .balign 128
+    stp     x0, x1, [sp, #-16]!
+    mov     x1, #1
+    b       lower_entry
+    .balign 128
+    stp     x0, x1, [sp, #-16]!
+    mov     x1, #2
+    b       lower_entry
+    .balign 128
+
+    // x0 and x1 are on the stack, x1 is the cause.
+lower_entry:
+    mrs     x0, hcr_el2
+    tbz     x0, #27, guest_exit
+    mrs     x0, tpidr_el2
+    ldr     x0, [x0, #{current}]
+    add     x0, x0, #{frame}
+    stp     x2, x3, [x0, #16]
+    stp     x4, x5, [x0, #32]
+    stp     x6, x7, [x0, #48]
+    stp     x8, x9, [x0, #64]
+    stp     x10, x11, [x0, #80]
+    stp     x12, x13, [x0, #96]
+    stp     x14, x15, [x0, #112]
+    stp     x16, x17, [x0, #128]
+    stp     x18, x19, [x0, #144]
+    stp     x20, x21, [x0, #160]
+    stp     x22, x23, [x0, #176]
+    stp     x24, x25, [x0, #192]
+    stp     x26, x27, [x0, #208]
+    stp     x28, x29, [x0, #224]
+    mrs     x4, sp_el0
+    stp     x30, x4, [x0, #{x30}]
+    mrs     x4, elr_el2
+    mrs     x5, spsr_el2
+    stp     x4, x5, [x0, #{elr}]
+    ldp     x4, x5, [sp], #16
+    stp     x4, x5, [x0]
+    mov     x0, x1
+    mov     x29, xzr
+    mov     x30, xzr
+    b       {user_entry}
+
+    // On the stack: x0 and x1, then the address of the guest's registers, then the caller's of enter_guest.
+guest_exit:
+    ldr     x0, [sp, #16]
+    stp     x2, x3, [x0, #16]
+    stp     x4, x5, [x0, #32]
+    stp     x6, x7, [x0, #48]
+    stp     x8, x9, [x0, #64]
+    stp     x10, x11, [x0, #80]
+    stp     x12, x13, [x0, #96]
+    stp     x14, x15, [x0, #112]
+    stp     x16, x17, [x0, #128]
+    stp     x18, x19, [x0, #144]
+    stp     x20, x21, [x0, #160]
+    stp     x22, x23, [x0, #176]
+    stp     x24, x25, [x0, #192]
+    stp     x26, x27, [x0, #208]
+    stp     x28, x29, [x0, #224]
+    str     x30, [x0, #240]
+    ldp     x2, x3, [sp], #32
+    stp     x2, x3, [x0]
+    mov     x0, x1
+    ldp     x19, x20, [sp, #16]
+    ldp     x21, x22, [sp, #32]
+    ldp     x23, x24, [sp, #48]
+    ldp     x25, x26, [sp, #64]
+    ldp     x27, x28, [sp, #80]
+    ldp     x29, x30, [sp], #96
+    ret
+
+kernel_exception:
+    // The stack may be what is broken.
+    mrs     x0, tpidr_el2
+    cbz     x0, 1f
+    ldr     x0, [x0, #{stack}]
+    mov     sp, x0
+1:  b       {kernel_fault}
+    "#,
+    current = const CURRENT,
+    frame = const FRAME,
+    x30 = const frame::X30,
+    elr = const frame::ELR,
+    stack = const offset_of!(Cpu, arch) + offset_of!(super::CpuArch, stack_top),
+    user_entry = sym super::traps::user_entry,
+    kernel_fault = sym kernel_fault,
+);
+
+unsafe extern "C" {
+    fn exception_vectors();
+}
+
+const _: () = assert!(frame::SP == frame::X30 + 8);
+
+/// Runs guest code with the general registers at `registers`, until an exception; they are stored there again. Returns
+/// the [`cause`]. ELR_EL2, SPSR_EL2 and all else of the guest is loaded.
+///
+/// # Safety
+/// `registers` is the address of 31 words, which stay; the machine's state is the guest's.
+#[unsafe(naked)]
+pub unsafe extern "C" fn enter_guest(registers: u64) -> u64 {
+    naked_asm!(
+        "stp x29, x30, [sp, #-96]!",
+        "stp x19, x20, [sp, #16]",
+        "stp x21, x22, [sp, #32]",
+        "stp x23, x24, [sp, #48]",
+        "stp x25, x26, [sp, #64]",
+        "stp x27, x28, [sp, #80]",
+        "stp x0, xzr, [sp, #-16]!",
+        "ldp x2, x3, [x0, #16]",
+        "ldp x4, x5, [x0, #32]",
+        "ldp x6, x7, [x0, #48]",
+        "ldp x8, x9, [x0, #64]",
+        "ldp x10, x11, [x0, #80]",
+        "ldp x12, x13, [x0, #96]",
+        "ldp x14, x15, [x0, #112]",
+        "ldp x16, x17, [x0, #128]",
+        "ldp x18, x19, [x0, #144]",
+        "ldp x20, x21, [x0, #160]",
+        "ldp x22, x23, [x0, #176]",
+        "ldp x24, x25, [x0, #192]",
+        "ldp x26, x27, [x0, #208]",
+        "ldp x28, x29, [x0, #224]",
+        "ldr x30, [x0, #240]",
+        "ldp x0, x1, [x0]",
+        "eret",
+        // No speculation past an exception return.
+        "dsb nsh",
+        "isb",
+    )
+}
+
+/// Goes on with `thread` in user mode. Its space is loaded and it is current.
+pub fn resume_thread(cpu: &Cpu, thread: &Thread) -> ! {
+    // SAFETY: a frame always holds a state of EL0; the thread is the caller's; nothing on the stack is needed.
+    unsafe {
+        asm!(
+            "mov sp, x1",
+            "ldp x4, x5, [x0, #{elr}]",
+            "msr elr_el2, x4",
+            "msr spsr_el2, x5",
+            "ldp x30, x4, [x0, #{x30}]",
+            "msr sp_el0, x4",
+            "ldp x2, x3, [x0, #16]",
+            "ldp x4, x5, [x0, #32]",
+            "ldp x6, x7, [x0, #48]",
+            "ldp x8, x9, [x0, #64]",
+            "ldp x10, x11, [x0, #80]",
+            "ldp x12, x13, [x0, #96]",
+            "ldp x14, x15, [x0, #112]",
+            "ldp x16, x17, [x0, #128]",
+            "ldp x18, x19, [x0, #144]",
+            "ldp x20, x21, [x0, #160]",
+            "ldp x22, x23, [x0, #176]",
+            "ldp x24, x25, [x0, #192]",
+            "ldp x26, x27, [x0, #208]",
+            "ldp x28, x29, [x0, #224]",
+            "ldp x0, x1, [x0]",
+            "eret",
+            "dsb nsh",
+            "isb",
+            in("x0") thread.frame.as_ptr(),
+            in("x1") cpu.arch.stack_top,
+            elr = const frame::ELR,
+            x30 = const frame::X30,
+            options(noreturn),
+        )
+    }
+}
+
+/// Sets this CPU's table of vectors.
+pub fn init_vectors() {
+    super::sysreg::write!("vbar_el2", exception_vectors as *const () as u64);
+    super::sysreg::isb();
+}
+
+/// Waits for an interrupt, which stays pending.
+pub fn wait_for_interrupt() {
+    // SAFETY: WFI ends with a pending interrupt though they are masked.
+    unsafe { asm!("dsb sy", "wfi", options(nostack, preserves_flags)) };
+}
+
+/// Ends a CPU that met an exception in the kernel.
+extern "C" fn kernel_fault() -> ! {
+    use super::sysreg::read;
+    if crate::panic::is_panicked() {
+        super::halt();
+    }
+    panic!(
+        "exception in the kernel: ESR {:#x}, ELR {:#x}, FAR {:#x}, SPSR {:#x}",
+        read!("esr_el2"),
+        read!("elr_el2"),
+        read!("far_el2"),
+        read!("spsr_el2")
+    );
+}

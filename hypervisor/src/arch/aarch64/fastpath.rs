@@ -1,0 +1,281 @@
+//! The entry of system calls, with the fast path of `Call` and `ReplyWait`, and the fast way back to a monitor.
+//!
+//! It means what `crate::ipc` says, for the common case: no words in the UTCB, the other side is on this CPU, the
+//! handler is idle, and nobody else waits. Whatever is unusual is found before anything is changed, and goes on
+//! to the general path with all registers that the ABI preserves. The message registers `x2` to `x9` are not touched
+//! at all. Of the registers that a call scrubs, x10 is this CPU's data and x11 the thread that is current.
+
+use super::CpuArch;
+use super::frame::offset as frame;
+use crate::context::{ReplyPath, State};
+use crate::cpu::Cpu;
+use crate::domain::offset as domain;
+use crate::portal::offset as portal;
+use crate::space::Space;
+use crate::thread::Thread;
+use abi::cap::Kind;
+use abi::{MAX_CALL_DEPTH, Op, Rights};
+use core::arch::{global_asm, naked_asm};
+use core::mem::offset_of;
+
+const SPACE: usize = offset_of!(Cpu, arch) + offset_of!(CpuArch, space);
+const IDLE_HERE: usize = offset_of!(Cpu, arch) + offset_of!(CpuArch, idle_here);
+const FRAME: usize = offset_of!(Thread, frame);
+const X19: usize = FRAME + 19 * 8;
+const SP: usize = FRAME + frame::SP;
+
+// What the assembly takes for granted.
+const _: () = {
+    assert!(offset_of!(Thread, context) == 0 && offset_of!(Cpu, arch) == 0);
+    assert!(Op::Call as u8 == 0 && Op::ReplyWait as u8 == 1 && State::Ready as u32 == 0);
+    assert!(offset_of!(Thread, context.state) == offset_of!(Thread, context.cpu) + 4);
+    assert!(ReplyPath::Thread as u8 == 0 && frame::ELR == frame::SP + 8);
+    assert!(crate::domain::SLOTS_PER_PAGE == 64 && (Kind::Portal as u64) < 64);
+};
+
+// Comes from the vector with x10 and x11 on the stack.
+global_asm!(
+    r#"
+    .section .text.fastpath, "ax"
+    // The registers that calls preserve, of the thread at \thread.
+    .macro save_thread thread
+    stp     x19, x20, [\thread, #{x19}]
+    stp     x21, x22, [\thread, #({x19} + 16)]
+    stp     x23, x24, [\thread, #({x19} + 32)]
+    stp     x25, x26, [\thread, #({x19} + 48)]
+    stp     x27, x28, [\thread, #({x19} + 64)]
+    stp     x29, x30, [\thread, #({x19} + 80)]
+    mrs     x16, sp_el0
+    mrs     x17, elr_el2
+    mrs     x18, spsr_el2
+    stp     x16, x17, [\thread, #{sp}]
+    str     x18, [\thread, #({sp} + 16)]
+    .endm
+
+    // Goes on with the thread at \thread, whose x0 to x9 are in place.
+    .macro leave_to thread
+    ldp     x16, x17, [\thread, #{sp}]
+    ldr     x18, [\thread, #({sp} + 16)]
+    msr     sp_el0, x16
+    msr     elr_el2, x17
+    msr     spsr_el2, x18
+    ldp     x19, x20, [\thread, #{x19}]
+    ldp     x21, x22, [\thread, #({x19} + 16)]
+    ldp     x23, x24, [\thread, #({x19} + 32)]
+    ldp     x25, x26, [\thread, #({x19} + 48)]
+    ldp     x27, x28, [\thread, #({x19} + 64)]
+    ldp     x29, x30, [\thread, #({x19} + 80)]
+    mov     x10, xzr
+    mov     x11, xzr
+    mov     x12, xzr
+    mov     x13, xzr
+    mov     x14, xzr
+    mov     x15, xzr
+    mov     x16, xzr
+    mov     x17, xzr
+    mov     x18, xzr
+    eret
+    dsb     nsh
+    isb
+    .endm
+
+    .global system_call_entry
+system_call_entry:
+    cbnz    x0, 20f
+
+    // Call: x1 is the selector.
+    mrs     x10, tpidr_el2
+    ldr     x11, [x10, #{current}]
+    ldr     x12, [x11, #{thread_domain}]
+    ldr     w13, [x12, #{slots}]
+    cmp     w1, w13
+    b.hs    10f
+    ldr     x13, [x12, #{directory}]
+    ubfx    x14, x1, #6, #26
+    ubfiz   x15, x1, #6, #6
+    ldr     x13, [x13, x14, lsl #3]
+    ldr     x13, [x13, x15]
+    // The capability: right, kind, address.
+    tbz     x13, #{call_right}, 10f
+    and     x14, x13, #63
+    cmp     x14, #{portal_kind}
+    b.ne    10f
+    and     x13, x13, #0xffffffffffc0
+    // The handler: there, idle, on this CPU; the chain not too long.
+    ldr     x14, [x13, #{handler}]
+    cbz     x14, 10f
+    ldr     x15, [x14, #{cpu_state}]
+    ldr     x16, [x10, #{idle_here}]
+    cmp     x15, x16
+    b.ne    10f
+    ldrb    w15, [x11, #{depth}]
+    add     w15, w15, #1
+    cmp     w15, #{max_depth}
+    b.hi    10f
+    // Its space, if it is another one.
+    ldr     x16, [x14, #{thread_space}]
+    ldr     x17, [x10, #{space}]
+    cmp     x16, x17
+    b.eq    2f
+    ldr     x17, [x16, #{fast}]
+    cbz     x17, 10f
+    str     x16, [x10, #{space}]
+    msr     vttbr_el2, x17
+    msr     tpidr_el0, xzr
+2:  // From here on it happens.
+    add     sp, sp, #16
+    save_thread x11
+    strb    w15, [x14, #{depth}]
+    mov     w15, #{in_call}
+    str     w15, [x11, #{state}]
+    str     x14, [x11, #{callee}]
+    str     x11, [x14, #{caller}]
+    str     wzr, [x14, #{state}]
+    str     x14, [x10, #{current}]
+    ldr     x1, [x13, #{identity}]
+    leave_to x14
+
+    // Unusual: nothing has happened yet. What held kernel addresses is scrubbed.
+10: add     sp, sp, #16
+    mov     x10, xzr
+    mov     x11, xzr
+    mov     x12, xzr
+    mov     x13, xzr
+    mov     x14, xzr
+    mov     x15, xzr
+    mov     x16, xzr
+    mov     x17, xzr
+    mov     x18, xzr
+    stp     x0, x1, [sp, #-16]!
+    mov     x1, #0
+    b       lower_entry
+
+20: cmp     x0, #{reply_wait}
+    b.ne    30f
+    // ReplyWait: x12 is the caller.
+    mrs     x10, tpidr_el2
+    ldr     x11, [x10, #{current}]
+    ldrb    w13, [x11, #{reply_path}]
+    cbnz    w13, 40f
+    ldr     x12, [x11, #{caller}]
+    cbz     x12, 10b
+    ldr     x16, [x12, #{thread_space}]
+    ldr     x17, [x10, #{space}]
+    cmp     x16, x17
+    b.eq    3f
+    ldr     x17, [x16, #{fast}]
+    cbz     x17, 10b
+    str     x16, [x10, #{space}]
+    msr     vttbr_el2, x17
+    msr     tpidr_el0, xzr
+3:  add     sp, sp, #16
+    save_thread x11
+    mov     w15, #{idle}
+    str     w15, [x11, #{state}]
+    strb    wzr, [x11, #{depth}]
+    str     xzr, [x11, #{caller}]
+    str     xzr, [x12, #{callee}]
+    str     wzr, [x12, #{state}]
+    str     x12, [x10, #{current}]
+    mov     x0, xzr
+    mov     x1, xzr
+    leave_to x12
+
+    // ReplyWait to a vCPU: what its next call does not set is saved, the rest is not needed any more.
+40: cmp     w13, #{to_vcpu}
+    b.ne    10b
+    add     sp, sp, #16
+    save_thread x11
+    mov     x0, x10
+    mov     x1, x2
+    mov     x29, xzr
+    mov     x30, xzr
+    b       {vcpu_reply}
+
+    // Other system calls: the general path.
+30: ldp     x10, x11, [sp], #16
+    stp     x0, x1, [sp, #-16]!
+    mov     x1, #0
+    b       lower_entry
+    "#,
+    current = const offset_of!(Cpu, current),
+    space = const SPACE,
+    idle_here = const IDLE_HERE,
+    slots = const domain::SLOTS,
+    directory = const domain::DIRECTORY,
+    handler = const portal::HANDLER,
+    identity = const portal::IDENTITY,
+    fast = const offset_of!(Space, fast),
+    thread_domain = const offset_of!(Thread, domain),
+    thread_space = const offset_of!(Thread, space),
+    caller = const offset_of!(Thread, caller),
+    callee = const offset_of!(Thread, context.callee),
+    state = const offset_of!(Thread, context.state),
+    cpu_state = const offset_of!(Thread, context.cpu),
+    depth = const offset_of!(Thread, context.depth),
+    reply_path = const offset_of!(Thread, context.reply_path),
+    to_vcpu = const ReplyPath::Vcpu as u8,
+    vcpu_reply = sym super::traps::vcpu_reply,
+    x19 = const X19,
+    sp = const SP,
+    call_right = const 48 + Rights::CALL.bits().trailing_zeros(),
+    portal_kind = const Kind::Portal as u64,
+    max_depth = const MAX_CALL_DEPTH,
+    in_call = const State::InCall as u32,
+    idle = const State::Idle as u32,
+    reply_wait = const Op::ReplyWait as u8,
+);
+
+/// Returns from the `ReplyWait` of `handler`, or starts it, with a message of four words. Its space is loaded and it is
+/// current.
+#[unsafe(naked)]
+pub extern "C" fn deliver(
+    identity: u64,
+    first: u64,
+    second: u64,
+    third: u64,
+    fourth: u64,
+    handler: &Thread,
+    stack_top: u64,
+) -> ! {
+    // The words come in x1 to x4 and go one further.
+    naked_asm!(
+        "mov sp, x6",
+        "mov x10, x5",
+        "mov x5, x4",
+        "mov x4, x3",
+        "mov x3, x2",
+        "mov x2, x1",
+        "mov x1, x0",
+        "mov x0, xzr",
+        "ldp x16, x17, [x10, #{sp}]",
+        "ldr x18, [x10, #({sp} + 16)]",
+        "msr sp_el0, x16",
+        "msr elr_el2, x17",
+        "msr spsr_el2, x18",
+        "ldp x19, x20, [x10, #{x19}]",
+        "ldp x21, x22, [x10, #({x19} + 16)]",
+        "ldp x23, x24, [x10, #({x19} + 32)]",
+        "ldp x25, x26, [x10, #({x19} + 48)]",
+        "ldp x27, x28, [x10, #({x19} + 64)]",
+        "ldp x29, x30, [x10, #({x19} + 80)]",
+        "mov x6, xzr",
+        "mov x7, xzr",
+        "mov x8, xzr",
+        "mov x9, xzr",
+        "mov x10, xzr",
+        "mov x11, xzr",
+        "mov x12, xzr",
+        "mov x13, xzr",
+        "mov x14, xzr",
+        "mov x15, xzr",
+        "mov x16, xzr",
+        "mov x17, xzr",
+        "mov x18, xzr",
+        "eret",
+        "dsb nsh",
+        "isb",
+        sp = const SP,
+        x19 = const X19,
+    )
+}

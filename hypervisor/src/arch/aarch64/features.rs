@@ -1,0 +1,230 @@
+//! What the CPU must have, and what the kernel sets on each.
+
+use super::paging;
+use super::sysreg::{isb, read, write};
+
+/// HCR_EL2 while threads run: EL0 under EL2 (TGE), held by stage 2 (VM), which gives the memory type (DC); AArch64
+/// (RW); interrupts to EL2.
+pub const HCR_THREAD: u64 = VM | DC | TGE | RW | FMO | IMO | AMO | SWIO;
+/// HCR_EL2 while a guest runs. Trapped are WFI, SMC, ID registers (TID3), implementation-defined registers (TIDCP, TACR), limited
+/// ordering regions (TLOR) and error records (TERR); broadcasts reach the inner shareable domain (FB, BSU). Pointer
+/// authentication is the guest's own.
+pub const HCR_GUEST: u64 = VM
+    | RW
+    | FMO
+    | IMO
+    | AMO
+    | SWIO
+    | TWI
+    | TSC
+    | TID3
+    | TIDCP
+    | TACR
+    | TLOR
+    | TERR
+    | FB
+    | BSU_INNER
+    | APK
+    | API;
+/// HCR_EL2.VSE: a virtual SError is pending.
+pub const HCR_SERROR: u64 = 1 << 8;
+
+const VM: u64 = 1 << 0;
+const SWIO: u64 = 1 << 1;
+const FMO: u64 = 1 << 3;
+const IMO: u64 = 1 << 4;
+const AMO: u64 = 1 << 5;
+const FB: u64 = 1 << 9;
+const BSU_INNER: u64 = 1 << 10;
+const DC: u64 = 1 << 12;
+const TWI: u64 = 1 << 13;
+const TID3: u64 = 1 << 18;
+const TSC: u64 = 1 << 19;
+const TIDCP: u64 = 1 << 20;
+const TACR: u64 = 1 << 21;
+const TGE: u64 = 1 << 27;
+const RW: u64 = 1 << 31;
+const TLOR: u64 = 1 << 35;
+const TERR: u64 = 1 << 36;
+const APK: u64 = 1 << 40;
+const API: u64 = 1 << 41;
+
+/// SCTLR_EL1 while threads run: RES1 bits, cache maintenance and cache type at EL0 (UCI, UCT, DZE); little-endian, no
+/// alignment checks; WFI and WFE trap.
+pub const SCTLR_THREAD: u64 = 0x30d0_0980 | 1 << 26 | 1 << 15 | 1 << 14;
+/// CPACR_EL1 while threads run: vector registers trap.
+pub const CPACR_THREAD: u64 = 0;
+/// TCR_EL1 while threads run: no walks of the guest's tables, which are still loaded, with the stage 2 of another (EPD0, EPD1).
+/// Cores that speculate with them cache what they find (Cortex-A57 erratum 1319537, Cortex-A72 erratum 1319367).
+pub const TCR_THREAD: u64 = 1 << 23 | 1 << 7;
+/// CNTKCTL_EL1 while threads run: both counters can be read, timers not.
+pub const CNTKCTL_THREAD: u64 = 0b11;
+
+/// CPTR_EL2: RES1 bits; SVE and SME trap, FP does not.
+const CPTR: u64 = 0x33ff;
+/// CNTHCTL_EL2 while a guest runs: the physical counter can be read (EL1PCTEN), the physical timer traps.
+pub const CNTHCTL_GUEST: u64 = 1 << 0;
+/// CNTHCTL_EL2 while threads run: as well EL1PCEN, without which QEMU 7.2 traps EL0's reads of the physical counter;
+/// CNTKCTL_EL1 denies EL0 the timer.
+pub const CNTHCTL_THREAD: u64 = 0b11;
+/// MDCR_EL2: debug, trace, profiling and performance-monitor registers trap (TTRF, TPMS, TDRA, TDOSA, TDA, TPM, TPMCR); the lower bits say how many
+/// counters EL1 has.
+const MDCR: u64 = 1 << 19 | 1 << 14 | 1 << 11 | 1 << 10 | 1 << 9 | 1 << 6 | 1 << 5;
+const MDCR_COUNTERS: u64 = 0x1f;
+
+/// Why the kernel does not run on this CPU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Missing {
+    /// Physical addresses of 40 bits.
+    PhysicalRange,
+    /// The 4-KiB granule.
+    Granule,
+    /// AArch64 at EL0.
+    El0,
+}
+
+impl core::fmt::Display for Missing {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str(match self {
+            Missing::PhysicalRange => "this CPU has fewer than 40 bits of physical addresses",
+            Missing::Granule => "this CPU has no 4 KiB translation granule",
+            Missing::El0 => "this CPU does not run AArch64 programs",
+        })
+    }
+}
+
+/// Checks this CPU.
+pub fn check() -> Result<(), Missing> {
+    if paging::physical_range() < paging::LEAST_PHYSICAL_RANGE {
+        return Err(Missing::PhysicalRange);
+    }
+    // TGran4: 0b1111 means absent (Arm ARM D17.2.64).
+    if read!("id_aa64mmfr0_el1") >> 28 & 0xf == 0xf {
+        return Err(Missing::Granule);
+    }
+    if read!("id_aa64pfr0_el1") & 0xf == 0 {
+        return Err(Missing::El0);
+    }
+    Ok(())
+}
+
+/// Whether the CPU authenticates pointers (ID_AA64ISAR1_EL1.API, APA; ID_AA64ISAR2_EL1.APA3).
+pub fn has_pointer_authentication() -> bool {
+    let isar1 = read!("id_aa64isar1_el1");
+    let isar2 = read!("S3_0_C0_C6_2");
+    isar1 >> 4 & 0xff != 0 || isar2 >> 12 & 0xf != 0
+}
+
+/// Sets what never changes on this CPU, and what threads need.
+pub fn enable_on_this_cpu() {
+    write!("hcr_el2", HCR_THREAD);
+    write!("vttbr_el2", paging::empty_space());
+    write!("vtcr_el2", paging::vtcr());
+    write!("cptr_el2", CPTR);
+    write!("cnthctl_el2", CNTHCTL_THREAD);
+    write!("cntvoff_el2", 0);
+    write!("cntv_ctl_el0", 0);
+    write!("cnthp_ctl_el2", 0);
+    write!("mdcr_el2", MDCR | read!("mdcr_el2") & MDCR_COUNTERS);
+    write!("hstr_el2", 0);
+    // Fine-grained traps and HCRX_EL2 add to the above; where they are there, firmware may have left anything in them.
+    if read!("id_aa64mmfr0_el1") >> 56 & 0xf != 0 {
+        clear_fine_grained_traps();
+    }
+    if read!("id_aa64mmfr1_el1") >> 40 & 0xf != 0 {
+        write!("S3_4_C1_C2_2", 0);
+    }
+    write!("sctlr_el1", SCTLR_THREAD);
+    write!("tcr_el1", TCR_THREAD);
+    write!("cpacr_el1", CPACR_THREAD);
+    write!("cntkctl_el1", CNTKCTL_THREAD);
+    write!("mdscr_el1", 0);
+    write!("tpidr_el0", 0);
+    write!("tpidrro_el0", 0);
+    // Performance counters: not for EL0.
+    if read!("id_aa64dfr0_el1") >> 8 & 0xf != 0 {
+        write!("pmuserenr_el0", 0);
+    }
+    isb();
+    super::flush_all();
+}
+
+/// HFGRTR_EL2, HFGWTR_EL2, HFGITR_EL2, HDFGRTR_EL2 and HDFGWTR_EL2: no traps.
+fn clear_fine_grained_traps() {
+    write!("S3_4_C1_C1_4", 0);
+    write!("S3_4_C1_C1_5", 0);
+    write!("S3_4_C1_C1_6", 0);
+    write!("S3_4_C3_C1_4", 0);
+    write!("S3_4_C3_C1_5", 0);
+}
+
+/// Identification registers, as [`abi::boot::BootInfo::id_registers`] has them. Those without a name read 0 (Arm ARM
+/// D17.3.1).
+pub fn id_registers() -> [u64; abi::boot::ID_REGISTERS] {
+    let mut all = [0; abi::boot::ID_REGISTERS];
+    let registers = [
+        (0, read!("midr_el1")),
+        (5, read!("mpidr_el1")),
+        (6, read!("revidr_el1")),
+        (8, read!("S3_0_C0_C1_0")),
+        (9, read!("S3_0_C0_C1_1")),
+        (10, read!("S3_0_C0_C1_2")),
+        (11, read!("S3_0_C0_C1_3")),
+        (12, read!("S3_0_C0_C1_4")),
+        (13, read!("S3_0_C0_C1_5")),
+        (14, read!("S3_0_C0_C1_6")),
+        (15, read!("S3_0_C0_C1_7")),
+        (16, read!("S3_0_C0_C2_0")),
+        (17, read!("S3_0_C0_C2_1")),
+        (18, read!("S3_0_C0_C2_2")),
+        (19, read!("S3_0_C0_C2_3")),
+        (20, read!("S3_0_C0_C2_4")),
+        (21, read!("S3_0_C0_C2_5")),
+        (22, read!("S3_0_C0_C2_6")),
+        (23, read!("S3_0_C0_C2_7")),
+        (24, read!("S3_0_C0_C3_0")),
+        (25, read!("S3_0_C0_C3_1")),
+        (26, read!("S3_0_C0_C3_2")),
+        (27, read!("S3_0_C0_C3_3")),
+        (28, read!("S3_0_C0_C3_4")),
+        (29, read!("S3_0_C0_C3_5")),
+        (30, read!("S3_0_C0_C3_6")),
+        (31, read!("S3_0_C0_C3_7")),
+        (32, read!("S3_0_C0_C4_0")),
+        (33, read!("S3_0_C0_C4_1")),
+        (34, read!("S3_0_C0_C4_2")),
+        (35, read!("S3_0_C0_C4_3")),
+        (36, read!("S3_0_C0_C4_4")),
+        (37, read!("S3_0_C0_C4_5")),
+        (38, read!("S3_0_C0_C4_6")),
+        (39, read!("S3_0_C0_C4_7")),
+        (40, read!("S3_0_C0_C5_0")),
+        (41, read!("S3_0_C0_C5_1")),
+        (42, read!("S3_0_C0_C5_2")),
+        (43, read!("S3_0_C0_C5_3")),
+        (44, read!("S3_0_C0_C5_4")),
+        (45, read!("S3_0_C0_C5_5")),
+        (46, read!("S3_0_C0_C5_6")),
+        (47, read!("S3_0_C0_C5_7")),
+        (48, read!("S3_0_C0_C6_0")),
+        (49, read!("S3_0_C0_C6_1")),
+        (50, read!("S3_0_C0_C6_2")),
+        (51, read!("S3_0_C0_C6_3")),
+        (52, read!("S3_0_C0_C6_4")),
+        (53, read!("S3_0_C0_C6_5")),
+        (54, read!("S3_0_C0_C6_6")),
+        (55, read!("S3_0_C0_C6_7")),
+        (56, read!("S3_0_C0_C7_0")),
+        (57, read!("S3_0_C0_C7_1")),
+        (58, read!("S3_0_C0_C7_2")),
+        (59, read!("S3_0_C0_C7_3")),
+        (60, read!("S3_0_C0_C7_4")),
+        (61, read!("S3_0_C0_C7_5")),
+        (62, read!("S3_0_C0_C7_6")),
+        (63, read!("S3_0_C0_C7_7")),
+    ];
+    for (index, value) in registers {
+        all[index] = value;
+    }
+    all
+}

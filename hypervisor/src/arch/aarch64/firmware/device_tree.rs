@@ -1,0 +1,477 @@
+//! What the device tree says of the machine (Devicetree Specification 0.4; bindings in Linux's
+//! Documentation/devicetree/bindings).
+//!
+//! The tree is a loader's: the parser checks its structure, and here every number is checked before it is used. Nodes
+//! are visited one by one, without recursion deeper than [`MAX_DEPTH`].
+
+use crate::addr::HostPhys;
+use crate::boot::{CommandLine, PhysRange};
+use dtoolkit::fdt::{Fdt, FdtNode};
+use dtoolkit::{Node, Property};
+
+/// Largest tree, in bytes.
+pub const MAX_SIZE: u64 = 2 << 20;
+/// Deepest node that is looked at.
+const MAX_DEPTH: usize = 8;
+/// Most ranges of memory, and of reserved memory.
+pub const MAX_RANGES: usize = 32;
+/// Most redistributor regions of a GICv3.
+pub const MAX_REDISTRIBUTORS: usize = 4;
+
+/// A list of fixed capacity.
+#[derive(Clone, Copy, Debug)]
+pub struct List<T, const N: usize> {
+    items: [Option<T>; N],
+    len: usize,
+}
+
+impl<T: Copy, const N: usize> List<T, N> {
+    const fn new() -> List<T, N> {
+        List {
+            items: [None; N],
+            len: 0,
+        }
+    }
+
+    fn push(&mut self, item: T) -> Result<(), TreeError> {
+        let slot = self.items.get_mut(self.len).ok_or(TreeError::TooMany)?;
+        *slot = Some(item);
+        self.len += 1;
+        Ok(())
+    }
+
+    /// The items.
+    pub fn iter(&self) -> impl Iterator<Item = T> + '_ {
+        self.items.iter().take(self.len).copied().flatten()
+    }
+}
+
+/// The interrupt controller.
+#[derive(Clone, Copy, Debug)]
+pub enum Gic {
+    /// GICv2 with its virtualisation extensions (IHI 0048).
+    V2 {
+        /// Distributor.
+        distributor: PhysRange,
+        /// CPU interface.
+        cpu_interface: PhysRange,
+        /// Virtual interface control.
+        control: PhysRange,
+        /// Virtual CPU interface, for guests.
+        vcpu_interface: PhysRange,
+    },
+    /// GICv3 or v4 (IHI 0069).
+    V3 {
+        /// Distributor.
+        distributor: PhysRange,
+        /// Regions of redistributors.
+        redistributors: List<PhysRange, MAX_REDISTRIBUTORS>,
+    },
+}
+
+/// A PL011.
+#[derive(Clone, Copy, Debug)]
+pub struct Uart {
+    /// Its registers.
+    pub range: PhysRange,
+    /// Its SPI, counted from 0.
+    pub interrupt: Option<u32>,
+}
+
+/// How firmware is called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Conduit {
+    /// There is none.
+    None = 0,
+    /// SMC: to EL3.
+    Smc = 1,
+    /// HVC: to a hypervisor below this one.
+    Hvc = 2,
+}
+
+/// What the kernel wants to know.
+pub struct Machine {
+    /// RAM.
+    pub memory: List<PhysRange, MAX_RANGES>,
+    /// What of it must not be used.
+    pub reserved: List<PhysRange, MAX_RANGES>,
+    /// Affinities of the CPUs, as in MPIDR_EL1.
+    pub cpus: List<u64, { abi::boot::MAX_CPUS }>,
+    /// How PSCI is called.
+    pub conduit: Conduit,
+    /// The interrupt controller.
+    pub gic: Option<Gic>,
+    /// The UART of `stdout-path`, or the first PL011.
+    pub uart: Option<Uart>,
+    /// The initial RAM disk: the bundle.
+    pub bundle: Option<PhysRange>,
+    /// The command line.
+    pub command_line: CommandLine,
+}
+
+/// Why a tree is of no use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TreeError {
+    /// Its structure is broken.
+    Malformed,
+    /// A list has more entries than the kernel keeps.
+    TooMany,
+    /// A range or number makes no sense.
+    BadNumber,
+}
+
+impl core::fmt::Display for TreeError {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str(match self {
+            TreeError::Malformed => "the device tree is malformed",
+            TreeError::TooMany => {
+                "the device tree lists more CPUs or memory than the kernel handles"
+            }
+            TreeError::BadNumber => "the device tree holds a number out of range",
+        })
+    }
+}
+
+/// Size that the header of a tree claims, if it is one.
+pub fn claimed_size(head: &[u8]) -> Option<u64> {
+    let word = |at: usize| Some(u32::from_be_bytes(head.get(at..at + 4)?.try_into().ok()?));
+    (word(0)? == 0xd00d_feed)
+        .then(|| word(4))
+        .flatten()
+        .map(u64::from)
+        .filter(|&size| (40..=MAX_SIZE).contains(&size))
+}
+
+impl Machine {
+    /// Reads a tree.
+    pub fn read(bytes: &[u8]) -> Result<Machine, TreeError> {
+        let tree = Fdt::new(bytes).map_err(|_| TreeError::Malformed)?;
+        let mut machine = Machine {
+            memory: List::new(),
+            reserved: List::new(),
+            cpus: List::new(),
+            conduit: Conduit::None,
+            gic: None,
+            uart: None,
+            bundle: None,
+            command_line: CommandLine::EMPTY,
+        };
+        for entry in tree.memory_reservations() {
+            if let Some(range) = PhysRange::new(HostPhys(entry.address()), entry.size()) {
+                machine.reserved.push(range)?;
+            }
+        }
+        let root = tree.root();
+        machine.chosen(tree)?;
+        let stdout = stdout_node(tree);
+        walk(root, 0, &mut |node| machine.node(&node, stdout.as_ref()))?;
+        Ok(machine)
+    }
+
+    fn chosen(&mut self, tree: Fdt<'_>) -> Result<(), TreeError> {
+        let Some(chosen) = tree.find_node("/chosen") else {
+            return Ok(());
+        };
+        if let Some(property) = chosen.property("bootargs") {
+            self.command_line = CommandLine::new(property.value());
+        }
+        let start = chosen.property("linux,initrd-start");
+        let end = chosen.property("linux,initrd-end");
+        if let (Some(start), Some(end)) = (start, end) {
+            let (start, end) = (number(start.value())?, number(end.value())?);
+            let size = end.checked_sub(start).ok_or(TreeError::BadNumber)?;
+            self.bundle = PhysRange::new(HostPhys(start), size);
+        }
+        Ok(())
+    }
+
+    fn node(&mut self, node: &FdtNode<'_>, stdout: Option<&FdtNode<'_>>) -> Result<(), TreeError> {
+        let is = |name: &str| {
+            node.compatible()
+                .is_some_and(|mut all| all.any(|entry| entry == name))
+        };
+        let device_type = node.property("device_type");
+        let has_type = |name: &[u8]| device_type.as_ref().is_some_and(|p| p.value() == name);
+        if has_type(b"memory\0") {
+            for range in ranges(node)? {
+                self.memory.push(range?)?;
+            }
+        } else if has_type(b"cpu\0") && is_enabled(node) {
+            let id = node
+                .property("reg")
+                .ok_or(TreeError::BadNumber)
+                .and_then(|reg| number(reg.value()))?;
+            self.cpus.push(id)?;
+        } else if node.name_without_address() == "reserved-memory" {
+            for child in node.children() {
+                for range in ranges(&child)? {
+                    self.reserved.push(range?)?;
+                }
+            }
+        } else if is("arm,psci") || is("arm,psci-0.2") || is("arm,psci-1.0") {
+            let method = node.property("method");
+            let has = |name: &[u8]| method.as_ref().is_some_and(|p| p.value() == name);
+            self.conduit = if has(b"smc\0") {
+                Conduit::Smc
+            } else if has(b"hvc\0") {
+                Conduit::Hvc
+            } else {
+                Conduit::None
+            };
+        } else if is("arm,gic-v3") && self.gic.is_none() {
+            self.gic = Some(read_gic_v3(node)?);
+        } else if (is("arm,cortex-a15-gic") || is("arm,gic-400")) && self.gic.is_none() {
+            self.gic = read_gic_v2(node)?;
+        } else if is("arm,pl011") && is_enabled(node) {
+            let is_stdout = stdout.is_some_and(|stdout| stdout.name() == node.name());
+            if is_stdout || self.uart.is_none() {
+                let range = ranges(node)?.next().transpose()?;
+                self.uart = range.map(|range| Uart {
+                    range,
+                    interrupt: spi(node),
+                });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Visits a node and what is below it.
+fn walk<'a>(
+    node: FdtNode<'a>,
+    depth: usize,
+    visit: &mut impl FnMut(FdtNode<'a>) -> Result<(), TreeError>,
+) -> Result<(), TreeError> {
+    visit(node)?;
+    if depth < MAX_DEPTH {
+        for child in node.children() {
+            walk(child, depth + 1, visit)?;
+        }
+    }
+    Ok(())
+}
+
+/// A number of one or two cells.
+fn number(bytes: &[u8]) -> Result<u64, TreeError> {
+    match bytes.len() {
+        4 | 8 => Ok(bytes
+            .iter()
+            .fold(0, |sum, &byte| sum << 8 | u64::from(byte))),
+        _ => Err(TreeError::BadNumber),
+    }
+}
+
+/// The ranges of `reg`.
+fn ranges<'a>(
+    node: &FdtNode<'a>,
+) -> Result<impl Iterator<Item = Result<PhysRange, TreeError>> + 'a, TreeError> {
+    let reg = node.reg().map_err(|_| TreeError::BadNumber)?;
+    Ok(reg.into_iter().flatten().map(|reg| {
+        let address = reg.address::<u64>().map_err(|_| TreeError::BadNumber)?;
+        let size = reg.size::<u64>().map_err(|_| TreeError::BadNumber)?;
+        PhysRange::new(HostPhys(address), size).ok_or(TreeError::BadNumber)
+    }))
+}
+
+fn is_enabled(node: &FdtNode<'_>) -> bool {
+    node.property("status")
+        .is_none_or(|status| matches!(status.value(), b"okay\0" | b"ok\0"))
+}
+
+/// The first interrupt of a device, if it is an SPI of a GIC: type, number and flags in a cell each.
+fn spi(node: &FdtNode<'_>) -> Option<u32> {
+    let property = node.property("interrupts")?;
+    let bytes = property.value();
+    let cell = |i: usize| {
+        Some(u32::from_be_bytes(
+            bytes.get(i * 4..i * 4 + 4)?.try_into().ok()?,
+        ))
+    };
+    (cell(0)? == 0)
+        .then(|| cell(1))
+        .flatten()
+        .filter(|&n| n < 988)
+}
+
+fn read_gic_v2(node: &FdtNode<'_>) -> Result<Option<Gic>, TreeError> {
+    let mut all = ranges(node)?;
+    let mut next = || all.next().transpose();
+    Ok(match (next()?, next()?, next()?, next()?) {
+        (Some(distributor), Some(cpu_interface), Some(control), Some(vcpu_interface)) => {
+            Some(Gic::V2 {
+                distributor,
+                cpu_interface,
+                control,
+                vcpu_interface,
+            })
+        }
+        // Without virtual interfaces it is of no use here.
+        _ => None,
+    })
+}
+
+fn read_gic_v3(node: &FdtNode<'_>) -> Result<Gic, TreeError> {
+    let count = node
+        .property("#redistributor-regions")
+        .map_or(Ok(1), |p| number(p.value()))? as usize;
+    let mut all = ranges(node)?;
+    let distributor = all.next().ok_or(TreeError::BadNumber)??;
+    let mut redistributors = List::new();
+    for range in all.take(count) {
+        redistributors.push(range?)?;
+    }
+    Ok(Gic::V3 {
+        distributor,
+        redistributors,
+    })
+}
+
+/// The node of `stdout-path`, whose options after a colon do not count; an alias is followed once.
+fn stdout_node(tree: Fdt<'_>) -> Option<FdtNode<'_>> {
+    let chosen = tree.find_node("/chosen")?;
+    let property = chosen.property("stdout-path")?;
+    let text = |bytes| core::str::from_utf8(bytes).ok();
+    let path = text(property.value())?.trim_end_matches('\0');
+    let path = path.split(':').next()?;
+    if path.starts_with('/') {
+        return tree.find_node(path);
+    }
+    let aliases = tree.find_node("/aliases")?;
+    let alias = aliases.property(path)?;
+    tree.find_node(text(alias.value())?.trim_end_matches('\0'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use vm_fdt::FdtWriter;
+
+    /// A tree like QEMU's, with two cells for each address and size.
+    fn tree(gic: u32) -> Vec<u8> {
+        let mut fdt = FdtWriter::new().unwrap();
+        let root = fdt.begin_node("").unwrap();
+        fdt.property_u32("#address-cells", 2).unwrap();
+        fdt.property_u32("#size-cells", 2).unwrap();
+        let chosen = fdt.begin_node("chosen").unwrap();
+        fdt.property_string("bootargs", "pool=16").unwrap();
+        fdt.property_string("stdout-path", "/uart@9010000:115200")
+            .unwrap();
+        fdt.property_u32("linux,initrd-start", 0x4800_0000).unwrap();
+        fdt.property_u64("linux,initrd-end", 0x4900_0000).unwrap();
+        fdt.end_node(chosen).unwrap();
+        for (name, base) in [("memory@40000000", 0x4000_0000u64), ("memory@8", 8 << 32)] {
+            let memory = fdt.begin_node(name).unwrap();
+            fdt.property_string("device_type", "memory").unwrap();
+            fdt.property_array_u64("reg", &[base, 1 << 30]).unwrap();
+            fdt.end_node(memory).unwrap();
+        }
+        let reserved = fdt.begin_node("reserved-memory").unwrap();
+        fdt.property_u32("#address-cells", 2).unwrap();
+        fdt.property_u32("#size-cells", 2).unwrap();
+        let firmware = fdt.begin_node("firmware@41000000").unwrap();
+        fdt.property_array_u64("reg", &[0x4100_0000, 0x1_0000])
+            .unwrap();
+        fdt.end_node(firmware).unwrap();
+        fdt.end_node(reserved).unwrap();
+        let cpus = fdt.begin_node("cpus").unwrap();
+        fdt.property_u32("#address-cells", 1).unwrap();
+        fdt.property_u32("#size-cells", 0).unwrap();
+        for (id, status) in [(0, "okay"), (0x101, "okay"), (2, "disabled")] {
+            let cpu = fdt.begin_node(&format!("cpu@{id:x}")).unwrap();
+            fdt.property_string("device_type", "cpu").unwrap();
+            fdt.property_string("status", status).unwrap();
+            fdt.property_u32("reg", id).unwrap();
+            fdt.end_node(cpu).unwrap();
+        }
+        fdt.end_node(cpus).unwrap();
+        let psci = fdt.begin_node("psci").unwrap();
+        fdt.property_string_list("compatible", vec!["arm,psci-1.0".into(), "arm,psci".into()])
+            .unwrap();
+        fdt.property_string("method", "smc").unwrap();
+        fdt.end_node(psci).unwrap();
+        let controller = fdt.begin_node("intc@8000000").unwrap();
+        if gic == 3 {
+            fdt.property_string("compatible", "arm,gic-v3").unwrap();
+            fdt.property_array_u64("reg", &[0x800_0000, 0x1_0000, 0x80a_0000, 0xf6_0000])
+                .unwrap();
+        } else {
+            fdt.property_string("compatible", "arm,cortex-a15-gic")
+                .unwrap();
+            let reg = [
+                0x800_0000, 0x1000, 0x801_0000, 0x2000, 0x803_0000, 0x2000, 0x804_0000, 0x2000,
+            ];
+            fdt.property_array_u64("reg", &reg).unwrap();
+        }
+        fdt.end_node(controller).unwrap();
+        for (at, spi) in [(0x900_0000u64, 1), (0x901_0000, 8)] {
+            let uart = fdt.begin_node(&format!("uart@{at:x}")).unwrap();
+            fdt.property_string("compatible", "arm,pl011").unwrap();
+            fdt.property_array_u64("reg", &[at, 0x1000]).unwrap();
+            fdt.property_array_u32("interrupts", &[0, spi, 4]).unwrap();
+            fdt.end_node(uart).unwrap();
+        }
+        fdt.end_node(root).unwrap();
+        fdt.finish().unwrap()
+    }
+
+    fn range(start: u64, size: u64) -> PhysRange {
+        PhysRange::new(HostPhys(start), size).unwrap()
+    }
+
+    #[test]
+    fn a_machine_is_read() {
+        let bytes = tree(3);
+        assert_eq!(claimed_size(&bytes), Some(bytes.len() as u64));
+        let machine = Machine::read(&bytes).unwrap();
+        let memory: Vec<_> = machine.memory.iter().collect();
+        assert_eq!(
+            memory,
+            [range(0x4000_0000, 1 << 30), range(8 << 32, 1 << 30)]
+        );
+        let reserved: Vec<_> = machine.reserved.iter().collect();
+        assert_eq!(reserved, [range(0x4100_0000, 0x1_0000)]);
+        assert_eq!(machine.cpus.iter().collect::<Vec<_>>(), [0, 0x101]);
+        assert_eq!(machine.conduit, Conduit::Smc);
+        assert_eq!(machine.bundle, Some(range(0x4800_0000, 0x100_0000)));
+        assert_eq!(machine.command_line.value("pool"), Some("16"));
+        let uart = machine.uart.unwrap();
+        assert_eq!(
+            (uart.range.start().0, uart.interrupt),
+            (0x901_0000, Some(8))
+        );
+        let Some(Gic::V3 { redistributors, .. }) = machine.gic else {
+            panic!("{:?}", machine.gic);
+        };
+        assert_eq!(
+            redistributors.iter().collect::<Vec<_>>(),
+            [range(0x80a_0000, 0xf6_0000)]
+        );
+        let machine = Machine::read(&tree(2)).unwrap();
+        let Some(Gic::V2 { vcpu_interface, .. }) = machine.gic else {
+            panic!("{:?}", machine.gic);
+        };
+        assert_eq!(vcpu_interface, range(0x804_0000, 0x2000));
+    }
+
+    proptest! {
+        #[test]
+        fn a_damaged_tree_does_no_harm(
+            gic in 2u32..4,
+            damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..40),
+            cut in any::<prop::sample::Index>(),
+            whole: bool,
+        ) {
+            let mut bytes = tree(gic);
+            for (at, value) in damage {
+                let at = at.index(bytes.len());
+                bytes[at] = value;
+            }
+            let end = if whole { bytes.len() } else { cut.index(bytes.len()) };
+            // Whatever it says is in order as long as it is said without a panic or an endless loop.
+            let _ = Machine::read(&bytes[..end]);
+            let _ = claimed_size(&bytes[..end]);
+        }
+    }
+}

@@ -1,0 +1,261 @@
+//! The machine's interrupt controller, GICv2 or GICv3, and its virtual CPU interface.
+//!
+//! Interrupts are acknowledged and ended in one go (EOImode 0): while a program handles one, the line is masked.
+
+mod registers;
+mod v2;
+mod v3;
+
+use super::firmware::device_tree::{Gic, MAX_REDISTRIBUTORS};
+use crate::boot::PhysRange;
+use core::sync::atomic::{AtomicU32, Ordering};
+
+/// SGI by which CPUs call each other.
+pub const CALL: u32 = 0;
+/// SGI that stops a CPU.
+pub const STOP: u32 = 1;
+/// PPI of the virtual CPU interface's maintenance.
+pub const MAINTENANCE: u32 = 25;
+/// PPI of the EL2 physical timer.
+pub const TIMER: u32 = 26;
+/// PPI of the virtual timer.
+pub const VIRTUAL_TIMER: u32 = 27;
+/// First SPI.
+pub const FIRST_SPI: u32 = 32;
+
+/// Private interrupts that the kernel takes.
+const PRIVATE: u32 = 1 << CALL | 1 << STOP | 1 << MAINTENANCE | 1 << TIMER | 1 << VIRTUAL_TIMER;
+/// Priority of all interrupts.
+const PRIORITY: u32 = 0x8080_8080;
+
+static VERSION: AtomicU32 = AtomicU32::new(0);
+
+/// Whether the machine has a GICv2.
+#[inline]
+fn is_v2() -> bool {
+    VERSION.load(Ordering::Relaxed) == 2
+}
+
+/// 2 or 3.
+pub fn version() -> u32 {
+    VERSION.load(Ordering::Relaxed)
+}
+
+/// Ranges of registers that are the kernel's.
+pub fn ranges(gic: &Gic) -> impl Iterator<Item = PhysRange> {
+    let (fixed, redistributors) = match gic {
+        Gic::V2 {
+            distributor,
+            cpu_interface,
+            control,
+            ..
+        } => (
+            [Some(*distributor), Some(*cpu_interface), Some(*control)],
+            None,
+        ),
+        Gic::V3 {
+            distributor,
+            redistributors,
+        } => ([Some(*distributor), None, None], Some(*redistributors)),
+    };
+    let more = redistributors.map(|list| {
+        let mut all = [None; MAX_REDISTRIBUTORS];
+        for (slot, range) in all.iter_mut().zip(list.iter()) {
+            *slot = Some(range);
+        }
+        all
+    });
+    fixed
+        .into_iter()
+        .chain(more.into_iter().flatten())
+        .flatten()
+}
+
+/// Sets the distributor up; its registers are mapped. All lines are masked.
+pub fn init(gic: &Gic) {
+    match gic {
+        Gic::V2 {
+            distributor,
+            cpu_interface,
+            control,
+            ..
+        } => {
+            VERSION.store(2, Ordering::Relaxed);
+            v2::init(distributor.start(), cpu_interface.start(), control.start());
+        }
+        Gic::V3 {
+            distributor,
+            redistributors,
+        } => {
+            VERSION.store(3, Ordering::Relaxed);
+            v3::init(distributor.start(), redistributors);
+        }
+    }
+}
+
+/// How this CPU is named to others.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Target(u64);
+
+/// Sets this CPU's part up. `None` if it has none.
+pub fn init_this_cpu() -> Option<Target> {
+    if is_v2() {
+        Some(Target(v2::init_this_cpu()))
+    } else {
+        v3::init_this_cpu().map(Target)
+    }
+}
+
+/// Number of SPIs.
+pub fn lines() -> u32 {
+    registers::lines()
+}
+
+/// Takes the next pending interrupt; `None`: there is none.
+#[inline]
+pub fn acknowledge() -> Option<Acknowledged> {
+    let value = if is_v2() {
+        v2::acknowledge()
+    } else {
+        v3::acknowledge()
+    };
+    let taken = Acknowledged(value);
+    // 1020 to 1023 are special.
+    (taken.number() < 1020).then_some(taken)
+}
+
+/// An interrupt that was taken and has to be ended.
+#[derive(Clone, Copy, Debug)]
+pub struct Acknowledged(u32);
+
+impl Acknowledged {
+    /// Its INTID.
+    pub const fn number(self) -> u32 {
+        // Above are GICv2's source CPU and GICv3's LPIs, of which none is enabled.
+        self.0 & 0x3ff
+    }
+
+    /// Ends it.
+    #[inline]
+    pub fn end(self) {
+        if is_v2() {
+            v2::end(self.0);
+        } else {
+            v3::end(self.0);
+        }
+    }
+}
+
+/// Sends an SGI to a CPU.
+pub fn send(number: u32, to: Target) {
+    if is_v2() {
+        v2::send(number, to.0);
+    } else {
+        v3::send(number, to.0);
+    }
+}
+
+/// Sends an SGI to all other CPUs.
+pub fn send_to_others(number: u32) {
+    if is_v2() {
+        v2::send_to_others(number);
+    } else {
+        v3::send_to_others(number);
+    }
+}
+
+/// Sets an SPI's trigger mode and has it go to `to`, masked. Whether there is one.
+pub fn route(line: u32, level: bool, to: Target) -> bool {
+    if line >= lines() {
+        return false;
+    }
+    mask(line);
+    registers::set_trigger(line + FIRST_SPI, level);
+    if is_v2() {
+        v2::route(line + FIRST_SPI, to.0);
+    } else {
+        v3::route(line + FIRST_SPI, to.0);
+    }
+    true
+}
+
+/// Masks an SPI.
+pub fn mask(line: u32) {
+    if line < lines() {
+        registers::set_enabled(line + FIRST_SPI, false);
+    }
+}
+
+/// Unmasks an SPI.
+pub fn unmask(line: u32) {
+    if line < lines() {
+        registers::set_enabled(line + FIRST_SPI, true);
+    }
+}
+
+/// The virtual CPU interface of this CPU; list registers in the format of GICv3.
+pub mod virtual_interface {
+    use super::{is_v2, v2, v3};
+
+    /// State of an interface, of which a vCPU's consists.
+    #[derive(Clone, Copy, Debug, Default)]
+    pub struct Interface {
+        /// ICH_HCR_EL2 without its enable bit.
+        pub control: u64,
+        /// ICH_VMCR_EL2.
+        pub vmcr: u64,
+        /// Active priorities, as in the state page.
+        pub active: [u32; 8],
+        /// List registers.
+        pub list: [u64; abi::vcpu::aarch64::LIST_REGISTERS],
+    }
+
+    /// ICH_HCR_EL2: the interface is on.
+    pub const ENABLE: u64 = 1 << 0;
+
+    /// Number of list registers.
+    pub fn list_registers() -> usize {
+        if is_v2() {
+            v2::list_registers()
+        } else {
+            v3::list_registers()
+        }
+    }
+
+    /// Reads the interface, but for `control`.
+    pub fn save(into: &mut Interface) {
+        if is_v2() {
+            v2::save(into);
+        } else {
+            v3::save(into);
+        }
+    }
+
+    /// Loads the interface, but for `control`.
+    pub fn load(from: &Interface) {
+        if is_v2() {
+            v2::load(from);
+        } else {
+            v3::load(from);
+        }
+    }
+
+    /// Sets ICH_HCR_EL2.
+    #[inline]
+    pub fn set_control(value: u64) {
+        if is_v2() {
+            v2::set_control(value);
+        } else {
+            v3::set_control(value);
+        }
+    }
+
+    /// ICH_MISR_EL2: why a maintenance interrupt is asked for.
+    pub fn maintenance() -> u64 {
+        if is_v2() {
+            v2::maintenance()
+        } else {
+            v3::maintenance()
+        }
+    }
+}

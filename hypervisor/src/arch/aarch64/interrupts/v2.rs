@@ -1,0 +1,172 @@
+//! GICv2: CPU interface and virtual interface control in memory (IHI 0048, 4.4 and 5.3).
+
+use super::registers::{self, CTLR, ITARGETSR, SGIR, read, write};
+use super::virtual_interface::Interface;
+use crate::addr::HostPhys;
+use crate::arch::layout::window;
+use abi::vcpu::aarch64::{
+    LIST_ACTIVE, LIST_EOI, LIST_GROUP1, LIST_INTID, LIST_PENDING, LIST_PRIORITY_SHIFT,
+    LIST_SOURCE_SHIFT,
+};
+use core::sync::atomic::{AtomicU64, Ordering};
+
+static CPU_INTERFACE: AtomicU64 = AtomicU64::new(0);
+static CONTROL: AtomicU64 = AtomicU64::new(0);
+
+/// CPU interface.
+const GICC_CTLR: u64 = 0x00;
+const GICC_PMR: u64 = 0x04;
+const GICC_IAR: u64 = 0x0c;
+const GICC_EOIR: u64 = 0x10;
+
+/// Virtual interface control.
+const GICH_HCR: u64 = 0x00;
+const GICH_VTR: u64 = 0x04;
+const GICH_VMCR: u64 = 0x08;
+const GICH_MISR: u64 = 0x10;
+const GICH_APR: u64 = 0xf0;
+const GICH_LR: u64 = 0x100;
+
+/// SGIR: to all but the sender.
+const TO_OTHERS: u32 = 1 << 24;
+
+fn cpu_interface() -> u64 {
+    CPU_INTERFACE.load(Ordering::Relaxed)
+}
+
+fn control() -> u64 {
+    CONTROL.load(Ordering::Relaxed)
+}
+
+pub fn init(distributor: HostPhys, cpu_interface: HostPhys, control: HostPhys) {
+    CPU_INTERFACE.store(window(cpu_interface).0, Ordering::Relaxed);
+    CONTROL.store(window(control).0, Ordering::Relaxed);
+    let base = registers::set_distributor(distributor);
+    write(base, CTLR, 0);
+    registers::reset_lines(false);
+    write(base, CTLR, 1);
+}
+
+/// Returns the bit of this CPU in target registers.
+pub fn init_this_cpu() -> u64 {
+    let base = registers::distributor();
+    write(base, registers::ICENABLER, !super::PRIVATE);
+    write(base, registers::ICACTIVER, u32::MAX);
+    for i in 0..8 {
+        write(base, registers::IPRIORITYR + i * 4, super::PRIORITY);
+    }
+    write(base, registers::ISENABLER, super::PRIVATE);
+    write(control(), GICH_HCR, 0);
+    write(cpu_interface(), GICC_PMR, 0xff);
+    write(cpu_interface(), GICC_CTLR, 1);
+    // Each CPU sees itself as the target of its private interrupts; on one CPU they read 0.
+    let target = (0..8)
+        .map(|i| read(base, ITARGETSR + i * 4))
+        .fold(0, |all, word| all | word);
+    let bits = target | target >> 16;
+    let bits = (bits | bits >> 8) & 0xff;
+    u64::from(if bits == 0 { 1 } else { bits })
+}
+
+pub fn acknowledge() -> u32 {
+    read(cpu_interface(), GICC_IAR)
+}
+
+pub fn end(value: u32) {
+    write(cpu_interface(), GICC_EOIR, value);
+}
+
+pub fn send(number: u32, target: u64) {
+    barrier();
+    write(
+        registers::distributor(),
+        SGIR,
+        (target as u32) << 16 | number,
+    );
+}
+
+pub fn send_to_others(number: u32) {
+    barrier();
+    write(registers::distributor(), SGIR, TO_OTHERS | number);
+}
+
+/// What was written before is seen by who is interrupted.
+fn barrier() {
+    // SAFETY: a barrier.
+    unsafe { core::arch::asm!("dsb ishst", options(nostack, preserves_flags)) };
+}
+
+pub fn route(number: u32, target: u64) {
+    let at = registers::distributor() + ITARGETSR + u64::from(number);
+    // SAFETY: a register of one byte, within the distributor.
+    unsafe { (at as *mut u8).write_volatile(target as u8) };
+}
+
+pub fn list_registers() -> usize {
+    (read(control(), GICH_VTR) as usize & 0x3f).min(abi::vcpu::aarch64::LIST_REGISTERS - 1) + 1
+}
+
+/// From a list register of GICv3 to one of GICv2: number, source or EOI request, 5 bits of priority, state, group.
+fn narrow(list: u64) -> u32 {
+    let number = list as u32 & 0x3ff;
+    let source = (list >> LIST_SOURCE_SHIFT) as u32 & 7;
+    let extra = if number < 16 {
+        source << 10
+    } else if list & LIST_EOI != 0 {
+        1 << 19
+    } else {
+        0
+    };
+    let priority = (list >> LIST_PRIORITY_SHIFT) as u32 >> 3 & 0x1f;
+    number
+        | extra
+        | priority << 23
+        | ((list & (LIST_PENDING | LIST_ACTIVE)) >> 62 << 28) as u32
+        | u32::from(list & LIST_GROUP1 != 0) << 30
+}
+
+/// The other way.
+fn widen(list: u32) -> u64 {
+    let number = u64::from(list & 0x3ff) & LIST_INTID;
+    let extra = if number < 16 {
+        u64::from(list >> 10 & 7) << LIST_SOURCE_SHIFT
+    } else if list & 1 << 19 != 0 {
+        LIST_EOI
+    } else {
+        0
+    };
+    let group = if list & 1 << 30 != 0 { LIST_GROUP1 } else { 0 };
+    number
+        | extra
+        | u64::from(list >> 23 & 0x1f) << (LIST_PRIORITY_SHIFT + 3)
+        | u64::from(list >> 28 & 3) << 62
+        | group
+}
+
+pub fn save(into: &mut Interface) {
+    let base = control();
+    into.vmcr = read(base, GICH_VMCR).into();
+    into.active[0] = read(base, GICH_APR);
+    let count = list_registers();
+    for (i, list) in into.list.iter_mut().enumerate().take(count) {
+        *list = widen(read(base, GICH_LR + i as u64 * 4));
+    }
+}
+
+pub fn load(from: &Interface) {
+    let base = control();
+    write(base, GICH_VMCR, from.vmcr as u32);
+    write(base, GICH_APR, from.active[0]);
+    let count = list_registers();
+    for (i, &list) in from.list.iter().enumerate().take(count) {
+        write(base, GICH_LR + i as u64 * 4, narrow(list));
+    }
+}
+
+pub fn set_control(value: u64) {
+    write(control(), GICH_HCR, value as u32);
+}
+
+pub fn maintenance() -> u64 {
+    read(control(), GICH_MISR).into()
+}

@@ -1,0 +1,264 @@
+//! GICv3: redistributors in memory, CPU interface and virtual interface control in system registers (IHI 0069).
+//!
+//! Registers without a name in older assemblers go by their encoding.
+
+use super::super::firmware::device_tree::{List, MAX_REDISTRIBUTORS};
+use super::registers::{self, CTLR, read as load_register, write as store_register};
+use super::virtual_interface::Interface;
+use crate::addr::HostPhys;
+use crate::arch::layout::window;
+use crate::arch::sysreg::{isb, read, write};
+use crate::boot::PhysRange;
+use spin::Once;
+
+/// Distributor: affinity routing, groups 1.
+const ENABLE: u32 = 1 << 4 | 1 << 1;
+const IROUTER: u64 = 0x6000;
+
+/// Redistributor: two frames of 64 KiB; with virtual LPIs (TYPER.VLPIS) four.
+const FRAME: u64 = 0x1_0000;
+const GICR_TYPER: u64 = 0x08;
+const GICR_WAKER: u64 = 0x14;
+const TYPER_VLPIS: u64 = 1 << 1;
+const TYPER_LAST: u64 = 1 << 4;
+const PROCESSOR_SLEEP: u32 = 1 << 1;
+const CHILDREN_ASLEEP: u32 = 1 << 2;
+
+/// ICC_SRE_EL2: system registers, for EL1 too; no bypass.
+const SRE: u64 = 0xf;
+/// ICC_CTLR_EL1.EOImode: ending does not deactivate.
+const EOI_MODE: u64 = 1 << 1;
+/// ICC_SGI1R_EL1.IRM: to all but the sender.
+const TO_OTHERS: u64 = 1 << 40;
+/// Affinity levels in MPIDR_EL1.
+const AFFINITY: u64 = 0xff_00ff_ffff;
+
+static REDISTRIBUTORS: Once<List<PhysRange, MAX_REDISTRIBUTORS>> = Once::new();
+
+pub fn init(distributor: HostPhys, redistributors: &List<PhysRange, MAX_REDISTRIBUTORS>) {
+    REDISTRIBUTORS.call_once(|| *redistributors);
+    let base = registers::set_distributor(distributor);
+    store_register(base, CTLR, 0);
+    registers::reset_lines(true);
+    store_register(base, CTLR, ENABLE);
+}
+
+/// Address of the redistributor of the CPU with this affinity.
+fn redistributor(affinity: u64) -> Option<u64> {
+    let packed = affinity >> 32 << 24 | affinity & 0xff_ffff;
+    for range in REDISTRIBUTORS.get()?.iter() {
+        let mut at = range.start();
+        while at.0 + 2 * FRAME <= range.end().0 {
+            let base = window(at).0;
+            let typer = u64::from(load_register(base, GICR_TYPER))
+                | u64::from(load_register(base, GICR_TYPER + 4)) << 32;
+            if typer >> 32 == packed {
+                return Some(base);
+            }
+            if typer & TYPER_LAST != 0 {
+                break;
+            }
+            at = at.offset(if typer & TYPER_VLPIS != 0 {
+                4 * FRAME
+            } else {
+                2 * FRAME
+            });
+        }
+    }
+    None
+}
+
+/// Returns this CPU's affinity.
+pub fn init_this_cpu() -> Option<u64> {
+    let affinity = read!("mpidr_el1") & AFFINITY;
+    let base = redistributor(affinity)?;
+    store_register(
+        base,
+        GICR_WAKER,
+        load_register(base, GICR_WAKER) & !PROCESSOR_SLEEP,
+    );
+    // Bounded: an interface that does not wake delivers nothing, which shows.
+    for _ in 0..1_000_000 {
+        if load_register(base, GICR_WAKER) & CHILDREN_ASLEEP == 0 {
+            break;
+        }
+    }
+    let private = base + FRAME;
+    store_register(private, registers::ICENABLER, u32::MAX);
+    store_register(private, registers::ICACTIVER, u32::MAX);
+    store_register(private, registers::IGROUPR, u32::MAX);
+    for i in 0..8 {
+        store_register(private, registers::IPRIORITYR + i * 4, super::PRIORITY);
+    }
+    store_register(private, registers::ISENABLER, super::PRIVATE);
+    write!("S3_4_C12_C9_5", SRE);
+    isb();
+    // ICC_SRE_EL1 for guests: system registers only.
+    write!("S3_0_C12_C12_5", 7);
+    isb();
+    write!("S3_4_C12_C11_0", 0);
+    write!("S3_0_C4_C6_0", 0xff);
+    // ICC_BPR1_EL1: no preemption among interrupts.
+    write!("S3_0_C12_C12_3", 7);
+    write!("S3_0_C12_C12_4", read!("S3_0_C12_C12_4") & !EOI_MODE);
+    write!("S3_0_C12_C12_7", 1);
+    isb();
+    Some(affinity)
+}
+
+/// ICC_IAR1_EL1.
+pub fn acknowledge() -> u32 {
+    let value = read!("S3_0_C12_C12_0") as u32;
+    super::super::sysreg::dsb();
+    value
+}
+
+/// ICC_EOIR1_EL1.
+pub fn end(value: u32) {
+    write!("S3_0_C12_C12_1", u64::from(value));
+    isb();
+}
+
+/// ICC_SGI1R_EL1.
+fn generate(value: u64) {
+    // What was written before is seen by who is interrupted.
+    super::super::sysreg::dsb();
+    write!("S3_0_C12_C11_5", value);
+    isb();
+}
+
+pub fn send(number: u32, affinity: u64) {
+    let (aff0, aff1) = (affinity & 0xff, affinity >> 8 & 0xff);
+    let (aff2, aff3) = (affinity >> 16 & 0xff, affinity >> 32 & 0xff);
+    generate(
+        aff3 << 48
+            | (aff0 >> 4) << 44
+            | aff2 << 32
+            | u64::from(number) << 24
+            | aff1 << 16
+            | 1 << (aff0 & 15),
+    );
+}
+
+pub fn send_to_others(number: u32) {
+    generate(TO_OTHERS | u64::from(number) << 24);
+}
+
+pub fn route(number: u32, affinity: u64) {
+    let at = IROUTER + u64::from(number) * 8;
+    store_register(registers::distributor(), at, affinity as u32);
+    store_register(registers::distributor(), at + 4, (affinity >> 32) as u32);
+}
+
+/// ICH_VTR_EL2.
+fn vtr() -> u64 {
+    read!("S3_4_C12_C11_1")
+}
+
+pub fn list_registers() -> usize {
+    (vtr() as usize & 0x1f).min(abi::vcpu::aarch64::LIST_REGISTERS - 1) + 1
+}
+
+/// Registers of active priorities in each group: one for each 5 bits of preemption level (IHI 0069, 12.4.2).
+fn active_registers() -> usize {
+    match vtr() >> 26 & 7 {
+        0..=4 => 1,
+        5 => 2,
+        _ => 4,
+    }
+}
+
+fn read_list(index: usize) -> u64 {
+    match index {
+        0 => read!("S3_4_C12_C12_0"),
+        1 => read!("S3_4_C12_C12_1"),
+        2 => read!("S3_4_C12_C12_2"),
+        3 => read!("S3_4_C12_C12_3"),
+        4 => read!("S3_4_C12_C12_4"),
+        5 => read!("S3_4_C12_C12_5"),
+        6 => read!("S3_4_C12_C12_6"),
+        7 => read!("S3_4_C12_C12_7"),
+        8 => read!("S3_4_C12_C13_0"),
+        9 => read!("S3_4_C12_C13_1"),
+        10 => read!("S3_4_C12_C13_2"),
+        11 => read!("S3_4_C12_C13_3"),
+        12 => read!("S3_4_C12_C13_4"),
+        13 => read!("S3_4_C12_C13_5"),
+        14 => read!("S3_4_C12_C13_6"),
+        _ => read!("S3_4_C12_C13_7"),
+    }
+}
+
+fn write_list(index: usize, value: u64) {
+    match index {
+        0 => write!("S3_4_C12_C12_0", value),
+        1 => write!("S3_4_C12_C12_1", value),
+        2 => write!("S3_4_C12_C12_2", value),
+        3 => write!("S3_4_C12_C12_3", value),
+        4 => write!("S3_4_C12_C12_4", value),
+        5 => write!("S3_4_C12_C12_5", value),
+        6 => write!("S3_4_C12_C12_6", value),
+        7 => write!("S3_4_C12_C12_7", value),
+        8 => write!("S3_4_C12_C13_0", value),
+        9 => write!("S3_4_C12_C13_1", value),
+        10 => write!("S3_4_C12_C13_2", value),
+        11 => write!("S3_4_C12_C13_3", value),
+        12 => write!("S3_4_C12_C13_4", value),
+        13 => write!("S3_4_C12_C13_5", value),
+        14 => write!("S3_4_C12_C13_6", value),
+        _ => write!("S3_4_C12_C13_7", value),
+    }
+}
+
+pub fn save(into: &mut Interface) {
+    into.vmcr = read!("S3_4_C12_C11_7");
+    let count = active_registers();
+    into.active[0] = read!("S3_4_C12_C8_0") as u32;
+    into.active[4] = read!("S3_4_C12_C9_0") as u32;
+    if count >= 2 {
+        into.active[1] = read!("S3_4_C12_C8_1") as u32;
+        into.active[5] = read!("S3_4_C12_C9_1") as u32;
+    }
+    if count == 4 {
+        into.active[2] = read!("S3_4_C12_C8_2") as u32;
+        into.active[3] = read!("S3_4_C12_C8_3") as u32;
+        into.active[6] = read!("S3_4_C12_C9_2") as u32;
+        into.active[7] = read!("S3_4_C12_C9_3") as u32;
+    }
+    let count = list_registers();
+    for (i, list) in into.list.iter_mut().enumerate().take(count) {
+        *list = read_list(i);
+    }
+}
+
+pub fn load(from: &Interface) {
+    write!("S3_4_C12_C11_7", from.vmcr);
+    let count = active_registers();
+    write!("S3_4_C12_C8_0", u64::from(from.active[0]));
+    write!("S3_4_C12_C9_0", u64::from(from.active[4]));
+    if count >= 2 {
+        write!("S3_4_C12_C8_1", u64::from(from.active[1]));
+        write!("S3_4_C12_C9_1", u64::from(from.active[5]));
+    }
+    if count == 4 {
+        write!("S3_4_C12_C8_2", u64::from(from.active[2]));
+        write!("S3_4_C12_C8_3", u64::from(from.active[3]));
+        write!("S3_4_C12_C9_2", u64::from(from.active[6]));
+        write!("S3_4_C12_C9_3", u64::from(from.active[7]));
+    }
+    let count = list_registers();
+    for (i, &list) in from.list.iter().enumerate().take(count) {
+        write_list(i, list);
+    }
+}
+
+/// ICH_HCR_EL2.
+#[inline]
+pub fn set_control(value: u64) {
+    write!("S3_4_C12_C11_0", value);
+}
+
+/// ICH_MISR_EL2.
+pub fn maintenance() -> u64 {
+    read!("S3_4_C12_C11_2")
+}

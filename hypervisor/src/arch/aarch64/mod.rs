@@ -1,0 +1,236 @@
+//! AArch64 at EL2, from Armv8.0 without VHE: what the portable core asks of the architecture.
+
+pub mod boot;
+pub mod clock;
+pub mod entry;
+pub mod fastpath;
+pub mod features;
+pub mod firmware;
+pub mod frame;
+pub mod interrupts;
+pub mod layout;
+pub mod paging;
+pub mod smp;
+pub mod start;
+pub mod sysreg;
+pub mod tags;
+pub mod traps;
+pub mod uart;
+pub mod vcpu;
+pub mod virt;
+
+pub use clock::now;
+pub use clock::set_deadline as set_timer;
+pub use frame::Frame;
+pub use paging::PageTable;
+pub use start::{ap_main, kernel_main};
+pub use tags::{alloc_space_tag, free_space_tag};
+pub use traps::deliver;
+pub use vcpu::{VcpuArch, VcpuReply, after_guest, pages_per_vcpu};
+
+use crate::cell::{CpuCell, Ref};
+use crate::context::State;
+use crate::cpu::Cpu;
+use crate::space::Space;
+use crate::vcpu::Vcpu;
+use abi::Status;
+use abi::boot::Virtualization;
+use abi::syscall::{PowerAction, TriggerMode};
+use core::arch::asm;
+use firmware::psci;
+use interrupts as gic;
+use sysreg::{isb, read, write};
+
+/// The architecture's part of the per-CPU data.
+#[repr(C)]
+pub struct CpuArch {
+    /// Top of the kernel's stack.
+    pub stack_top: u64,
+    /// Affinity, as in MPIDR_EL1.
+    pub affinity: u64,
+    /// Number of this CPU and, in the upper half, the state of an idle handler.
+    idle_here: u64,
+    /// How the interrupt controller names it.
+    pub target: CpuCell<gic::Target>,
+    /// The host space whose tables are loaded; `None`: nobody's, or a guest's.
+    space: CpuCell<Option<Ref<Space>>>,
+    /// The vCPU whose registers are loaded.
+    pub guest: CpuCell<Option<Ref<Vcpu>>>,
+}
+
+impl CpuArch {
+    /// Data of a CPU that does not run yet.
+    pub fn new(index: u32, stack_top: u64, affinity: u64) -> CpuArch {
+        CpuArch {
+            stack_top,
+            affinity,
+            idle_here: u64::from(index) | (State::Idle as u64) << 32,
+            target: CpuCell::new(gic::Target::default()),
+            space: CpuCell::new(None),
+            guest: CpuCell::new(None),
+        }
+    }
+
+    /// Loads the tables of `space`, if they are not loaded.
+    #[inline]
+    pub fn load_space(&self, space: Ref<Space>) {
+        if self.space.get() == Some(space) {
+            return;
+        }
+        self.space.set(Some(space));
+        // Threads have no such register; it must not carry anything from one space to another.
+        write!("tpidr_el0", 0);
+        load_tables(&space);
+    }
+
+    /// Notes that a guest's tables are loaded.
+    #[inline]
+    pub fn forget_space(&self) {
+        self.space.set(None);
+    }
+
+    /// Suspends the vCPU whose registers are loaded, unless it is `next`.
+    #[inline]
+    pub fn leave_guest(&self, next: Option<Ref<Vcpu>>) {
+        if self.guest.get() != next {
+            if let Some(vcpu) = self.guest.get() {
+                vcpu.arch.with_mut(|arch| arch.suspend());
+            }
+            self.guest.set(next);
+        }
+    }
+}
+
+/// Loads stage-2 tables; they take effect with the next exception return.
+#[inline]
+pub fn load_tables(space: &Space) {
+    write!("vttbr_el2", space.table.translation_base(space.tag));
+    if space.tag == 0 {
+        flush_current();
+    }
+}
+
+/// Drops translations of the VMID that is loaded, which several spaces share.
+#[cold]
+fn flush_current() {
+    // SAFETY: dropping translations is always safe.
+    unsafe {
+        asm!(
+            "isb",
+            "tlbi vmalls12e1",
+            "dsb nsh",
+            "isb",
+            options(nostack, preserves_flags)
+        );
+    }
+}
+
+/// Drops all translations of EL0 and EL1 on this CPU.
+pub fn flush_all() {
+    // SAFETY: as above.
+    unsafe {
+        asm!(
+            "dsb nshst",
+            "tlbi alle1",
+            "dsb nsh",
+            "isb",
+            options(nostack, preserves_flags)
+        );
+    }
+}
+
+/// The data of the CPU that this code runs on.
+#[inline(always)]
+pub fn current_cpu() -> &'static Cpu {
+    let cpu: *const Cpu;
+    // SAFETY: TPIDR_EL2 holds the address of this CPU's data, which never ends.
+    unsafe {
+        asm!("mrs {}, tpidr_el2", out(reg) cpu, options(nomem, nostack, preserves_flags));
+        &*cpu
+    }
+}
+
+/// Forgets translations that may have been taken back since they were loaded.
+pub fn flush_translations(cpu: &Cpu) {
+    // What is not running now may not be there any more when it would run.
+    cpu.arch.space.set(None);
+    write!("vttbr_el2", paging::empty_space());
+    flush_all();
+}
+
+/// Writes to the debug UART while the kernel still owns it.
+pub fn early_output(bytes: &[u8]) {
+    if let Ok(text) = core::str::from_utf8(bytes) {
+        uart::early_print(text);
+    }
+}
+
+/// Interrupts another CPU.
+pub fn send_interrupt(cpu: &CpuArch) {
+    gic::send(gic::CALL, cpu.target.get());
+}
+
+/// The virtualisation extension in use.
+pub fn virtualization() -> Virtualization {
+    Virtualization::El2
+}
+
+/// Routes SPI `line` to the boot CPU, masked; whether it is level-triggered.
+pub fn interrupt_route(line: u32, mode: TriggerMode) -> Result<bool, Status> {
+    // Of most devices; the device tree says it of each, to whoever drives it.
+    let level = mode != TriggerMode::Edge;
+    let to = crate::cpu::by_index(0).arch.target.get();
+    if gic::route(line, level, to) {
+        Ok(level)
+    } else {
+        Err(Status::Unsupported)
+    }
+}
+
+/// Masks an interrupt line.
+pub fn interrupt_mask(line: u32) {
+    gic::mask(line);
+}
+
+/// Unmasks an interrupt line.
+pub fn interrupt_unmask(line: u32) {
+    gic::unmask(line);
+}
+
+/// Asks firmware to end the machine.
+pub fn power(action: PowerAction) -> Status {
+    match action {
+        PowerAction::Off => psci::system_off(),
+        PowerAction::Reset => psci::system_reset(),
+    }
+    Status::Unsupported
+}
+
+/// Stops the current CPU for good.
+pub fn halt() -> ! {
+    loop {
+        // SAFETY: interrupts are masked; the CPU waits, and whatever wakes it leads back into the loop.
+        unsafe { asm!("msr daifset, #0xf", "wfi", options(nomem, nostack)) };
+    }
+}
+
+/// Has the other CPUs stop: the kernel has panicked. They do when they next take interrupts.
+pub fn stop_others() {
+    if gic::version() != 0 {
+        gic::send_to_others(gic::STOP);
+    }
+}
+
+/// Writes a range back to memory, for who reads it with caches off.
+pub fn clean_to_memory(start: u64, size: u64) {
+    // CTR_EL0.DminLine: log2 of words.
+    let line = 4 << (read!("ctr_el0") >> 16 & 0xf);
+    let mut at = start & !(line - 1);
+    while at < start + size {
+        // SAFETY: cleaning changes no data.
+        unsafe { asm!("dc cvac, {}", in(reg) at, options(nostack, preserves_flags)) };
+        at += line;
+    }
+    sysreg::dsb();
+    isb();
+}

@@ -1,0 +1,277 @@
+//! From the boot code to the root task.
+
+use super::firmware::device_tree::Gic;
+use super::firmware::psci;
+use super::paging::{self, KernelRights};
+use super::sysreg::{isb, read, write};
+use super::{CpuArch, boot, clock, entry, features, interrupts as gic, layout, smp, traps, uart};
+use crate::addr::{HostPhys, HostVirt};
+use crate::boot::memory_map::{MemoryMap, PhysRange, RegionKind};
+use crate::boot::{BootParams, handover};
+use crate::cell::Ref;
+use crate::cpu::{self, Cpu};
+use crate::mem::{self, PAGE};
+use crate::panic::refuse;
+use crate::root::{self, Machine};
+use crate::{early_log, epoch, logring};
+use abi::boot::BootInfo;
+use abi::cap::MemoryKind;
+use core::arch::asm;
+
+/// Pages of a CPU's kernel stack.
+const STACK_PAGES: usize = 4;
+/// Milliseconds of a time slice without a budget.
+const TIME_SLICE: u64 = 10;
+/// Affinity in MPIDR_EL1.
+const AFFINITY: u64 = 0xff_00ff_ffff;
+
+unsafe extern "C" {
+    static __boot_text_end: u8;
+    static __text_start: u8;
+    static __text_end: u8;
+    static __rodata_start: u8;
+    static __rodata_end: u8;
+    static __data_start: u8;
+    static __bss_end: u8;
+}
+
+/// Called by the boot code, on its stack and tables.
+pub fn kernel_main(params: &'static BootParams) -> ! {
+    log::info!("Bulkhead {}", env!("CARGO_PKG_VERSION"));
+    if let Err(why) = features::check() {
+        refuse(format_args!("panic: {why}"));
+    }
+    if clock::counter_hz() == 0 {
+        refuse(format_args!(
+            "panic: firmware has not set the counter's frequency"
+        ));
+    }
+    let Some(bundle) = params.bundle else {
+        refuse(format_args!(
+            "panic: no boot bundle: the loader passed no initial RAM disk"
+        ));
+    };
+    // SAFETY: the boot code has checked that the bundle is RAM, mapped and claimed it; nothing writes to it before
+    // the root task runs.
+    let head = match unsafe { handover::read_bundle(bundle) } {
+        Ok(head) => head,
+        Err(why) => refuse(format_args!("panic: {why}")),
+    };
+    let Some(interrupts) = boot::machine().gic else {
+        refuse(format_args!(
+            "panic: no interrupt controller that can host VMs: GICv2 or GICv3 is needed"
+        ));
+    };
+    let mut map = params.memory_map.clone();
+    let pool = make_pool(&mut map, params);
+    if map_kernel(pool, &interrupts).is_none() {
+        refuse(format_args!("panic: the kernel pool is too small"));
+    }
+    let Some(first) = make_cpu(0, read!("mpidr_el1") & AFFINITY) else {
+        refuse(format_args!("panic: the kernel pool is too small"));
+    };
+    psci::set_conduit(boot::machine().conduit);
+    // SAFETY: the kernel's tables map everything in use.
+    unsafe { load_kernel_tables() };
+    gic::init(&interrupts);
+    enter_cpu(first);
+    early_log::redirect(logring::append_text);
+    log::info!("guests: EL2, GICv{}", gic::version());
+    start_others();
+
+    for range in gic::ranges(&interrupts) {
+        // Fails with too many regions; then it is no memory of anybody.
+        let _ = map.add(range.start().0, range.size(), RegionKind::Kernel);
+    }
+    let info = boot_info(params, &map, pool, &interrupts);
+    let machine = Machine {
+        info,
+        bundle,
+        head: &head,
+    };
+    if let Err(status) = root::start(&first, machine) {
+        refuse(format_args!(
+            "panic: cannot start the root task: {}",
+            status.name()
+        ));
+    }
+    run()
+}
+
+/// Called by the boot code of the other CPUs, on their stacks and the kernel's tables.
+pub fn ap_main(index: usize) -> ! {
+    enter_cpu(cpu::by_index(index as u32));
+    epoch::pass();
+    run()
+}
+
+fn make_pool(map: &mut MemoryMap, params: &BootParams) -> PhysRange {
+    let end = paging::physical_end();
+    let all = PhysRange::new(HostPhys(PAGE), end - PAGE);
+    let pool = all.and_then(|all| handover::claim_pool(map, &params.command_line, all));
+    let Some(pool) = pool.filter(|&pool| boot::map(pool, KernelRights::ReadWrite).is_some()) else {
+        refuse(format_args!("panic: too little free memory for the kernel"));
+    };
+    // SAFETY: free RAM, claimed, and mapped in the window just now.
+    unsafe { mem::init(pool.start(), pool.size()) };
+    pool
+}
+
+/// Builds the kernel's own tables: image by rights, start-up code where it is, pool, device registers.
+fn map_kernel(pool: PhysRange, interrupts: &Gic) -> Option<()> {
+    paging::init_kernel()?;
+    let image = [
+        (
+            &raw const __text_start,
+            &raw const __text_end,
+            KernelRights::ReadExecute,
+        ),
+        (
+            &raw const __rodata_start,
+            &raw const __rodata_end,
+            KernelRights::Read,
+        ),
+        (
+            &raw const __data_start,
+            &raw const __bss_end,
+            KernelRights::ReadWrite,
+        ),
+    ];
+    for (start, end, rights) in image {
+        let (start, end) = (start.addr() as u64, end.addr() as u64);
+        let at = HostVirt(start);
+        paging::map_kernel(at, layout::image_phys(at), end - start, rights)?;
+    }
+    let start = HostVirt((&raw const __text_start).addr() as u64);
+    let size = (&raw const __boot_text_end).addr() as u64 - start.0;
+    let phys = layout::image_phys(start);
+    paging::map_kernel(layout::window(phys), phys, size, KernelRights::ReadExecute)?;
+    let at = layout::window(pool.start());
+    paging::map_kernel(at, pool.start(), pool.size(), KernelRights::ReadWrite)?;
+    let uart = uart::base().and_then(|base| PhysRange::new(base, PAGE));
+    for range in gic::ranges(interrupts).chain(uart) {
+        let range = range.outward();
+        let at = layout::window(range.start());
+        paging::map_kernel(at, range.start(), range.size(), KernelRights::Device)?;
+    }
+    Some(())
+}
+
+/// Loads the kernel's own tables.
+///
+/// # Safety
+/// They map everything in use.
+unsafe fn load_kernel_tables() {
+    write!("ttbr0_el2", paging::kernel_root().0);
+    // SAFETY: drops translations of the boot tables; what is in use is translated the same by both.
+    unsafe { asm!("isb", "tlbi alle2", "dsb nsh", "isb", options(nostack)) };
+}
+
+/// Makes the data of CPU `index`.
+fn make_cpu(index: u32, affinity: u64) -> Option<Ref<Cpu>> {
+    let stack = mem::alloc_adjoining(STACK_PAGES)?;
+    let page = mem::alloc_adjoining(size_of::<Cpu>().div_ceil(PAGE as usize))?;
+    let stack_top = stack.virt.0 + STACK_PAGES as u64 * PAGE;
+    let arch = CpuArch::new(index, stack_top, affinity);
+    let cpu = Cpu::new(arch, index, clock::ticks(TIME_SLICE * 1000));
+    // SAFETY: fresh pages, large enough and never freed.
+    let cpu = unsafe {
+        (page.virt.0 as *mut Cpu).write(cpu);
+        Ref::from_address(page.virt.0)
+    };
+    cpu::register(cpu);
+    Some(cpu)
+}
+
+/// Makes this CPU one of the kernel's, with `cpu` as its data.
+fn enter_cpu(cpu: Ref<Cpu>) {
+    write!("tpidr_el2", cpu.address());
+    entry::init_vectors();
+    features::enable_on_this_cpu();
+    match gic::init_this_cpu() {
+        Some(target) => cpu.arch.target.set(target),
+        None => log::error!(
+            "CPU {}: no interface to the interrupt controller",
+            cpu.index
+        ),
+    }
+    isb();
+}
+
+fn start_others() {
+    let me = read!("mpidr_el1") & AFFINITY;
+    let mut index = 1;
+    for id in boot::machine().cpus.iter().filter(|&id| id != me) {
+        if index as usize >= abi::boot::MAX_CPUS {
+            break;
+        }
+        let Some(cpu) = make_cpu(index, id) else {
+            log::warn!("no memory for CPU {id:#x} and those after it");
+            break;
+        };
+        let stack = HostVirt(cpu.arch.stack_top);
+        // SAFETY: the kernel's tables map image, start-up code and stack, which was made for this CPU.
+        if unsafe { smp::start(id, index as usize, stack, paging::kernel_root()) } {
+            index += 1;
+        } else {
+            log::warn!("CPU {id:#x} did not start");
+            cpu::unregister(index);
+        }
+    }
+    log::info!("{} CPUs", cpu::count());
+}
+
+fn boot_info(params: &BootParams, map: &MemoryMap, pool: PhysRange, interrupts: &Gic) -> BootInfo {
+    let end = HostPhys(paging::physical_end());
+    let (regions, region_count) = root::memory_regions(map, end, &[], |_| MemoryKind::Device);
+    let bundle = params.bundle.unwrap_or(pool);
+    let mut cpu_ids = [0; abi::boot::MAX_CPUS];
+    for cpu in cpu::all() {
+        cpu_ids[cpu.index as usize] = cpu.arch.affinity as u32;
+    }
+    let uart = boot::machine().uart.filter(|_| uart::base().is_some());
+    let gic_vcpu_interface = match interrupts {
+        Gic::V2 { vcpu_interface, .. } => vcpu_interface.start().0,
+        Gic::V3 { .. } => 0,
+    };
+    BootInfo {
+        magic: abi::boot::BOOT_INFO_MAGIC,
+        abi_version: abi::ABI_VERSION,
+        utcb_size: abi::PAGE_SIZE as u32,
+        counter_hz: clock::counter_hz(),
+        cpus: cpu::count(),
+        interrupts: gic::lines().min(crate::interrupt::MAX_LINES as u32),
+        virtualization: super::virtualization() as u32,
+        region_count,
+        rsdp: 0,
+        bundle_base: bundle.start().0,
+        bundle_size: bundle.size(),
+        xcr0_mask: 0,
+        boot_counter: params.boot_counter,
+        quota_pages: 0,
+        uart_port: 0,
+        kernel_bytes: pool.size() + boot::image_range().size(),
+        device_tree: params.device_tree.map_or(0, |at| at.0),
+        uart_memory: uart.map_or(0, |uart| uart.range.start().0),
+        uart_interrupt: uart.and_then(|uart| uart.interrupt).unwrap_or(u32::MAX),
+        gic_version: gic::version(),
+        gic_vcpu_interface,
+        list_registers: gic::virtual_interface::list_registers() as u32,
+        reserved: 0,
+        id_registers: features::id_registers(),
+        cpu_ids,
+        regions,
+    }
+}
+
+/// Leaves the boot stack for this CPU's own and runs.
+fn run() -> ! {
+    extern "C" fn go() -> ! {
+        traps::run(super::current_cpu())
+    }
+    // SAFETY: the stack is this CPU's; nothing on the old one is needed.
+    unsafe {
+        asm!("mov sp, {}", "mov x29, xzr", "mov x30, xzr", "b {}",
+             in(reg) super::current_cpu().arch.stack_top, sym go, options(noreturn))
+    }
+}

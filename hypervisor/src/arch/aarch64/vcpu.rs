@@ -1,0 +1,431 @@
+//! The Arm part of a vCPU.
+//!
+//! A vCPU's registers stay in the CPU while threads run, until another vCPU is entered there; so the round trip to a
+//! monitor moves only the general registers and those that act on threads.
+
+use super::entry::{self, cause};
+use super::features::{
+    CNTHCTL_GUEST, HCR_GUEST, HCR_SERROR, HCR_THREAD, has_pointer_authentication,
+};
+use super::interrupts::virtual_interface::{self, ENABLE, Interface};
+use super::sysreg::{isb, read, write};
+use super::traps::{self, class};
+use super::virt::{El1, Fp, Keys, StatePage, Thread};
+use crate::context::State;
+use crate::cpu::Cpu;
+use crate::mem::KernelPage;
+use crate::space::Space;
+use crate::vcpu::Exit;
+use abi::vcpu::aarch64::{
+    CONTROL_HALT, CONTROL_SERROR, GIC_ENTRY_NOT_PRESENT, GIC_NO_PENDING, GIC_UNDERFLOW, Groups,
+    LIST_EOI, LIST_GROUP1, LIST_INTID, LIST_SOURCE_SHIFT, LIST_STATE,
+};
+use abi::vcpu::{ExitKind, FAULT_FETCH, FAULT_LINEAR, FAULT_READ, FAULT_WRITE};
+
+/// Pages that a vCPU takes beside its own and its state page.
+pub fn pages_per_vcpu() -> Option<usize> {
+    Some(0)
+}
+
+/// What the monitor asked for in its reply.
+pub struct VcpuReply {
+    /// Do not run until a kick, the deadline or the virtual timer.
+    pub halt: bool,
+    /// The new deadline, if it changed.
+    pub deadline: Option<u64>,
+}
+
+/// How [`VcpuArch::enter`] ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Outcome {
+    /// Tell the monitor.
+    Exit(Exit),
+    /// An interrupt of the machine is pending.
+    Interrupt,
+    /// Enter again, after looking for kicks.
+    Resume,
+}
+
+/// Does what ended guest mode, if it was the host's; the exit for the monitor otherwise. Interrupts can end any
+/// object: nothing that the caller holds is certain to be there after `None`.
+#[inline]
+pub fn after_guest(cpu: &Cpu, outcome: Outcome) -> Option<Exit> {
+    match outcome {
+        Outcome::Exit(exit) => return Some(exit),
+        Outcome::Interrupt => traps::interrupts(cpu),
+        Outcome::Resume => {}
+    }
+    None
+}
+
+/// The virtual timer of the vCPU that is loaded has fired: it is masked, and the monitor will be told.
+pub fn timer_fired(cpu: &Cpu) {
+    let Some(vcpu) = cpu.arch.guest.get() else {
+        return El1::stop_timer();
+    };
+    El1::mask_loaded_timer();
+    vcpu.arch.with_mut(|arch| arch.timer_fired = true);
+    if vcpu.context.state.get() == State::Halted {
+        vcpu.context.wake(cpu);
+    }
+}
+
+/// A maintenance interrupt outside of guest mode: what asked for it is off by now.
+pub fn maintenance(_cpu: &Cpu) {}
+
+/// Exception class and fault status codes of aborts (Arm ARM D17.2.37).
+mod abort {
+    /// Write, not read.
+    pub const WRITE: u64 = 1 << 6;
+    /// The fault is in a walk of the guest's own tables.
+    pub const WALK: u64 = 1 << 7;
+    /// FAR_EL2 is not valid.
+    pub const NO_ADDRESS: u64 = 1 << 10;
+
+    /// Type of the fault, without the level.
+    pub const fn status(syndrome: u64) -> u64 {
+        syndrome >> 2 & 0xf
+    }
+    pub const ADDRESS_SIZE: u64 = 0;
+    pub const TRANSLATION: u64 = 1;
+    pub const ACCESS_FLAG: u64 = 2;
+    pub const PERMISSION: u64 = 3;
+}
+
+/// SPSR bits that a monitor sets: flags, DIT, UAO, PAN, SSBS, BTYPE, exception masks and mode.
+const PSTATE_64: u64 = 0xf1c0_1fdf;
+/// The same for AArch32 at EL0: all but IL and SS.
+const PSTATE_32: u64 = 0xffcf_ffff;
+/// EL1h with everything masked.
+const PSTATE_DEFAULT: u64 = 0x3c5;
+
+fn pstate(asked: u64) -> u64 {
+    match asked & 0x1f {
+        0b00000 | 0b00100 | 0b00101 => asked & PSTATE_64,
+        0b10000 => asked & PSTATE_32,
+        _ => PSTATE_DEFAULT,
+    }
+}
+
+/// What a monitor can ask of the virtual CPU interface.
+const GIC_CONTROLS: u64 = GIC_UNDERFLOW | GIC_ENTRY_NOT_PRESENT | GIC_NO_PENDING;
+/// What a monitor can put into a list register: no tie to an interrupt of the machine.
+const LIST_BITS: u64 =
+    LIST_STATE | LIST_GROUP1 | 0xff << 48 | LIST_EOI | LIST_INTID | 7 << LIST_SOURCE_SHIFT;
+
+/// Registers of a vCPU.
+pub struct VcpuArch {
+    page: StatePage,
+    pc: u64,
+    pstate: u64,
+    /// Always here outside of guest mode.
+    thread: Thread,
+    /// Here unless `resident`, like those below.
+    el1: El1,
+    keys: Keys,
+    interface: Interface,
+    fp: Fp,
+    resident: bool,
+    /// The interface may ask for maintenance.
+    watched: bool,
+    /// Why it did.
+    maintenance: u64,
+    /// The virtual timer has fired, and the monitor was not told.
+    timer_fired: bool,
+    /// A virtual SError is pending.
+    serror: bool,
+}
+
+impl VcpuArch {
+    /// A vCPU with its state page.
+    pub fn new(_pages: &[KernelPage], state: KernelPage) -> VcpuArch {
+        VcpuArch {
+            page: StatePage::new(state),
+            pc: 0,
+            pstate: PSTATE_DEFAULT,
+            thread: Thread::default(),
+            el1: El1::default(),
+            keys: Keys::default(),
+            interface: Interface::default(),
+            fp: Fp::default(),
+            resident: false,
+            watched: false,
+            maintenance: 0,
+            timer_fired: false,
+            serror: false,
+        }
+    }
+
+    /// Whether the monitor has to be told something though the guest does not run.
+    pub fn has_event(&self) -> bool {
+        self.timer_fired || self.maintenance != 0
+    }
+
+    /// Enters guest mode until something ends it. The vCPU is the one in `cpu.arch.guest`.
+    #[inline]
+    pub fn enter(&mut self, cpu: &Cpu, guest: &Space) -> Outcome {
+        if self.has_event() {
+            return Outcome::Exit(self.take_event());
+        }
+        if !self.resident {
+            self.make_resident();
+        }
+        cpu.arch.forget_space();
+        super::load_tables(guest);
+        // Before walks of the guest's tables are possible (`TCR_THREAD`).
+        isb();
+        let serror = if self.serror { HCR_SERROR } else { 0 };
+        write!("hcr_el2", HCR_GUEST | serror);
+        self.thread.load();
+        write!("cnthctl_el2", CNTHCTL_GUEST);
+        write!("elr_el2", self.pc);
+        write!("spsr_el2", self.pstate);
+        if self.watched {
+            virtual_interface::set_control(ENABLE | self.interface.control);
+        }
+        // SAFETY: the state page begins with the registers; the machine's state is the guest's.
+        let why = unsafe { entry::enter_guest(self.page.address()) };
+        let outcome = match why {
+            cause::INTERRUPT => Outcome::Interrupt,
+            cause::SYNCHRONOUS => decode(),
+            // SError: the monitor decides what becomes of its guest.
+            _ => Outcome::Exit(Exit {
+                kind: ExitKind::Other,
+                instruction_length: 0,
+                info: [read!("esr_el2"), 0, 0],
+            }),
+        };
+        self.pc = read!("elr_el2");
+        self.pstate = read!("spsr_el2");
+        self.thread.save();
+        if self.serror {
+            self.serror = read!("hcr_el2") & HCR_SERROR != 0;
+        }
+        Thread::load_for_threads();
+        isb();
+        write!("hcr_el2", HCR_THREAD);
+        if self.watched {
+            self.maintenance = virtual_interface::maintenance();
+            virtual_interface::set_control(ENABLE);
+            if self.maintenance != 0 {
+                self.interface.control = 0;
+                self.watched = false;
+                // An end of interrupt asks again as long as it is in a list register.
+                virtual_interface::set_control(0);
+            }
+        }
+        outcome
+    }
+
+    #[cold]
+    fn take_event(&mut self) -> Exit {
+        let (kind, info) = if core::mem::take(&mut self.timer_fired) {
+            (ExitKind::VirtualTimer, 0)
+        } else {
+            (
+                ExitKind::InterruptController,
+                core::mem::take(&mut self.maintenance),
+            )
+        };
+        Exit {
+            kind,
+            instruction_length: 0,
+            info: [info, 0, 0],
+        }
+    }
+
+    #[cold]
+    fn make_resident(&mut self) {
+        self.el1.load();
+        if has_pointer_authentication() {
+            self.keys.load();
+        }
+        self.fp.load();
+        virtual_interface::load(&self.interface);
+        virtual_interface::set_control(ENABLE);
+        self.resident = true;
+        isb();
+    }
+
+    /// Takes the registers out of the CPU.
+    pub fn suspend(&mut self) {
+        if !self.resident {
+            return;
+        }
+        self.resident = false;
+        self.el1.save();
+        if has_pointer_authentication() {
+            self.keys.save();
+        }
+        self.fp.save();
+        virtual_interface::save(&mut self.interface);
+        virtual_interface::set_control(0);
+        El1::stop_timer();
+    }
+
+    /// Writes the groups in `groups` to the state page.
+    #[inline]
+    pub fn save(&mut self, _cpu: &Cpu, groups: u64) {
+        let groups = Groups::from_bits_truncate(groups);
+        let page = self.page;
+        page.set_pc(self.pc);
+        page.set_pstate(self.pstate);
+        if groups.intersects(Groups::SYSTEM | Groups::TIMER) {
+            if self.resident {
+                self.el1.save();
+            }
+            self.el1.to_page(page);
+            self.thread.to_page(page);
+        }
+        if groups.contains(Groups::GIC) {
+            if self.resident {
+                virtual_interface::save(&mut self.interface);
+            }
+            page.set_gic_control(self.interface.control);
+            page.set_vmcr(self.interface.vmcr);
+            page.set_active_priorities(self.interface.active);
+            page.set_list(self.interface.list);
+        }
+    }
+
+    /// Takes the groups in `groups` from the state page.
+    #[inline]
+    pub fn load(&mut self, _cpu: &Cpu, groups: u64) -> VcpuReply {
+        let groups = Groups::from_bits_truncate(groups);
+        let page = self.page;
+        if groups.contains(Groups::PC) {
+            self.pc = page.pc();
+        }
+        if groups.contains(Groups::PSTATE) {
+            self.pstate = pstate(page.pstate());
+        }
+        if groups.intersects(Groups::SYSTEM | Groups::TIMER | Groups::IDENTITY) {
+            self.load_system();
+        }
+        if groups.contains(Groups::GIC) {
+            self.load_interface();
+        }
+        let controls = if groups.contains(Groups::CONTROLS) {
+            page.controls()
+        } else {
+            0
+        };
+        if groups.contains(Groups::CONTROLS) {
+            self.serror = controls & CONTROL_SERROR != 0;
+        }
+        VcpuReply {
+            halt: controls & CONTROL_HALT != 0,
+            deadline: groups.contains(Groups::DEADLINE).then(|| page.deadline()),
+        }
+    }
+
+    #[cold]
+    fn load_system(&mut self) {
+        if self.resident {
+            self.el1.save();
+        }
+        self.el1.take_from_page(self.page);
+        self.thread.take_from_page(self.page);
+        if self.resident {
+            self.el1.load();
+        }
+    }
+
+    fn load_interface(&mut self) {
+        let page = self.page;
+        self.interface = Interface {
+            control: page.gic_control() & GIC_CONTROLS,
+            vmcr: page.vmcr() & 0xffff_ffff,
+            active: page.active_priorities(),
+            list: page.list().map(|list| list & LIST_BITS),
+        };
+        self.watched =
+            self.interface.control != 0 || self.interface.list.iter().any(|l| l & LIST_EOI != 0);
+        if self.resident {
+            virtual_interface::load(&self.interface);
+            virtual_interface::set_control(ENABLE);
+        }
+    }
+
+    /// Takes the vCPU off this CPU, before it ends.
+    pub fn leave_cpu(&mut self, cpu: &Cpu) {
+        self.suspend();
+        if let Some(loaded) = cpu.arch.guest.get()
+            && core::ptr::eq(loaded.arch.as_ptr(), self)
+        {
+            cpu.arch.guest.set(None);
+        }
+    }
+}
+
+/// What a synchronous exception of the guest means, as long as the machine's state is the guest's.
+fn decode() -> Outcome {
+    let syndrome = read!("esr_el2");
+    // IL: the instruction has 32 bits.
+    let length = if syndrome & 1 << 25 != 0 { 4 } else { 2 };
+    let exit = |kind, instruction_length, info| {
+        Outcome::Exit(Exit {
+            kind,
+            instruction_length,
+            info,
+        })
+    };
+    match class::of(syndrome) {
+        class::WAIT if syndrome & 1 == 0 => exit(ExitKind::Halt, length, [0; 3]),
+        class::WAIT => exit(ExitKind::Pause, length, [0; 3]),
+        class::HYPERCALL => exit(ExitKind::Hypercall, 0, [syndrome, 0, 0]),
+        class::FIRMWARE_CALL => exit(ExitKind::FirmwareCall, length, [syndrome, 0, 0]),
+        class::SYSTEM_REGISTER => exit(ExitKind::SystemRegister, length, [syndrome, 0, 0]),
+        class::INSTRUCTION_ABORT | class::DATA_ABORT => match fault(syndrome) {
+            Some(info) => exit(ExitKind::StageTwoFault, length, info),
+            None if abort::status(syndrome) > abort::PERMISSION => {
+                exit(ExitKind::Other, 0, [syndrome, 0, 0])
+            }
+            None => Outcome::Resume,
+        },
+        _ => exit(ExitKind::Other, 0, [syndrome, 0, 0]),
+    }
+}
+
+/// Qualification of a stage-2 fault; `None` if it is no such fault, or the guest has changed its tables since.
+fn fault(syndrome: u64) -> Option<[u64; 3]> {
+    let address = read!("far_el2");
+    let in_walk = syndrome & abort::WALK != 0;
+    let page = match abort::status(syndrome) {
+        abort::ADDRESS_SIZE | abort::TRANSLATION | abort::ACCESS_FLAG => fault_page(),
+        abort::PERMISSION if in_walk => fault_page(),
+        // HPFAR_EL2 does not hold it then (Arm ARM D17.2.62).
+        abort::PERMISSION => translate(address)?,
+        _ => return None,
+    };
+    let mut flags = if class::of(syndrome) == class::INSTRUCTION_ABORT {
+        FAULT_FETCH
+    } else if syndrome & abort::WRITE != 0 {
+        FAULT_WRITE
+    } else {
+        FAULT_READ
+    };
+    if syndrome & abort::NO_ADDRESS == 0 && !in_walk {
+        flags |= FAULT_LINEAR;
+    }
+    let offset = if in_walk { 0 } else { address & 0xfff };
+    Some([flags | syndrome << 32, page | offset, address])
+}
+
+/// HPFAR_EL2: bits 51:12 of the address are in 43:4.
+fn fault_page() -> u64 {
+    (read!("hpfar_el2") & 0xfff_ffff_fff0) << 8
+}
+
+/// Translates a guest's address by its own tables.
+fn translate(address: u64) -> Option<u64> {
+    let before = read!("par_el1");
+    // SAFETY: translates without access; PAR_EL1, the guest's, is put back.
+    unsafe {
+        core::arch::asm!("at s1e1r, {}", "isb", in(reg) address, options(nostack, preserves_flags))
+    };
+    let result = read!("par_el1");
+    write!("par_el1", before);
+    (result & 1 == 0).then_some(result & 0x000f_ffff_ffff_f000)
+}

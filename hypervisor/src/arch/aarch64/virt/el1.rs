@@ -1,0 +1,123 @@
+//! System registers of EL1 and EL0.
+//!
+//! Every one that a guest can write without a trap is in one of these tables. Those of [`Thread`] act on EL0 under the
+//! kernel too, and are switched at every exit; the others stay loaded until another vCPU runs.
+
+use super::{StatePage, get, set};
+use crate::arch::features;
+use crate::arch::sysreg::{read, write};
+
+macro_rules! registers {
+    ($(#[$doc:meta])* $table:ident { $($field:ident = $name:literal $(as $page:ident)?,)* }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, Default)]
+        pub struct $table { $($field: u64,)* }
+
+        impl $table {
+            /// Reads the registers.
+            #[inline]
+            pub fn save(&mut self) {
+                $(self.$field = read!($name);)*
+            }
+
+            /// Writes the registers.
+            #[inline]
+            pub fn load(&self) {
+                $(write!($name, self.$field);)*
+            }
+
+            /// Copies what monitors see to the state page.
+            pub fn to_page(&self, page: StatePage) {
+                let _ = page;
+                $($(set!(page, $page, self.$field);)?)*
+            }
+
+            /// Takes what monitors see from the state page. Any value is the guest's own affair.
+            pub fn take_from_page(&mut self, page: StatePage) {
+                let _ = page;
+                $($(self.$field = get!(page, $page);)?)*
+            }
+        }
+    };
+}
+
+registers! {
+    /// Registers that act on EL0 whoever runs there.
+    Thread {
+        sctlr = "sctlr_el1" as sctlr_el1,
+        cpacr = "cpacr_el1" as cpacr_el1,
+        cntkctl = "cntkctl_el1",
+        tcr = "tcr_el1" as tcr_el1,
+        tpidr_el0 = "tpidr_el0" as tpidr_el0,
+        sp_el0 = "sp_el0" as sp_el0,
+    }
+}
+
+registers! {
+    /// Registers that act on guests only.
+    El1 {
+        sp_el1 = "sp_el1" as sp_el1,
+        elr = "elr_el1" as elr_el1,
+        spsr = "spsr_el1" as spsr_el1,
+        esr = "esr_el1" as esr_el1,
+        far = "far_el1" as far_el1,
+        afsr0 = "afsr0_el1",
+        afsr1 = "afsr1_el1",
+        ttbr0 = "ttbr0_el1" as ttbr0_el1,
+        ttbr1 = "ttbr1_el1" as ttbr1_el1,
+        mair = "mair_el1" as mair_el1,
+        amair = "amair_el1",
+        vbar = "vbar_el1" as vbar_el1,
+        contextidr = "contextidr_el1" as contextidr_el1,
+        tpidr_el1 = "tpidr_el1" as tpidr_el1,
+        tpidrro_el0 = "tpidrro_el0" as tpidrro_el0,
+        par = "par_el1",
+        csselr = "csselr_el1" as csselr_el1,
+        cntv_cval = "cntv_cval_el0" as cntv_cval,
+        cntv_ctl = "cntv_ctl_el0" as cntv_ctl,
+        cntvoff = "cntvoff_el2" as cntvoff,
+        vmpidr = "vmpidr_el2" as vmpidr,
+        vpidr = "vpidr_el2" as vpidr,
+    }
+}
+
+registers! {
+    /// Keys of pointer authentication, on CPUs that have it.
+    Keys {
+        ia_low = "S3_0_C2_C1_0",
+        ia_high = "S3_0_C2_C1_1",
+        ib_low = "S3_0_C2_C1_2",
+        ib_high = "S3_0_C2_C1_3",
+        da_low = "S3_0_C2_C2_0",
+        da_high = "S3_0_C2_C2_1",
+        db_low = "S3_0_C2_C2_2",
+        db_high = "S3_0_C2_C2_3",
+        ga_low = "S3_0_C2_C3_0",
+        ga_high = "S3_0_C2_C3_1",
+    }
+}
+
+impl Thread {
+    /// The values for threads.
+    #[inline]
+    pub fn load_for_threads() {
+        write!("sctlr_el1", features::SCTLR_THREAD);
+        write!("cpacr_el1", features::CPACR_THREAD);
+        write!("tcr_el1", features::TCR_THREAD);
+        write!("cntkctl_el1", features::CNTKCTL_THREAD);
+        write!("tpidr_el0", 0);
+        write!("cnthctl_el2", features::CNTHCTL_THREAD);
+    }
+}
+
+impl El1 {
+    /// Forbids the virtual timer to interrupt (CNTV_CTL_EL0.IMASK), where it is loaded.
+    pub fn mask_loaded_timer() {
+        write!("cntv_ctl_el0", read!("cntv_ctl_el0") | 1 << 1);
+    }
+
+    /// Switches the loaded timer off: its owner is not loaded any more.
+    pub fn stop_timer() {
+        write!("cntv_ctl_el0", 0);
+    }
+}
