@@ -14,10 +14,11 @@ mod tests;
 
 use super::exception::{self, Exception};
 use super::state::StatePage;
+use super::syndrome;
 use super::vm::Vm;
 use crate::once::Reported;
 use crate::platform::Platform;
-use abi::vcpu::aarch64::{CONTROL_HALT, Groups};
+use abi::vcpu::aarch64::{CONTROL_HALT, CONTROL_SERROR, Groups};
 use abi::vcpu::{ExitKind, exit_kind, instruction_length};
 use core::sync::atomic::Ordering;
 use rt::ipc::Words;
@@ -44,6 +45,10 @@ pub struct Vcpu<P> {
     leaving: bool,
     /// In WFI until an interrupt.
     halted: bool,
+    /// When the timer ends the wait, in ticks of the machine.
+    wake_at: u64,
+    /// The deadline that the kernel has.
+    deadline: u64,
     /// What the virtual CPU interface was asked for last.
     gic_control: u64,
     /// Kinds of exits that are wide, as bits.
@@ -65,6 +70,8 @@ impl<P: Platform> Vcpu<P> {
             on: false,
             leaving: false,
             halted: false,
+            wake_at: u64::MAX,
+            deadline: u64::MAX,
             gic_control: 0,
             wide: 0,
             reported_registers: Reported::new(),
@@ -81,17 +88,17 @@ impl<P: Platform> Vcpu<P> {
             return self.park();
         }
         match exit_kind(words[0]) {
-            Some(K::Kick) => self.kick(words[1]),
+            Some(K::Kick) => self.kick(words[1], words[2]),
             Some(K::VirtualTimer) => self.virtual_timer(),
             Some(K::StageTwoFault) => self.stage_two_fault(words),
             Some(K::SystemRegister) => self.system_register(words[1] as u32),
             Some(K::Halt) => self.halt(instruction(words)),
             Some(K::InterruptController) => self.interrupt_controller(),
-            Some(K::Hypercall) => self.firmware_call(),
-            Some(K::FirmwareCall) => self.skip(instruction(words)) | self.firmware_call(),
+            Some(K::Hypercall) => self.firmware_call(words[1]),
+            Some(K::FirmwareCall) => self.skip(instruction(words)) | self.firmware_call(words[1]),
             Some(K::Pause) => self.skip(instruction(words)),
             Some(K::Startup) => self.startup(),
-            Some(K::Other) => self.other(words[1]),
+            Some(K::Other) => self.other(words[1] as u32),
             Some(K::InvalidState) => self.broken("the processor refuses the guest's state", words),
             Some(_) => self.broken("an exit that is not handled", words),
             None => self.broken("an exit of unknown kind", words),
@@ -107,15 +114,27 @@ impl<P: Platform> Vcpu<P> {
 
     /// An exception that nothing is emulated for.
     #[cold]
-    fn other(&mut self, esr: u64) -> Groups {
-        let class = super::syndrome::class(esr as u32);
+    fn other(&mut self, esr: u32) -> Groups {
+        let class = syndrome::class(esr);
         if self.reported_others.first(class) {
             log::info!(
-                "exception of class {class:#x} at {:#x}: undefined instruction",
+                "the guest gets an exception of class {class:#x} (syndrome {esr:#x}), pc {:#x}",
                 self.state.pc()
             );
         }
-        exception::inject(&mut self.state, Exception::Undefined)
+        let exception = match class {
+            syndrome::class::SERROR => {
+                self.state.set_controls(CONTROL_SERROR);
+                return Groups::CONTROLS;
+            }
+            syndrome::class::DATA_ABORT_LOWER => Exception::DataAbort {
+                write: esr & syndrome::WNR != 0,
+                address: None,
+            },
+            syndrome::class::INSTRUCTION_ABORT_LOWER => Exception::PrefetchAbort { address: None },
+            _ => Exception::Undefined,
+        };
+        exception::inject(&mut self.state, exception)
     }
 
     /// Injects an exception at the instruction that caused an exit of a kind that can be widened.
@@ -148,6 +167,7 @@ impl<P: Platform> Vcpu<P> {
     /// Halts the vCPU until it is kicked.
     fn park(&mut self) -> Groups {
         self.state.set_controls(CONTROL_HALT);
+        self.deadline = u64::MAX;
         self.state.set_deadline(u64::MAX);
         Groups::CONTROLS | Groups::DEADLINE
     }

@@ -69,7 +69,7 @@ fn machine(vcpus: u32, version: Version) -> (Vec<Vcpu<World>>, World) {
     let vm: &'static Vm = Box::leak(Box::new(Vm {
         ram: ram(&[(RAM, 0x1_0000)]),
         id: GuestId::new(HostId(&[(register_key(3, 0, 0, 4, 0), 0x2222)]), version),
-        clock: Clock::new(BOOT),
+        clock: Clock::new(BOOT, 1_000_000),
         serial: Some(Serial {
             address: UART,
             line: 1,
@@ -189,6 +189,14 @@ fn a_guest_ends_its_machine() {
         let groups = exit(&mut vcpus[1], ExitKind::Kick, [KICK_VCPU, 0, 0]);
         assert!(halted(&vcpus[1], groups));
     }
+    // An instruction with another number is none of these calls.
+    let (mut vcpus, world) = machine(1, Version::V3);
+    vcpus[0].state.set_gpr(0, 0x8400_0008);
+    exit(&mut vcpus[0], ExitKind::Hypercall, [1, 0, 0]);
+    assert_eq!(
+        (vcpus[0].state.gpr(0), world.stopped.get()),
+        (u64::MAX, None)
+    );
     // SMC: the instruction is skipped.
     let (mut vcpus, _) = machine(1, Version::V3);
     vcpus[0].state.set_gpr(0, 0x8400_0000);
@@ -217,16 +225,24 @@ fn the_timer_wakes_a_waiting_vcpu() {
     let (mut vcpus, world) = machine(1, Version::V3);
     let vcpu = &mut vcpus[0];
     open_gic(vcpu);
+    vcpu.state.set_cntv_ctl(1);
+    vcpu.state.set_cntv_cval(100);
     let groups = exit(vcpu, ExitKind::Halt, [0; 3]);
-    assert!(halted(vcpu, groups) && groups.contains(Groups::PC));
+    assert!(halted(vcpu, groups) && groups.contains(Groups::PC | Groups::DEADLINE));
+    assert_eq!(vcpu.state.deadline(), BOOT + 120);
     // A kick for nothing: it sleeps on.
     let groups = exit(vcpu, ExitKind::Kick, [0; 3]);
+    assert!(halted(vcpu, groups) && !groups.contains(Groups::DEADLINE));
+    // The deadline, when the timer is not loaded: the guest goes on, and the timer fires.
+    let groups = exit(vcpu, ExitKind::Kick, [0, 1, 0]);
+    assert_eq!(groups, Groups::empty());
+    let groups = exit(vcpu, ExitKind::Halt, [0; 3]);
     assert!(halted(vcpu, groups));
     vcpu.state.set_cntv_ctl(3);
-    vcpu.state.set_cntv_cval(100);
     world.counter.set(BOOT + 100);
     let groups = exit(vcpu, ExitKind::VirtualTimer, [0; 3]);
-    assert_eq!(groups, Groups::GIC);
+    assert_eq!(groups, Groups::GIC | Groups::DEADLINE);
+    assert_eq!(vcpu.state.deadline(), u64::MAX);
     let list = vcpu.state.list(0);
     assert_eq!((list & 0x3ff, list >> 62), (27, 1));
     // Pending: WFI does not wait.
@@ -257,7 +273,8 @@ fn a_timer_that_is_set_anew_is_withdrawn() {
     assert_ne!(vcpu.state.list(0), 0);
     vcpu.state.set_cntv_ctl(1);
     vcpu.state.set_cntv_cval(200);
-    exit(vcpu, ExitKind::Kick, [0; 3]);
+    let groups = exit(vcpu, ExitKind::Halt, [0; 3]);
+    assert!(halted(vcpu, groups));
     assert_eq!(vcpu.state.list(0), 0);
 }
 
