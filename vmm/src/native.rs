@@ -142,7 +142,7 @@ impl Native {
             return u32::MAX;
         };
         match console::access(portal, request(register)) {
-            Ok(value) => value.into(),
+            Ok(value) => value,
             Err(error) => {
                 if !core::mem::replace(&mut self.console_failed, true) {
                     log::error!("the console server does not answer: {error:?}");

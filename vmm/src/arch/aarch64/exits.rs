@@ -11,9 +11,7 @@ pub const fn saved(kind: ExitKind) -> Groups {
     use ExitKind as K;
     match kind {
         K::Kick | K::VirtualTimer | K::InterruptController => Groups::GIC,
-        K::StageTwoFault => Groups::GIC.union(Groups::PC),
-        // When it goes on.
-        K::Halt => Groups::GIC.union(Groups::PC).union(Groups::TIMER),
+        K::Halt | K::StageTwoFault => Groups::GIC.union(Groups::PC),
         K::SystemRegister | K::FirmwareCall | K::Pause => Groups::PC,
         // The general registers alone.
         K::Hypercall | K::Startup => Groups::empty(),

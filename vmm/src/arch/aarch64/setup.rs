@@ -77,7 +77,7 @@ pub fn build(
     }
     Ok(Vm {
         id: GuestId::new(HostId(&environment.id_registers), version),
-        clock: Clock::new(rt::arch::counter(), program.environment.counter_hz),
+        clock: Clock::new(rt::arch::counter()),
         serial,
         gic: Mutex::new(Gic::new(version, vcpus, gic.list_registers)),
         powers: Vm::powers(vcpus, &start),

@@ -45,10 +45,6 @@ pub struct Vcpu<P> {
     leaving: bool,
     /// In WFI until an interrupt.
     halted: bool,
-    /// When the timer ends the wait, in ticks of the machine.
-    wake_at: u64,
-    /// The deadline that the kernel has.
-    deadline: u64,
     /// What the virtual CPU interface was asked for last.
     gic_control: u64,
     /// Kinds of exits that are wide, as bits.
@@ -70,8 +66,6 @@ impl<P: Platform> Vcpu<P> {
             on: false,
             leaving: false,
             halted: false,
-            wake_at: u64::MAX,
-            deadline: u64::MAX,
             gic_control: 0,
             wide: 0,
             reported_registers: Reported::new(),
@@ -88,7 +82,7 @@ impl<P: Platform> Vcpu<P> {
             return self.park();
         }
         match exit_kind(words[0]) {
-            Some(K::Kick) => self.kick(words[1], words[2]),
+            Some(K::Kick) => self.kick(words[1]),
             Some(K::VirtualTimer) => self.virtual_timer(),
             Some(K::StageTwoFault) => self.stage_two_fault(words),
             Some(K::SystemRegister) => self.system_register(words[1] as u32),
@@ -167,7 +161,6 @@ impl<P: Platform> Vcpu<P> {
     /// Halts the vCPU until it is kicked.
     fn park(&mut self) -> Groups {
         self.state.set_controls(CONTROL_HALT);
-        self.deadline = u64::MAX;
         self.state.set_deadline(u64::MAX);
         Groups::CONTROLS | Groups::DEADLINE
     }

@@ -7,13 +7,8 @@ use abi::vcpu::aarch64::{CONTROL_HALT, Groups, LIST_REGISTERS};
 use rt::protocol::supervisor::StopReason;
 
 impl<P: Platform> Vcpu<P> {
-    /// A device server or a vCPU has signalled, or the deadline has passed.
-    pub(super) fn kick(&mut self, bits: u64, expired: u64) -> Groups {
-        if expired != 0 {
-            // The kernel has forgotten it. The guest goes on, and the timer fires as soon as it is loaded.
-            self.deadline = u64::MAX;
-            self.halted = false;
-        }
+    /// A device server or a vCPU has signalled.
+    pub(super) fn kick(&mut self, bits: u64) -> Groups {
         let lines = bits & !KICK_VCPU;
         let pulses = |gic: &mut Gic, kicks: &mut Kicks| {
             let mut left = lines & (u64::MAX >> (64 - SPIS));
@@ -52,20 +47,8 @@ impl<P: Platform> Vcpu<P> {
 
     /// WFI.
     pub(super) fn halt(&mut self, length: u64) -> Groups {
-        let vcpu = self.id as usize;
-        let (control, compare) = (self.state.cntv_ctl(), self.state.cntv_cval());
-        let clock = &self.vm.clock;
-        let met = clock.timer_met(control, compare, self.platform.counter());
-        self.wake_at = clock.deadline(control, compare);
         self.halted = true;
-        let groups = self.interrupts(|gic, _| {
-            if !met {
-                // The guest has set it anew before it took the interrupt. Elsewhere this is not looked for: what an exit
-                // would take longer for it is more than an interrupt for nothing costs now and then.
-                gic.withdraw(vcpu, VIRTUAL_TIMER);
-            }
-        });
-        groups | self.skip(length)
+        self.skip(length) | self.interrupts(|_, _| {})
     }
 
     /// Takes the interrupts back from the list registers, acts, and fills them again; for exits that save group
@@ -100,16 +83,9 @@ impl<P: Platform> Vcpu<P> {
         if self.halted {
             self.halted = !Gic::wakes(&new, self.state.vmcr());
         }
-        let mut deadline = u64::MAX;
         if self.halted {
             self.state.set_controls(CONTROL_HALT);
             groups |= Groups::CONTROLS;
-            deadline = self.wake_at;
-        }
-        if deadline != self.deadline {
-            self.deadline = deadline;
-            self.state.set_deadline(deadline);
-            groups |= Groups::DEADLINE;
         }
         groups
     }

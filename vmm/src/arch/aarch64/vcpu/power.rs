@@ -17,10 +17,8 @@ impl<P: Platform> Vcpu<P> {
         let answer = match call {
             Call::Answer(value) => value,
             Call::Suspend => {
-                // With the next exit, which saves the interrupts: as WFI. When the timer fires is not known here; a
-                // guest has to expect that the call ends early.
+                // With the next exit, which saves the interrupts: as WFI.
                 self.halted = true;
-                self.wake_at = self.vm.clock.soon(self.platform.counter());
                 self.platform.kick(self.id);
                 0
             }

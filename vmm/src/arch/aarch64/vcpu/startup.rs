@@ -27,7 +27,6 @@ impl<P: Platform> Vcpu<P> {
         let (entry, context) = self.vm.powers.lock().start(self.id)?;
         self.on = true;
         self.halted = false;
-        self.deadline = u64::MAX;
         let state = &mut self.state;
         for register in 0..GPRS {
             state.set_gpr(register, 0);
