@@ -3,7 +3,7 @@ use super::Vcpu;
 use crate::arch::aarch64::gic::lists::List;
 use crate::arch::aarch64::gic::{Gic, Kicks, SPIS, VIRTUAL_TIMER};
 use crate::platform::{KICK_VCPU, Platform};
-use abi::vcpu::aarch64::{CONTROL_HALT, Groups, LIST_REGISTERS};
+use abi::vcpu::aarch64::{CONTROL_HALT, Groups, LIST_EOI, LIST_REGISTERS, LIST_STATE};
 use rt::protocol::supervisor::StopReason;
 
 impl<P: Platform> Vcpu<P> {
@@ -63,7 +63,11 @@ impl<P: Platform> Vcpu<P> {
         let mut gic = self.vm.gic.lock();
         let used = gic.list_registers();
         for (i, value) in old.iter_mut().enumerate().take(used) {
-            *value = self.state.list(i);
+            // What has ended leaves its number behind: as good as empty.
+            let content = self.state.list(i);
+            if content & (LIST_STATE | LIST_EOI) != 0 {
+                *value = content;
+            }
         }
         gic.fold(vcpu, &old);
         act(&mut gic, &mut kicks);
