@@ -327,9 +327,7 @@ impl VcpuArch {
         } else {
             0
         };
-        if groups.contains(Groups::CONTROLS) {
-            self.serror = controls & CONTROL_SERROR != 0;
-        }
+        self.serror |= controls & CONTROL_SERROR != 0;
         VcpuReply {
             halt: controls & CONTROL_HALT != 0,
             deadline: groups.contains(Groups::DEADLINE).then(|| page.deadline()),
