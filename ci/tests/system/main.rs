@@ -8,3 +8,4 @@ mod endings;
 mod failures;
 mod hostile;
 mod sizes;
+mod vcpus;
