@@ -474,6 +474,36 @@ mod tests {
     }
 
     #[test]
+    fn several_vcpus_are_cores_of_one_package() {
+        let vendor = |name: &[u8; 4], vcpus| {
+            let name = u32::from_le_bytes(*name);
+            let host = move |leaf, sub| match everything(leaf, sub) {
+                answer if leaf == 0 => Leaf {
+                    ebx: name,
+                    ..answer
+                },
+                answer => answer,
+            };
+            let parameters = Parameters {
+                xcr0_mask: 7,
+                vcpus,
+                tsc_hz: 1,
+            };
+            let table = Table::new(host, &parameters);
+            let leaf = |number| table.get(number, 0, &NOW);
+            (
+                leaf(1).edx & 1 << 28 != 0,
+                leaf(4).eax >> 26,
+                leaf(0x8000_0001).ecx & CMP_LEGACY != 0,
+                leaf(0x8000_0008).ecx,
+            )
+        };
+        assert_eq!(vendor(b"Auth", 1), (false, 0, false, 0));
+        assert_eq!(vendor(b"Auth", 3), (true, 2, true, 0x2002));
+        assert_eq!(vendor(b"Genu", 3), (true, 2, false, 0));
+    }
+
+    #[test]
     fn kvm_and_topology() {
         let table = table(7);
         let signature = table.get(0x4000_0000, 0, &NOW);

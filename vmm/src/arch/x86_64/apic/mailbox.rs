@@ -250,4 +250,43 @@ mod tests {
         let mail = mailbox.take();
         assert_eq!((mail.init, mail.startup), (false, Some(0)));
     }
+
+    #[test]
+    fn nothing_is_lost_between_threads() {
+        const ROUNDS: u32 = 2000;
+        let mailbox = Mailbox::default();
+        let rung = AtomicU32::new(0);
+        let seen = std::thread::scope(|scope| {
+            for sender in 0..2u8 {
+                let (mailbox, rung) = (&mailbox, &rung);
+                scope.spawn(move || {
+                    for round in 0..ROUNDS {
+                        let vector = 32 + sender * 100 + (round % 100) as u8;
+                        if mailbox.post(message(Delivery::Fixed, vector, false)) {
+                            rung.fetch_add(1, Ordering::SeqCst);
+                        }
+                    }
+                    if mailbox.post(message(Delivery::Fixed, 254 + sender, false)) {
+                        rung.fetch_add(1, Ordering::SeqCst);
+                    }
+                });
+            }
+            // Looks only when it was told to.
+            let (mut looks, mut seen) = (0, std::collections::BTreeSet::new());
+            while !(seen.contains(&254) && seen.contains(&255)) {
+                if rung.load(Ordering::SeqCst) == looks {
+                    std::thread::yield_now();
+                    continue;
+                }
+                looks += 1;
+                let mut vectors = mailbox.take().vectors;
+                while let Some(vector) = vectors.highest() {
+                    vectors.remove(vector);
+                    seen.insert(vector);
+                }
+            }
+            seen
+        });
+        assert_eq!(seen.len(), 202);
+    }
 }
