@@ -7,4 +7,5 @@ mod direct;
 mod endings;
 mod failures;
 mod hostile;
+mod registers;
 mod sizes;
