@@ -8,18 +8,22 @@ use ci::{seconds, with_machine};
 use configs::{Architecture, Machine};
 
 /// Boots the hostile root task, which takes eight seconds of its machine.
-fn survives(name: &str, cpus: u32) -> Result<()> {
-    let artifacts = Artifacts::trials(Architecture::X86_64)?;
+fn survives(name: &str, architecture: Architecture, cpus: u32) -> Result<()> {
+    let kind = match architecture {
+        Architecture::X86_64 => Kind::QemuX86,
+        Architecture::Arm64 => Kind::QemuArm64,
+    };
+    let artifacts = Artifacts::trials(architecture)?;
     let image = Image {
         kernel: artifacts.kernel.clone(),
         bundle: bench::pack(&artifacts, HOSTILE)?,
         options: String::new(),
     };
-    let machine = Machine::usual(Architecture::X86_64, 512 << 20, cpus);
+    let machine = Machine::usual(architecture, 512 << 20, cpus);
     let settings = Settings::new(machine);
-    with_machine(name, Kind::QemuX86, &image, &settings, |machine| {
+    with_machine(name, kind, &image, &settings, |machine| {
         machine.expect(&format!("hostile: begin: {cpus} CPUs"), seconds(30))?;
-        let end = r"hostile: (done \d+ calls|FAILED.*)|bulkhead: (panic.*)";
+        let end = r"hostile: (done \d+ calls|FAILED.*)[\r\n]|bulkhead: (panic.*)[\r\n]";
         let end = machine.expect(end, seconds(60))?;
         let calls = end
             .strip_prefix("done ")
@@ -33,10 +37,20 @@ fn survives(name: &str, cpus: u32) -> Result<()> {
 
 #[test]
 fn the_kernel_survives_hostile_programs() {
-    survives("hostile", 1).unwrap();
+    survives("hostile", Architecture::X86_64, 1).unwrap();
 }
 
 #[test]
 fn the_kernel_survives_hostile_programs_on_two_cpus() {
-    survives("hostile-two-cpus", 2).unwrap();
+    survives("hostile-two-cpus", Architecture::X86_64, 2).unwrap();
+}
+
+#[test]
+fn the_arm_kernel_survives_hostile_programs() {
+    survives("hostile-arm", Architecture::Arm64, 1).unwrap();
+}
+
+#[test]
+fn the_arm_kernel_survives_hostile_programs_on_two_cpus() {
+    survives("hostile-arm-two-cpus", Architecture::Arm64, 2).unwrap();
 }
