@@ -23,7 +23,7 @@ fn survives(name: &str, architecture: Architecture, cpus: u32) -> Result<()> {
     let settings = Settings::new(machine);
     with_machine(name, kind, &image, &settings, |machine| {
         machine.expect(&format!("hostile: begin: {cpus} CPUs"), seconds(30))?;
-        let end = r"hostile: (done \d+ calls|FAILED.*)[\r\n]|bulkhead: (panic.*)[\r\n]";
+        let end = r"hostile: (done \d+ calls|FAILED.*)|bulkhead: (panic.*)";
         let end = machine.expect(end, seconds(60))?;
         let calls = end
             .strip_prefix("done ")
