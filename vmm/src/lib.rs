@@ -17,3 +17,4 @@ pub mod once;
 pub mod platform;
 #[cfg(target_os = "none")]
 pub mod setup;
+pub mod state;

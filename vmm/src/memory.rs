@@ -151,6 +151,25 @@ impl GuestRam {
         Ok(())
     }
 
+    /// Where a range of RAM is in this program's address space; nothing if a part of it is no RAM.
+    pub fn places(
+        &self,
+        at: GuestPhys,
+        size: u64,
+    ) -> impl Iterator<Item = core::ops::Range<usize>> + '_ {
+        let mut done = if self.contains(at, size) { 0 } else { size };
+        core::iter::from_fn(move || {
+            if done >= size {
+                return None;
+            }
+            let (place, run) = self.find(at.plus(done)).ok()?;
+            let start = self.chunks[place.chunk].memory.address() + place.offset;
+            let run = (run as u64).min(size - done);
+            done += run;
+            Some(start..start + run as usize)
+        })
+    }
+
     /// Copies bytes out.
     pub fn read(&self, at: GuestPhys, into: &mut [u8]) -> Result<(), NotRam> {
         let mut inside = Ok(());
@@ -231,5 +250,9 @@ mod tests {
         assert_eq!(ram.read(GuestPhys(u64::MAX), &mut [0; 2]), Err(NotRam));
         assert!(!ram.contains(GuestPhys(0x1_0ff8), 9));
         assert!(!ram.contains(GuestPhys(0x1000), u64::MAX));
+        let places: Vec<_> = ram.places(GuestPhys(0xff0), 0x20).collect();
+        assert_eq!(places.iter().map(|place| place.len()).sum::<usize>(), 0x20);
+        assert_eq!(places.len(), 2);
+        assert_eq!(ram.places(GuestPhys(0x2ff0), 0x20).count(), 0);
     }
 }

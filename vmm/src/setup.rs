@@ -145,17 +145,15 @@ pub fn start(program: &Program) -> Result<&'static Ends, SetupError> {
     Ok(world.ends)
 }
 
-/// Capabilities that signal each vCPU's kick as the others do; none for a single one.
+/// Capabilities that signal each vCPU's kick as the VM's vCPUs do.
 fn kicks(program: &Program, vcpus: &[VcpuEnvironment]) -> Result<&'static [Selector], SetupError> {
     let mut kicks = Vec::new();
-    if vcpus.len() > 1 {
-        for vcpu in vcpus {
-            let dst = program.selectors.one();
-            let badge = Badge(KICK_VCPU);
-            syscall::delegate_notification(vcpu.kick, DOMAIN, dst, Rights::SIGNAL, badge)
-                .purpose("delegating a vCPU's kick")?;
-            kicks.push(dst);
-        }
+    for vcpu in vcpus {
+        let dst = program.selectors.one();
+        let badge = Badge(KICK_VCPU);
+        syscall::delegate_notification(vcpu.kick, DOMAIN, dst, Rights::SIGNAL, badge)
+            .purpose("delegating a vCPU's kick")?;
+        kicks.push(dst);
     }
     Ok(kicks.leak())
 }

@@ -12,8 +12,12 @@
 //!
 //! What a program for the machine does not need is compiled for tests on the developer's machine alone.
 
+#[cfg(any(target_arch = "aarch64", not(target_os = "none")))]
+pub mod aarch64;
 #[cfg(any(target_arch = "x86_64", not(target_os = "none")))]
 pub mod x86_64;
 
+#[cfg(target_arch = "aarch64")]
+pub use aarch64 as current;
 #[cfg(target_arch = "x86_64")]
 pub use x86_64 as current;

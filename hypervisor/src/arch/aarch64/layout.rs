@@ -10,8 +10,8 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 /// Start of the window in which kernel-owned physical memory appears.
 pub const WINDOW: u64 = 0;
-/// Start of the image.
-pub const IMAGE: u64 = 0x0000_ffff_8000_0000;
+/// Start of the image. Bit 47 is clear in all kernel addresses: capabilities extend it ([`crate::slot::CapWord`]).
+pub const IMAGE: u64 = 0x0000_7fff_8000_0000;
 /// First guest-physical address that no mapping can have: 39 bits, what one table at level 1 translates.
 pub const GUEST_END: u64 = 1 << 39;
 

@@ -2,15 +2,14 @@
 
 pub mod boot;
 pub mod clock;
-pub mod device_tree;
 pub mod entry;
 pub mod fastpath;
 pub mod features;
+pub mod firmware;
 pub mod frame;
-pub mod gic;
+pub mod interrupts;
 pub mod layout;
 pub mod paging;
-pub mod psci;
 pub mod smp;
 pub mod start;
 pub mod sysreg;
@@ -38,6 +37,8 @@ use abi::Status;
 use abi::boot::Virtualization;
 use abi::syscall::{PowerAction, TriggerMode};
 use core::arch::asm;
+use firmware::psci;
+use interrupts as gic;
 use sysreg::{isb, read, write};
 
 /// The architecture's part of the per-CPU data.

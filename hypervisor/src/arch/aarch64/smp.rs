@@ -1,7 +1,8 @@
 //! Starting the other CPUs, by PSCI CPU_ON.
 
 use super::boot::ap_entry;
-use super::{clock, layout, psci};
+use super::firmware::psci;
+use super::{clock, layout};
 use crate::addr::{HostPhys, HostVirt};
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 

@@ -1,8 +1,10 @@
 //! From the boot code to the root task.
 
+use super::firmware::device_tree::Gic;
+use super::firmware::psci;
 use super::paging::{self, KernelRights};
 use super::sysreg::{isb, read, write};
-use super::{CpuArch, boot, clock, entry, features, gic, layout, psci, smp, traps, uart};
+use super::{CpuArch, boot, clock, entry, features, interrupts as gic, layout, smp, traps, uart};
 use crate::addr::{HostPhys, HostVirt};
 use crate::boot::memory_map::{MemoryMap, PhysRange, RegionKind};
 use crate::boot::{BootParams, handover};
@@ -116,7 +118,7 @@ fn make_pool(map: &mut MemoryMap, params: &BootParams) -> PhysRange {
 }
 
 /// Builds the kernel's own tables: image by rights, start-up code where it is, pool, device registers.
-fn map_kernel(pool: PhysRange, interrupts: &super::device_tree::Gic) -> Option<()> {
+fn map_kernel(pool: PhysRange, interrupts: &Gic) -> Option<()> {
     paging::init_kernel()?;
     let image = [
         (
@@ -219,12 +221,7 @@ fn start_others() {
     log::info!("{} CPUs", cpu::count());
 }
 
-fn boot_info(
-    params: &BootParams,
-    map: &MemoryMap,
-    pool: PhysRange,
-    interrupts: &super::device_tree::Gic,
-) -> BootInfo {
+fn boot_info(params: &BootParams, map: &MemoryMap, pool: PhysRange, interrupts: &Gic) -> BootInfo {
     let end = HostPhys(paging::physical_end());
     let (regions, region_count) = root::memory_regions(map, end, &[], |_| MemoryKind::Device);
     let bundle = params.bundle.unwrap_or(pool);
@@ -234,8 +231,8 @@ fn boot_info(
     }
     let uart = boot::machine().uart.filter(|_| uart::base().is_some());
     let gic_vcpu_interface = match interrupts {
-        super::device_tree::Gic::V2 { vcpu_interface, .. } => vcpu_interface.start().0,
-        super::device_tree::Gic::V3 { .. } => 0,
+        Gic::V2 { vcpu_interface, .. } => vcpu_interface.start().0,
+        Gic::V3 { .. } => 0,
     };
     BootInfo {
         magic: abi::boot::BOOT_INFO_MAGIC,

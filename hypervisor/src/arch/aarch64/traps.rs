@@ -2,7 +2,7 @@
 
 use super::entry::{self, cause};
 use super::sysreg::read;
-use super::{current_cpu, fastpath, gic, vcpu as arch_vcpu};
+use super::{current_cpu, fastpath, interrupts as gic, vcpu as arch_vcpu};
 use crate::cell::Ref;
 use crate::cpu::Cpu;
 use crate::thread::{Exception, Thread};

@@ -7,7 +7,7 @@ use super::entry::{self, cause};
 use super::features::{
     CNTHCTL_GUEST, HCR_GUEST, HCR_SERROR, HCR_THREAD, has_pointer_authentication,
 };
-use super::gic::virtual_interface::{self, ENABLE, Interface};
+use super::interrupts::virtual_interface::{self, ENABLE, Interface};
 use super::sysreg::{isb, read, write};
 use super::traps::{self, class};
 use super::virt::{El1, Fp, Keys, StatePage, Thread};

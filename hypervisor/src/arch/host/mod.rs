@@ -15,7 +15,7 @@ pub mod vcpu;
 mod virt;
 
 #[cfg(test)]
-#[path = "../aarch64/device_tree.rs"]
+#[path = "../aarch64/firmware/device_tree.rs"]
 #[allow(dead_code)]
 mod device_tree;
 

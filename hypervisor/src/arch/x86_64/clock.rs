@@ -6,7 +6,7 @@ use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use x86::io::{inb, inl, outb};
 
-use super::apic;
+use super::interrupts::apic;
 
 static TSC_HZ: AtomicU64 = AtomicU64::new(0);
 static TIMER_HZ: AtomicU64 = AtomicU64::new(0);

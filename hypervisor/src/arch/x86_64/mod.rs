@@ -1,15 +1,14 @@
 //! x86-64: what the portable core asks of the architecture.
 
-pub mod acpi;
-pub mod apic;
 pub mod boot;
 pub mod clock;
 pub mod entry;
 pub mod fastpath;
 pub mod features;
+pub mod firmware;
 pub mod frame;
 pub mod gdt;
-pub mod ioapic;
+pub mod interrupts;
 pub mod layout;
 pub mod paging;
 pub mod smp;
@@ -40,6 +39,7 @@ use abi::syscall::{PowerAction, TriggerMode};
 use core::arch::asm;
 use core::sync::atomic::{AtomicU32, Ordering};
 use gdt::{GdtTss, IoBitmap};
+use interrupts::{apic, ioapic};
 
 /// The architecture's part of the per-CPU data.
 #[repr(C)]

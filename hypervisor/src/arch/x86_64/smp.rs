@@ -5,7 +5,8 @@ use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use crate::addr::{HostPhys, HostVirt};
 use crate::boot::madt::ApicId;
 
-use super::{apic, clock};
+use super::clock;
+use super::interrupts::apic;
 
 /// What the entry code gives to the CPU that is being started.
 #[repr(C)]

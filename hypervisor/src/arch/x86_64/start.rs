@@ -1,9 +1,11 @@
 //! From the boot code to the root task.
 
 use super::features::CpuFeatures;
+use super::firmware::acpi;
 use super::gdt::GdtTss;
+use super::interrupts::{apic, ioapic};
 use super::paging::{self, KernelRights};
-use super::{CpuArch, acpi, apic, boot, clock, entry, ioapic, layout, smp, tags, traps, virt};
+use super::{CpuArch, boot, clock, entry, layout, smp, tags, traps, virt};
 use crate::addr::{HostPhys, HostVirt};
 use crate::boot::madt::{ApicId, Platform};
 use crate::boot::memory_map::{MemoryMap, PhysRange};

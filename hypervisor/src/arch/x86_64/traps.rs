@@ -1,7 +1,8 @@
 //! What happens on a kernel entry, and what the kernel does before it leaves.
 
 use super::frame::{Frame, SYSCALL};
-use super::{apic, cr2, current_cpu, entry};
+use super::interrupts::apic;
+use super::{cr2, current_cpu, entry};
 use crate::cell::Ref;
 use crate::cpu::Cpu;
 use crate::thread::{Exception, Thread};

@@ -1,59 +1,23 @@
-//! A vCPU's state page: typed, volatile access.
+//! A vCPU's state page.
+use crate::state::{Page, fields};
 use abi::vcpu::x86_64::{Segment, Table, VcpuState};
-use core::ptr::NonNull;
 
-/// The state page of a vCPU, shared with the kernel. A value is only as fresh as the last exit whose portal
-/// saves its group ([`crate::arch::x86_64::exits`]).
-#[derive(Debug)]
-pub struct StatePage {
-    page: NonNull<VcpuState>,
-}
-
-// SAFETY: all access is volatile, to plain numbers; the handle may move to the vCPU's handler thread.
-unsafe impl Send for StatePage {}
-
-macro_rules! fields {
-    ($($(#[$doc:meta])* $get:ident $set:ident: $type:ty,)*) => {$(
-        $(#[$doc])*
-        #[inline(always)]
-        pub fn $get(&self) -> $type {
-            // SAFETY: `new`'s promise; every bit pattern is a value of the type.
-            unsafe { (&raw const (*self.page.as_ptr()).$get).read_volatile() }
-        }
-
-        #[doc = concat!("Sets `", stringify!($get), "`; loaded when the reply names its group.")]
-        #[inline(always)]
-        pub fn $set(&mut self, value: $type) {
-            // SAFETY: `new`'s promise.
-            unsafe { (&raw mut (*self.page.as_ptr()).$get).write_volatile(value) }
-        }
-    )*};
-}
+/// The state page of an x86-64 vCPU.
+pub type StatePage = Page<VcpuState>;
 
 impl StatePage {
-    /// The state page at `address`.
-    ///
-    /// # Safety
-    /// A `VcpuState` is mapped there as long as the value lives, and nothing else in this program uses it.
-    pub unsafe fn new(address: usize) -> StatePage {
-        let page = core::ptr::with_exposed_provenance_mut(address);
-        StatePage {
-            page: NonNull::new(page).unwrap_or(NonNull::dangling()),
-        }
-    }
-
     /// General register `index` (order of the encoding); `rsp` only with its group.
     #[inline(always)]
     pub fn gpr(&self, index: usize) -> u64 {
         // SAFETY: `new`'s promise; the index is masked to the array's size.
-        unsafe { (&raw const (*self.page.as_ptr()).gpr[index & 15]).read_volatile() }
+        unsafe { (&raw const (*self.pointer()).gpr[index & 15]).read_volatile() }
     }
 
     /// Sets general register `index`.
     #[inline(always)]
     pub fn set_gpr(&mut self, index: usize, value: u64) {
         // SAFETY: as in `gpr`.
-        unsafe { (&raw mut (*self.page.as_ptr()).gpr[index & 15]).write_volatile(value) }
+        unsafe { (&raw mut (*self.pointer()).gpr[index & 15]).write_volatile(value) }
     }
 
     fields! {
@@ -127,17 +91,5 @@ impl StatePage {
         tsc_offset set_tsc_offset: u64,
         /// IA32_TSC_AUX.
         tsc_aux set_tsc_aux: u64,
-    }
-}
-
-#[cfg(test)]
-pub(crate) mod testing {
-    use super::*;
-
-    /// A zeroed state page that lives for ever.
-    pub fn page() -> StatePage {
-        let state = Box::leak(Box::new(VcpuState::default()));
-        // SAFETY: the state lives for ever and is reachable only through the result.
-        unsafe { StatePage::new((&raw mut *state).expose_provenance()) }
     }
 }

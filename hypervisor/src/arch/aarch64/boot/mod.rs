@@ -4,7 +4,7 @@ mod entry;
 
 pub use entry::ap_entry;
 
-use super::device_tree::{self, Machine};
+use super::firmware::device_tree::{self, Machine};
 use super::layout::{self, IMAGE, window};
 use super::paging::{self, KernelRights};
 use super::uart;

@@ -233,8 +233,8 @@ fn repeat(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::arch::x86_64::state::testing::page;
     use crate::memory::testing::ram;
+    use crate::state::testing::page;
     use abi::vcpu::x86_64::{RAX, RCX, RDI, RDX, RSI, Segment};
 
     /// Remembers what was done to it; reads give the address.
@@ -262,7 +262,7 @@ mod tests {
         let ram = ram(&[(0, 0x4000)]);
         ram.write(GuestPhys(0x1000), code).unwrap();
         ram.write(GuestPhys(0x2000), b"abcdefgh").unwrap();
-        let mut state = page();
+        let mut state: StatePage = page();
         state.set_cs(Segment {
             access: 0x409b,
             limit: u32::MAX,

@@ -152,11 +152,11 @@ impl<'a> Memory<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::arch::x86_64::state::testing::page;
+    use crate::state::testing::page;
 
     #[test]
     fn parts_of_registers() {
-        let mut state = page();
+        let mut state: StatePage = page();
         state.set_gpr(0, 0x1122_3344_5566_7788);
         let operand = |register| Operand::of(register).unwrap();
         assert_eq!(operand(Register::AH).read(&state), 0x77);

@@ -220,8 +220,8 @@ pub fn port_string(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::arch::x86_64::state::testing::page;
     use crate::memory::testing::ram;
+    use crate::state::testing::page;
     use abi::vcpu::x86_64::Segment;
 
     struct Ports(Vec<u32>);
@@ -245,7 +245,7 @@ mod tests {
         let ram = ram(&[(0, 0x4000)]);
         ram.write(GuestPhys(0x1000), code).unwrap();
         ram.write(GuestPhys(0x2000), b"hello").unwrap();
-        let mut state = page();
+        let mut state: StatePage = page();
         state.set_cs(Segment {
             access: 0x409b,
             limit: u32::MAX,

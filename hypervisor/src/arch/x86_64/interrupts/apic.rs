@@ -12,9 +12,9 @@ use x86::msr::{IA32_APIC_BASE, IA32_TSC_DEADLINE, IA32_X2APIC_APICID, rdmsr, wrm
 use crate::addr::HostPhys;
 use crate::boot::madt::ApicId;
 
-use super::clock;
-use super::features::CpuFeatures;
-use super::layout::window;
+use super::super::clock;
+use super::super::features::CpuFeatures;
+use super::super::layout::window;
 
 /// Vector of interrupts that were withdrawn before the CPU took them (11.9). They get no EOI.
 pub const SPURIOUS_VECTOR: u8 = 0xff;
@@ -203,12 +203,12 @@ pub fn send_nmi_to_others() {
 }
 
 /// Resets the CPU `to`, which then waits for [`send_startup`] (9.4).
-pub(super) fn send_init(to: ApicId) {
+pub fn send_init(to: ApicId) {
     command(to, Command::ASSERT | Command::INIT, 0);
 }
 
 /// Starts the CPU `to`, which waits after [`send_init`], in real mode at `page`.
-pub(super) fn send_startup(to: ApicId, page: HostPhys) {
+pub fn send_startup(to: ApicId, page: HostPhys) {
     command(to, Command::ASSERT | Command::STARTUP, (page.0 >> 12) as u8);
 }
 
@@ -233,7 +233,7 @@ fn command(to: ApicId, command: Command, vector: u8) {
 }
 
 /// Lets the timer count down without interrupt, for [`clock::calibrate`].
-pub(super) fn start_counting() {
+pub fn start_counting() {
     write(
         Register::LvtTimer,
         Lvt::MASKED.bits() | u32::from(SPURIOUS_VECTOR),
@@ -243,12 +243,12 @@ pub(super) fn start_counting() {
 }
 
 /// Ticks since [`start_counting`].
-pub(super) fn counted() -> u32 {
+pub fn counted() -> u32 {
     u32::MAX - read(Register::CurrentCount)
 }
 
 /// Ends [`start_counting`].
-pub(super) fn stop_counting() {
+pub fn stop_counting() {
     write(Register::InitialCount, 0);
 }
 

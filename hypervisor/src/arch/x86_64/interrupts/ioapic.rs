@@ -8,8 +8,8 @@ use x86::io::outb;
 use crate::addr::HostVirt;
 use crate::boot::madt::{ApicId, Gsi, Line, MAX_IO_APICS, Platform, Polarity, Trigger};
 
-use super::boot::BOOT_MEMORY_END;
-use super::layout::window;
+use super::super::boot::BOOT_MEMORY_END;
+use super::super::layout::window;
 
 /// Index and data register in the I/O APIC's page, and the registers behind them.
 const SELECT: u64 = 0x00;

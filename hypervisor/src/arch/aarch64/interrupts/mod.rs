@@ -6,7 +6,7 @@ mod registers;
 mod v2;
 mod v3;
 
-use super::device_tree::Gic;
+use super::firmware::device_tree::{Gic, MAX_REDISTRIBUTORS};
 use crate::boot::PhysRange;
 use core::sync::atomic::{AtomicU32, Ordering};
 
@@ -59,7 +59,7 @@ pub fn ranges(gic: &Gic) -> impl Iterator<Item = PhysRange> {
         } => ([Some(*distributor), None, None], Some(*redistributors)),
     };
     let more = redistributors.map(|list| {
-        let mut all = [None; super::device_tree::MAX_REDISTRIBUTORS];
+        let mut all = [None; MAX_REDISTRIBUTORS];
         for (slot, range) in all.iter_mut().zip(list.iter()) {
             *slot = Some(range);
         }

@@ -14,8 +14,8 @@ use acpi::{AcpiError, AcpiHandler, AcpiTables, PhysicalMapping};
 use crate::addr::HostPhys;
 use crate::boot::madt::{ApicId, Platform};
 
-use super::boot::BOOT_MEMORY_END;
-use super::layout::window;
+use super::super::boot::BOOT_MEMORY_END;
+use super::super::layout::window;
 
 /// Longest table that is read. Interrupt tables have some hundred bytes.
 const MAX_TABLE: usize = 1 << 20;

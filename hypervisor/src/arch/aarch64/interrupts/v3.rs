@@ -2,7 +2,7 @@
 //!
 //! Registers without a name in older assemblers go by their encoding.
 
-use super::super::device_tree::{List, MAX_REDISTRIBUTORS};
+use super::super::firmware::device_tree::{List, MAX_REDISTRIBUTORS};
 use super::registers::{self, CTLR, read as load_register, write as store_register};
 use super::virtual_interface::Interface;
 use crate::addr::HostPhys;

@@ -1,0 +1,4 @@
+//! What firmware says of the machine, and what it does for the kernel.
+
+pub mod device_tree;
+pub mod psci;

@@ -1,0 +1,3 @@
+//! What firmware says of the machine.
+
+pub mod acpi;
