@@ -5,10 +5,13 @@
 use std::sync::{Condvar, Mutex};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use bulkhead::dialogue::Dialogue;
-use bulkhead::machine::{self, Image, Kind, Settings};
-use configs::{Config, Overrides};
+use bulkhead::machine::{self, Image, Settings};
+
+mod target;
+
+pub use target::Target;
 
 /// Emulators at work at one time.
 const AT_ONCE: usize = 2;
@@ -40,27 +43,27 @@ impl Drop for Place {
 /// Boots `image` and talks to it. Fails with all that the machine said.
 pub fn with_machine(
     name: &str,
-    kind: Kind,
+    target: Target,
     image: &Image,
     settings: &Settings,
     talk: impl FnOnce(&mut Dialogue) -> Result<()>,
 ) {
     let _place = Place::take();
     let start = Instant::now();
-    eprintln!("{name}: booting on {kind}");
-    let mut dialogue = match machine::start(kind, image, settings) {
+    eprintln!("{name}: booting on {target}");
+    let mut dialogue = match machine::start(target.kind, image, settings) {
         Ok(running) => Dialogue::new(running),
-        Err(error) => panic!("{name}: {error:#}"),
+        Err(error) => panic!("{name} on {target}: {error:#}"),
     };
     let result = talk(&mut dialogue);
     eprintln!(
-        "{name}: {} after {:.1} s",
+        "{name} on {target}: {} after {:.1} s",
         if result.is_ok() { "ok" } else { "FAILED" },
         start.elapsed().as_secs_f64()
     );
     if let Err(error) = result {
         panic!(
-            "{name} on {kind}: {error:#}\n--- console ---\n{}\n--- end ---",
+            "{name} on {target}: {error:#}\n--- console ---\n{}\n--- end ---",
             last(&dialogue.transcript())
         );
     }
@@ -73,47 +76,9 @@ fn last(text: &str) -> String {
     lines[lines.len().saturating_sub(MOST)..].join("\n")
 }
 
-/// The system described by `text`, as if it stood in configs/`name`.toml.
-pub fn system(name: &str, text: &str) -> Result<Config> {
-    let path = bulkhead::workspace::root()
-        .join("configs")
-        .join(format!("{name}.toml"));
-    configs::parse(&path, text, &Overrides::default()).context("the test's system is wrong")
-}
-
-/// The system in configs/`file`, changed by replacing text.
-pub fn changed(name: &str, file: &str, changes: &[(&str, &str)]) -> Result<Config> {
-    let mut text = std::fs::read_to_string(bulkhead::workspace::root().join("configs").join(file))?;
-    for (from, to) in changes {
-        anyhow::ensure!(
-            text.contains(from),
-            "configs/{file} does not contain {from:?}"
-        );
-        text = text.replace(from, to);
-    }
-    system(name, &text)
-}
-
-/// Boots a system and talks to it.
-pub fn with_system(
-    name: &str,
-    kind: Kind,
-    config: &Config,
-    talk: impl FnOnce(&mut Dialogue) -> Result<()>,
-) {
-    let image = match bulkhead::run::image(config) {
-        Ok(image) => image,
-        Err(error) => panic!("{name}: {error:#}"),
-    };
-    let settings = Settings::new(config.machine);
-    with_machine(name, kind, &image, &settings, talk);
-}
-
 /// The prompt of the default guest's shell.
 pub const PROMPT: &str = r"linux:\S+# $";
 
-/// How long a guest may take to its shell: many times what it takes on an idle machine.
-pub const BOOT: Duration = seconds(240);
 /// How long an answer may take.
 pub const ANSWER: Duration = seconds(60);
 

@@ -18,6 +18,8 @@ struct Origin {
     debian: &'static str,
     /// Package that stands for Debian's current cloud kernel.
     kernel: &'static str,
+    /// The same for the real-time kernel.
+    real_time: &'static str,
     /// What the names of its folders end with.
     suffix: &'static str,
 }
@@ -27,11 +29,13 @@ fn origin(architecture: Architecture) -> Origin {
         Architecture::X86_64 => Origin {
             debian: "amd64",
             kernel: "linux-image-cloud-amd64",
+            real_time: "linux-image-rt-amd64",
             suffix: "",
         },
         Architecture::Arm64 => Origin {
             debian: "arm64",
             kernel: "linux-image-cloud-arm64",
+            real_time: "linux-image-rt-arm64",
             suffix: "-arm64",
         },
     }
@@ -75,8 +79,19 @@ fn unpacked(
 /// The default kernel.
 pub fn kernel(architecture: Architecture) -> Result<PathBuf> {
     let origin = origin(architecture);
-    let dir = unpacked(&origin, "linux", |archive| {
-        archive.resolve(origin.kernel, "linux-image-")
+    kernel_of(&origin, "linux", origin.kernel)
+}
+
+/// Debian's real-time kernel.
+pub fn real_time_kernel(architecture: Architecture) -> Result<PathBuf> {
+    let origin = origin(architecture);
+    kernel_of(&origin, "linux-rt", origin.real_time)
+}
+
+/// The kernel that `package` stands for, unpacked in `folder`.
+fn kernel_of(origin: &Origin, folder: &str, package: &str) -> Result<PathBuf> {
+    let dir = unpacked(origin, folder, |archive| {
+        archive.resolve(package, "linux-image-")
     })?;
     let boot = dir.join("boot");
     let kernel = std::fs::read_dir(&boot).ok().and_then(|files| {

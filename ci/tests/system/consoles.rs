@@ -1,27 +1,26 @@
 //! Consoles: two guests on one UART, and a megabyte in each direction.
 
 use anyhow::ensure;
-use bulkhead::machine::Kind;
-use ci::{ANSWER, BOOT, PROMPT, changed, seconds, with_system};
+use bulkhead::dialogue::Dialogue;
+use ci::{ANSWER, PROMPT, Target, seconds};
 
 use crate::endings::power_off;
 
 /// The console server's escape key: Ctrl-T.
 const ESCAPE: u8 = 0x14;
 
-#[test]
-fn two_guests_on_one_uart() {
-    let config = changed("two-linux", "two-linux.toml", &[]).unwrap();
-    with_system("two-linux", Kind::QemuX86, &config, |guests| {
+fn two_guests_on_one_uart(on: Target) {
+    let config = on.two_linux("two-linux", &[]).unwrap();
+    on.boots(&config, |guests| {
         // Either may be first.
         guests.expect(
             r"(?s)(\[red\] Memory.*\[blue\] Memory|\[blue\] Memory.*\[red\] Memory)",
-            BOOT,
+            on.boot(),
         )?;
         for (name, next) in [("red", true), ("blue", false)] {
             // A prompt may have come already: ask for another.
             guests.type_line("");
-            guests.expect(&format!(r"\[{name}\] linux:\S+# "), BOOT)?;
+            guests.expect(&format!(r"\[{name}\] linux:\S+# "), on.boot())?;
             guests.type_line("echo here-is-$((40 + 2))");
             guests.expect(&format!(r"\[{name}\] here-is-42\n"), ANSWER)?;
             if next {
@@ -42,11 +41,10 @@ const MEGABYTE: usize = 1_000_000;
 /// How long they may take: under TCG each byte is a VM exit of some 80 microseconds.
 const LONG: std::time::Duration = seconds(600);
 
-#[test]
-fn a_megabyte_in_each_direction() {
-    let config = changed("megabyte", "linux.toml", &[]).unwrap();
-    with_system("megabyte", Kind::QemuX86, &config, |guest| {
-        let (data, sum) = megabyte_out(guest)?;
+fn a_megabyte_in_each_direction(on: Target) {
+    let config = on.linux("megabyte", &[]).unwrap();
+    on.boots(&config, |guest| {
+        let (data, sum) = megabyte_out(on, guest)?;
         guest.type_line(&format!(
             "stty raw crtscts -echo; printf 'be''gin:'; head -c {MEGABYTE} > back; stty sane crtscts; sha256sum back"
         ));
@@ -60,8 +58,8 @@ fn a_megabyte_in_each_direction() {
 }
 
 /// Has the guest make and print a megabyte of base64; returns it and its checksum.
-fn megabyte_out(guest: &mut bulkhead::dialogue::Dialogue) -> anyhow::Result<(Vec<u8>, String)> {
-    guest.expect(PROMPT, BOOT)?;
+fn megabyte_out(on: Target, guest: &mut Dialogue) -> anyhow::Result<(Vec<u8>, String)> {
+    guest.expect(PROMPT, on.boot())?;
     guest.type_line(&format!(
         "base64 -w 64 /dev/urandom | head -c {MEGABYTE} > data; sha256sum data"
     ));
@@ -89,4 +87,9 @@ fn sha256(data: &[u8]) -> anyhow::Result<String> {
         .next()
         .unwrap_or_default()
         .to_string())
+}
+
+tests! {
+    two_guests_on_one_uart: x86, a72_gic2_2cpus;
+    a_megabyte_in_each_direction: x86, max_gic3;
 }

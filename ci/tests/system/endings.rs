@@ -2,16 +2,31 @@
 
 use anyhow::{Result, ensure};
 use bulkhead::dialogue::Dialogue;
-use bulkhead::machine::{End, Kind};
-use ci::{ANSWER, BOOT, PROMPT, changed, with_system};
+use bulkhead::machine::End;
+use ci::{ANSWER, PROMPT, Target};
+use configs::Architecture;
 
-/// The guest's shell, reached and working.
-pub fn shell(guest: &mut Dialogue) -> Result<()> {
-    guest.expect(PROMPT, BOOT)?;
-    guest.type_line("echo $((6 * 7)); uname -sm");
-    guest.expect("\n42\nLinux x86_64\n", ANSWER)?;
+/// The guest's shell, reached and working, with all its CPUs.
+pub fn shell(on: Target, guest: &mut Dialogue) -> Result<()> {
+    guest.expect(PROMPT, on.boot())?;
+    guest.type_line("echo $((6 * 7)); uname -sm; nproc");
+    let answer = format!("\n42\nLinux {}\n{}\n", on.uname(), on.vcpus());
+    guest.expect(&answer, ANSWER)?;
     guest.expect(PROMPT, ANSWER)?;
     Ok(())
+}
+
+/// What the guest says about its CPUs while it starts.
+fn cpus(on: Target) -> String {
+    format!(r"CPUs: +{} ", on.vcpus())
+}
+
+/// The source of a guest's time.
+fn clock(on: Target) -> &'static str {
+    match on.architecture() {
+        Architecture::X86_64 => "kvm-clock",
+        Architecture::Arm64 => "arch_sys_counter",
+    }
 }
 
 /// Switches the guest off; the machine has to follow.
@@ -22,14 +37,13 @@ pub fn power_off(guest: &mut Dialogue) -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn shell_and_power_off() {
-    let config = changed("shell", "linux.toml", &[]).unwrap();
-    with_system("shell", Kind::QemuX86, &config, |guest| {
-        guest.expect(r"started linux", BOOT)?;
-        guest.expect(r"CPUs: +1 ", BOOT)?;
+fn shell_and_power_off(on: Target) {
+    let config = on.linux("shell", &[]).unwrap();
+    on.boots(&config, |guest| {
+        guest.expect(r"started linux", on.boot())?;
+        guest.expect(&cpus(on), on.boot())?;
         guest.expect(r"Memory: +4\d\d MiB", ANSWER)?;
-        shell(guest)?;
+        shell(on, guest)?;
         // Job control: an interrupt reaches what runs, not the shell.
         guest.type_line("sleep 1000 # long");
         guest.expect("long\n", ANSWER)?;
@@ -40,62 +54,66 @@ fn shell_and_power_off() {
         guest.type_line("dmesg | grep -ciE 'bug:|oops|call trace'");
         guest.expect("\n0\n", ANSWER)?;
         guest.type_line("cat /sys/devices/system/clocksource/clocksource0/current_clocksource");
-        guest.expect("\nkvm-clock\n", ANSWER)?;
+        guest.expect(&format!("\n{}\n", clock(on)), ANSWER)?;
         guest.expect(PROMPT, ANSWER)?;
         power_off(guest)
     });
 }
 
-#[test]
-fn the_end_of_the_shell_is_the_end_of_the_machine() {
-    let config = changed("exit", "linux.toml", &[]).unwrap();
-    with_system("exit", Kind::QemuX86, &config, |guest| {
-        guest.expect(PROMPT, BOOT)?;
+fn the_end_of_the_shell_is_the_end_of_the_machine(on: Target) {
+    let config = on.linux("exit", &[]).unwrap();
+    on.boots(&config, |guest| {
+        guest.expect(PROMPT, on.boot())?;
         guest.type_line("exit");
         ensure!(guest.finish(ANSWER)? == End::PowerOff);
         Ok(())
     });
 }
 
-#[test]
-fn reboot() {
-    let config = changed("reboot", "linux.toml", &[]).unwrap();
-    with_system("reboot", Kind::QemuX86, &config, |guest| {
-        guest.expect(PROMPT, BOOT)?;
+fn reboot(on: Target) {
+    let config = on.linux("reboot", &[]).unwrap();
+    on.boots(&config, |guest| {
+        guest.expect(PROMPT, on.boot())?;
         guest.type_line("echo remains > /tmp/file; reboot");
-        guest.expect(r"CPUs: +1 ", BOOT)?;
-        shell(guest)?;
+        guest.expect(&cpus(on), on.boot())?;
+        shell(on, guest)?;
         guest.type_line("ls /tmp/file");
         guest.expect("No such file", ANSWER)?;
         power_off(guest)
     });
 }
 
-#[test]
-fn panic() {
-    let config = changed("panic", "linux.toml", &[]).unwrap();
-    with_system("panic", Kind::QemuX86, &config, |guest| {
-        guest.expect(PROMPT, BOOT)?;
+fn panic(on: Target) {
+    let config = on.linux("panic", &[]).unwrap();
+    on.boots(&config, |guest| {
+        guest.expect(PROMPT, on.boot())?;
         guest.type_line("echo c > /proc/sysrq-trigger");
         guest.expect("Kernel panic - not syncing", ANSWER)?;
         // The kernel's panic=1 makes it a reboot.
-        shell(guest)?;
+        shell(on, guest)?;
         power_off(guest)
     });
 }
 
-#[test]
-fn triple_fault() {
+fn triple_fault(on: Target) {
     let changes = [
         ("panic=1", "panic=1 reboot=t"),
         ("on_reset = \"restart\"", "on_reset = \"stop\""),
     ];
-    let config = changed("triple-fault", "linux.toml", &changes).unwrap();
-    with_system("triple-fault", Kind::QemuX86, &config, |guest| {
-        guest.expect(PROMPT, BOOT)?;
+    let config = on.linux("triple-fault", &changes).unwrap();
+    on.boots(&config, |guest| {
+        guest.expect(PROMPT, on.boot())?;
         guest.type_line("reboot");
         guest.expect("(?i)linux.*triple fault", ANSWER)?;
         ensure!(guest.finish(ANSWER)? == End::PowerOff);
         Ok(())
     });
+}
+
+tests! {
+    shell_and_power_off: x86, bochs_2cpus, max_gic3, a53_gic2_4cpus;
+    the_end_of_the_shell_is_the_end_of_the_machine: x86, a53_gic2;
+    reboot: x86, bochs, max_gic3, a72_gic3_4cpus;
+    panic: x86, a53_gic3_2cpus;
+    triple_fault: x86;
 }

@@ -3,21 +3,14 @@
 use anyhow::{Result, ensure};
 use bulkhead::artifacts::{Artifacts, HOSTILE};
 use bulkhead::bench;
-use bulkhead::machine::{Image, Kind, Settings};
-use ci::{seconds, with_machine};
-use configs::{Architecture, Machine};
+use bulkhead::machine::{Image, Settings};
+use ci::{Target, seconds, with_machine};
 
 /// Boots the hostile root task, which takes eight seconds of its machine.
-fn survives(name: &str, cpus: u32) -> Result<()> {
-    let artifacts = Artifacts::trials(Architecture::X86_64)?;
-    let image = Image {
-        kernel: artifacts.kernel.clone(),
-        bundle: bench::pack(&artifacts, HOSTILE)?,
-        options: String::new(),
-    };
-    let machine = Machine::usual(Architecture::X86_64, 512 << 20, cpus);
-    let settings = Settings::new(machine);
-    with_machine(name, Kind::QemuX86, &image, &settings, |machine| {
+fn the_kernel_survives_hostile_programs(on: Target) {
+    let (image, cpus) = (image(on).unwrap_or_else(|e| panic!("{e:#}")), on.cpus);
+    let settings = Settings::new(on.machine(512 << 20));
+    with_machine("hostile", on, &image, &settings, |machine| {
         machine.expect(&format!("hostile: begin: {cpus} CPUs"), seconds(30))?;
         let end = r"hostile: (done \d+ calls|FAILED.*)|bulkhead: (panic.*)";
         let end = machine.expect(end, seconds(60))?;
@@ -28,15 +21,19 @@ fn survives(name: &str, cpus: u32) -> Result<()> {
         ensure!(calls > 3000, "{end}");
         Ok(())
     });
-    Ok(())
 }
 
-#[test]
-fn the_kernel_survives_hostile_programs() {
-    survives("hostile", 1).unwrap();
+/// The hypervisor with the hostile programs.
+fn image(on: Target) -> Result<Image> {
+    let artifacts = Artifacts::trials(on.architecture())?;
+    Ok(Image {
+        bundle: bench::pack(&artifacts, HOSTILE)?,
+        kernel: artifacts.kernel,
+        options: String::new(),
+    })
 }
 
-#[test]
-fn the_kernel_survives_hostile_programs_on_two_cpus() {
-    survives("hostile-two-cpus", 2).unwrap();
+tests! {
+    the_kernel_survives_hostile_programs:
+        x86, x86_2cpus, a53_gic2, a72_gic3, max_gic2_2cpus, max_gic3_4cpus;
 }

@@ -1,11 +1,15 @@
 //! Boots real images on emulators and checks what a user would see.
 
-mod bochs;
+#[macro_use]
+mod targets;
+
 mod bundles;
 mod consoles;
 mod direct;
 mod endings;
 mod failures;
 mod hostile;
+mod kernels;
+mod registers;
 mod sizes;
 mod vcpus;

@@ -1,60 +1,74 @@
-//! Small and large guests, one and two physical CPUs.
+//! Small and large guests, several CPUs.
 
 use anyhow::ensure;
-use bulkhead::machine::Kind;
-use ci::{ANSWER, BOOT, PROMPT, changed, with_system};
+use ci::{ANSWER, PROMPT, Target};
 
 use crate::endings::{power_off, shell};
 
 /// A guest with this memory in MiB; it sees at least `usable` of it, and can use it.
-fn guest_of(mib: u64, machine: &str, usable: u64) {
-    let (name, memory) = (format!("guest-{mib}"), format!("memory = \"{mib} MiB\""));
+fn guest_of(on: Target, mib: u64, machine: &str, usable: u64) {
+    let memory = format!("memory = \"{mib} MiB\"");
     let changes = [
         ("memory = \"1 GiB\"", machine),
         ("memory = \"512 MiB\"", &memory),
     ];
-    let config = changed(&name, "linux.toml", &changes).unwrap();
-    with_system(&name, Kind::QemuX86, &config, |guest| {
-        let seen: u64 = guest.expect(r"Memory: +(\d+) MiB", BOOT)?.parse()?;
+    let config = on.linux(&format!("guest-{mib}"), &changes).unwrap();
+    on.boots(&config, |guest| {
+        let seen: u64 = guest.expect(r"Memory: +(\d+) MiB", on.boot())?.parse()?;
         ensure!((usable..mib).contains(&seen), "{seen} MiB of {mib}");
-        shell(guest)?;
+        shell(on, guest)?;
         guest.type_line(&format!(
             "dd if=/dev/zero of=/tmp/fill bs=1M count={} && echo fil''led",
             usable / 3
         ));
-        guest.expect("filled", BOOT)?;
+        guest.expect("filled", on.boot())?;
         guest.expect(PROMPT, ANSWER)?;
         power_off(guest)
     });
 }
 
-#[test]
-fn guest_of_128_mib() {
-    guest_of(128, "memory = \"1 GiB\"", 80);
+fn guest_of_128_mib(on: Target) {
+    guest_of(on, 128, "memory = \"1 GiB\"", 80);
 }
 
-#[test]
-fn guest_of_2_gib() {
-    guest_of(2048, "memory = \"3 GiB\"", 1900);
+fn guest_of_2_gib(on: Target) {
+    guest_of(on, 2048, "memory = \"3 GiB\"", 1900);
 }
 
-#[test]
-fn two_physical_cpus() {
-    let changes = [("cpus = 1", "cpus = 2")];
-    let config = changed("two-cpus", "linux.toml", &changes).unwrap();
-    with_system("two-cpus", Kind::QemuX86, &config, |guest| {
-        guest.expect("2 CPUs", ANSWER)?;
-        shell(guest)?;
+fn several_cpus(on: Target) {
+    let config = on.linux("several-cpus", &[]).unwrap();
+    on.boots(&config, |guest| {
+        guest.expect(&format!("{} CPUs", on.cpus), ANSWER)?;
+        shell(on, guest)?;
+        // Every CPU works, and takes its own timer's interrupts.
+        let vcpus = on.vcpus();
+        guest.type_line(&format!(
+            "for i in $(seq {vcpus}); do head -c 4M /dev/zero | sha256sum & done; wait; echo all''-done"
+        ));
+        guest.expect("all-done", ANSWER)?;
+        guest.expect(PROMPT, ANSWER)?;
+        guest.type_line("ls -d /sys/devices/system/cpu/cpu[0-9]* | wc -l");
+        guest.expect(&format!("\n{vcpus}\n"), ANSWER)?;
+        guest.expect(PROMPT, ANSWER)?;
         power_off(guest)
     });
 }
 
-#[test]
-fn a_guest_on_the_second_cpu() {
-    let changes = [("cpus = 1", "cpus = 2"), ("vcpus = [0]", "vcpus = [1]")];
-    let config = changed("second-cpu", "linux.toml", &changes).unwrap();
-    with_system("second-cpu", Kind::QemuX86, &config, |guest| {
-        shell(guest)?;
+fn a_guest_on_the_second_cpu(on: Target) {
+    let changes = [("vcpus = [0]", "vcpus = [1]")];
+    let config = on.linux("second-cpu", &changes).unwrap();
+    on.boots(&config, |guest| {
+        guest.expect(r"CPUs: +1 ", on.boot())?;
+        guest.expect(PROMPT, on.boot())?;
+        guest.type_line("echo here-$((40 + 2)) $(nproc)");
+        guest.expect("\nhere-42 1\n", ANSWER)?;
         power_off(guest)
     });
+}
+
+tests! {
+    guest_of_128_mib: x86, a72_gic3;
+    guest_of_2_gib: x86, a53_gic2;
+    several_cpus: x86_2cpus, a72_gic2_2cpus, max_gic3_4cpus;
+    a_guest_on_the_second_cpu: x86_2cpus, max_gic2_2cpus;
 }

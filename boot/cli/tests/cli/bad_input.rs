@@ -33,6 +33,7 @@ fn the_systems_that_come_with_it_are_right() {
         "configs/linux.toml",
         "configs/two-linux.toml",
         "configs/linux-arm64.toml",
+        "configs/two-linux-arm64.toml",
     ] {
         let ended = run(&["check", file]);
         assert_eq!(ended.status, Some(0), "{}", ended.stderr);

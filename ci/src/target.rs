@@ -1,0 +1,152 @@
+//! What tests run on: a kind of machine with the systems that come for it.
+
+use std::fmt;
+
+use anyhow::{Context, Result, ensure};
+use bulkhead::dialogue::Dialogue;
+use bulkhead::machine::{Kind, Settings};
+use configs::{Architecture, Board, Config, Gic, Machine, Overrides};
+
+use crate::{seconds, with_machine};
+
+/// A machine to test on.
+#[derive(Clone, Copy, Debug)]
+pub struct Target {
+    /// What boots it.
+    pub kind: Kind,
+    /// Its board.
+    pub board: Board,
+    /// Number of its CPUs.
+    pub cpus: u32,
+}
+
+impl Target {
+    /// A PC on QEMU.
+    pub const fn x86(cpus: u32) -> Target {
+        Target {
+            kind: Kind::QemuX86,
+            board: Board::Pc,
+            cpus,
+        }
+    }
+
+    /// A PC on Bochs.
+    pub const fn bochs(cpus: u32) -> Target {
+        Target {
+            kind: Kind::Bochs,
+            ..Target::x86(cpus)
+        }
+    }
+
+    /// QEMU's `virt` with CPUs of one of the models that descriptions can name.
+    pub const fn arm64(cpu: &'static str, gic: Gic, cpus: u32) -> Target {
+        Target {
+            kind: Kind::QemuArm64,
+            board: Board::Virt { cpu, gic },
+            cpus,
+        }
+    }
+
+    /// Its instruction set.
+    pub fn architecture(self) -> Architecture {
+        self.kind.architecture()
+    }
+
+    /// The machine with this much RAM.
+    pub fn machine(self, memory: u64) -> Machine {
+        Machine {
+            board: self.board,
+            memory,
+            cpus: self.cpus,
+        }
+    }
+
+    /// How `uname -m` names its instruction set.
+    pub fn uname(self) -> &'static str {
+        match self.architecture() {
+            Architecture::X86_64 => "x86_64",
+            Architecture::Arm64 => "aarch64",
+        }
+    }
+
+    /// Number of vCPUs that guests have: one for each CPU where guests start others.
+    pub fn vcpus(self) -> u32 {
+        match self.architecture() {
+            // The monitor has no INIT and SIPI yet.
+            Architecture::X86_64 => 1,
+            Architecture::Arm64 => self.cpus,
+        }
+    }
+
+    /// How long a guest may take to its shell: many times what it takes on an idle machine.
+    pub fn boot(self) -> std::time::Duration {
+        match self.kind {
+            Kind::Bochs => seconds(600),
+            Kind::QemuX86 | Kind::QemuArm64 => seconds(240),
+        }
+    }
+
+    /// The system with one Linux, as if it stood in configs/`name`.toml, changed by replacing text.
+    pub fn linux(self, name: &str, changes: &[(&str, &str)]) -> Result<Config> {
+        self.system(name, "linux", changes)
+    }
+
+    /// The system with two of them.
+    pub fn two_linux(self, name: &str, changes: &[(&str, &str)]) -> Result<Config> {
+        self.system(name, "two-linux", changes)
+    }
+
+    fn system(self, name: &str, base: &str, changes: &[(&str, &str)]) -> Result<Config> {
+        let configs = bulkhead::workspace::root().join("configs");
+        let suffix = match self.architecture() {
+            Architecture::X86_64 => "",
+            Architecture::Arm64 => "-arm64",
+        };
+        let file = format!("{base}{suffix}.toml");
+        let mut text = std::fs::read_to_string(configs.join(&file))?;
+        for (from, to) in changes {
+            ensure!(
+                text.contains(from),
+                "configs/{file} does not contain {from:?}"
+            );
+            text = text.replace(from, to);
+        }
+        let vcpus: Vec<u32> = (0..self.vcpus()).collect();
+        text = text
+            .replace("vcpus = [0]", &format!("vcpus = {vcpus:?}"))
+            .replace("cpus = 1\n", &format!("cpus = {}\n", self.cpus));
+        if let Board::Virt { cpu, gic } = self.board {
+            text = text
+                .replace("cpu = \"max\"", &format!("cpu = {cpu:?}"))
+                .replace("gic = 3", &format!("gic = {}", gic.number()));
+        }
+        let path = configs.join(format!("{name}.toml"));
+        let config = configs::parse(&path, &text, &Overrides::default())
+            .context("the test's system is wrong")?;
+        ensure!(
+            config.machine == self.machine(config.machine.memory),
+            "configs/{file} is not for {self}"
+        );
+        Ok(config)
+    }
+
+    /// Boots a system and talks to it.
+    pub fn boots(self, config: &Config, talk: impl FnOnce(&mut Dialogue) -> Result<()>) {
+        let name = config.system.name.as_str();
+        let image = match bulkhead::run::image(config) {
+            Ok(image) => image,
+            Err(error) => panic!("{name} on {self}: {error:#}"),
+        };
+        with_machine(name, self, &image, &Settings::new(config.machine), talk);
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}, {} CPUs", self.kind, self.cpus)?;
+        if let Board::Virt { cpu, gic } = self.board {
+            write!(f, " ({cpu}, GICv{})", gic.number())?;
+        }
+        Ok(())
+    }
+}
