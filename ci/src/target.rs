@@ -69,13 +69,9 @@ impl Target {
         }
     }
 
-    /// Number of vCPUs that guests have: one for each CPU where guests start others.
+    /// Number of vCPUs that guests have: one for each CPU.
     pub fn vcpus(self) -> u32 {
-        match self.architecture() {
-            // The monitor has no INIT and SIPI yet.
-            Architecture::X86_64 => 1,
-            Architecture::Arm64 => self.cpus,
-        }
+        self.cpus
     }
 
     /// How long a guest may take to its shell: many times what it takes on an idle machine.

@@ -114,6 +114,6 @@ tests! {
     shell_and_power_off: x86, bochs_2cpus, max_gic3, a53_gic2_4cpus;
     the_end_of_the_shell_is_the_end_of_the_machine: x86, a53_gic2;
     reboot: x86, bochs, max_gic3, a72_gic3_4cpus;
-    panic: x86, a53_gic3_2cpus;
-    triple_fault: x86;
+    panic: x86, x86_2cpus, a53_gic3_2cpus;
+    triple_fault: x86, x86_2cpus;
 }
