@@ -227,6 +227,7 @@ pub fn vcpu(caller: Ref<Domain>, args: &Args) -> Result<(), Status> {
         state_address: args[6],
         exit_base,
         pending: CpuCell::new(Some(startup)),
+        deadline: CpuCell::new(u64::MAX),
         expired: CpuCell::new(false),
         arch: CpuCell::from_value(VcpuArch::new(&arch_pages[..count], state_page)),
         arch_pages: (arch_pages, count),

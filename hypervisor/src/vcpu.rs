@@ -46,6 +46,8 @@ pub struct Vcpu {
     pub exit_base: Selector,
     /// An exit that has not been told yet.
     pub pending: CpuCell<Option<Exit>>,
+    /// The deadline that the monitor has set; `u64::MAX`: none.
+    pub deadline: CpuCell<u64>,
     /// The deadline has passed and was not told yet.
     pub expired: CpuCell<bool>,
     /// Registers and control structure.
@@ -135,12 +137,8 @@ pub fn resume(cpu: &Cpu, vcpu: Ref<Vcpu>, groups: u64) {
     let VcpuReply { halt, deadline } = vcpu.arch.with_mut(|arch| arch.load(cpu, groups));
     if let Some(deadline) = deadline {
         vcpu.expired.set(false);
-        if deadline == u64::MAX {
-            cpu.timeouts.disarm(&vcpu.context.timeout);
-        } else {
-            cpu.timeouts.arm(&vcpu.context.timeout, deadline);
-            cpu.program_timer();
-        }
+        vcpu.deadline.set(deadline);
+        arm(cpu, vcpu);
     }
     let kicked = || {
         vcpu.context.notification.get().is_some_and(|n| n.is_set())
@@ -156,10 +154,32 @@ pub fn resume(cpu: &Cpu, vcpu: Ref<Vcpu>, groups: u64) {
     }
 }
 
-/// The vCPU's deadline has passed.
+/// Has this CPU's timer look after the vCPU's deadline, and after its own timer where the processor does not.
+pub fn arm(cpu: &Cpu, vcpu: Ref<Vcpu>) {
+    let own = vcpu.arch.with_mut(|arch| arch.timer_deadline());
+    let next = vcpu.deadline.get().min(own.unwrap_or(u64::MAX));
+    if next == u64::MAX {
+        cpu.timeouts.disarm(&vcpu.context.timeout);
+    } else {
+        cpu.timeouts.arm(&vcpu.context.timeout, next);
+        cpu.program_timer();
+    }
+}
+
+/// What [`arm`] looked after has passed, or has changed meanwhile.
 pub fn deadline_passed(cpu: &Cpu, vcpu: Ref<Vcpu>) {
-    vcpu.expired.set(true);
-    if vcpu.context.state.get() == State::Halted {
+    let now = arch::now();
+    if now >= vcpu.deadline.get() {
+        vcpu.deadline.set(u64::MAX);
+        vcpu.expired.set(true);
+    }
+    let event = vcpu.arch.with_mut(|arch| {
+        arch.look_at_timer(now);
+        arch.has_event()
+    });
+    if !vcpu.expired.get() && !event {
+        arm(cpu, vcpu);
+    } else if vcpu.context.state.get() == State::Halted {
         vcpu.context.wake(cpu);
     }
 }

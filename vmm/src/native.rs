@@ -1,6 +1,7 @@
 //! The vCPUs' world on the machine: exits arrive as calls, and what they need is asked for by system calls.
 use crate::arch::current::exits;
 use crate::arch::current::vcpu::Vcpu;
+use crate::arch::current::vm::Vm;
 use crate::platform::Platform;
 use abi::vcpu::{EXIT_KINDS, ExitKind};
 use abi::{Rights, Selector, Status};
@@ -141,7 +142,7 @@ impl Native {
             return u32::MAX;
         };
         match console::access(portal, request(register)) {
-            Ok(value) => value.into(),
+            Ok(value) => value,
             Err(error) => {
                 if !core::mem::replace(&mut self.console_failed, true) {
                     log::error!("the console server does not answer: {error:?}");
@@ -197,6 +198,12 @@ pub struct Handler(UnsafeCell<Vec<Vcpu<Native>>>);
 
 // SAFETY: only `serve` looks inside, which only the vCPUs' handler thread runs (see `serve`).
 unsafe impl Sync for Handler {}
+
+// The handler threads of a VM's CPUs share it.
+const _: fn() = || {
+    fn shared<T: Sync>() {}
+    shared::<Vm>();
+};
 
 impl Handler {
     /// The service data of the handler thread of `vcpus`.

@@ -19,12 +19,18 @@ pub const PROGRAMS: &[(&str, &str)] = &[
     ("console", "console"),
 ];
 /// Root tasks that measure and try the hypervisor; no part of a system.
-pub const TRIALS: &[(&str, &str)] = &[(BENCHMARK, "bench"), (HOSTILE, "hostile")];
+pub const TRIALS: &[(&str, &str)] = &[
+    (BENCHMARK, "bench"),
+    (HOSTILE, "hostile"),
+    (REGISTERS, "registers"),
+];
 
 /// Name of the benchmark's program.
 pub const BENCHMARK: &str = "bench";
 /// Name of the program with the hostile domains.
 pub const HOSTILE: &str = "hostile";
+/// Name of the program with the guests that fill their registers.
+pub const REGISTERS: &str = "registers";
 
 /// Where the built programs are.
 #[derive(Clone, Debug)]

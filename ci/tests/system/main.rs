@@ -10,4 +10,5 @@ mod endings;
 mod failures;
 mod hostile;
 mod kernels;
+mod registers;
 mod sizes;

@@ -41,7 +41,7 @@ pub enum ExitKind {
     InterruptWindow = 4,
     /// The guest waits for an interrupt (HLT, WFI).
     Halt = 5,
-    /// The guest called its hypervisor (VMCALL/VMMCALL, HVC).
+    /// The guest called its hypervisor (VMCALL/VMMCALL, HVC). Arm: 1: ESR_EL2; `pc` is past the HVC already.
     Hypercall = 6,
     /// The guest can take an NMI now, as asked by [`x86_64::CONTROL_NMI_WINDOW`].
     NmiWindow = 7,

@@ -95,6 +95,8 @@ impl CpuArch {
         if self.guest.get() != next {
             if let Some(vcpu) = self.guest.get() {
                 vcpu.arch.with_mut(|arch| arch.suspend());
+                // Its timer is off now.
+                crate::vcpu::arm(current_cpu(), vcpu);
             }
             self.guest.set(next);
         }

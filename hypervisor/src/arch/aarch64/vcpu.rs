@@ -157,6 +157,22 @@ impl VcpuArch {
         }
     }
 
+    /// When the virtual timer fires, if it is not loaded: else the processor looks after it.
+    pub fn timer_deadline(&self) -> Option<u64> {
+        self.el1.timer().filter(|_| !self.resident)
+    }
+
+    /// Has the virtual timer fire, if it is due and not loaded.
+    pub fn look_at_timer(&mut self, now: u64) {
+        if self
+            .timer_deadline()
+            .is_some_and(|deadline| now >= deadline)
+        {
+            self.el1.mask_timer();
+            self.timer_fired = true;
+        }
+    }
+
     /// Whether the monitor has to be told something though the guest does not run.
     pub fn has_event(&self) -> bool {
         self.timer_fired || self.maintenance != 0
@@ -311,9 +327,7 @@ impl VcpuArch {
         } else {
             0
         };
-        if groups.contains(Groups::CONTROLS) {
-            self.serror = controls & CONTROL_SERROR != 0;
-        }
+        self.serror |= controls & CONTROL_SERROR != 0;
         VcpuReply {
             halt: controls & CONTROL_HALT != 0,
             deadline: groups.contains(Groups::DEADLINE).then(|| page.deadline()),

@@ -118,6 +118,14 @@ impl VcpuArch {
         }
     }
 
+    /// When a timer of the vCPU's own fires that nobody looks after: there is none.
+    pub fn timer_deadline(&self) -> Option<u64> {
+        None
+    }
+
+    /// Looks at the vCPU's own timer.
+    pub fn look_at_timer(&mut self, _now: u64) {}
+
     /// Whether the monitor has to be told something though the guest does not run: never.
     pub fn has_event(&self) -> bool {
         false

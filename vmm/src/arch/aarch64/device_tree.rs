@@ -181,3 +181,76 @@ pub fn build<R: Iterator<Item = Range<u64>>>(tree: Tree<'_, R>) -> Result<Vec<u8
     fdt.end_node(root)?;
     fdt.finish()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use dtoolkit::fdt::Fdt;
+    use dtoolkit::{Node, Property};
+
+    fn cells(blob: &[u8], path: &str, property: &str) -> Vec<u32> {
+        let node = Fdt::new(blob).unwrap().find_node(path).expect(path);
+        let value = node.property(property).expect(property);
+        let cells = value.value().chunks_exact(4);
+        cells
+            .map(|cell| u32::from_be_bytes(cell.try_into().unwrap()))
+            .collect()
+    }
+
+    fn text(blob: &[u8], path: &str, property: &str) -> String {
+        let node = Fdt::new(blob).unwrap().find_node(path).expect(path);
+        let value = node.property(property).expect(property);
+        String::from_utf8(value.value().to_vec()).unwrap()
+    }
+
+    #[test]
+    fn a_parser_finds_the_machine() {
+        let machine = |gic| Machine {
+            vcpus: 2,
+            gic,
+            serial: Some(Serial {
+                address: 0x900_0000,
+                line: 1,
+            }),
+        };
+        let blob = |gic| {
+            build(Tree {
+                machine: &machine(gic),
+                ram: [0x4000_0000..0x5000_0000, 0x8000_0000..0x1_0000_0000].into_iter(),
+                cmdline: "quiet",
+                initrd: 0x4800_0000..0x4800_1000,
+            })
+            .unwrap()
+        };
+        let v3 = blob(Version::V3);
+        assert_eq!(text(&v3, "/chosen", "bootargs"), "quiet\0");
+        assert_eq!(cells(&v3, "/chosen", "linux,initrd-end"), [0, 0x4800_1000]);
+        assert_eq!(
+            cells(&v3, "/memory@80000000", "reg"),
+            [0, 0x8000_0000, 0, 0x8000_0000]
+        );
+        assert_eq!(cells(&v3, "/cpus/cpu@1", "reg"), [1]);
+        assert_eq!(text(&v3, "/psci", "method"), "hvc\0");
+        assert_eq!(cells(&v3, "/timer", "interrupts")[6..9], [1, 11, 4]);
+        assert_eq!(
+            cells(&v3, "/interrupt-controller@8000000", "reg"),
+            [0, 0x800_0000, 0, 0x1_0000, 0, 0x80a_0000, 0, 0x4_0000]
+        );
+        assert_eq!(cells(&v3, "/pl011@9000000", "interrupts"), [0, 1, 1]);
+        assert_eq!(text(&v3, "/aliases", "serial0"), "/pl011@9000000\0");
+        // What nodes refer to is there.
+        let clock = cells(&v3, "/apb-pclk", "phandle")[0];
+        assert_eq!(cells(&v3, "/pl011@9000000", "clocks"), [clock; 2]);
+        assert_eq!(
+            cells(&v3, "/", "interrupt-parent"),
+            cells(&v3, "/interrupt-controller@8000000", "phandle")
+        );
+
+        let v2 = blob(Version::V2);
+        assert_eq!(
+            cells(&v2, "/interrupt-controller@8000000", "reg"),
+            [0, 0x800_0000, 0, 0x1000, 0, 0x801_0000, 0, 0x2000]
+        );
+        assert_eq!(cells(&v2, "/timer", "interrupts")[6..9], [1, 11, 0x304]);
+    }
+}

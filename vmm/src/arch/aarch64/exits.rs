@@ -6,15 +6,12 @@ use super::exception::NEEDED;
 use abi::vcpu::ExitKind;
 use abi::vcpu::aarch64::Groups;
 
-/// What is needed to look at the interrupts.
-const INTERRUPTS: Groups = Groups::GIC.union(Groups::TIMER);
-
 /// Groups that exits of a kind save.
 pub const fn saved(kind: ExitKind) -> Groups {
     use ExitKind as K;
     match kind {
-        K::Kick | K::VirtualTimer | K::InterruptController => INTERRUPTS,
-        K::Halt | K::StageTwoFault => INTERRUPTS.union(Groups::PC),
+        K::Kick | K::VirtualTimer | K::InterruptController => Groups::GIC,
+        K::Halt | K::StageTwoFault => Groups::GIC.union(Groups::PC),
         K::SystemRegister | K::FirmwareCall | K::Pause => Groups::PC,
         // The general registers alone.
         K::Hypercall | K::Startup => Groups::empty(),

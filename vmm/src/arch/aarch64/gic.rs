@@ -168,14 +168,6 @@ impl Gic {
         }
     }
 
-    /// The reason for a vCPU's own interrupt is gone: it is not pending any more. Of an interrupt in a list register
-    /// after the fold only.
-    pub fn withdraw(&mut self, vcpu: usize, intid: u32) {
-        if let (Some(private), 16..32) = (self.private.get_mut(vcpu), intid) {
-            private.bank.pending &= !(1 << intid);
-        }
-    }
-
     /// The bank that vCPU `vcpu` sees as number `bank`.
     fn bank(&mut self, vcpu: usize, bank: usize) -> &mut Bank {
         match bank {

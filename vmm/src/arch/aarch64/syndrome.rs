@@ -14,6 +14,8 @@ pub mod class {
     pub const DATA_ABORT_LOWER: u32 = 0x24;
     /// Data abort from the same one.
     pub const DATA_ABORT: u32 = 0x25;
+    /// SError.
+    pub const SERROR: u32 = 0x2f;
 }
 
 /// Exception class.

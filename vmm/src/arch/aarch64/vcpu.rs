@@ -14,17 +14,23 @@ mod tests;
 
 use super::exception::{self, Exception};
 use super::state::StatePage;
+use super::syndrome;
 use super::vm::Vm;
 use crate::once::Reported;
 use crate::platform::Platform;
-use abi::vcpu::aarch64::{CONTROL_HALT, Groups};
-use abi::vcpu::{ExitKind, exit_kind};
+use abi::vcpu::aarch64::{CONTROL_HALT, CONTROL_SERROR, Groups};
+use abi::vcpu::{ExitKind, exit_kind, instruction_length};
 use core::sync::atomic::Ordering;
 use rt::ipc::Words;
 use rt::protocol::supervisor::StopReason;
 
-/// Bytes of an A64 instruction.
-const INSTRUCTION: u64 = 4;
+/// Bytes of the instruction that caused an exit: programs for AArch32 may have some of two.
+fn instruction(words: &Words) -> u64 {
+    match instruction_length(words[0]) {
+        0 => 4,
+        length => length,
+    }
+}
 
 /// A vCPU.
 #[derive(Debug)]
@@ -80,13 +86,13 @@ impl<P: Platform> Vcpu<P> {
             Some(K::VirtualTimer) => self.virtual_timer(),
             Some(K::StageTwoFault) => self.stage_two_fault(words),
             Some(K::SystemRegister) => self.system_register(words[1] as u32),
-            Some(K::Halt) => self.halt(),
+            Some(K::Halt) => self.halt(instruction(words)),
             Some(K::InterruptController) => self.interrupt_controller(),
-            Some(K::Hypercall) => self.firmware_call(),
-            Some(K::FirmwareCall) => self.skip() | self.firmware_call(),
-            Some(K::Pause) => self.skip(),
+            Some(K::Hypercall) => self.firmware_call(words[1]),
+            Some(K::FirmwareCall) => self.skip(instruction(words)) | self.firmware_call(words[1]),
+            Some(K::Pause) => self.skip(instruction(words)),
             Some(K::Startup) => self.startup(),
-            Some(K::Other) => self.other(words[1]),
+            Some(K::Other) => self.other(words[1] as u32),
             Some(K::InvalidState) => self.broken("the processor refuses the guest's state", words),
             Some(_) => self.broken("an exit that is not handled", words),
             None => self.broken("an exit of unknown kind", words),
@@ -95,22 +101,34 @@ impl<P: Platform> Vcpu<P> {
 
     /// Moves on behind the instruction that caused the exit.
     #[inline]
-    fn skip(&mut self) -> Groups {
-        self.state.set_pc(self.state.pc().wrapping_add(INSTRUCTION));
+    fn skip(&mut self, length: u64) -> Groups {
+        self.state.set_pc(self.state.pc().wrapping_add(length));
         Groups::PC
     }
 
     /// An exception that nothing is emulated for.
     #[cold]
-    fn other(&mut self, esr: u64) -> Groups {
-        let class = super::syndrome::class(esr as u32);
+    fn other(&mut self, esr: u32) -> Groups {
+        let class = syndrome::class(esr);
         if self.reported_others.first(class) {
             log::info!(
-                "exception of class {class:#x} at {:#x}: undefined instruction",
+                "the guest gets an exception of class {class:#x} (syndrome {esr:#x}), pc {:#x}",
                 self.state.pc()
             );
         }
-        exception::inject(&mut self.state, Exception::Undefined)
+        let exception = match class {
+            syndrome::class::SERROR => {
+                self.state.set_controls(CONTROL_SERROR);
+                return Groups::CONTROLS;
+            }
+            syndrome::class::DATA_ABORT_LOWER => Exception::DataAbort {
+                write: esr & syndrome::WNR != 0,
+                address: None,
+            },
+            syndrome::class::INSTRUCTION_ABORT_LOWER => Exception::PrefetchAbort { address: None },
+            _ => Exception::Undefined,
+        };
+        exception::inject(&mut self.state, exception)
     }
 
     /// Injects an exception at the instruction that caused an exit of a kind that can be widened.

@@ -141,13 +141,30 @@ fn settle(map: &mut MemoryMap, machine: &Machine, tree: PhysRange) -> Result<(),
     for range in machine.memory.iter() {
         map.add(range.start().0, range.size(), RegionKind::Usable)?;
     }
-    for range in machine.reserved.iter() {
-        // Firmware's: nobody may have it.
-        map.add(range.start().0, range.size(), RegionKind::Defective)?;
-    }
     map.claim(image_range(), RegionKind::Kernel)?;
     if let Some(bundle) = machine.bundle {
         map.claim(bundle, RegionKind::Bundle)?;
     }
-    map.claim(tree, RegionKind::Firmware)
+    map.claim(tree, RegionKind::Firmware)?;
+    // Firmware's: nobody may have it. Loaders reserve what they hand over, too; that is accounted for.
+    let own = [Some(image_range()), machine.bundle, Some(tree)].map(|r| r.map(PhysRange::outward));
+    for range in machine.reserved.iter() {
+        let (mut at, end) = (range.start().0, range.end().0);
+        while at < end {
+            let inside = own
+                .iter()
+                .flatten()
+                .find(|r| (r.start().0..r.end().0).contains(&at));
+            let next = own.iter().flatten().map(|r| r.start().0);
+            let stop = match inside {
+                Some(own) => own.end().0,
+                None => next.filter(|&start| start > at).min().unwrap_or(end),
+            };
+            if inside.is_none() {
+                map.add(at, stop.min(end) - at, RegionKind::Defective)?;
+            }
+            at = stop;
+        }
+    }
+    Ok(())
 }

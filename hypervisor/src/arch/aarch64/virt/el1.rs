@@ -110,10 +110,25 @@ impl Thread {
     }
 }
 
+/// CNTV_CTL_EL0.
+const TIMER_ENABLE: u64 = 1 << 0;
+const TIMER_MASK: u64 = 1 << 1;
+
 impl El1 {
+    /// Machine's counter at which the saved virtual timer fires, if it is on and not masked.
+    pub fn timer(&self) -> Option<u64> {
+        let on = self.cntv_ctl & (TIMER_ENABLE | TIMER_MASK) == TIMER_ENABLE;
+        on.then(|| self.cntv_cval.wrapping_add(self.cntvoff))
+    }
+
+    /// Forbids the saved virtual timer to interrupt.
+    pub fn mask_timer(&mut self) {
+        self.cntv_ctl |= TIMER_MASK;
+    }
+
     /// Forbids the virtual timer to interrupt (CNTV_CTL_EL0.IMASK), where it is loaded.
     pub fn mask_loaded_timer() {
-        write!("cntv_ctl_el0", read!("cntv_ctl_el0") | 1 << 1);
+        write!("cntv_ctl_el0", read!("cntv_ctl_el0") | TIMER_MASK);
     }
 
     /// Switches the loaded timer off: its owner is not loaded any more.

@@ -34,7 +34,7 @@ impl<P: Platform> Vcpu<P> {
         }
         if esr & CM != 0 && esr & S1PTW == 0 {
             // Nothing is cached of a device.
-            return self.skip_access(esr);
+            return self.skip(instruction_length(esr));
         }
         let abort = Exception::DataAbort {
             write: esr & WNR != 0,
@@ -63,7 +63,7 @@ impl<P: Platform> Vcpu<P> {
                     let value = access.truncate(self.state.gpr(register)) as u32;
                     self.platform.serial_write(number, value);
                 }
-                self.skip_access(esr)
+                self.skip(instruction_length(esr))
             }
             Target::Gic(frame, offset) => {
                 let vcpu = self.id as usize;
@@ -79,7 +79,7 @@ impl<P: Platform> Vcpu<P> {
                 if !access.write {
                     self.state.set_gpr(register, access.extend(read));
                 }
-                groups | self.skip_access(esr)
+                groups | self.skip(instruction_length(esr))
             }
         }
     }
@@ -94,12 +94,6 @@ impl<P: Platform> Vcpu<P> {
         // Where the frames are does not change.
         let (frame, offset) = self.vm.gic.lock().frame(at.0)?;
         Some(Target::Gic(frame, offset))
-    }
-
-    fn skip_access(&mut self, esr: u32) -> Groups {
-        let next = self.state.pc().wrapping_add(instruction_length(esr));
-        self.state.set_pc(next);
-        Groups::PC
     }
 
     #[cold]

@@ -3,7 +3,7 @@ use super::Vcpu;
 use crate::arch::aarch64::gic::lists::List;
 use crate::arch::aarch64::gic::{Gic, Kicks, SPIS, VIRTUAL_TIMER};
 use crate::platform::{KICK_VCPU, Platform};
-use abi::vcpu::aarch64::{CONTROL_HALT, Groups, LIST_REGISTERS};
+use abi::vcpu::aarch64::{CONTROL_HALT, Groups, LIST_EOI, LIST_REGISTERS, LIST_STATE};
 use rt::protocol::supervisor::StopReason;
 
 impl<P: Platform> Vcpu<P> {
@@ -46,13 +46,13 @@ impl<P: Platform> Vcpu<P> {
     }
 
     /// WFI.
-    pub(super) fn halt(&mut self) -> Groups {
+    pub(super) fn halt(&mut self, length: u64) -> Groups {
         self.halted = true;
-        self.skip() | self.interrupts(|_, _| {})
+        self.skip(length) | self.interrupts(|_, _| {})
     }
 
-    /// Takes the interrupts back from the list registers, acts, and fills them again; for exits that save groups `GIC` and
-    /// `TIMER`. A vCPU in WFI goes on if an interrupt waits for it then, or stays halted.
+    /// Takes the interrupts back from the list registers, acts, and fills them again; for exits that save group
+    /// `GIC`. A vCPU in WFI goes on if an interrupt waits for it then, or stays halted.
     pub(super) fn interrupts(&mut self, act: impl FnOnce(&mut Gic, &mut Kicks)) -> Groups {
         let vcpu = self.id as usize;
         if !self.on {
@@ -60,21 +60,16 @@ impl<P: Platform> Vcpu<P> {
         }
         let (mut old, mut new): (List, List) = ([0; LIST_REGISTERS], [0; LIST_REGISTERS]);
         let mut kicks = Kicks::default();
-        let timer = self.vm.clock.timer_met(
-            self.state.cntv_ctl(),
-            self.state.cntv_cval(),
-            self.platform.counter(),
-        );
         let mut gic = self.vm.gic.lock();
         let used = gic.list_registers();
         for (i, value) in old.iter_mut().enumerate().take(used) {
-            *value = self.state.list(i);
+            // What has ended leaves its number behind: as good as empty.
+            let content = self.state.list(i);
+            if content & (LIST_STATE | LIST_EOI) != 0 {
+                *value = content;
+            }
         }
         gic.fold(vcpu, &old);
-        if !timer {
-            // The guest has set it anew before it took the interrupt.
-            gic.withdraw(vcpu, VIRTUAL_TIMER);
-        }
         act(&mut gic, &mut kicks);
         let control = gic.fill(vcpu, &mut new, &mut kicks);
         drop(gic);

@@ -8,8 +8,12 @@ use rt::protocol::supervisor::StopReason;
 
 impl<P: Platform> Vcpu<P> {
     /// HVC or SMC, past the instruction.
-    pub(super) fn firmware_call(&mut self) -> Groups {
-        let call = psci::decode([0, 1, 2, 3].map(|i| self.state.gpr(i)));
+    pub(super) fn firmware_call(&mut self, esr: u64) -> Groups {
+        let call = match esr & 0xffff {
+            0 => psci::decode([0, 1, 2, 3].map(|i| self.state.gpr(i))),
+            // The instruction's number is no calling convention's (DEN 0028, 2.9).
+            _ => Call::Answer(-1),
+        };
         let answer = match call {
             Call::Answer(value) => value,
             Call::Suspend => {

@@ -3,7 +3,7 @@ use super::Vcpu;
 use crate::arch::aarch64::exception::Exception;
 use crate::arch::aarch64::gic::sgi::Sgi;
 use crate::arch::aarch64::gic::{Kicks, Version};
-use crate::arch::aarch64::syndrome::SystemAccess;
+use crate::arch::aarch64::syndrome::{SystemAccess, instruction_length};
 use crate::platform::Platform;
 use abi::vcpu::ExitKind;
 use abi::vcpu::aarch64::Groups;
@@ -84,7 +84,7 @@ impl<P: Platform> Vcpu<P> {
                 return self.undefined(access.key.into(), esr);
             }
         }
-        self.skip()
+        self.skip(instruction_length(esr))
     }
 
     fn register(&self, key: u16) -> Option<Register> {
