@@ -12,3 +12,4 @@ mod hostile;
 mod kernels;
 mod registers;
 mod sizes;
+mod vcpus;

@@ -67,10 +67,14 @@ pub struct Table {
     xcr0_mask: u64,
     compaction: u32,
     vcpus: u32,
+    /// The leaves say more as Intel's processors do than as AMD's.
+    intel: bool,
     max_basic: u32,
     max_extended: u32,
 }
 
+/// Leaf 8000_0001h, ECX: the logical processors of the package are cores, not threads.
+const CMP_LEGACY: u32 = 1 << 1;
 /// Bytes of the legacy region and header of an XSAVE area.
 const XSAVE_BASE: u32 = 576;
 
@@ -90,6 +94,7 @@ impl Table {
                 0
             },
             vcpus: parameters.vcpus,
+            intel: host(0, 0).ebx == u32::from_le_bytes(*b"Genu"),
             max_basic,
             max_extended,
         };
@@ -149,6 +154,11 @@ impl Table {
                     leaf.ecx &= !NEEDS_XSAVE;
                 }
             }
+            // Cores of the package.
+            4 => leaf.eax |= (self.vcpus.clamp(1, 64) - 1) << 26,
+            0x8000_0008 if !self.intel => {
+                leaf.ecx = self.core_bits() << 12 | (self.vcpus.clamp(1, 256) - 1);
+            }
             7 => {
                 // What needs state components that the guest may not have.
                 if self.xcr0_mask & 0x4 == 0 {
@@ -161,7 +171,14 @@ impl Table {
                 }
             }
             0x8000_0000 => leaf.eax = self.max_extended,
-            0x8000_0001 if self.xcr0_mask & 0x4 == 0 => leaf.ecx &= !EXTENDED_NEEDS_XSAVE,
+            0x8000_0001 => {
+                if self.xcr0_mask & 0x4 == 0 {
+                    leaf.ecx &= !EXTENDED_NEEDS_XSAVE;
+                }
+                if self.vcpus > 1 && !self.intel {
+                    leaf.ecx |= CMP_LEGACY;
+                }
+            }
             _ => {}
         }
     }
@@ -237,10 +254,9 @@ impl Table {
         if self.max_basic < 0xb {
             return Leaf::default();
         }
-        let core_bits = self.vcpus.next_power_of_two().trailing_zeros();
         let (eax, ebx, kind) = match sub {
             0 => (0, 1, 1 << 8),
-            1 => (core_bits, self.vcpus, 2 << 8),
+            1 => (self.core_bits(), self.vcpus, 2 << 8),
             _ => (0, 0, 0),
         };
         Leaf {
@@ -249,6 +265,11 @@ impl Table {
             ecx: sub & 0xff | kind,
             edx: apic_id,
         }
+    }
+
+    /// Bits of an APIC ID that tell the core.
+    fn core_bits(&self) -> u32 {
+        self.vcpus.next_power_of_two().trailing_zeros()
     }
 
     fn xsave(&self, sub: u32, xcr0: u64) -> Leaf {
@@ -304,6 +325,11 @@ impl Table {
             },
             _ => Leaf::default(),
         }
+    }
+
+    /// Family, model and stepping, as in EAX of leaf 1.
+    pub fn signature(&self) -> u32 {
+        self.find(1, 0).eax
     }
 
     /// Whether the guest has XSAVE.
@@ -445,6 +471,36 @@ mod tests {
         assert!(!none.has_xsave());
         assert_eq!(none.get(1, 0, &NOW).ecx & NEEDS_XSAVE, 0);
         assert_eq!(none.get(0xd, 0, &NOW), Leaf::default());
+    }
+
+    #[test]
+    fn several_vcpus_are_cores_of_one_package() {
+        let vendor = |name: &[u8; 4], vcpus| {
+            let name = u32::from_le_bytes(*name);
+            let host = move |leaf, sub| match everything(leaf, sub) {
+                answer if leaf == 0 => Leaf {
+                    ebx: name,
+                    ..answer
+                },
+                answer => answer,
+            };
+            let parameters = Parameters {
+                xcr0_mask: 7,
+                vcpus,
+                tsc_hz: 1,
+            };
+            let table = Table::new(host, &parameters);
+            let leaf = |number| table.get(number, 0, &NOW);
+            (
+                leaf(1).edx & 1 << 28 != 0,
+                leaf(4).eax >> 26,
+                leaf(0x8000_0001).ecx & CMP_LEGACY != 0,
+                leaf(0x8000_0008).ecx,
+            )
+        };
+        assert_eq!(vendor(b"Auth", 1), (false, 0, false, 0));
+        assert_eq!(vendor(b"Auth", 3), (true, 2, true, 0x2002));
+        assert_eq!(vendor(b"Genu", 3), (true, 2, false, 0));
     }
 
     #[test]

@@ -2,17 +2,18 @@
 use super::acpi::{Machine, Serial};
 use super::boot::load;
 use super::clock::Clock;
-use super::vm::Vm;
+use super::vm::{MAX_VCPUS, Vm};
 use super::{cpuid, instruction};
 use crate::memory::GuestRam;
 use crate::setup::{Files, SetupError};
 use abi::Selector;
+use core::sync::atomic::{AtomicBool, AtomicU32};
 use rt::env::MonitorEnvironment;
 use rt::program::Program;
 
-/// Most vCPUs of a VM: application processors cannot be started yet.
+/// Most vCPUs of a VM.
 pub const fn most_vcpus(_environment: &MonitorEnvironment) -> usize {
-    1
+    MAX_VCPUS
 }
 
 /// Loads the guest.
@@ -54,6 +55,12 @@ pub fn build(
         clock: Clock::new(tsc_hz),
         serial,
         io_apic: spin::Mutex::default(),
+        mailboxes: Default::default(),
         vcpus,
+        // The first.
+        alive: AtomicU32::new(1),
+        // The guest's TSC starts at 0, and with it its clock.
+        tsc_offset: rt::arch::counter().wrapping_neg(),
+        stopped: AtomicBool::new(false),
     })
 }

@@ -1,13 +1,14 @@
 //! A vCPU: answers to its exits.
 //!
 //! [`Vcpu::exit`] takes the message of an exit and returns the groups of state that it changed in the state
-//! page. It runs on the vCPU's own handler thread, so that a vCPU's state needs no lock. What it needs of the
-//! outside is a [`Platform`].
+//! page. It runs on the handler thread of the vCPU's CPU, so that a vCPU's state needs no lock; what the vCPUs of a
+//! VM share is atomic, or locked for moments. What it needs of the outside is a [`Platform`].
 
 mod access;
 mod control;
 mod events;
 mod msrs;
+mod power;
 mod startup;
 #[cfg(test)]
 mod tests;
@@ -24,6 +25,7 @@ use abi::vcpu::x86_64::{
     EVENT_VALID, Groups, RAX, RBX, RCX, RDX, SHADOW_NMI,
 };
 use abi::vcpu::{ExitKind, exit_kind, instruction_length};
+use core::sync::atomic::Ordering;
 use guest_linux_shim::kvm;
 use rt::ipc::Words;
 use rt::protocol::supervisor::StopReason;
@@ -62,8 +64,10 @@ pub struct Vcpu<P> {
     pv_eoi_armed: bool,
     /// In HLT until an interrupt.
     halted: bool,
-    /// The VM has ended.
-    stopped: bool,
+    /// Waits for a start-up message after INIT.
+    waiting: bool,
+    /// Not counted in [`Vm::alive`].
+    asleep: bool,
     nmi_pending: bool,
     /// As far as known: NMIs are blocked until IRET.
     nmi_blocked: bool,
@@ -80,13 +84,14 @@ impl<P: Platform> Vcpu<P> {
     /// The vCPU `id` of `vm`; nothing of it runs before its first exit, which is
     /// [`ExitKind::Startup`].
     pub fn new(vm: &'static Vm, id: u32, state: StatePage, platform: P) -> Vcpu<P> {
+        let apic = LocalApic::new(id);
+        vm.mailbox(id).publish(apic.address());
         Vcpu {
             vm,
             state,
             id,
-            apic: LocalApic::new(id),
-            // The guest's TSC starts at 0, and with it its clock.
-            tsc_offset: platform.counter().wrapping_neg(),
+            apic,
+            tsc_offset: vm.tsc_offset,
             platform,
             clock_origin: 0,
             tsc_aux: 0,
@@ -99,7 +104,8 @@ impl<P: Platform> Vcpu<P> {
             pv_eoi: 0,
             pv_eoi_armed: false,
             halted: false,
-            stopped: false,
+            waiting: id != 0,
+            asleep: id != 0,
             nmi_pending: false,
             nmi_blocked: false,
             window: false,
@@ -129,7 +135,7 @@ impl<P: Platform> Vcpu<P> {
     #[inline(never)]
     fn other_exit(&mut self, kind: ExitKind, length: u64, words: &Words) -> Groups {
         use ExitKind as K;
-        if self.stopped {
+        if self.vm.stopped.load(Ordering::Relaxed) {
             return self.park();
         }
         match kind {
@@ -147,7 +153,8 @@ impl<P: Platform> Vcpu<P> {
             K::Exception => self.exception(words[1] as u8, Some(words[2] as u32)),
             K::TripleFault => {
                 log::warn!(
-                    "triple fault at {:#x}, cr2 {:#x}, rsp {:#x}",
+                    "vCPU {}: triple fault at {:#x}, cr2 {:#x}, rsp {:#x}",
+                    self.id,
                     self.state.rip(),
                     self.state.cr2(),
                     self.state.gpr(abi::vcpu::x86_64::RSP)
@@ -260,15 +267,13 @@ impl<P: Platform> Vcpu<P> {
     /// Ends the VM.
     #[cold]
     fn stop(&mut self, reason: StopReason) -> Groups {
-        if !self.stopped {
-            self.stopped = true;
-            self.platform.stopped(reason);
-        }
+        power::end(self.vm, self.id, &mut self.platform, reason);
         self.park()
     }
 
-    /// Halts the vCPU for ever.
+    /// Halts the vCPU until it is kicked.
     fn park(&mut self) -> Groups {
+        self.deadline = u64::MAX;
         self.state.set_inject(0);
         self.state.set_interrupt_shadow(0);
         self.state.set_controls(CONTROL_HALT);
@@ -280,11 +285,12 @@ impl<P: Platform> Vcpu<P> {
     fn broken(&mut self, what: &str, words: &Words) -> Groups {
         let state = &self.state;
         log::error!(
-            "{what}: {:#x} {:#x} {:#x} {:#x}; rip {:#x} rflags {:#x} cr0 {:#x} cr3 {:#x} cr4 {:#x} efer {:#x}",
+            "{what}: {:#x} {:#x} {:#x} {:#x}; vCPU {} rip {:#x} rflags {:#x} cr0 {:#x} cr3 {:#x} cr4 {:#x} efer {:#x}",
             words[0],
             words[1],
             words[2],
             words[3],
+            self.id,
             state.rip(),
             state.rflags(),
             state.cr0(),

@@ -4,6 +4,7 @@
 #[cfg(test)]
 mod tests;
 
+use super::mailbox::Address;
 use super::message::{Delivery, Destination, Message};
 use super::timer::{Mode, Timer};
 use super::vectors::VectorSet;
@@ -159,7 +160,7 @@ impl LocalApic {
                     *self = LocalApic::new(self.id);
                 }
                 if new == X2APIC_ON {
-                    self.logical = (self.id >> 4) << 16 | 1 << (self.id & 15);
+                    self.logical = self.x2apic_logical();
                     self.command &= 0xffff_ffff;
                 }
                 self.base = BASE | bsp | new;
@@ -167,6 +168,20 @@ impl LocalApic {
             _ => {}
         }
         Ok(())
+    }
+
+    /// INIT: as after power-on, but the mode stays (Intel SDM 3A 11.4.7.3, 11.12.5.1).
+    pub fn init(&mut self) {
+        let base = self.base;
+        *self = LocalApic::new(self.id);
+        self.base = base;
+        if self.is_x2apic() {
+            self.logical = self.x2apic_logical();
+        }
+    }
+
+    fn x2apic_logical(&self) -> u32 {
+        (self.id >> 4) << 16 | 1 << (self.id & 15)
     }
 
     fn enabled(&self) -> bool {
@@ -240,29 +255,14 @@ impl LocalApic {
         }
     }
 
-    /// Whether a message is for this APIC; `sender` says whether it sent the message itself.
-    pub fn is_destination(&self, destination: Destination, sender: bool) -> bool {
-        match destination {
-            Destination::Itself => sender,
-            Destination::All => true,
-            Destination::Others => !sender,
-            Destination::Physical(id) if self.is_x2apic() => {
-                // The I/O APIC and xAPIC senders have eight bits, of which all ones is everyone.
-                id == self.id || id == u32::MAX || id == 0xff
-            }
-            Destination::Physical(id) => id == self.id || id & 0xff == 0xff,
-            Destination::Logical(set) if self.is_x2apic() => {
-                set >> 16 == self.logical >> 16 && set & self.logical & 0xffff != 0
-                    || set == u32::MAX
-            }
-            Destination::Logical(set) => {
-                let own = self.logical >> 24;
-                if self.format >> 28 == 0xf {
-                    set & own & 0xff != 0
-                } else {
-                    set & 0xff == 0xff || set >> 4 & 0xf == own >> 4 && set & own & 0xf != 0
-                }
-            }
+    /// How it is addressed.
+    pub fn address(&self) -> Address {
+        Address {
+            logical: self.logical,
+            x2apic: self.is_x2apic(),
+            flat: self.format >> 28 == 0xf,
+            present: self.base & BASE_ENABLED != 0,
+            enabled: self.enabled(),
         }
     }
 
@@ -459,6 +459,10 @@ impl LocalApic {
         if with_vector && vector < 16 {
             self.raise_error(ERROR_SEND_VECTOR);
             return Effect::Interrupts;
+        }
+        // The shorthand is for interrupts with vectors only (Intel SDM 3A table 11-3).
+        if destination == Destination::Itself && !with_vector {
+            return Effect::None;
         }
         // INIT level de-assert: for APICs of the past.
         if delivery == Delivery::Init && low & (1 << 15 | 1 << 14) == 1 << 15 {

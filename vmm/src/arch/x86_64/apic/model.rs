@@ -55,7 +55,7 @@ impl Machine {
         let mut sent = vec![];
         act(&mut self.io, &mut sent);
         for m in sent {
-            assert!(self.local.is_destination(m.destination, false));
+            assert!(self.local.address().is_destination(0, m.destination, false));
             self.local.accept(m.vector, m.level);
         }
     }

@@ -5,6 +5,11 @@
 pub struct VectorSet([u64; 4]);
 
 impl VectorSet {
+    /// The set with these bits, 64 vectors in each word.
+    pub const fn new(words: [u64; 4]) -> VectorSet {
+        VectorSet(words)
+    }
+
     /// Adds a vector; returns whether it is new.
     pub fn insert(&mut self, vector: u8) -> bool {
         let (word, bit) = (&mut self.0[vector as usize / 64], 1 << (vector % 64));

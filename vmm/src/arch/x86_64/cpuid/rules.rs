@@ -42,8 +42,8 @@ pub(super) const STRUCTURED_ECX: u32 = bits(&[1, 2, 6, 8, 9, 10, 11, 12, 14, 22]
 /// CORE_CAPABILITIES, which are not passed through, nor AMX, CET and hybrid processors.
 pub(super) const STRUCTURED_EDX: u32 = bits(&[4, 10]);
 
-/// Leaf 8000_0001h, ECX: LAHF, ABM, SSE4A, misaligned SSE, 3DNowPrefetch, XOP, FMA4, TBM. Not: CMP_LEGACY and
-/// TOPOEXT (topology), SVM, extended APIC, OSVW, IBS, SKINIT, WDT, LWP, perf counters, MWAITX.
+/// Leaf 8000_0001h, ECX: LAHF, ABM, SSE4A, misaligned SSE, 3DNowPrefetch, XOP, FMA4, TBM. CMP_LEGACY is set
+/// for several vCPUs, as cores. Not: TOPOEXT, SVM, extended APIC, OSVW, IBS, SKINIT, WDT, LWP, perf counters, MWAITX.
 pub(super) const EXTENDED_ECX: u32 = bits(&[0, 5, 6, 7, 8, 11, 16, 21]);
 /// Leaf 8000_0001h, ECX: XOP and FMA4, which need XSAVE.
 pub(super) const EXTENDED_NEEDS_XSAVE: u32 = bits(&[11, 16]);
@@ -76,7 +76,7 @@ pub(super) const RULES: &[Rule] = &[
     Rule(0, Sub::None, [ALL; 4]),
     Rule(1, Sub::None, [ALL, 0x0000_ff00, BASIC_ECX, BASIC_EDX]),
     Rule(2, Sub::None, [ALL; 4]),
-    // Caches, without the number of CPUs that share them.
+    // Caches, without the number of CPUs that share them; of cores there are those of the guest.
     Rule(4, Sub::UntilNull, [0x0000_3fff, ALL, ALL, ALL]),
     Rule(
         7,

@@ -1,5 +1,6 @@
 //! Port I/O and accesses to device memory.
 use super::events::Lines;
+use super::power::end;
 use super::{Platform, Vcpu, vector};
 use crate::arch::x86_64::apic::io;
 use crate::arch::x86_64::apic::local;
@@ -13,6 +14,7 @@ use crate::once::Reported;
 use abi::vcpu::ExitKind;
 use abi::vcpu::x86_64::{Groups, RAX, SHADOW_NMI};
 use abi::vcpu::{FAULT_FETCH, FAULT_WRITE};
+use core::sync::atomic::Ordering;
 use rt::ipc::Words;
 use rt::protocol::supervisor::StopReason;
 
@@ -43,7 +45,7 @@ impl<P: Platform> Vcpu<P> {
         } else {
             let value = self.state.gpr(RAX) as u32;
             self.port_out(port, size, value);
-            if self.stopped {
+            if self.ended() {
                 return self.park();
             }
         }
@@ -58,23 +60,23 @@ impl<P: Platform> Vcpu<P> {
         if !self.is_wide(ExitKind::Io) {
             return self.widen(ExitKind::Io);
         }
-        let vm = self.vm;
         let Vcpu {
+            vm,
+            id,
             platform,
             state,
             reported_ports,
-            stopped,
             ..
         } = self;
         let mut bus = Ports {
             vm,
+            id: *id,
             platform,
             reported: reported_ports,
-            stopped,
         };
         let result = string::port_string(&vm.ram, state, port, &mut bus);
         self.narrow(ExitKind::Io);
-        if self.stopped {
+        if self.ended() {
             return self.park();
         }
         match result {
@@ -94,16 +96,16 @@ impl<P: Platform> Vcpu<P> {
     fn ports(&mut self) -> Ports<'_, P> {
         let Vcpu {
             vm,
+            id,
             platform,
             reported_ports,
-            stopped,
             ..
         } = self;
         Ports {
             vm,
+            id: *id,
             platform,
             reported: reported_ports,
-            stopped,
         }
     }
 
@@ -132,6 +134,8 @@ impl<P: Platform> Vcpu<P> {
         };
         let (vm, now) = (self.vm, self.tsc());
         let Vcpu {
+            id,
+            platform,
             state,
             apic,
             nmi_pending,
@@ -140,6 +144,8 @@ impl<P: Platform> Vcpu<P> {
         } = self;
         let lines = Lines {
             vm,
+            id: *id,
+            platform,
             apic,
             nmi_pending,
         };
@@ -181,9 +187,9 @@ impl<P: Platform> Vcpu<P> {
 /// The guest's ports.
 struct Ports<'a, P> {
     vm: &'a Vm,
+    id: u32,
     platform: &'a mut P,
     reported: &'a mut Reported<64>,
-    stopped: &'a mut bool,
 }
 
 impl<P: Platform> Ports<'_, P> {
@@ -221,12 +227,11 @@ impl<P: Platform> Ports<'_, P> {
         let Some(request) = ports::power_request(device, value) else {
             return;
         };
-        if !core::mem::replace(self.stopped, true) {
-            self.platform.stopped(match request {
-                PowerRequest::Off => StopReason::PowerOff,
-                PowerRequest::Reset => StopReason::Reset,
-            });
-        }
+        let reason = match request {
+            PowerRequest::Off => StopReason::PowerOff,
+            PowerRequest::Reset => StopReason::Reset,
+        };
+        end(self.vm, self.id, self.platform, reason);
     }
 }
 
@@ -251,13 +256,13 @@ impl<P: Platform> PortBus for Ports<'_, P> {
     }
 
     fn ended(&self) -> bool {
-        *self.stopped
+        self.vm.stopped.load(Ordering::Relaxed)
     }
 }
 
 /// The guest's device memory.
-struct Devices<'a> {
-    lines: Lines<'a>,
+struct Devices<'a, P> {
+    lines: Lines<'a, P>,
     now: u64,
     reported_pages: &'a mut Reported<64>,
 }
@@ -269,7 +274,7 @@ enum Target {
     Nothing,
 }
 
-impl Devices<'_> {
+impl<P: Platform> Devices<'_, P> {
     fn target(&mut self, at: GuestPhys) -> Target {
         if self.lines.apic.is_mapped() && at.0 & !0xfff == local::BASE {
             return Target::Local(at.0 & 0xfff);
@@ -294,7 +299,7 @@ fn part(register: u32, offset: u64, size: u8) -> u64 {
     }
 }
 
-impl Bus for Devices<'_> {
+impl<P: Platform> Bus for Devices<'_, P> {
     fn read(&mut self, at: GuestPhys, size: u8) -> u64 {
         match self.target(at) {
             // Registers are 16 bytes apart.
@@ -323,6 +328,7 @@ impl Bus for Devices<'_> {
                 let number = (offset / 16) as u32;
                 let effect = self.lines.apic.write_mapped(number, value as u32, self.now);
                 self.lines.apply(effect);
+                self.lines.publish();
             }
             Target::Io(offset) if whole => self.lines.write_io_apic(offset, value as u32),
             _ => {}

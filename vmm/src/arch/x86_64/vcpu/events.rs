@@ -5,11 +5,11 @@ use crate::arch::x86_64::apic::local::{Effect, LocalApic};
 use crate::arch::x86_64::apic::message::{Delivery, Message};
 use crate::arch::x86_64::vm::Vm;
 use crate::memory::GuestPhys;
+use crate::platform::KICK_VCPU;
 use abi::vcpu::x86_64::{
     CONTROL_HALT, EVENT_INTERRUPT, EVENT_NMI, EVENT_SOFTWARE, EVENT_TYPE, EVENT_VALID, Groups,
     SHADOW_INTERRUPT, SHADOW_NMI,
 };
-use rt::protocol::supervisor::StopReason;
 
 /// RFLAGS.IF.
 const INTERRUPTS_ON: u64 = 1 << 9;
@@ -17,21 +17,28 @@ const INTERRUPTS_ON: u64 = 1 << 9;
 pub(super) const PV_EOI_ENABLED: u64 = 1 << 0;
 
 /// The interrupt controllers, as a vCPU reaches them.
-pub(super) struct Lines<'a> {
+pub(super) struct Lines<'a, P> {
     pub vm: &'a Vm,
+    pub id: u32,
+    pub platform: &'a mut P,
     pub apic: &'a mut LocalApic,
     pub nmi_pending: &'a mut bool,
 }
 
-impl Lines<'_> {
+impl<P: Platform> Lines<'_, P> {
     /// Carries out what a write to the local APIC asks for.
     #[inline]
     pub fn apply(&mut self, effect: Effect) {
         match effect {
             Effect::None | Effect::Interrupts | Effect::Timer => {}
             Effect::EndOfLevel(vector) => self.end_of_level(vector),
-            Effect::Send(message) => self.take(message, true),
+            Effect::Send(message) => self.send(message, true),
         }
+    }
+
+    /// Tells the other vCPUs how the local APIC is addressed.
+    pub fn publish(&self) {
+        self.vm.mailbox(self.id).publish(self.apic.address());
     }
 
     #[cold]
@@ -46,7 +53,7 @@ impl Lines<'_> {
             }
         });
         for message in messages.into_iter().flatten() {
-            self.take(message, false);
+            self.send(message, false);
         }
     }
 
@@ -55,7 +62,7 @@ impl Lines<'_> {
         let mut message = None;
         self.vm.io_apic.lock().pulse(pin, |m| message = Some(m));
         if let Some(message) = message {
-            self.take(message, false);
+            self.send(message, false);
         }
     }
 
@@ -67,35 +74,48 @@ impl Lines<'_> {
             .lock()
             .write(offset, value, |m| message = Some(m));
         if let Some(message) = message {
-            self.take(message, false);
+            self.send(message, false);
         }
     }
 
-    /// Takes an interrupt message, if it is for this vCPU. `own`: it is also its sender.
-    fn take(&mut self, message: Message, own: bool) {
-        if !self.apic.is_destination(message.destination, own) {
-            return;
+    /// Brings an interrupt message to whom it is for. `own`: the local APIC is its sender.
+    fn send(&mut self, message: Message, own: bool) {
+        let sender = own.then_some(self.id);
+        let mut targets = self.vm.destinations(&message, sender);
+        while targets != 0 {
+            let target = targets.trailing_zeros();
+            targets &= targets - 1;
+            if target == self.id && self.take(&message) {
+                continue;
+            }
+            if self.vm.mailbox(target).post(message) {
+                self.platform.kick(target);
+            }
         }
+    }
+
+    /// Takes a message for this vCPU. Returns whether it could: a reset has to wait for an exit that it may end.
+    fn take(&mut self, message: &Message) -> bool {
         match message.delivery {
             Delivery::Fixed | Delivery::LowestPriority => {
                 self.apic.accept(message.vector, message.level);
             }
             Delivery::Nmi => *self.nmi_pending = true,
-            // There is no SMM and no 8259, and the only vCPU cannot reset itself.
-            Delivery::Smi
-            | Delivery::Reserved
-            | Delivery::Init
-            | Delivery::StartUp
-            | Delivery::External => {}
+            Delivery::Init | Delivery::StartUp => return false,
+            // There is no SMM and no 8259.
+            Delivery::Smi | Delivery::Reserved | Delivery::External => {}
         }
+        true
     }
 }
 
 impl<P: Platform> Vcpu<P> {
     /// The interrupt controllers.
-    pub(super) fn lines(&mut self) -> Lines<'_> {
+    pub(super) fn lines(&mut self) -> Lines<'_, P> {
         Lines {
             vm: self.vm,
+            id: self.id,
+            platform: &mut self.platform,
             apic: &mut self.apic,
             nmi_pending: &mut self.nmi_pending,
         }
@@ -116,34 +136,67 @@ impl<P: Platform> Vcpu<P> {
     }
 
     /// A device server or another vCPU has signalled, or the deadline has passed.
-    pub(super) fn kick(&mut self, lines: u64, expired: u64) -> Groups {
+    pub(super) fn kick(&mut self, bits: u64, expired: u64) -> Groups {
+        self.rouse();
         if expired != 0 {
             // The kernel has forgotten it.
             self.deadline = u64::MAX;
             let now = self.tsc();
             self.apic.expire(now);
         }
-        let mut left = lines & ((1 << PINS) - 1);
+        let mut left = bits & ((1 << PINS) - 1);
         while left != 0 {
             self.lines().pulse(left.trailing_zeros() as usize);
             left &= left - 1;
         }
-        self.deliver() | self.update_deadline()
+        if bits & KICK_VCPU != 0
+            && let Some(groups) = self.receive()
+        {
+            return groups;
+        }
+        if self.waiting {
+            return self.wait();
+        }
+        let groups = self.deliver() | self.update_deadline();
+        groups | self.rest_if_deaf()
+    }
+
+    /// Empties the mailbox; returns what changed, if the vCPU was reset or started.
+    fn receive(&mut self) -> Option<Groups> {
+        let mail = self.vm.mailbox(self.id).take();
+        if mail.init {
+            return Some(self.init(mail.startup));
+        }
+        if self.waiting {
+            // What else comes is lost: the local APIC is disabled, and NMIs are not kept.
+            return mail.startup.map(|page| self.start(page));
+        }
+        self.nmi_pending |= mail.nmi;
+        let mut vectors = mail.vectors;
+        while let Some(vector) = vectors.highest() {
+            vectors.remove(vector);
+            self.apic.accept(vector, mail.level.contains(vector));
+        }
+        None
     }
 
     /// HLT.
     pub(super) fn halt(&mut self, length: u64) -> Groups {
         // Interrupts were off before HLT: STI's shadow ends with it.
-        let off = self.state.rflags() & INTERRUPTS_ON == 0;
-        if off && !self.nmi_pending && self.vm.vcpus == 1 {
-            // Nothing could ever wake it.
-            log::warn!("halted with interrupts off (guest panic?)");
-            return self.stop(StopReason::GuestPanic);
-        }
         self.halted = true;
         self.state
             .set_interrupt_shadow(self.state.interrupt_shadow() & SHADOW_NMI);
-        self.skip(length) | self.deliver_always()
+        let groups = self.skip(length) | self.deliver_always();
+        groups | self.rest_if_deaf()
+    }
+
+    /// A vCPU that is halted with interrupts off rests.
+    fn rest_if_deaf(&mut self) -> Groups {
+        let deaf = self.halted && self.state.rflags() & INTERRUPTS_ON == 0;
+        if !deaf || self.nmi_pending {
+            return Groups::empty();
+        }
+        self.rest()
     }
 
     /// Decides what the guest takes now; for exits with groups `EVENTS` and `RSP_RFLAGS`.

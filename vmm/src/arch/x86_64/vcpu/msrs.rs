@@ -139,6 +139,7 @@ impl<P: Platform> Vcpu<P> {
             Msr::ApicBase => {
                 self.sync_pv_eoi();
                 self.apic.set_base(value).map_err(|_| Refusal::Protection)?;
+                self.lines().publish();
                 Ok(self.update_deadline())
             }
             Msr::X2apic(register) => {
@@ -152,6 +153,7 @@ impl<P: Platform> Vcpu<P> {
                     .write_msr(register, value, now)
                     .map_err(|_| Refusal::Protection)?;
                 self.apply(effect);
+                self.lines().publish();
                 Ok(self.request_window() | self.update_deadline())
             }
             Msr::TscDeadline => {

@@ -6,9 +6,11 @@ use crate::arch::x86_64::clock::Clock;
 use crate::arch::x86_64::cpuid::{self, Leaf};
 use crate::memory::GuestPhys;
 use crate::memory::testing::ram;
+use crate::platform::KICK_VCPU;
 use crate::state::testing::page;
 use abi::vcpu::EXIT_KINDS;
-use abi::vcpu::x86_64::{CONTROL_HALT, EVENT_INTERRUPT, RDI, RSI, Segment};
+use abi::vcpu::x86_64::{CONTROL_HALT, EVENT_INTERRUPT, EVENT_NMI, RDI, RSI, Segment};
+use core::sync::atomic::{AtomicBool, AtomicU32};
 use proptest::prelude::*;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -19,6 +21,7 @@ struct World {
     counter: Rc<Cell<u64>>,
     serial: Rc<RefCell<Vec<u8>>>,
     widened: Rc<RefCell<Vec<(ExitKind, bool)>>>,
+    kicked: Rc<RefCell<Vec<u32>>>,
     stopped: Rc<Cell<Option<StopReason>>>,
 }
 
@@ -35,7 +38,9 @@ impl Platform for World {
         self.serial.borrow_mut().push(value as u8);
     }
 
-    fn kick(&mut self, _vcpu: u32) {}
+    fn kick(&mut self, vcpu: u32) {
+        self.kicked.borrow_mut().push(vcpu);
+    }
 
     fn widen(&mut self, kind: ExitKind, wide: bool) {
         self.widened.borrow_mut().push((kind, wide));
@@ -50,9 +55,15 @@ const BOOT: u64 = 1 << 40;
 const IF: u64 = 1 << 9;
 
 fn vcpu() -> (Vcpu<World>, World) {
+    let (mut vcpus, world) = machine(1);
+    (vcpus.remove(0), world)
+}
+
+/// A VM whose first vCPU has started, and the others wait for that.
+fn machine(count: u32) -> (Vec<Vcpu<World>>, World) {
     let parameters = cpuid::Parameters {
         xcr0_mask: 7,
-        vcpus: 1,
+        vcpus: count,
         tsc_hz: 1_000_000_000,
     };
     let vm = Box::leak(Box::new(Vm {
@@ -71,13 +82,22 @@ fn vcpu() -> (Vcpu<World>, World) {
             line: 4,
         }),
         io_apic: Default::default(),
-        vcpus: 1,
+        mailboxes: Default::default(),
+        vcpus: count,
+        alive: AtomicU32::new(1),
+        tsc_offset: BOOT.wrapping_neg(),
+        stopped: AtomicBool::new(false),
     }));
     let world = World::default();
     world.counter.set(BOOT);
-    let mut vcpu = Vcpu::new(vm, 0, page(), world.clone());
-    assert_eq!(exit(&mut vcpu, ExitKind::Startup, [0; 3]), Groups::all());
+    let mut vcpus: Vec<_> = (0..count)
+        .map(|id| Vcpu::new(vm, id, page(), world.clone()))
+        .collect();
+    for vcpu in &mut vcpus {
+        assert_eq!(exit(vcpu, ExitKind::Startup, [0; 3]), Groups::all());
+    }
     // For emulated instructions: flat protected mode, no paging.
+    let vcpu = &mut vcpus[0];
     vcpu.state.set_cr0(1);
     vcpu.state.set_efer(0);
     vcpu.state.set_cs(Segment {
@@ -85,7 +105,7 @@ fn vcpu() -> (Vcpu<World>, World) {
         limit: u32::MAX,
         ..Segment::default()
     });
-    (vcpu, world)
+    (vcpus, world)
 }
 
 fn exit(vcpu: &mut Vcpu<World>, kind: ExitKind, info: [u64; 3]) -> Groups {
@@ -299,6 +319,176 @@ fn device_memory() {
     assert_eq!(vcpu.state.inject(), EVENT_VALID | EVENT_EXCEPTION | 6);
 }
 
+const ICR: u32 = 0x830;
+const INIT: u64 = 0x4500;
+const STARTUP: u64 = 0x4600;
+const NMI: u64 = 0x4400;
+
+/// The vCPU takes the kick that others have sent it.
+fn heed(vcpu: &mut Vcpu<World>) -> Groups {
+    exit(vcpu, ExitKind::Kick, [KICK_VCPU, 0, 0])
+}
+
+/// Two vCPUs that run, in x2APIC mode.
+fn two() -> (Vec<Vcpu<World>>, World) {
+    let (mut vcpus, world) = machine(2);
+    x2apic(&mut vcpus[0]);
+    write_msr(&mut vcpus[0], ICR, 1 << 32 | INIT);
+    write_msr(&mut vcpus[0], ICR, 1 << 32 | STARTUP | 0x9a);
+    heed(&mut vcpus[1]);
+    x2apic(&mut vcpus[1]);
+    world.kicked.take();
+    (vcpus, world)
+}
+
+#[test]
+fn a_vcpu_starts_after_init_and_startup() {
+    let (mut vcpus, world) = machine(2);
+    x2apic(&mut vcpus[0]);
+    let [first, second] = &mut vcpus[..] else {
+        panic!()
+    };
+    assert_eq!(second.state.controls(), CONTROL_HALT);
+    // What comes to one that waits is lost, but its reset and its start.
+    for command in [0x40, NMI, 0xc500] {
+        write_msr(first, ICR, 1 << 32 | command);
+        heed(second);
+        assert_eq!(second.state.controls(), CONTROL_HALT);
+        assert_eq!(second.state.inject(), 0);
+    }
+    write_msr(first, ICR, 1 << 32 | INIT);
+    assert!(world.kicked.take().ends_with(&[1]));
+    assert!(heed(second).contains(Groups::EVENTS));
+    assert_eq!(second.state.controls(), CONTROL_HALT);
+    write_msr(first, ICR, 1 << 32 | STARTUP | 0x9a);
+    write_msr(first, ICR, 1 << 32 | STARTUP | 0x9b);
+    assert_eq!(world.kicked.take(), [1]);
+    let groups = heed(second);
+    assert!(groups.contains(Groups::CONTROL | Groups::CS_SS | Groups::SEGMENTS));
+    assert!(!groups.intersects(Groups::PAT | Groups::TSC | Groups::XCR0 | Groups::SYSCALL));
+    let state = &second.state;
+    assert_eq!((state.cs().selector, state.cs().base), (0x9a00, 0x9_a000));
+    assert_eq!((state.rip(), state.cr0(), state.efer()), (0, 0x10, 0));
+    assert_eq!(
+        (state.rflags(), state.controls(), state.inject()),
+        (2, 0, 0)
+    );
+    // It runs: a start means nothing, an NMI is taken.
+    write_msr(first, ICR, 1 << 32 | STARTUP | 0x55);
+    assert_eq!(heed(second), Groups::empty());
+    write_msr(first, ICR, 1 << 32 | NMI);
+    heed(second);
+    assert_eq!(second.state.inject(), EVENT_VALID | EVENT_NMI | 2);
+    // Its counter is the other's.
+    assert_eq!(second.tsc(), first.tsc());
+    // A reset takes it off again, and its interrupts with it.
+    x2apic(second);
+    write_msr(second, kvm::msr::PV_EOI, 0x3001);
+    write_msr(second, SELF_IPI, 0x40);
+    write_msr(first, ICR, 1 << 32 | INIT);
+    heed(second);
+    assert_eq!(second.state.controls(), CONTROL_HALT);
+    assert!(!second.apic.has_requests() && second.apic.is_x2apic());
+    assert_eq!(second.pv_eoi, 0);
+    assert_eq!(world.stopped.get(), None);
+    // The first vCPU's reset is the machine's.
+    write_msr(first, ICR, INIT);
+    heed(first);
+    assert_eq!(world.stopped.get(), Some(StopReason::Reset));
+}
+
+#[test]
+fn interrupts_reach_the_vcpus_that_are_meant() {
+    let (mut vcpus, world) = two();
+    // Physical, logical, all, others; fixed and of lowest priority.
+    for (command, targets) in [
+        (1 << 32 | 0x40, &[1][..]),
+        (2 << 32 | 0x840, &[1]),
+        (3 << 32 | 0x840, &[0, 1]),
+        (0x8_0040, &[0, 1]),
+        (0xc_0040, &[1]),
+        (0x4_0040, &[0]),
+        (3 << 32 | 0x940, &[0]),
+        (3 << 32 | 0x941, &[1]),
+        (7 << 32 | 0x40, &[]),
+        (1 << 48 | 0x840, &[]),
+    ] {
+        let vector = command & 0xff;
+        write_msr(&mut vcpus[0], ICR, command);
+        let others: Vec<u32> = targets.iter().copied().filter(|id| *id != 0).collect();
+        assert_eq!(world.kicked.take(), others, "{command:#x}");
+        for (id, vcpu) in vcpus.iter_mut().enumerate() {
+            vcpu.state.set_rflags(IF);
+            vcpu.state.set_inject(0);
+            heed(vcpu);
+            let meant = targets.contains(&(id as u32));
+            let expected = if meant { interrupt(vector) } else { 0 };
+            assert_eq!(vcpu.state.inject(), expected, "{command:#x} {id}");
+            if meant {
+                write_msr(vcpu, EOI, 0);
+            }
+        }
+    }
+    assert_eq!(world.stopped.get(), None);
+}
+
+#[test]
+fn lines_are_routed_to_a_vcpu_which_ends_them() {
+    let (mut vcpus, world) = two();
+    // Pin 4, level-triggered, to the second vCPU.
+    let [first, second] = &mut vcpus[..] else {
+        panic!()
+    };
+    for (register, value) in [(0x19, 1 << 24), (0x18, 0x8033)] {
+        second.lines().write_io_apic(0, register);
+        second.lines().write_io_apic(0x10, value);
+    }
+    second.state.set_rflags(IF);
+    for _ in 0..2 {
+        exit(first, ExitKind::Kick, [1 << 4, 0, 0]);
+        assert_eq!(first.state.inject(), 0);
+        assert_eq!(world.kicked.take(), [1]);
+        heed(second);
+        assert_eq!(second.state.inject(), interrupt(0x33));
+        // Only its end lets the next one through.
+        exit(first, ExitKind::Kick, [1 << 4, 0, 0]);
+        assert_eq!(world.kicked.take(), []);
+        write_msr(second, EOI, 0);
+        second.state.set_inject(0);
+        exit(second, ExitKind::InterruptWindow, [0; 3]);
+        assert_eq!(second.state.inject(), interrupt(0x33));
+        write_msr(second, EOI, 0);
+    }
+}
+
+#[test]
+fn the_last_vcpu_that_halts_for_ever_ends_the_vm() {
+    let (mut vcpus, world) = two();
+    let [first, second] = &mut vcpus[..] else {
+        panic!()
+    };
+    second.state.set_rflags(0);
+    exit(second, ExitKind::Halt, [0; 3]);
+    assert_eq!(second.state.controls(), CONTROL_HALT);
+    assert_eq!(world.stopped.get(), None);
+    // An NMI is on its way to it while the first one follows.
+    first.state.set_rflags(0);
+    write_msr(first, ICR, 1 << 32 | NMI);
+    exit(first, ExitKind::Halt, [0; 3]);
+    assert_eq!(world.stopped.get(), None);
+    heed(second);
+    assert_eq!(second.state.inject(), EVENT_VALID | EVENT_NMI | 2);
+    second.state.set_rflags(0);
+    second.state.set_interrupt_shadow(0);
+    world.kicked.take();
+    exit(second, ExitKind::Halt, [0; 3]);
+    assert_eq!(world.stopped.get(), Some(StopReason::GuestPanic));
+    // The other hears of it, and does nothing any more.
+    assert_eq!(world.kicked.take(), [0]);
+    heed(first);
+    assert_eq!(first.state.controls(), CONTROL_HALT);
+}
+
 proptest! {
     /// Whatever a guest does, the monitor goes on, or says that the VM has ended.
     #[test]
@@ -308,17 +498,19 @@ proptest! {
         state in any::<[u64; 10]>(),
         memory in proptest::collection::vec(any::<u8>(), 256),
     ) {
-        let (mut vcpu, _) = vcpu();
-        x2apic(&mut vcpu);
-        vcpu.vm.ram.write(GuestPhys(0x1000), &memory).unwrap();
-        vcpu.state.set_cr0(state[0]);
-        vcpu.state.set_cr3(state[1] & 0x3000);
-        vcpu.state.set_cr4(state[2]);
-        vcpu.state.set_efer(state[3]);
-        vcpu.state.set_rflags(state[4]);
-        vcpu.state.set_interrupted(state[5]);
-        vcpu.state.set_interrupt_shadow(state[6]);
+        let (mut vcpus, _) = two();
+        for vcpu in &mut vcpus {
+            vcpu.vm.ram.write(GuestPhys(0x1000), &memory).unwrap();
+            vcpu.state.set_cr0(state[0]);
+            vcpu.state.set_cr3(state[1] & 0x3000);
+            vcpu.state.set_cr4(state[2]);
+            vcpu.state.set_efer(state[3]);
+            vcpu.state.set_rflags(state[4]);
+            vcpu.state.set_interrupted(state[5]);
+            vcpu.state.set_interrupt_shadow(state[6]);
+        }
         for (i, (kind, info, gprs)) in exits.into_iter().enumerate() {
+            let vcpu = &mut vcpus[(state[7] >> (i % 64) & 1) as usize];
             let numbers = [0x10, 0x1b, 0x6e0, 0x80b, 0x830, 0x832, 0x838, 0x83f, 0x2ff, 0xc000_0080,
                 0xc000_0103, 0x4b56_4d00, 0x4b56_4d01, 0x4b56_4d04, 0x802, 0x828];
             let number = if small[i % 8] % 3 == 0 { gprs[1] } else { numbers[gprs[1] as usize % 16] };

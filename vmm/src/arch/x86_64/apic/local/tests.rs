@@ -27,7 +27,7 @@ fn modes_change_only_as_the_processor_allows() {
 fn destinations() {
     let mut apic = LocalApic::new(2);
     use Destination::*;
-    let hit = |apic: &LocalApic, d| apic.is_destination(d, false);
+    let hit = |apic: &LocalApic, d| apic.address().is_destination(2, d, false);
     assert!(hit(&apic, Physical(2)) && hit(&apic, Physical(0xff)) && hit(&apic, Others));
     assert!(!hit(&apic, Physical(3)) && !hit(&apic, Itself));
     apic.write_mapped(r::LDR, 0x0400_0000, 0);
@@ -37,6 +37,12 @@ fn destinations() {
     apic.set_base(BASE | X2APIC_ON).unwrap();
     assert!(hit(&apic, Logical(0x4)) && !hit(&apic, Logical(0x1_0004)));
     assert!(hit(&apic, Physical(u32::MAX)) && !hit(&apic, Physical(0x102)));
+    // INIT leaves the mode; without an enabled APIC nothing comes.
+    apic.write_msr(r::SVR, 0x1ff, 0).unwrap();
+    apic.init();
+    assert!(hit(&apic, Logical(0x4)) && !apic.address().enabled);
+    apic.set_base(BASE).unwrap();
+    assert!(!hit(&apic, Physical(2)) && !hit(&apic, All));
 }
 
 #[test]
@@ -52,6 +58,8 @@ fn commands_of_both_modes() {
     };
     assert_eq!(sent, Effect::Send(init));
     assert_eq!(apic.write_mapped(r::ICR, 0x8500, 0), Effect::None);
+    // Nobody sends an NMI to itself by the shorthand.
+    assert_eq!(apic.write_mapped(r::ICR, 0x4_4400, 0), Effect::None);
     apic.set_base(BASE | X2APIC_ON | BASE_BSP).unwrap();
     let sent = apic.write_msr(r::ICR, 0x1_0000_08fd, 0).unwrap();
     assert!(matches!(sent, Effect::Send(m) if m.destination == Destination::Logical(1)));
