@@ -232,9 +232,10 @@ pub fn detach(cpu: &Cpu, object: AnyRef) {
         detach_context(cpu, thread.context());
         ipc::abandon(cpu, thread);
     } else if let Ok(vcpu) = object::downcast::<Vcpu>(object) {
-        detach_context(cpu, vcpu.context());
+        // First: what leaves the CPU may have its timer looked after.
         cpu.arch.leave_guest(None);
         vcpu.arch.with_mut(|arch| arch.leave_cpu(cpu));
+        detach_context(cpu, vcpu.context());
     } else if let Ok(sched) = object::downcast::<Sched>(object) {
         detach_sched(cpu, sched);
     } else if let Ok(notification) = object::downcast::<Notification>(object) {

@@ -134,10 +134,16 @@ pub fn stop(cpu: &Cpu, vcpu: Ref<Vcpu>) {
 
 /// Takes the monitor's reply: loads the state that it changed, and resumes or halts.
 pub fn resume(cpu: &Cpu, vcpu: Ref<Vcpu>, groups: u64) {
-    let VcpuReply { halt, deadline } = vcpu.arch.with_mut(|arch| arch.load(cpu, groups));
+    let VcpuReply {
+        halt,
+        deadline,
+        timer,
+    } = vcpu.arch.with_mut(|arch| arch.load(cpu, groups));
     if let Some(deadline) = deadline {
         vcpu.expired.set(false);
         vcpu.deadline.set(deadline);
+    }
+    if deadline.is_some() || timer {
         arm(cpu, vcpu);
     }
     let kicked = || {
@@ -156,6 +162,9 @@ pub fn resume(cpu: &Cpu, vcpu: Ref<Vcpu>, groups: u64) {
 
 /// Has this CPU's timer look after the vCPU's deadline, and after its own timer where the processor does not.
 pub fn arm(cpu: &Cpu, vcpu: Ref<Vcpu>) {
+    if vcpu.context.state.get() == State::Stopped {
+        return;
+    }
     let own = vcpu.arch.with_mut(|arch| arch.timer_deadline());
     let next = vcpu.deadline.get().min(own.unwrap_or(u64::MAX));
     if next == u64::MAX {

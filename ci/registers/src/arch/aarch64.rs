@@ -340,7 +340,10 @@ fn check_monitor() {
     let pointer: u64;
     // SAFETY: reads a register of EL0.
     unsafe { asm!("mrs {}, tpidr_el0", out(reg) pointer, options(nomem, nostack)) };
-    if pointer != 0 {
+    let read_only: u64;
+    // SAFETY: as above.
+    unsafe { asm!("mrs {}, tpidrro_el0", out(reg) read_only, options(nomem, nostack)) };
+    if pointer | read_only != 0 {
         failed = Some(2);
     }
     if rt::arch::counter() == 0 {

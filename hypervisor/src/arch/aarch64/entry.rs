@@ -137,8 +137,32 @@ guest_exit:
     ldp     x29, x30, [sp], #96
     ret
 
+    // PAR_EL1 for the guest's address in x0, as EL1 would read it; 1 if the walk fails. The walk may end in an external abort: the
+    // only exception that the kernel expects of itself.
+    .global translate_address
+translate_address:
+    mrs     x2, par_el1
+translation:
+    at      s1e1r, x0
+    isb
+    mrs     x0, par_el1
+    msr     par_el1, x2
+    ret
+translation_failed:
+    msr     par_el1, x2
+    mov     x0, #1
+    ret
+
 kernel_exception:
-    // The stack may be what is broken.
+    mrs     x3, elr_el2
+    adr     x4, translation
+    sub     x5, x3, x4
+    cmp     x5, #4
+    b.hi    2f
+    adr     x4, translation_failed
+    msr     elr_el2, x4
+    eret
+2:  // The stack may be what is broken.
     mrs     x0, tpidr_el2
     cbz     x0, 1f
     ldr     x0, [x0, #{stack}]
@@ -156,6 +180,13 @@ kernel_exception:
 
 unsafe extern "C" {
     fn exception_vectors();
+    fn translate_address(address: u64, unused: u64, saved: u64) -> u64;
+}
+
+/// Translates an address of the guest, whose state is loaded; PAR_EL1's format, bit 0: there is no translation.
+pub fn translate(address: u64) -> u64 {
+    // SAFETY: translates without access; x3 to x5 are not preserved across calls, and PAR_EL1 is put back.
+    unsafe { translate_address(address, 0, 0) }
 }
 
 const _: () = assert!(frame::SP == frame::X30 + 8);

@@ -57,11 +57,14 @@ pub const CPACR_THREAD: u64 = 0;
 /// TCR_EL1 while threads run: no walks of the guest's tables, which are still loaded, with the stage 2 of another (EPD0, EPD1).
 /// Cores that speculate with them cache what they find (Cortex-A57 erratum 1319537, Cortex-A72 erratum 1319367).
 pub const TCR_THREAD: u64 = 1 << 23 | 1 << 7;
-/// CNTKCTL_EL1 while threads run: both counters can be read, timers not.
-pub const CNTKCTL_THREAD: u64 = 0b11;
+/// CNTKCTL_EL1 while threads run: the physical counter can be read, the virtual one, which shows a guest's offset, and timers
+/// not.
+pub const CNTKCTL_THREAD: u64 = 0b01;
 
-/// CPTR_EL2: RES1 bits; SVE and SME trap, FP does not.
-const CPTR: u64 = 0x33ff;
+/// CPTR_EL2: RES1 bits; SVE, SME and trace registers (TTA) trap, FP does not.
+const CPTR: u64 = 0x33ff | 1 << 20;
+/// CPTR_EL2.TAM: activity monitors trap, on CPUs that have them.
+const CPTR_ACTIVITY: u64 = 1 << 30;
 /// CNTHCTL_EL2 while a guest runs: the physical counter can be read (EL1PCTEN), the physical timer traps.
 pub const CNTHCTL_GUEST: u64 = 1 << 0;
 /// CNTHCTL_EL2 while threads run: as well EL1PCEN, without which QEMU 7.2 traps EL0's reads of the physical counter;
@@ -115,12 +118,32 @@ pub fn has_pointer_authentication() -> bool {
     isar1 >> 4 & 0xff != 0 || isar2 >> 12 & 0xf != 0
 }
 
+/// Whether the CPU has registers for errors of guests (ID_AA64PFR0_EL1.RAS).
+pub fn has_error_records() -> bool {
+    read!("id_aa64pfr0_el1") >> 28 & 0xf != 0
+}
+
+/// Whether the CPU has SME (ID_AA64PFR1_EL1.SME).
+pub fn has_matrices() -> bool {
+    read!("id_aa64pfr1_el1") >> 24 & 0xf != 0
+}
+
+/// Whether EL0 can be AArch32 (ID_AA64PFR0_EL1.EL0).
+pub fn has_aarch32() -> bool {
+    read!("id_aa64pfr0_el1") & 0xf == 2
+}
+
 /// Sets what never changes on this CPU, and what threads need.
 pub fn enable_on_this_cpu() {
     write!("hcr_el2", HCR_THREAD);
     write!("vttbr_el2", paging::empty_space());
     write!("vtcr_el2", paging::vtcr());
-    write!("cptr_el2", CPTR);
+    let activity = if read!("id_aa64pfr0_el1") >> 44 & 0xf != 0 {
+        CPTR_ACTIVITY
+    } else {
+        0
+    };
+    write!("cptr_el2", CPTR | activity);
     write!("cnthctl_el2", CNTHCTL_THREAD);
     write!("cntvoff_el2", 0);
     write!("cntv_ctl_el0", 0);
@@ -141,8 +164,11 @@ pub fn enable_on_this_cpu() {
     write!("mdscr_el1", 0);
     write!("tpidr_el0", 0);
     write!("tpidrro_el0", 0);
-    // Performance counters: not for EL0.
-    if read!("id_aa64dfr0_el1") >> 8 & 0xf != 0 {
+    if has_matrices() {
+        write!("S3_3_C13_C0_5", 0);
+    }
+    // Performance counters: not for EL0. 0xf is a kind of its own.
+    if !matches!(read!("id_aa64dfr0_el1") >> 8 & 0xf, 0 | 0xf) {
         write!("pmuserenr_el0", 0);
     }
     isb();

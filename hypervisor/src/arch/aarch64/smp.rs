@@ -13,11 +13,17 @@ pub(super) struct Handover {
     pub stack: AtomicU64,
     /// Physical address of its tables' root.
     pub page_tables: AtomicU64,
+    /// Number of the attempt, which nobody else has: who comes late has another.
+    pub ticket: AtomicU64,
+    /// Number of the CPU.
+    pub index: AtomicU64,
 }
 
 pub(super) static HANDOVER: Handover = Handover {
     stack: AtomicU64::new(0),
     page_tables: AtomicU64::new(0),
+    ticket: AtomicU64::new(0),
+    index: AtomicU64::new(0),
 };
 
 /// Number of the CPU that arrived since the last [`start`], or 0.
@@ -36,23 +42,30 @@ const ARRIVAL: u64 = 1_000_000;
 pub unsafe fn start(id: u64, index: usize, stack_top: HostVirt, page_tables: HostPhys) -> bool {
     ARRIVED.store(0, Ordering::Relaxed);
     HANDOVER.page_tables.store(page_tables.0, Ordering::Relaxed);
+    HANDOVER.index.store(index as u64, Ordering::Relaxed);
+    let ticket = HANDOVER.ticket.fetch_add(1, Ordering::Relaxed) + 1;
     HANDOVER.stack.store(stack_top.0, Ordering::Release);
     // It reads them with its caches off.
     super::clean_to_memory((&raw const HANDOVER) as u64, size_of::<Handover>() as u64);
     let entry = layout::image_phys(HostVirt(ap_entry as *const () as u64));
-    if !psci::cpu_on(id, entry.0, index as u64) {
+    if !psci::cpu_on(id, entry.0, ticket) {
         return false;
     }
     let arrived = clock::wait_until(ARRIVAL, || ARRIVED.load(Ordering::Acquire) == index);
     // A CPU that comes late finds no stack and stops.
     if !arrived {
         HANDOVER.stack.store(0, Ordering::Relaxed);
+        HANDOVER.ticket.fetch_add(1, Ordering::Relaxed);
     }
     arrived
 }
 
 /// First Rust code of another CPU, on its own stack and the kernel's tables.
 pub(super) extern "C" fn ap_start(index: usize) -> ! {
+    // Who cannot be called must not be counted.
+    if super::interrupts::init_this_cpu().is_none() {
+        super::halt();
+    }
     ARRIVED.store(index, Ordering::Release);
     super::ap_main(index)
 }

@@ -190,10 +190,10 @@ fn enter_cpu(cpu: Ref<Cpu>) {
     features::enable_on_this_cpu();
     match gic::init_this_cpu() {
         Some(target) => cpu.arch.target.set(target),
-        None => log::error!(
-            "CPU {}: no interface to the interrupt controller",
+        None => refuse(format_args!(
+            "panic: CPU {} has no interface to the interrupt controller",
             cpu.index
-        ),
+        )),
     }
     isb();
 }

@@ -5,12 +5,13 @@
 
 use super::entry::{self, cause};
 use super::features::{
-    CNTHCTL_GUEST, HCR_GUEST, HCR_SERROR, HCR_THREAD, has_pointer_authentication,
+    CNTHCTL_GUEST, HCR_GUEST, HCR_SERROR, HCR_THREAD, has_aarch32, has_error_records, has_matrices,
+    has_pointer_authentication,
 };
 use super::interrupts::virtual_interface::{self, ENABLE, Interface};
 use super::sysreg::{isb, read, write};
 use super::traps::{self, class};
-use super::virt::{El1, Fp, Keys, StatePage, Thread};
+use super::virt::{El1, Errors, Fp, Identity, Keys, Matrix, StatePage, Thread, Timer};
 use crate::context::State;
 use crate::cpu::Cpu;
 use crate::mem::KernelPage;
@@ -33,6 +34,8 @@ pub struct VcpuReply {
     pub halt: bool,
     /// The new deadline, if it changed.
     pub deadline: Option<u64>,
+    /// A timer of the vCPU's own may have changed.
+    pub timer: bool,
 }
 
 /// How [`VcpuArch::enter`] ended.
@@ -62,9 +65,11 @@ pub fn after_guest(cpu: &Cpu, outcome: Outcome) -> Option<Exit> {
 /// The virtual timer of the vCPU that is loaded has fired: it is masked, and the monitor will be told.
 pub fn timer_fired(cpu: &Cpu) {
     let Some(vcpu) = cpu.arch.guest.get() else {
-        return El1::stop_timer();
+        return;
     };
-    El1::mask_loaded_timer();
+    if !Timer::take_loaded() {
+        return;
+    }
     vcpu.arch.with_mut(|arch| arch.timer_fired = true);
     if vcpu.context.state.get() == State::Halted {
         vcpu.context.wake(cpu);
@@ -103,7 +108,8 @@ const PSTATE_DEFAULT: u64 = 0x3c5;
 fn pstate(asked: u64) -> u64 {
     match asked & 0x1f {
         0b00000 | 0b00100 | 0b00101 => asked & PSTATE_64,
-        0b10000 => asked & PSTATE_32,
+        // Where the CPU has it: else the return would be illegal, and stay at EL2 (Arm ARM D1.4.4).
+        0b10000 if has_aarch32() => asked & PSTATE_32,
         _ => PSTATE_DEFAULT,
     }
 }
@@ -123,7 +129,11 @@ pub struct VcpuArch {
     thread: Thread,
     /// Here unless `resident`, like those below.
     el1: El1,
+    timer: Timer,
+    identity: Identity,
     keys: Keys,
+    errors: Errors,
+    matrix: Matrix,
     interface: Interface,
     fp: Fp,
     resident: bool,
@@ -146,7 +156,11 @@ impl VcpuArch {
             pstate: PSTATE_DEFAULT,
             thread: Thread::default(),
             el1: El1::default(),
+            timer: Timer::default(),
+            identity: Identity::default(),
             keys: Keys::default(),
+            errors: Errors::default(),
+            matrix: Matrix::default(),
             interface: Interface::default(),
             fp: Fp::default(),
             resident: false,
@@ -159,7 +173,7 @@ impl VcpuArch {
 
     /// When the virtual timer fires, if it is not loaded: else the processor looks after it.
     pub fn timer_deadline(&self) -> Option<u64> {
-        self.el1.timer().filter(|_| !self.resident)
+        self.timer.fires_at().filter(|_| !self.resident)
     }
 
     /// Has the virtual timer fire, if it is due and not loaded.
@@ -168,7 +182,7 @@ impl VcpuArch {
             .timer_deadline()
             .is_some_and(|deadline| now >= deadline)
         {
-            self.el1.mask_timer();
+            self.timer.mask();
             self.timer_fired = true;
         }
     }
@@ -202,6 +216,8 @@ impl VcpuArch {
         }
         // SAFETY: the state page begins with the registers; the machine's state is the guest's.
         let why = unsafe { entry::enter_guest(self.page.address()) };
+        self.pc = read!("elr_el2");
+        self.pstate = read!("spsr_el2");
         let outcome = match why {
             cause::INTERRUPT => Outcome::Interrupt,
             cause::SYNCHRONOUS => decode(),
@@ -212,8 +228,6 @@ impl VcpuArch {
                 info: [read!("esr_el2"), 0, 0],
             }),
         };
-        self.pc = read!("elr_el2");
-        self.pstate = read!("spsr_el2");
         self.thread.save();
         if self.serror {
             self.serror = read!("hcr_el2") & HCR_SERROR != 0;
@@ -254,8 +268,16 @@ impl VcpuArch {
     #[cold]
     fn make_resident(&mut self) {
         self.el1.load();
+        self.identity.load();
+        self.timer.load();
         if has_pointer_authentication() {
             self.keys.load();
+        }
+        if has_error_records() {
+            self.errors.load();
+        }
+        if has_matrices() {
+            self.matrix.load();
         }
         self.fp.load();
         virtual_interface::load(&self.interface);
@@ -271,13 +293,20 @@ impl VcpuArch {
         }
         self.resident = false;
         self.el1.save();
+        self.timer.save();
         if has_pointer_authentication() {
             self.keys.save();
         }
+        if has_error_records() {
+            self.errors.save();
+        }
+        if has_matrices() {
+            self.matrix.save();
+        }
         self.fp.save();
         virtual_interface::save(&mut self.interface);
-        virtual_interface::set_control(0);
-        El1::stop_timer();
+        virtual_interface::clear();
+        Timer::stop_loaded();
     }
 
     /// Writes the groups in `groups` to the state page.
@@ -287,12 +316,18 @@ impl VcpuArch {
         let page = self.page;
         page.set_pc(self.pc);
         page.set_pstate(self.pstate);
-        if groups.intersects(Groups::SYSTEM | Groups::TIMER) {
+        if groups.contains(Groups::SYSTEM) {
             if self.resident {
                 self.el1.save();
             }
             self.el1.to_page(page);
             self.thread.to_page(page);
+        }
+        if groups.contains(Groups::TIMER) {
+            if self.resident {
+                self.timer.save();
+            }
+            self.timer.to_page(page);
         }
         if groups.contains(Groups::GIC) {
             if self.resident {
@@ -317,7 +352,7 @@ impl VcpuArch {
             self.pstate = pstate(page.pstate());
         }
         if groups.intersects(Groups::SYSTEM | Groups::TIMER | Groups::IDENTITY) {
-            self.load_system();
+            self.load_system(groups);
         }
         if groups.contains(Groups::GIC) {
             self.load_interface();
@@ -331,18 +366,34 @@ impl VcpuArch {
         VcpuReply {
             halt: controls & CONTROL_HALT != 0,
             deadline: groups.contains(Groups::DEADLINE).then(|| page.deadline()),
+            timer: groups.contains(Groups::TIMER),
         }
     }
 
     #[cold]
-    fn load_system(&mut self) {
-        if self.resident {
-            self.el1.save();
+    fn load_system(&mut self, groups: Groups) {
+        let (page, resident) = (self.page, self.resident);
+        if groups.contains(Groups::SYSTEM) {
+            if resident {
+                self.el1.save();
+            }
+            self.el1.take_from_page(page);
+            self.thread.take_from_page(page);
+            if resident {
+                self.el1.load();
+            }
         }
-        self.el1.take_from_page(self.page);
-        self.thread.take_from_page(self.page);
-        if self.resident {
-            self.el1.load();
+        if groups.contains(Groups::TIMER) {
+            self.timer.take_from_page(page);
+            if resident {
+                self.timer.load();
+            }
+        }
+        if groups.contains(Groups::IDENTITY) {
+            self.identity.take_from_page(page);
+            if resident {
+                self.identity.load();
+            }
         }
     }
 
@@ -434,12 +485,6 @@ fn fault_page() -> u64 {
 
 /// Translates a guest's address by its own tables.
 fn translate(address: u64) -> Option<u64> {
-    let before = read!("par_el1");
-    // SAFETY: translates without access; PAR_EL1, the guest's, is put back.
-    unsafe {
-        core::arch::asm!("at s1e1r, {}", "isb", in(reg) address, options(nostack, preserves_flags))
-    };
-    let result = read!("par_el1");
-    write!("par_el1", before);
+    let result = entry::translate(address);
     (result & 1 == 0).then_some(result & 0x000f_ffff_ffff_f000)
 }

@@ -43,6 +43,8 @@ pub struct VcpuReply {
     pub halt: bool,
     /// The new deadline, if it changed.
     pub deadline: Option<u64>,
+    /// A timer of the vCPU's own may have changed.
+    pub timer: bool,
 }
 
 /// The architecture's part of a vCPU.
@@ -95,6 +97,7 @@ impl VcpuArch {
             deadline: groups
                 .contains(Groups::DEADLINE)
                 .then(|| self.state.read(DEADLINE)),
+            timer: false,
         }
     }
 

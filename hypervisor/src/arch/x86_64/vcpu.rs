@@ -21,6 +21,8 @@ pub struct VcpuReply {
     pub halt: bool,
     /// The new deadline, if it changed.
     pub deadline: Option<u64>,
+    /// A timer of the vCPU's own may have changed.
+    pub timer: bool,
 }
 
 /// Does what ended guest mode, if it was the host's; the exit for the monitor otherwise. Interrupts can end any
@@ -115,6 +117,7 @@ impl VcpuArch {
         VcpuReply {
             halt: groups.contains(Groups::EVENTS) && read(controls) & CONTROL_HALT != 0,
             deadline: groups.contains(Groups::DEADLINE).then(|| read(deadline)),
+            timer: false,
         }
     }
 

@@ -62,6 +62,20 @@ enable_mmu:
     isb
     br      x10
 
+    // Drops what caches hold from x1 to x2. Uses x3 to x5.
+invalidate:
+    mrs     x4, ctr_el0
+    ubfx    x4, x4, #16, #4
+    mov     x5, #4
+    lsl     x4, x5, x4
+    mov     x3, x1
+4:  dc      ivac, x3
+    add     x3, x3, x4
+    cmp     x3, x2
+    b.lo    4b
+    dsb     sy
+    ret
+
 boot_entry:
     mov     x19, x0
     mrs     x20, cntpct_el0
@@ -73,24 +87,19 @@ boot_entry:
     // There is nothing to say it with: no device is known yet, and EL1 cannot host VMs.
 1:  wfe
     b       1b
-2:  load_address x21, __image_start
+2:  // Without E2H, whatever firmware has left: it changes the meaning of other registers.
+    mov     x1, #(1 << 31)
+    msr     hcr_el2, x1
+    isb
+    load_address x21, __image_start
     load_address x1, __bss_start
     load_address x2, __bss_end
     // Whatever caches hold of this memory is older than what is written here with caches off.
+    bl      invalidate
     mov     x3, x1
 3:  stp     xzr, xzr, [x3], #16
     cmp     x3, x2
     b.lo    3b
-    dsb     sy
-    mrs     x4, ctr_el0
-    ubfx    x4, x4, #16, #4
-    mov     x5, #4
-    lsl     x4, x5, x4
-    mov     x3, x1
-4:  dc      ivac, x3
-    add     x3, x3, x4
-    cmp     x3, x2
-    b.lo    4b
     dsb     sy
 
     // Tables: the image in its window, and its first 2 MiB where they are.
@@ -124,6 +133,10 @@ boot_entry:
     subs    x2, x2, #0x200000
     b.hi    5b
     dsb     sy
+    // Once more: caches may have read ahead what was there before.
+    load_address x1, __bss_start
+    load_address x2, __bss_end
+    bl      invalidate
     ldr     x10, =6f
     b       enable_mmu
 6:  ldr     x1, ={stack}
@@ -138,7 +151,7 @@ boot_entry:
     bl      {start}
     b       .
 
-    // PSCI CPU_ON: x0 is the number of the CPU, which takes its stack, leaving 0.
+    // PSCI CPU_ON: x0 is the ticket of the attempt. Who comes while it is valid takes its stack, leaving 0.
     .global ap_entry
 ap_entry:
     mov     x19, x0
@@ -147,6 +160,9 @@ ap_entry:
     mrs     x1, CurrentEL
     cmp     x1, #(2 << 2)
     b.ne    7f
+    mov     x1, #(1 << 31)
+    msr     hcr_el2, x1
+    isb
     load_address x2, {handover}
     ldr     x9, [x2, #{handover_tables}]
     ldr     x10, =8f
@@ -154,6 +170,9 @@ ap_entry:
 7:  wfe
     b       7b
 8:  ldr     x2, ={handover}
+    ldr     x3, [x2, #{handover_ticket}]
+    cmp     x3, x19
+    b.ne    7b
     ldr     x3, [x2, #{handover_stack}]
     cbz     x3, 7b
     str     xzr, [x2, #{handover_stack}]
@@ -161,7 +180,7 @@ ap_entry:
     msr     tpidr_el2, xzr
     mov     x29, xzr
     mov     x30, xzr
-    mov     x0, x19
+    ldr     x0, [x2, #{handover_index}]
     bl      {ap_start}
     b       .
     .ltorg
@@ -178,6 +197,8 @@ ap_entry:
     handover = sym HANDOVER,
     handover_tables = const offset_of!(Handover, page_tables),
     handover_stack = const offset_of!(Handover, stack),
+    handover_ticket = const offset_of!(Handover, ticket),
+    handover_index = const offset_of!(Handover, index),
     ap_start = sym super::super::smp::ap_start,
 );
 

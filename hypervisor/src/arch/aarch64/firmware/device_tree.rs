@@ -193,7 +193,7 @@ impl Machine {
         };
         let device_type = node.property("device_type");
         let has_type = |name: &[u8]| device_type.as_ref().is_some_and(|p| p.value() == name);
-        if has_type(b"memory\0") {
+        if has_type(b"memory\0") && is_enabled(node) {
             for range in ranges(node)? {
                 self.memory.push(range?)?;
             }
@@ -267,7 +267,10 @@ fn ranges<'a>(
     node: &FdtNode<'a>,
 ) -> Result<impl Iterator<Item = Result<PhysRange, TreeError>> + 'a, TreeError> {
     let reg = node.reg().map_err(|_| TreeError::BadNumber)?;
-    Ok(reg.into_iter().flatten().map(|reg| {
+    // What is empty is nothing.
+    let reg = reg.into_iter().flatten();
+    let reg = reg.filter(|reg| reg.size::<u64>() != Ok(0));
+    Ok(reg.map(|reg| {
         let address = reg.address::<u64>().map_err(|_| TreeError::BadNumber)?;
         let size = reg.size::<u64>().map_err(|_| TreeError::BadNumber)?;
         PhysRange::new(HostPhys(address), size).ok_or(TreeError::BadNumber)

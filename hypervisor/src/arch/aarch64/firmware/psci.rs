@@ -31,7 +31,7 @@ fn call(function: u64, first: u64, second: u64, third: u64) -> u64 {
     }
     match CONDUIT.load(Ordering::Relaxed) {
         1 => conduit!("smc #0"),
-        2 => conduit!("hvc #0"),
+        // HVC at EL2 would come back to the kernel.
         _ => result = NOT_SUPPORTED,
     }
     result

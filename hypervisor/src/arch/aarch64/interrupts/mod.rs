@@ -240,6 +240,15 @@ pub mod virtual_interface {
         }
     }
 
+    /// Switches the interface off; nothing of a guest is left where programs could reach it.
+    pub fn clear() {
+        if is_v2() {
+            v2::clear();
+        } else {
+            v3::set_control(0);
+        }
+    }
+
     /// Sets ICH_HCR_EL2.
     #[inline]
     pub fn set_control(value: u64) {

@@ -69,7 +69,10 @@ pub fn init_this_cpu() -> u64 {
 }
 
 pub fn acknowledge() -> u32 {
-    read(cpu_interface(), GICC_IAR)
+    let value = read(cpu_interface(), GICC_IAR);
+    // What the sender wrote before is seen after this.
+    crate::arch::sysreg::dsb();
+    value
 }
 
 pub fn end(value: u32) {
@@ -165,6 +168,17 @@ pub fn load(from: &Interface) {
 
 pub fn set_control(value: u64) {
     write(control(), GICH_HCR, value as u32);
+}
+
+/// Takes everything out: monitors of other VMs can have GICV mapped.
+pub fn clear() {
+    let base = control();
+    write(base, GICH_HCR, 0);
+    write(base, GICH_VMCR, 0);
+    write(base, GICH_APR, 0);
+    for i in 0..list_registers() {
+        write(base, GICH_LR + i as u64 * 4, 0);
+    }
 }
 
 pub fn maintenance() -> u64 {

@@ -24,8 +24,8 @@ const TYPER_LAST: u64 = 1 << 4;
 const PROCESSOR_SLEEP: u32 = 1 << 1;
 const CHILDREN_ASLEEP: u32 = 1 << 2;
 
-/// ICC_SRE_EL2: system registers, for EL1 too; no bypass.
-const SRE: u64 = 0xf;
+/// ICC_SRE_EL2: system registers, no bypass; ICC_SRE_EL1 traps.
+const SRE: u64 = 0x7;
 /// ICC_CTLR_EL1.EOImode: ending does not deactivate.
 const EOI_MODE: u64 = 1 << 1;
 /// ICC_SGI1R_EL1.IRM: to all but the sender.

@@ -4,8 +4,9 @@
 //! kernel too, and are switched at every exit; the others stay loaded until another vCPU runs.
 
 use super::{StatePage, get, set};
+use crate::arch::clock;
 use crate::arch::features;
-use crate::arch::sysreg::{read, write};
+use crate::arch::sysreg::{isb, read, write};
 
 macro_rules! registers {
     ($(#[$doc:meta])* $table:ident { $($field:ident = $name:literal $(as $page:ident)?,)* }) => {
@@ -49,6 +50,7 @@ registers! {
         cntkctl = "cntkctl_el1",
         tcr = "tcr_el1" as tcr_el1,
         tpidr_el0 = "tpidr_el0" as tpidr_el0,
+        tpidrro_el0 = "tpidrro_el0" as tpidrro_el0,
         sp_el0 = "sp_el0" as sp_el0,
     }
 }
@@ -70,14 +72,40 @@ registers! {
         vbar = "vbar_el1" as vbar_el1,
         contextidr = "contextidr_el1" as contextidr_el1,
         tpidr_el1 = "tpidr_el1" as tpidr_el1,
-        tpidrro_el0 = "tpidrro_el0" as tpidrro_el0,
         par = "par_el1",
         csselr = "csselr_el1" as csselr_el1,
+    }
+}
+
+registers! {
+    /// The virtual timer.
+    Timer {
         cntv_cval = "cntv_cval_el0" as cntv_cval,
         cntv_ctl = "cntv_ctl_el0" as cntv_ctl,
         cntvoff = "cntvoff_el2" as cntvoff,
+    }
+}
+
+registers! {
+    /// What a guest reads of its CPU's identity.
+    Identity {
         vmpidr = "vmpidr_el2" as vmpidr,
         vpidr = "vpidr_el2" as vpidr,
+    }
+}
+
+registers! {
+    /// Errors of the guest's (RAS): what it reads as DISR_EL1, and the syndrome of a virtual SError.
+    Errors {
+        vdisr = "S3_4_C12_C1_1",
+        vsesr = "S3_4_C5_C2_3",
+    }
+}
+
+registers! {
+    /// TPIDR2_EL0, on CPUs with SME.
+    Matrix {
+        tpidr2 = "S3_3_C13_C0_5",
     }
 }
 
@@ -106,6 +134,7 @@ impl Thread {
         write!("tcr_el1", features::TCR_THREAD);
         write!("cntkctl_el1", features::CNTKCTL_THREAD);
         write!("tpidr_el0", 0);
+        write!("tpidrro_el0", 0);
         write!("cnthctl_el2", features::CNTHCTL_THREAD);
     }
 }
@@ -113,26 +142,37 @@ impl Thread {
 /// CNTV_CTL_EL0.
 const TIMER_ENABLE: u64 = 1 << 0;
 const TIMER_MASK: u64 = 1 << 1;
+const TIMER_STATUS: u64 = 1 << 2;
 
-impl El1 {
+impl Timer {
     /// Machine's counter at which the saved virtual timer fires, if it is on and not masked.
-    pub fn timer(&self) -> Option<u64> {
+    pub fn fires_at(&self) -> Option<u64> {
         let on = self.cntv_ctl & (TIMER_ENABLE | TIMER_MASK) == TIMER_ENABLE;
-        on.then(|| self.cntv_cval.wrapping_add(self.cntvoff))
+        // Relative to the guest's time, so that a deadline that never comes does not wrap.
+        let now = clock::now();
+        let guest = now.wrapping_sub(self.cntvoff);
+        on.then(|| now.saturating_add(self.cntv_cval.saturating_sub(guest)))
     }
 
     /// Forbids the saved virtual timer to interrupt.
-    pub fn mask_timer(&mut self) {
+    pub fn mask(&mut self) {
         self.cntv_ctl |= TIMER_MASK;
     }
 
-    /// Forbids the virtual timer to interrupt (CNTV_CTL_EL0.IMASK), where it is loaded.
-    pub fn mask_loaded_timer() {
-        write!("cntv_ctl_el0", read!("cntv_ctl_el0") | TIMER_MASK);
+    /// If the loaded timer has fired, forbids it to interrupt (CNTV_CTL_EL0.IMASK); whether it had. An interrupt may be late: then
+    /// it was another's.
+    pub fn take_loaded() -> bool {
+        let fired = read!("cntv_ctl_el0") & 0b111 == TIMER_ENABLE | TIMER_STATUS;
+        if fired {
+            write!("cntv_ctl_el0", TIMER_ENABLE | TIMER_MASK);
+            isb();
+        }
+        fired
     }
 
     /// Switches the loaded timer off: its owner is not loaded any more.
-    pub fn stop_timer() {
+    pub fn stop_loaded() {
         write!("cntv_ctl_el0", 0);
+        isb();
     }
 }

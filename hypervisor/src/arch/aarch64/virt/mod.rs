@@ -3,7 +3,7 @@
 mod el1;
 mod fp;
 
-pub use el1::{El1, Keys, Thread};
+pub use el1::{El1, Errors, Identity, Keys, Matrix, Thread, Timer};
 pub use fp::Fp;
 
 use crate::mem::KernelPage;
