@@ -8,7 +8,7 @@ use std::fmt;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use clap::ValueEnum;
@@ -109,6 +109,9 @@ pub struct Settings {
     /// Whether the CPU has a virtualisation extension (QEMU only): without one an x86 machine has no VMs, and
     /// the hypervisor cannot run on Arm.
     pub virtualization: bool,
+    /// How long the machine may take to its first output; on Bochs, ten times that. What prints nothing at all has
+    /// not started and never will.
+    pub silence: Duration,
 }
 
 /// Option of the hypervisor where CPUs are emulated: they do not speculate, whatever real ones of their model do.
@@ -128,6 +131,7 @@ impl Settings {
             machine,
             count_instructions: false,
             virtualization: true,
+            silence: Duration::from_secs(60),
         }
     }
 }
@@ -160,8 +164,43 @@ pub struct Running {
     output: Receiver<Vec<u8>>,
     input: Input,
     ending: Box<dyn FnMut(std::process::ExitStatus) -> End + Send>,
+    /// Until its first output.
+    silent: Option<Silent>,
     /// Emulator's files; removed with the machine.
     _dir: tempfile::TempDir,
+}
+
+/// A machine that has printed nothing yet.
+#[derive(Clone, Copy, Debug)]
+struct Silent {
+    architecture: Architecture,
+    since: Instant,
+    limit: Duration,
+}
+
+impl Silent {
+    fn new(settings: &Settings, limit: Duration) -> Silent {
+        Silent {
+            architecture: settings.machine.architecture(),
+            since: Instant::now(),
+            limit,
+        }
+    }
+
+    /// Fails when it has lasted for too long.
+    fn check(&self) -> Result<()> {
+        let needs = match self.architecture {
+            Architecture::X86_64 => "a 64-bit CPU",
+            // At EL1 it knows no device to say so with.
+            Architecture::Arm64 => "a CPU with EL2",
+        };
+        anyhow::ensure!(
+            self.since.elapsed() < self.limit,
+            "the machine has printed nothing for {} s: the hypervisor did not start; it needs {needs}",
+            self.limit.as_secs()
+        );
+        Ok(())
+    }
 }
 
 /// The way to a machine's serial port. Never blocks: what the machine does not take yet is kept.
@@ -198,14 +237,18 @@ pub fn start(kind: Kind, image: &Image, settings: &Settings) -> Result<Running> 
 }
 
 impl Running {
-    /// The next thing that happens, within `limit`. Fails when the user asks to stop.
+    /// The next thing that happens, within `limit`. Fails when the user asks to stop, and when the machine has printed
+    /// nothing since its start for [`Settings::silence`].
     pub fn next(&mut self, limit: Duration) -> Result<Event> {
         let mut left = limit;
         loop {
             interrupt::check()?;
             let slice = left.min(crate::child::POLL);
             match self.output.recv_timeout(slice) {
-                Ok(bytes) => return Ok(Event::Output(bytes)),
+                Ok(bytes) => {
+                    self.silent = None;
+                    return Ok(Event::Output(bytes));
+                }
                 Err(RecvTimeoutError::Timeout) => left = left.saturating_sub(slice),
                 Err(RecvTimeoutError::Disconnected) => {
                     // The port is closed: the emulator is about to end.
@@ -217,6 +260,9 @@ impl Running {
                         }
                     });
                 }
+            }
+            if let Some(silent) = &self.silent {
+                silent.check()?;
             }
             if left.is_zero() {
                 return Ok(Event::Quiet);

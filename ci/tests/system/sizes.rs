@@ -18,7 +18,7 @@ fn guest_of(on: Target, mib: u64, machine: &str, usable: u64) {
         ensure!((usable..mib).contains(&seen), "{seen} MiB of {mib}");
         shell(on, guest)?;
         guest.type_line(&format!(
-            "dd if=/dev/zero of=/tmp/fill bs=1M count={} && echo fil''led",
+            "mount -t tmpfs -o size=90% fill /mnt && dd if=/dev/zero of=/mnt/fill bs=1M count={} && echo fil''led",
             usable / 3
         ));
         guest.expect("filled", on.boot())?;

@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use super::{End, Image, Running, Settings, iso, last_lines, pump_input, pump_output, scratch};
+use super::{
+    End, Image, Running, Settings, Silent, iso, last_lines, pump_input, pump_output, scratch,
+};
 use crate::child::{self, Group};
 use crate::{apt, interrupt};
 
@@ -134,6 +136,7 @@ pub fn start(image: &Image, settings: &Settings) -> Result<Running> {
         output: pump_output(serial.try_clone()?),
         input: pump_input(serial),
         ending: Box::new(ending),
+        silent: Some(Silent::new(settings, settings.silence * 10)),
         _dir: dir,
     })
 }

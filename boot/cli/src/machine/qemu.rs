@@ -15,7 +15,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use configs::{Architecture, Board};
 
-use super::{End, Image, Running, Settings, last_lines, pump_input, pump_output, scratch};
+use super::{End, Image, Running, Settings, Silent, last_lines, pump_input, pump_output, scratch};
 use crate::apt;
 use crate::child::{self, Group};
 
@@ -125,6 +125,7 @@ pub fn start(image: &Image, settings: &Settings) -> Result<Running> {
         output: pump_output(stdout),
         input: pump_input(stdin),
         ending: Box::new(ending),
+        silent: Some(Silent::new(settings, settings.silence)),
         _dir: dir,
     })
 }
