@@ -6,11 +6,16 @@ use bulkhead::machine::End;
 use ci::{ANSWER, PROMPT, Target};
 use configs::Architecture;
 
-/// The guest's shell, reached and working, with all its CPUs.
+/// The guest's shell, reached and working, with a vCPU on each CPU.
 pub fn shell(on: Target, guest: &mut Dialogue) -> Result<()> {
+    shell_with(on, guest, on.cpus)
+}
+
+/// The guest's shell, reached and working, with this many vCPUs.
+pub fn shell_with(on: Target, guest: &mut Dialogue, vcpus: u32) -> Result<()> {
     guest.expect(PROMPT, on.boot())?;
     guest.type_line("echo $((6 * 7)); uname -sm; nproc");
-    let answer = format!("\n42\nLinux {}\n{}\n", on.uname(), on.vcpus());
+    let answer = format!("\n42\nLinux {}\n{vcpus}\n", on.uname());
     guest.expect(&answer, ANSWER)?;
     guest.expect(PROMPT, ANSWER)?;
     Ok(())
@@ -18,11 +23,11 @@ pub fn shell(on: Target, guest: &mut Dialogue) -> Result<()> {
 
 /// What the guest says about its CPUs while it starts.
 fn cpus(on: Target) -> String {
-    format!(r"CPUs: +{} ", on.vcpus())
+    format!(r"CPUs: +{} ", on.cpus)
 }
 
 /// The source of a guest's time.
-fn clock(on: Target) -> &'static str {
+pub fn clock(on: Target) -> &'static str {
     match on.architecture() {
         Architecture::X86_64 => "kvm-clock",
         Architecture::Arm64 => "arch_sys_counter",

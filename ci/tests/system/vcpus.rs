@@ -2,58 +2,64 @@
 
 use anyhow::Result;
 use bulkhead::dialogue::Dialogue;
-use bulkhead::machine::Kind;
-use ci::{ANSWER, BOOT, PROMPT, changed, with_system};
+use ci::{ANSWER, PROMPT, Target};
 
-use crate::endings::{power_off, shell};
+use crate::endings::{clock, power_off, shell_with};
 
-/// A shell that has two vCPUs, both of which work.
-fn both_work(guest: &mut Dialogue) -> Result<()> {
-    shell(guest)?;
+/// A shell that has this many vCPUs, all of which work.
+fn all_work(on: Target, guest: &mut Dialogue, vcpus: u32) -> Result<()> {
+    guest.expect(&format!(r"CPUs: +{vcpus} "), on.boot())?;
+    shell_with(on, guest, vcpus)?;
+    let masks: Vec<String> = (0..vcpus).map(|i| format!("{:x}", 1 << i)).collect();
+    let masks = masks.join(" ");
+    let each: String = (0..vcpus).map(|i| format!("on {i}\n")).collect();
+    let fewer = vcpus - 1;
     for (command, answer) in [
-        ("nproc", "\n2\n"),
-        // Each does some work of its own, and both do some together.
+        // Each does some work of its own, and all do some together.
         (
-            "for i in 1 2; do taskset $i awk '{ print \"on\", $39 }' /proc/self/stat; done",
-            "\non 0\non 1\n",
+            format!("for i in {masks}; do taskset $i awk '{{ print \"on\", $39 }}' /proc/self/stat; done"),
+            format!("\n{each}"),
         ),
         (
-            "for i in 1 2; do dd if=/dev/zero bs=64k count=500 2>/dev/null | md5sum & done; wait; echo do''ne",
-            "\ndone\n",
+            format!("for i in {masks}; do dd if=/dev/zero bs=64k count=500 2>/dev/null | md5sum & done; wait; echo do''ne"),
+            "\ndone\n".into(),
         ),
-        // The second one is taken away and comes back.
+        // One is taken away and comes back.
         (
-            "cd /sys/devices/system/cpu; echo 0 > cpu1/online; nproc; echo 1 > cpu1/online; nproc; cd",
-            "\n1\n2\n",
+            "cd /sys/devices/system/cpu; echo 0 > cpu1/online; nproc; echo 1 > cpu1/online; nproc; cd".into(),
+            format!("\n{fewer}\n{vcpus}\n"),
         ),
-        ("dmesg | grep -ciE 'bug:|oops|call trace'", "\n0\n"),
         (
-            "cat /sys/devices/system/clocksource/clocksource0/current_clocksource",
-            "\nkvm-clock\n",
+            "dmesg | grep -ciE 'bug:|oops|call trace'".into(),
+            "\n0\n".into(),
+        ),
+        (
+            "cat /sys/devices/system/clocksource/clocksource0/current_clocksource".into(),
+            format!("\n{}\n", clock(on)),
         ),
     ] {
-        guest.type_line(command);
-        guest.expect(answer, ANSWER)?;
+        guest.type_line(&command);
+        guest.expect(&answer, ANSWER)?;
         guest.expect(PROMPT, ANSWER)?;
     }
     power_off(guest)
 }
 
-fn boots(name: &str, changes: &[(&str, &str)]) {
-    let config = changed(name, "linux.toml", changes).unwrap();
-    with_system(name, Kind::QemuX86, &config, |guest| {
-        guest.expect(r"CPUs: +2 ", BOOT)?;
-        both_work(guest)
+fn a_vcpu_on_each_cpu(on: Target) {
+    let config = on.linux("several-vcpus", &[]).unwrap();
+    on.boots(&config, |guest| {
+        guest.expect(&format!("{} CPUs", on.cpus), ANSWER)?;
+        all_work(on, guest, on.cpus)
     });
 }
 
-#[test]
-fn a_guest_on_two_cpus() {
-    let changes = [("cpus = 1", "cpus = 2"), ("vcpus = [0]", "vcpus = [0, 1]")];
-    boots("two-vcpus", &changes);
+fn two_vcpus_on_one_cpu(on: Target) {
+    let changes = [("vcpus = [0]", "vcpus = [0, 0]")];
+    let config = on.linux("shared-cpu", &changes).unwrap();
+    on.boots(&config, |guest| all_work(on, guest, 2));
 }
 
-#[test]
-fn two_vcpus_on_one_cpu() {
-    boots("shared-cpu", &[("vcpus = [0]", "vcpus = [0, 0]")]);
+tests! {
+    a_vcpu_on_each_cpu: x86_2cpus, a72_gic2_2cpus, max_gic3_4cpus;
+    two_vcpus_on_one_cpu: x86, a72_gic3;
 }
