@@ -2,9 +2,8 @@
 
 use anyhow::{Result, ensure};
 use bulkhead::dialogue::Dialogue;
-use bulkhead::machine::End;
+use bulkhead::machine::{End, Kind};
 use ci::{ANSWER, PROMPT, Target};
-use configs::Architecture;
 
 /// The guest's shell, reached and working, with a vCPU on each CPU.
 pub fn shell(on: Target, guest: &mut Dialogue) -> Result<()> {
@@ -28,9 +27,11 @@ fn cpus(on: Target) -> String {
 
 /// The source of a guest's time.
 pub fn clock(on: Target) -> &'static str {
-    match on.architecture() {
-        Architecture::X86_64 => "kvm-clock",
-        Architecture::Arm64 => "arch_sys_counter",
+    match on.kind {
+        Kind::QemuX86 => "kvm-clock",
+        // Linux prefers it where the CPU says that it never stops.
+        Kind::Bochs => "tsc",
+        Kind::QemuArm64 => "arch_sys_counter",
     }
 }
 
