@@ -69,11 +69,6 @@ impl Target {
         }
     }
 
-    /// Number of vCPUs that guests have: one for each CPU.
-    pub fn vcpus(self) -> u32 {
-        self.cpus
-    }
-
     /// How long a guest may take to its shell: many times what it takes on an idle machine.
     pub fn boot(self) -> std::time::Duration {
         match self.kind {
@@ -82,7 +77,8 @@ impl Target {
         }
     }
 
-    /// The system with one Linux, as if it stood in configs/`name`.toml, changed by replacing text.
+    /// The system with one Linux, as if it stood in configs/`name`.toml, changed by replacing text. Guests have a vCPU on
+    /// each CPU, where that does not replace their vCPUs.
     pub fn linux(self, name: &str, changes: &[(&str, &str)]) -> Result<Config> {
         self.system(name, "linux", changes)
     }
@@ -107,7 +103,7 @@ impl Target {
             );
             text = text.replace(from, to);
         }
-        let vcpus: Vec<u32> = (0..self.vcpus()).collect();
+        let vcpus: Vec<u32> = (0..self.cpus).collect();
         text = text
             .replace("vcpus = [0]", &format!("vcpus = {vcpus:?}"))
             .replace("cpus = 1\n", &format!("cpus = {}\n", self.cpus));

@@ -1,4 +1,4 @@
-//! Small and large guests, several CPUs.
+//! Small and large guests, a guest on another CPU than the first.
 
 use anyhow::ensure;
 use ci::{ANSWER, PROMPT, Target};
@@ -35,25 +35,6 @@ fn guest_of_2_gib(on: Target) {
     guest_of(on, 2048, "memory = \"3 GiB\"", 1900);
 }
 
-fn several_cpus(on: Target) {
-    let config = on.linux("several-cpus", &[]).unwrap();
-    on.boots(&config, |guest| {
-        guest.expect(&format!("{} CPUs", on.cpus), ANSWER)?;
-        shell(on, guest)?;
-        // Every CPU works, and takes its own timer's interrupts.
-        let vcpus = on.vcpus();
-        guest.type_line(&format!(
-            "for i in $(seq {vcpus}); do head -c 4M /dev/zero | sha256sum & done; wait; echo all''-done"
-        ));
-        guest.expect("all-done", ANSWER)?;
-        guest.expect(PROMPT, ANSWER)?;
-        guest.type_line("ls -d /sys/devices/system/cpu/cpu[0-9]* | wc -l");
-        guest.expect(&format!("\n{vcpus}\n"), ANSWER)?;
-        guest.expect(PROMPT, ANSWER)?;
-        power_off(guest)
-    });
-}
-
 fn a_guest_on_the_second_cpu(on: Target) {
     let changes = [("vcpus = [0]", "vcpus = [1]")];
     let config = on.linux("second-cpu", &changes).unwrap();
@@ -69,6 +50,5 @@ fn a_guest_on_the_second_cpu(on: Target) {
 tests! {
     guest_of_128_mib: x86, a72_gic3;
     guest_of_2_gib: x86, a53_gic2;
-    several_cpus: x86_2cpus, a72_gic2_2cpus, max_gic3_4cpus;
     a_guest_on_the_second_cpu: x86_2cpus, max_gic2_2cpus;
 }

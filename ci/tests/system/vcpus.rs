@@ -1,48 +1,65 @@
 //! Guests with several vCPUs.
 
+use anyhow::Result;
+use bulkhead::dialogue::Dialogue;
 use ci::{ANSWER, PROMPT, Target};
 
-use crate::endings::power_off;
+use crate::endings::{clock, power_off, shell_with};
 
-/// Two vCPUs, both of which work, and one of which goes and comes back.
-fn two(on: Target, name: &str, vcpus: &str) {
-    let config = on.linux(name, &[("vcpus = [0]", vcpus)]).unwrap();
+/// A shell that has this many vCPUs, all of which work.
+fn all_work(on: Target, guest: &mut Dialogue, vcpus: u32) -> Result<()> {
+    guest.expect(&format!(r"CPUs: +{vcpus} "), on.boot())?;
+    shell_with(on, guest, vcpus)?;
+    let masks: Vec<String> = (0..vcpus).map(|i| format!("{:x}", 1 << i)).collect();
+    let masks = masks.join(" ");
+    let each: String = (0..vcpus).map(|i| format!("on {i}\n")).collect();
+    let fewer = vcpus - 1;
+    for (command, answer) in [
+        // Each does some work of its own, and all do some together.
+        (
+            format!("for i in {masks}; do taskset $i awk '{{ print \"on\", $39 }}' /proc/self/stat; done"),
+            format!("\n{each}"),
+        ),
+        (
+            format!("for i in {masks}; do dd if=/dev/zero bs=64k count=500 2>/dev/null | md5sum & done; wait; echo do''ne"),
+            "\ndone\n".into(),
+        ),
+        // One is taken away and comes back.
+        (
+            "cd /sys/devices/system/cpu; echo 0 > cpu1/online; nproc; echo 1 > cpu1/online; nproc; cd".into(),
+            format!("\n{fewer}\n{vcpus}\n"),
+        ),
+        (
+            "dmesg | grep -ciE 'bug:|oops|call trace'".into(),
+            "\n0\n".into(),
+        ),
+        (
+            "cat /sys/devices/system/clocksource/clocksource0/current_clocksource".into(),
+            format!("\n{}\n", clock(on)),
+        ),
+    ] {
+        guest.type_line(&command);
+        guest.expect(&answer, ANSWER)?;
+        guest.expect(PROMPT, ANSWER)?;
+    }
+    power_off(guest)
+}
+
+fn a_vcpu_on_each_cpu(on: Target) {
+    let config = on.linux("several-vcpus", &[]).unwrap();
     on.boots(&config, |guest| {
-        guest.expect(r"CPUs: +2 ", on.boot())?;
-        guest.expect(PROMPT, on.boot())?;
-        for (command, answer) in [
-            ("nproc", "\n2\n"),
-            (
-                "for i in 1 2; do taskset $i awk '{ print \"on\", $39 }' /proc/self/stat; done",
-                "\non 0\non 1\n",
-            ),
-            (
-                "for i in 1 2; do head -c 8M /dev/zero | sha256sum & done; wait; echo do''ne",
-                "\ndone\n",
-            ),
-            (
-                "cd /sys/devices/system/cpu; echo 0 > cpu1/online; nproc; echo 1 > cpu1/online; nproc; cd",
-                "\n1\n2\n",
-            ),
-            ("dmesg | grep -ciE 'bug:|oops|call trace'", "\n0\n"),
-        ] {
-            guest.type_line(command);
-            guest.expect(answer, ANSWER)?;
-            guest.expect(PROMPT, ANSWER)?;
-        }
-        power_off(guest)
+        guest.expect(&format!("{} CPUs", on.cpus), ANSWER)?;
+        all_work(on, guest, on.cpus)
     });
 }
 
-fn on_two_cpus(on: Target) {
-    two(on, "two-vcpus", "vcpus = [1, 0]");
-}
-
-fn on_one_cpu(on: Target) {
-    two(on, "shared-cpu", "vcpus = [0, 0]");
+fn two_vcpus_on_one_cpu(on: Target) {
+    let changes = [("vcpus = [0]", "vcpus = [0, 0]")];
+    let config = on.linux("shared-cpu", &changes).unwrap();
+    on.boots(&config, |guest| all_work(on, guest, 2));
 }
 
 tests! {
-    on_two_cpus: x86_2cpus, a53_gic3_2cpus;
-    on_one_cpu: x86, max_gic3;
+    a_vcpu_on_each_cpu: x86_2cpus, a72_gic2_2cpus, max_gic3_4cpus;
+    two_vcpus_on_one_cpu: x86, a72_gic3;
 }
