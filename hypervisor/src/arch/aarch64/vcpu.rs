@@ -3,6 +3,7 @@
 //! A vCPU's registers stay in the CPU while threads run, until another vCPU is entered there; so the round trip to a
 //! monitor moves only the general registers and those that act on threads.
 
+use super::clock;
 use super::entry::{self, cause};
 use super::features::{
     CNTHCTL_GUEST, HCR_GUEST, HCR_SERROR, HCR_THREAD, has_aarch32, has_error_records, has_matrices,
@@ -173,15 +174,17 @@ impl VcpuArch {
 
     /// When the virtual timer fires, if it is not loaded: else the processor looks after it.
     pub fn timer_deadline(&self) -> Option<u64> {
-        self.timer.fires_at().filter(|_| !self.resident)
+        self.timer_at(clock::now())
+    }
+
+    /// As [`VcpuArch::timer_deadline`], seen at `now`: `now` itself if it is due.
+    fn timer_at(&self, now: u64) -> Option<u64> {
+        self.timer.fires_at(now).filter(|_| !self.resident)
     }
 
     /// Has the virtual timer fire, if it is due and not loaded.
     pub fn look_at_timer(&mut self, now: u64) {
-        if self
-            .timer_deadline()
-            .is_some_and(|deadline| now >= deadline)
-        {
+        if self.timer_at(now) == Some(now) {
             self.timer.mask();
             self.timer_fired = true;
         }

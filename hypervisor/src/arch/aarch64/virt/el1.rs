@@ -4,7 +4,6 @@
 //! kernel too, and are switched at every exit; the others stay loaded until another vCPU runs.
 
 use super::{StatePage, get, set};
-use crate::arch::clock;
 use crate::arch::features;
 use crate::arch::sysreg::{isb, read, write};
 
@@ -146,10 +145,9 @@ const TIMER_STATUS: u64 = 1 << 2;
 
 impl Timer {
     /// Machine's counter at which the saved virtual timer fires, if it is on and not masked.
-    pub fn fires_at(&self) -> Option<u64> {
+    pub fn fires_at(&self, now: u64) -> Option<u64> {
         let on = self.cntv_ctl & (TIMER_ENABLE | TIMER_MASK) == TIMER_ENABLE;
         // Relative to the guest's time, so that a deadline that never comes does not wrap.
-        let now = clock::now();
         let guest = now.wrapping_sub(self.cntvoff);
         on.then(|| now.saturating_add(self.cntv_cval.saturating_sub(guest)))
     }
