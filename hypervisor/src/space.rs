@@ -1,7 +1,7 @@
 //! Address spaces: host (native programs) and guest (guest-physical memory of a VM).
 
 use crate::addr::HostPhys;
-use crate::arch::PageTable;
+use crate::arch::{self, PageTable};
 use crate::cell::Ref;
 use crate::domain::Domain;
 use crate::mem::KernelPage;
@@ -233,6 +233,10 @@ pub fn map(domain: &Domain, request: &MapRequest) -> Result<Progress, Status> {
     let start = base + request.offset;
     if kind == MemoryKind::Ports && (space.kind != SpaceKind::Host || start != request.address) {
         return Err(Status::BadArgument);
+    }
+    let device = kind == MemoryKind::Device && space.kind == SpaceKind::Host;
+    if device && arch::is_guest_only(start, request.size) {
+        return Err(Status::Denied);
     }
     let host_page_zero = request.address == 0 && space.kind == SpaceKind::Host;
     if kind != MemoryKind::Ports && host_page_zero {

@@ -177,6 +177,10 @@ impl Platform for Native {
         }
     }
 
+    fn give_way(&mut self) {
+        syscall::yield_turn();
+    }
+
     fn kick(&mut self, vcpu: u32) {
         let Some(&kick) = self.kicks.get(vcpu as usize) else {
             return;

@@ -13,6 +13,8 @@ pub trait Platform {
     /// Has exits of a kind save their wide or their usual set of groups from now on
     /// (`exits` of the architecture).
     fn widen(&mut self, kind: ExitKind, wide: bool);
+    /// The vCPU waits for another one by spinning: whoever else wants this CPU goes first.
+    fn give_way(&mut self);
     /// Ends guest mode or the halt of the VM's vCPU `vcpu`: it takes an exit [`ExitKind::Kick`].
     fn kick(&mut self, vcpu: u32);
     /// The VM has come to its end.

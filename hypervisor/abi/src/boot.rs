@@ -113,8 +113,9 @@ pub struct BootInfo {
     pub gic_vcpu_interface: u64,
     /// Arm: number of list registers of the virtual CPU interface.
     pub list_registers: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// Arm: what firmware does against speculation on behalf of guests, by SMCCC_ARCH_WORKAROUND_1 to 3
+    /// ([`Workaround::pack`]).
+    pub workarounds: u32,
     /// Arm: identification registers of the boot CPU, those with op0 3, op1 0 and CRn 0: CRm × 8 + op2 is the index. Of
     /// CRm 0 there are MIDR_EL1, MPIDR_EL1 and REVIDR_EL1.
     pub id_registers: [u64; ID_REGISTERS],
@@ -125,6 +126,36 @@ pub struct BootInfo {
 }
 
 const _: () = assert!(core::mem::size_of::<BootInfo>() <= crate::PAGE_SIZE);
+
+/// What guests are to be told of a mitigation that firmware may offer (Arm DEN 0028, 7.4 to 7.6).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Workaround {
+    /// It is not there.
+    NotOffered = 0,
+    /// Guests call it; the kernel passes the call on.
+    Needed = 1,
+    /// It is there, and need not be called.
+    NotNeeded = 2,
+}
+
+impl Workaround {
+    /// The words of `SMCCC_ARCH_WORKAROUND_1` to `_3` as one, two bits each.
+    pub fn pack(all: [Workaround; 3]) -> u32 {
+        (0..)
+            .zip(all)
+            .fold(0, |word, (i, one)| word | (one as u32) << (2 * i))
+    }
+
+    /// What a word says of `SMCCC_ARCH_WORKAROUND_1` (index 0) to `_3` (2).
+    pub const fn unpack(word: u32, index: usize) -> Workaround {
+        match word >> (2 * (index & 3)) & 3 {
+            1 => Workaround::Needed,
+            2 => Workaround::NotNeeded,
+            _ => Workaround::NotOffered,
+        }
+    }
+}
 
 /// CPU virtualisation extension in use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -104,7 +104,8 @@ operations! {
     /// capability; `a3` = offset in the memory, `a4` = address, `a5` = size, in bytes, multiples
     /// of the page size; `a6` = rights (`READ`, `WRITE`, `EXEC`; no more than the memory's).
     /// Ports: `a3`, `a5` in ports, `a4` must equal the first port. Errors: `Occupied`
-    /// when part of the range is mapped.
+    /// when part of the range is mapped; `Denied` for a host space and registers by which guests reach the
+    /// virtual CPU interface (GICv2's GICV), as they act on whichever guest is loaded.
     Map = 15,
     /// Binds scheduling context `a0` (`CONTROL`) to thread or vCPU `a1` (`CONTROL`) and starts it.
     /// Errors: `Busy`, `WrongCpu`.

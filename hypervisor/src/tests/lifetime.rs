@@ -1,11 +1,13 @@
 //! Ends of objects, while other CPUs use them.
 
 use super::Running;
-use super::world::{World, result, state};
+use super::world::{DEVICE, DEVICE_BASE, World, result, state};
+use crate::arch;
 use crate::context::State;
 use crate::domain::Domain;
 use crate::mem;
 use crate::thread::Thread;
+use abi::syscall::SpaceKind;
 use abi::{Op, Rights, Status};
 
 #[test]
@@ -379,6 +381,34 @@ fn ports_are_mapped_once_and_taken_back() {
     w.root(Op::Revoke, &[4]);
     assert_eq!(allowed(), 0);
     w.delete(domain as u32);
+}
+
+#[test]
+fn registers_of_guests_are_for_guests_only() {
+    let w = World::new(1);
+    let only = arch::GUEST_ONLY;
+    let map = |kind: SpaceKind, first: u64, size: u64| {
+        let [domain, space, mapping] = [(); 3].map(|()| w.selector() as u64);
+        w.root(Op::CreateDomain, &[1, domain, 12, 4]);
+        w.root(Op::CreateSpace, &[domain, space, kind as u64]);
+        let offset = first - DEVICE_BASE;
+        let args = [DEVICE as u64, space, mapping, offset, 0x4000, size, 3];
+        let result = w.try_root(Op::Map, &args).map(|_| ());
+        w.delete(domain as u32);
+        result
+    };
+    let page = 0x1000;
+    for (first, size, touches) in [
+        (only.start, page, true),
+        (only.start - page, 3 * page, true),
+        (only.end - page, 2 * page, true),
+        (only.start - page, page, false),
+        (only.end, page, false),
+    ] {
+        let host = if touches { Err(Status::Denied) } else { Ok(()) };
+        assert_eq!(map(SpaceKind::Host, first, size), host, "{first:#x}");
+        assert_eq!(map(SpaceKind::Guest, first, size), Ok(()));
+    }
 }
 
 #[test]

@@ -43,6 +43,10 @@ pub const PORTS: u32 = 4;
 pub const LOG: u32 = 5;
 /// Interrupt line 0, and three more.
 pub const LINES: u32 = 8;
+/// Device registers, of which some are for guests only.
+pub const DEVICE: u32 = 12;
+/// Base of [`DEVICE`].
+pub const DEVICE_BASE: u64 = 0xfe00_0000;
 /// Base of [`RAM`].
 pub const RAM_BASE: u64 = 4 << 30;
 /// Size of [`RAM`].
@@ -162,6 +166,9 @@ impl World {
             (0, crate::space::PORTS),
             ports,
         );
+        let device = (MemoryKind::Device as u64) << 8;
+        let range = (DEVICE_BASE, 0x1_0000);
+        install(DEVICE, Kind::Memory, rights, 0, range, device);
         let log = logring::object();
         install(LOG, Kind::Log, all, log.address(), (u64::MAX, 0), 0);
         for i in 0..4 {

@@ -175,6 +175,8 @@ pub struct MonitorEnvironment {
     pub gic: Option<GicEnvironment>,
     /// Arm: the machine's ID registers, by [`register_key`], for the policy of what a guest sees.
     pub id_registers: Vec<(u16, u64)>,
+    /// Arm: mitigations that firmware offers ([`abi::boot::Workaround::pack`]).
+    pub workarounds: u32,
 }
 
 /// Key of a system register of Arm: its five encoding fields as in an MRS instruction, of two, three, four, four

@@ -186,6 +186,7 @@ impl Supervisor {
             xcr0_mask: self.root.info.xcr0_mask,
             gic: self.gic(draft)?,
             id_registers: self.id_registers(),
+            workarounds: self.root.info.workarounds,
         })
     }
 

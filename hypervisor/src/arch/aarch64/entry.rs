@@ -5,6 +5,7 @@
 //! HCR_EL2.TGE tells which of them ran.
 
 use super::frame::offset as frame;
+use super::traps::class;
 use crate::cpu::Cpu;
 use crate::thread::Thread;
 use core::arch::{asm, global_asm, naked_asm};
@@ -23,6 +24,42 @@ pub mod cause {
     pub const ERROR: u64 = 2;
 }
 
+/// Loads or stores (`ldp`, `stp`) x2 to x29, in a row of which x0 is the place of the first.
+macro_rules! general_registers {
+    ($move:literal) => {
+        concat!(
+            $move,
+            " x2, x3, [x0, #16]\n",
+            $move,
+            " x4, x5, [x0, #32]\n",
+            $move,
+            " x6, x7, [x0, #48]\n",
+            $move,
+            " x8, x9, [x0, #64]\n",
+            $move,
+            " x10, x11, [x0, #80]\n",
+            $move,
+            " x12, x13, [x0, #96]\n",
+            $move,
+            " x14, x15, [x0, #112]\n",
+            $move,
+            " x16, x17, [x0, #128]\n",
+            $move,
+            " x18, x19, [x0, #144]\n",
+            $move,
+            " x20, x21, [x0, #160]\n",
+            $move,
+            " x22, x23, [x0, #176]\n",
+            $move,
+            " x24, x25, [x0, #192]\n",
+            $move,
+            " x26, x27, [x0, #208]\n",
+            $move,
+            " x28, x29, [x0, #224]\n",
+        )
+    };
+}
+
 // Table of vectors (Arm ARM D1.3.2): four groups of four, 128 bytes each. Kernel code does not take interrupts, and what
 // else happens in it is its end.
 global_asm!(
@@ -34,45 +71,30 @@ exception_vectors:
     .balign 128
     b       kernel_exception
     .endr
+    .macro vector cause
+    .balign 128
+    stp     x0, x1, [sp, #-16]!
+    mov     x1, #\cause
+    b       lower_entry
+    .endm
     .balign 128
     stp     x10, x11, [sp, #-16]!
     mrs     x10, esr_el2
     lsr     x10, x10, #26
-    cmp     x10, #0x15
+    cmp     x10, #{svc}
     b.eq    system_call_entry
     ldp     x10, x11, [sp], #16
     stp     x0, x1, [sp, #-16]!
-    mov     x1, #0
+    mov     x1, #{synchronous}
     b       lower_entry
-    .balign 128
-    stp     x0, x1, [sp, #-16]!
-    mov     x1, #1
-    b       lower_entry
-    .balign 128
-    stp     x0, x1, [sp, #-16]!
-    mov     x1, #1
-    b       lower_entry
-    .balign 128
-    stp     x0, x1, [sp, #-16]!
-    mov     x1, #2
-    b       lower_entry
+    vector  {interrupt}
+    vector  {interrupt}
+    vector  {error}
     // AArch32 below: guests' EL0 only, which EL1 handles; what comes here is treated alike.
-    .balign 128
-    stp     x0, x1, [sp, #-16]!
-    mov     x1, #0
-    b       lower_entry
-    .balign 128
-    stp     x0, x1, [sp, #-16]!
-    mov     x1, #1
-    b       lower_entry
-    .balign 128
-    stp     x0, x1, [sp, #-16]!
-    mov     x1, #1
-    b       lower_entry
-    .balign 128
-    stp     x0, x1, [sp, #-16]!
-    mov     x1, #2
-    b       lower_entry
+    vector  {synchronous}
+    vector  {interrupt}
+    vector  {interrupt}
+    vector  {error}
     .balign 128
 
     // x0 and x1 are on the stack, x1 is the cause.
@@ -82,20 +104,9 @@ lower_entry:
     mrs     x0, tpidr_el2
     ldr     x0, [x0, #{current}]
     add     x0, x0, #{frame}
-    stp     x2, x3, [x0, #16]
-    stp     x4, x5, [x0, #32]
-    stp     x6, x7, [x0, #48]
-    stp     x8, x9, [x0, #64]
-    stp     x10, x11, [x0, #80]
-    stp     x12, x13, [x0, #96]
-    stp     x14, x15, [x0, #112]
-    stp     x16, x17, [x0, #128]
-    stp     x18, x19, [x0, #144]
-    stp     x20, x21, [x0, #160]
-    stp     x22, x23, [x0, #176]
-    stp     x24, x25, [x0, #192]
-    stp     x26, x27, [x0, #208]
-    stp     x28, x29, [x0, #224]
+    "#,
+    general_registers!("stp"),
+    r#"
     mrs     x4, sp_el0
     stp     x30, x4, [x0, #{x30}]
     mrs     x4, elr_el2
@@ -111,20 +122,9 @@ lower_entry:
     // On the stack: x0 and x1, then the address of the guest's registers, then the caller's of enter_guest.
 guest_exit:
     ldr     x0, [sp, #16]
-    stp     x2, x3, [x0, #16]
-    stp     x4, x5, [x0, #32]
-    stp     x6, x7, [x0, #48]
-    stp     x8, x9, [x0, #64]
-    stp     x10, x11, [x0, #80]
-    stp     x12, x13, [x0, #96]
-    stp     x14, x15, [x0, #112]
-    stp     x16, x17, [x0, #128]
-    stp     x18, x19, [x0, #144]
-    stp     x20, x21, [x0, #160]
-    stp     x22, x23, [x0, #176]
-    stp     x24, x25, [x0, #192]
-    stp     x26, x27, [x0, #208]
-    stp     x28, x29, [x0, #224]
+    "#,
+    general_registers!("stp"),
+    r#"
     str     x30, [x0, #240]
     ldp     x2, x3, [sp], #32
     stp     x2, x3, [x0]
@@ -138,19 +138,18 @@ guest_exit:
     ret
 
     // PAR_EL1 for the guest's address in x0, as EL1 would read it; 1 if the walk fails. The walk may end in an external abort: the
-    // only exception that the kernel expects of itself.
+    // only exception that the kernel expects of itself, whose way here changes x3 to x5.
     .global translate_address
 translate_address:
-    mrs     x2, par_el1
+    mrs     x1, par_el1
 translation:
     at      s1e1r, x0
     isb
     mrs     x0, par_el1
-    msr     par_el1, x2
-    ret
+    b       1f
 translation_failed:
-    msr     par_el1, x2
     mov     x0, #1
+1:  msr     par_el1, x1
     ret
 
 kernel_exception:
@@ -174,19 +173,23 @@ kernel_exception:
     x30 = const frame::X30,
     elr = const frame::ELR,
     stack = const offset_of!(Cpu, arch) + offset_of!(super::CpuArch, stack_top),
+    svc = const class::SYSTEM_CALL,
+    synchronous = const cause::SYNCHRONOUS,
+    interrupt = const cause::INTERRUPT,
+    error = const cause::ERROR,
     user_entry = sym super::traps::user_entry,
     kernel_fault = sym kernel_fault,
 );
 
 unsafe extern "C" {
     fn exception_vectors();
-    fn translate_address(address: u64, unused: u64, saved: u64) -> u64;
+    fn translate_address(address: u64) -> u64;
 }
 
 /// Translates an address of the guest, whose state is loaded; PAR_EL1's format, bit 0: there is no translation.
 pub fn translate(address: u64) -> u64 {
     // SAFETY: translates without access; x3 to x5 are not preserved across calls, and PAR_EL1 is put back.
-    unsafe { translate_address(address, 0, 0) }
+    unsafe { translate_address(address) }
 }
 
 const _: () = assert!(frame::SP == frame::X30 + 8);
@@ -206,20 +209,7 @@ pub unsafe extern "C" fn enter_guest(registers: u64) -> u64 {
         "stp x25, x26, [sp, #64]",
         "stp x27, x28, [sp, #80]",
         "stp x0, xzr, [sp, #-16]!",
-        "ldp x2, x3, [x0, #16]",
-        "ldp x4, x5, [x0, #32]",
-        "ldp x6, x7, [x0, #48]",
-        "ldp x8, x9, [x0, #64]",
-        "ldp x10, x11, [x0, #80]",
-        "ldp x12, x13, [x0, #96]",
-        "ldp x14, x15, [x0, #112]",
-        "ldp x16, x17, [x0, #128]",
-        "ldp x18, x19, [x0, #144]",
-        "ldp x20, x21, [x0, #160]",
-        "ldp x22, x23, [x0, #176]",
-        "ldp x24, x25, [x0, #192]",
-        "ldp x26, x27, [x0, #208]",
-        "ldp x28, x29, [x0, #224]",
+        general_registers!("ldp"),
         "ldr x30, [x0, #240]",
         "ldp x0, x1, [x0]",
         "eret",
@@ -240,20 +230,7 @@ pub fn resume_thread(cpu: &Cpu, thread: &Thread) -> ! {
             "msr spsr_el2, x5",
             "ldp x30, x4, [x0, #{x30}]",
             "msr sp_el0, x4",
-            "ldp x2, x3, [x0, #16]",
-            "ldp x4, x5, [x0, #32]",
-            "ldp x6, x7, [x0, #48]",
-            "ldp x8, x9, [x0, #64]",
-            "ldp x10, x11, [x0, #80]",
-            "ldp x12, x13, [x0, #96]",
-            "ldp x14, x15, [x0, #112]",
-            "ldp x16, x17, [x0, #128]",
-            "ldp x18, x19, [x0, #144]",
-            "ldp x20, x21, [x0, #160]",
-            "ldp x22, x23, [x0, #176]",
-            "ldp x24, x25, [x0, #192]",
-            "ldp x26, x27, [x0, #208]",
-            "ldp x28, x29, [x0, #224]",
+            general_registers!("ldp"),
             "ldp x0, x1, [x0]",
             "eret",
             "dsb nsh",

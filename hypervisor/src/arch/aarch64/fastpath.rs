@@ -33,6 +33,62 @@ const _: () = {
     assert!(crate::domain::SLOTS_PER_PAGE == 64 && (Kind::Portal as u64) < 64);
 };
 
+/// Clears what calls and replies leave undefined, x10 to x18.
+macro_rules! scrub {
+    () => {
+        "mov x10, xzr
+        mov x11, xzr
+        mov x12, xzr
+        mov x13, xzr
+        mov x14, xzr
+        mov x15, xzr
+        mov x16, xzr
+        mov x17, xzr
+        mov x18, xzr"
+    };
+}
+
+/// Goes on with the thread at `$thread` (a register of those scrubbed, but x16 to x18), whose x0 to x9 are in place.
+macro_rules! leave_to {
+    ($thread:literal) => {
+        concat!(
+            "ldp x16, x17, [",
+            $thread,
+            ", #{sp}]\n",
+            "ldr x18, [",
+            $thread,
+            ", #({sp} + 16)]\n",
+            "msr sp_el0, x16\n",
+            "msr elr_el2, x17\n",
+            "msr spsr_el2, x18\n",
+            "ldp x19, x20, [",
+            $thread,
+            ", #{x19}]\n",
+            "ldp x21, x22, [",
+            $thread,
+            ", #({x19} + 16)]\n",
+            "ldp x23, x24, [",
+            $thread,
+            ", #({x19} + 32)]\n",
+            "ldp x25, x26, [",
+            $thread,
+            ", #({x19} + 48)]\n",
+            "ldp x27, x28, [",
+            $thread,
+            ", #({x19} + 64)]\n",
+            "ldp x29, x30, [",
+            $thread,
+            ", #({x19} + 80)]\n",
+            scrub!(),
+            "\n",
+            "eret\n",
+            // No speculation past an exception return.
+            "dsb nsh\n",
+            "isb\n",
+        )
+    };
+}
+
 // Comes from the vector with x10 and x11 on the stack.
 global_asm!(
     r#"
@@ -50,33 +106,6 @@ global_asm!(
     mrs     x18, spsr_el2
     stp     x16, x17, [\thread, #{sp}]
     str     x18, [\thread, #({sp} + 16)]
-    .endm
-
-    // Goes on with the thread at \thread, whose x0 to x9 are in place.
-    .macro leave_to thread
-    ldp     x16, x17, [\thread, #{sp}]
-    ldr     x18, [\thread, #({sp} + 16)]
-    msr     sp_el0, x16
-    msr     elr_el2, x17
-    msr     spsr_el2, x18
-    ldp     x19, x20, [\thread, #{x19}]
-    ldp     x21, x22, [\thread, #({x19} + 16)]
-    ldp     x23, x24, [\thread, #({x19} + 32)]
-    ldp     x25, x26, [\thread, #({x19} + 48)]
-    ldp     x27, x28, [\thread, #({x19} + 64)]
-    ldp     x29, x30, [\thread, #({x19} + 80)]
-    mov     x10, xzr
-    mov     x11, xzr
-    mov     x12, xzr
-    mov     x13, xzr
-    mov     x14, xzr
-    mov     x15, xzr
-    mov     x16, xzr
-    mov     x17, xzr
-    mov     x18, xzr
-    eret
-    dsb     nsh
-    isb
     .endm
 
     .global system_call_entry
@@ -133,19 +162,15 @@ system_call_entry:
     str     wzr, [x14, #{state}]
     str     x14, [x10, #{current}]
     ldr     x1, [x13, #{identity}]
-    leave_to x14
+    "#,
+    leave_to!("x14"),
+    r#"
 
     // Unusual: nothing has happened yet. What held kernel addresses is scrubbed.
 10: add     sp, sp, #16
-    mov     x10, xzr
-    mov     x11, xzr
-    mov     x12, xzr
-    mov     x13, xzr
-    mov     x14, xzr
-    mov     x15, xzr
-    mov     x16, xzr
-    mov     x17, xzr
-    mov     x18, xzr
+    "#,
+    scrub!(),
+    r#"
     stp     x0, x1, [sp, #-16]!
     mov     x1, #0
     b       lower_entry
@@ -179,7 +204,9 @@ system_call_entry:
     str     x12, [x10, #{current}]
     mov     x0, xzr
     mov     x1, xzr
-    leave_to x12
+    "#,
+    leave_to!("x12"),
+    r#"
 
     // ReplyWait to a vCPU: what its next call does not set is saved, the rest is not needed any more.
 40: cmp     w13, #{to_vcpu}
@@ -248,33 +275,11 @@ pub extern "C" fn deliver(
         "mov x2, x1",
         "mov x1, x0",
         "mov x0, xzr",
-        "ldp x16, x17, [x10, #{sp}]",
-        "ldr x18, [x10, #({sp} + 16)]",
-        "msr sp_el0, x16",
-        "msr elr_el2, x17",
-        "msr spsr_el2, x18",
-        "ldp x19, x20, [x10, #{x19}]",
-        "ldp x21, x22, [x10, #({x19} + 16)]",
-        "ldp x23, x24, [x10, #({x19} + 32)]",
-        "ldp x25, x26, [x10, #({x19} + 48)]",
-        "ldp x27, x28, [x10, #({x19} + 64)]",
-        "ldp x29, x30, [x10, #({x19} + 80)]",
         "mov x6, xzr",
         "mov x7, xzr",
         "mov x8, xzr",
         "mov x9, xzr",
-        "mov x10, xzr",
-        "mov x11, xzr",
-        "mov x12, xzr",
-        "mov x13, xzr",
-        "mov x14, xzr",
-        "mov x15, xzr",
-        "mov x16, xzr",
-        "mov x17, xzr",
-        "mov x18, xzr",
-        "eret",
-        "dsb nsh",
-        "isb",
+        leave_to!("x10"),
         sp = const SP,
         x19 = const X19,
     )

@@ -2,6 +2,7 @@
 
 use super::paging;
 use super::sysreg::{isb, read, write};
+use core::sync::atomic::{AtomicBool, Ordering};
 
 /// HCR_EL2 while threads run: EL0 under EL2 (TGE), held by stage 2 (VM), which gives the memory type (DC); AArch64
 /// (RW); interrupts to EL2.
@@ -28,6 +29,10 @@ pub const HCR_GUEST: u64 = VM
     | API;
 /// HCR_EL2.VSE: a virtual SError is pending.
 pub const HCR_SERROR: u64 = 1 << 8;
+/// HCR_EL2.TWE: WFE traps.
+pub const HCR_WAIT_EVENT: u64 = 1 << 14;
+/// HCR_EL2.FWB: stage 2 alone decides on the memory type of RAM, so that guests cannot look past the caches.
+const HCR_FORCED_WRITE_BACK: u64 = 1 << 46;
 
 const VM: u64 = 1 << 0;
 const SWIO: u64 = 1 << 1;
@@ -50,12 +55,14 @@ const APK: u64 = 1 << 40;
 const API: u64 = 1 << 41;
 
 /// SCTLR_EL1 while threads run: RES1 bits, cache maintenance and cache type at EL0 (UCI, UCT, DZE); little-endian, no
-/// alignment checks; WFI and WFE trap.
-pub const SCTLR_THREAD: u64 = 0x30d0_0980 | 1 << 26 | 1 << 15 | 1 << 14;
+/// alignment checks; WFI and WFE trap. TGE and DC have M mean nothing for threads; see [`TCR_THREAD`].
+pub const SCTLR_THREAD: u64 = 0x30d0_0980 | 1 << 26 | 1 << 15 | 1 << 14 | 1;
 /// CPACR_EL1 while threads run: vector registers trap.
 pub const CPACR_THREAD: u64 = 0;
-/// TCR_EL1 while threads run: no walks of the guest's tables, which are still loaded, with the stage 2 of another (EPD0, EPD1).
-/// Cores that speculate with them cache what they find (Cortex-A57 erratum 1319537, Cortex-A72 erratum 1319367).
+/// TCR_EL1 outside of guests: no walks of the guest's tables, which are still loaded (EPD0, EPD1). Cores that speculate with an EL1
+/// whose registers are changed one by one cache what they find (Cortex-A57 erratum 1319537, Cortex-A72 erratum
+/// 1319367): with stage 1 on and no walks there is nothing to find. So HCR_EL2 and VTTBR_EL2 are switched between guest and
+/// threads while these values are in place, VTTBR_EL2 while HCR_EL2 is the guest's.
 pub const TCR_THREAD: u64 = 1 << 23 | 1 << 7;
 /// CNTKCTL_EL1 while threads run: the physical counter can be read, the virtual one, which shows a guest's offset, and timers
 /// not.
@@ -93,6 +100,38 @@ impl core::fmt::Display for Missing {
             Missing::Granule => "this CPU has no 4 KiB translation granule",
             Missing::El0 => "this CPU does not run AArch64 programs",
         })
+    }
+}
+
+static FORCED_WRITE_BACK: AtomicBool = AtomicBool::new(false);
+
+/// Chooses, by the boot CPU, what is the same on all.
+pub fn choose() {
+    FORCED_WRITE_BACK.store(has_forced_write_back(), Ordering::Relaxed);
+}
+
+/// Whether this CPU has what was chosen.
+pub fn fits() -> bool {
+    check().is_ok() && (!forces_write_back() || has_forced_write_back())
+}
+
+/// Whether stage 2 alone decides on memory types, and in which format (Arm ARM D8.5.5).
+#[inline]
+pub fn forces_write_back() -> bool {
+    FORCED_WRITE_BACK.load(Ordering::Relaxed)
+}
+
+/// ID_AA64MMFR2_EL1.FWB.
+fn has_forced_write_back() -> bool {
+    read!("S3_0_C0_C7_2") >> 40 & 0xf != 0
+}
+
+/// Bits of HCR_EL2 that threads and guests have in common.
+pub fn hcr_common() -> u64 {
+    if forces_write_back() {
+        HCR_FORCED_WRITE_BACK
+    } else {
+        0
     }
 }
 
@@ -135,7 +174,7 @@ pub fn has_aarch32() -> bool {
 
 /// Sets what never changes on this CPU, and what threads need.
 pub fn enable_on_this_cpu() {
-    write!("hcr_el2", HCR_THREAD);
+    write!("hcr_el2", HCR_THREAD | hcr_common());
     write!("vttbr_el2", paging::empty_space());
     write!("vtcr_el2", paging::vtcr());
     let activity = if read!("id_aa64pfr0_el1") >> 44 & 0xf != 0 {
@@ -157,6 +196,10 @@ pub fn enable_on_this_cpu() {
     if read!("id_aa64mmfr1_el1") >> 40 & 0xf != 0 {
         write!("S3_4_C1_C2_2", 0);
     }
+    let (pfr0, pfr1) = (read!("id_aa64pfr0_el1"), read!("id_aa64pfr1_el1"));
+    if pfr0 >> 40 & 0xf != 0 || pfr1 >> 16 & 0xf != 0 {
+        trap_partitioning();
+    }
     write!("sctlr_el1", SCTLR_THREAD);
     write!("tcr_el1", TCR_THREAD);
     write!("cpacr_el1", CPACR_THREAD);
@@ -173,6 +216,20 @@ pub fn enable_on_this_cpu() {
     }
     isb();
     super::flush_all();
+}
+
+/// Guests get the default partition, and no access to the registers of partitioning (MPAM; Arm DDI 0598, 7.3).
+fn trap_partitioning() {
+    // MPAMIDR_EL1: HAS_TIDR, HAS_HCR.
+    let identity = read!("S3_0_C10_C4_4");
+    let (has_tidr, has_hcr) = (identity & 1 << 58 != 0, identity & 1 << 17 != 0);
+    // MPAM2_EL2: TRAPMPAM0EL1, TRAPMPAM1EL1, TIDR; all partitions are 0.
+    let tidr = if has_tidr { 1 << 58 } else { 0 };
+    write!("S3_4_C10_C5_0", 1 << 49 | 1 << 48 | tidr);
+    if has_hcr {
+        // MPAMHCR_EL2.TRAP_MPAMIDR_EL1.
+        write!("S3_4_C10_C4_0", 1 << 31);
+    }
 }
 
 /// HFGRTR_EL2, HFGWTR_EL2, HFGITR_EL2, HDFGRTR_EL2 and HDFGWTR_EL2: no traps.

@@ -52,7 +52,9 @@ pub struct CpuArch {
     idle_here: u64,
     /// How the interrupt controller names it.
     pub target: CpuCell<gic::Target>,
-    /// The host space whose tables are loaded; `None`: nobody's, or a guest's.
+    /// Bits of HCR_EL2 that threads and guests have in common.
+    hcr_common: u64,
+    /// The host space whose tables are loaded, with HCR_EL2 for threads; `None`: nobody's, or a guest's.
     space: CpuCell<Option<Ref<Space>>>,
     /// The vCPU whose registers are loaded.
     pub guest: CpuCell<Option<Ref<Vcpu>>>,
@@ -66,6 +68,7 @@ impl CpuArch {
             affinity,
             idle_here: u64::from(index) | (State::Idle as u64) << 32,
             target: CpuCell::new(gic::Target::default()),
+            hcr_common: features::hcr_common(),
             space: CpuCell::new(None),
             guest: CpuCell::new(None),
         }
@@ -80,13 +83,20 @@ impl CpuArch {
         self.space.set(Some(space));
         // Threads have no such register; it must not carry anything from one space to another.
         write!("tpidr_el0", 0);
+        isb();
         load_tables(&space);
+        isb();
+        write!("hcr_el2", features::HCR_THREAD | self.hcr_common);
     }
 
-    /// Notes that a guest's tables are loaded.
+    /// Loads the tables of a guest, whose registers of EL1 are to follow, and HCR_EL2 for guests, with the bits `more`.
     #[inline]
-    pub fn forget_space(&self) {
+    pub fn load_guest_space(&self, guest: &Space, more: u64) {
         self.space.set(None);
+        write!("hcr_el2", features::HCR_GUEST | self.hcr_common | more);
+        isb();
+        load_tables(guest);
+        isb();
     }
 
     /// Suspends the vCPU whose registers are loaded, unless it is `next`.
@@ -175,6 +185,12 @@ pub fn send_interrupt(cpu: &CpuArch) {
 /// The virtualisation extension in use.
 pub fn virtualization() -> Virtualization {
     Virtualization::El2
+}
+
+/// Whether a part of the range is of registers that act on whichever guest is loaded: programs must not reach them.
+pub fn is_guest_only(start: u64, size: u64) -> bool {
+    let registers = gic::virtual_interface::registers();
+    start < registers.end && registers.start < start + size
 }
 
 /// Routes SPI `line` to the boot CPU, masked; whether it is level-triggered.

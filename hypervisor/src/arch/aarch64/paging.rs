@@ -3,7 +3,7 @@
 //! Granule 4 KiB. Stage 2 has 39 bits of input from one table at level 1 (Arm ARM D8.2); EL2's stage 1 has 48. In the
 //! terms of [`crate::tables`], level 0 holds pages, as Arm's level 3 does.
 
-use super::layout;
+use super::features;
 use super::sysreg::read;
 use crate::addr::{HostPhys, HostVirt};
 use crate::domain::Domain;
@@ -26,6 +26,8 @@ const ADDRESS: u64 = 0x0000_ffff_ffff_f000;
 const S2_READ: u64 = 1 << 6;
 const S2_WRITE: u64 = 1 << 7;
 const S2_NORMAL: u64 = 0b1111 << 2;
+/// As `S2_NORMAL`, where HCR_EL2.FWB is set: write-back, whatever the guest says.
+const S2_FORCED_WRITE_BACK: u64 = 0b0110 << 2;
 const S2_DEVICE_NGNRE: u64 = 0b0001 << 2;
 const S2_NO_EXECUTE: u64 = 1 << 54;
 
@@ -144,6 +146,8 @@ impl PageTable {
         };
         let memory = if mapped.kind == MemoryKind::Device {
             S2_DEVICE_NGNRE
+        } else if features::forces_write_back() {
+            S2_FORCED_WRITE_BACK | INNER_SHAREABLE
         } else {
             S2_NORMAL | INNER_SHAREABLE
         };
@@ -253,12 +257,4 @@ pub fn kernel_root() -> HostPhys {
 /// VTTBR_EL2 with nothing behind it.
 pub fn empty_space() -> u64 {
     EMPTY_ROOT.load(Ordering::Relaxed)
-}
-
-/// The kernel's address of a page in the window.
-pub fn page_at(virt: HostVirt) -> KernelPage {
-    KernelPage {
-        virt,
-        phys: layout::window_phys(virt),
-    }
 }

@@ -62,8 +62,8 @@ pub unsafe fn start(id: u64, index: usize, stack_top: HostVirt, page_tables: Hos
 
 /// First Rust code of another CPU, on its own stack and the kernel's tables.
 pub(super) extern "C" fn ap_start(index: usize) -> ! {
-    // Who cannot be called must not be counted.
-    if super::interrupts::init_this_cpu().is_none() {
+    // Who cannot be called, or is of another kind, must not be counted.
+    if !super::features::fits() || super::interrupts::init_this_cpu().is_none() {
         super::halt();
     }
     ARRIVED.store(index, Ordering::Release);

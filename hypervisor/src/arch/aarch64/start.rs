@@ -1,7 +1,7 @@
 //! From the boot code to the root task.
 
 use super::firmware::device_tree::Gic;
-use super::firmware::psci;
+use super::firmware::smccc;
 use super::paging::{self, KernelRights};
 use super::sysreg::{isb, read, write};
 use super::{CpuArch, boot, clock, entry, features, interrupts as gic, layout, smp, traps, uart};
@@ -41,6 +41,7 @@ pub fn kernel_main(params: &'static BootParams) -> ! {
     if let Err(why) = features::check() {
         refuse(format_args!("panic: {why}"));
     }
+    features::choose();
     if clock::counter_hz() == 0 {
         refuse(format_args!(
             "panic: firmware has not set the counter's frequency"
@@ -70,7 +71,8 @@ pub fn kernel_main(params: &'static BootParams) -> ! {
     let Some(first) = make_cpu(0, read!("mpidr_el1") & AFFINITY) else {
         refuse(format_args!("panic: the kernel pool is too small"));
     };
-    psci::set_conduit(boot::machine().conduit);
+    smccc::set_conduit(boot::machine().conduit);
+    smccc::probe();
     // SAFETY: the kernel's tables map everything in use.
     unsafe { load_kernel_tables() };
     gic::init(&interrupts);
@@ -188,6 +190,7 @@ fn enter_cpu(cpu: Ref<Cpu>) {
     write!("tpidr_el2", cpu.address());
     entry::init_vectors();
     features::enable_on_this_cpu();
+    smccc::enable_on_this_cpu();
     match gic::init_this_cpu() {
         Some(target) => cpu.arch.target.set(target),
         None => refuse(format_args!(
@@ -257,7 +260,7 @@ fn boot_info(params: &BootParams, map: &MemoryMap, pool: PhysRange, interrupts: 
         gic_version: gic::version(),
         gic_vcpu_interface,
         list_registers: gic::virtual_interface::list_registers() as u32,
-        reserved: 0,
+        workarounds: smccc::workarounds(),
         id_registers: features::id_registers(),
         cpu_ids,
         regions,

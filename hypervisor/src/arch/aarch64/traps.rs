@@ -12,8 +12,6 @@ use crate::{epoch, interrupt, ipc, sched, syscall, vcpu};
 pub mod class {
     /// WFI or WFE.
     pub const WAIT: u64 = 0x01;
-    /// Vector registers.
-    pub const VECTOR: u64 = 0x07;
     /// SVC.
     pub const SYSTEM_CALL: u64 = 0x15;
     /// HVC.
@@ -109,10 +107,8 @@ pub fn interrupts(cpu: &Cpu) {
                 arch_vcpu::timer_fired(cpu);
                 taken.end();
             }
-            gic::MAINTENANCE => {
-                arch_vcpu::maintenance(cpu);
-                taken.end();
-            }
+            // What asked for it is off by now.
+            gic::MAINTENANCE => taken.end(),
             number => {
                 if let Some(line) = number.checked_sub(gic::FIRST_SPI) {
                     interrupt::deliver(cpu, line);

@@ -6,9 +6,10 @@
 use super::clock;
 use super::entry::{self, cause};
 use super::features::{
-    CNTHCTL_GUEST, HCR_GUEST, HCR_SERROR, HCR_THREAD, has_aarch32, has_error_records, has_matrices,
+    CNTHCTL_GUEST, HCR_SERROR, HCR_WAIT_EVENT, has_aarch32, has_error_records, has_matrices,
     has_pointer_authentication,
 };
+use super::firmware::smccc;
 use super::interrupts::virtual_interface::{self, ENABLE, Interface};
 use super::sysreg::{isb, read, write};
 use super::traps::{self, class};
@@ -76,9 +77,6 @@ pub fn timer_fired(cpu: &Cpu) {
         vcpu.context.wake(cpu);
     }
 }
-
-/// A maintenance interrupt outside of guest mode: what asked for it is off by now.
-pub fn maintenance(_cpu: &Cpu) {}
 
 /// Exception class and fault status codes of aborts (Arm ARM D17.2.37).
 mod abort {
@@ -204,12 +202,14 @@ impl VcpuArch {
         if !self.resident {
             self.make_resident();
         }
-        cpu.arch.forget_space();
-        super::load_tables(guest);
-        // Before walks of the guest's tables are possible (`TCR_THREAD`).
-        isb();
         let serror = if self.serror { HCR_SERROR } else { 0 };
-        write!("hcr_el2", HCR_GUEST | serror);
+        // Who spins gives way, if there is anybody to give way to.
+        let wait_event = if cpu.run_queue.top().is_some() {
+            HCR_WAIT_EVENT
+        } else {
+            0
+        };
+        cpu.arch.load_guest_space(guest, serror | wait_event);
         self.thread.load();
         write!("cnthctl_el2", CNTHCTL_GUEST);
         write!("elr_el2", self.pc);
@@ -223,7 +223,7 @@ impl VcpuArch {
         self.pstate = read!("spsr_el2");
         let outcome = match why {
             cause::INTERRUPT => Outcome::Interrupt,
-            cause::SYNCHRONOUS => decode(),
+            cause::SYNCHRONOUS => self.decode(),
             // SError: the monitor decides what becomes of its guest.
             _ => Outcome::Exit(Exit {
                 kind: ExitKind::Other,
@@ -236,8 +236,6 @@ impl VcpuArch {
             self.serror = read!("hcr_el2") & HCR_SERROR != 0;
         }
         Thread::load_for_threads();
-        isb();
-        write!("hcr_el2", HCR_THREAD);
         if self.watched {
             self.maintenance = virtual_interface::maintenance();
             virtual_interface::set_control(ENABLE);
@@ -427,32 +425,48 @@ impl VcpuArch {
     }
 }
 
-/// What a synchronous exception of the guest means, as long as the machine's state is the guest's.
-fn decode() -> Outcome {
-    let syndrome = read!("esr_el2");
-    // IL: the instruction has 32 bits.
-    let length = if syndrome & 1 << 25 != 0 { 4 } else { 2 };
-    let exit = |kind, instruction_length, info| {
-        Outcome::Exit(Exit {
-            kind,
-            instruction_length,
-            info,
-        })
-    };
-    match class::of(syndrome) {
-        class::WAIT if syndrome & 1 == 0 => exit(ExitKind::Halt, length, [0; 3]),
-        class::WAIT => exit(ExitKind::Pause, length, [0; 3]),
-        class::HYPERCALL => exit(ExitKind::Hypercall, 0, [syndrome, 0, 0]),
-        class::FIRMWARE_CALL => exit(ExitKind::FirmwareCall, length, [syndrome, 0, 0]),
-        class::SYSTEM_REGISTER => exit(ExitKind::SystemRegister, length, [syndrome, 0, 0]),
-        class::INSTRUCTION_ABORT | class::DATA_ABORT => match fault(syndrome) {
-            Some(info) => exit(ExitKind::StageTwoFault, length, info),
-            None if abort::status(syndrome) > abort::PERMISSION => {
-                exit(ExitKind::Other, 0, [syndrome, 0, 0])
-            }
-            None => Outcome::Resume,
-        },
-        _ => exit(ExitKind::Other, 0, [syndrome, 0, 0]),
+impl VcpuArch {
+    /// What a synchronous exception of the guest means, as long as the machine's state is the guest's.
+    #[inline]
+    fn decode(&mut self) -> Outcome {
+        let syndrome = read!("esr_el2");
+        // IL: the instruction has 32 bits.
+        let length = if syndrome & 1 << 25 != 0 { 4 } else { 2 };
+        let exit = |kind, instruction_length, info| {
+            Outcome::Exit(Exit {
+                kind,
+                instruction_length,
+                info,
+            })
+        };
+        match class::of(syndrome) {
+            class::WAIT if syndrome & 1 == 0 => exit(ExitKind::Halt, length, [0; 3]),
+            class::WAIT => exit(ExitKind::Pause, length, [0; 3]),
+            class::HYPERCALL if self.mitigates(0) => Outcome::Resume,
+            class::FIRMWARE_CALL if self.mitigates(length) => Outcome::Resume,
+            class::HYPERCALL => exit(ExitKind::Hypercall, 0, [syndrome, 0, 0]),
+            class::FIRMWARE_CALL => exit(ExitKind::FirmwareCall, length, [syndrome, 0, 0]),
+            class::SYSTEM_REGISTER => exit(ExitKind::SystemRegister, length, [syndrome, 0, 0]),
+            class::INSTRUCTION_ABORT | class::DATA_ABORT => match fault(syndrome) {
+                Some(info) => exit(ExitKind::StageTwoFault, length, info),
+                None if abort::status(syndrome) > abort::PERMISSION => {
+                    exit(ExitKind::Other, 0, [syndrome, 0, 0])
+                }
+                None => Outcome::Resume,
+            },
+            _ => exit(ExitKind::Other, 0, [syndrome, 0, 0]),
+        }
+    }
+
+    /// Makes the guest's call to firmware, if it is for a mitigation that firmware knows; whether it was. The call's
+    /// instruction, `length` bytes, is done then.
+    #[inline(always)]
+    fn mitigates(&mut self, length: u8) -> bool {
+        let done = smccc::serves() && smccc::serve(self.page.first_register());
+        if done {
+            self.pc = self.pc.wrapping_add(u64::from(length));
+        }
+        done
     }
 }
 

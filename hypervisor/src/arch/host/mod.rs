@@ -164,6 +164,14 @@ pub static LINES: [Line; 4] = [const {
     }
 }; 4];
 
+/// Device registers that only guests may reach.
+pub const GUEST_ONLY: core::ops::Range<u64> = 0xfe00_1000..0xfe00_2000;
+
+/// Whether a part of the range is of [`GUEST_ONLY`].
+pub fn is_guest_only(start: u64, size: u64) -> bool {
+    start < GUEST_ONLY.end && GUEST_ONLY.start < start + size
+}
+
 /// Routes a line, masked; whether it is level-triggered. There is no line 3.
 pub fn interrupt_route(line: u32, mode: TriggerMode) -> Result<bool, Status> {
     let Some(line) = LINES.get(line as usize).filter(|_| line != 3) else {

@@ -236,6 +236,11 @@ pub fn virtualization() -> Virtualization {
         .unwrap_or(Virtualization::None)
 }
 
+/// Whether a part of the range is of registers that act on whichever guest is loaded: there are none.
+pub fn is_guest_only(_start: u64, _size: u64) -> bool {
+    false
+}
+
 /// Routes interrupt line `line` to the boot CPU, masked; whether it is level-triggered.
 pub fn interrupt_route(line: u32, mode: TriggerMode) -> Result<bool, Status> {
     let mut route = start::platform().line(Gsi(line));

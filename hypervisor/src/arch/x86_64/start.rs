@@ -313,7 +313,7 @@ fn boot_info(
         gic_version: 0,
         gic_vcpu_interface: 0,
         list_registers: 0,
-        reserved: 0,
+        workarounds: 0,
         id_registers: [0; abi::boot::ID_REGISTERS],
         cpu_ids,
         regions,

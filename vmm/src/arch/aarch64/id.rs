@@ -19,6 +19,12 @@ impl HostId<'_> {
             .find(|(known, _)| *known == key)
             .map_or(0, |&(_, value)| value)
     }
+
+    /// Whether stage 2 has guests use RAM through the caches, even with theirs off (ID_AA64MMFR2_EL1.FWB): then the
+    /// kernel has it do so.
+    pub fn forces_write_back(&self) -> bool {
+        self.get(register_key(3, 0, 0, 7, 2)) >> 40 & 0xf != 0
+    }
 }
 
 /// MIDR_EL1.

@@ -1,7 +1,12 @@
 //! Firmware calls of the guest: PSCI 1.1 (DEN 0022) and the SMC Calling Convention's own (DEN 0028), by HVC and SMC.
 //!
-//! Mitigations that firmware would provide (SMCCC_ARCH_WORKAROUND_1 to 3) are not offered.
-use smccc::arch::{SMCCC_ARCH_FEATURES, SMCCC_VERSION};
+//! Of the mitigations that the machine's firmware may provide (SMCCC_ARCH_WORKAROUND_1 to 3) the guest is told what the kernel
+//! says of them; calls that are needed do not come here, as the kernel passes them on.
+use abi::boot::Workaround;
+use smccc::arch::{
+    SMCCC_ARCH_FEATURES, SMCCC_ARCH_WORKAROUND_1, SMCCC_ARCH_WORKAROUND_2, SMCCC_ARCH_WORKAROUND_3,
+    SMCCC_VERSION,
+};
 use smccc::psci::error::{
     ALREADY_ON, INVALID_ADDRESS, INVALID_PARAMETERS, NOT_SUPPORTED, ON_PENDING, SUCCESS,
 };
@@ -69,8 +74,30 @@ const SUPPORTED: [u32; 14] = [
     SMCCC_ARCH_FEATURES,
 ];
 
-/// The call in `x0` to `x3`.
-pub fn decode(registers: [u64; 4]) -> Call {
+/// SMCCC_ARCH_FEATURES of a mitigation (DEN 0028, 7.4): it can be there and not be needed.
+const NOT_NEEDED: i64 = 1;
+/// The mitigations.
+const WORKAROUNDS: [u32; 3] = [
+    SMCCC_ARCH_WORKAROUND_1,
+    SMCCC_ARCH_WORKAROUND_2,
+    SMCCC_ARCH_WORKAROUND_3,
+];
+
+/// What the guest is told of a function by SMCCC_ARCH_FEATURES.
+fn feature(function: u32, workarounds: u32) -> i64 {
+    if let Some(i) = WORKAROUNDS.iter().position(|&known| known == function) {
+        return match Workaround::unpack(workarounds, i) {
+            Workaround::NotOffered => NOT_SUPPORTED.into(),
+            Workaround::Needed => SUCCESS.into(),
+            Workaround::NotNeeded => NOT_NEEDED,
+        };
+    }
+    let known = SUPPORTED[12..].contains(&function);
+    if known { SUCCESS } else { NOT_SUPPORTED }.into()
+}
+
+/// The call in `x0` to `x3`, on a machine with these mitigations ([`Workaround::pack`]).
+pub fn decode(registers: [u64; 4], workarounds: u32) -> Call {
     let function = registers[0] as u32;
     let wide = function & WIDE != 0;
     let argument = |i: usize| {
@@ -79,10 +106,6 @@ pub fn decode(registers: [u64; 4]) -> Call {
         } else {
             registers[i] & 0xffff_ffff
         }
-    };
-    let known = |functions: &[u32]| {
-        let known = functions.contains(&(registers[1] as u32));
-        Call::Answer(if known { SUCCESS } else { NOT_SUPPORTED }.into())
     };
     match function {
         PSCI_VERSION => Call::Answer(VERSION),
@@ -100,9 +123,16 @@ pub fn decode(registers: [u64; 4]) -> Call {
         PSCI_MIGRATE_INFO_TYPE => Call::Answer(NO_MIGRATION),
         PSCI_SYSTEM_OFF => Call::SystemOff,
         PSCI_SYSTEM_RESET => Call::SystemReset,
-        PSCI_FEATURES => known(&SUPPORTED[..13]),
+        PSCI_FEATURES => {
+            let known = SUPPORTED[..13].contains(&(registers[1] as u32));
+            Call::Answer(if known { SUCCESS } else { NOT_SUPPORTED }.into())
+        }
         SMCCC_VERSION => Call::Answer(CONVENTION),
-        SMCCC_ARCH_FEATURES => known(&SUPPORTED[12..]),
+        SMCCC_ARCH_FEATURES => Call::Answer(feature(registers[1] as u32, workarounds)),
+        // Who calls what is not needed gets what firmware does then: nothing.
+        _ if WORKAROUNDS.contains(&function) && feature(function, workarounds) >= 0 => {
+            Call::Answer(SUCCESS.into())
+        }
         _ => Call::Answer(NOT_SUPPORTED.into()),
     }
 }
@@ -204,7 +234,7 @@ mod tests {
 
     #[test]
     fn calls_are_what_they_say_and_unknown_ones_are_refused() {
-        let call = |function: u32, argument: u64| decode([function.into(), argument, 2, 3]);
+        let call = |function: u32, argument: u64| decode([function.into(), argument, 2, 3], 0);
         assert_eq!(call(0x8400_0000, 0), Call::Answer(0x1_0001));
         assert_eq!(call(0x8000_0000, 0), Call::Answer(0x1_0001));
         assert_eq!(
@@ -230,6 +260,18 @@ mod tests {
             );
         }
         assert_eq!(call(SMCCC_ARCH_FEATURES, 0x8000_8000), Call::Answer(-1));
+        for (workarounds, answers, call_answer) in [
+            (0, [-1, -1, -1], -1),
+            (0b01_10_01, [0, 1, 0], 0),
+            (0b00_00_10, [1, -1, -1], 0),
+        ] {
+            let ask = |function: u32, argument: u32| {
+                decode([function.into(), argument.into(), 0, 0], workarounds)
+            };
+            let features = WORKAROUNDS.map(|function| ask(SMCCC_ARCH_FEATURES, function));
+            assert_eq!(features, answers.map(Call::Answer));
+            assert_eq!(ask(SMCCC_ARCH_WORKAROUND_1, 0), Call::Answer(call_answer));
+        }
         for function in [0, 0x8400_0005, 0x8400_ffff, 0xc600_ff01, u32::MAX] {
             assert_eq!(call(function, 0), Call::Answer(-1));
         }

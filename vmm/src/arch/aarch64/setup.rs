@@ -1,5 +1,5 @@
 //! The VM that an environment describes.
-use super::boot::load;
+use super::boot::load::{self, Start};
 use super::clock::Clock;
 use super::device_tree::{Machine, Serial};
 use super::gic::{Gic, MAX_VCPUS, Version};
@@ -18,6 +18,25 @@ use spin::Mutex;
 /// Most vCPUs of a VM.
 pub const fn most_vcpus(_environment: &MonitorEnvironment) -> usize {
     MAX_VCPUS
+}
+
+/// Writes back what the caches hold of the guest's RAM, which starts with its caches off. Where it can look past them, they must
+/// hold nothing of all its RAM; elsewhere this is for the instructions.
+fn clean(ram: &GuestRam, start: &Start, host: HostId<'_>) {
+    let written = start.written().into_iter();
+    let all = ram
+        .ranges()
+        .map(|range| (range.start, range.end - range.start));
+    let clean = |(at, size)| {
+        for range in ram.places(GuestPhys(at), size) {
+            rt::arch::clean_to_memory(range);
+        }
+    };
+    if host.forces_write_back() {
+        written.for_each(clean);
+    } else {
+        all.for_each(clean);
+    }
 }
 
 /// Loads the guest, and gives it the machine's virtual CPU interface.
@@ -69,14 +88,11 @@ pub fn build(
     };
     let start = load::load(&ram, files.kernel, files.initrd, files.cmdline, &machine)
         .map_err(SetupError::Load)?;
-    // The guest starts with its caches off.
-    for (at, size) in start.written() {
-        for range in ram.places(GuestPhys(at), size) {
-            rt::arch::clean_to_memory(range);
-        }
-    }
+    let host = HostId(&environment.id_registers);
+    clean(&ram, &start, host);
     Ok(Vm {
-        id: GuestId::new(HostId(&environment.id_registers), version),
+        id: GuestId::new(host, version),
+        workarounds: environment.workarounds,
         clock: Clock::new(rt::arch::counter()),
         serial,
         gic: Mutex::new(Gic::new(version, vcpus, gic.list_registers)),

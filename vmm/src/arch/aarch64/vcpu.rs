@@ -90,7 +90,10 @@ impl<P: Platform> Vcpu<P> {
             Some(K::InterruptController) => self.interrupt_controller(),
             Some(K::Hypercall) => self.firmware_call(words[1]),
             Some(K::FirmwareCall) => self.skip(instruction(words)) | self.firmware_call(words[1]),
-            Some(K::Pause) => self.skip(instruction(words)),
+            Some(K::Pause) => {
+                self.platform.give_way();
+                self.skip(instruction(words))
+            }
             Some(K::Startup) => self.startup(),
             Some(K::Other) => self.other(words[1] as u32),
             Some(K::InvalidState) => self.broken("the processor refuses the guest's state", words),

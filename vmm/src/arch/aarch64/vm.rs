@@ -16,6 +16,8 @@ pub struct Vm {
     pub ram: GuestRam,
     /// What ID registers answer.
     pub id: GuestId,
+    /// What firmware does against speculation ([`abi::boot::Workaround::pack`]).
+    pub workarounds: u32,
     /// Its clock.
     pub clock: Clock,
     /// Its serial port.

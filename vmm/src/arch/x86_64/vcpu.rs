@@ -148,7 +148,11 @@ impl<P: Platform> Vcpu<P> {
             K::ReadMsr => self.read_msr(length),
             K::ControlRegister => self.control_register(length, words[1]),
             K::SetXcr => self.set_xcr(length),
-            K::CacheFlush | K::Pause => self.skip(length),
+            K::CacheFlush => self.skip(length),
+            K::Pause => {
+                self.platform.give_way();
+                self.skip(length)
+            }
             K::NoInstruction => self.no_instruction(words[1]),
             K::Exception => self.exception(words[1] as u8, Some(words[2] as u32)),
             K::TripleFault => {

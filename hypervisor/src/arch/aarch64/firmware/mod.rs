@@ -2,3 +2,4 @@
 
 pub mod device_tree;
 pub mod psci;
+pub mod smccc;

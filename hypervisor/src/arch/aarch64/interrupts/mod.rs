@@ -8,7 +8,7 @@ mod v3;
 
 use super::firmware::device_tree::{Gic, MAX_REDISTRIBUTORS};
 use crate::boot::PhysRange;
-use core::sync::atomic::{AtomicU32, Ordering};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 /// SGI by which CPUs call each other.
 pub const CALL: u32 = 0;
@@ -29,6 +29,8 @@ const PRIVATE: u32 = 1 << CALL | 1 << STOP | 1 << MAINTENANCE | 1 << TIMER | 1 <
 const PRIORITY: u32 = 0x8080_8080;
 
 static VERSION: AtomicU32 = AtomicU32::new(0);
+/// GICV of a GICv2.
+static GUEST_REGISTERS: [AtomicU64; 2] = [AtomicU64::new(0), AtomicU64::new(0)];
 
 /// Whether the machine has a GICv2.
 #[inline]
@@ -78,9 +80,12 @@ pub fn init(gic: &Gic) {
             distributor,
             cpu_interface,
             control,
-            ..
+            vcpu_interface,
         } => {
             VERSION.store(2, Ordering::Relaxed);
+            let range = vcpu_interface.outward();
+            GUEST_REGISTERS[0].store(range.start().0, Ordering::Relaxed);
+            GUEST_REGISTERS[1].store(range.start().0 + range.size(), Ordering::Relaxed);
             v2::init(distributor.start(), cpu_interface.start(), control.start());
         }
         Gic::V3 {
@@ -195,7 +200,9 @@ pub fn unmask(line: u32) {
 
 /// The virtual CPU interface of this CPU; list registers in the format of GICv3.
 pub mod virtual_interface {
-    use super::{is_v2, v2, v3};
+    use super::{GUEST_REGISTERS, is_v2, v2, v3};
+    use core::ops::Range;
+    use core::sync::atomic::Ordering;
 
     /// State of an interface, of which a vCPU's consists.
     #[derive(Clone, Copy, Debug, Default)]
@@ -212,6 +219,15 @@ pub mod virtual_interface {
 
     /// ICH_HCR_EL2: the interface is on.
     pub const ENABLE: u64 = 1 << 0;
+
+    /// Physical addresses of the registers by which a guest, the one that is loaded, acts on the interface; empty if there is no
+    /// such memory.
+    pub fn registers() -> Range<u64> {
+        let [start, end] = GUEST_REGISTERS
+            .each_ref()
+            .map(|at| at.load(Ordering::Relaxed));
+        start..end
+    }
 
     /// Number of list registers.
     pub fn list_registers() -> usize {

@@ -24,6 +24,12 @@ impl StatePage {
         self.0.virt.0
     }
 
+    /// x0.
+    pub fn first_register(self) -> u64 {
+        // SAFETY: as for `get`.
+        unsafe { (&raw const (*self.as_ptr()).gpr[0]).read_volatile() }
+    }
+
     fn as_ptr(self) -> *mut VcpuState {
         self.0.virt.0 as *mut VcpuState
     }

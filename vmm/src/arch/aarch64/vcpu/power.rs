@@ -10,7 +10,7 @@ impl<P: Platform> Vcpu<P> {
     /// HVC or SMC, past the instruction.
     pub(super) fn firmware_call(&mut self, esr: u64) -> Groups {
         let call = match esr & 0xffff {
-            0 => psci::decode([0, 1, 2, 3].map(|i| self.state.gpr(i))),
+            0 => psci::decode([0, 1, 2, 3].map(|i| self.state.gpr(i)), self.vm.workarounds),
             // The instruction's number is no calling convention's (DEN 0028, 2.9).
             _ => Call::Answer(-1),
         };

@@ -22,6 +22,7 @@ struct World {
     serial: Rc<RefCell<Vec<(u32, u32)>>>,
     widened: Rc<RefCell<Vec<(ExitKind, bool)>>>,
     kicked: Rc<RefCell<Vec<u32>>>,
+    gave_way: Rc<Cell<u32>>,
     stopped: Rc<Cell<Option<StopReason>>>,
 }
 
@@ -40,6 +41,10 @@ impl Platform for World {
 
     fn widen(&mut self, kind: ExitKind, wide: bool) {
         self.widened.borrow_mut().push((kind, wide));
+    }
+
+    fn give_way(&mut self) {
+        self.gave_way.set(self.gave_way.get() + 1);
     }
 
     fn kick(&mut self, vcpu: u32) {
@@ -69,6 +74,7 @@ fn machine(vcpus: u32, version: Version) -> (Vec<Vcpu<World>>, World) {
     let vm: &'static Vm = Box::leak(Box::new(Vm {
         ram: ram(&[(RAM, 0x1_0000)]),
         id: GuestId::new(HostId(&[(register_key(3, 0, 0, 4, 0), 0x2222)]), version),
+        workarounds: 0,
         clock: Clock::new(BOOT),
         serial: Some(Serial {
             address: UART,

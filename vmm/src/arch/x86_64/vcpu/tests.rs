@@ -22,6 +22,7 @@ struct World {
     serial: Rc<RefCell<Vec<u8>>>,
     widened: Rc<RefCell<Vec<(ExitKind, bool)>>>,
     kicked: Rc<RefCell<Vec<u32>>>,
+    gave_way: Rc<Cell<u32>>,
     stopped: Rc<Cell<Option<StopReason>>>,
 }
 
@@ -36,6 +37,10 @@ impl Platform for World {
 
     fn serial_write(&mut self, _register: u32, value: u32) {
         self.serial.borrow_mut().push(value as u8);
+    }
+
+    fn give_way(&mut self) {
+        self.gave_way.set(self.gave_way.get() + 1);
     }
 
     fn kick(&mut self, vcpu: u32) {

@@ -1,0 +1,100 @@
+//! Calls to firmware (SMC Calling Convention, Arm DEN 0028), and what it does against speculation on the CPU's behalf.
+
+use super::device_tree::Conduit;
+use abi::boot::Workaround;
+use core::arch::asm;
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
+static CONDUIT: AtomicU32 = AtomicU32::new(0);
+/// What firmware offers, as [`abi::boot::BootInfo::workarounds`] has it.
+static WORKAROUNDS: AtomicU32 = AtomicU32::new(0);
+/// Whether there is a call that guests need.
+static SERVES: AtomicBool = AtomicBool::new(false);
+/// Whether firmware can forbid loads to bypass stores.
+static STORE_BYPASS: AtomicBool = AtomicBool::new(false);
+const VERSION: u64 = 0x8000_0000;
+const ARCH_FEATURES: u64 = 0x8000_0001;
+const PSCI_FEATURES: u64 = 0x8400_000a;
+/// SMCCC_ARCH_WORKAROUND_1: the branch predictor; 2: store bypass; 3: branch history too.
+const WORKAROUND_FUNCTIONS: [u64; 3] = [0x8000_8000, 0x8000_7fff, 0x8000_3fff];
+const NOT_SUPPORTED: u64 = u64::MAX;
+
+/// Sets the conduit, once at boot.
+pub fn set_conduit(conduit: Conduit) {
+    CONDUIT.store(conduit as u32, Ordering::Relaxed);
+}
+
+/// Calls firmware; NOT_SUPPORTED without it.
+pub(super) fn call(function: u64, first: u64, second: u64, third: u64) -> u64 {
+    // HVC at EL2 would come back to the kernel.
+    if CONDUIT.load(Ordering::Relaxed) != Conduit::Smc as u32 {
+        return NOT_SUPPORTED;
+    }
+    let mut result = function;
+    // SAFETY: x4 to x17 may change, the rest is preserved (2.6); what firmware does is what the functions named here say.
+    unsafe {
+        asm!("smc #0", inout("x0") result, inout("x1") first => _, inout("x2") second => _,
+             inout("x3") third => _, out("x4") _, out("x5") _, out("x6") _, out("x7") _, out("x8") _,
+             out("x9") _, out("x10") _, out("x11") _, out("x12") _, out("x13") _, out("x14") _,
+             out("x15") _, out("x16") _, out("x17") _, options(nostack))
+    }
+    result
+}
+
+/// Asks firmware, once at boot, what it does against speculation.
+pub fn probe() {
+    let is_there = |answer: u64| answer as i32 >= 0;
+    // Functions of version 1.1 may only be called where PSCI says that there is such a version (7.1).
+    if !is_there(call(PSCI_FEATURES, VERSION, 0, 0)) || (call(VERSION, 0, 0, 0) as i32) < 0x1_0001 {
+        return;
+    }
+    let offers =
+        WORKAROUND_FUNCTIONS.map(
+            |function| match call(ARCH_FEATURES, function, 0, 0) as i32 {
+                0 => Workaround::Needed,
+                1 => Workaround::NotNeeded,
+                _ => Workaround::NotOffered,
+            },
+        );
+    let is_needed = |i: usize| offers[i] == Workaround::Needed;
+    SERVES.store(is_needed(0) || is_needed(2), Ordering::Relaxed);
+    STORE_BYPASS.store(is_needed(1), Ordering::Relaxed);
+    let mut for_guests = offers;
+    if is_needed(1) {
+        // It is mitigated for all and always (`enable_on_this_cpu`).
+        for_guests[1] = Workaround::NotNeeded;
+    }
+    WORKAROUNDS.store(Workaround::pack(for_guests), Ordering::Relaxed);
+    log::info!("firmware's mitigations: {offers:?}");
+}
+
+/// Has firmware mitigate on this CPU what it does for good.
+pub fn enable_on_this_cpu() {
+    if STORE_BYPASS.load(Ordering::Relaxed) {
+        call(WORKAROUND_FUNCTIONS[1], 1, 0, 0);
+    }
+}
+
+/// What guests are told, as [`abi::boot::BootInfo::workarounds`].
+pub fn workarounds() -> u32 {
+    WORKAROUNDS.load(Ordering::Relaxed)
+}
+
+/// Whether guests may call a mitigation; else [`serve`] need not be asked.
+#[inline(always)]
+pub fn serves() -> bool {
+    SERVES.load(Ordering::Relaxed)
+}
+
+/// Makes a guest's call of `function`, if it is a mitigation that is needed; whether it was.
+#[cold]
+pub fn serve(function: u64) -> bool {
+    let needed = [0, 2].into_iter().any(|i| {
+        function as u32 == WORKAROUND_FUNCTIONS[i] as u32
+            && Workaround::unpack(workarounds(), i) == Workaround::Needed
+    });
+    if needed {
+        call(function & 0xffff_ffff, 0, 0, 0);
+    }
+    needed
+}
