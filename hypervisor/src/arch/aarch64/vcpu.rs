@@ -119,6 +119,18 @@ const GIC_CONTROLS: u64 = GIC_UNDERFLOW | GIC_ENTRY_NOT_PRESENT | GIC_NO_PENDING
 const LIST_BITS: u64 =
     LIST_STATE | LIST_GROUP1 | 0xff << 48 | LIST_EOI | LIST_INTID | 7 << LIST_SOURCE_SHIFT;
 
+/// When the virtual CPU interface may ask for maintenance. While it does, it asks again and again, before all other
+/// interrupts: so it is on only where the asking ends guest mode and is told to the monitor.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Maintained {
+    /// Never: it is always on.
+    Never,
+    /// In guest mode; it is off outside.
+    InGuest,
+    /// It has asked: it is off until the monitor has changed it.
+    Silenced,
+}
+
 /// Registers of a vCPU.
 pub struct VcpuArch {
     page: StatePage,
@@ -136,8 +148,7 @@ pub struct VcpuArch {
     interface: Interface,
     fp: Fp,
     resident: bool,
-    /// The interface may ask for maintenance.
-    watched: bool,
+    maintained: Maintained,
     /// Why it did.
     maintenance: u64,
     /// The virtual timer has fired, and the monitor was not told.
@@ -163,7 +174,7 @@ impl VcpuArch {
             interface: Interface::default(),
             fp: Fp::default(),
             resident: false,
-            watched: false,
+            maintained: Maintained::Never,
             maintenance: 0,
             timer_fired: false,
             serror: false,
@@ -214,7 +225,7 @@ impl VcpuArch {
         write!("cnthctl_el2", CNTHCTL_GUEST);
         write!("elr_el2", self.pc);
         write!("spsr_el2", self.pstate);
-        if self.watched {
+        if self.maintained == Maintained::InGuest {
             virtual_interface::set_control(ENABLE | self.interface.control);
         }
         // SAFETY: the state page begins with the registers; the machine's state is the guest's.
@@ -236,14 +247,12 @@ impl VcpuArch {
             self.serror = read!("hcr_el2") & HCR_SERROR != 0;
         }
         Thread::load_for_threads();
-        if self.watched {
+        if self.maintained == Maintained::InGuest {
             self.maintenance = virtual_interface::maintenance();
-            virtual_interface::set_control(ENABLE);
+            virtual_interface::set_control(0);
             if self.maintenance != 0 {
                 self.interface.control = 0;
-                self.watched = false;
-                // An end of interrupt asks again as long as it is in a list register.
-                virtual_interface::set_control(0);
+                self.maintained = Maintained::Silenced;
             }
         }
         outcome
@@ -281,8 +290,7 @@ impl VcpuArch {
             self.matrix.load();
         }
         self.fp.load();
-        virtual_interface::load(&self.interface);
-        virtual_interface::set_control(ENABLE);
+        self.load_virtual_interface();
         self.resident = true;
         isb();
     }
@@ -406,12 +414,25 @@ impl VcpuArch {
             active: page.active_priorities(),
             list: page.list().map(|list| list & LIST_BITS),
         };
-        self.watched =
+        let asks =
             self.interface.control != 0 || self.interface.list.iter().any(|l| l & LIST_EOI != 0);
+        self.maintained = if asks {
+            Maintained::InGuest
+        } else {
+            Maintained::Never
+        };
         if self.resident {
-            virtual_interface::load(&self.interface);
-            virtual_interface::set_control(ENABLE);
+            self.load_virtual_interface();
         }
+    }
+
+    /// Loads the interface, on if that asks for nothing.
+    fn load_virtual_interface(&self) {
+        virtual_interface::load(&self.interface);
+        virtual_interface::set_control(match self.maintained {
+            Maintained::Never => ENABLE,
+            Maintained::InGuest | Maintained::Silenced => 0,
+        });
     }
 
     /// Takes the vCPU off this CPU, before it ends.

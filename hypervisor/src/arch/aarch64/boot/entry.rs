@@ -125,12 +125,17 @@ boot_entry:
     orr     x4, x6, #3
     ubfx    x5, x8, #30, #9
     str     x4, [x3, x5, lsl #3]
+    // By pages, as in the kernel's own tables: they replace these in one go, and a CPU may not find both sizes (Arm ARM D8.14.1).
+    add     x3, x9, #0x5000
+    orr     x4, x3, #3
+    str     x4, [x6]
     load_address x2, __image_end
     orr     x4, x21, x7
+    orr     x4, x4, #2
     sub     x2, x2, x21
-5:  str     x4, [x6], #8
-    add     x4, x4, #0x200000
-    subs    x2, x2, #0x200000
+5:  str     x4, [x3], #8
+    add     x4, x4, #0x1000
+    subs    x2, x2, #0x1000
     b.hi    5b
     dsb     sy
     // Once more: caches may have read ahead what was there before.
@@ -208,9 +213,10 @@ struct Pages<const BYTES: usize>(core::cell::UnsafeCell<[u8; BYTES]>);
 // SAFETY: used by the boot code alone, on one CPU.
 unsafe impl<const BYTES: usize> Sync for Pages<BYTES> {}
 
-/// The boot tables: root, two for where the image is, two for its window, and those that [`more`] gives out.
-static TABLES: Pages<{ (5 + MORE) << 12 }> =
-    Pages(core::cell::UnsafeCell::new([0; (5 + MORE) << 12]));
+/// The boot tables: root, two for where the image is, three for its window, and those that [`more`] gives out.
+static TABLES: Pages<{ (FIXED + MORE) << 12 }> =
+    Pages(core::cell::UnsafeCell::new([0; (FIXED + MORE) << 12]));
+const FIXED: usize = 6;
 static STACK: Pages<BOOT_STACK> = Pages(core::cell::UnsafeCell::new([0; BOOT_STACK]));
 
 /// Number of tables for what the loader handed over, pool and devices: each of a range's ends and each GiB takes one.
@@ -223,7 +229,7 @@ pub fn tables() -> u64 {
 
 /// Address of table `index` (below [`MORE`]) for further boot mappings.
 pub fn more(index: usize) -> u64 {
-    tables() + ((5 + index) << 12) as u64
+    tables() + ((FIXED + index) << 12) as u64
 }
 
 unsafe extern "C" {

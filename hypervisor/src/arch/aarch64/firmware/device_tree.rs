@@ -13,6 +13,8 @@ use dtoolkit::{Node, Property};
 pub const MAX_SIZE: u64 = 2 << 20;
 /// Deepest node that is looked at.
 const MAX_DEPTH: usize = 8;
+/// Most windows of a bus (`ranges`).
+const MAX_WINDOWS: usize = 16;
 /// Most ranges of memory, and of reserved memory.
 pub const MAX_RANGES: usize = 32;
 /// Most redistributor regions of a GICv3.
@@ -119,6 +121,8 @@ pub enum TreeError {
     TooMany,
     /// A range or number makes no sense.
     BadNumber,
+    /// Memory or the interrupt controller is behind a bus that does not pass its addresses on.
+    Unreachable,
 }
 
 impl core::fmt::Display for TreeError {
@@ -127,6 +131,9 @@ impl core::fmt::Display for TreeError {
             TreeError::Malformed => "the device tree is malformed",
             TreeError::TooMany => {
                 "the device tree lists more CPUs or memory than the kernel handles"
+            }
+            TreeError::Unreachable => {
+                "the device tree has memory or an interrupt controller out of the CPU's reach"
             }
             TreeError::BadNumber => "the device tree holds a number out of range",
         })
@@ -162,10 +169,11 @@ impl Machine {
                 machine.reserved.push(range)?;
             }
         }
-        let root = tree.root();
         machine.chosen(tree)?;
         let stdout = stdout_node(tree);
-        walk(root, 0, &mut |node| machine.node(&node, stdout.as_ref()))?;
+        walk(tree.root(), &Bus::Root, 0, &mut |node, bus| {
+            machine.node(node, bus, stdout.as_ref())
+        })?;
         Ok(machine)
     }
 
@@ -186,7 +194,13 @@ impl Machine {
         Ok(())
     }
 
-    fn node(&mut self, node: &FdtNode<'_>, stdout: Option<&FdtNode<'_>>) -> Result<(), TreeError> {
+    /// Takes what a node on `bus` says.
+    fn node(
+        &mut self,
+        node: &FdtNode<'_>,
+        bus: &Bus,
+        stdout: Option<&FdtNode<'_>>,
+    ) -> Result<(), TreeError> {
         let is = |name: &str| {
             node.compatible()
                 .is_some_and(|mut all| all.any(|entry| entry == name))
@@ -194,7 +208,7 @@ impl Machine {
         let device_type = node.property("device_type");
         let has_type = |name: &[u8]| device_type.as_ref().is_some_and(|p| p.value() == name);
         if has_type(b"memory\0") && is_enabled(node) {
-            for range in ranges(node)? {
+            for range in registers(node, bus)? {
                 self.memory.push(range?)?;
             }
         } else if has_type(b"cpu\0") && is_enabled(node) {
@@ -205,7 +219,7 @@ impl Machine {
             self.cpus.push(id)?;
         } else if node.name_without_address() == "reserved-memory" {
             for child in node.children() {
-                for range in ranges(&child)? {
+                for range in registers(&child, bus)? {
                     self.reserved.push(range?)?;
                 }
             }
@@ -220,36 +234,100 @@ impl Machine {
                 Conduit::None
             };
         } else if is("arm,gic-v3") && self.gic.is_none() {
-            self.gic = Some(read_gic_v3(node)?);
+            self.gic = Some(read_gic_v3(node, bus)?);
         } else if (is("arm,cortex-a15-gic") || is("arm,gic-400")) && self.gic.is_none() {
-            self.gic = read_gic_v2(node)?;
+            self.gic = read_gic_v2(node, bus)?;
         } else if is("arm,pl011") && is_enabled(node) {
             let is_stdout = stdout.is_some_and(|stdout| stdout.name() == node.name());
             if is_stdout || self.uart.is_none() {
-                let range = ranges(node)?.next().transpose()?;
-                self.uart = range.map(|range| Uart {
-                    range,
-                    interrupt: spi(node),
-                });
+                // One that cannot be reached is none.
+                if let Some(Ok(range)) = registers(node, bus)?.next() {
+                    let interrupt = spi(node);
+                    self.uart = Some(Uart { range, interrupt });
+                }
             }
         }
         Ok(())
     }
 }
 
-/// Visits a node and what is below it.
+/// Visits a node, which is on `bus`, and what is below it.
 fn walk<'a>(
     node: FdtNode<'a>,
+    bus: &Bus,
     depth: usize,
-    visit: &mut impl FnMut(FdtNode<'a>) -> Result<(), TreeError>,
+    visit: &mut impl FnMut(&FdtNode<'a>, &Bus) -> Result<(), TreeError>,
 ) -> Result<(), TreeError> {
-    visit(node)?;
+    visit(&node, bus)?;
     if depth < MAX_DEPTH {
+        let below = if depth == 0 { *bus } else { bus.below(&node)? };
         for child in node.children() {
-            walk(child, depth + 1, visit)?;
+            walk(child, &below, depth + 1, visit)?;
         }
     }
     Ok(())
+}
+
+/// Addresses of a bus that its parents pass on.
+#[derive(Clone, Copy, Debug)]
+struct Window {
+    /// On the bus.
+    start: u64,
+    /// As the CPU sees it.
+    cpu: u64,
+    size: u64,
+}
+
+/// What the addresses of a bus mean (Devicetree Specification 0.4, 2.3.8).
+#[derive(Clone, Copy, Debug)]
+enum Bus {
+    /// The CPU's own addresses.
+    Root,
+    /// Nothing but these windows can be reached.
+    Windows(List<Window, MAX_WINDOWS>),
+}
+
+impl Bus {
+    /// The bus that `node`, which is on this one, is the bridge of.
+    fn below(&self, node: &FdtNode<'_>) -> Result<Bus, TreeError> {
+        let mut windows = List::new();
+        match node.property("ranges") {
+            Some(property) if property.value().is_empty() => return Ok(*self),
+            None => {}
+            Some(_) => {
+                let all = node.ranges().map_err(|_| TreeError::BadNumber)?;
+                for range in all.into_iter().flatten() {
+                    // Of more than two cells are addresses with a type, as of PCI: nothing that the kernel uses.
+                    let (Ok(start), Ok(parent), Ok(size)) = (
+                        range.child_bus_address::<u64>(),
+                        range.parent_bus_address::<u64>(),
+                        range.length::<u64>(),
+                    ) else {
+                        continue;
+                    };
+                    if let Some(cpu) = self.translate(parent, size) {
+                        windows.push(Window { start, cpu, size })?;
+                    }
+                }
+            }
+        }
+        Ok(Bus::Windows(windows))
+    }
+
+    /// Where the CPU finds a range of this bus.
+    fn translate(&self, start: u64, size: u64) -> Option<u64> {
+        let Bus::Windows(windows) = self else {
+            return Some(start);
+        };
+        let offset = |window: &Window| {
+            let offset = start.checked_sub(window.start)?;
+            (window.size.checked_sub(offset)? >= size).then_some(offset)
+        };
+        let (window, offset) = windows
+            .iter()
+            .find_map(|window| Some((window, offset(&window)?)))?;
+        window.cpu.checked_add(offset)
+    }
 }
 
 /// A number of one or two cells.
@@ -262,9 +340,10 @@ fn number(bytes: &[u8]) -> Result<u64, TreeError> {
     }
 }
 
-/// The ranges of `reg`.
-fn ranges<'a>(
+/// The ranges of `reg` of a node on `bus`.
+fn registers<'a>(
     node: &FdtNode<'a>,
+    bus: &'a Bus,
 ) -> Result<impl Iterator<Item = Result<PhysRange, TreeError>> + 'a, TreeError> {
     let reg = node.reg().map_err(|_| TreeError::BadNumber)?;
     // What is empty is nothing.
@@ -273,6 +352,7 @@ fn ranges<'a>(
     Ok(reg.map(|reg| {
         let address = reg.address::<u64>().map_err(|_| TreeError::BadNumber)?;
         let size = reg.size::<u64>().map_err(|_| TreeError::BadNumber)?;
+        let address = bus.translate(address, size).ok_or(TreeError::Unreachable)?;
         PhysRange::new(HostPhys(address), size).ok_or(TreeError::BadNumber)
     }))
 }
@@ -297,8 +377,8 @@ fn spi(node: &FdtNode<'_>) -> Option<u32> {
         .filter(|&n| n < 988)
 }
 
-fn read_gic_v2(node: &FdtNode<'_>) -> Result<Option<Gic>, TreeError> {
-    let mut all = ranges(node)?;
+fn read_gic_v2(node: &FdtNode<'_>, bus: &Bus) -> Result<Option<Gic>, TreeError> {
+    let mut all = registers(node, bus)?;
     let mut next = || all.next().transpose();
     Ok(match (next()?, next()?, next()?, next()?) {
         (Some(distributor), Some(cpu_interface), Some(control), Some(vcpu_interface)) => {
@@ -314,11 +394,11 @@ fn read_gic_v2(node: &FdtNode<'_>) -> Result<Option<Gic>, TreeError> {
     })
 }
 
-fn read_gic_v3(node: &FdtNode<'_>) -> Result<Gic, TreeError> {
+fn read_gic_v3(node: &FdtNode<'_>, bus: &Bus) -> Result<Gic, TreeError> {
     let count = node
         .property("#redistributor-regions")
         .map_or(Ok(1), |p| number(p.value()))? as usize;
-    let mut all = ranges(node)?;
+    let mut all = registers(node, bus)?;
     let distributor = all.next().ok_or(TreeError::BadNumber)??;
     let mut redistributors = List::new();
     for range in all.take(count) {
@@ -353,6 +433,11 @@ mod tests {
 
     /// A tree like QEMU's, with two cells for each address and size.
     fn tree(gic: u32) -> Vec<u8> {
+        tree_on_bus(gic, None)
+    }
+
+    /// The same with the interrupt controller on a bus whose addresses are where `ranges` says, one cell each.
+    fn tree_on_bus(gic: u32, ranges: Option<&[u32]>) -> Vec<u8> {
         let mut fdt = FdtWriter::new().unwrap();
         let root = fdt.begin_node("").unwrap();
         fdt.property_u32("#address-cells", 2).unwrap();
@@ -394,8 +479,21 @@ mod tests {
             .unwrap();
         fdt.property_string("method", "smc").unwrap();
         fdt.end_node(psci).unwrap();
+        let soc = ranges.map(|ranges| {
+            let soc = fdt.begin_node("soc").unwrap();
+            fdt.property_u32("#address-cells", 1).unwrap();
+            fdt.property_u32("#size-cells", 1).unwrap();
+            fdt.property_array_u32("ranges", ranges).unwrap();
+            soc
+        });
         let controller = fdt.begin_node("intc@8000000").unwrap();
-        if gic == 3 {
+        if soc.is_some() {
+            fdt.property_string("compatible", "arm,gic-400").unwrap();
+            let reg = [
+                0x1000, 0x1000, 0x2000, 0x2000, 0x4000, 0x2000, 0x6000, 0x2000,
+            ];
+            fdt.property_array_u32("reg", &reg).unwrap();
+        } else if gic == 3 {
             fdt.property_string("compatible", "arm,gic-v3").unwrap();
             fdt.property_array_u64("reg", &[0x800_0000, 0x1_0000, 0x80a_0000, 0xf6_0000])
                 .unwrap();
@@ -408,6 +506,9 @@ mod tests {
             fdt.property_array_u64("reg", &reg).unwrap();
         }
         fdt.end_node(controller).unwrap();
+        if let Some(soc) = soc {
+            fdt.end_node(soc).unwrap();
+        }
         for (at, spi) in [(0x900_0000u64, 1), (0x901_0000, 8)] {
             let uart = fdt.begin_node(&format!("uart@{at:x}")).unwrap();
             fdt.property_string("compatible", "arm,pl011").unwrap();
@@ -458,15 +559,47 @@ mod tests {
         assert_eq!(vcpu_interface, range(0x804_0000, 0x2000));
     }
 
+    #[test]
+    fn addresses_are_those_that_buses_pass_on() {
+        let read = |ranges: &[u32]| {
+            Machine::read(&tree_on_bus(2, Some(ranges))).map(|machine| match machine.gic {
+                Some(Gic::V2 {
+                    distributor,
+                    vcpu_interface,
+                    ..
+                }) => (distributor.start().0, vcpu_interface.start().0),
+                other => panic!("{other:?}"),
+            })
+        };
+        assert_eq!(read(&[]), Ok((0x1000, 0x6000)));
+        // The parent's addresses have two cells.
+        assert_eq!(
+            read(&[0, 0x7, 0xff84_0000, 0x8000]),
+            Ok((0x7_ff84_1000, 0x7_ff84_6000))
+        );
+        assert_eq!(
+            read(&[0, 0, 0x1000_0000, 0x6000, 0x6000, 0, 0x2000_0000, 0x2000]),
+            Ok((0x1000_1000, 0x2000_0000))
+        );
+        for ranges in [
+            [0, 0, 0x1000_0000, 0x7fff],
+            [0x1001, 0, 0, 0x8000],
+            [0, u32::MAX, 0xffff_9000, 0x8000],
+        ] {
+            assert!(read(&ranges).is_err(), "{ranges:x?}");
+        }
+    }
+
     proptest! {
         #[test]
         fn a_damaged_tree_does_no_harm(
-            gic in 2u32..4,
+            gic in 2u32..5,
             damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..40),
             cut in any::<prop::sample::Index>(),
             whole: bool,
         ) {
-            let mut bytes = tree(gic);
+            let on_bus: Option<&[u32]> = (gic == 4).then_some(&[0, 0, 0x800_0000, 0x8000]);
+            let mut bytes = tree_on_bus(gic, on_bus);
             for (at, value) in damage {
                 let at = at.index(bytes.len());
                 bytes[at] = value;
