@@ -61,7 +61,7 @@ const CHECKS: [&str; 4] = [
 ];
 
 /// The guest: x20 is its seed, x21 the turns left, x22 whether pointer authentication is there, x23 whether the interrupt
-/// controller's CPU interface is in system registers. The pattern of a register is the seed, rotated by the register's number, with
+/// controller's CPU interface is in system registers, x26 and x27 whether RAS and SME are there. The pattern of a register is the seed, rotated by the register's number, with
 /// the bits of a mask.
 #[unsafe(naked)]
 extern "C" fn guest() -> ! {
@@ -88,6 +88,16 @@ extern "C" fn guest() -> ! {
             and     x2, x2, x3
             cmp     x1, x2
             b.ne    90f
+            .endm
+            // A register that CPUs may have without any bit.
+            .macro get_or_zero register, number, mask
+            pattern \number, \mask
+            mov     x0, #\number
+            mrs     x2, \register
+            cbz     x2, 91f
+            cmp     x1, x2
+            b.ne    90f
+        91:
             .endm
             .macro general register, number
             ror     \register, x20, #\number
@@ -132,6 +142,10 @@ extern "C" fn guest() -> ! {
             put csselr_el1, 15, 0x6
             put cntkctl_el1, 16, 0x3ff
             put cntv_cval_el0, 18, 0xffffffffffffffff
+            put afsr0_el1, 19, 0xffffffff
+            put afsr1_el1, 20, 0xffffffff
+            put amair_el1, 21, 0xffffffffffffffff
+            put par_el1, 22, 0xfffffffff000
             // CNTV_CTL_EL0: masked, enabled or not.
             and     x1, x20, #1
             orr     x1, x1, #2
@@ -149,7 +163,12 @@ extern "C" fn guest() -> ! {
             put S3_0_C2_C2_3, 37, 0xffffffffffffffff
             put S3_0_C2_C3_0, 38, 0xffffffffffffffff
             put S3_0_C2_C3_1, 39, 0xffffffffffffffff
-        3:  cbz     x23, 4f
+        3:  cbz     x26, 7f
+            // DISR_EL1, which is VDISR_EL2 here: A, IDS, ISS.
+            put S3_0_C12_C1_1, 40, 0x81ffffff
+        7:  cbz     x27, 8f
+            put S3_3_C13_C0_5, 41, 0xffffffffffffffff
+        8:  cbz     x23, 4f
             // ICC_PMR_EL1: five bits are there at least. ICC_IGRPEN1_EL1.
             put     S3_0_C4_C6_0, 50, 0xf8
             put     S3_0_C12_C12_7, 51, 0x1
@@ -195,6 +214,10 @@ extern "C" fn guest() -> ! {
             get csselr_el1, 15, 0x6
             get cntkctl_el1, 16, 0x3ff
             get cntv_cval_el0, 18, 0xffffffffffffffff
+            get_or_zero afsr0_el1, 19, 0xffffffff
+            get_or_zero afsr1_el1, 20, 0xffffffff
+            get_or_zero amair_el1, 21, 0xffffffffffffffff
+            get par_el1, 22, 0xfffffffff000
             mov     x0, #61
             and     x1, x20, #1
             orr     x1, x1, #2
@@ -218,7 +241,11 @@ extern "C" fn guest() -> ! {
             get S3_0_C2_C2_3, 37, 0xffffffffffffffff
             get S3_0_C2_C3_0, 38, 0xffffffffffffffff
             get S3_0_C2_C3_1, 39, 0xffffffffffffffff
-        5:  cbz     x23, 6f
+        5:  cbz     x26, 7f
+            get S3_0_C12_C1_1, 40, 0x81ffffff
+        7:  cbz     x27, 8f
+            get S3_3_C13_C0_5, 41, 0xffffffffffffffff
+        8:  cbz     x23, 6f
             get     S3_0_C4_C6_0, 50, 0xf8
             get     S3_0_C12_C12_7, 51, 0x1
         6:  .irp number, 0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23,24,25,26,27,28,29,30,31
@@ -358,6 +385,8 @@ fn check_monitor() {
 /// Features of the CPU that the guest is told of: set by [`run`].
 static KEYS: AtomicU64 = AtomicU64::new(0);
 static SYSTEM_REGISTERS: AtomicU64 = AtomicU64::new(0);
+static ERRORS: AtomicU64 = AtomicU64::new(0);
+static MATRICES: AtomicU64 = AtomicU64::new(0);
 
 fn initial_state(guest: u64) -> VcpuState {
     let mut gpr = [0; abi::vcpu::aarch64::GPRS];
@@ -365,6 +394,8 @@ fn initial_state(guest: u64) -> VcpuState {
     gpr[21] = ROUNDS;
     gpr[22] = KEYS.load(Ordering::Relaxed);
     gpr[23] = SYSTEM_REGISTERS.load(Ordering::Relaxed);
+    gpr[26] = ERRORS.load(Ordering::Relaxed);
+    gpr[27] = MATRICES.load(Ordering::Relaxed);
     VcpuState {
         gpr,
         pc: CODE,
@@ -384,6 +415,14 @@ pub fn run(info: &BootInfo) -> Result<u64, Failure> {
     let keys = isar1 >> 4 & 0xff != 0 || isar2 >> 12 & 0xf != 0;
     KEYS.store(keys.into(), Ordering::Relaxed);
     SYSTEM_REGISTERS.store((info.gic_version == 3).into(), Ordering::Relaxed);
+    // ID_AA64PFR0_EL1.RAS, ID_AA64PFR1_EL1.SME. Where fine-grained traps are, TPIDR2_EL0 traps (HFGRTR_EL2.nTPIDR2_EL0).
+    let (pfr0, pfr1) = (info.id_registers[4 * 8], info.id_registers[4 * 8 + 1]);
+    let fine_traps = info.id_registers[7 * 8] >> 56 & 0xf != 0;
+    ERRORS.store((pfr0 >> 28 & 0xf != 0).into(), Ordering::Relaxed);
+    MATRICES.store(
+        (pfr1 >> 24 & 0xf != 0 && !fine_traps).into(),
+        Ordering::Relaxed,
+    );
     let regions = &info.regions[..info.region_count as usize];
     let ram = regions
         .iter()
