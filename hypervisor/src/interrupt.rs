@@ -1,8 +1,8 @@
 //! Interrupt lines: a signal is delivered once until it is acknowledged.
 //!
-//! A level-triggered line is masked from delivery to acknowledgement. An edge-triggered one must not be, as an edge
-//! that meets the mask is lost: it is masked when a second edge comes before the acknowledgement, which
-//! then signals once more.
+//! A level-triggered line is held from delivery to acknowledgement. Where holding is masking, an edge-triggered one must not be, as an
+//! edge that meets the mask is lost: it is masked when a second edge comes before the acknowledgement, which then signals once
+//! more. An interrupt controller that keeps edges while it holds a line (GIC: a line that is active) holds all.
 
 use crate::arch;
 use crate::cell::Ref;
@@ -25,7 +25,8 @@ struct Binding {
 /// What a line is doing. One lock for all of it: delivery and acknowledgement may be on different CPUs.
 struct Line {
     binding: Option<Binding>,
-    level: bool,
+    /// Delivery holds it.
+    held: bool,
     /// Signalled and not acknowledged.
     pending: bool,
     /// An edge came while it was pending.
@@ -35,7 +36,7 @@ struct Line {
 impl Line {
     const NEW: Line = Line {
         binding: None,
-        level: false,
+        held: false,
         pending: false,
         again: false,
     };
@@ -89,11 +90,11 @@ pub fn bind(
     if state.binding.is_some() {
         return Err(Status::Busy);
     }
-    let level = arch::interrupt_route(interrupt.line(), mode)?;
+    let held = arch::interrupt_route(interrupt.line(), mode)?;
     let binding = Some(Binding { notification, bits });
     *state = Line {
         binding,
-        level,
+        held,
         pending: false,
         again: false,
     };
@@ -110,7 +111,9 @@ pub fn acknowledge(cpu: &Cpu, interrupt: Ref<Interrupt>) {
         }
         // An edge that came meanwhile is signalled now, and pending.
         state.pending = core::mem::take(&mut state.again);
-        if state.level || state.pending {
+        if state.held {
+            arch::interrupt_release(interrupt.line());
+        } else if state.pending {
             arch::interrupt_unmask(interrupt.line());
         }
         state.binding.filter(|_| state.pending)
@@ -126,8 +129,8 @@ pub fn deliver(cpu: &Cpu, line: u32) {
     let binding = {
         let mut state = interrupt.state.lock();
         let before = core::mem::replace(&mut state.pending, true);
-        if state.level {
-            arch::interrupt_mask(line);
+        if state.held {
+            arch::interrupt_hold(line);
         } else if before {
             state.again = true;
             arch::interrupt_mask(line);

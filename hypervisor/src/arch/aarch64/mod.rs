@@ -193,16 +193,24 @@ pub fn is_guest_only(start: u64, size: u64) -> bool {
     start < registers.end && registers.start < start + size
 }
 
-/// Routes SPI `line` to the boot CPU, masked; whether it is level-triggered.
+/// Routes SPI `line` to the boot CPU, masked; whether delivery holds it: always.
 pub fn interrupt_route(line: u32, mode: TriggerMode) -> Result<bool, Status> {
     // Of most devices; the device tree says it of each, to whoever drives it.
     let level = mode != TriggerMode::Edge;
     let to = crate::cpu::by_index(0).arch.target.get();
     if gic::route(line, level, to) {
-        Ok(level)
+        Ok(true)
     } else {
         Err(Status::Unsupported)
     }
+}
+
+/// Holds a line that is delivered: it is active by having been taken.
+pub fn interrupt_hold(_line: u32) {}
+
+/// Lets a line be delivered again.
+pub fn interrupt_release(line: u32) {
+    gic::deactivate(line);
 }
 
 /// Masks an interrupt line.

@@ -110,10 +110,10 @@ pub fn interrupts(cpu: &Cpu) {
             // What asked for it is off by now.
             gic::MAINTENANCE => taken.end(),
             number => {
+                taken.leave_active();
                 if let Some(line) = number.checked_sub(gic::FIRST_SPI) {
                     interrupt::deliver(cpu, line);
                 }
-                taken.end();
             }
         }
     }

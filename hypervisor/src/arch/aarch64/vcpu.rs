@@ -314,7 +314,7 @@ impl VcpuArch {
         }
         self.fp.save();
         virtual_interface::save(&mut self.interface);
-        virtual_interface::clear();
+        virtual_interface::set_control(0);
         Timer::stop_loaded();
     }
 

@@ -172,7 +172,7 @@ pub fn is_guest_only(start: u64, size: u64) -> bool {
     start < GUEST_ONLY.end && GUEST_ONLY.start < start + size
 }
 
-/// Routes a line, masked; whether it is level-triggered. There is no line 3.
+/// Routes a line, masked; whether delivery holds it: if it is level-triggered. There is no line 3.
 pub fn interrupt_route(line: u32, mode: TriggerMode) -> Result<bool, Status> {
     let Some(line) = LINES.get(line as usize).filter(|_| line != 3) else {
         return Err(Status::Unsupported);
@@ -180,6 +180,16 @@ pub fn interrupt_route(line: u32, mode: TriggerMode) -> Result<bool, Status> {
     line.masked.store(true, Ordering::SeqCst);
     line.mode.store(mode as u32, Ordering::SeqCst);
     Ok(mode == TriggerMode::Level)
+}
+
+/// Holds a line that is delivered.
+pub fn interrupt_hold(line: u32) {
+    interrupt_mask(line);
+}
+
+/// Lets a line be delivered again.
+pub fn interrupt_release(line: u32) {
+    interrupt_unmask(line);
 }
 
 /// Masks a line.

@@ -241,7 +241,7 @@ pub fn is_guest_only(_start: u64, _size: u64) -> bool {
     false
 }
 
-/// Routes interrupt line `line` to the boot CPU, masked; whether it is level-triggered.
+/// Routes interrupt line `line` to the boot CPU, masked; whether delivery holds it: if it is level-triggered.
 pub fn interrupt_route(line: u32, mode: TriggerMode) -> Result<bool, Status> {
     let mut route = start::platform().line(Gsi(line));
     match mode {
@@ -253,6 +253,16 @@ pub fn interrupt_route(line: u32, mode: TriggerMode) -> Result<bool, Status> {
     let to = crate::cpu::by_index(0).arch.apic;
     ioapic::route(route, vector, to).map_err(|_| Status::Unsupported)?;
     Ok(route.trigger == Trigger::Level)
+}
+
+/// Holds a line that is delivered.
+pub fn interrupt_hold(line: u32) {
+    interrupt_mask(line);
+}
+
+/// Lets a line be delivered again.
+pub fn interrupt_release(line: u32) {
+    interrupt_unmask(line);
 }
 
 /// Masks an interrupt line.

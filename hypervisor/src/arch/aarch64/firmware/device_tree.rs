@@ -382,9 +382,12 @@ fn read_gic_v2(node: &FdtNode<'_>, bus: &Bus) -> Result<Option<Gic>, TreeError> 
     let mut next = || all.next().transpose();
     Ok(match (next()?, next()?, next()?, next()?) {
         (Some(distributor), Some(cpu_interface), Some(control), Some(vcpu_interface)) => {
+            // Older trees leave out the second page, which every GIC with virtual interfaces has (IHI 0048, 4.1.3).
+            let size = cpu_interface.size().max(2 * crate::mem::PAGE);
             Some(Gic::V2 {
                 distributor,
-                cpu_interface,
+                cpu_interface: PhysRange::new(cpu_interface.start(), size)
+                    .ok_or(TreeError::BadNumber)?,
                 control,
                 vcpu_interface,
             })

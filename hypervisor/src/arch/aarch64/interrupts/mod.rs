@@ -1,6 +1,7 @@
 //! The machine's interrupt controller, GICv2 or GICv3, and its virtual CPU interface.
 //!
-//! Interrupts are acknowledged and ended in one go (EOImode 0): while a program handles one, the line is masked.
+//! Ending an interrupt drops its priority only (EOImode 1); it stays active, and so is not taken again, until it is deactivated: at once,
+//! or for a line that a program handles, when that acknowledges it. Edges that come meanwhile are kept.
 
 mod registers;
 mod v2;
@@ -143,10 +144,21 @@ impl Acknowledged {
     /// Ends it.
     #[inline]
     pub fn end(self) {
+        self.leave_active();
         if is_v2() {
-            v2::end(self.0);
+            v2::deactivate(self.0);
         } else {
-            v3::end(self.0);
+            v3::deactivate(self.0);
+        }
+    }
+
+    /// Lets others be taken, and this one not until [`deactivate`].
+    #[inline]
+    pub fn leave_active(self) {
+        if is_v2() {
+            v2::drop_priority(self.0);
+        } else {
+            v3::drop_priority(self.0);
         }
     }
 }
@@ -175,6 +187,7 @@ pub fn route(line: u32, level: bool, to: Target) -> bool {
         return false;
     }
     mask(line);
+    deactivate(line);
     registers::set_trigger(line + FIRST_SPI, level);
     if is_v2() {
         v2::route(line + FIRST_SPI, to.0);
@@ -182,6 +195,13 @@ pub fn route(line: u32, level: bool, to: Target) -> bool {
         v3::route(line + FIRST_SPI, to.0);
     }
     true
+}
+
+/// Lets an SPI that was left active be taken again, from any CPU.
+pub fn deactivate(line: u32) {
+    if line < lines() {
+        registers::deactivate(line + FIRST_SPI);
+    }
 }
 
 /// Masks an SPI.
@@ -253,15 +273,6 @@ pub mod virtual_interface {
             v2::load(from);
         } else {
             v3::load(from);
-        }
-    }
-
-    /// Switches the interface off; nothing of a guest is left where programs could reach it.
-    pub fn clear() {
-        if is_v2() {
-            v2::clear();
-        } else {
-            v3::set_control(0);
         }
     }
 

@@ -86,6 +86,12 @@ pub fn set_enabled(number: u32, on: bool) {
     }
 }
 
+/// Takes an interrupt that is active out of that state.
+pub fn deactivate(number: u32) {
+    let at = ICACTIVER + u64::from(number / 32) * 4;
+    write(distributor(), at, 1 << (number % 32));
+}
+
 /// Sets the trigger mode.
 pub fn set_trigger(number: u32, level: bool) {
     let _guard = SHARED.lock();

@@ -18,6 +18,10 @@ const GICC_CTLR: u64 = 0x00;
 const GICC_PMR: u64 = 0x04;
 const GICC_IAR: u64 = 0x0c;
 const GICC_EOIR: u64 = 0x10;
+/// In the interface's second page.
+const GICC_DIR: u64 = 0x1000;
+/// GICC_CTLR: enabled; EOImodeNS: ending drops the priority only.
+const CONTROL_BITS: u32 = 1 << 9 | 1 << 0;
 
 /// Virtual interface control.
 const GICH_HCR: u64 = 0x00;
@@ -58,7 +62,7 @@ pub fn init_this_cpu() -> u64 {
     write(base, registers::ISENABLER, super::PRIVATE);
     write(control(), GICH_HCR, 0);
     write(cpu_interface(), GICC_PMR, 0xff);
-    write(cpu_interface(), GICC_CTLR, 1);
+    write(cpu_interface(), GICC_CTLR, CONTROL_BITS);
     // Each CPU sees itself as the target of its private interrupts; on one CPU they read 0.
     let target = (0..8)
         .map(|i| read(base, ITARGETSR + i * 4))
@@ -75,8 +79,12 @@ pub fn acknowledge() -> u32 {
     value
 }
 
-pub fn end(value: u32) {
+pub fn drop_priority(value: u32) {
     write(cpu_interface(), GICC_EOIR, value);
+}
+
+pub fn deactivate(value: u32) {
+    write(cpu_interface(), GICC_DIR, value);
 }
 
 pub fn send(number: u32, target: u64) {
@@ -168,17 +176,6 @@ pub fn load(from: &Interface) {
 
 pub fn set_control(value: u64) {
     write(control(), GICH_HCR, value as u32);
-}
-
-/// Takes everything out: monitors of other VMs can have GICV mapped.
-pub fn clear() {
-    let base = control();
-    write(base, GICH_HCR, 0);
-    write(base, GICH_VMCR, 0);
-    write(base, GICH_APR, 0);
-    for i in 0..list_registers() {
-        write(base, GICH_LR + i as u64 * 4, 0);
-    }
 }
 
 pub fn maintenance() -> u64 {

@@ -26,7 +26,7 @@ const CHILDREN_ASLEEP: u32 = 1 << 2;
 
 /// ICC_SRE_EL2: system registers, no bypass; ICC_SRE_EL1 traps.
 const SRE: u64 = 0x7;
-/// ICC_CTLR_EL1.EOImode: ending does not deactivate.
+/// ICC_CTLR_EL1.EOImode: ending drops the priority only.
 const EOI_MODE: u64 = 1 << 1;
 /// ICC_SGI1R_EL1.IRM: to all but the sender.
 const TO_OTHERS: u64 = 1 << 40;
@@ -100,7 +100,7 @@ pub fn init_this_cpu() -> Option<u64> {
     write!("S3_0_C4_C6_0", 0xff);
     // ICC_BPR1_EL1: no preemption among interrupts.
     write!("S3_0_C12_C12_3", 7);
-    write!("S3_0_C12_C12_4", read!("S3_0_C12_C12_4") & !EOI_MODE);
+    write!("S3_0_C12_C12_4", read!("S3_0_C12_C12_4") | EOI_MODE);
     write!("S3_0_C12_C12_7", 1);
     isb();
     Some(affinity)
@@ -114,8 +114,14 @@ pub fn acknowledge() -> u32 {
 }
 
 /// ICC_EOIR1_EL1.
-pub fn end(value: u32) {
+pub fn drop_priority(value: u32) {
     write!("S3_0_C12_C12_1", u64::from(value));
+    isb();
+}
+
+/// ICC_DIR_EL1.
+pub fn deactivate(value: u32) {
+    write!("S3_0_C12_C11_1", u64::from(value));
     isb();
 }
 
