@@ -85,7 +85,11 @@ impl VcpuArch {
             tag: tag.tag,
             flush,
         };
-        cpu.arch.virt.with_mut(|virt| self.inner.enter(virt, &root))
+        // Who spins gives way, if there is anybody to give way to.
+        let spins_exit = cpu.run_queue.top().is_some();
+        cpu.arch
+            .virt
+            .with_mut(|virt| self.inner.enter(virt, &root, spins_exit))
     }
 
     /// Gives the registers that guests and threads share back to threads.

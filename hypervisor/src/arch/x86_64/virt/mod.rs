@@ -148,16 +148,17 @@ impl VcpuArch {
         }
     }
 
-    /// Runs guest code until an exit. General registers come from the state page and go there.
+    /// Runs guest code until an exit. General registers come from the state page and go there. With `spins_exit`, PAUSE
+    /// exits.
     ///
     /// # Panics
     ///
     /// If another vCPU of this CPU was not suspended.
     #[inline]
-    pub fn enter(&mut self, cpu: &mut CpuVirt, space: &GuestRoot) -> Outcome {
+    pub fn enter(&mut self, cpu: &mut CpuVirt, space: &GuestRoot, spins_exit: bool) -> Outcome {
         match &mut self.0 {
-            Inner::Vmx(vcpu) => vcpu.enter(cpu, space),
-            Inner::Svm(vcpu) => vcpu.enter(cpu, space),
+            Inner::Vmx(vcpu) => vcpu.enter(cpu, space, spins_exit),
+            Inner::Svm(vcpu) => vcpu.enter(cpu, space, spins_exit),
         }
     }
 

@@ -34,6 +34,8 @@ pub(super) struct Vcpu {
     capabilities: Capabilities,
     root: HostPhys,
     tag: u16,
+    /// PAUSE exits.
+    spins_exit: bool,
     /// One of the following makes the next entry longer.
     to_do: bool,
     /// Linear translations are stale, as the monitor changed a register that they depend on.
@@ -80,6 +82,7 @@ impl Vcpu {
             capabilities: *capabilities,
             root: HostPhys(0),
             tag: 0,
+            spins_exit: false,
             to_do: true,
             flush_linear: true,
             nmi_blocked: false,
@@ -161,9 +164,12 @@ impl Vcpu {
         self.cpu = CpuId::NONE;
     }
 
-    pub fn enter(&mut self, cpu: &mut CpuVirt, space: &GuestRoot) -> Outcome {
+    pub fn enter(&mut self, cpu: &mut CpuVirt, space: &GuestRoot, spins_exit: bool) -> Outcome {
         if cpu.loaded != self.id() {
             self.load_registers(cpu);
+        }
+        if self.spins_exit != spins_exit {
+            self.set_spins_exit(spins_exit);
         }
         if self.root != space.root || self.tag != space.tag || space.flush {
             self.set_space(space);
@@ -308,6 +314,15 @@ impl Vcpu {
 
     fn nmi_can_be_taken(&mut self) -> bool {
         !self.nmi_blocked && self.pending.is_none() && self.vmcb().interrupt_shadow & SHADOW == 0
+    }
+
+    /// Whether PAUSE exits.
+    #[cold]
+    fn set_spins_exit(&mut self, on: bool) {
+        self.spins_exit = on;
+        self.change(Clean::INTERCEPTS)
+            .intercepts1
+            .set(Intercepts1::PAUSE, on);
     }
 
     /// While NMIs are blocked, IRET exits, to end it.

@@ -18,6 +18,7 @@ bitflags! {
         const RSM = 1 << 19;
         const IRET = 1 << 20;
         const INVD = 1 << 22;
+        const PAUSE = 1 << 23;
         const HLT = 1 << 24;
         const INVLPGA = 1 << 26;
         const IOIO = 1 << 27;

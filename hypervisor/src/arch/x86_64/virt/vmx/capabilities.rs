@@ -59,6 +59,7 @@ impl ControlWord {
                     | PrimaryControls::CR3_STORE_EXITING
                     | PrimaryControls::INVLPG_EXITING
                     | PrimaryControls::RDTSC_EXITING
+                    | PrimaryControls::PAUSE_EXITING
                     | PrimaryControls::INTERRUPT_WINDOW_EXITING
                     | PrimaryControls::NMI_WINDOW_EXITING)
                     .bits(),

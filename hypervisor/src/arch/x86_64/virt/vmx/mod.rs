@@ -213,10 +213,11 @@ impl Vcpu {
         self.cpu = CpuId::NONE;
     }
 
-    pub fn enter(&mut self, cpu: &mut CpuVirt, space: &GuestRoot) -> Outcome {
+    pub fn enter(&mut self, cpu: &mut CpuVirt, space: &GuestRoot, spins_exit: bool) -> Outcome {
         if cpu.loaded != self.id() {
             self.load_registers(cpu);
         }
+        self.set_primary(PrimaryControls::PAUSE_EXITING, spins_exit);
         if self.root != space.root || self.tag != space.tag || space.flush {
             self.set_space(cpu, space);
         }
