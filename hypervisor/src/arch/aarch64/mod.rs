@@ -50,10 +50,10 @@ pub struct CpuArch {
     pub affinity: u64,
     /// Number of this CPU and, in the upper half, the state of an idle handler.
     idle_here: u64,
+    /// The host space whose tables are loaded; `None`: nobody's, or a guest's. The fast path loads it with the word before.
+    space: CpuCell<Option<Ref<Space>>>,
     /// How the interrupt controller names it.
     pub target: CpuCell<gic::Target>,
-    /// The host space whose tables are loaded; `None`: nobody's, or a guest's.
-    space: CpuCell<Option<Ref<Space>>>,
     /// The vCPU whose registers are loaded.
     pub guest: CpuCell<Option<Ref<Vcpu>>>,
 }
