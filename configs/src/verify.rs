@@ -313,6 +313,7 @@ impl Verifier<'_> {
         let stem = match kind {
             FileKind::Kernel => "kernel",
             FileKind::Initrd => "initrd",
+            FileKind::Program => "program",
         };
         let name = match self.files.iter().filter(|f| f.kind == kind).count() {
             0 => stem.into(),

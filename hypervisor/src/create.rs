@@ -2,7 +2,7 @@
 
 use crate::arch::{self, Frame, PageTable, VcpuArch};
 use crate::cell::{CpuCell, Ref};
-use crate::context::{Context, State};
+use crate::context::{Context, ReplyPath, State};
 use crate::cpu::{self, Cpu};
 use crate::domain::{Domain, MAX_LEVEL, MAX_SLOTS};
 use crate::mem::{self, KernelPage};
@@ -15,7 +15,7 @@ use crate::space::Space;
 use crate::thread::Thread;
 use crate::vcpu::{MAX_ARCH_PAGES, Vcpu};
 use abi::cap::Kind;
-use abi::syscall::{DelegateFlags, SpaceKind};
+use abi::syscall::{DelegateFlags, SpaceKind, ThreadFlags};
 use abi::{PRIORITIES, Rights, Selector, Status};
 use core::sync::atomic::Ordering;
 
@@ -108,16 +108,19 @@ pub fn thread(caller: Ref<Domain>, args: &Args) -> Result<(), Status> {
     if domain != payer || space.payer()? != payer || space.kind != SpaceKind::Host {
         return Err(Status::BadArgument);
     }
+    let (cpu, flags) = (args[4] & u32::MAX as u64, args[4] & !(u32::MAX as u64));
+    let flags = ThreadFlags::from_bits(flags).ok_or(Status::BadArgument)?;
     let thread = make_thread(
         &tree,
         payer,
         space,
         &ThreadArgs {
-            cpu: check_cpu(args[4])?,
+            cpu: check_cpu(cpu)?,
             utcb: args[5],
             ip: args[6],
             sp: args[7],
             exception_portal: selector(args[8])?,
+            foreign: flags.contains(ThreadFlags::FOREIGN),
         },
     )?;
     publish(&tree, slot, thread);
@@ -136,6 +139,8 @@ pub struct ThreadArgs {
     pub sp: u64,
     /// Selector of the exception portal.
     pub exception_portal: Selector,
+    /// Whether its system calls go there too.
+    pub foreign: bool,
 }
 
 /// Makes a thread that `domain` pays for.
@@ -159,8 +164,12 @@ pub fn make_thread(
     }
     space.users.fetch_add(1, Ordering::AcqRel);
     let header = Header::new(Kind::Thread, Some(domain));
+    let context = Context::new(header, args.cpu, State::New);
+    if args.foreign {
+        context.reply_path.set(ReplyPath::General);
+    }
     let thread = Thread {
-        context: Context::new(header, args.cpu, State::New),
+        context,
         frame: CpuCell::new(Frame::user(args.ip, args.sp)),
         caller: CpuCell::new(None),
         domain,
@@ -170,6 +179,7 @@ pub fn make_thread(
         exception_portal: args.exception_portal,
         pending: CpuCell::new(None),
         in_exception: CpuCell::new(false),
+        foreign: args.foreign,
         portals: CpuCell::new(None),
         sync: CpuCell::new(None),
     };
@@ -261,6 +271,9 @@ pub fn sched(caller: Ref<Domain>, args: &Args) -> Result<(), Status> {
 pub fn portal(caller: Ref<Domain>, args: &Args) -> Result<(), Status> {
     let (payer, slot, tree) = target(&caller, args)?;
     let handler = caller.find::<Thread>(selector(args[2])?, Rights::CONTROL)?;
+    if handler.foreign {
+        return Err(Status::BadArgument);
+    }
     let header = Header::new(Kind::Portal, Some(payer));
     let portal = payer.make(Portal::new(header, args[3], args[4]))?;
     portal::bind(portal, handler);

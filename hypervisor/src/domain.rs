@@ -53,7 +53,7 @@ pub mod offset {
     use core::mem::offset_of;
     /// Kernel address of the directory of table pages.
     pub const DIRECTORY: usize = offset_of!(Domain, directory) + offset_of!(KernelPage, virt);
-    /// Number of slots, 32 bits.
+    /// Number of slots, 32 bits. It follows the directory's address, for who loads both at once.
     pub const SLOTS: usize = offset_of!(Domain, slots);
 }
 

@@ -13,11 +13,12 @@ pub const PAGE: u64 = abi::PAGE_SIZE as u64;
 
 /// A page of kernel memory, owned by whoever holds this value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
 pub struct KernelPage {
-    /// Where the kernel sees it.
-    pub virt: HostVirt,
     /// Where it is.
     pub phys: HostPhys,
+    /// Where the kernel sees it.
+    pub virt: HostVirt,
 }
 
 impl KernelPage {

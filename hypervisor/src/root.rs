@@ -144,6 +144,7 @@ pub fn start(cpu: &Cpu, machine: Machine<'_>) -> Result<(), Status> {
         ip: head.entry,
         sp: boot::ROOT_STACK_TOP,
         exception_portal: Selector::NULL,
+        foreign: false,
     };
     let thread = create::make_thread(&slot::lock(), domain, space, &args)?;
     thread.with_frame(|frame| frame.set_start_argument(boot::ROOT_BOOT_INFO));

@@ -12,9 +12,10 @@ use crate::notification::{self, Notification};
 use crate::platform::{self, PlatformObject};
 use crate::slot;
 use crate::space::{self, MapRequest, Progress};
-use crate::thread::{Sync, Thread};
+use crate::thread::{Exception, Sync, Thread};
 use crate::{destroy, epoch, ipc};
 use abi::syscall::TriggerMode;
+use abi::utcb::exception;
 use abi::{Op, Rights, Selector, Status};
 use core::sync::atomic::Ordering;
 
@@ -28,8 +29,17 @@ enum Outcome {
     Restart,
 }
 
-/// Carries out the system call in the registers of `thread`, the current context.
-pub fn dispatch(cpu: &Cpu, thread: Ref<Thread>) {
+/// Carries out the system call in the registers of `thread`, the current context, or has it told to who carries out the
+/// calls of that thread. `syndrome` is what the processor says of it, or 0.
+pub fn dispatch(cpu: &Cpu, thread: Ref<Thread>, syndrome: u64) {
+    if thread.foreign {
+        let call = Exception {
+            vector: exception::SYSTEM_CALL,
+            error: syndrome,
+            address: 0,
+        };
+        return ipc::raise(cpu, thread, call);
+    }
     let (tag, args) = thread.with_frame(|frame| (frame.tag(), frame.args()));
     let outcome = match Op::from_code(tag.op()) {
         None => Outcome::Return(Err(Status::BadOperation)),

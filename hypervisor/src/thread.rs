@@ -56,6 +56,9 @@ pub struct Thread {
     pub pending: CpuCell<Option<Exception>>,
     /// Whether the call that it waits in tells an exception.
     pub in_exception: CpuCell<bool>,
+    /// Whether its system calls go to the handler of its exceptions. Such a thread handles no portals, and its
+    /// [`Context::reply_path`] is always general.
+    pub foreign: bool,
     /// Portals that this thread handles.
     pub portals: CpuCell<Option<Ref<Portal>>>,
     /// What its system call waits for before it returns.

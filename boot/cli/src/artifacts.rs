@@ -18,11 +18,13 @@ pub const PROGRAMS: &[(&str, &str)] = &[
     ("monitor", "vmm"),
     ("console", "console"),
 ];
-/// Root tasks that measure and try the hypervisor; no part of a system.
+/// Root tasks that measure and try the hypervisor, and what they run; no part of a system.
 pub const TRIALS: &[(&str, &str)] = &[
     (BENCHMARK, "bench"),
     (HOSTILE, "hostile"),
     (REGISTERS, "registers"),
+    (SAMPLES, "samples"),
+    (LINUX_HELLO, "linux-hello"),
 ];
 
 /// Name of the benchmark's program.
@@ -31,6 +33,10 @@ pub const BENCHMARK: &str = "bench";
 pub const HOSTILE: &str = "hostile";
 /// Name of the program with the guests that fill their registers.
 pub const REGISTERS: &str = "registers";
+/// Name of the program that runs the examples.
+pub const SAMPLES: &str = "samples";
+/// Name of the Linux program among them.
+pub const LINUX_HELLO: &str = "linux-hello";
 
 /// Where the built programs are.
 #[derive(Clone, Debug)]

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
 use configs::Machine;
+use image::bundle::FileKind;
 use image::pack::{FlatProgram, Packer};
 use image::system::System;
 
@@ -119,7 +120,7 @@ pub fn measure(kind: Kind) -> Result<Report> {
     let artifacts = Artifacts::trials(kind.architecture())?;
     let image = Image {
         kernel: artifacts.kernel.clone(),
-        bundle: pack(&artifacts, BENCHMARK)?,
+        bundle: pack(&artifacts, BENCHMARK, &[])?,
         options: String::new(),
     };
     let machine = Machine::usual(kind.architecture(), MEMORY, 1);
@@ -140,8 +141,8 @@ pub fn measure(kind: Kind) -> Result<Report> {
     Report::parse(&dialogue.transcript())
 }
 
-/// A bundle with nothing but `program`, which is a root task of its own.
-pub fn pack(artifacts: &Artifacts, program: &str) -> Result<std::path::PathBuf> {
+/// A bundle with nothing but `program`, which is a root task of its own, and other programs as files for it.
+pub fn pack(artifacts: &Artifacts, program: &str, files: &[&str]) -> Result<std::path::PathBuf> {
     let path = artifacts.program(program)?;
     let elf = std::fs::read(&path).with_context(|| format!("{} cannot be read", path.display()))?;
     let unpacked = || format!("{program} cannot be packed");
@@ -155,7 +156,14 @@ pub fn pack(artifacts: &Artifacts, program: &str) -> Result<std::path::PathBuf> 
         vms: Vec::new(),
         natives: Vec::new(),
     };
-    let bytes = Packer::new(&flat)?.finish(system).with_context(unpacked)?;
+    let mut packer = Packer::new(&flat)?;
+    for file in files {
+        let path = artifacts.program(file)?;
+        let bytes = std::fs::read(&path);
+        let bytes = bytes.with_context(|| format!("{} cannot be read", path.display()))?;
+        packer.file(file, FileKind::Program, &bytes);
+    }
+    let bytes = packer.finish(system).with_context(unpacked)?;
     let dir = workspace::output().join("images");
     std::fs::create_dir_all(&dir)?;
     let path = dir.join(format!("{program}-{}.bundle", artifacts.architecture));

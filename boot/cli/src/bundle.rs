@@ -5,7 +5,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, bail};
 use configs::{Config, Source};
 use image::bundle::FileKind;
 use image::pack::{FlatProgram, Packer};
@@ -27,6 +27,9 @@ pub fn guest_files(config: &Config) -> Result<Files> {
         let bytes = match (&file.source, file.kind) {
             (Source::Default, FileKind::Kernel) => read(&guest::kernel(architecture)?)?,
             (Source::Default, FileKind::Initrd) => guest::initrd(architecture)?,
+            (Source::Default, FileKind::Program) => {
+                bail!("there is no default for `{}`", file.name)
+            }
             (Source::Path(path), _) => read(path)?,
         };
         files.insert(file.name.clone(), bytes);

@@ -65,6 +65,8 @@ pub enum FileKind {
     Kernel,
     /// An initial RAM disk.
     Initrd,
+    /// A program of another system, for a program of this one that runs it.
+    Program,
 }
 
 /// Why a bundle, or a part of it, is refused.

@@ -4,7 +4,7 @@ use crate::frames::Chunk;
 use crate::root::{Doing, Failure, Result, Root};
 use abi::boot::{ROOT_BUNDLE, ROOT_DOMAIN, ROOT_LOG, ROOT_MEMORY};
 use abi::bundle::Segment;
-use abi::syscall::SpaceKind;
+use abi::syscall::{SpaceKind, ThreadFlags};
 use abi::{Badge, PAGE_SIZE, Rights, Selector};
 use alloc::format;
 use alloc::string::String;
@@ -342,6 +342,7 @@ impl Draft {
             ip: program.entry,
             sp: layout::STACK_TOP,
             exceptions: layout::EXCEPTION_PORTALS.offset(cpu),
+            flags: ThreadFlags::empty(),
         };
         syscall::create_thread(self.domain, thread, &parameters).doing("create a thread")?;
         syscall::delegate(thread, self.domain, layout::THREAD, Rights::CONTROL)
@@ -372,6 +373,7 @@ impl Draft {
             ip: entry.ip,
             sp: entry.sp,
             exceptions: layout::EXCEPTION_PORTALS.offset(cpu),
+            flags: ThreadFlags::empty(),
         };
         syscall::create_thread(domain, thread, &parameters).doing("create a handler thread")?;
         let portal = take(root, remains)?;

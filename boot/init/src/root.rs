@@ -6,6 +6,7 @@ use abi::boot::{
     ROOT_SLOTS, ROOT_SPACE, Region,
 };
 use abi::cap::MemoryKind;
+use abi::syscall::ThreadFlags;
 use abi::{Badge, PAGE_SIZE, Rights, Selector, Status};
 use alloc::boxed::Box;
 use alloc::format;
@@ -198,6 +199,7 @@ impl Root {
             ip: entry.ip,
             sp: entry.sp,
             exceptions: Selector::NULL,
+            flags: ThreadFlags::empty(),
         };
         syscall::create_thread(ROOT_DOMAIN, handler, &parameters)
             .doing(&format!("create the supervisor's thread on CPU {cpu}"))?;

@@ -4,7 +4,7 @@ use crate::arch;
 use crate::stats::{self, SAMPLES};
 use abi::boot::{BootInfo, ROOT_DOMAIN, ROOT_MEMORY, ROOT_SPACE, Virtualization};
 use abi::cap::MemoryKind;
-use abi::syscall::SpaceKind;
+use abi::syscall::{SpaceKind, ThreadFlags};
 use abi::vcpu::{EXIT_KINDS, ExitKind};
 use abi::{Rights, Selector, Status};
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -110,6 +110,7 @@ fn hypercall(info: &BootInfo, code: impl Iterator<Item = u8>) -> Result {
         ip: arch::monitor as *const () as u64,
         sp: &raw const HANDLER_STACK as u64 + size_of::<Stack>() as u64,
         exceptions: Selector::NULL,
+        flags: ThreadFlags::empty(),
     };
     syscall::create_thread(ROOT_DOMAIN, THREAD, &thread)?;
     for kind in 0..EXIT_KINDS {

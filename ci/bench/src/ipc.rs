@@ -4,7 +4,7 @@ use crate::arch::echo;
 use crate::stats::{self, Row};
 use abi::boot::{ROOT_BUNDLE, ROOT_DOMAIN, ROOT_SPACE};
 use abi::bundle::Head;
-use abi::syscall::SpaceKind;
+use abi::syscall::{SpaceKind, ThreadFlags};
 use abi::{Op, Rights, Selector, Tag};
 use rt::arch::{Registers, call_portal, system_call};
 use rt::syscall::{self, MapParameters, Result, ThreadParameters};
@@ -83,6 +83,7 @@ fn same_domain() -> Result<Row> {
         ip: echo as *const () as u64,
         sp: 0x1000,
         exceptions: Selector::NULL,
+        flags: ThreadFlags::empty(),
     };
     syscall::create_thread(ROOT_DOMAIN, SAME_THREAD, &parameters)?;
     syscall::create_portal(ROOT_DOMAIN, SAME_PORTAL, SAME_THREAD, 1, 0)?;
@@ -116,6 +117,7 @@ fn other_domain(head: &Head) -> Result<Row> {
         ip: echo as *const () as u64,
         sp: 0x1000,
         exceptions: Selector::NULL,
+        flags: ThreadFlags::empty(),
     };
     syscall::create_thread(OTHER_DOMAIN, OTHER_THREAD, &parameters)?;
     syscall::create_portal(ROOT_DOMAIN, OTHER_PORTAL, OTHER_THREAD, 2, 0)?;

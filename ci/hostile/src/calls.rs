@@ -1,6 +1,7 @@
 //! System calls that no sane program makes, and those that it might.
 
 use crate::random::Random;
+use abi::syscall::ThreadFlags;
 use abi::{Op, Tag};
 
 /// What a hostile domain finds in its capability table: first selectors.
@@ -93,6 +94,7 @@ enum Means {
     Created,
     Empty,
     Cpu,
+    CpuAndFlags,
     Address,
     Offset,
     Size,
@@ -119,7 +121,15 @@ fn meanings(op: Op) -> &'static [Means] {
         Op::CreateDomain => &[Domain, Empty, Quota, Slots],
         Op::CreateSpace => &[Domain, Empty, Small],
         Op::CreateThread => &[
-            Domain, Empty, Domain, Space, Cpu, Address, Entry, Stack, Portal,
+            Domain,
+            Empty,
+            Domain,
+            Space,
+            CpuAndFlags,
+            Address,
+            Entry,
+            Stack,
+            Portal,
         ],
         Op::CreateVcpu => &[
             Domain, Empty, Domain, GuestSpace, Cpu, Space, Address, Exits,
@@ -230,6 +240,10 @@ fn argument(random: &mut Random, means: Means, targets: &Targets) -> u64 {
         }
         Means::Empty => created,
         Means::Cpu => random.below(targets.cpus.max(1)),
+        Means::CpuAndFlags => {
+            let flags = random.pick(&[0, 0, 0, ThreadFlags::FOREIGN.bits()]);
+            random.below(targets.cpus.max(1)) | flags
+        }
         Means::Address => targets.unused + (random.below(64) << random.pick(&[12, 12, 21, 30])),
         Means::Offset => random.below(16) << 12,
         Means::Size => random.below(16) << random.pick(&[12, 12, 12, 0]),

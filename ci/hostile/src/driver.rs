@@ -10,7 +10,7 @@ use abi::boot::{
 };
 use abi::bundle::{HEAD_SIZE, Head};
 use abi::cap::MemoryKind;
-use abi::syscall::SpaceKind;
+use abi::syscall::{SpaceKind, ThreadFlags};
 use abi::vcpu::EXIT_KINDS;
 use abi::{Badge, Op, Rights, Selector, Tag};
 use core::fmt;
@@ -318,6 +318,12 @@ impl Driver {
             };
             // SAFETY: the domain's memory is mapped here for the driver, and nobody else runs on it yet.
             unsafe { v.control(t).write_volatile(control) };
+            let foreign = !v.handles(t) && self.random.one_in(8);
+            let flags = if foreign {
+                ThreadFlags::FOREIGN
+            } else {
+                ThreadFlags::empty()
+            };
             let p = ThreadParameters {
                 domain,
                 space: v.at(own::SPACE),
@@ -326,10 +332,14 @@ impl Driver {
                 ip: arch::entry as *const () as u64,
                 sp: place::MEMORY + place::control(t),
                 exceptions: Selector(table::EXCEPTIONS as u32 + n),
+                flags,
             };
             syscall::create_thread(domain, v.at(own::THREADS + n), &p)?;
             let (own_portal, groups) = (v.at(own::PORTALS + n), self.random.word());
-            syscall::create_portal(domain, own_portal, v.at(own::THREADS + n), 1000 + t, groups)?;
+            if !foreign {
+                let thread = v.at(own::THREADS + n);
+                syscall::create_portal(domain, own_portal, thread, 1000 + t, groups)?;
+            }
         }
         for t in 0..v.threads {
             let n = t as u32;
@@ -608,6 +618,7 @@ fn first_thread(selector: Selector, ip: u64, sp: u64, utcb: u64) -> Result {
         ip,
         sp,
         exceptions: Selector::NULL,
+        flags: ThreadFlags::empty(),
     };
     syscall::create_thread(domain, selector, &p)
 }

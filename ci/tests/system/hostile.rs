@@ -27,7 +27,7 @@ fn the_kernel_survives_hostile_programs(on: Target) {
 fn image(on: Target) -> Result<Image> {
     let artifacts = Artifacts::trials(on.architecture())?;
     Ok(Image {
-        bundle: bench::pack(&artifacts, HOSTILE)?,
+        bundle: bench::pack(&artifacts, HOSTILE, &[])?,
         kernel: artifacts.kernel,
         options: String::new(),
     })

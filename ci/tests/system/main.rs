@@ -11,5 +11,6 @@ mod failures;
 mod hostile;
 mod kernels;
 mod registers;
+mod samples;
 mod sizes;
 mod vcpus;

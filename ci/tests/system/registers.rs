@@ -9,7 +9,7 @@ fn guests_do_not_see_each_others_registers(on: Target) {
     let artifacts = Artifacts::trials(on.architecture()).unwrap();
     let image = Image {
         kernel: artifacts.kernel.clone(),
-        bundle: bench::pack(&artifacts, REGISTERS).unwrap(),
+        bundle: bench::pack(&artifacts, REGISTERS, &[]).unwrap(),
         options: String::new(),
     };
     let settings = Settings::new(on.machine(512 << 20));

@@ -68,10 +68,11 @@ operations! {
     /// `a1` = dst, `a2` = [`SpaceKind`].
     CreateSpace = 6,
     /// Creates a thread. `a0` = payer, `a1` = dst, `a2` = its domain (`INSTALL`), `a3` = its
-    /// host space (`INSTALL`), `a4` = CPU number, `a5` = address of its UTCB page (page-aligned,
-    /// unused), `a6` = instruction pointer, `a7` = stack pointer, `a8` = selector in its domain
-    /// of the portal that handles its exceptions. Without a scheduling context it runs only on
-    /// its callers' time, starting at `a6` with its first call.
+    /// host space (`INSTALL`), `a4` = CPU number in bits 0–31 and [`ThreadFlags`] in the others,
+    /// `a5` = address of its UTCB page (page-aligned, unused), `a6` = instruction pointer, `a7` =
+    /// stack pointer, `a8` = selector in its domain of the portal that handles its exceptions.
+    /// Without a scheduling context it runs only on its callers' time, starting at `a6` with its
+    /// first call.
     CreateThread = 7,
     /// Creates a vCPU. `a0` = payer, `a1` = dst, `a2` = domain in whose table exit portals are
     /// looked up (`INSTALL`), `a3` = guest space (`INSTALL`), `a4` = CPU number, `a5` = host
@@ -83,8 +84,8 @@ operations! {
     /// priority, `a4` = budget and `a5` = period in counter ticks (`a4 <= a5`; both 0: round
     /// robin within the priority with the kernel's time slice and no limit).
     CreateSched = 9,
-    /// Creates a portal. `a0` = payer, `a1` = dst, `a2` = handler thread (`CONTROL`), `a3` =
-    /// identity that the handler receives, `a4` = vCPU state groups that an exit through this
+    /// Creates a portal. `a0` = payer, `a1` = dst, `a2` = handler thread (`CONTROL`), which is
+    /// none that is marked [`ThreadFlags::FOREIGN`], `a3` = identity that the handler receives, `a4` = vCPU state groups that an exit through this
     /// portal saves to the state page ([`crate::vcpu`]).
     CreatePortal = 10,
     /// Creates a notification. `a0` = payer, `a1` = dst. The new capability's badge is all ones.
@@ -197,6 +198,17 @@ impl TriggerMode {
             2 => TriggerMode::Level,
             _ => return None,
         })
+    }
+}
+
+bitflags::bitflags! {
+    /// Flags of [`Op::CreateThread`], in their places in `a4`. A thread keeps them as long as it lives.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+    pub struct ThreadFlags: u64 {
+        /// The thread's system calls are not the kernel's: each of them, whatever its number and arguments, is told to
+        /// the handler of the thread's exceptions as [`crate::utcb::exception::SYSTEM_CALL`]. So the thread can
+        /// neither call nor be called.
+        const FOREIGN = 1 << 32;
     }
 }
 

@@ -22,6 +22,12 @@ pub struct Utcb {
 /// 4 = stack pointer, 5 = flags; UTCB words 0–15 = `rax rcx rdx rbx rsp rbp rsi rdi r8`–`r15`. Arm: 0 = exception
 /// class (ESR_EL2.EC), 1 = ESR_EL2, 2 = FAR_EL2, 5 = SPSR_EL2; UTCB words 0–30 = `x0`–`x30`.
 ///
+/// A system call of a thread that is marked [`crate::syscall::ThreadFlags::FOREIGN`] comes as such a message too, with
+/// [`SYSTEM_CALL`](exception::SYSTEM_CALL) in word 0, 0 (Arm: ESR_EL2, with the number in the instruction) in word 1, 0 in
+/// word 2, and in word 3 the address past the instruction. All registers are as the thread left them, but for those that
+/// the processor sets: `rcx` = instruction pointer, `r11` = flags on x86; they are so again when the thread is resumed
+/// without `SET_GPRS` and `SET_FRAME`.
+///
 /// Reply: register word 0 = [`ExceptionReply`] bits, words 3–5 as in the message.
 pub mod exception {
     bitflags::bitflags! {
@@ -42,7 +48,6 @@ pub mod exception {
     /// The same on AArch64.
     pub const GPRS_AARCH64: usize = 31;
 
-    /// Vector of the pseudo-exception that tells that a thread's system call was malformed
-    /// beyond a status (none at present).
-    pub const VECTOR_NONE: u64 = u64::MAX;
+    /// In the place of a vector or class, none of which is as large: a system call.
+    pub const SYSTEM_CALL: u64 = 0x100;
 }

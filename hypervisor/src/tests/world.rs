@@ -15,7 +15,7 @@ use crate::thread::Thread;
 use crate::vcpu::{self, Vcpu};
 use crate::{destroy, epoch, interrupt, ipc, logring, syscall};
 use abi::cap::{Kind, MemoryKind};
-use abi::syscall::{SpaceKind, Tag};
+use abi::syscall::{SpaceKind, Tag, ThreadFlags};
 use abi::{Op, Rights, Selector, Status};
 use core::sync::atomic::Ordering;
 use std::alloc::Layout;
@@ -28,6 +28,8 @@ const POOL: u64 = 16 << 20;
 pub const SLICE: u64 = 1000;
 /// Where the one system-call instruction of every program is.
 const INSTRUCTION: u64 = 0x1000;
+/// What the processor says of it.
+pub const SYNDROME: u64 = 0x5600_1234;
 /// Where every program starts.
 const START: u64 = 0x2000;
 
@@ -196,6 +198,7 @@ impl World {
                 ip: START,
                 sp: 0,
                 exception_portal: Selector::NULL,
+                foreign: false,
             };
             let driver = create::make_thread(&slot::lock(), root, space, &args).unwrap();
             let header = Header::new(Kind::Sched, Some(root));
@@ -307,7 +310,7 @@ impl World {
             let (sp, flags) = (frame.sp(), frame.flags());
             frame.set_user(INSTRUCTION + arch::frame::SYSCALL_LENGTH, sp, flags);
         });
-        syscall::dispatch(cpu, thread);
+        syscall::dispatch(cpu, thread, SYNDROME);
     }
 
     /// Whether `thread` is to execute its system call again.
@@ -386,9 +389,20 @@ impl World {
 
     /// A thread on `cpu` without scheduling context, whose exceptions go to selector `exceptions`.
     pub fn thread_with(&self, cpu: u32, exceptions: u32) -> Object<Thread> {
+        self.marked_thread(cpu, ThreadFlags::empty(), exceptions)
+    }
+
+    /// The same with flags.
+    pub fn marked_thread(&self, cpu: u32, flags: ThreadFlags, exceptions: u32) -> Object<Thread> {
         let at = self.selector();
-        let args = [DOMAIN, at, DOMAIN, SPACE, cpu].map(u64::from);
-        let rest = [self.page(), START, 0, exceptions as u64];
+        let args = [DOMAIN, at, DOMAIN, SPACE].map(u64::from);
+        let rest = [
+            cpu as u64 | flags.bits(),
+            self.page(),
+            START,
+            0,
+            exceptions as u64,
+        ];
         self.root(Op::CreateThread, &[&args[..], &rest].concat());
         self.object(at)
     }

@@ -70,6 +70,34 @@ unsafe fn serve<T: 'static>(service: *const (), message: &mut Message<'_>) {
 /// Called by the entry code for each message; leaves the reply, as `ReplyWait` takes it, in `registers`.
 #[cfg_attr(not(any(target_os = "none", test)), allow(dead_code))]
 pub(crate) extern "C" fn dispatch(context: &mut Context, registers: &mut Registers) {
+    let Context {
+        utcb,
+        serve,
+        service,
+    } = context;
+    // SAFETY: `prepare` made the pair.
+    answer(utcb, registers, |message| unsafe {
+        serve(*service, message)
+    });
+}
+
+/// Serves the portals of this thread for ever, from now on: for a thread that has something to do first.
+pub fn serve_for_ever<T>(utcb: Utcb, state: T, function: impl Fn(&mut T, &mut Message<'_>)) -> ! {
+    let (mut utcb, mut state) = (utcb, state);
+    let mut registers = Registers {
+        tag: Tag::new(Op::ReplyWait, 0).0,
+        ..Registers::default()
+    };
+    loop {
+        registers = arch::call_portal(registers);
+        answer(&mut utcb, &mut registers, |message| {
+            function(&mut state, message)
+        });
+    }
+}
+
+/// Has the message in `registers` served; leaves the reply there, as `ReplyWait` takes it.
+fn answer(utcb: &mut Utcb, registers: &mut Registers, serve: impl FnOnce(&mut Message<'_>)) {
     let tag = Tag(registers.tag);
     // `ReplyWait` fails only for a malformed reply, which this function cannot produce.
     assert!(
@@ -80,11 +108,10 @@ pub(crate) extern "C" fn dispatch(context: &mut Context, registers: &mut Registe
     let mut message = Message {
         identity: registers.first,
         words: &mut registers.words,
-        utcb: &mut context.utcb,
+        utcb,
         utcb_words: tag.utcb_words().min(abi::utcb::WORDS),
     };
-    // SAFETY: `prepare` made the pair.
-    unsafe { (context.serve)(context.service, &mut message) };
+    serve(&mut message);
     let words = message.utcb_words.min(abi::utcb::WORDS) as u16;
     registers.tag = Tag::new(Op::ReplyWait, words).0;
 }

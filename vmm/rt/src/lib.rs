@@ -12,6 +12,7 @@ extern crate alloc;
 
 pub mod arch;
 pub mod env;
+pub mod exception;
 pub mod handler;
 pub mod heap;
 pub mod ipc;

@@ -8,6 +8,7 @@ use crate::selectors::Selectors;
 use crate::syscall::{self, Cpu, Result, ThreadParameters};
 use crate::thread::{self, Stack};
 use abi::Selector;
+use abi::syscall::ThreadFlags;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 /// What a program's main function gets.
@@ -107,6 +108,7 @@ impl Program {
             ip: entry.ip,
             sp: entry.sp,
             exceptions: layout::EXCEPTION_PORTALS.offset(cpu),
+            flags: ThreadFlags::empty(),
         };
         syscall::create_thread(layout::DOMAIN, dst, &parameters)?;
         Ok(dst)

@@ -1,6 +1,6 @@
 //! Typed system calls: one function per [`Op`]. Rights and errors are described there.
 use crate::arch::{self, Registers};
-use abi::syscall::{DelegateFlags, PowerAction, SpaceKind, TriggerMode};
+use abi::syscall::{DelegateFlags, PowerAction, SpaceKind, ThreadFlags, TriggerMode};
 use abi::{Badge, Op, Rights, Selector, Status, Tag};
 
 /// Result of a system call.
@@ -86,6 +86,8 @@ pub struct ThreadParameters {
     pub sp: u64,
     /// Portal for its exceptions, in its domain.
     pub exceptions: Selector,
+    /// How it differs from other threads.
+    pub flags: ThreadFlags,
 }
 
 /// Creates a thread.
@@ -94,7 +96,7 @@ pub fn create_thread(payer: Selector, dst: Selector, p: &ThreadParameters) -> Re
         dst.0.into(),
         p.domain.0.into(),
         p.space.0.into(),
-        p.cpu.into(),
+        u64::from(p.cpu) | p.flags.bits(),
         p.utcb,
         p.ip,
         p.sp,

@@ -3,7 +3,7 @@
 use super::Failure;
 use abi::boot::{BootInfo, ROOT_DOMAIN, ROOT_FREE, ROOT_MEMORY, ROOT_SPACE};
 use abi::cap::MemoryKind;
-use abi::syscall::SpaceKind;
+use abi::syscall::{SpaceKind, ThreadFlags};
 use abi::vcpu::aarch64::{CONTROL_HALT, Groups, VcpuState};
 use abi::vcpu::{EXIT_KINDS, ExitKind, exit_kind};
 use abi::{Op, Rights, Selector, Status};
@@ -455,6 +455,7 @@ pub fn run(info: &BootInfo) -> Result<u64, Failure> {
         ip: monitor as *const () as u64,
         sp: &raw const HANDLER_STACK as u64 + size_of::<Stack>() as u64,
         exceptions: Selector::NULL,
+        flags: ThreadFlags::empty(),
     };
     syscall::create_thread(ROOT_DOMAIN, THREAD, &thread)?;
     for guest in 0..2 {

@@ -3,7 +3,8 @@
 //! It means what `crate::ipc` says, for the common case: no words in the UTCB, the other side is on this CPU, the
 //! handler is idle, and nobody else waits. Whatever is unusual is found before anything is changed, and goes on
 //! to the general path with all registers that the ABI preserves. The message registers `x2` to `x9` are not touched
-//! at all. Of the registers that a call scrubs, x10 is this CPU's data and x11 the thread that is current.
+//! at all. Of the registers that a call scrubs, x10 is this CPU's data and x11 the thread that is current. They lie on the
+//! stack, and the value of x0 is known: so the system call of a foreign thread goes on with all of its registers.
 
 use super::CpuArch;
 use super::frame::offset as frame;
@@ -30,6 +31,7 @@ const _: () = {
     assert!(Op::Call as u8 == 0 && Op::ReplyWait as u8 == 1 && State::Ready as u32 == 0);
     assert!(offset_of!(Thread, context.state) == offset_of!(Thread, context.cpu) + 4);
     assert!(ReplyPath::Thread as u8 == 0 && frame::ELR == frame::SP + 8);
+    assert!(domain::SLOTS == domain::DIRECTORY + 8 && SPACE == IDLE_HERE + 8);
     assert!(crate::domain::SLOTS_PER_PAGE == 64 && (Kind::Portal as u64) < 64);
 };
 
@@ -115,11 +117,12 @@ system_call_entry:
     // Call: x1 is the selector.
     mrs     x10, tpidr_el2
     ldr     x11, [x10, #{current}]
+    ldrb    w0, [x11, #{foreign}]
+    cbnz    w0, 9f
     ldr     x12, [x11, #{thread_domain}]
-    ldr     w13, [x12, #{slots}]
-    cmp     w1, w13
+    ldp     x13, x12, [x12, #{directory}]
+    cmp     w1, w12
     b.hs    10f
-    ldr     x13, [x12, #{directory}]
     ubfx    x14, x1, #6, #26
     ubfiz   x15, x1, #6, #6
     ldr     x13, [x13, x14, lsl #3]
@@ -134,7 +137,7 @@ system_call_entry:
     ldr     x14, [x13, #{handler}]
     cbz     x14, 10f
     ldr     x15, [x14, #{cpu_state}]
-    ldr     x16, [x10, #{idle_here}]
+    ldp     x16, x17, [x10, #{idle_here}]
     cmp     x15, x16
     b.ne    10f
     ldrb    w15, [x11, #{depth}]
@@ -143,7 +146,6 @@ system_call_entry:
     b.hi    10f
     // Its space, if it is another one.
     ldr     x16, [x14, #{thread_space}]
-    ldr     x17, [x10, #{space}]
     cmp     x16, x17
     b.eq    2f
     ldr     x17, [x16, #{fast}]
@@ -166,7 +168,8 @@ system_call_entry:
     leave_to!("x14"),
     r#"
 
-    // Unusual: nothing has happened yet. What held kernel addresses is scrubbed.
+    // An unusual ReplyWait or Call: nothing has happened yet. What held kernel addresses is scrubbed.
+11: mov     x0, #{reply_wait}
 10: add     sp, sp, #16
     "#,
     scrub!(),
@@ -177,19 +180,19 @@ system_call_entry:
 
 20: cmp     x0, #{reply_wait}
     b.ne    30f
-    // ReplyWait: x12 is the caller.
+    // ReplyWait: x12 is the caller. The reply path of a foreign thread is none of the fast ones.
     mrs     x10, tpidr_el2
     ldr     x11, [x10, #{current}]
-    ldrb    w13, [x11, #{reply_path}]
-    cbnz    w13, 40f
+    ldrb    w0, [x11, #{reply_path}]
+    cbnz    w0, 40f
     ldr     x12, [x11, #{caller}]
-    cbz     x12, 10b
+    cbz     x12, 11b
     ldr     x16, [x12, #{thread_space}]
     ldr     x17, [x10, #{space}]
     cmp     x16, x17
     b.eq    3f
     ldr     x17, [x16, #{fast}]
-    cbz     x17, 10b
+    cbz     x17, 11b
     str     x16, [x10, #{space}]
     msr     vttbr_el2, x17
     msr     tpidr_el0, xzr
@@ -202,15 +205,14 @@ system_call_entry:
     str     xzr, [x12, #{callee}]
     str     wzr, [x12, #{state}]
     str     x12, [x10, #{current}]
-    mov     x0, xzr
     mov     x1, xzr
     "#,
     leave_to!("x12"),
     r#"
 
     // ReplyWait to a vCPU: what its next call does not set is saved, the rest is not needed any more.
-40: cmp     w13, #{to_vcpu}
-    b.ne    10b
+40: cmp     w0, #{to_vcpu}
+    b.ne    41f
     add     sp, sp, #16
     save_thread x11
     mov     x0, x10
@@ -219,6 +221,10 @@ system_call_entry:
     mov     x30, xzr
     b       {vcpu_reply}
 
+    // No register is changed yet but x0, x10 and x11.
+41: mov     x0, #{reply_wait}
+    b       30f
+9:  mov     x0, xzr
     // Other system calls: the general path.
 30: ldp     x10, x11, [sp], #16
     stp     x0, x1, [sp, #-16]!
@@ -228,7 +234,6 @@ system_call_entry:
     current = const offset_of!(Cpu, current),
     space = const SPACE,
     idle_here = const IDLE_HERE,
-    slots = const domain::SLOTS,
     directory = const domain::DIRECTORY,
     handler = const portal::HANDLER,
     identity = const portal::IDENTITY,
@@ -237,6 +242,7 @@ system_call_entry:
     thread_space = const offset_of!(Thread, space),
     caller = const offset_of!(Thread, caller),
     callee = const offset_of!(Thread, context.callee),
+    foreign = const offset_of!(Thread, foreign),
     state = const offset_of!(Thread, context.state),
     cpu_state = const offset_of!(Thread, context.cpu),
     depth = const offset_of!(Thread, context.depth),

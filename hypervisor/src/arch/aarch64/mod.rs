@@ -50,12 +50,13 @@ pub struct CpuArch {
     pub affinity: u64,
     /// Number of this CPU and, in the upper half, the state of an idle handler.
     idle_here: u64,
+    /// The host space whose tables are loaded, with HCR_EL2 for threads; `None`: nobody's, or a guest's. The fast path loads it with
+    /// the word before.
+    space: CpuCell<Option<Ref<Space>>>,
     /// How the interrupt controller names it.
     pub target: CpuCell<gic::Target>,
     /// Bits of HCR_EL2 that threads and guests have in common.
     hcr_common: u64,
-    /// The host space whose tables are loaded, with HCR_EL2 for threads; `None`: nobody's, or a guest's.
-    space: CpuCell<Option<Ref<Space>>>,
     /// The vCPU whose registers are loaded.
     pub guest: CpuCell<Option<Ref<Vcpu>>>,
 }

@@ -51,7 +51,7 @@ pub extern "C" fn user_entry(why: u64) -> ! {
 fn exception(cpu: &Cpu, thread: Ref<Thread>) {
     let syndrome = read!("esr_el2");
     if class::of(syndrome) == class::SYSTEM_CALL {
-        return syscall::dispatch(cpu, thread);
+        return syscall::dispatch(cpu, thread, syndrome);
     }
     let exception = Exception {
         vector: class::of(syndrome),

@@ -23,7 +23,7 @@ const PAGE_FAULT: u64 = 14;
 pub extern "C" fn system_call() -> ! {
     let cpu = current_cpu();
     if let Some(thread) = cpu.current.get().and_then(|current| current.as_thread()) {
-        syscall::dispatch(cpu, thread);
+        syscall::dispatch(cpu, thread, 0);
     }
     run(cpu)
 }

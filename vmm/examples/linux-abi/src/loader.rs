@@ -1,0 +1,242 @@
+//! Loads a static ELF executable, and makes the stack that it starts with.
+
+use crate::arch::CURRENT;
+use crate::process::{Backing, NoMemory, Process};
+use abi::{PAGE_SIZE, Rights};
+use elf::ElfBytes;
+use elf::abi::{ET_EXEC, PF_W, PF_X, PT_INTERP, PT_LOAD, PT_TLS};
+use elf::endian::LittleEndian;
+use elf::file::Class;
+
+/// End of the program's stack.
+pub const STACK_TOP: u64 = 0x30_0000_0000;
+/// Bytes of it.
+pub const STACK: u64 = 16 * PAGE_SIZE as u64;
+
+/// Why a file is not run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LoadError {
+    /// No ELF file, or a damaged one.
+    NotElf,
+    /// Not a static executable for this machine.
+    NotStatic,
+    /// A segment is writable and executable, or its sizes cannot be.
+    BadSegment,
+    /// The entry point is in no executable segment.
+    BadEntry,
+    /// The program gets no memory: two segments share a page, or there is too little.
+    Memory(NoMemory),
+}
+
+impl From<NoMemory> for LoadError {
+    fn from(cause: NoMemory) -> LoadError {
+        LoadError::Memory(cause)
+    }
+}
+
+/// Where a program starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Start {
+    /// Instruction pointer.
+    pub ip: u64,
+    /// Stack pointer.
+    pub sp: u64,
+}
+
+/// Puts the program in `file` into `process`.
+pub fn load(
+    file: &[u8],
+    process: &mut Process,
+    backing: &mut impl Backing,
+) -> Result<Start, LoadError> {
+    let elf = ElfBytes::<LittleEndian>::minimal_parse(file).map_err(|_| LoadError::NotElf)?;
+    let header = &elf.ehdr;
+    if header.class != Class::ELF64
+        || header.e_type != ET_EXEC
+        || header.e_machine != CURRENT.machine
+    {
+        return Err(LoadError::NotStatic);
+    }
+    let ip = header.e_entry;
+    let mut has_entry = false;
+    for segment in elf.segments().ok_or(LoadError::NotStatic)?.iter() {
+        match segment.p_type {
+            PT_INTERP | PT_TLS => return Err(LoadError::NotStatic),
+            PT_LOAD if segment.p_memsz != 0 => {}
+            _ => continue,
+        }
+        let contents = elf
+            .segment_data(&segment)
+            .map_err(|_| LoadError::BadSegment)?;
+        let mut rights = Rights::READ;
+        rights.set(Rights::WRITE, segment.p_flags & PF_W != 0);
+        rights.set(Rights::EXEC, segment.p_flags & PF_X != 0);
+        if rights.contains(Rights::WRITE | Rights::EXEC) || segment.p_filesz > segment.p_memsz {
+            return Err(LoadError::BadSegment);
+        }
+        let lead = segment.p_vaddr % PAGE_SIZE as u64;
+        let size = segment
+            .p_memsz
+            .checked_add(lead)
+            .ok_or(LoadError::BadSegment)?;
+        let address = segment.p_vaddr - lead;
+        process.add(address, size, rights, (lead as usize, contents), backing)?;
+        has_entry |= rights.contains(Rights::EXEC) && ip.wrapping_sub(address) < size;
+    }
+    if !has_entry {
+        return Err(LoadError::BadEntry);
+    }
+    let sp = stack(process, backing)?;
+    Ok(Start { ip, sp })
+}
+
+/// Words of the stack that the program starts with.
+const WORDS: usize = 10;
+
+/// Gives the program its stack: one argument, which is its name, no environment, and of the auxiliary vector the
+/// size of pages.
+fn stack(process: &mut Process, backing: &mut impl Backing) -> Result<u64, NoMemory> {
+    const AT_PAGESZ: u64 = 6;
+    let sp = STACK_TOP - WORDS as u64 * 8;
+    let name = sp + (WORDS as u64 - 1) * 8;
+    let words: [u64; WORDS] = [
+        1,
+        name,
+        0,
+        0,
+        AT_PAGESZ,
+        PAGE_SIZE as u64,
+        0,
+        0,
+        0,
+        u64::from_le_bytes(*b"program\0"),
+    ];
+    let mut bytes = [0; WORDS * 8];
+    for (chunk, word) in bytes.chunks_exact_mut(8).zip(words) {
+        chunk.copy_from_slice(&word.to_le_bytes());
+    }
+    let lead = (sp - (STACK_TOP - STACK)) as usize;
+    process.add(
+        STACK_TOP - STACK,
+        STACK,
+        Rights::RW,
+        (lead, &bytes),
+        backing,
+    )?;
+    Ok(sp)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::process::tests::{Mappings, process};
+
+    /// A segment: type, flags, address, contents, size in memory.
+    type Segment<'a> = (u32, u32, u64, &'a [u8], u64);
+
+    /// An executable for this machine.
+    fn file(entry: u64, segments: &[Segment<'_>]) -> Vec<u8> {
+        let mut out = vec![0x7f, b'E', b'L', b'F', 2, 1, 1, 0];
+        out.resize(16, 0);
+        out.extend(ET_EXEC.to_le_bytes());
+        out.extend(CURRENT.machine.to_le_bytes());
+        out.extend(1u32.to_le_bytes());
+        for word in [entry, 64, 0] {
+            out.extend(word.to_le_bytes());
+        }
+        out.extend(0u32.to_le_bytes());
+        for half in [64, 56, segments.len() as u16, 64, 0, 0] {
+            out.extend(half.to_le_bytes());
+        }
+        let mut offset = 64 + 56 * segments.len() as u64;
+        for (kind, flags, address, contents, size) in segments {
+            out.extend(kind.to_le_bytes());
+            out.extend(flags.to_le_bytes());
+            for word in [
+                offset,
+                *address,
+                *address,
+                contents.len() as u64,
+                *size,
+                4096,
+            ] {
+                out.extend(word.to_le_bytes());
+            }
+            offset += contents.len() as u64;
+        }
+        for (_, _, _, contents, _) in segments {
+            out.extend(*contents);
+        }
+        out
+    }
+
+    const CODE: Segment<'_> = (PT_LOAD, 5, 0x40_0010, b"code", 4);
+
+    fn loaded(file: &[u8]) -> Result<(Start, Process), LoadError> {
+        let mut process = process(32);
+        let start = load(file, &mut process, &mut Mappings(99))?;
+        Ok((start, process))
+    }
+
+    fn text(process: &Process, address: u64, size: u64) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        assert!(process.read(address, size, |byte| bytes.push(byte)));
+        bytes
+    }
+
+    #[test]
+    fn segments_and_stack_are_where_they_should_be() {
+        let data = (PT_LOAD, 6, 0x40_1ffe, &b"data"[..], 5000);
+        let (start, process) = loaded(&file(0x40_0012, &[CODE, data])).unwrap();
+        assert_eq!(start.ip, 0x40_0012);
+        assert_eq!(text(&process, 0x40_000f, 6), b"\0code\0");
+        assert_eq!(text(&process, 0x40_1ffd, 6), b"\0data\0");
+        assert!(process.holds(0x40_3fff, 1) && !process.holds(0x40_4000, 1));
+        assert_eq!(start.sp % 16, 0);
+        assert_eq!(text(&process, start.sp, 8), 1u64.to_le_bytes());
+        let name = u64::from_le_bytes(text(&process, start.sp + 8, 8).try_into().unwrap());
+        assert_eq!(text(&process, name, 8), b"program\0");
+        assert!(!process.holds(STACK_TOP, 1));
+    }
+
+    #[test]
+    fn files_that_are_no_such_programs_are_refused() {
+        let good = file(0x40_0010, &[CODE]);
+        for (at, value) in [(4, 1), (16, 3), (18, 3)] {
+            let mut bytes = good.clone();
+            bytes[at] = value;
+            assert!(loaded(&bytes).is_err(), "byte {at}");
+        }
+        for end in 0..good.len() {
+            assert!(loaded(&good[..end]).is_err(), "{end} bytes");
+        }
+        use LoadError::*;
+        for (segment, error) in [
+            ((PT_LOAD, 7, 0x50_0000, &b"x"[..], 1), BadSegment),
+            ((PT_LOAD, 4, 0x50_0000, &b"xy"[..], 1), BadSegment),
+            ((PT_LOAD, 4, u64::MAX, &b"x"[..], u64::MAX), BadSegment),
+            (
+                (PT_LOAD, 4, 0x40_0800, &b"x"[..], 1),
+                Memory(NoMemory::BadRange),
+            ),
+            (
+                (PT_LOAD, 4, abi::USER_END, &b"x"[..], 1),
+                Memory(NoMemory::BadRange),
+            ),
+            (
+                (PT_LOAD, 4, 0x50_0000, &b"x"[..], 1 << 40),
+                Memory(NoMemory::Full),
+            ),
+            ((PT_INTERP, 4, 0x50_0000, &b"x"[..], 1), NotStatic),
+            ((PT_TLS, 4, 0x50_0000, &b"x"[..], 1), NotStatic),
+        ] {
+            let answer = loaded(&file(0x40_0010, &[CODE, segment]));
+            assert_eq!(answer.err(), Some(error));
+        }
+        for entry in [0, 0x40_1000, 0x50_0000, u64::MAX] {
+            let data = (PT_LOAD, 6, 0x50_0000, &b"x"[..], 1);
+            let answer = loaded(&file(entry, &[CODE, data]));
+            assert_eq!(answer.err(), Some(BadEntry));
+        }
+    }
+}

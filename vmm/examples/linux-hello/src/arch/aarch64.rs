@@ -1,0 +1,49 @@
+//! AArch64.
+use core::arch::{asm, naked_asm};
+
+/// Number of `write`.
+pub const WRITE: usize = 64;
+/// Number of `mmap`.
+pub const MMAP: usize = 222;
+/// Number of `exit_group`.
+pub const EXIT_GROUP: usize = 94;
+
+/// Makes a system call; returns what the system returns.
+///
+/// # Safety
+/// The call does nothing to memory that Rust code relies on.
+pub unsafe fn system_call(number: usize, arguments: [usize; 6]) -> isize {
+    let result;
+    // SAFETY: the system changes x0 only, and memory as the caller promises.
+    unsafe {
+        asm!(
+            "svc #0",
+            in("x8") number,
+            inlateout("x0") arguments[0] => result,
+            in("x1") arguments[1],
+            in("x2") arguments[2],
+            in("x3") arguments[3],
+            in("x4") arguments[4],
+            in("x5") arguments[5],
+            options(nostack, preserves_flags),
+        );
+    }
+    result
+}
+
+/// Where the system starts the program: the stack pointer points to the number of arguments.
+///
+/// # Safety
+/// Nobody calls it.
+#[unsafe(naked)]
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn _start() -> ! {
+    naked_asm!(
+        "mov x29, xzr",
+        "mov x30, xzr",
+        "mov x0, sp",
+        "bl {main}",
+        "udf #0",
+        main = sym crate::program::main,
+    )
+}
