@@ -9,7 +9,7 @@ use crate::cpu::Cpu;
 use crate::portal::Portal;
 use crate::sched::{self, Activation};
 use crate::thread::{Exception, Thread};
-use crate::vcpu;
+use crate::vcpu::{self, Vcpu};
 use abi::utcb::{WORDS, exception::ExceptionReply};
 use abi::{MAX_CALL_DEPTH, Rights, Selector, Status};
 
@@ -21,41 +21,43 @@ pub enum Refusal {
     Busy,
 }
 
-/// Starts a call of `caller`, the current context, to `portal`: on success the handler is the current
-/// context and the message is still to be written to its registers.
-pub fn enter(
-    cpu: &Cpu,
-    caller: Ref<Context>,
-    portal: Ref<Portal>,
-) -> Result<(Ref<Thread>, Ref<Portal>), Refusal> {
+/// Starts a call of `caller`, the current context, to `portal`: on success its handler, which is the current
+/// context then, and the message is still to be written to its registers.
+#[inline(always)]
+pub fn enter(cpu: &Cpu, caller: Ref<Context>, portal: Ref<Portal>) -> Result<Ref<Thread>, Refusal> {
     let handler = portal.handler().ok_or(Refusal::Status(Status::Dead))?;
-    if handler.context.cpu != cpu.index {
-        return Err(Refusal::Status(Status::WrongCpu));
-    }
     let depth = caller.depth.get() + 1;
-    if depth as usize > MAX_CALL_DEPTH {
-        return Err(Refusal::Status(Status::Depth));
+    let is_idle = matches!(handler.context.state.get(), State::Idle | State::New);
+    if !is_idle || handler.context.cpu != cpu.index || depth as usize > MAX_CALL_DEPTH {
+        return Err(cannot_enter(cpu, caller, handler));
+    }
+    handler.context.depth.set(depth);
+    handler.context.reply_path.set(ReplyPath::General);
+    handler.caller.set(Some(caller));
+    handler.context.state.set(State::Ready);
+    caller.callee.set(Some(handler));
+    caller.state.set(State::InCall);
+    cpu.current.set(Some(handler.context()));
+    Ok(handler)
+}
+
+/// Why `caller` cannot call `handler` now; if that is busy, `caller` helps it.
+#[cold]
+fn cannot_enter(cpu: &Cpu, caller: Ref<Context>, handler: Ref<Thread>) -> Refusal {
+    if handler.context.cpu != cpu.index {
+        return Refusal::Status(Status::WrongCpu);
+    }
+    if caller.depth.get() as usize >= MAX_CALL_DEPTH {
+        return Refusal::Status(Status::Depth);
     }
     match handler.context.state.get() {
-        State::Idle | State::New => {
-            handler.context.depth.set(depth);
-            handler.context.reply_path.set(ReplyPath::General);
-            handler.caller.set(Some(caller));
-            handler.context.state.set(State::Ready);
-            caller.callee.set(Some(handler));
-            caller.state.set(State::InCall);
-            cpu.current.set(Some(handler.context()));
-            Ok((handler, portal))
-        }
-        State::Stopped => Err(Refusal::Status(Status::Dead)),
+        State::Stopped => Refusal::Status(Status::Dead),
+        _ if waits_for(handler.context(), caller) => Refusal::Status(Status::Deadlock),
         _ => {
-            if waits_for(handler.context(), caller) {
-                return Err(Refusal::Status(Status::Deadlock));
-            }
             handler.context.reply_path.set(ReplyPath::General);
             caller.start_helping(handler);
             run_chain(cpu);
-            Err(Refusal::Busy)
+            Refusal::Busy
         }
     }
 }
@@ -93,7 +95,7 @@ pub fn call(cpu: &Cpu, thread: Ref<Thread>) -> Result<(), Status> {
     }
     let portal = thread.domain.find::<Portal>(selector, Rights::CALL)?;
     match enter(cpu, thread.context(), portal) {
-        Ok((handler, portal)) => {
+        Ok(handler) => {
             handler.context.reply_path.set(ReplyPath::Thread);
             let message = thread.with_frame(|frame| frame.message());
             copy_words(thread, handler, words);
@@ -149,22 +151,25 @@ pub fn reply_wait(cpu: &Cpu, thread: Ref<Thread>) -> Result<(), Status> {
     Ok(())
 }
 
-/// As [`reply_wait`], for a handler whose reply path is [`ReplyPath::Vcpu`].
+/// As [`reply_wait`], for a handler whose reply path is [`ReplyPath::Vcpu`]; the vCPU, if it is to run next, unless the
+/// scheduler is to be asked.
 #[inline]
-pub fn reply_to_vcpu(cpu: &Cpu, handler: Ref<Thread>, groups: u64) {
+pub fn reply_to_vcpu(cpu: &Cpu, handler: Ref<Thread>, groups: u64) -> Option<Ref<Vcpu>> {
     handler.context.state.set(State::Idle);
     handler.context.depth.set(0);
     handler.context.reply_path.set(ReplyPath::Thread);
     let Some(vcpu) = handler.caller.take().and_then(|caller| caller.as_vcpu()) else {
-        return run_chain(cpu);
+        run_chain(cpu);
+        return None;
     };
     vcpu.context.callee.set(None);
     vcpu::resume(cpu, vcpu, groups);
     if vcpu.context.state.get() == State::Ready {
         cpu.current.set(Some(vcpu.context()));
-    } else {
-        cpu.reschedule.set(true);
+        return Some(vcpu);
     }
+    cpu.reschedule.set(true);
+    None
 }
 
 /// The handler `thread` ends: whoever waits for its reply gets a status, or, if it was told an exception or exit,
@@ -221,7 +226,7 @@ pub fn raise(cpu: &Cpu, thread: Ref<Thread>, exception: Exception) {
         .find::<Portal>(thread.exception_portal, Rights::CALL);
     match portal
         .map_err(Refusal::Status)
-        .and_then(|p| enter(cpu, thread.context(), p))
+        .and_then(|p| enter(cpu, thread.context(), p).map(|handler| (handler, p)))
     {
         Ok((handler, portal)) => {
             thread.in_exception.set(true);

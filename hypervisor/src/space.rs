@@ -29,7 +29,7 @@ pub struct Space {
     pub table: PageTable,
     /// Mappings in it, a list of slots; under the tree's lock.
     pub mappings: AtomicU32,
-    /// What the fast path loads to switch to it; 0: that takes the general path.
+    /// What switches to it, as the architecture has it; 0: that takes more than loading a register.
     pub fast: AtomicU64,
     /// Threads and vCPUs that use it.
     pub users: AtomicU32,
@@ -56,11 +56,7 @@ pub struct Mapped {
 impl Space {
     /// An empty space with these tables.
     pub fn new(header: Header, kind: SpaceKind, tag: u16, table: PageTable) -> Space {
-        let fast = if kind == SpaceKind::Host {
-            table.fast_switch(tag)
-        } else {
-            0
-        };
+        let fast = table.fast_switch(tag);
         Space {
             header,
             kind,

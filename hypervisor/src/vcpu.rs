@@ -1,6 +1,6 @@
 //! vCPUs: contexts in guest mode. Every exit is a call to a portal of the monitor.
 
-use crate::arch::{self, VcpuArch, VcpuReply, after_guest};
+use crate::arch::{self, Outcome, VcpuArch, VcpuReply, after_guest};
 use crate::cell::{CpuCell, Ref};
 use crate::context::{Context, HasContext, ReplyPath, State};
 use crate::cpu::Cpu;
@@ -8,6 +8,7 @@ use crate::domain::Domain;
 use crate::ipc;
 use crate::mem::KernelPage;
 use crate::object::Object;
+use crate::portal::Portal;
 use crate::space::Space;
 use abi::cap::Kind;
 use abi::vcpu::ExitKind;
@@ -66,63 +67,86 @@ unsafe impl Object for Vcpu {
 // SAFETY: the context is the first field.
 unsafe impl HasContext for Vcpu {}
 
-/// A kick that waits, if there is one: bits of the notification, or the deadline.
-fn kick(vcpu: Ref<Vcpu>) -> Option<Exit> {
-    let signalled = vcpu.context.notification.get().is_some_and(|n| n.is_set());
-    if !signalled && !vcpu.expired.get() {
-        return None;
-    }
+/// Whether a kick waits: bits of the notification, or the deadline.
+#[inline(always)]
+fn is_kicked(vcpu: Ref<Vcpu>) -> bool {
+    vcpu.expired.get() || vcpu.context.notification.get().is_some_and(|n| n.is_set())
+}
+
+/// Takes the kick that waits.
+fn take_kick(vcpu: Ref<Vcpu>) -> Exit {
     let bits = vcpu.context.notification.get().map_or(0, |n| n.take());
     let expired = vcpu.expired.get();
     vcpu.expired.set(false);
-    Some(Exit {
+    Exit {
         kind: ExitKind::Kick,
         instruction_length: 0,
         info: [bits, expired as u64, 0],
-    })
+    }
 }
 
-/// Runs `vcpu`, the current context, until it leaves guest mode once.
+/// Runs `vcpu`, the current context, until it leaves guest mode once, or for good where leaving it is a kernel entry.
 pub fn run(cpu: &Cpu, vcpu: Ref<Vcpu>) {
-    if let Some(exit) = vcpu.pending.take() {
-        return tell(cpu, vcpu, exit);
-    }
-    if let Some(exit) = kick(vcpu) {
-        return tell(cpu, vcpu, exit);
+    if vcpu.pending.with_mut(|pending| pending.is_some()) || is_kicked(vcpu) {
+        return tell_first(cpu, vcpu);
     }
     cpu.arch.leave_guest(Some(vcpu));
     let outcome = vcpu.arch.with_mut(|arch| arch.enter(cpu, &vcpu.guest));
+    left(cpu, vcpu, outcome);
+}
+
+/// `vcpu` has left guest mode.
+#[inline(always)]
+pub fn left(cpu: &Cpu, vcpu: Ref<Vcpu>, outcome: Outcome) {
     if let Some(exit) = after_guest(cpu, outcome) {
-        tell(cpu, vcpu, exit);
+        call_monitor(cpu, vcpu, exit);
     }
 }
 
+/// Tells what waits to be told.
+#[cold]
+fn tell_first(cpu: &Cpu, vcpu: Ref<Vcpu>) {
+    let exit = vcpu.pending.take().unwrap_or_else(|| take_kick(vcpu));
+    call_monitor(cpu, vcpu, exit);
+}
+
 /// Calls the portal of `exit`.
-fn tell(cpu: &Cpu, vcpu: Ref<Vcpu>, exit: Exit) {
+#[inline(always)]
+fn call_monitor(cpu: &Cpu, vcpu: Ref<Vcpu>, exit: Exit) {
     let selector = vcpu.exit_base.offset(exit.kind as u32);
-    let portal = vcpu
-        .domain
-        .find::<crate::portal::Portal>(selector, Rights::CALL);
-    match portal
-        .map_err(ipc::Refusal::Status)
-        .and_then(|p| ipc::enter(cpu, vcpu.context(), p))
-    {
-        Ok((handler, portal)) => {
+    let portal = match vcpu.domain.find::<Portal>(selector, Rights::CALL) {
+        Ok(portal) => portal,
+        Err(status) => {
+            vcpu.pending.set(Some(exit));
+            return refused(cpu, vcpu, ipc::Refusal::Status(status));
+        }
+    };
+    match ipc::enter(cpu, vcpu.context(), portal) {
+        Ok(handler) => {
             handler.context.reply_path.set(ReplyPath::Vcpu);
             vcpu.arch.with_mut(|arch| arch.save(cpu, portal.groups));
             let kind = exit.kind as u64 | (exit.instruction_length as u64) << 8;
             let [first, second, third] = exit.info;
             arch::deliver(cpu, handler, portal.identity, [kind, first, second, third]);
         }
-        Err(ipc::Refusal::Busy) => vcpu.pending.set(Some(exit)),
-        Err(ipc::Refusal::Status(status)) => {
-            log::warn!(
-                "vCPU stopped: no handler for exit {:?}: {}",
-                exit.kind,
-                status.name()
-            );
-            stop(cpu, vcpu);
+        Err(refusal) => {
+            vcpu.pending.set(Some(exit));
+            refused(cpu, vcpu, refusal);
         }
+    }
+}
+
+/// The monitor cannot be told the exit that is pending, now or at all.
+#[cold]
+fn refused(cpu: &Cpu, vcpu: Ref<Vcpu>, refusal: ipc::Refusal) {
+    if let ipc::Refusal::Status(status) = refusal {
+        let kind = vcpu.pending.take().map(|exit| exit.kind);
+        log::warn!(
+            "vCPU stopped: no handler for exit {:?}: {}",
+            kind.unwrap_or(ExitKind::Other),
+            status.name()
+        );
+        stop(cpu, vcpu);
     }
 }
 
@@ -133,6 +157,7 @@ pub fn stop(cpu: &Cpu, vcpu: Ref<Vcpu>) {
 }
 
 /// Takes the monitor's reply: loads the state that it changed, and resumes or halts.
+#[inline(always)]
 pub fn resume(cpu: &Cpu, vcpu: Ref<Vcpu>, groups: u64) {
     let VcpuReply {
         halt,
@@ -146,11 +171,7 @@ pub fn resume(cpu: &Cpu, vcpu: Ref<Vcpu>, groups: u64) {
     if deadline.is_some() || timer {
         arm(cpu, vcpu);
     }
-    let kicked = || {
-        vcpu.context.notification.get().is_some_and(|n| n.is_set())
-            || vcpu.expired.get()
-            || vcpu.arch.with_mut(|arch| arch.has_event())
-    };
+    let kicked = || is_kicked(vcpu) || vcpu.arch.with_mut(|arch| arch.has_event());
     if halt && !kicked() {
         vcpu.context.state.set(State::Halted);
         // The kick may have come between the look and the halt, from another CPU: whoever sends one

@@ -1,20 +1,19 @@
 //! Ways into the kernel, and the ways back to threads and guests.
 //!
-//! While a thread runs, SP_EL2 is the top of this CPU's one kernel stack; an entry saves the registers right in the
-//! thread, and nothing is ever left on the stack. While a guest runs, what [`enter_guest`] needs to return lies on it.
-//! HCR_EL2.TGE tells which of them ran.
+//! While a thread or a guest runs, SP_EL2 is the top of this CPU's one kernel stack; an entry saves the registers right in
+//! the thread or on the vCPU's state page, and nothing is ever left on the stack. HCR_EL2.TGE tells which of them ran.
 
 use super::frame::offset as frame;
 use super::traps::class;
 use crate::cpu::Cpu;
 use crate::thread::Thread;
-use core::arch::{asm, global_asm, naked_asm};
+use core::arch::{asm, global_asm};
 use core::mem::offset_of;
 
 const CURRENT: usize = offset_of!(Cpu, current);
 const FRAME: usize = offset_of!(Thread, frame);
 
-/// Why an entry was made, as [`super::traps::user_entry`] and [`enter_guest`] say it: the offset of the vector.
+/// Why an entry was made, as [`super::traps::user_entry`] and [`super::traps::guest_left`] are told.
 pub mod cause {
     /// Synchronous exception.
     pub const SYNCHRONOUS: u64 = 0;
@@ -119,23 +118,19 @@ lower_entry:
     mov     x30, xzr
     b       {user_entry}
 
-    // On the stack: x0 and x1, then the address of the guest's registers, then the caller's of enter_guest.
 guest_exit:
-    ldr     x0, [sp, #16]
+    mrs     x0, tpidr_el2
+    ldr     x0, [x0, #{guest_page}]
     "#,
     general_registers!("stp"),
     r#"
     str     x30, [x0, #240]
-    ldp     x2, x3, [sp], #32
+    ldp     x2, x3, [sp], #16
     stp     x2, x3, [x0]
-    mov     x0, x1
-    ldp     x19, x20, [sp, #16]
-    ldp     x21, x22, [sp, #32]
-    ldp     x23, x24, [sp, #48]
-    ldp     x25, x26, [sp, #64]
-    ldp     x27, x28, [sp, #80]
-    ldp     x29, x30, [sp], #96
-    ret
+    mrs     x0, tpidr_el2
+    mov     x29, xzr
+    mov     x30, xzr
+    b       {guest_left}
 
     // PAR_EL1 for the guest's address in x0, as EL1 would read it; 1 if the walk fails. The walk may end in an external abort: the
     // only exception that the kernel expects of itself, whose way here changes x3 to x5.
@@ -177,7 +172,9 @@ kernel_exception:
     synchronous = const cause::SYNCHRONOUS,
     interrupt = const cause::INTERRUPT,
     error = const cause::ERROR,
+    guest_page = const offset_of!(Cpu, arch) + offset_of!(super::CpuArch, guest_page),
     user_entry = sym super::traps::user_entry,
+    guest_left = sym super::traps::guest_left,
     kernel_fault = sym kernel_fault,
 );
 
@@ -194,29 +191,29 @@ pub fn translate(address: u64) -> u64 {
 
 const _: () = assert!(frame::SP == frame::X30 + 8);
 
-/// Runs guest code with the general registers at `registers`, until an exception; they are stored there again. Returns
-/// the [`cause`]. ELR_EL2, SPSR_EL2 and all else of the guest is loaded.
+/// Runs guest code with the general registers at `registers`, which is [`super::CpuArch::guest_page`], until an exception, which leads
+/// to [`super::traps::guest_left`]. ELR_EL2, SPSR_EL2 and all else of the guest is loaded.
 ///
 /// # Safety
-/// `registers` is the address of 31 words, which stay; the machine's state is the guest's.
-#[unsafe(naked)]
-pub unsafe extern "C" fn enter_guest(registers: u64) -> u64 {
-    naked_asm!(
-        "stp x29, x30, [sp, #-96]!",
-        "stp x19, x20, [sp, #16]",
-        "stp x21, x22, [sp, #32]",
-        "stp x23, x24, [sp, #48]",
-        "stp x25, x26, [sp, #64]",
-        "stp x27, x28, [sp, #80]",
-        "stp x0, xzr, [sp, #-16]!",
-        general_registers!("ldp"),
-        "ldr x30, [x0, #240]",
-        "ldp x0, x1, [x0]",
-        "eret",
-        // No speculation past an exception return.
-        "dsb nsh",
-        "isb",
-    )
+/// `registers` is the address of 31 words, which stay; the machine's state is the guest's; nothing on the stack is
+/// needed any more.
+pub unsafe fn enter_guest(cpu: &Cpu, registers: u64) -> ! {
+    // SAFETY: by the caller's word; no value of a general register is the kernel's concern.
+    unsafe {
+        asm!(
+            "mov sp, x1",
+            general_registers!("ldp"),
+            "ldr x30, [x0, #240]",
+            "ldp x0, x1, [x0]",
+            "eret",
+            // No speculation past an exception return.
+            "dsb nsh",
+            "isb",
+            in("x0") registers,
+            in("x1") cpu.arch.stack_top,
+            options(noreturn),
+        )
+    }
 }
 
 /// Goes on with `thread` in user mode. Its space is loaded and it is current.

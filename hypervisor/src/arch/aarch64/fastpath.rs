@@ -216,7 +216,7 @@ system_call_entry:
     add     sp, sp, #16
     save_thread x11
     mov     x0, x10
-    mov     x1, x2
+    mov     x1, x11
     mov     x29, xzr
     mov     x30, xzr
     b       {vcpu_reply}
@@ -260,9 +260,10 @@ system_call_entry:
 );
 
 /// Returns from the `ReplyWait` of `handler`, or starts it, with a message of four words. Its space is loaded and it is
-/// current.
+/// current. The arguments are where the handler gets them; `status` is 0.
 #[unsafe(naked)]
 pub extern "C" fn deliver(
+    status: u64,
     identity: u64,
     first: u64,
     second: u64,
@@ -271,16 +272,9 @@ pub extern "C" fn deliver(
     handler: &Thread,
     stack_top: u64,
 ) -> ! {
-    // The words come in x1 to x4 and go one further.
     naked_asm!(
-        "mov sp, x6",
-        "mov x10, x5",
-        "mov x5, x4",
-        "mov x4, x3",
-        "mov x3, x2",
-        "mov x2, x1",
-        "mov x1, x0",
-        "mov x0, xzr",
+        "mov sp, x7",
+        "mov x10, x6",
         "mov x6, xzr",
         "mov x7, xzr",
         "mov x8, xzr",

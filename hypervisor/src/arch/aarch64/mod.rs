@@ -26,7 +26,7 @@ pub use paging::PageTable;
 pub use start::{ap_main, kernel_main};
 pub use tags::{alloc_space_tag, free_space_tag};
 pub use traps::deliver;
-pub use vcpu::{VcpuArch, VcpuReply, after_guest, pages_per_vcpu};
+pub use vcpu::{Outcome, VcpuArch, VcpuReply, after_guest, pages_per_vcpu};
 
 use crate::cell::{CpuCell, Ref};
 use crate::context::State;
@@ -37,6 +37,7 @@ use abi::Status;
 use abi::boot::Virtualization;
 use abi::syscall::{PowerAction, TriggerMode};
 use core::arch::asm;
+use core::sync::atomic::Ordering;
 use firmware::psci;
 use interrupts as gic;
 use sysreg::{isb, read, write};
@@ -55,8 +56,11 @@ pub struct CpuArch {
     space: CpuCell<Option<Ref<Space>>>,
     /// How the interrupt controller names it.
     pub target: CpuCell<gic::Target>,
-    /// Bits of HCR_EL2 that threads and guests have in common.
-    hcr_common: u64,
+    /// HCR_EL2 for threads and for guests.
+    hcr_thread: u64,
+    hcr_guest: u64,
+    /// Address of the state page of the vCPU whose registers are loaded.
+    guest_page: CpuCell<u64>,
     /// The vCPU whose registers are loaded.
     pub guest: CpuCell<Option<Ref<Vcpu>>>,
 }
@@ -69,14 +73,16 @@ impl CpuArch {
             affinity,
             idle_here: u64::from(index) | (State::Idle as u64) << 32,
             target: CpuCell::new(gic::Target::default()),
-            hcr_common: features::hcr_common(),
+            hcr_thread: features::HCR_THREAD | features::hcr_common(),
+            hcr_guest: features::HCR_GUEST | features::hcr_common(),
+            guest_page: CpuCell::new(0),
             space: CpuCell::new(None),
             guest: CpuCell::new(None),
         }
     }
 
     /// Loads the tables of `space`, if they are not loaded.
-    #[inline]
+    #[inline(always)]
     pub fn load_space(&self, space: Ref<Space>) {
         if self.space.get() == Some(space) {
             return;
@@ -87,14 +93,14 @@ impl CpuArch {
         isb();
         load_tables(&space);
         isb();
-        write!("hcr_el2", features::HCR_THREAD | self.hcr_common);
+        write!("hcr_el2", self.hcr_thread);
     }
 
     /// Loads the tables of a guest, whose registers of EL1 are to follow, and HCR_EL2 for guests, with the bits `more`.
-    #[inline]
+    #[inline(always)]
     pub fn load_guest_space(&self, guest: &Space, more: u64) {
         self.space.set(None);
-        write!("hcr_el2", features::HCR_GUEST | self.hcr_common | more);
+        write!("hcr_el2", self.hcr_guest | more);
         isb();
         load_tables(guest);
         isb();
@@ -110,17 +116,28 @@ impl CpuArch {
                 crate::vcpu::arm(current_cpu(), vcpu);
             }
             self.guest.set(next);
+            self.guest_page
+                .set(next.map_or(0, |vcpu| vcpu.state_page.virt.0));
         }
     }
 }
 
 /// Loads stage-2 tables; they take effect with the next exception return.
-#[inline]
+#[inline(always)]
 pub fn load_tables(space: &Space) {
-    write!("vttbr_el2", space.table.translation_base(space.tag));
-    if space.tag == 0 {
-        flush_current();
+    let base = space.fast.load(Ordering::Relaxed);
+    if base != 0 {
+        write!("vttbr_el2", base);
+    } else {
+        load_without_tag(space);
     }
+}
+
+/// As [`load_tables`], of a space that shares its VMID.
+#[cold]
+fn load_without_tag(space: &Space) {
+    write!("vttbr_el2", space.table.translation_base(space.tag));
+    flush_current();
 }
 
 /// Drops translations of the VMID that is loaded, which several spaces share.

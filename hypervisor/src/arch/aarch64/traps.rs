@@ -61,11 +61,22 @@ fn exception(cpu: &Cpu, thread: Ref<Thread>) {
     ipc::raise(cpu, thread, exception);
 }
 
-/// The current thread, whose caller is a vCPU, has replied with `groups`; of its registers only those are saved
+/// The thread `handler`, which is current and whose caller is a vCPU, has replied with `groups`; of its registers only those are saved
 /// that its next call does not set.
-pub extern "C" fn vcpu_reply(cpu: &'static Cpu, groups: u64) -> ! {
-    if let Some(handler) = cpu.current.get().and_then(|current| current.as_thread()) {
-        ipc::reply_to_vcpu(cpu, handler, groups);
+pub extern "C" fn vcpu_reply(cpu: &'static Cpu, handler: Ref<Thread>, groups: u64) -> ! {
+    if let Some(vcpu) = ipc::reply_to_vcpu(cpu, handler, groups)
+        && !cpu.reschedule.get()
+    {
+        vcpu::run(cpu, vcpu);
+    }
+    run(cpu)
+}
+
+/// The guest of the vCPU that is loaded was left; its general registers are on its state page.
+pub extern "C" fn guest_left(cpu: &'static Cpu, why: u64) -> ! {
+    if let Some(vcpu) = cpu.arch.guest.get() {
+        let outcome = vcpu.arch.with_mut(|arch| arch.leave(why));
+        vcpu::left(cpu, vcpu, outcome);
     }
     run(cpu)
 }
@@ -77,7 +88,7 @@ pub fn deliver(cpu: &Cpu, handler: Ref<Thread>, identity: u64, words: [u64; 4]) 
     if !cpu.reschedule.get() {
         cpu.arch.load_space(handler.space);
         let stack = cpu.arch.stack_top;
-        fastpath::deliver(identity, first, second, third, fourth, &handler, stack);
+        fastpath::deliver(0, identity, first, second, third, fourth, &handler, stack);
     }
     handler.with_frame(|frame| {
         frame.receive(identity, 0);

@@ -72,7 +72,7 @@ pub fn timer_fired(cpu: &Cpu) {
     if !Timer::take_loaded() {
         return;
     }
-    vcpu.arch.with_mut(|arch| arch.timer_fired = true);
+    vcpu.arch.with_mut(|arch| arch.note(TIMER_FIRED));
     if vcpu.context.state.get() == State::Halted {
         vcpu.context.wake(cpu);
     }
@@ -149,13 +149,16 @@ pub struct VcpuArch {
     fp: Fp,
     resident: bool,
     maintained: Maintained,
-    /// Why it did.
-    maintenance: u64,
-    /// The virtual timer has fired, and the monitor was not told.
-    timer_fired: bool,
-    /// A virtual SError is pending.
-    serror: bool,
+    /// What the monitor was not told yet: [`TIMER_FIRED`]; why the interface has asked for maintenance (ICH_MISR_EL2).
+    events: u64,
+    /// HCR_EL2.VSE, if a virtual SError is pending.
+    serror: u64,
+    /// One of the above makes entry and exit longer ([`VcpuArch::note`]).
+    to_do: bool,
 }
+
+/// The virtual timer has fired. Above the bits of ICH_MISR_EL2.
+const TIMER_FIRED: u64 = 1 << 63;
 
 impl VcpuArch {
     /// A vCPU with its state page.
@@ -175,9 +178,9 @@ impl VcpuArch {
             fp: Fp::default(),
             resident: false,
             maintained: Maintained::Never,
-            maintenance: 0,
-            timer_fired: false,
-            serror: false,
+            events: 0,
+            serror: 0,
+            to_do: true,
         }
     }
 
@@ -195,46 +198,79 @@ impl VcpuArch {
     pub fn look_at_timer(&mut self, now: u64) {
         if self.timer_at(now) == Some(now) {
             self.timer.mask();
-            self.timer_fired = true;
+            self.note(TIMER_FIRED);
         }
     }
 
     /// Whether the monitor has to be told something though the guest does not run.
+    #[inline]
     pub fn has_event(&self) -> bool {
-        self.timer_fired || self.maintenance != 0
+        self.events != 0
     }
 
-    /// Enters guest mode until something ends it. The vCPU is the one in `cpu.arch.guest`.
+    /// Adds to the events; finds out what the next entry has to do.
+    fn note(&mut self, event: u64) {
+        self.events |= event;
+        self.to_do = !self.resident
+            || self.events | self.serror != 0
+            || self.maintained == Maintained::InGuest;
+    }
+
+    /// Enters guest mode, until something ends it, which leads to [`traps::guest_left`]. The vCPU is the one in
+    /// `cpu.arch.guest`.
+    ///
+    /// Returns without having been there, if there is something to be told.
     #[inline]
     pub fn enter(&mut self, cpu: &Cpu, guest: &Space) -> Outcome {
-        if self.has_event() {
-            return Outcome::Exit(self.take_event());
-        }
-        if !self.resident {
-            self.make_resident();
-        }
-        let serror = if self.serror { HCR_SERROR } else { 0 };
         // Who spins gives way, if there is anybody to give way to.
-        let wait_event = if cpu.run_queue.top().is_some() {
+        let mut hcr = if cpu.run_queue.top().is_some() {
             HCR_WAIT_EVENT
         } else {
             0
         };
-        cpu.arch.load_guest_space(guest, serror | wait_event);
+        if self.to_do {
+            if let Some(exit) = self.prepare() {
+                return Outcome::Exit(exit);
+            }
+            hcr |= self.serror;
+        }
+        cpu.arch.load_guest_space(guest, hcr);
         self.thread.load();
         write!("cnthctl_el2", CNTHCTL_GUEST);
         write!("elr_el2", self.pc);
         write!("spsr_el2", self.pstate);
+        // SAFETY: the state page begins with the registers; the machine's state is the guest's.
+        unsafe { entry::enter_guest(cpu, self.page.address()) }
+    }
+
+    /// What the next entry needs and most do not; or the exit to be told instead.
+    #[cold]
+    fn prepare(&mut self) -> Option<Exit> {
+        if self.has_event() {
+            return Some(self.take_event());
+        }
+        if !self.resident {
+            self.make_resident();
+        }
         if self.maintained == Maintained::InGuest {
             virtual_interface::set_control(ENABLE | self.interface.control);
         }
-        // SAFETY: the state page begins with the registers; the machine's state is the guest's.
-        let why = unsafe { entry::enter_guest(self.page.address()) };
+        None
+    }
+
+    /// Guest mode was left for the reason `why` ([`cause`]).
+    #[inline]
+    pub fn leave(&mut self, why: u64) -> Outcome {
         self.pc = read!("elr_el2");
         self.pstate = read!("spsr_el2");
+        self.thread.save();
+        if self.to_do {
+            self.settle();
+        }
+        // As long as the machine's state is the guest's.
         let outcome = match why {
-            cause::INTERRUPT => Outcome::Interrupt,
             cause::SYNCHRONOUS => self.decode(),
+            cause::INTERRUPT => Outcome::Interrupt,
             // SError: the monitor decides what becomes of its guest.
             _ => Outcome::Exit(Exit {
                 kind: ExitKind::Other,
@@ -242,32 +278,38 @@ impl VcpuArch {
                 info: [read!("esr_el2"), 0, 0],
             }),
         };
-        self.thread.save();
-        if self.serror {
-            self.serror = read!("hcr_el2") & HCR_SERROR != 0;
-        }
         Thread::load_for_threads();
-        if self.maintained == Maintained::InGuest {
-            self.maintenance = virtual_interface::maintenance();
-            virtual_interface::set_control(0);
-            if self.maintenance != 0 {
-                self.interface.control = 0;
-                self.maintained = Maintained::Silenced;
-            }
-        }
         outcome
     }
 
+    /// What an exit after [`VcpuArch::prepare`] needs.
     #[cold]
+    fn settle(&mut self) {
+        self.serror &= read!("hcr_el2");
+        if self.maintained == Maintained::InGuest {
+            let reasons = virtual_interface::maintenance();
+            virtual_interface::set_control(0);
+            if reasons != 0 {
+                self.interface.control = 0;
+                self.maintained = Maintained::Silenced;
+                self.events |= reasons;
+            }
+        }
+        self.note(0);
+    }
+
     fn take_event(&mut self) -> Exit {
-        let (kind, info) = if core::mem::take(&mut self.timer_fired) {
+        let timer = self.events & TIMER_FIRED;
+        let (kind, info) = if timer != 0 {
+            self.events &= !TIMER_FIRED;
             (ExitKind::VirtualTimer, 0)
         } else {
             (
                 ExitKind::InterruptController,
-                core::mem::take(&mut self.maintenance),
+                core::mem::take(&mut self.events),
             )
         };
+        self.note(0);
         Exit {
             kind,
             instruction_length: 0,
@@ -292,6 +334,7 @@ impl VcpuArch {
         self.fp.load();
         self.load_virtual_interface();
         self.resident = true;
+        self.note(0);
         isb();
     }
 
@@ -301,6 +344,7 @@ impl VcpuArch {
             return;
         }
         self.resident = false;
+        self.note(0);
         self.el1.save();
         self.timer.save();
         if has_pointer_authentication() {
@@ -319,12 +363,19 @@ impl VcpuArch {
     }
 
     /// Writes the groups in `groups` to the state page.
-    #[inline]
+    #[inline(always)]
     pub fn save(&mut self, _cpu: &Cpu, groups: u64) {
+        self.page.set_pc(self.pc);
+        self.page.set_pstate(self.pstate);
         let groups = Groups::from_bits_truncate(groups);
+        if groups.intersects(Groups::SYSTEM | Groups::TIMER | Groups::GIC) {
+            self.save_more(groups);
+        }
+    }
+
+    #[inline(never)]
+    fn save_more(&mut self, groups: Groups) {
         let page = self.page;
-        page.set_pc(self.pc);
-        page.set_pstate(self.pstate);
         if groups.contains(Groups::SYSTEM) {
             if self.resident {
                 self.el1.save();
@@ -350,13 +401,26 @@ impl VcpuArch {
     }
 
     /// Takes the groups in `groups` from the state page.
-    #[inline]
+    #[inline(always)]
     pub fn load(&mut self, _cpu: &Cpu, groups: u64) -> VcpuReply {
         let groups = Groups::from_bits_truncate(groups);
-        let page = self.page;
         if groups.contains(Groups::PC) {
-            self.pc = page.pc();
+            self.pc = self.page.pc();
         }
+        if groups.difference(Groups::PC).is_empty() {
+            VcpuReply {
+                halt: false,
+                deadline: None,
+                timer: false,
+            }
+        } else {
+            self.load_more(groups)
+        }
+    }
+
+    #[inline(never)]
+    fn load_more(&mut self, groups: Groups) -> VcpuReply {
+        let page = self.page;
         if groups.contains(Groups::PSTATE) {
             self.pstate = pstate(page.pstate());
         }
@@ -371,7 +435,10 @@ impl VcpuArch {
         } else {
             0
         };
-        self.serror |= controls & CONTROL_SERROR != 0;
+        if controls & CONTROL_SERROR != 0 {
+            self.serror = HCR_SERROR;
+            self.note(0);
+        }
         VcpuReply {
             halt: controls & CONTROL_HALT != 0,
             deadline: groups.contains(Groups::DEADLINE).then(|| page.deadline()),
@@ -421,6 +488,7 @@ impl VcpuArch {
         } else {
             Maintained::Never
         };
+        self.note(0);
         if self.resident {
             self.load_virtual_interface();
         }

@@ -26,6 +26,7 @@ pub use start::{ap_main, kernel_main};
 pub use tags::{alloc_space_tag, free_space_tag};
 pub use traps::deliver;
 pub use vcpu::{VcpuArch, VcpuReply, after_guest, pages_per_vcpu};
+pub use virt::Outcome;
 
 use crate::boot::madt::{ApicId, Gsi, Polarity, Trigger};
 use crate::cell::{CpuCell, Ref};

@@ -32,7 +32,12 @@ pub extern "C" fn system_call() -> ! {
 /// that its next call does not set.
 pub extern "C" fn vcpu_reply(cpu: &'static Cpu, groups: u64) -> ! {
     if let Some(handler) = cpu.current.get().and_then(|current| current.as_thread()) {
-        ipc::reply_to_vcpu(cpu, handler, groups);
+        let next = ipc::reply_to_vcpu(cpu, handler, groups);
+        if let Some(vcpu) = next
+            && !cpu.reschedule.get()
+        {
+            vcpu::run(cpu, vcpu);
+        }
     }
     run(cpu)
 }

@@ -15,13 +15,13 @@ macro_rules! registers {
 
         impl $table {
             /// Reads the registers.
-            #[inline]
+            #[inline(always)]
             pub fn save(&mut self) {
                 $(self.$field = read!($name);)*
             }
 
             /// Writes the registers.
-            #[inline]
+            #[inline(always)]
             pub fn load(&self) {
                 $(write!($name, self.$field);)*
             }
