@@ -3,6 +3,7 @@
 use crate::arch::{self, CpuArch};
 use crate::cell::{CpuCell, Ref};
 use crate::context::{Context, State};
+use crate::mem::KernelPage;
 use crate::notification::{self, Notification};
 use crate::object::{AnyRef, Ending};
 use crate::sched::{self, RunQueue, Sched};
@@ -50,10 +51,27 @@ pub struct Cpu {
 static COUNT: AtomicU32 = AtomicU32::new(0);
 static CPUS: [AtomicU64; abi::boot::MAX_CPUS] = [const { AtomicU64::new(0) }; abi::boot::MAX_CPUS];
 
+/// Pages that a CPU's data takes.
+pub const PAGES: usize = size_of::<Cpu>().div_ceil(abi::PAGE_SIZE);
+
 /// Publishes the data of CPU `cpu.index`, which is about to run.
 pub fn register(cpu: Ref<Cpu>) {
     CPUS[cpu.index as usize].store(cpu.address(), Ordering::Release);
     COUNT.fetch_max(cpu.index + 1, Ordering::AcqRel);
+}
+
+/// Puts the data of a CPU in its place and publishes it.
+///
+/// # Safety
+/// `page` is the first of [`PAGES`] fresh ones, which are never freed.
+pub unsafe fn install(page: KernelPage, cpu: Cpu) -> Ref<Cpu> {
+    // SAFETY: by the caller's word, it fits and stays.
+    let cpu = unsafe {
+        (page.virt.0 as *mut Cpu).write(cpu);
+        Ref::from_address(page.virt.0)
+    };
+    register(cpu);
+    cpu
 }
 
 /// Number of CPUs that run.

@@ -27,11 +27,14 @@ pub mod panic;
 pub mod platform;
 pub mod portal;
 pub mod root;
+#[cfg(target_os = "none")]
+pub mod run;
 pub mod sched;
 pub mod slot;
 pub mod space;
 pub mod syscall;
 pub mod tables;
+pub mod tags;
 pub mod thread;
 pub mod timeout;
 pub mod vcpu;

@@ -127,3 +127,16 @@ pub fn take_table<F: Format>(format: F, root: KernelPage, entries: usize) -> Opt
     above.write(i, 0);
     Some(page)
 }
+
+/// Rights of mappings of the kernel's own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KernelRights {
+    /// Code.
+    ReadExecute,
+    /// Constants.
+    Read,
+    /// Data.
+    ReadWrite,
+    /// Device registers.
+    Device,
+}

@@ -1,6 +1,8 @@
 //! What every architecture's boot code collects before it enters the kernel's core.
 
 pub mod handover;
+#[cfg(target_os = "none")]
+pub mod image;
 pub mod madt;
 pub mod memory_map;
 pub mod params;

@@ -32,6 +32,7 @@ use crate::cell::{CpuCell, Ref};
 use crate::context::State;
 use crate::cpu::Cpu;
 use crate::space::Space;
+use crate::thread::Thread;
 use crate::vcpu::Vcpu;
 use abi::Status;
 use abi::boot::Virtualization;
@@ -221,6 +222,18 @@ pub fn interrupt_route(line: u32, mode: TriggerMode) -> Result<bool, Status> {
     } else {
         Err(Status::Unsupported)
     }
+}
+
+/// Waits for an interrupt and takes it.
+pub fn idle(cpu: &Cpu) {
+    entry::wait_for_interrupt();
+    traps::interrupts(cpu);
+}
+
+/// Goes on with `thread`, which is current, in user mode.
+pub fn resume_thread(cpu: &Cpu, thread: &Thread) -> ! {
+    cpu.arch.load_space(thread.space);
+    entry::resume_thread(cpu, thread)
 }
 
 /// Holds a line that is delivered: it is active by having been taken.

@@ -9,7 +9,7 @@ use crate::addr::{HostPhys, HostVirt};
 use crate::domain::Domain;
 use crate::mem::{self, KernelPage};
 use crate::space::Mapped;
-use crate::tables::{self, Bits};
+use crate::tables::{self, Bits, KernelRights};
 use abi::Status;
 use abi::cap::{MemoryKind, Rights};
 use abi::syscall::SpaceKind;
@@ -192,19 +192,6 @@ impl PageTable {
 fn publish() {
     // SAFETY: a barrier.
     unsafe { core::arch::asm!("dsb ishst", options(nostack, preserves_flags)) };
-}
-
-/// Rights of kernel mappings.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum KernelRights {
-    /// Code.
-    ReadExecute,
-    /// Constants.
-    Read,
-    /// Data.
-    ReadWrite,
-    /// Device registers.
-    Device,
 }
 
 /// Makes the kernel's root table. Boot only.

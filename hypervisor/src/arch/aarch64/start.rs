@@ -2,17 +2,18 @@
 
 use super::firmware::device_tree::Gic;
 use super::firmware::smccc;
-use super::paging::{self, KernelRights};
+use super::paging;
 use super::sysreg::{isb, read, write};
-use super::{CpuArch, boot, clock, entry, features, interrupts as gic, layout, smp, traps, uart};
+use super::{CpuArch, boot, clock, entry, features, interrupts as gic, layout, smp, uart};
 use crate::addr::{HostPhys, HostVirt};
 use crate::boot::memory_map::{MemoryMap, PhysRange, RegionKind};
-use crate::boot::{BootParams, handover};
+use crate::boot::{BootParams, handover, image};
 use crate::cell::Ref;
 use crate::cpu::{self, Cpu};
 use crate::mem::{self, PAGE};
 use crate::panic::refuse;
 use crate::root::{self, Machine};
+use crate::tables::KernelRights;
 use crate::{early_log, epoch, logring};
 use abi::boot::BootInfo;
 use abi::cap::MemoryKind;
@@ -28,11 +29,6 @@ const AFFINITY: u64 = 0xff_00ff_ffff;
 unsafe extern "C" {
     static __boot_text_end: u8;
     static __text_start: u8;
-    static __text_end: u8;
-    static __rodata_start: u8;
-    static __rodata_end: u8;
-    static __data_start: u8;
-    static __bss_end: u8;
 }
 
 /// Called by the boot code, on its stack and tables.
@@ -122,27 +118,8 @@ fn make_pool(map: &mut MemoryMap, params: &BootParams) -> PhysRange {
 /// Builds the kernel's own tables: image by rights, start-up code where it is, pool, device registers.
 fn map_kernel(pool: PhysRange, interrupts: &Gic) -> Option<()> {
     paging::init_kernel()?;
-    let image = [
-        (
-            &raw const __text_start,
-            &raw const __text_end,
-            KernelRights::ReadExecute,
-        ),
-        (
-            &raw const __rodata_start,
-            &raw const __rodata_end,
-            KernelRights::Read,
-        ),
-        (
-            &raw const __data_start,
-            &raw const __bss_end,
-            KernelRights::ReadWrite,
-        ),
-    ];
-    for (start, end, rights) in image {
-        let (start, end) = (start.addr() as u64, end.addr() as u64);
-        let at = HostVirt(start);
-        paging::map_kernel(at, layout::image_phys(at), end - start, rights)?;
+    for (at, size, rights) in image::segments() {
+        paging::map_kernel(at, layout::image_phys(at), size, rights)?;
     }
     let start = HostVirt((&raw const __text_start).addr() as u64);
     let size = (&raw const __boot_text_end).addr() as u64 - start.0;
@@ -172,17 +149,12 @@ unsafe fn load_kernel_tables() {
 /// Makes the data of CPU `index`.
 fn make_cpu(index: u32, affinity: u64) -> Option<Ref<Cpu>> {
     let stack = mem::alloc_adjoining(STACK_PAGES)?;
-    let page = mem::alloc_adjoining(size_of::<Cpu>().div_ceil(PAGE as usize))?;
+    let page = mem::alloc_adjoining(cpu::PAGES)?;
     let stack_top = stack.virt.0 + STACK_PAGES as u64 * PAGE;
     let arch = CpuArch::new(index, stack_top, affinity);
     let cpu = Cpu::new(arch, index, clock::ticks(TIME_SLICE * 1000));
-    // SAFETY: fresh pages, large enough and never freed.
-    let cpu = unsafe {
-        (page.virt.0 as *mut Cpu).write(cpu);
-        Ref::from_address(page.virt.0)
-    };
-    cpu::register(cpu);
-    Some(cpu)
+    // SAFETY: the pages are fresh, and as many as `PAGES`.
+    Some(unsafe { cpu::install(page, cpu) })
 }
 
 /// Makes this CPU one of the kernel's, with `cpu` as its data.
@@ -270,7 +242,7 @@ fn boot_info(params: &BootParams, map: &MemoryMap, pool: PhysRange, interrupts: 
 /// Leaves the boot stack for this CPU's own and runs.
 fn run() -> ! {
     extern "C" fn go() -> ! {
-        traps::run(super::current_cpu())
+        crate::run::run(super::current_cpu())
     }
     // SAFETY: the stack is this CPU's; nothing on the old one is needed.
     unsafe {

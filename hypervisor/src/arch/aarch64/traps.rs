@@ -1,12 +1,13 @@
 //! What happens on a kernel entry, and what the kernel does before it leaves.
 
-use super::entry::{self, cause};
+use super::entry::cause;
 use super::sysreg::read;
 use super::{current_cpu, fastpath, interrupts as gic, vcpu as arch_vcpu};
 use crate::cell::Ref;
 use crate::cpu::Cpu;
+use crate::run::run;
 use crate::thread::{Exception, Thread};
-use crate::{epoch, interrupt, ipc, sched, syscall, vcpu};
+use crate::{epoch, interrupt, ipc, syscall, vcpu};
 
 /// Exception classes (Arm ARM D17.2.37).
 pub mod class {
@@ -128,34 +129,4 @@ pub fn interrupts(cpu: &Cpu) {
             }
         }
     }
-}
-
-/// Runs whatever is to run on this CPU, until the next kernel entry.
-pub fn run(cpu: &'static Cpu) -> ! {
-    loop {
-        if cpu.reschedule.get() {
-            sched::schedule(cpu);
-        }
-        let Some(current) = cpu.current.get() else {
-            entry::wait_for_interrupt();
-            interrupts(cpu);
-            continue;
-        };
-        if let Some(vcpu) = current.as_vcpu() {
-            vcpu::run(cpu, vcpu);
-        } else if let Some(thread) = current.as_thread() {
-            run_thread(cpu, &thread);
-        }
-    }
-}
-
-fn run_thread(cpu: &Cpu, thread: &Thread) {
-    if let Some(exception) = thread.pending.take() {
-        if let Some(current) = cpu.current.get().and_then(|current| current.as_thread()) {
-            ipc::raise(cpu, current, exception);
-        }
-        return;
-    }
-    cpu.arch.load_space(thread.space);
-    entry::resume_thread(cpu, thread)
 }

@@ -33,6 +33,7 @@ use crate::cell::{CpuCell, Ref};
 use crate::cpu::Cpu;
 use crate::mem::KernelPage;
 use crate::space::Space;
+use crate::thread::Thread;
 use crate::vcpu::Vcpu;
 use abi::Status;
 use abi::boot::Virtualization;
@@ -254,6 +255,18 @@ pub fn interrupt_route(line: u32, mode: TriggerMode) -> Result<bool, Status> {
     let to = crate::cpu::by_index(0).arch.apic;
     ioapic::route(route, vector, to).map_err(|_| Status::Unsupported)?;
     Ok(route.trigger == Trigger::Level)
+}
+
+/// Waits for an interrupt and takes it.
+pub fn idle(_cpu: &Cpu) {
+    interrupts::apic::look_again();
+    entry::wait_for_interrupt();
+}
+
+/// Goes on with `thread`, which is current, in user mode.
+pub fn resume_thread(cpu: &Cpu, thread: &Thread) -> ! {
+    cpu.arch.prepare_thread(thread.space);
+    entry::resume_thread(thread)
 }
 
 /// Holds a line that is delivered.

@@ -8,7 +8,7 @@ use crate::addr::{HostPhys, HostVirt};
 use crate::domain::Domain;
 use crate::mem::{self, KernelPage};
 use crate::space::Mapped;
-use crate::tables::{self, Bits, index};
+use crate::tables::{self, Bits, KernelRights, index};
 use abi::boot::Virtualization;
 use abi::cap::{MemoryKind, Rights};
 use abi::syscall::SpaceKind;
@@ -172,19 +172,6 @@ impl PageTable {
         payer.free_page(table.unwrap_or(self.root));
         true
     }
-}
-
-/// Rights of kernel mappings.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum KernelRights {
-    /// Code.
-    ReadExecute,
-    /// Constants.
-    Read,
-    /// Data.
-    ReadWrite,
-    /// Device registers: read, write, uncached.
-    Device,
 }
 
 /// Builds the kernel's own root table. Boot only.

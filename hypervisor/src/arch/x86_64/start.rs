@@ -4,18 +4,19 @@ use super::features::CpuFeatures;
 use super::firmware::acpi;
 use super::gdt::GdtTss;
 use super::interrupts::{apic, ioapic};
-use super::paging::{self, KernelRights};
+use super::paging;
 use super::{CpuArch, boot, clock, entry, layout, smp, tags, traps, virt};
 use crate::addr::{HostPhys, HostVirt};
 use crate::boot::madt::{ApicId, Platform};
 use crate::boot::memory_map::{MemoryMap, PhysRange};
-use crate::boot::{BootParams, handover};
+use crate::boot::{BootParams, handover, image};
 use crate::cell::{CpuCell, Ref};
 use crate::context::State;
 use crate::cpu::{self, Cpu};
 use crate::mem::{self, PAGE};
 use crate::panic::refuse;
 use crate::root::{self, Machine};
+use crate::tables::KernelRights;
 use crate::{early_log, epoch, logring};
 use abi::boot::{BootInfo, Virtualization};
 use abi::cap::MemoryKind;
@@ -34,15 +35,6 @@ static FEATURES: Once<CpuFeatures> = Once::new();
 /// What firmware says of CPUs and interrupts.
 pub fn platform() -> &'static Platform {
     PLATFORM.wait()
-}
-
-unsafe extern "C" {
-    static __text_start: u8;
-    static __text_end: u8;
-    static __rodata_start: u8;
-    static __rodata_end: u8;
-    static __data_start: u8;
-    static __bss_end: u8;
 }
 
 /// Called by the boot code, on its stack and page tables.
@@ -142,30 +134,8 @@ fn make_pool(map: &mut MemoryMap, params: &BootParams) -> PhysRange {
 /// Builds the kernel's own page tables: image by rights, pool, device registers.
 fn map_kernel(features: &CpuFeatures, pool: PhysRange, devices: &[Option<HostPhys>]) -> Option<()> {
     paging::init_kernel(features.page1g)?;
-    let image = [
-        (
-            &raw const __rodata_start,
-            &raw const __rodata_end,
-            KernelRights::Read,
-        ),
-        (
-            &raw const __text_start,
-            &raw const __text_end,
-            KernelRights::ReadExecute,
-        ),
-        (
-            &raw const __data_start,
-            &raw const __bss_end,
-            KernelRights::ReadWrite,
-        ),
-    ];
-    for (start, end, rights) in image {
-        let (start, end) = (
-            start.addr() as u64,
-            (end.addr() as u64).next_multiple_of(PAGE),
-        );
-        let at = HostVirt(start);
-        paging::map_kernel(at, layout::image_phys(at), end - start, rights)?;
+    for (at, size, rights) in image::segments() {
+        paging::map_kernel(at, layout::image_phys(at), size, rights)?;
     }
     let at = layout::window(pool.start());
     paging::map_kernel(at, pool.start(), pool.size(), KernelRights::ReadWrite)?;
@@ -181,7 +151,7 @@ fn map_kernel(features: &CpuFeatures, pool: PhysRange, devices: &[Option<HostPhy
 fn make_cpu(index: u32, apic: ApicId) -> Option<Ref<Cpu>> {
     let tables = mem::alloc_adjoining(size_of::<GdtTss>().div_ceil(PAGE as usize))?;
     let stack = mem::alloc_adjoining(STACK_PAGES)?;
-    let page = mem::alloc_adjoining(size_of::<Cpu>().div_ceil(PAGE as usize))?;
+    let page = mem::alloc_adjoining(cpu::PAGES)?;
     // Here, not when that CPU runs: the boot CPU counts what is left for the root's quota then.
     let virt_pages = match super::virtualization() {
         Virtualization::None => None,
@@ -208,13 +178,8 @@ fn make_cpu(index: u32, apic: ApicId) -> Option<Ref<Cpu>> {
         guest_tags: CpuCell::new(tags::GuestTags::NEW),
     };
     let cpu = Cpu::new(arch, index, clock::ticks(TIME_SLICE * 1000));
-    // SAFETY: fresh pages, large enough and never freed.
-    let cpu = unsafe {
-        (page.virt.0 as *mut Cpu).write(cpu);
-        Ref::from_address(page.virt.0)
-    };
-    cpu::register(cpu);
-    Some(cpu)
+    // SAFETY: the pages are fresh, and as many as `PAGES`.
+    Some(unsafe { cpu::install(page, cpu) })
 }
 
 /// Makes this CPU one of the kernel's, with `cpu` as its data.
@@ -335,7 +300,7 @@ fn holes(devices: &[Option<HostPhys>]) -> [HostPhys; 17] {
 fn run() -> ! {
     extern "C" fn go() -> ! {
         // SAFETY: GS holds this CPU's data, which never ends.
-        traps::run(unsafe { &*(super::current_cpu() as *const Cpu) })
+        crate::run::run(unsafe { &*(super::current_cpu() as *const Cpu) })
     }
     // SAFETY: the stack is this CPU's; nothing on the old one is needed.
     unsafe {

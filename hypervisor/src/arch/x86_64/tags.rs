@@ -1,38 +1,30 @@
 //! Tags of translations: PCIDs of host spaces, VPIDs or ASIDs of vCPUs.
 
+use crate::tags::TagPool;
 use abi::syscall::SpaceKind;
-use core::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 
-const PCIDS: u16 = 4096;
+const PCIDS: usize = 4096;
 static PCID_ENABLED: AtomicBool = AtomicBool::new(false);
-static TAKEN: [AtomicU64; PCIDS as usize / 64] = [const { AtomicU64::new(0) }; PCIDS as usize / 64];
+static TAGS: TagPool<{ PCIDS / 64 }> = TagPool::new();
 
 /// Whether PCIDs are used.
 pub fn set_pcid_enabled(enabled: bool) {
     PCID_ENABLED.store(enabled, Ordering::Relaxed);
-    // 0 is everybody's who gets none.
-    TAKEN[0].fetch_or(1, Ordering::Relaxed);
 }
 
 /// A tag for a space of `kind`; 0 if there is none, which costs a flush at each switch.
 pub fn alloc_space_tag(kind: SpaceKind) -> u16 {
-    if kind != SpaceKind::Host || !PCID_ENABLED.load(Ordering::Relaxed) {
-        return 0;
+    if kind == SpaceKind::Host && PCID_ENABLED.load(Ordering::Relaxed) {
+        TAGS.alloc()
+    } else {
+        0
     }
-    for (i, word) in TAKEN.iter().enumerate() {
-        let free = word.load(Ordering::Relaxed).trailing_ones();
-        if free < 64 && word.fetch_or(1 << free, Ordering::Relaxed) & 1 << free == 0 {
-            return (i * 64) as u16 + free as u16;
-        }
-    }
-    0
 }
 
 /// Returns a tag. No CPU has translations with it: the space's epoch is over.
 pub fn free_space_tag(tag: u16) {
-    if tag != 0 {
-        TAKEN[tag as usize / 64 % TAKEN.len()].fetch_and(!(1 << (tag % 64)), Ordering::Relaxed);
-    }
+    TAGS.free(tag);
 }
 
 static GUEST_TAGS: AtomicU16 = AtomicU16::new(2);

@@ -5,8 +5,9 @@ use super::interrupts::apic;
 use super::{cr2, current_cpu, entry};
 use crate::cell::Ref;
 use crate::cpu::Cpu;
+use crate::run::run;
 use crate::thread::{Exception, Thread};
-use crate::{epoch, interrupt, ipc, sched, syscall, vcpu};
+use crate::{epoch, interrupt, ipc, syscall, vcpu};
 
 /// Vector of interrupt line 0.
 pub const FIRST_LINE: u8 = 0x30;
@@ -117,34 +118,4 @@ pub fn handle(cpu: &Cpu, vector: u8) {
         }
         _ => apic::eoi(),
     }
-}
-
-/// Runs whatever is to run on this CPU, until the next kernel entry.
-pub fn run(cpu: &'static Cpu) -> ! {
-    loop {
-        if cpu.reschedule.get() {
-            sched::schedule(cpu);
-        }
-        let Some(current) = cpu.current.get() else {
-            apic::look_again();
-            entry::wait_for_interrupt();
-            continue;
-        };
-        if let Some(vcpu) = current.as_vcpu() {
-            vcpu::run(cpu, vcpu);
-        } else if let Some(thread) = current.as_thread() {
-            run_thread(cpu, &thread);
-        }
-    }
-}
-
-fn run_thread(cpu: &Cpu, thread: &Thread) {
-    if let Some(exception) = thread.pending.take() {
-        if let Some(current) = cpu.current.get().and_then(|current| current.as_thread()) {
-            ipc::raise(cpu, current, exception);
-        }
-        return;
-    }
-    cpu.arch.prepare_thread(thread.space);
-    entry::resume_thread(thread)
 }

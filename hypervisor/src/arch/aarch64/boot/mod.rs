@@ -6,7 +6,7 @@ pub use entry::ap_entry;
 
 use super::firmware::device_tree::{self, Machine};
 use super::layout::{self, IMAGE, window};
-use super::paging::{self, KernelRights};
+use super::paging;
 use super::uart;
 use crate::addr::{HostPhys, HostVirt};
 use crate::boot::memory_map::{MapError, MemoryMap, PhysRange, RegionKind};
@@ -14,6 +14,7 @@ use crate::boot::{BootParams, Loader};
 use crate::early_log;
 use crate::mem::{KernelPage, PAGE};
 use crate::panic::refuse;
+use crate::tables::KernelRights;
 use core::sync::atomic::{AtomicUsize, Ordering};
 use spin::Once;
 

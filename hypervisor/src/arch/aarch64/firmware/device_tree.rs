@@ -171,7 +171,7 @@ impl Machine {
         }
         machine.chosen(tree)?;
         let stdout = stdout_node(tree);
-        walk(tree.root(), &Bus::Root, 0, &mut |node, bus| {
+        walk(tree.root(), &Bus::ROOT, 0, &mut |node, bus| {
             machine.node(node, bus, stdout.as_ref())
         })?;
         Ok(machine)
@@ -280,14 +280,15 @@ struct Window {
 
 /// What the addresses of a bus mean (Devicetree Specification 0.4, 2.3.8).
 #[derive(Clone, Copy, Debug)]
-enum Bus {
-    /// The CPU's own addresses.
-    Root,
-    /// Nothing but these windows can be reached.
-    Windows(List<Window, MAX_WINDOWS>),
+struct Bus {
+    /// Nothing else can be reached; `None`: they are the CPU's own addresses.
+    windows: Option<List<Window, MAX_WINDOWS>>,
 }
 
 impl Bus {
+    /// That of the CPU's own addresses.
+    const ROOT: Bus = Bus { windows: None };
+
     /// The bus that `node`, which is on this one, is the bridge of.
     fn below(&self, node: &FdtNode<'_>) -> Result<Bus, TreeError> {
         let mut windows = List::new();
@@ -311,12 +312,14 @@ impl Bus {
                 }
             }
         }
-        Ok(Bus::Windows(windows))
+        Ok(Bus {
+            windows: Some(windows),
+        })
     }
 
     /// Where the CPU finds a range of this bus.
     fn translate(&self, start: u64, size: u64) -> Option<u64> {
-        let Bus::Windows(windows) = self else {
+        let Some(windows) = &self.windows else {
             return Some(start);
         };
         let offset = |window: &Window| {

@@ -1,10 +1,10 @@
 //! The registers of a vCPU: what a guest can change, in one table each.
 
 mod el1;
-mod fp;
+mod fpu;
 
 pub use el1::{El1, Errors, Identity, Keys, Matrix, Thread, Timer};
-pub use fp::Fp;
+pub use fpu::Fp;
 
 use crate::mem::KernelPage;
 use abi::vcpu::aarch64::VcpuState;

@@ -1,0 +1,34 @@
+//! What a CPU does between kernel entries.
+
+use crate::arch;
+use crate::cpu::Cpu;
+use crate::thread::Thread;
+use crate::{ipc, sched, vcpu};
+
+/// Runs whatever is to run on this CPU, until the next kernel entry.
+pub fn run(cpu: &'static Cpu) -> ! {
+    loop {
+        if cpu.reschedule.get() {
+            sched::schedule(cpu);
+        }
+        let Some(current) = cpu.current.get() else {
+            arch::idle(cpu);
+            continue;
+        };
+        if let Some(vcpu) = current.as_vcpu() {
+            vcpu::run(cpu, vcpu);
+        } else if let Some(thread) = current.as_thread() {
+            run_thread(cpu, &thread);
+        }
+    }
+}
+
+fn run_thread(cpu: &Cpu, thread: &Thread) {
+    if let Some(exception) = thread.pending.take() {
+        if let Some(current) = cpu.current.get().and_then(|current| current.as_thread()) {
+            ipc::raise(cpu, current, exception);
+        }
+        return;
+    }
+    arch::resume_thread(cpu, thread)
+}
