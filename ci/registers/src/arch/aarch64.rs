@@ -1,16 +1,16 @@
 //! AArch64: what EL1 and EL0 can write without a trap (`hypervisor/src/arch/aarch64/virt`).
 
 use super::Failure;
-use abi::boot::{BootInfo, ROOT_DOMAIN, ROOT_FREE, ROOT_MEMORY, ROOT_SPACE};
-use abi::cap::MemoryKind;
-use abi::syscall::{SpaceKind, ThreadFlags};
+use abi::boot::{BootInfo, ROOT_DOMAIN, ROOT_FREE, ROOT_SPACE};
+use abi::syscall::SpaceKind;
 use abi::vcpu::aarch64::{CONTROL_HALT, Groups, VcpuState};
 use abi::vcpu::{EXIT_KINDS, ExitKind, exit_kind};
-use abi::{Op, Rights, Selector, Status};
+use abi::{Op, Rights, Selector};
 use core::arch::{asm, naked_asm};
 use core::sync::atomic::{AtomicU64, Ordering};
 use rt::arch::clean_to_memory;
-use rt::syscall::{self, Deadline, MapParameters, ThreadParameters, Time, VcpuParameters};
+use rt::syscall::{self, Deadline, MapParameters, Time, VcpuParameters};
+use trial::{Stack, create_thread};
 
 const FREE: u32 = ROOT_FREE.0 + 64;
 const THREAD: Selector = Selector(FREE);
@@ -39,9 +39,7 @@ const CODE: u64 = 0x1000;
 /// Turns that each guest takes.
 const ROUNDS: u64 = 200;
 
-#[repr(C, align(16))]
-struct Stack([u8; 16384]);
-static mut HANDLER_STACK: Stack = Stack([0; 16384]);
+static HANDLER_STACK: Stack = Stack::zeroed();
 
 /// What the guests say with HVC.
 const YIELD: u64 = 1;
@@ -396,14 +394,11 @@ fn initial_state(guest: u64) -> VcpuState {
     gpr[23] = SYSTEM_REGISTERS.load(Ordering::Relaxed);
     gpr[26] = ERRORS.load(Ordering::Relaxed);
     gpr[27] = MATRICES.load(Ordering::Relaxed);
+    let state = trial::initial_state(CODE);
     VcpuState {
         gpr,
-        pc: CODE,
-        pstate: 0x3c5,
-        deadline: u64::MAX,
-        sctlr_el1: 0x30d0_0800,
-        vmpidr: 1 << 31 | guest,
-        ..VcpuState::default()
+        vmpidr: state.vmpidr | guest,
+        ..state
     }
 }
 
@@ -423,12 +418,7 @@ pub fn run(info: &BootInfo) -> Result<u64, Failure> {
         (pfr1 >> 24 & 0xf != 0 && !fine_traps).into(),
         Ordering::Relaxed,
     );
-    let regions = &info.regions[..info.region_count as usize];
-    let ram = regions
-        .iter()
-        .position(|r| r.kind == MemoryKind::Ram as u32 && r.size >= SIZE)
-        .ok_or(Status::BadArgument)?;
-    let memory = ROOT_MEMORY.offset(ram as u32);
+    let memory = trial::ram(info, SIZE)?;
     let map = |address, rights| MapParameters {
         offset: 0,
         address,
@@ -447,17 +437,7 @@ pub fn run(info: &BootInfo) -> Result<u64, Failure> {
     }
     clean_to_memory(WINDOW as usize..(WINDOW + SIZE) as usize);
     syscall::create_notification(ROOT_DOMAIN, DONE)?;
-    let thread = ThreadParameters {
-        domain: ROOT_DOMAIN,
-        space: ROOT_SPACE,
-        cpu: 0,
-        utcb: UTCB,
-        ip: monitor as *const () as u64,
-        sp: &raw const HANDLER_STACK as u64 + size_of::<Stack>() as u64,
-        exceptions: Selector::NULL,
-        flags: ThreadFlags::empty(),
-    };
-    syscall::create_thread(ROOT_DOMAIN, THREAD, &thread)?;
+    create_thread(THREAD, UTCB, monitor, HANDLER_STACK.top())?;
     for guest in 0..2 {
         let space = of(guest, SPACE);
         syscall::create_space(ROOT_DOMAIN, space, SpaceKind::Guest)?;
