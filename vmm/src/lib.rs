@@ -10,6 +10,7 @@
 extern crate alloc;
 
 pub mod arch;
+pub mod bits;
 pub mod memory;
 #[cfg(target_os = "none")]
 pub mod native;
