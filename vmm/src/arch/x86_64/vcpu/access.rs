@@ -1,6 +1,5 @@
 //! Port I/O and accesses to device memory.
 use super::events::Lines;
-use super::power::end;
 use super::{Platform, Vcpu, vector};
 use crate::arch::x86_64::apic::io;
 use crate::arch::x86_64::apic::local;
@@ -11,6 +10,7 @@ use crate::arch::x86_64::ports::{self, PortDevice, PowerRequest};
 use crate::arch::x86_64::vm::Vm;
 use crate::memory::GuestPhys;
 use crate::once::Reported;
+use crate::platform::end;
 use abi::vcpu::ExitKind;
 use abi::vcpu::x86_64::{Groups, RAX, SHADOW_NMI};
 use abi::vcpu::{FAULT_FETCH, FAULT_WRITE};
@@ -231,7 +231,8 @@ impl<P: Platform> Ports<'_, P> {
             PowerRequest::Off => StopReason::PowerOff,
             PowerRequest::Reset => StopReason::Reset,
         };
-        end(self.vm, self.id, self.platform, reason);
+        let vm = self.vm;
+        end(self.platform, &vm.stopped, self.id, vm.vcpus, reason);
     }
 }
 
