@@ -1,5 +1,5 @@
 //! x86-64: SYSCALL, entry points, TSC, I/O ports.
-use super::Registers;
+use super::{Registers, bulkhead_main};
 use core::arch::{asm, naked_asm};
 use core::ops::Range;
 
@@ -60,11 +60,6 @@ extern "C" fn _start() -> ! {
         "ud2",
         main = sym bulkhead_main,
     )
-}
-
-unsafe extern "Rust" {
-    /// Defined by [`crate::program!`] or [`crate::root_task!`].
-    fn bulkhead_main(argument: u64) -> !;
 }
 
 /// Entry point of handler threads. They start here with their first call: registers as after
