@@ -1,4 +1,4 @@
-//! Sets of small numbers, as the bits of a word.
+//! Bits of words: sets of small numbers, and integers that are narrower.
 
 /// The numbers in a set, ascending.
 #[inline]
@@ -11,6 +11,26 @@ pub fn ones(mut set: u64) -> impl Iterator<Item = u32> {
         set &= set - 1;
         Some(number)
     })
+}
+
+/// The lower `size` bytes of a value.
+pub const fn truncate(value: u64, size: u8) -> u64 {
+    match size {
+        1 => value & 0xff,
+        2 => value & 0xffff,
+        4 => value & 0xffff_ffff,
+        _ => value,
+    }
+}
+
+/// Sign-extends the lower `size` bytes of a value.
+pub const fn sign_extend(value: u64, size: u8) -> u64 {
+    match size {
+        1 => value as i8 as u64,
+        2 => value as i16 as u64,
+        4 => value as i32 as u64,
+        _ => value,
+    }
 }
 
 #[cfg(test)]

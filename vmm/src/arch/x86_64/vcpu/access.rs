@@ -8,6 +8,7 @@ use crate::arch::x86_64::instruction::mmio::{self, Bus, Fault};
 use crate::arch::x86_64::instruction::string::{self, PortBus};
 use crate::arch::x86_64::ports::{self, PortDevice, PowerRequest};
 use crate::arch::x86_64::vm::Vm;
+use crate::bits::truncate;
 use crate::memory::GuestPhys;
 use crate::once::Reported;
 use crate::platform::end;
@@ -292,12 +293,7 @@ impl<P: Platform> Devices<'_, P> {
 
 /// The part of a register of 4 bytes, or of 4 bytes and zeros, that an access of another size sees.
 fn part(register: u32, offset: u64, size: u8) -> u64 {
-    let value = u64::from(register) >> (offset % 4 * 8);
-    if size >= 4 {
-        value
-    } else {
-        value & ((1 << (size * 8)) - 1)
-    }
+    truncate(u64::from(register) >> (offset % 4 * 8), size)
 }
 
 impl<P: Platform> Bus for Devices<'_, P> {
