@@ -7,9 +7,8 @@ use abi::syscall::SpaceKind;
 use abi::vcpu::{EXIT_KINDS, ExitKind};
 use abi::{Rights, Selector};
 use core::sync::atomic::{AtomicU64, Ordering};
-use rt::arch::clean_to_memory;
 use rt::syscall::{self, Deadline, MapParameters, Result, Time, VcpuParameters};
-use trial::{Stack, create_thread, initial_state};
+use trial::{Stack, create_thread, initial_state, place_code};
 
 const FREE: u32 = abi::boot::ROOT_FREE.0 + 64;
 const GUEST: Selector = Selector(FREE);
@@ -87,12 +86,8 @@ fn hypercall(info: &BootInfo, code: impl Iterator<Item = u8>) -> Result {
     syscall::create_space(ROOT_DOMAIN, GUEST, SpaceKind::Guest)?;
     syscall::map(memory, ROOT_SPACE, HERE, &map(MEMORY, Rights::RW))?;
     syscall::map(memory, GUEST, THERE, &map(0, Rights::RW | Rights::EXEC))?;
-    for (i, byte) in code.enumerate() {
-        // SAFETY: just mapped, and used for nothing else.
-        unsafe { ((MEMORY + CODE) as *mut u8).add(i).write_volatile(byte) };
-    }
-    // The guest's caches are off, if it has such a thing.
-    clean_to_memory(MEMORY as usize..(MEMORY + MEMORY_SIZE) as usize);
+    // SAFETY: just mapped, and used for nothing else.
+    unsafe { place_code(MEMORY..MEMORY + MEMORY_SIZE, CODE, code) };
     create_thread(THREAD, UTCB, arch::monitor, HANDLER_STACK.top())?;
     for kind in 0..EXIT_KINDS {
         let groups = if kind == ExitKind::Hypercall as u32 {

@@ -10,4 +10,4 @@ mod root;
 #[cfg(target_os = "none")]
 pub use arch::{echo, initial_state};
 #[cfg(target_os = "none")]
-pub use root::{Stack, create_thread, map_code, map_head, ram, rest};
+pub use root::{Stack, create_thread, map_code, map_head, place_code, ram, rest};

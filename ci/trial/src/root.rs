@@ -6,6 +6,7 @@ use abi::cap::MemoryKind;
 use abi::syscall::ThreadFlags;
 use abi::{Rights, Selector, Status};
 use core::cell::UnsafeCell;
+use core::ops::Range;
 use rt::syscall::{self, Deadline, MapParameters, Result, ThreadParameters};
 
 /// Where the bundle's head is mapped.
@@ -54,6 +55,20 @@ pub fn ram(info: &BootInfo, size: u64) -> Result<Selector> {
     number
         .map(|number| ROOT_MEMORY.offset(number as u32))
         .ok_or(Status::BadArgument)
+}
+
+/// Puts a guest's code into its memory, which this program has mapped at `window`, `offset` bytes behind the start. The
+/// guest may start with its caches off.
+///
+/// # Safety
+/// The window is mapped, writable, and nothing else of this program is there.
+pub unsafe fn place_code(window: Range<u64>, offset: u64, code: impl Iterator<Item = u8>) {
+    let window = window.start as usize..window.end as usize;
+    for (at, byte) in (window.start + offset as usize..window.end).zip(code) {
+        // SAFETY: the caller's promise, and inside the window.
+        unsafe { (at as *mut u8).write_volatile(byte) };
+    }
+    rt::arch::clean_to_memory(window);
 }
 
 /// A thread's stack.

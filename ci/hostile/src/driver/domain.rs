@@ -11,7 +11,7 @@ use abi::syscall::{SpaceKind, ThreadFlags};
 use abi::vcpu::EXIT_KINDS;
 use abi::{Badge, Rights, Selector};
 use rt::syscall::{self, MapParameters, Result, ThreadParameters, Time, VcpuParameters};
-use trial::map_code;
+use trial::{map_code, place_code};
 
 /// Where the driver sees the memory of the first one.
 pub const AREAS: u64 = 0x2000_0000;
@@ -258,12 +258,8 @@ impl Driver {
         let (domain, space) = (v.at(own::DOMAIN), v.at(own::GUEST));
         syscall::create_space(domain, space, SpaceKind::Guest)?;
         let memory = v.area() + place::GUEST;
-        for (i, byte) in guest::code().enumerate() {
-            // SAFETY: as for the control blocks.
-            unsafe { (memory as *mut u8).add(i).write_volatile(byte) };
-        }
-        // The guest starts with its caches off, if it has such a thing.
-        rt::arch::clean_to_memory(memory as usize..(memory + place::GUEST_SIZE) as usize);
+        // SAFETY: as for the control blocks.
+        unsafe { place_code(memory..memory + place::GUEST_SIZE, 0, guest::code()) };
         let rights = Rights::RW | Rights::EXEC;
         let offset = v.number * AREA + place::GUEST;
         let p = MapParameters {
