@@ -241,6 +241,13 @@ fn interrupts_go_to_the_vcpu_they_are_routed_to() {
 }
 
 #[test]
+fn a_vcpu_that_spins_gives_way() {
+    let (mut vcpus, world) = machine(1, Version::V3);
+    assert_eq!(exit(&mut vcpus[0], ExitKind::Pause, [0; 3]), Groups::PC);
+    assert_eq!((vcpus[0].state.pc(), world.gave_way.get()), (RAM + 4, 1));
+}
+
+#[test]
 fn devices_answer_and_nothing_else_does() {
     let (mut vcpus, world) = machine(1, Version::V2);
     let vcpu = &mut vcpus[0];

@@ -235,6 +235,13 @@ fn state_that_is_seldom_needed_is_asked_for() {
 }
 
 #[test]
+fn a_vcpu_that_spins_gives_way() {
+    let (mut vcpu, world) = vcpu();
+    assert_eq!(exit(&mut vcpu, ExitKind::Pause, [0; 3]), Groups::RIP);
+    assert_eq!((vcpu.state.rip(), world.gave_way.get()), (0x1002, 1));
+}
+
+#[test]
 fn ports_reach_their_devices() {
     let (mut vcpu, world) = vcpu();
     let io = |port: u64, size: u64, flags: u64| [port | size << 16 | flags << 24, 0, 0];
