@@ -4,7 +4,8 @@ use std::fmt;
 
 use anyhow::{Context, Result, ensure};
 use bulkhead::dialogue::Dialogue;
-use bulkhead::machine::{Kind, Settings};
+use bulkhead::machine::{Image, Kind, Settings};
+use bulkhead::trial;
 use configs::{Architecture, Board, Config, Gic, Machine, Overrides};
 
 use crate::{seconds, with_machine};
@@ -122,14 +123,30 @@ impl Target {
         Ok(config)
     }
 
+    /// The boot image of a system.
+    pub fn image(self, config: &Config) -> Image {
+        let name = &config.system.name;
+        bulkhead::run::image(config).unwrap_or_else(|error| panic!("{name} on {self}: {error:#}"))
+    }
+
     /// Boots a system and talks to it.
     pub fn boots(self, config: &Config, talk: impl FnOnce(&mut Dialogue) -> Result<()>) {
         let name = config.system.name.as_str();
-        let image = match bulkhead::run::image(config) {
-            Ok(image) => image,
-            Err(error) => panic!("{name} on {self}: {error:#}"),
-        };
-        with_machine(name, self, &image, &Settings::new(config.machine), talk);
+        let settings = Settings::new(config.machine);
+        with_machine(name, self, &self.image(config), &settings, talk);
+    }
+
+    /// Boots a program that is a root task of its own, with other programs as `files` for it, and talks to it.
+    pub fn tries(
+        self,
+        program: &str,
+        files: &[&str],
+        talk: impl FnOnce(&mut Dialogue) -> Result<()>,
+    ) {
+        let image = trial::image(self.architecture(), program, files)
+            .unwrap_or_else(|error| panic!("{program} on {self}: {error:#}"));
+        let settings = Settings::new(self.machine(trial::MEMORY));
+        with_machine(program, self, &image, &settings, talk);
     }
 }
 

@@ -36,7 +36,12 @@ fn error_in(good: &str, from: &str, to: &str) -> String {
 
 #[test]
 fn the_systems_that_come_with_it() {
-    for file in ["linux.toml", "two-linux.toml", "linux-arm64.toml"] {
+    for file in [
+        "linux.toml",
+        "two-linux.toml",
+        "linux-arm64.toml",
+        "two-linux-arm64.toml",
+    ] {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(file);
         let config = load(&path, &Overrides::default()).unwrap_or_else(|e| panic!("{e}"));
         config.system.check().unwrap();

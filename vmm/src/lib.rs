@@ -10,6 +10,8 @@
 extern crate alloc;
 
 pub mod arch;
+pub mod bits;
+pub mod load;
 pub mod memory;
 #[cfg(target_os = "none")]
 pub mod native;

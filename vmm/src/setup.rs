@@ -3,7 +3,7 @@ use crate::arch::current::boot::load::LoadError;
 use crate::arch::current::setup;
 use crate::arch::current::state::StatePage;
 use crate::arch::current::vcpu::Vcpu;
-use crate::arch::current::vm::Vm;
+use crate::arch::current::vm::{MAX_VCPUS, Vm};
 use crate::memory::{GuestPhys, GuestRam, LayoutError};
 use crate::native::{Ends, ExitPortals, Handler, Native, serve};
 use crate::platform::KICK_VCPU;
@@ -20,8 +20,8 @@ use rt::program::Program;
 use rt::protocol::supervisor::{self, Request};
 use rt::syscall::{self, MapParameters, VcpuParameters};
 
-/// Most vCPUs of a VM, by the numbers of selectors and of UTCBs that a monitor has.
-const MOST_VCPUS: usize = 8;
+/// Most vCPUs that a monitor has selectors and UTCBs for.
+const MOST_SERVED: usize = 8;
 /// Stack of the handler thread.
 const STACK: usize = 32 << 10;
 
@@ -83,11 +83,7 @@ pub fn start(program: &Program) -> Result<&'static Ends, SetupError> {
     ) {
         return Err(SetupError::Environment("the machine cannot virtualise"));
     }
-    let count = environment
-        .vcpus
-        .len()
-        .min(setup::most_vcpus(environment))
-        .min(MOST_VCPUS);
+    let count = environment.vcpus.len().min(MAX_VCPUS).min(MOST_SERVED);
     let vcpus = &environment.vcpus[..count];
     if vcpus.is_empty() {
         return Err(SetupError::Environment("the VM has no vCPU"));

@@ -55,32 +55,35 @@ pub struct Mode {
     pub name: &'static str,
     /// Names and packages of what it builds.
     pub programs: &'static [(&'static str, &'static str)],
+    /// It runs at the top of the address space.
+    at_top: bool,
 }
 
 /// The kernel's build.
 pub const KERNEL: Mode = Mode {
     name: "kernel",
     programs: &[("hypervisor", "hypervisor")],
+    at_top: true,
 };
 /// The build of systems' programs.
 pub const USER: Mode = Mode {
     name: "user",
     programs: PROGRAMS,
+    at_top: false,
 };
 /// The build of the programs that are no part of a system, with the flags of those that are.
 pub const TRIAL: Mode = Mode {
     name: "user",
     programs: TRIALS,
+    at_top: false,
 };
 
 impl Mode {
     /// Flags of the compiler.
     fn flags(&self, architecture: Architecture) -> &'static [&'static str] {
-        match (self.name, architecture) {
-            // It runs at the top of the address space, which this code model can reach.
-            ("kernel", Architecture::X86_64) => {
-                &["-Crelocation-model=static", "-Ccode-model=kernel"]
-            }
+        match (self.at_top, architecture) {
+            // The code model that can reach it.
+            (true, Architecture::X86_64) => &["-Crelocation-model=static", "-Ccode-model=kernel"],
             _ => &["-Crelocation-model=static"],
         }
     }

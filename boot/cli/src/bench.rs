@@ -7,19 +7,14 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
 use configs::Machine;
-use image::bundle::FileKind;
-use image::pack::{FlatProgram, Packer};
-use image::system::System;
 
-use crate::artifacts::{Artifacts, BENCHMARK};
+use crate::artifacts::BENCHMARK;
 use crate::dialogue::Dialogue;
-use crate::machine::{self, Image, Kind, Settings};
-use crate::{bundle, progress, workspace};
+use crate::machine::{self, Kind, Settings};
+use crate::{progress, trial, workspace};
 
 /// The benchmark takes a second; emulators on a busy machine are slow.
 const LIMIT: Duration = Duration::from_secs(180);
-/// RAM of the machine.
-const MEMORY: u64 = 512 << 20;
 
 /// One row: counter ticks, the cost of reading the counter subtracted.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
@@ -117,13 +112,8 @@ impl Report {
 /// Runs the benchmark on a machine.
 pub fn measure(kind: Kind) -> Result<Report> {
     machine::prepare(kind)?;
-    let artifacts = Artifacts::trials(kind.architecture())?;
-    let image = Image {
-        kernel: artifacts.kernel.clone(),
-        bundle: pack(&artifacts, BENCHMARK, &[])?,
-        options: String::new(),
-    };
-    let machine = Machine::usual(kind.architecture(), MEMORY, 1);
+    let image = trial::image(kind.architecture(), BENCHMARK, &[])?;
+    let machine = Machine::usual(kind.architecture(), trial::MEMORY, 1);
     let settings = Settings {
         count_instructions: kind != Kind::Bochs,
         ..Settings::new(machine)
@@ -139,36 +129,6 @@ pub fn measure(kind: Kind) -> Result<Report> {
         )
     })?;
     Report::parse(&dialogue.transcript())
-}
-
-/// A bundle with nothing but `program`, which is a root task of its own, and other programs as files for it.
-pub fn pack(artifacts: &Artifacts, program: &str, files: &[&str]) -> Result<std::path::PathBuf> {
-    let path = artifacts.program(program)?;
-    let elf = std::fs::read(&path).with_context(|| format!("{} cannot be read", path.display()))?;
-    let unpacked = || format!("{program} cannot be packed");
-    let flat = FlatProgram::from_elf(&elf).with_context(unpacked)?;
-    let system = System {
-        name: program
-            .to_string()
-            .try_into()
-            .map_err(|e| anyhow!("{e:?}"))?,
-        servers: Vec::new(),
-        vms: Vec::new(),
-        natives: Vec::new(),
-    };
-    let mut packer = Packer::new(&flat)?;
-    for file in files {
-        let path = artifacts.program(file)?;
-        let bytes = std::fs::read(&path);
-        let bytes = bytes.with_context(|| format!("{} cannot be read", path.display()))?;
-        packer.file(file, FileKind::Program, &bytes);
-    }
-    let bytes = packer.finish(system).with_context(unpacked)?;
-    let dir = workspace::output().join("images");
-    std::fs::create_dir_all(&dir)?;
-    let path = dir.join(format!("{program}-{}.bundle", artifacts.architecture));
-    bundle::write(&path, &bytes)?;
-    Ok(path)
 }
 
 /// Appends one line of JSON to `file`.

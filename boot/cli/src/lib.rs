@@ -23,5 +23,6 @@ pub mod run;
 pub mod sysroot;
 pub mod terminal;
 pub mod toolchain;
+pub mod trial;
 pub mod watch;
 pub mod workspace;

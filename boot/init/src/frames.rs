@@ -50,9 +50,10 @@ pub struct Frames {
 impl Frames {
     /// All RAM among `regions`, which the kernel guarantees not to overlap.
     pub fn new(regions: &[Region]) -> Frames {
-        let ram = regions.iter().zip(0..).filter(|(region, _)| {
-            MemoryKind::from_code(region.kind as u8) == Some(MemoryKind::Ram) && region.size > 0
-        });
+        let ram = regions
+            .iter()
+            .zip(0..)
+            .filter(|(region, _)| region.memory_kind() == Some(MemoryKind::Ram) && region.size > 0);
         let free = ram.map(|(region, number)| Free {
             start: region.base,
             end: region.base.saturating_add(region.size),

@@ -3,7 +3,7 @@ use crate::desk::{self, Desk};
 use crate::frames::{Chunk, Frames};
 use abi::boot::{
     BOOT_INFO_MAGIC, BootInfo, ROOT_BUNDLE, ROOT_DOMAIN, ROOT_FREE, ROOT_LOG, ROOT_MEMORY,
-    ROOT_SLOTS, ROOT_SPACE, Region,
+    ROOT_SLOTS, ROOT_SPACE,
 };
 use abi::cap::MemoryKind;
 use abi::syscall::ThreadFlags;
@@ -131,12 +131,8 @@ impl Root {
         let badge = Badge(bits::DESK);
         syscall::delegate_notification(notification, ROOT_DOMAIN, signal, Rights::SIGNAL, badge)
             .doing("create a notification")?;
-        let regions = info
-            .regions
-            .get(..info.region_count as usize)
-            .unwrap_or(&info.regions);
         Ok(Root {
-            frames: Frames::new(regions),
+            frames: Frames::new(info.regions()),
             info,
             bundle,
             desk: Box::leak(Box::new(Desk::new(signal))),
@@ -241,27 +237,31 @@ impl Root {
         Ok(result)
     }
 
+    /// The capability of the memory that holds a range whole, the offset in it, and its kind.
+    fn memory_at(&self, address: u64, size: u64) -> Option<(Selector, u64, MemoryKind)> {
+        (0..).zip(self.info.regions()).find_map(|(number, region)| {
+            let offset = address.checked_sub(region.base)?;
+            let inside = size <= region.size.checked_sub(offset)?;
+            inside.then_some((ROOT_MEMORY.offset(number), offset, region.memory_kind()?))
+        })
+    }
+
     /// Maps memory that is not RAM for reading, in whole pages; returns its physical address with it.
     pub fn map_physical(&mut self, address: u64, size: u64) -> Option<(u64, SharedMemory)> {
         let page = PAGE_SIZE as u64;
         let start = address / page * page;
-        let end = address.checked_add(size)?.checked_next_multiple_of(page)?;
-        let count = (self.info.region_count as usize).min(self.info.regions.len());
-        let (number, region) = (0..)
-            .zip(&self.info.regions[..count])
-            .find(|(_, region)| region.base <= start && end - region.base <= region.size)?;
-        let kind = MemoryKind::from_code(region.kind as u8);
-        if !matches!(kind, Some(MemoryKind::Firmware | MemoryKind::Device)) {
+        let size = address.checked_add(size)?.checked_next_multiple_of(page)? - start;
+        let (memory, offset, kind) = self.memory_at(start, size)?;
+        if !matches!(kind, MemoryKind::Firmware | MemoryKind::Device) {
             return None;
         }
-        let (memory, offset) = (ROOT_MEMORY.offset(number), start - region.base);
-        let mapping = self
+        let (mapped, _) = self
             .mapper
-            .map(&self.selectors, memory, offset, end - start, Rights::READ)
+            .map(&self.selectors, memory, offset, size, Rights::READ)
             .ok()?;
         // SAFETY: mapped just now, and never unmapped.
         Some((start, unsafe {
-            SharedMemory::new(mapping.0 as usize, (end - start) as usize)
+            SharedMemory::new(mapped as usize, size as usize)
         }))
     }
 
@@ -280,20 +280,13 @@ impl Root {
 
     /// The capability of the device memory at `address`, a multiple of the page size, and the offset in it.
     pub fn device(&self, address: u64, size: u64) -> Result<(Selector, u64)> {
-        let inside = |region: &Region| {
-            MemoryKind::from_code(region.kind as u8) == Some(MemoryKind::Device)
-                && address.is_multiple_of(PAGE_SIZE as u64)
-                && region.base <= address
-                && address - region.base <= region.size
-                && size <= region.size - (address - region.base)
-        };
-        let count = (self.info.region_count as usize).min(self.info.regions.len());
-        let found = (0..)
-            .zip(&self.info.regions[..count])
-            .find(|(_, region)| inside(region));
-        match found {
-            Some((number, region)) => Ok((ROOT_MEMORY.offset(number), address - region.base)),
-            None => Err(Failure(format!("there is no device at {address:#x}"))),
+        match self.memory_at(address, size) {
+            Some((memory, offset, MemoryKind::Device))
+                if address.is_multiple_of(PAGE_SIZE as u64) =>
+            {
+                Ok((memory, offset))
+            }
+            _ => Err(Failure(format!("there is no device at {address:#x}"))),
         }
     }
 

@@ -2,14 +2,13 @@
 
 use crate::arch;
 use crate::stats::{self, SAMPLES};
-use abi::boot::{BootInfo, ROOT_DOMAIN, ROOT_MEMORY, ROOT_SPACE, Virtualization};
-use abi::cap::MemoryKind;
-use abi::syscall::{SpaceKind, ThreadFlags};
+use abi::boot::{BootInfo, ROOT_DOMAIN, ROOT_SPACE, Virtualization};
+use abi::syscall::SpaceKind;
 use abi::vcpu::{EXIT_KINDS, ExitKind};
-use abi::{Rights, Selector, Status};
+use abi::{Rights, Selector};
 use core::sync::atomic::{AtomicU64, Ordering};
-use rt::arch::clean_to_memory;
-use rt::syscall::{self, Deadline, MapParameters, Result, ThreadParameters, Time, VcpuParameters};
+use rt::syscall::{self, Deadline, MapParameters, Result, Time, VcpuParameters};
+use trial::{Stack, create_thread, initial_state, place_code};
 
 const FREE: u32 = abi::boot::ROOT_FREE.0 + 64;
 const GUEST: Selector = Selector(FREE);
@@ -35,9 +34,7 @@ const WARM_UP: usize = 16;
 /// All exits of the guest: the first one, the warm-up, the samples.
 pub(crate) const ROUNDS: u32 = (SAMPLES + WARM_UP + 1) as u32;
 
-#[repr(C, align(16))]
-struct Stack([u8; 8192]);
-static mut HANDLER_STACK: Stack = Stack([0; 8192]);
+static HANDLER_STACK: Stack = Stack::zeroed();
 
 /// The exit that ended the measurement, plus one; 0: none yet.
 static ENDED: AtomicU64 = AtomicU64::new(0);
@@ -48,7 +45,7 @@ pub(crate) extern "C" fn other(kind: u64, info: u64, more: u64) -> u64 {
     match abi::vcpu::exit_kind(kind) {
         Some(ExitKind::Startup) => {
             // SAFETY: the kernel has mapped the state page there; the vCPU waits for this answer.
-            unsafe { state.write_volatile(arch::initial_state()) };
+            unsafe { state.write_volatile(initial_state(CODE)) };
             arch::ALL
         }
         kind => {
@@ -79,14 +76,7 @@ pub fn run(info: &BootInfo) {
 }
 
 fn hypercall(info: &BootInfo, code: impl Iterator<Item = u8>) -> Result {
-    let regions = &info.regions[..info.region_count as usize];
-    let ram = regions
-        .iter()
-        .position(|r| {
-            r.kind == MemoryKind::Ram as u32 && r.base >= 1 << 20 && r.size >= MEMORY_SIZE
-        })
-        .ok_or(Status::BadArgument)?;
-    let memory = ROOT_MEMORY.offset(ram as u32);
+    let memory = trial::ram(info, MEMORY_SIZE)?;
     let map = |address, rights| MapParameters {
         offset: 0,
         address,
@@ -96,23 +86,9 @@ fn hypercall(info: &BootInfo, code: impl Iterator<Item = u8>) -> Result {
     syscall::create_space(ROOT_DOMAIN, GUEST, SpaceKind::Guest)?;
     syscall::map(memory, ROOT_SPACE, HERE, &map(MEMORY, Rights::RW))?;
     syscall::map(memory, GUEST, THERE, &map(0, Rights::RW | Rights::EXEC))?;
-    for (i, byte) in code.enumerate() {
-        // SAFETY: just mapped, and used for nothing else.
-        unsafe { ((MEMORY + CODE) as *mut u8).add(i).write_volatile(byte) };
-    }
-    // The guest's caches are off, if it has such a thing.
-    clean_to_memory(MEMORY as usize..(MEMORY + MEMORY_SIZE) as usize);
-    let thread = ThreadParameters {
-        domain: ROOT_DOMAIN,
-        space: ROOT_SPACE,
-        cpu: 0,
-        utcb: UTCB,
-        ip: arch::monitor as *const () as u64,
-        sp: &raw const HANDLER_STACK as u64 + size_of::<Stack>() as u64,
-        exceptions: Selector::NULL,
-        flags: ThreadFlags::empty(),
-    };
-    syscall::create_thread(ROOT_DOMAIN, THREAD, &thread)?;
+    // SAFETY: just mapped, and used for nothing else.
+    unsafe { place_code(MEMORY..MEMORY + MEMORY_SIZE, CODE, code) };
+    create_thread(THREAD, UTCB, arch::monitor, HANDLER_STACK.top())?;
     for kind in 0..EXIT_KINDS {
         let groups = if kind == ExitKind::Hypercall as u32 {
             arch::SAVED

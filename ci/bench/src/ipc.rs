@@ -1,13 +1,13 @@
 //! System calls and synchronous calls.
 
-use crate::arch::echo;
 use crate::stats::{self, Row};
-use abi::boot::{ROOT_BUNDLE, ROOT_DOMAIN, ROOT_SPACE};
+use abi::boot::ROOT_DOMAIN;
 use abi::bundle::Head;
 use abi::syscall::{SpaceKind, ThreadFlags};
-use abi::{Op, Rights, Selector, Tag};
+use abi::{Op, Selector, Tag};
 use rt::arch::{Registers, call_portal, system_call};
-use rt::syscall::{self, MapParameters, Result, ThreadParameters};
+use rt::syscall::{self, Result, ThreadParameters};
+use trial::{create_thread, echo, map_code};
 
 /// First selector that the measurements use.
 const FREE: u32 = abi::boot::ROOT_FREE.0;
@@ -18,10 +18,12 @@ const OTHER_SPACE: Selector = Selector(FREE + 3);
 const OTHER_THREAD: Selector = Selector(FREE + 4);
 const OTHER_PORTAL: Selector = Selector(FREE + 5);
 const NOTIFICATION: Selector = Selector(FREE + 6);
-const MAPPINGS: u32 = FREE + 8;
+const MAPPINGS: Selector = Selector(FREE + 8);
 
 const SAME_UTCB: u64 = 0x5000_0000;
 const OTHER_UTCB: u64 = 0x5000_1000;
+/// The stack pointer of threads that use none.
+const NO_STACK: u64 = 0x1000;
 
 /// Calls `portal` with no message, as a stub does that has nothing to keep but what the compiler must.
 #[inline(always)]
@@ -75,17 +77,7 @@ fn signal() -> Result<Row> {
 }
 
 fn same_domain() -> Result<Row> {
-    let parameters = ThreadParameters {
-        domain: ROOT_DOMAIN,
-        space: ROOT_SPACE,
-        cpu: 0,
-        utcb: SAME_UTCB,
-        ip: echo as *const () as u64,
-        sp: 0x1000,
-        exceptions: Selector::NULL,
-        flags: ThreadFlags::empty(),
-    };
-    syscall::create_thread(ROOT_DOMAIN, SAME_THREAD, &parameters)?;
+    create_thread(SAME_THREAD, SAME_UTCB, echo, NO_STACK)?;
     syscall::create_portal(ROOT_DOMAIN, SAME_PORTAL, SAME_THREAD, 1, 0)?;
     check(call(SAME_PORTAL))?;
     Ok(stats::measure(|| {
@@ -96,26 +88,14 @@ fn same_domain() -> Result<Row> {
 fn other_domain(head: &Head) -> Result<Row> {
     syscall::create_domain(ROOT_DOMAIN, OTHER_DOMAIN, 64, 64)?;
     syscall::create_space(OTHER_DOMAIN, OTHER_SPACE, SpaceKind::Host)?;
-    for (i, segment) in head.segments().iter().enumerate() {
-        let rights = Rights::from_bits_truncate(segment.rights as u16);
-        if rights.contains(Rights::WRITE) {
-            continue;
-        }
-        let p = MapParameters {
-            offset: segment.offset,
-            address: segment.address,
-            size: segment.size,
-            rights,
-        };
-        syscall::map(ROOT_BUNDLE, OTHER_SPACE, Selector(MAPPINGS + i as u32), &p)?;
-    }
+    map_code(head, OTHER_SPACE, MAPPINGS)?;
     let parameters = ThreadParameters {
         domain: OTHER_DOMAIN,
         space: OTHER_SPACE,
         cpu: 0,
         utcb: OTHER_UTCB,
         ip: echo as *const () as u64,
-        sp: 0x1000,
+        sp: NO_STACK,
         exceptions: Selector::NULL,
         flags: ThreadFlags::empty(),
     };

@@ -14,6 +14,8 @@ pub mod arch;
 #[cfg(target_os = "none")]
 pub mod driver;
 #[cfg(target_os = "none")]
+pub mod monitor;
+#[cfg(target_os = "none")]
 pub mod place;
 #[cfg(target_os = "none")]
 pub mod victim;

@@ -1,7 +1,8 @@
 //! What runs in a hostile domain. Only its stacks are writable there.
 
-use crate::arch::{FLAGS, entry, guest, moves};
+use crate::arch::{FLAGS, entry, moves};
 use crate::calls::{self, Call, Targets, table};
+use crate::monitor;
 use crate::place::{self, Control};
 use crate::random::Random;
 use abi::utcb::exception::ExceptionReply;
@@ -75,7 +76,8 @@ impl Thread {
             }
             let identity = message.first;
             if identity < EXIT_KINDS as u64 {
-                answer.arguments[1] = guest::answer(&mut self.random, message.words[0], counter());
+                answer.arguments[1] =
+                    monitor::answer(&mut self.random, message.words[0], counter());
             } else if (place::MEMORY..place::MEMORY + place::AREA).contains(&identity) {
                 // Resume at the start, or do something unreasonable.
                 let anew = (ExceptionReply::RESUME | ExceptionReply::SET_FRAME).bits();

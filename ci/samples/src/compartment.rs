@@ -3,7 +3,7 @@
 use crate::arch;
 use crate::place::{self, Start, table};
 use abi::boot::{ROOT_BUNDLE, ROOT_DOMAIN, ROOT_FREE, ROOT_LOG, ROOT_SPACE};
-use abi::bundle::Segment;
+use abi::bundle::Head;
 use abi::syscall::{SpaceKind, ThreadFlags};
 use abi::{Badge, Rights, Selector};
 use core::ptr::NonNull;
@@ -44,8 +44,8 @@ pub struct Workshop {
     pub memory: Selector,
     /// The driver's notification.
     pub done: Selector,
-    /// Segments of this program.
-    pub segments: &'static [Segment],
+    /// The bundle's head, which names the segments of this program.
+    pub head: Head,
 }
 
 impl Workshop {
@@ -75,19 +75,7 @@ impl Workshop {
         let (domain, space) = (c.at(own::DOMAIN), c.at(own::SPACE));
         syscall::create_domain(ROOT_DOMAIN, domain, pages, table::SLOTS)?;
         syscall::create_space(domain, space, SpaceKind::Host)?;
-        let code = self
-            .segments
-            .iter()
-            .filter(|s| s.rights & u32::from(Rights::WRITE.bits()) == 0);
-        for (i, segment) in (0..).zip(code) {
-            let p = MapParameters {
-                offset: segment.offset,
-                address: segment.address,
-                size: segment.size,
-                rights: Rights::from_bits_truncate(segment.rights as u16),
-            };
-            syscall::map(ROOT_BUNDLE, space, c.at(own::SEGMENTS + i), &p)?;
-        }
+        trial::map_code(&self.head, space, c.at(own::SEGMENTS))?;
         let p = MapParameters {
             offset: number * place::AREA,
             address: place::AREA_ADDRESS,

@@ -1,22 +1,16 @@
 //! The root task: makes the compartments, waits for them, and looks what they have done.
 
-use crate::arch;
 use crate::compartment::{Compartment, MEMORY, Workshop};
 use crate::place::{Contents, Role, Start, common, table};
 use crate::roles::{EXITED, report};
-use abi::boot::{
-    BootInfo, ROOT_BUNDLE, ROOT_DOMAIN, ROOT_FREE, ROOT_LOG, ROOT_MEMORY, ROOT_SPACE, Region,
-};
-use abi::cap::MemoryKind;
-use abi::syscall::ThreadFlags;
+use abi::boot::{BootInfo, ROOT_BUNDLE, ROOT_DOMAIN, ROOT_FREE, ROOT_LOG, ROOT_SPACE};
 use abi::{PAGE_SIZE, Rights, Selector, Status};
-use alloc::boxed::Box;
 use alloc::format;
 use alloc::string::String;
 use core::fmt;
 use image::bundle::Bundle;
 use pager::PAGES;
-use rt::syscall::{self, Deadline, MapParameters, ThreadParameters};
+use rt::syscall::{self, Deadline, MapParameters};
 
 const DONE: Selector = ROOT_FREE;
 const BUNDLE: Selector = ROOT_FREE.offset(1);
@@ -80,28 +74,13 @@ fn set_up(info: &BootInfo) -> Result<Driver> {
         core::slice::from_raw_parts(BUNDLE_ADDRESS as *const u8, info.bundle_size as usize)
     };
     let bundle = Bundle::open(bytes).map_err(|error| Failure(format!("the bundle: {error}")))?;
-    let fits =
-        |r: &Region| r.kind == MemoryKind::Ram as u32 && r.base >= 1 << 20 && r.size >= MEMORY;
-    let regions = &info.regions[..info.region_count as usize];
-    let ram = regions.iter().position(fits);
-    let ram = ram.ok_or_else(|| Failure("there is no memory".into()))?;
     let workshop = Workshop {
-        memory: ROOT_MEMORY.offset(ram as u32),
+        memory: trial::ram(info, MEMORY)?,
         done: DONE,
-        segments: Box::leak(Box::new(*bundle.head())).segments(),
+        head: *bundle.head(),
     };
     workshop.open(MEMORIES)?;
-    let parameters = ThreadParameters {
-        domain: ROOT_DOMAIN,
-        space: ROOT_SPACE,
-        cpu: 0,
-        utcb: ECHO_UTCB,
-        ip: arch::echo as *const () as u64,
-        sp: 0,
-        exceptions: Selector::NULL,
-        flags: ThreadFlags::empty(),
-    };
-    syscall::create_thread(ROOT_DOMAIN, ECHO, &parameters)?;
+    trial::create_thread(ECHO, ECHO_UTCB, trial::echo, 0)?;
     syscall::create_portal(ROOT_DOMAIN, ECHO_PORTAL, ECHO, 1, 0)?;
     Ok(Driver {
         workshop,

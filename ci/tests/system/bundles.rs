@@ -7,7 +7,7 @@ use image::bundle::Bundle;
 /// Boots a bundle changed by `damage`; the machine has to say `says`.
 fn refused(on: Target, name: &str, says: &str, damage: fn(&mut Vec<u8>)) {
     let config = on.linux("damaged", &[]).unwrap();
-    let image = bulkhead::run::image(&config).unwrap_or_else(|e| panic!("{e:#}"));
+    let image = on.image(&config);
     let dir = tempfile::tempdir().unwrap();
     let bundle = dir.path().join("bundle");
     let mut bytes = std::fs::read(&image.bundle).unwrap();

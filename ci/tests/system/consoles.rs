@@ -5,10 +5,7 @@ use bulkhead::dialogue::Dialogue;
 use ci::{ANSWER, PROMPT, Target, seconds};
 use configs::Architecture;
 
-use crate::endings::power_off;
-
-/// The console server's escape key: Ctrl-T.
-const ESCAPE: u8 = 0x14;
+use crate::guest::{has_keyboard, next_guest, power_off, prompt_of};
 
 fn two_guests_on_one_uart(on: Target) {
     let config = on.two_linux("two-linux", &[]).unwrap();
@@ -21,18 +18,16 @@ fn two_guests_on_one_uart(on: Target) {
         for (name, next) in [("red", true), ("blue", false)] {
             // A prompt may have come already: ask for another.
             guests.type_line("");
-            guests.expect(&format!(r"\[{name}\] linux:\S+# "), on.boot())?;
-            guests.type_line("echo here-is-$((40 + 2))");
-            guests.expect(&format!(r"\[{name}\] here-is-42\n"), ANSWER)?;
+            guests.expect(&prompt_of(name), on.boot())?;
+            has_keyboard(guests, name)?;
             if next {
-                guests.send(&[ESCAPE, b'n']);
+                next_guest(guests);
             }
         }
         guests.type_line("poweroff");
         guests.expect("blue.*powered off", ANSWER)?;
-        guests.send(&[ESCAPE, b'n']);
-        guests.type_line("echo still-$((40 + 2))");
-        guests.expect(r"\[red\] still-42\n", ANSWER)?;
+        next_guest(guests);
+        has_keyboard(guests, "red")?;
         power_off(guests)
     });
 }

@@ -4,6 +4,8 @@ use bulkhead::machine::{End, Image, Settings};
 use ci::{PROMPT, Target, seconds, with_machine};
 use configs::Architecture;
 
+use crate::guest::cpus;
+
 fn the_default_guest_by_itself(on: Target) {
     let console = match on.architecture() {
         Architecture::X86_64 => "ttyS0",
@@ -22,7 +24,7 @@ fn the_default_guest_by_itself(on: Target) {
     let settings = Settings::new(on.machine(512 << 20));
     with_machine("direct", on, &image, &settings, |guest| {
         guest.expect(r"Linux \d+\.\d+\S+ in a", seconds(60))?;
-        guest.expect(r"CPUs: +1 ", seconds(20))?;
+        guest.expect(&cpus(1), seconds(20))?;
         guest.expect(PROMPT, seconds(20))?;
         guest.type_line("echo $((6 * 7)) && tty");
         guest.expect(&format!("\n42\n/dev/{console}\n"), seconds(20))?;

@@ -1,53 +1,16 @@
-//! A shell to type into, and every way in which a guest ends.
+//! Every way in which a guest ends.
 
-use anyhow::{Result, ensure};
-use bulkhead::dialogue::Dialogue;
-use bulkhead::machine::{End, Kind};
+use anyhow::ensure;
+use bulkhead::machine::End;
 use ci::{ANSWER, PROMPT, Target};
 
-/// The guest's shell, reached and working, with a vCPU on each CPU.
-pub fn shell(on: Target, guest: &mut Dialogue) -> Result<()> {
-    shell_with(on, guest, on.cpus)
-}
-
-/// The guest's shell, reached and working, with this many vCPUs.
-pub fn shell_with(on: Target, guest: &mut Dialogue, vcpus: u32) -> Result<()> {
-    guest.expect(PROMPT, on.boot())?;
-    guest.type_line("echo $((6 * 7)); uname -sm; nproc");
-    let answer = format!("\n42\nLinux {}\n{vcpus}\n", on.uname());
-    guest.expect(&answer, ANSWER)?;
-    guest.expect(PROMPT, ANSWER)?;
-    Ok(())
-}
-
-/// What the guest says about its CPUs while it starts.
-fn cpus(on: Target) -> String {
-    format!(r"CPUs: +{} ", on.cpus)
-}
-
-/// The source of a guest's time.
-pub fn clock(on: Target) -> &'static str {
-    match on.kind {
-        Kind::QemuX86 => "kvm-clock",
-        // Linux prefers it where the CPU says that it never stops.
-        Kind::Bochs => "tsc",
-        Kind::QemuArm64 => "arch_sys_counter",
-    }
-}
-
-/// Switches the guest off; the machine has to follow.
-pub fn power_off(guest: &mut Dialogue) -> Result<()> {
-    guest.type_line("poweroff");
-    let end = guest.finish(ANSWER)?;
-    ensure!(end == End::PowerOff, "the machine ended with {end:?}");
-    Ok(())
-}
+use crate::guest::{cpus, is_well, power_off, shell};
 
 fn shell_and_power_off(on: Target) {
     let config = on.linux("shell", &[]).unwrap();
     on.boots(&config, |guest| {
         guest.expect(r"started linux", on.boot())?;
-        guest.expect(&cpus(on), on.boot())?;
+        guest.expect(&cpus(on.cpus), on.boot())?;
         guest.expect(r"Memory: +4\d\d MiB", ANSWER)?;
         shell(on, guest)?;
         // Job control: an interrupt reaches what runs, not the shell.
@@ -57,11 +20,7 @@ fn shell_and_power_off(on: Target) {
         std::thread::sleep(ci::seconds(2));
         guest.send(b"\x03");
         guest.expect(PROMPT, ANSWER)?;
-        guest.type_line("dmesg | grep -ciE 'bug:|oops|call trace'");
-        guest.expect("\n0\n", ANSWER)?;
-        guest.type_line("cat /sys/devices/system/clocksource/clocksource0/current_clocksource");
-        guest.expect(&format!("\n{}\n", clock(on)), ANSWER)?;
-        guest.expect(PROMPT, ANSWER)?;
+        is_well(on, guest)?;
         power_off(guest)
     });
 }
@@ -81,7 +40,7 @@ fn reboot(on: Target) {
     on.boots(&config, |guest| {
         guest.expect(PROMPT, on.boot())?;
         guest.type_line("echo remains > /tmp/file; reboot");
-        guest.expect(&cpus(on), on.boot())?;
+        guest.expect(&cpus(on.cpus), on.boot())?;
         shell(on, guest)?;
         guest.type_line("ls /tmp/file");
         guest.expect("No such file", ANSWER)?;

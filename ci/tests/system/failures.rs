@@ -5,17 +5,16 @@ use bulkhead::machine::Settings;
 use ci::{ANSWER, Target, seconds, with_machine};
 use configs::Architecture;
 
-use crate::endings::power_off;
+use crate::guest::{has_keyboard, next_guest, power_off, prompt_of};
 
 fn a_monitor_that_dies_ends_alone(on: Target) {
     let changes = [("name = \"red\"", "name = \"red\"\nfault_after_ms = 3000")];
     let config = on.two_linux("monitor-dies", &changes).unwrap();
     on.boots(&config, |guests| {
         guests.expect(r"red: .*(fault|exception)", on.boot())?;
-        guests.expect(r"\[blue\] linux:\S+# ", on.boot())?;
-        guests.send(b"\x14n");
-        guests.type_line("echo alive-$((40 + 2))");
-        guests.expect(r"\[blue\] alive-42\n", ANSWER)?;
+        guests.expect(&prompt_of("blue"), on.boot())?;
+        next_guest(guests);
+        has_keyboard(guests, "blue")?;
         power_off(guests)
     });
 }
@@ -35,7 +34,7 @@ fn a_console_server_that_dies_is_reported(on: Target) {
 
 fn a_cpu_without_an_extension_gets_a_clear_message(on: Target) {
     let config = on.linux("no-extension", &[]).unwrap();
-    let image = bulkhead::run::image(&config).unwrap_or_else(|e| panic!("{e:#}"));
+    let image = on.image(&config);
     let mut settings = Settings {
         virtualization: false,
         ..Settings::new(config.machine)

@@ -1,16 +1,13 @@
 //! Hostile programs: the kernel stands, and what they took comes back.
 
-use anyhow::{Result, ensure};
-use bulkhead::artifacts::{Artifacts, HOSTILE};
-use bulkhead::bench;
-use bulkhead::machine::{Image, Settings};
-use ci::{Target, seconds, with_machine};
+use anyhow::ensure;
+use bulkhead::artifacts::HOSTILE;
+use ci::{Target, seconds};
 
 /// Boots the hostile root task, which takes eight seconds of its machine.
 fn the_kernel_survives_hostile_programs(on: Target) {
-    let (image, cpus) = (image(on).unwrap_or_else(|e| panic!("{e:#}")), on.cpus);
-    let settings = Settings::new(on.machine(512 << 20));
-    with_machine("hostile", on, &image, &settings, |machine| {
+    on.tries(HOSTILE, &[], |machine| {
+        let cpus = on.cpus;
         machine.expect(&format!("hostile: begin: {cpus} CPUs"), seconds(30))?;
         let end = r"hostile: (done \d+ calls|FAILED.*)|bulkhead: (panic.*)";
         let end = machine.expect(end, seconds(60))?;
@@ -21,16 +18,6 @@ fn the_kernel_survives_hostile_programs(on: Target) {
         ensure!(calls > 3000, "{end}");
         Ok(())
     });
-}
-
-/// The hypervisor with the hostile programs.
-fn image(on: Target) -> Result<Image> {
-    let artifacts = Artifacts::trials(on.architecture())?;
-    Ok(Image {
-        bundle: bench::pack(&artifacts, HOSTILE, &[])?,
-        kernel: artifacts.kernel,
-        options: String::new(),
-    })
 }
 
 tests! {

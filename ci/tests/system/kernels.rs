@@ -1,9 +1,9 @@
 //! Other kernels than the default one.
 
 use bulkhead::guest;
-use ci::{ANSWER, PROMPT, Target};
+use ci::Target;
 
-use crate::endings::{power_off, shell};
+use crate::guest::{ask, power_off, shell};
 
 fn the_real_time_kernel(on: Target) {
     let kernel = guest::real_time_kernel(on.architecture()).unwrap_or_else(|e| panic!("{e:#}"));
@@ -13,9 +13,7 @@ fn the_real_time_kernel(on: Target) {
         .unwrap();
     on.boots(&config, |guest| {
         shell(on, guest)?;
-        guest.type_line("uname -v");
-        guest.expect(r"\n#.* PREEMPT_RT .*\n", ANSWER)?;
-        guest.expect(PROMPT, ANSWER)?;
+        ask(guest, "uname -v", r"\n#.* PREEMPT_RT .*\n")?;
         power_off(guest)
     });
 }

@@ -8,6 +8,7 @@ mod consoles;
 mod direct;
 mod endings;
 mod failures;
+mod guest;
 mod hostile;
 mod kernels;
 mod registers;

@@ -1,19 +1,10 @@
 //! Guests' registers: two guests fill them with patterns and look whether they stay; their monitor looks after its own.
 
-use bulkhead::artifacts::{Artifacts, REGISTERS};
-use bulkhead::bench;
-use bulkhead::machine::{Image, Settings};
-use ci::{Target, seconds, with_machine};
+use bulkhead::artifacts::REGISTERS;
+use ci::{Target, seconds};
 
 fn guests_do_not_see_each_others_registers(on: Target) {
-    let artifacts = Artifacts::trials(on.architecture()).unwrap();
-    let image = Image {
-        kernel: artifacts.kernel.clone(),
-        bundle: bench::pack(&artifacts, REGISTERS, &[]).unwrap(),
-        options: String::new(),
-    };
-    let settings = Settings::new(on.machine(512 << 20));
-    with_machine("registers", on, &image, &settings, |machine| {
+    on.tries(REGISTERS, &[], |machine| {
         let end = r"registers: (done \d+ rounds|FAILED.*)|bulkhead: (panic.*)";
         let end = machine.expect(end, seconds(60))?;
         anyhow::ensure!(end == "done 200 rounds", "{end}");

@@ -1,10 +1,8 @@
 //! The example programs: a Linux program, a foreign thread, pagers.
 
-use anyhow::{Result, ensure};
+use anyhow::ensure;
 use bulkhead::artifacts::{Artifacts, LINUX_HELLO, SAMPLES};
-use bulkhead::bench;
-use bulkhead::machine::{Image, Settings};
-use ci::{Target, seconds, with_machine};
+use ci::{Target, seconds};
 use configs::Architecture;
 
 /// What the parts say, in order. The Linux program's lines come first.
@@ -19,9 +17,7 @@ const PARTS: &[&str] = &[
 ];
 
 fn the_examples_do_what_they_should(on: Target) {
-    let image = image(on).unwrap_or_else(|e| panic!("{e:#}"));
-    let settings = Settings::new(on.machine(512 << 20));
-    with_machine("samples", on, &image, &settings, |machine| {
+    on.tries(SAMPLES, &[LINUX_HELLO], |machine| {
         let end = machine.expect(r"samples: (done|FAILED.*)|bulkhead: (panic.*)", seconds(90))?;
         ensure!(end == "done", "{end}");
         let said = machine.transcript();
@@ -35,16 +31,6 @@ fn the_examples_do_what_they_should(on: Target) {
         }
         Ok(())
     });
-}
-
-/// The hypervisor with the examples.
-fn image(on: Target) -> Result<Image> {
-    let artifacts = Artifacts::trials(on.architecture())?;
-    Ok(Image {
-        bundle: bench::pack(&artifacts, SAMPLES, &[LINUX_HELLO])?,
-        kernel: artifacts.kernel,
-        options: String::new(),
-    })
 }
 
 /// The same file is a program for the Linux of this machine, and finds there what it found on Bulkhead.

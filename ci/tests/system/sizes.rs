@@ -3,7 +3,7 @@
 use anyhow::ensure;
 use ci::{ANSWER, PROMPT, Target};
 
-use crate::endings::{power_off, shell};
+use crate::guest::{cpus, power_off, shell, shell_with};
 
 /// A guest with this memory in MiB; it sees at least `usable` of it, and can use it.
 fn guest_of(on: Target, mib: u64, machine: &str, usable: u64) {
@@ -39,10 +39,8 @@ fn a_guest_on_the_second_cpu(on: Target) {
     let changes = [("vcpus = [0]", "vcpus = [1]")];
     let config = on.linux("second-cpu", &changes).unwrap();
     on.boots(&config, |guest| {
-        guest.expect(r"CPUs: +1 ", on.boot())?;
-        guest.expect(PROMPT, on.boot())?;
-        guest.type_line("echo here-$((40 + 2)) $(nproc)");
-        guest.expect("\nhere-42 1\n", ANSWER)?;
+        guest.expect(&cpus(1), on.boot())?;
+        shell_with(on, guest, 1)?;
         power_off(guest)
     });
 }

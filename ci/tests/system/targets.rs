@@ -49,6 +49,7 @@ targets! {
 /// Every model of CPU with every interrupt controller, and each of both with every number of CPUs.
 #[test]
 fn every_pair_of_arm_features_is_there() {
+    const PAIRS: [(usize, usize); 3] = [(0, 1), (0, 2), (1, 2)];
     let mut pairs = BTreeSet::new();
     for target in ALL {
         if let Board::Virt { cpu, gic } = target.board {
@@ -57,7 +58,7 @@ fn every_pair_of_arm_features_is_there() {
                 format!("a GICv{}", gic.number()),
                 format!("{} CPUs", target.cpus),
             ];
-            for (i, j) in [(0, 1), (0, 2), (1, 2)] {
+            for (i, j) in PAIRS {
                 pairs.insert(format!("{} and {}", features[i], features[j]));
             }
         }
@@ -66,7 +67,7 @@ fn every_pair_of_arm_features_is_there() {
     let gics = [2, 3].map(|version| format!("a GICv{version}"));
     let counts = [1, 2, 4].map(|count| format!("{count} CPUs"));
     let kinds: [&[String]; 3] = [&models, &gics, &counts];
-    for (i, j) in [(0, 1), (0, 2), (1, 2)] {
+    for (i, j) in PAIRS {
         for (one, other) in kinds[i]
             .iter()
             .flat_map(|a| kinds[j].iter().map(move |b| (a, b)))

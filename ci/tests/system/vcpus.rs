@@ -2,13 +2,13 @@
 
 use anyhow::Result;
 use bulkhead::dialogue::Dialogue;
-use ci::{ANSWER, PROMPT, Target};
+use ci::{ANSWER, Target};
 
-use crate::endings::{clock, power_off, shell_with};
+use crate::guest::{ask, cpus, is_well, power_off, shell_with};
 
 /// A shell that has this many vCPUs, all of which work.
 fn all_work(on: Target, guest: &mut Dialogue, vcpus: u32) -> Result<()> {
-    guest.expect(&format!(r"CPUs: +{vcpus} "), on.boot())?;
+    guest.expect(&cpus(vcpus), on.boot())?;
     shell_with(on, guest, vcpus)?;
     let masks: Vec<String> = (0..vcpus).map(|i| format!("{:x}", 1 << i)).collect();
     let masks = masks.join(" ");
@@ -29,19 +29,10 @@ fn all_work(on: Target, guest: &mut Dialogue, vcpus: u32) -> Result<()> {
             "cd /sys/devices/system/cpu; echo 0 > cpu1/online; nproc; echo 1 > cpu1/online; nproc; cd".into(),
             format!("\n{fewer}\n{vcpus}\n"),
         ),
-        (
-            "dmesg | grep -ciE 'bug:|oops|call trace'".into(),
-            "\n0\n".into(),
-        ),
-        (
-            "cat /sys/devices/system/clocksource/clocksource0/current_clocksource".into(),
-            format!("\n{}\n", clock(on)),
-        ),
     ] {
-        guest.type_line(&command);
-        guest.expect(&answer, ANSWER)?;
-        guest.expect(PROMPT, ANSWER)?;
+        ask(guest, &command, &answer)?;
     }
+    is_well(on, guest)?;
     power_off(guest)
 }
 

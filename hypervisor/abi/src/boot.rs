@@ -4,6 +4,7 @@
 //! the stack pointer = top of its stack, its UTCB at [`ROOT_UTCB`], on CPU 0, with the highest priority.
 
 use crate::Selector;
+use crate::cap::MemoryKind;
 
 /// `"bulkhead"` in little-endian order: [`BootInfo::magic`].
 pub const BOOT_INFO_MAGIC: u64 = u64::from_le_bytes(*b"bulkhead");
@@ -33,7 +34,7 @@ pub const ROOT_PORTS: Selector = Selector(6);
 pub const ROOT_BUNDLE: Selector = Selector(7);
 /// The machine's power ([`crate::Op::Power`]).
 pub const ROOT_PLATFORM: Selector = Selector(8);
-/// Capability of memory region 0 ([`BootInfo::regions`]); region `i` is at `+ i`.
+/// Capability of memory region 0 ([`BootInfo::regions()`]); region `i` is at `+ i`.
 pub const ROOT_MEMORY: Selector = Selector(64);
 /// Capability of interrupt line 0 (x86: GSI, Arm: SPI, whose INTID is 32 more); line `i` is at `+ i`.
 pub const ROOT_INTERRUPTS: Selector = Selector(256);
@@ -58,10 +59,17 @@ pub struct Region {
     pub base: u64,
     /// Size in bytes, page-aligned.
     pub size: u64,
-    /// Code of a [`crate::cap::MemoryKind`].
+    /// Code of a [`MemoryKind`].
     pub kind: u32,
     /// Zero.
     pub reserved: u32,
+}
+
+impl Region {
+    /// What it is, if that is known.
+    pub const fn memory_kind(&self) -> Option<MemoryKind> {
+        MemoryKind::from_code(self.kind as u8)
+    }
 }
 
 /// The boot information page. Fields named `reserved` are zero.
@@ -126,6 +134,14 @@ pub struct BootInfo {
 }
 
 const _: () = assert!(core::mem::size_of::<BootInfo>() <= crate::PAGE_SIZE);
+
+impl BootInfo {
+    /// The physical ranges that there are.
+    pub fn regions(&self) -> &[Region] {
+        let count = (self.region_count as usize).min(MAX_REGIONS);
+        &self.regions[..count]
+    }
+}
 
 /// What guests are to be told of a mitigation that firmware may offer (Arm DEN 0028, 7.4 to 7.6).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

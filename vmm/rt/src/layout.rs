@@ -11,8 +11,6 @@ pub const ENVIRONMENT_MAX: u64 = 0x1_0000;
 pub const UTCB_ADDRESS: u64 = 0x2002_0000;
 /// End of the first thread's stack; the pages below it are not mapped.
 pub const STACK_TOP: u64 = 0x2018_0000;
-/// Most bytes of the first thread's stack.
-pub const STACK_MAX: u64 = 0x10_0000;
 /// Addresses of further threads' UTCBs, one page each.
 pub const UTCB_RANGE: core::ops::Range<u64> = 0x2018_0000..0x2020_0000;
 /// Address of the heap.

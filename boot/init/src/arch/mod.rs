@@ -1,4 +1,5 @@
-//! What depends on the processor: how the machine is switched off, and what a VM's address space looks like.
+//! What depends on the processor: how the machine is switched off, what a VM's address space looks like, and what
+//! exceptions are called.
 
 #[cfg(target_arch = "x86_64")]
 mod x86_64;

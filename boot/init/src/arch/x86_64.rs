@@ -1,4 +1,4 @@
-//! PCs: power by ACPI and the keyboard controller.
+//! PCs: power by ACPI and the keyboard controller, VMs, exceptions.
 use crate::acpi::{self, Physical, PowerOff};
 use crate::guest_ram::Layout;
 use crate::root::Root;
@@ -114,5 +114,24 @@ fn wait(root: &Root, ms: u64) {
     let end = Deadline::after(root.ticks(ms));
     while arch::counter() < end.0 {
         root.wait(end);
+    }
+}
+
+/// What an exception is called; `vector` is the one of its message.
+pub fn exception_name(vector: u64) -> &'static str {
+    match vector {
+        0 => "division error",
+        1 => "debug exception",
+        3 => "breakpoint",
+        4 => "overflow",
+        5 => "bound exceeded",
+        6 => "invalid opcode",
+        7 => "no vector unit",
+        12 => "stack fault",
+        13 => "general protection fault",
+        14 => "page fault",
+        16 | 19 => "floating-point error",
+        17 => "alignment error",
+        _ => "exception",
     }
 }

@@ -1,5 +1,6 @@
 //! What happens when a program or a VM ends.
 use super::{End, Kind, Supervisor};
+use crate::arch::exception_name;
 use crate::last_resort::LastResort;
 use image::system::{After, ServerKind};
 use rt::protocol::supervisor::{PANICKED, StopReason};
@@ -66,23 +67,5 @@ impl Supervisor {
                 .drain(..)
                 .for_each(|chunk| self.root.frames.give_back(chunk));
         }
-    }
-}
-
-fn exception_name(vector: u64) -> &'static str {
-    match vector {
-        0 => "division error",
-        1 => "debug exception",
-        3 => "breakpoint",
-        4 => "overflow",
-        5 => "bound exceeded",
-        6 => "invalid opcode",
-        7 => "no vector unit",
-        12 => "stack fault",
-        13 => "general protection fault",
-        14 => "page fault",
-        16 | 19 => "floating-point error",
-        17 => "alignment error",
-        _ => "exception",
     }
 }

@@ -1,6 +1,6 @@
-//! AArch64: the assembly of the measured servers, and a guest at EL1 with its MMU off.
+//! AArch64: the assembly of the monitor, and a guest at EL1 with its MMU off.
 
-use crate::exit::{CODE, RESULTS, ROUNDS};
+use crate::exit::{RESULTS, ROUNDS};
 use abi::Op;
 use abi::boot::Virtualization;
 use abi::vcpu::ExitKind;
@@ -14,12 +14,6 @@ pub const ALL: u64 = Groups::all().difference(Groups::GIC).bits();
 pub const CONTROLS: u64 = Groups::CONTROLS.bits();
 /// What a hypercall's exit saves.
 pub const SAVED: u64 = 0;
-
-/// The shortest server: replies with what it got, and waits.
-#[unsafe(naked)]
-pub extern "C" fn echo() -> ! {
-    naked_asm!("2: mov x0, #{reply}", "svc #0", "b 2b", reply = const Op::ReplyWait as u32)
-}
 
 /// The monitor. A hypercall needs no answer, for the program counter is past it; that is all that is measured.
 #[unsafe(naked)]
@@ -44,19 +38,6 @@ pub extern "C" fn monitor() -> ! {
         reply = const Op::ReplyWait as u32,
         other = sym crate::exit::other,
     )
-}
-
-/// EL1h with all exceptions masked, MMU and caches off.
-pub fn initial_state() -> VcpuState {
-    VcpuState {
-        pc: CODE,
-        pstate: 0x3c5,
-        deadline: u64::MAX,
-        // The bits that are one on every core (Arm ARM, SCTLR_EL1 of Armv8.0).
-        sctlr_el1: 0x30d0_0800,
-        vmpidr: 1 << 31,
-        ..VcpuState::default()
-    }
 }
 
 /// Instructions of [`code`].

@@ -1,4 +1,4 @@
-//! What depends on the processor: the measured servers, and the guest.
+//! What depends on the processor: the monitor, and the guest.
 
 #[cfg(target_arch = "x86_64")]
 mod x86_64;

@@ -1,11 +1,11 @@
-//! x86-64: the assembly of the measured servers, and a guest in protected mode.
+//! x86-64: the assembly of the monitor, and a guest in protected mode.
 
-use crate::exit::{CODE, ROUNDS, STATE};
+use crate::exit::{ROUNDS, STATE};
 use abi::Op;
 use abi::boot::Virtualization;
 use abi::vcpu::ExitKind;
+use abi::vcpu::x86_64::Groups;
 pub use abi::vcpu::x86_64::{CONTROL_HALT, VcpuState};
-use abi::vcpu::x86_64::{Groups, Segment, Table};
 use core::arch::naked_asm;
 use core::mem::offset_of;
 
@@ -15,12 +15,6 @@ pub const ALL: u64 = Groups::all().bits();
 pub const CONTROLS: u64 = Groups::EVENTS.bits();
 /// What a hypercall's exit saves.
 pub const SAVED: u64 = Groups::RIP.bits();
-
-/// The shortest server: replies with what it got, and waits.
-#[unsafe(naked)]
-pub extern "C" fn echo() -> ! {
-    naked_asm!("2: mov eax, {reply}", "syscall", "jmp 2b", reply = const Op::ReplyWait as u32)
-}
 
 /// The monitor. A hypercall is answered by stepping over it; that is all that is measured.
 #[unsafe(naked)]
@@ -47,49 +41,6 @@ pub extern "C" fn monitor() -> ! {
         reply = const Op::ReplyWait as u32,
         other = sym crate::exit::other,
     )
-}
-
-/// 32-bit protected mode, flat, without paging.
-pub fn initial_state() -> VcpuState {
-    let data = Segment {
-        selector: 16,
-        access: 0xc093,
-        limit: u32::MAX,
-        ..Segment::default()
-    };
-    let none = Segment {
-        access: 0x1_0000,
-        ..Segment::default()
-    };
-    VcpuState {
-        rip: CODE,
-        rflags: 2,
-        cr0: 0x31,
-        deadline: u64::MAX,
-        xcr0: 1,
-        dr7: 0x400,
-        pat: 0x0007_0406_0007_0406,
-        cs: Segment {
-            selector: 8,
-            access: 0xc09b,
-            ..data
-        },
-        ss: data,
-        ds: data,
-        es: data,
-        fs: data,
-        gs: data,
-        ldtr: none,
-        tr: Segment {
-            selector: 24,
-            access: 0x8b,
-            limit: 0x67,
-            ..Segment::default()
-        },
-        gdtr: Table::default(),
-        idtr: Table::default(),
-        ..VcpuState::default()
-    }
 }
 
 /// The guest: reads the counter, calls its hypervisor, reads the counter, stores the difference; then HLT.

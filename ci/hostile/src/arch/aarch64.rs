@@ -2,7 +2,7 @@
 
 use abi::boot::{BootInfo, ROOT_MEMORY, ROOT_SPACE};
 use abi::cap::MemoryKind;
-use abi::{Op, Rights, Selector};
+use abi::{Rights, Selector};
 use core::arch::naked_asm;
 use core::fmt::{self, Write};
 use rt::mmio::Mmio;
@@ -17,12 +17,6 @@ pub const FLAGS: u64 = 0;
 /// Where the UART's registers are mapped.
 const UART: u64 = 0x6100_0000;
 const PAGE: u64 = abi::PAGE_SIZE as u64;
-
-/// Answers each call with what it got.
-#[unsafe(naked)]
-pub extern "C" fn echo() -> ! {
-    naked_asm!("2: mov x0, #{reply}", "svc #0", "b 2b", reply = const Op::ReplyWait as u32)
-}
 
 /// Where the driver's second thread starts.
 #[unsafe(naked)]
@@ -63,10 +57,9 @@ impl Write for Uart {
 
 /// Makes the UART that the kernel wrote its log to ready for [`line`]; returns what that needs.
 pub fn open_uart(info: &BootInfo, mapping: Selector) -> u64 {
-    let regions = info.regions.iter().take(info.region_count as usize);
-    for (number, region) in (0..).zip(regions) {
+    for (number, region) in (0..).zip(info.regions()) {
         let offset = info.uart_memory.wrapping_sub(region.base);
-        if region.kind == MemoryKind::Device as u32 && offset < region.size {
+        if region.memory_kind() == Some(MemoryKind::Device) && offset < region.size {
             let p = MapParameters {
                 offset,
                 address: UART,

@@ -1,4 +1,4 @@
-//! What depends on the processor: entry points, the UART, forbidden instructions, and a guest with its monitor.
+//! What depends on the processor: entry points, the UART, forbidden instructions, and a guest.
 
 #[cfg(target_arch = "x86_64")]
 mod x86_64;

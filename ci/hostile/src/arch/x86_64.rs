@@ -1,6 +1,5 @@
 //! x86-64.
 
-use abi::Op;
 use abi::boot::{BootInfo, ROOT_PORTS, ROOT_SPACE};
 use abi::{Rights, Selector};
 use core::arch::naked_asm;
@@ -13,12 +12,6 @@ pub mod moves;
 
 /// Flags of a thread that starts.
 pub const FLAGS: u64 = 2;
-
-/// Answers each call with what it got.
-#[unsafe(naked)]
-pub extern "C" fn echo() -> ! {
-    naked_asm!("2: mov eax, {reply}", "syscall", "jmp 2b", reply = const Op::ReplyWait as u32)
-}
 
 /// Where the driver's second thread starts.
 #[unsafe(naked)]

@@ -1,6 +1,5 @@
 //! AArch64.
 
-use abi::Op;
 use abi::utcb::exception;
 use core::arch::naked_asm;
 use rt::exception::Exception;
@@ -34,12 +33,6 @@ pub extern "C" fn entry() -> ! {
 #[unsafe(naked)]
 pub extern "C" fn foreign() -> ! {
     naked_asm!("2: svc #0x123", "b 2b")
-}
-
-/// Answers each call with what it got.
-#[unsafe(naked)]
-pub extern "C" fn echo() -> ! {
-    naked_asm!("2: mov x0, #{reply}", "svc #0", "b 2b", reply = const Op::ReplyWait as u32)
 }
 
 /// What the processor sets in general registers when a system call is made: nothing.

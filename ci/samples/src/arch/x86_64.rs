@@ -1,6 +1,5 @@
 //! x86-64.
 
-use abi::Op;
 use abi::utcb::exception;
 use core::arch::naked_asm;
 use rt::exception::Exception;
@@ -35,12 +34,6 @@ pub extern "C" fn entry() -> ! {
 #[unsafe(naked)]
 pub extern "C" fn foreign() -> ! {
     naked_asm!("2: syscall", "jmp 2b")
-}
-
-/// Answers each call with what it got.
-#[unsafe(naked)]
-pub extern "C" fn echo() -> ! {
-    naked_asm!("2: mov eax, {reply}", "syscall", "jmp 2b", reply = const Op::ReplyWait as u32)
 }
 
 /// What the processor sets in general registers when a system call is made, or what is no general register here.

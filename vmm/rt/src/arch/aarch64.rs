@@ -1,29 +1,34 @@
 //! AArch64: SVC, entry points, the physical counter, caches. There are no I/O ports.
-use super::Registers;
+use super::{Registers, bulkhead_main};
 use core::arch::{asm, naked_asm};
 use core::ops::Range;
+
+/// SVC with these registers; the operands that follow say what else the kernel changes.
+macro_rules! svc {
+    ($r:ident, $($more:tt)*) => {
+        asm!(
+            "svc #0",
+            inlateout("x0") $r.tag,
+            inlateout("x1") $r.first,
+            inlateout("x2") $r.words[0],
+            inlateout("x3") $r.words[1],
+            inlateout("x4") $r.words[2],
+            inlateout("x5") $r.words[3],
+            inlateout("x6") $r.words[4],
+            inlateout("x7") $r.words[5],
+            inlateout("x8") $r.words[6],
+            inlateout("x9") $r.words[7],
+            $($more)*
+        )
+    };
+}
 
 /// A system call other than `Call` and `ReplyWait`.
 #[inline(always)]
 pub fn system_call(mut r: Registers) -> Registers {
     // SAFETY: the kernel changes only the registers named here (abi: register table). What an operation
     // does to this program's address space is bounded by the capabilities that the program holds.
-    unsafe {
-        asm!(
-            "svc #0",
-            inlateout("x0") r.tag,
-            inlateout("x1") r.first,
-            inlateout("x2") r.words[0],
-            inlateout("x3") r.words[1],
-            inlateout("x4") r.words[2],
-            inlateout("x5") r.words[3],
-            inlateout("x6") r.words[4],
-            inlateout("x7") r.words[5],
-            inlateout("x8") r.words[6],
-            inlateout("x9") r.words[7],
-            options(nostack, preserves_flags),
-        );
-    }
+    unsafe { svc!(r, options(nostack, preserves_flags)) }
     r
 }
 
@@ -32,18 +37,8 @@ pub fn system_call(mut r: Registers) -> Registers {
 pub fn call_portal(mut r: Registers) -> Registers {
     // SAFETY: as in `system_call`.
     unsafe {
-        asm!(
-            "svc #0",
-            inlateout("x0") r.tag,
-            inlateout("x1") r.first,
-            inlateout("x2") r.words[0],
-            inlateout("x3") r.words[1],
-            inlateout("x4") r.words[2],
-            inlateout("x5") r.words[3],
-            inlateout("x6") r.words[4],
-            inlateout("x7") r.words[5],
-            inlateout("x8") r.words[6],
-            inlateout("x9") r.words[7],
+        svc!(
+            r,
             lateout("x10") _,
             lateout("x11") _,
             lateout("x12") _,
@@ -54,7 +49,7 @@ pub fn call_portal(mut r: Registers) -> Registers {
             lateout("x17") _,
             lateout("x18") _,
             options(nostack),
-        );
+        )
     }
     r
 }
@@ -73,11 +68,6 @@ extern "C" fn _start() -> ! {
         "udf #0",
         main = sym bulkhead_main,
     )
-}
-
-unsafe extern "Rust" {
-    /// Defined by [`crate::program!`] or [`crate::root_task!`].
-    fn bulkhead_main(argument: u64) -> !;
 }
 
 /// Entry point of handler threads. They start here with their first call: registers as after

@@ -26,3 +26,9 @@ pub struct Registers {
     /// `a1`–`a8`, or message words 0–7.
     pub words: [u64; abi::utcb::REGISTER_WORDS],
 }
+
+#[cfg(target_os = "none")]
+unsafe extern "Rust" {
+    /// Defined by [`crate::program!`] or [`crate::root_task!`].
+    fn bulkhead_main(argument: u64) -> !;
+}

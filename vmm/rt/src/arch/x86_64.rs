@@ -1,31 +1,36 @@
 //! x86-64: SYSCALL, entry points, TSC, I/O ports.
-use super::Registers;
+use super::{Registers, bulkhead_main};
 use core::arch::{asm, naked_asm};
 use core::ops::Range;
+
+/// System call by these instructions with these registers; the operands that follow say what else is changed.
+macro_rules! syscall {
+    ([$($instruction:literal),+], $r:ident, $($more:tt)*) => {
+        asm!(
+            $($instruction,)+
+            inlateout("rax") $r.tag,
+            inlateout("rdi") $r.first,
+            inlateout("rsi") $r.words[0],
+            inlateout("rdx") $r.words[1],
+            inlateout("r8") $r.words[2],
+            inlateout("r9") $r.words[3],
+            inlateout("r10") $r.words[4],
+            inlateout("r12") $r.words[5],
+            inlateout("r13") $r.words[6],
+            inlateout("r14") $r.words[7],
+            lateout("rcx") _,
+            lateout("r11") _,
+            $($more)*
+        )
+    };
+}
 
 /// A system call other than `Call` and `ReplyWait`.
 #[inline(always)]
 pub fn system_call(mut r: Registers) -> Registers {
     // SAFETY: the kernel changes only the registers named here (abi: register table). What an operation
     // does to this program's address space is bounded by the capabilities that the program holds.
-    unsafe {
-        asm!(
-            "syscall",
-            inlateout("rax") r.tag,
-            inlateout("rdi") r.first,
-            inlateout("rsi") r.words[0],
-            inlateout("rdx") r.words[1],
-            inlateout("r8") r.words[2],
-            inlateout("r9") r.words[3],
-            inlateout("r10") r.words[4],
-            inlateout("r12") r.words[5],
-            inlateout("r13") r.words[6],
-            inlateout("r14") r.words[7],
-            lateout("rcx") _,
-            lateout("r11") _,
-            options(nostack),
-        );
-    }
+    unsafe { syscall!(["syscall"], r, options(nostack)) }
     r
 }
 
@@ -35,26 +40,11 @@ pub fn call_portal(mut r: Registers) -> Registers {
     // SAFETY: as in `system_call`; the two registers that cannot be named as operands are saved on the
     // stack, which the kernel preserves.
     unsafe {
-        asm!(
-            "push rbx",
-            "push rbp",
-            "syscall",
-            "pop rbp",
-            "pop rbx",
-            inlateout("rax") r.tag,
-            inlateout("rdi") r.first,
-            inlateout("rsi") r.words[0],
-            inlateout("rdx") r.words[1],
-            inlateout("r8") r.words[2],
-            inlateout("r9") r.words[3],
-            inlateout("r10") r.words[4],
-            inlateout("r12") r.words[5],
-            inlateout("r13") r.words[6],
-            inlateout("r14") r.words[7],
-            lateout("rcx") _,
-            lateout("r11") _,
+        syscall!(
+            ["push rbx", "push rbp", "syscall", "pop rbp", "pop rbx"],
+            r,
             lateout("r15") _,
-        );
+        )
     }
     r
 }
@@ -70,11 +60,6 @@ extern "C" fn _start() -> ! {
         "ud2",
         main = sym bulkhead_main,
     )
-}
-
-unsafe extern "Rust" {
-    /// Defined by [`crate::program!`] or [`crate::root_task!`].
-    fn bulkhead_main(argument: u64) -> !;
 }
 
 /// Entry point of handler threads. They start here with their first call: registers as after

@@ -169,14 +169,18 @@ fn run(
     loop {
         let interrupted = interrupt.filter(|_| bits & UART != 0);
         // An edge must find the line unmasked; a level that has been seen to is low again.
-        let (before, after) = match is_level {
-            false => (interrupted, None),
-            true => (None, interrupted),
-        };
-        before.map_or(Ok(()), syscall::acknowledge_interrupt)?;
+        if let Some(line) = interrupted
+            && !is_level
+        {
+            syscall::acknowledge_interrupt(line)?;
+        }
         let log_left = drain_log(role.log, &server)?;
         let sleep = server.work(arch::counter(), interrupted.is_some());
-        after.map_or(Ok(()), syscall::acknowledge_interrupt)?;
+        if let Some(line) = interrupted
+            && is_level
+        {
+            syscall::acknowledge_interrupt(line)?;
+        }
         let idle = sleep == Sleep::Forever && !log_left;
         if core::mem::replace(&mut busy, !idle) && idle {
             syscall::signal(role.idle)?;

@@ -16,6 +16,7 @@ pub mod sgi;
 #[cfg(test)]
 mod model;
 
+use crate::bits::ones;
 use abi::vcpu::aarch64::LIST_REGISTERS;
 use bank::Bank;
 
@@ -56,7 +57,7 @@ impl Kicks {
 
     /// The vCPUs, ascending.
     pub fn each(self) -> impl Iterator<Item = usize> {
-        (0..MAX_VCPUS).filter(move |vcpu| self.0 & 1 << vcpu != 0)
+        ones(self.0.into()).map(|vcpu| vcpu as usize)
     }
 }
 
@@ -195,10 +196,7 @@ impl Gic {
     fn affected(&mut self, bank: usize, bits: u32, kicks: &mut Kicks) {
         let index = (bank - 1) % (SPIS / 32) as usize;
         let (loaded, pending) = (self.shared[index].loaded, self.shared[index].pending);
-        let mut left = bits & (loaded | pending);
-        while left != 0 {
-            let bit = left.trailing_zeros();
-            left &= left - 1;
+        for bit in ones((bits & (loaded | pending)).into()) {
             if loaded & 1 << bit != 0 {
                 kicks.add(self.shared[index].holder[bit as usize].into());
             } else if let Some(target) = self.target(index * 32 + bit as usize) {

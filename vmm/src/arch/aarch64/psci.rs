@@ -57,7 +57,7 @@ pub enum Call {
 }
 
 /// Functions that PSCI_FEATURES knows.
-const SUPPORTED: [u32; 14] = [
+const PSCI_FUNCTIONS: [u32; 13] = [
     PSCI_VERSION,
     PSCI_CPU_SUSPEND_32,
     PSCI_CPU_SUSPEND_64,
@@ -71,8 +71,9 @@ const SUPPORTED: [u32; 14] = [
     PSCI_SYSTEM_RESET,
     PSCI_FEATURES,
     SMCCC_VERSION,
-    SMCCC_ARCH_FEATURES,
 ];
+/// Functions that SMCCC_ARCH_FEATURES knows, besides [`WORKAROUNDS`].
+const CONVENTION_FUNCTIONS: [u32; 2] = [SMCCC_VERSION, SMCCC_ARCH_FEATURES];
 
 /// SMCCC_ARCH_FEATURES of a mitigation (DEN 0028, 7.4): it can be there and not be needed.
 const NOT_NEEDED: i64 = 1;
@@ -92,7 +93,7 @@ fn feature(function: u32, workarounds: u32) -> i64 {
             Workaround::NotNeeded => NOT_NEEDED,
         };
     }
-    let known = SUPPORTED[12..].contains(&function);
+    let known = CONVENTION_FUNCTIONS.contains(&function);
     if known { SUCCESS } else { NOT_SUPPORTED }.into()
 }
 
@@ -124,7 +125,7 @@ pub fn decode(registers: [u64; 4], workarounds: u32) -> Call {
         PSCI_SYSTEM_OFF => Call::SystemOff,
         PSCI_SYSTEM_RESET => Call::SystemReset,
         PSCI_FEATURES => {
-            let known = SUPPORTED[..13].contains(&(registers[1] as u32));
+            let known = PSCI_FUNCTIONS.contains(&(registers[1] as u32));
             Call::Answer(if known { SUCCESS } else { NOT_SUPPORTED }.into())
         }
         SMCCC_VERSION => Call::Answer(CONVENTION),
@@ -252,13 +253,15 @@ mod tests {
                 level: 2
             }
         );
-        for function in SUPPORTED {
-            let ours = function != SMCCC_ARCH_FEATURES;
-            assert_eq!(
-                call(PSCI_FEATURES, function.into()),
-                Call::Answer(if ours { 0 } else { -1 })
-            );
+        for function in PSCI_FUNCTIONS {
+            assert_eq!(call(PSCI_FEATURES, function.into()), Call::Answer(0));
         }
+        for function in CONVENTION_FUNCTIONS {
+            let answer = call(SMCCC_ARCH_FEATURES, function.into());
+            assert_eq!(answer, Call::Answer(0));
+        }
+        let foreign = call(PSCI_FEATURES, SMCCC_ARCH_FEATURES.into());
+        assert_eq!(foreign, Call::Answer(-1));
         assert_eq!(call(SMCCC_ARCH_FEATURES, 0x8000_8000), Call::Answer(-1));
         for (workarounds, answers, call_answer) in [
             (0, [-1, -1, -1], -1),

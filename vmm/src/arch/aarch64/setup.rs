@@ -2,7 +2,7 @@
 use super::boot::load::{self, Start};
 use super::clock::Clock;
 use super::device_tree::{Machine, Serial};
-use super::gic::{Gic, MAX_VCPUS, Version};
+use super::gic::{Gic, Version};
 use super::id::{GuestId, HostId};
 use super::layout;
 use super::vm::Vm;
@@ -14,11 +14,6 @@ use rt::env::MonitorEnvironment;
 use rt::program::Program;
 use rt::syscall::{self, MapParameters};
 use spin::Mutex;
-
-/// Most vCPUs of a VM.
-pub const fn most_vcpus(_environment: &MonitorEnvironment) -> usize {
-    MAX_VCPUS
-}
 
 /// Writes back what the caches hold of the guest's RAM, which starts with its caches off. Where it can look past them, they must
 /// hold nothing of all its RAM; elsewhere this is for the instructions.

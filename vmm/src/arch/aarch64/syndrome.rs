@@ -1,4 +1,5 @@
 //! ESR_EL2 and ESR_EL1: exception syndromes (Arm ARM D19.2.37).
+use crate::bits;
 
 /// Exception classes that are met here.
 pub mod class {
@@ -72,20 +73,15 @@ impl Access {
 
     /// The bytes of a register that are written.
     pub fn truncate(&self, value: u64) -> u64 {
-        match self.size {
-            8 => value,
-            size => value & ((1 << (size * 8)) - 1),
-        }
+        bits::truncate(value, self.size)
     }
 
     /// What a register holds after these bytes were read.
     pub fn extend(&self, value: u64) -> u64 {
-        let value = self.truncate(value);
-        let unused = 64 - u32::from(self.size) * 8;
         let extended = if self.signed {
-            ((value << unused) as i64 >> unused) as u64
+            bits::sign_extend(value, self.size)
         } else {
-            value
+            self.truncate(value)
         };
         if self.wide {
             extended

@@ -17,7 +17,7 @@ use super::state::StatePage;
 use super::syndrome;
 use super::vm::Vm;
 use crate::once::Reported;
-use crate::platform::Platform;
+use crate::platform::{Platform, end};
 use abi::vcpu::aarch64::{CONTROL_HALT, CONTROL_SERROR, Groups};
 use abi::vcpu::{ExitKind, exit_kind, instruction_length};
 use core::sync::atomic::Ordering;
@@ -152,12 +152,8 @@ impl<P: Platform> Vcpu<P> {
     /// Ends the VM.
     #[cold]
     fn stop(&mut self, reason: StopReason) -> Groups {
-        if !self.vm.stopped.swap(true, Ordering::Relaxed) {
-            self.platform.stopped(reason);
-            for vcpu in (0..self.vm.vcpus).filter(|vcpu| *vcpu != self.id) {
-                self.platform.kick(vcpu);
-            }
-        }
+        let vm = self.vm;
+        end(&mut self.platform, &vm.stopped, self.id, vm.vcpus, reason);
         self.park()
     }
 

@@ -2,12 +2,14 @@
 use super::boot::load::Start;
 use super::clock::Clock;
 use super::device_tree::Serial;
-use super::gic::{Gic, MAX_VCPUS};
+use super::gic::Gic;
 use super::id::GuestId;
 use super::psci::Powers;
 use crate::memory::GuestRam;
 use core::sync::atomic::AtomicBool;
 use spin::Mutex;
+
+pub use super::gic::MAX_VCPUS;
 
 /// A virtual machine.
 #[derive(Debug)]

@@ -53,22 +53,26 @@ fn size_of(size: MemorySize) -> Option<u8> {
     })
 }
 
-/// The lower `size` bytes of a value.
-const fn truncate(value: u64, size: u8) -> u64 {
-    match size {
-        1 => value & 0xff,
-        2 => value & 0xffff,
-        4 => value & 0xffff_ffff,
-        _ => value,
-    }
-}
+#[cfg(test)]
+mod testing {
+    use crate::arch::x86_64::state::StatePage;
+    use crate::memory::testing::ram;
+    use crate::memory::{GuestPhys, GuestRam};
+    use crate::state::testing::page;
+    use abi::vcpu::x86_64::Segment;
 
-/// Sign-extends the lower `size` bytes of a value.
-const fn sign_extend(value: u64, size: u8) -> u64 {
-    match size {
-        1 => value as i8 as u64,
-        2 => value as i16 as u64,
-        4 => value as i32 as u64,
-        _ => value,
+    /// A guest in 32-bit protected mode without paging that is about to execute `code`, with `data` at 0x2000.
+    pub fn guest(code: &[u8], data: &[u8]) -> (GuestRam, StatePage) {
+        let ram = ram(&[(0, 0x4000)]);
+        ram.write(GuestPhys(0x1000), code).unwrap();
+        ram.write(GuestPhys(0x2000), data).unwrap();
+        let mut state: StatePage = page();
+        state.set_cs(Segment {
+            access: 0x409b,
+            limit: u32::MAX,
+            ..Segment::default()
+        });
+        state.set_rip(0x1000);
+        (ram, state)
     }
 }

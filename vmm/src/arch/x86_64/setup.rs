@@ -2,7 +2,7 @@
 use super::acpi::{Machine, Serial};
 use super::boot::load;
 use super::clock::Clock;
-use super::vm::{MAX_VCPUS, Vm};
+use super::vm::Vm;
 use super::{cpuid, instruction};
 use crate::memory::GuestRam;
 use crate::setup::{Files, SetupError};
@@ -10,11 +10,6 @@ use abi::Selector;
 use core::sync::atomic::{AtomicBool, AtomicU32};
 use rt::env::MonitorEnvironment;
 use rt::program::Program;
-
-/// Most vCPUs of a VM.
-pub const fn most_vcpus(_environment: &MonitorEnvironment) -> usize {
-    MAX_VCPUS
-}
 
 /// Loads the guest.
 pub fn build(

@@ -19,7 +19,7 @@ use crate::arch::x86_64::msr::{KEPT, Kept};
 use crate::arch::x86_64::state::StatePage;
 use crate::arch::x86_64::vm::Vm;
 use crate::once::Reported;
-use crate::platform::Platform;
+use crate::platform::{Platform, end};
 use abi::vcpu::x86_64::{
     CONTROL_HALT, CONTROL_INTERRUPT_WINDOW, CONTROL_NMI_WINDOW, EVENT_ERROR, EVENT_EXCEPTION,
     EVENT_VALID, Groups, RAX, RBX, RCX, RDX, SHADOW_NMI,
@@ -271,7 +271,8 @@ impl<P: Platform> Vcpu<P> {
     /// Ends the VM.
     #[cold]
     fn stop(&mut self, reason: StopReason) -> Groups {
-        power::end(self.vm, self.id, &mut self.platform, reason);
+        let vm = self.vm;
+        end(&mut self.platform, &vm.stopped, self.id, vm.vcpus, reason);
         self.park()
     }
 

@@ -1,10 +1,17 @@
-//! A monitor that answers exits with nonsense, and what its guest runs.
+//! What a guest runs, and its state.
 
-use crate::place::STATE;
 use crate::random::Random;
-use abi::vcpu::aarch64::{CONTROL_HALT, CONTROL_SERROR, Groups, VcpuState};
-use abi::vcpu::{EXIT_KINDS, ExitKind, exit_kind, instruction_length};
+use abi::vcpu::aarch64::{CONTROL_HALT, CONTROL_SERROR};
+pub use abi::vcpu::aarch64::{Groups, VcpuState};
 use core::arch::naked_asm;
+use core::mem::offset_of;
+
+/// The program counter's group.
+pub const PC_GROUP: Groups = Groups::PC;
+/// Offset of the program counter in the state.
+pub const PC: usize = offset_of!(VcpuState, pc);
+/// The controls, and a bit that is none.
+pub const CONTROLS: u64 = CONTROL_HALT | CONTROL_SERROR | 1 << 2;
 
 /// Bytes of each of the guest's pieces of code: four instructions.
 const PIECE: u64 = 16;
@@ -42,68 +49,25 @@ pub fn code() -> impl Iterator<Item = u8> {
     (0..(PIECES * PIECE) as usize).map(move |at| unsafe { start.add(at).read_volatile() })
 }
 
-fn initial() -> VcpuState {
-    VcpuState {
-        pstate: 0x3c5,
-        deadline: u64::MAX,
-        sctlr_el1: 0x30d0_0800,
-        vmpidr: 1 << 31,
-        ..VcpuState::default()
-    }
-}
-
-/// Answers the exit that `word` tells of; returns the groups that it says it changed.
-pub fn answer(random: &mut Random, word: u64, now: u64) -> u64 {
-    let page = STATE as *mut VcpuState;
-    let words = STATE as *mut u64;
-    let all = Groups::all().bits();
-    let mut groups = match random.below(4) {
-        0 => random.word(),
-        1 => all & random.word(),
-        _ => all,
-    };
-    // SAFETY: the kernel has mapped the state page there; if it has not, the handler faults, which is a move too.
-    unsafe {
-        let pc = &raw mut (*page).pc;
-        if exit_kind(word) == Some(ExitKind::Startup) || random.one_in(6) {
-            page.write_volatile(initial());
-            pc.write_volatile(random.below(PIECES) * PIECE);
-            if random.one_in(4) {
-                (&raw mut (*page).pstate).write_volatile(0);
-            }
-        } else if random.one_in(2) {
-            pc.write_volatile(pc.read_volatile().wrapping_add(instruction_length(word)));
-            groups = Groups::PC.bits();
-        } else {
-            pc.write_volatile(random.below(PIECES * PIECE) & !3);
-            (&raw mut (*page).deadline).write_volatile(now + random.below(100_000));
-        }
-        if random.one_in(3) {
-            for _ in 0..random.below(4) {
-                let at = words.add(random.below(size_of::<VcpuState>() as u64 / 8) as usize);
-                at.write_volatile(match random.below(3) {
-                    0 => random.edge(),
-                    1 => at.read_volatile() ^ 1 << random.below(64),
-                    _ => random.word(),
-                });
-            }
-        }
-        let controls = &raw mut (*page).controls;
-        if random.one_in(8) {
-            controls.write_volatile(random.word() & (CONTROL_HALT | CONTROL_SERROR | 4));
-        } else {
-            controls.write_volatile(0);
-        }
-    }
-    groups
-}
-
-/// Groups that an exit of `kind` saves.
-pub fn saved(random: &mut Random, kind: u32) -> u64 {
-    debug_assert!(kind < EXIT_KINDS);
-    if random.one_in(2) {
-        Groups::PC.bits()
+/// A state to start from, at the beginning of a piece; at EL0 now and then.
+pub fn initial(random: &mut Random) -> VcpuState {
+    let state = trial::initial_state(random.below(PIECES) * PIECE);
+    if random.one_in(4) {
+        VcpuState { pstate: 0, ..state }
     } else {
-        random.word()
+        state
     }
+}
+
+/// An instruction's address.
+pub fn anywhere(random: &mut Random) -> u64 {
+    random.below(PIECES * PIECE) & !3
+}
+
+/// Takes out of the state what ends the emulator, not the kernel: nothing.
+///
+/// # Safety
+/// None here; see the x86 version.
+pub unsafe fn spare_the_emulator(_page: *mut VcpuState) -> Groups {
+    Groups::empty()
 }

@@ -32,25 +32,29 @@ impl<R: Registers> Ns16550<R> {
         write(IIR_FCR, fifos.bits());
         let modem = ModemControl::DTR | ModemControl::RTS | ModemControl::OUT2;
         write(MCR, modem.bits());
-        let status = ModemStatus::from_bits_retain(registers.read(MSR) as u8);
-        // A line of three wires shows no CTS, for ever; on such a line there is none to wait for.
-        Some(Ns16550 {
-            flow_control: status.contains(ModemStatus::CTS),
+        let mut driver = Ns16550 {
             registers,
+            flow_control: false,
             modem,
-        })
+        };
+        // A line of three wires shows no CTS, for ever; on such a line there is none to wait for.
+        driver.flow_control = driver.is_clear_to_send();
+        Some(driver)
     }
 
     fn status(&mut self) -> LineStatus {
         LineStatus::from_bits_retain(self.registers.read(LSR) as u8)
     }
 
+    /// CTS.
+    fn is_clear_to_send(&mut self) -> bool {
+        let status = ModemStatus::from_bits_retain(self.registers.read(MSR) as u8);
+        status.contains(ModemStatus::CTS)
+    }
+
     fn may_transmit(&mut self) -> bool {
-        let clear = |driver: &mut Self| {
-            let status = ModemStatus::from_bits_retain(driver.registers.read(MSR) as u8);
-            status.contains(ModemStatus::CTS)
-        };
-        self.status().contains(LineStatus::TRANSMIT_EMPTY) && (!self.flow_control || clear(self))
+        let room = self.status().contains(LineStatus::TRANSMIT_EMPTY);
+        room && (!self.flow_control || self.is_clear_to_send())
     }
 }
 

@@ -2,6 +2,7 @@
 use super::header::{ALIGNMENT, KernelError, KernelHeader};
 use crate::arch::aarch64::device_tree::{self, Machine, Tree};
 use crate::arch::aarch64::layout;
+use crate::load;
 use crate::memory::{GuestPhys, GuestRam, NotRam};
 use core::fmt;
 use core::ops::Range;
@@ -40,16 +41,13 @@ impl Start {
 }
 
 /// Why a guest cannot be loaded.
+pub type LoadError = load::LoadError<KernelError, Obstacle>;
+
+/// What else keeps a guest from being loaded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LoadError {
-    /// The kernel file.
-    Kernel(KernelError),
-    /// No place for this many bytes of kernel.
-    NoRoomForKernel(u64),
+pub enum Obstacle {
     /// No place for the device tree and this many bytes of RAM disk.
     NoRoomForInitrd(u64),
-    /// The command line has this many bytes, but may have only so many.
-    LongCmdline(usize, usize),
     /// The command line has a zero in it.
     BrokenCmdline,
     /// RAM where devices are or where no RAM can be.
@@ -58,41 +56,23 @@ pub enum LoadError {
     DeviceTree,
 }
 
-impl fmt::Display for LoadError {
+impl fmt::Display for Obstacle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            LoadError::Kernel(error) => error.fmt(f),
-            LoadError::NoRoomForKernel(size) => write!(
-                f,
-                "the VM's RAM is too small: the kernel needs {} MiB in one piece",
-                size.div_ceil(1 << 20)
-            ),
-            LoadError::NoRoomForInitrd(size) => write!(
+            Obstacle::NoRoomForInitrd(size) => write!(
                 f,
                 "the VM's RAM is too small: behind the kernel there are no {} MiB left for the device tree and the initial RAM disk",
                 size.div_ceil(1 << 20) + (TREE_SIZE >> 20)
             ),
-            LoadError::LongCmdline(size, most) => {
-                write!(
-                    f,
-                    "the command line has {size} bytes, this kernel takes {most}"
-                )
-            }
-            LoadError::BrokenCmdline => f.write_str("the command line has a zero byte in it"),
-            LoadError::MisplacedRam(at) => write!(
+            Obstacle::BrokenCmdline => f.write_str("the command line has a zero byte in it"),
+            Obstacle::MisplacedRam(at) => write!(
                 f,
                 "the VM has RAM at {at:#x}; it belongs between {:#x} and {:#x}",
                 layout::RAM.start,
                 layout::RAM.end
             ),
-            LoadError::DeviceTree => f.write_str("the device tree cannot be made"),
+            Obstacle::DeviceTree => f.write_str("the device tree cannot be made"),
         }
-    }
-}
-
-impl From<KernelError> for LoadError {
-    fn from(error: KernelError) -> LoadError {
-        LoadError::Kernel(error)
     }
 }
 
@@ -107,16 +87,16 @@ pub fn load(
 ) -> Result<Start, LoadError> {
     for range in ram.ranges() {
         if range.start < layout::RAM.start || range.end > layout::RAM.end {
-            return Err(LoadError::MisplacedRam(range.start));
+            return Err(LoadError::Other(Obstacle::MisplacedRam(range.start)));
         }
     }
     if cmdline.len() > CMDLINE_MAX {
         return Err(LoadError::LongCmdline(cmdline.len(), CMDLINE_MAX));
     }
     if cmdline.contains('\0') {
-        return Err(LoadError::BrokenCmdline);
+        return Err(LoadError::Other(Obstacle::BrokenCmdline));
     }
-    let header = KernelHeader::parse(kernel)?;
+    let header = KernelHeader::parse(kernel).map_err(LoadError::Kernel)?;
     let place = place(ram, &header, initrd.len() as u64)?;
     let tree = device_tree::build(Tree {
         machine,
@@ -124,9 +104,9 @@ pub fn load(
         cmdline,
         initrd: place.initrd.clone(),
     })
-    .map_err(|_| LoadError::DeviceTree)?;
+    .map_err(|_| LoadError::Other(Obstacle::DeviceTree))?;
     if tree.len() as u64 > TREE_SIZE {
-        return Err(LoadError::DeviceTree);
+        return Err(LoadError::Other(Obstacle::DeviceTree));
     }
     let no_room = |NotRam| LoadError::NoRoomForKernel(header.image_size);
     ram.write(GuestPhys(place.kernel), kernel)
@@ -172,7 +152,7 @@ fn place(ram: &GuestRam, header: &KernelHeader, initrd: u64) -> Result<Place, Lo
                 initrd: start..end,
             });
         }
-        error = LoadError::NoRoomForInitrd(initrd);
+        error = LoadError::Other(Obstacle::NoRoomForInitrd(initrd));
     }
     Err(error)
 }
@@ -223,7 +203,9 @@ mod tests {
         );
         assert_eq!(
             try_load(&kernel, &disk, ""),
-            Err(LoadError::NoRoomForInitrd(disk.len() as u64))
+            Err(LoadError::Other(Obstacle::NoRoomForInitrd(
+                disk.len() as u64
+            )))
         );
         let mut large = kernel.clone();
         large[16..24].copy_from_slice(&(6 * MIB as u64).to_le_bytes());
@@ -238,11 +220,11 @@ mod tests {
         );
         assert_eq!(
             try_load(&kernel, &[], "a\0b"),
-            Err(LoadError::BrokenCmdline)
+            Err(LoadError::Other(Obstacle::BrokenCmdline))
         );
         assert_eq!(
             load(&ram(&[(0, 16 * MIB)]), &kernel, &[], "", &MACHINE),
-            Err(LoadError::MisplacedRam(0))
+            Err(LoadError::Other(Obstacle::MisplacedRam(0)))
         );
     }
 }

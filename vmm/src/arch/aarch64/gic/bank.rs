@@ -1,4 +1,5 @@
 //! State of 32 interrupts.
+use crate::bits::ones;
 
 /// 32 interrupts: one bit each.
 #[derive(Debug)]
@@ -62,13 +63,12 @@ impl Bank {
     }
 
     pub fn set_active(&mut self, bits: u32, vcpu: usize) {
-        let mut new = bits & !self.active & !self.loaded;
+        let new = bits & !self.active & !self.loaded;
         self.active |= bits;
         self.orders.set_active |= bits & self.loaded;
         self.orders.clear_active &= !bits;
-        while new != 0 {
-            self.holder[new.trailing_zeros() as usize] = vcpu as u8;
-            new &= new - 1;
+        for bit in ones(new.into()) {
+            self.holder[bit as usize] = vcpu as u8;
         }
     }
 

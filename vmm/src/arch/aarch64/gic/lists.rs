@@ -4,6 +4,7 @@
 //! puts into them what comes first ([`Gic::fill`]): active interrupts, so that the guest can end them, then pending
 //! ones by priority. If there are more, the virtual CPU interface is asked for an exit when there is a place.
 use super::{EMPTY, Gic, Kicks, MAX_VCPUS, Place, Version};
+use crate::bits::ones;
 use abi::vcpu::aarch64::{
     GIC_NO_PENDING, LIST_ACTIVE, LIST_EOI, LIST_GROUP1, LIST_PENDING, LIST_PRIORITY_SHIFT,
     LIST_REGISTERS, LIST_SOURCE_SHIFT,
@@ -178,10 +179,8 @@ impl Gic {
         let shared = self.shared.iter().enumerate().map(|(i, b)| (i + 1, b));
         for (number, bank) in own.chain(shared) {
             let ready = bank.pending & bank.enabled & self.forwarded(bank.group1);
-            let mut left = (bank.active | ready) & !bank.loaded;
-            while left != 0 {
-                let bit = left.trailing_zeros();
-                left &= left - 1;
+            let offered = (bank.active | ready) & !bank.loaded;
+            for bit in ones(offered.into()) {
                 let active = bank.active & 1 << bit != 0;
                 let intid = number as u32 * 32 + bit;
                 let ours = if number == 0 {

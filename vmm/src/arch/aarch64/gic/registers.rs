@@ -5,6 +5,7 @@
 use super::sgi::Sgi;
 use super::{Gic, Kicks, MAX_VCPUS, SPIS, Version};
 use crate::arch::aarch64::layout;
+use crate::bits::truncate;
 
 /// A frame of registers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,7 +18,7 @@ pub enum Frame {
     Private(usize),
 }
 
-/// Offsets that distributor and SGI_base share, of registers with one bit for each interrupt and more.
+/// Offsets: the distributor's, of which SGI_base shares IGROUPR to ICFGR, and those of RD_base.
 mod offset {
     pub const CTLR: u32 = 0x000;
     pub const TYPER: u32 = 0x004;
@@ -155,15 +156,11 @@ impl Gic {
         let vcpu = vcpu % MAX_VCPUS;
         let word = u64::from(self.read_word(vcpu, frame, offset & !3, kicks));
         let value = word >> (offset % 4 * 8);
-        match size {
-            1 => value & 0xff,
-            2 => value & 0xffff,
-            4 => value,
-            _ => {
-                let high = self.read_word(vcpu, frame, (offset & !3).wrapping_add(4), kicks);
-                u64::from(high) << 32 | value
-            }
+        if size < 8 {
+            return truncate(value, size);
         }
+        let high = self.read_word(vcpu, frame, (offset & !3).wrapping_add(4), kicks);
+        u64::from(high) << 32 | value
     }
 
     /// Writes `size` bytes.
@@ -344,7 +341,6 @@ impl Gic {
         }
         let v2 = self.version == Version::V2;
         let whole = mask == u32::MAX;
-        let before = self.bank(of, number).seems_pending();
         let bank = self.bank(of, number);
         // GICv2: SGIs are always enabled, and pending by their sources alone.
         let fixed = if v2 && number == 0 { 0xffff } else { 0 };
@@ -398,7 +394,7 @@ impl Gic {
             }
         };
         if number != 0 {
-            self.affected(number, bits | before & bits, kicks);
+            self.affected(number, bits, kicks);
         } else if of != vcpu {
             kicks.add(of);
         }

@@ -2,6 +2,7 @@
 use super::Vcpu;
 use crate::arch::aarch64::gic::lists::List;
 use crate::arch::aarch64::gic::{Gic, Kicks, SPIS, VIRTUAL_TIMER};
+use crate::bits::ones;
 use crate::platform::{KICK_VCPU, Platform};
 use abi::vcpu::aarch64::{CONTROL_HALT, Groups, LIST_EOI, LIST_REGISTERS, LIST_STATE};
 use rt::protocol::supervisor::StopReason;
@@ -11,10 +12,8 @@ impl<P: Platform> Vcpu<P> {
     pub(super) fn kick(&mut self, bits: u64) -> Groups {
         let lines = bits & !KICK_VCPU;
         let pulses = |gic: &mut Gic, kicks: &mut Kicks| {
-            let mut left = lines & (u64::MAX >> (64 - SPIS));
-            while left != 0 {
-                gic.pulse(left.trailing_zeros(), kicks);
-                left &= left - 1;
+            for spi in ones(lines & (u64::MAX >> (64 - SPIS))) {
+                gic.pulse(spi, kicks);
             }
         };
         if self.leaving {

@@ -7,54 +7,12 @@ use crate::arch::aarch64::id::{GuestId, HostId};
 use crate::arch::aarch64::syndrome::{IL, WNR, class};
 use crate::memory::testing::ram;
 use crate::platform::KICK_VCPU;
+use crate::platform::testing::World;
 use crate::state::testing::page;
 use abi::vcpu::aarch64::{LIST_ACTIVE, LIST_PENDING};
 use abi::vcpu::{EXIT_KINDS, FAULT_LINEAR, FAULT_READ};
 use proptest::prelude::*;
 use rt::env::register_key;
-use std::cell::{Cell, RefCell};
-use std::rc::Rc;
-
-/// What a vCPU did to the world.
-#[derive(Clone, Default)]
-struct World {
-    counter: Rc<Cell<u64>>,
-    serial: Rc<RefCell<Vec<(u32, u32)>>>,
-    widened: Rc<RefCell<Vec<(ExitKind, bool)>>>,
-    kicked: Rc<RefCell<Vec<u32>>>,
-    gave_way: Rc<Cell<u32>>,
-    stopped: Rc<Cell<Option<StopReason>>>,
-}
-
-impl Platform for World {
-    fn counter(&self) -> u64 {
-        self.counter.get()
-    }
-
-    fn serial_read(&mut self, register: u32) -> u32 {
-        0x1000 + register
-    }
-
-    fn serial_write(&mut self, register: u32, value: u32) {
-        self.serial.borrow_mut().push((register, value));
-    }
-
-    fn widen(&mut self, kind: ExitKind, wide: bool) {
-        self.widened.borrow_mut().push((kind, wide));
-    }
-
-    fn give_way(&mut self) {
-        self.gave_way.set(self.gave_way.get() + 1);
-    }
-
-    fn kick(&mut self, vcpu: u32) {
-        self.kicked.borrow_mut().push(vcpu);
-    }
-
-    fn stopped(&mut self, reason: StopReason) {
-        assert_eq!(self.stopped.replace(Some(reason)), None);
-    }
-}
 
 const BOOT: u64 = 1 << 40;
 const RAM: u64 = 0x4000_0000;
@@ -280,6 +238,13 @@ fn interrupts_go_to_the_vcpu_they_are_routed_to() {
     vcpus[0].state.set_gpr(5, 1 << 40 | 3 << 24);
     let groups = system(&mut vcpus[0], register_key(3, 0, 12, 11, 5), false);
     assert_eq!((groups, world.kicked.take()), (Groups::PC, vec![1]));
+}
+
+#[test]
+fn a_vcpu_that_spins_gives_way() {
+    let (mut vcpus, world) = machine(1, Version::V3);
+    assert_eq!(exit(&mut vcpus[0], ExitKind::Pause, [0; 3]), Groups::PC);
+    assert_eq!((vcpus[0].state.pc(), world.gave_way.get()), (RAM + 4, 1));
 }
 
 #[test]

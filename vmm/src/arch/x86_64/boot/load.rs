@@ -2,6 +2,7 @@
 use super::header::{KernelError, KernelHeader};
 use super::zero_page::{self, Placement};
 use crate::arch::x86_64::acpi::{self, Machine};
+use crate::load;
 use crate::memory::{GuestPhys, GuestRam, NotRam};
 use core::fmt;
 use core::ops::Range;
@@ -61,57 +62,36 @@ pub struct Start {
 }
 
 /// Why a guest cannot be loaded.
+pub type LoadError = load::LoadError<KernelError, Obstacle>;
+
+/// What else keeps a guest from being loaded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LoadError {
-    /// The kernel file.
-    Kernel(KernelError),
-    /// No place for this many bytes of kernel.
-    NoRoomForKernel(u64),
+pub enum Obstacle {
     /// No place for this many bytes of RAM disk.
     NoRoomForInitrd(u64),
-    /// The command line has this many bytes, but may have only so many.
-    LongCmdline(usize, usize),
     /// The VM has no RAM where the tables belong, below 1 MiB.
     NoLowRam,
     /// The tables take more bytes than there is place for.
     LargeTables(usize),
 }
 
-impl fmt::Display for LoadError {
+impl fmt::Display for Obstacle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            LoadError::Kernel(error) => error.fmt(f),
-            LoadError::NoRoomForKernel(size) => write!(
-                f,
-                "the VM's RAM is too small: the kernel needs {} MiB in one piece",
-                size.div_ceil(1 << 20)
-            ),
-            LoadError::NoRoomForInitrd(size) => write!(
+            Obstacle::NoRoomForInitrd(size) => write!(
                 f,
                 "the VM's RAM is too small: there are no {} MiB left for the initial RAM disk",
                 size.div_ceil(1 << 20)
             ),
-            LoadError::LongCmdline(size, most) => {
-                write!(
-                    f,
-                    "the command line has {size} bytes, this kernel takes {most}"
-                )
-            }
-            LoadError::NoLowRam => f.write_str("the VM has no RAM below 1 MiB"),
-            LoadError::LargeTables(size) => write!(f, "{size} bytes of ACPI tables are too many"),
+            Obstacle::NoLowRam => f.write_str("the VM has no RAM below 1 MiB"),
+            Obstacle::LargeTables(size) => write!(f, "{size} bytes of ACPI tables are too many"),
         }
-    }
-}
-
-impl From<KernelError> for LoadError {
-    fn from(error: KernelError) -> LoadError {
-        LoadError::Kernel(error)
     }
 }
 
 impl From<NotRam> for LoadError {
     fn from(_: NotRam) -> LoadError {
-        LoadError::NoLowRam
+        LoadError::Other(Obstacle::NoLowRam)
     }
 }
 
@@ -124,7 +104,7 @@ pub fn load(
     cmdline: &str,
     machine: &Machine,
 ) -> Result<Start, LoadError> {
-    let header = KernelHeader::parse(kernel)?;
+    let header = KernelHeader::parse(kernel).map_err(LoadError::Kernel)?;
     let most = header
         .cmdline_max
         .min((place::CMDLINE.end - place::CMDLINE.start) as usize - 1);
@@ -142,7 +122,7 @@ pub fn load(
 
     let tables = acpi::build(machine, place::TABLES.start);
     if tables.bytes.len() as u64 > place::TABLES.end - place::TABLES.start {
-        return Err(LoadError::LargeTables(tables.bytes.len()));
+        return Err(LoadError::Other(Obstacle::LargeTables(tables.bytes.len())));
     }
     ram.write(GuestPhys(place::TABLES.start), &tables.bytes)?;
 
@@ -247,7 +227,7 @@ fn initrd_address(
             }
         }
     }
-    let start = best.ok_or(LoadError::NoRoomForInitrd(size))?;
+    let start = best.ok_or(LoadError::Other(Obstacle::NoRoomForInitrd(size)))?;
     Ok(start..start + size)
 }
 
@@ -324,7 +304,7 @@ mod tests {
         let disk = vec![1; MIB - 0x2fff];
         assert_eq!(
             try_load(&kernel, &disk, ""),
-            LoadError::NoRoomForInitrd(disk.len() as u64)
+            LoadError::Other(Obstacle::NoRoomForInitrd(disk.len() as u64))
         );
         let long = "x".repeat(2048);
         assert_eq!(
@@ -334,7 +314,7 @@ mod tests {
         let holes = ram(&[(0x10_0000, 32 * MIB)]);
         assert_eq!(
             load(&holes, &kernel, &[], "", &machine),
-            Err(LoadError::NoLowRam)
+            Err(LoadError::Other(Obstacle::NoLowRam))
         );
     }
 }

@@ -1,5 +1,5 @@
 //! Results and flags of the arithmetic instructions that are emulated (Intel SDM 1 3.4.3.1).
-use super::truncate;
+use crate::bits::truncate;
 
 const CARRY: u64 = 1 << 0;
 const PARITY: u64 = 1 << 2;

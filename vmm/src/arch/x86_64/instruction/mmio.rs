@@ -3,8 +3,9 @@ use super::arithmetic::{Operation, compute};
 use super::fetch::fetch;
 use super::operand::{Memory, Operand, linear_address};
 use super::string::{self, Direction};
-use super::{EmulationError, sign_extend, size_of, truncate};
+use super::{EmulationError, size_of};
 use crate::arch::x86_64::state::StatePage;
+use crate::bits::{sign_extend, truncate};
 use crate::memory::{GuestPhys, GuestRam};
 use abi::vcpu::x86_64::Groups;
 use iced_x86::{Instruction, Mnemonic, OpKind};
@@ -233,9 +234,8 @@ fn repeat(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::memory::testing::ram;
-    use crate::state::testing::page;
-    use abi::vcpu::x86_64::{RAX, RCX, RDI, RDX, RSI, Segment};
+    use crate::arch::x86_64::instruction::testing::guest;
+    use abi::vcpu::x86_64::{RAX, RCX, RDI, RDX, RSI};
 
     /// Remembers what was done to it; reads give the address.
     #[derive(Default)]
@@ -259,16 +259,7 @@ mod tests {
         write: bool,
         prepare: impl FnOnce(&mut StatePage),
     ) -> (StatePage, Device, Result<Groups, EmulationError>) {
-        let ram = ram(&[(0, 0x4000)]);
-        ram.write(GuestPhys(0x1000), code).unwrap();
-        ram.write(GuestPhys(0x2000), b"abcdefgh").unwrap();
-        let mut state: StatePage = page();
-        state.set_cs(Segment {
-            access: 0x409b,
-            limit: u32::MAX,
-            ..Segment::default()
-        });
-        state.set_rip(0x1000);
+        let (ram, mut state) = guest(code, b"abcdefgh");
         prepare(&mut state);
         let mut device = Device::default();
         let fault = Fault {

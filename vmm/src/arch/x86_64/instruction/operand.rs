@@ -1,7 +1,8 @@
 //! Operands in registers and memory.
-use super::{EmulationError, truncate};
+use super::EmulationError;
 use crate::arch::x86_64::paging::{Access, Paging};
 use crate::arch::x86_64::state::StatePage;
+use crate::bits::truncate;
 use crate::memory::{GuestPhys, GuestRam};
 use abi::vcpu::x86_64::Segment;
 use iced_x86::{Instruction, Register};

@@ -220,9 +220,7 @@ pub fn port_string(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::memory::testing::ram;
-    use crate::state::testing::page;
-    use abi::vcpu::x86_64::Segment;
+    use crate::arch::x86_64::instruction::testing::guest;
 
     struct Ports(Vec<u32>);
 
@@ -242,16 +240,7 @@ mod tests {
     }
 
     fn run(code: &[u8], prepare: impl FnOnce(&mut StatePage)) -> (GuestRam, StatePage, Vec<u32>) {
-        let ram = ram(&[(0, 0x4000)]);
-        ram.write(GuestPhys(0x1000), code).unwrap();
-        ram.write(GuestPhys(0x2000), b"hello").unwrap();
-        let mut state: StatePage = page();
-        state.set_cs(Segment {
-            access: 0x409b,
-            limit: u32::MAX,
-            ..Segment::default()
-        });
-        state.set_rip(0x1000);
+        let (ram, mut state) = guest(code, b"hello");
         prepare(&mut state);
         let mut ports = Ports(vec![]);
         port_string(&ram, &mut state, 0x3f8, &mut ports).unwrap();

@@ -1,6 +1,5 @@
 //! Port I/O and accesses to device memory.
 use super::events::Lines;
-use super::power::end;
 use super::{Platform, Vcpu, vector};
 use crate::arch::x86_64::apic::io;
 use crate::arch::x86_64::apic::local;
@@ -9,8 +8,10 @@ use crate::arch::x86_64::instruction::mmio::{self, Bus, Fault};
 use crate::arch::x86_64::instruction::string::{self, PortBus};
 use crate::arch::x86_64::ports::{self, PortDevice, PowerRequest};
 use crate::arch::x86_64::vm::Vm;
+use crate::bits::truncate;
 use crate::memory::GuestPhys;
 use crate::once::Reported;
+use crate::platform::end;
 use abi::vcpu::ExitKind;
 use abi::vcpu::x86_64::{Groups, RAX, SHADOW_NMI};
 use abi::vcpu::{FAULT_FETCH, FAULT_WRITE};
@@ -231,7 +232,8 @@ impl<P: Platform> Ports<'_, P> {
             PowerRequest::Off => StopReason::PowerOff,
             PowerRequest::Reset => StopReason::Reset,
         };
-        end(self.vm, self.id, self.platform, reason);
+        let vm = self.vm;
+        end(self.platform, &vm.stopped, self.id, vm.vcpus, reason);
     }
 }
 
@@ -291,12 +293,7 @@ impl<P: Platform> Devices<'_, P> {
 
 /// The part of a register of 4 bytes, or of 4 bytes and zeros, that an access of another size sees.
 fn part(register: u32, offset: u64, size: u8) -> u64 {
-    let value = u64::from(register) >> (offset % 4 * 8);
-    if size >= 4 {
-        value
-    } else {
-        value & ((1 << (size * 8)) - 1)
-    }
+    truncate(u64::from(register) >> (offset % 4 * 8), size)
 }
 
 impl<P: Platform> Bus for Devices<'_, P> {

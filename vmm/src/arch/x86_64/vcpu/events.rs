@@ -4,6 +4,7 @@ use crate::arch::x86_64::apic::io::PINS;
 use crate::arch::x86_64::apic::local::{Effect, LocalApic};
 use crate::arch::x86_64::apic::message::{Delivery, Message};
 use crate::arch::x86_64::vm::Vm;
+use crate::bits::ones;
 use crate::memory::GuestPhys;
 use crate::platform::KICK_VCPU;
 use abi::vcpu::x86_64::{
@@ -81,10 +82,7 @@ impl<P: Platform> Lines<'_, P> {
     /// Brings an interrupt message to whom it is for. `own`: the local APIC is its sender.
     fn send(&mut self, message: Message, own: bool) {
         let sender = own.then_some(self.id);
-        let mut targets = self.vm.destinations(&message, sender);
-        while targets != 0 {
-            let target = targets.trailing_zeros();
-            targets &= targets - 1;
+        for target in ones(self.vm.destinations(&message, sender).into()) {
             if target == self.id && self.take(&message) {
                 continue;
             }
@@ -144,10 +142,8 @@ impl<P: Platform> Vcpu<P> {
             let now = self.tsc();
             self.apic.expire(now);
         }
-        let mut left = bits & ((1 << PINS) - 1);
-        while left != 0 {
-            self.lines().pulse(left.trailing_zeros() as usize);
-            left &= left - 1;
+        for pin in ones(bits & ((1 << PINS) - 1)) {
+            self.lines().pulse(pin as usize);
         }
         if bits & KICK_VCPU != 0
             && let Some(groups) = self.receive()

@@ -1,21 +1,8 @@
 //! Reset, start and end of vCPUs.
 use super::{Platform, Vcpu};
-use crate::arch::x86_64::vm::Vm;
 use abi::vcpu::x86_64::Groups;
 use core::sync::atomic::Ordering;
 use rt::protocol::supervisor::StopReason;
-
-/// Ends the VM, with its vCPU `id`: the others are parked when they hear of it.
-#[cold]
-pub(super) fn end(vm: &Vm, id: u32, platform: &mut impl Platform, reason: StopReason) {
-    // The first reason counts.
-    if !vm.stopped.swap(true, Ordering::Relaxed) {
-        platform.stopped(reason);
-        for vcpu in (0..vm.vcpus).filter(|vcpu| *vcpu != id) {
-            platform.kick(vcpu);
-        }
-    }
-}
 
 impl<P: Platform> Vcpu<P> {
     /// Whether the VM has ended.

@@ -7,54 +7,12 @@ use crate::arch::x86_64::cpuid::{self, Leaf};
 use crate::memory::GuestPhys;
 use crate::memory::testing::ram;
 use crate::platform::KICK_VCPU;
+use crate::platform::testing::World;
 use crate::state::testing::page;
 use abi::vcpu::EXIT_KINDS;
 use abi::vcpu::x86_64::{CONTROL_HALT, EVENT_INTERRUPT, EVENT_NMI, RDI, RSI, Segment};
 use core::sync::atomic::{AtomicBool, AtomicU32};
 use proptest::prelude::*;
-use std::cell::{Cell, RefCell};
-use std::rc::Rc;
-
-/// What the vCPU did to the world.
-#[derive(Clone, Default)]
-struct World {
-    counter: Rc<Cell<u64>>,
-    serial: Rc<RefCell<Vec<u8>>>,
-    widened: Rc<RefCell<Vec<(ExitKind, bool)>>>,
-    kicked: Rc<RefCell<Vec<u32>>>,
-    gave_way: Rc<Cell<u32>>,
-    stopped: Rc<Cell<Option<StopReason>>>,
-}
-
-impl Platform for World {
-    fn counter(&self) -> u64 {
-        self.counter.get()
-    }
-
-    fn serial_read(&mut self, _register: u32) -> u32 {
-        0x60
-    }
-
-    fn serial_write(&mut self, _register: u32, value: u32) {
-        self.serial.borrow_mut().push(value as u8);
-    }
-
-    fn give_way(&mut self) {
-        self.gave_way.set(self.gave_way.get() + 1);
-    }
-
-    fn kick(&mut self, vcpu: u32) {
-        self.kicked.borrow_mut().push(vcpu);
-    }
-
-    fn widen(&mut self, kind: ExitKind, wide: bool) {
-        self.widened.borrow_mut().push((kind, wide));
-    }
-
-    fn stopped(&mut self, reason: StopReason) {
-        assert_eq!(self.stopped.replace(Some(reason)), None);
-    }
-}
 
 const BOOT: u64 = 1 << 40;
 const IF: u64 = 1 << 9;
@@ -277,13 +235,20 @@ fn state_that_is_seldom_needed_is_asked_for() {
 }
 
 #[test]
+fn a_vcpu_that_spins_gives_way() {
+    let (mut vcpu, world) = vcpu();
+    assert_eq!(exit(&mut vcpu, ExitKind::Pause, [0; 3]), Groups::RIP);
+    assert_eq!((vcpu.state.rip(), world.gave_way.get()), (0x1002, 1));
+}
+
+#[test]
 fn ports_reach_their_devices() {
     let (mut vcpu, world) = vcpu();
     let io = |port: u64, size: u64, flags: u64| [port | size << 16 | flags << 24, 0, 0];
     vcpu.state.set_gpr(RAX, 0x1234_5678_9abc_de41);
     exit(&mut vcpu, ExitKind::Io, io(0x3f8, 1, 0));
     exit(&mut vcpu, ExitKind::Io, io(0x3fd, 1, 1));
-    assert_eq!(vcpu.state.gpr(RAX), 0x1234_5678_9abc_de60);
+    assert_eq!(vcpu.state.gpr(RAX), 0x1234_5678_9abc_de05);
     exit(&mut vcpu, ExitKind::Io, io(0xcfc, 4, 1));
     assert_eq!(vcpu.state.gpr(RAX), 0xffff_ffff);
     // rep outsb: a second exit brings the state that it needs.
@@ -294,7 +259,7 @@ fn ports_reach_their_devices() {
     vcpu.state.set_gpr(RCX, 2);
     exit(&mut vcpu, ExitKind::Io, io(0x3f8, 1, 6));
     assert_eq!(exit(&mut vcpu, ExitKind::Io, io(0x3f8, 1, 6)), Groups::RIP);
-    assert_eq!(*world.serial.borrow(), b"ABC");
+    assert_eq!(world.serial.take(), b"ABC".map(|byte| (0, byte.into())));
     // Power off.
     vcpu.state.set_gpr(RAX, 0x34);
     exit(&mut vcpu, ExitKind::Io, io(0x600, 1, 0));
