@@ -200,6 +200,27 @@ mod tests {
     }
 
     #[test]
+    fn damaged_files_harm_nobody() {
+        let data = (PT_LOAD, 6, 0x50_0000, &b"data"[..], 5000);
+        let good = file(0x40_0010, &[CODE, data]);
+        let headers = 64 + 2 * 56;
+        for at in 0..headers {
+            for value in [0x00, 0x01, 0x7f, 0x80, 0xff] {
+                let mut bytes = good.clone();
+                bytes[at] = value;
+                if let Ok((start, process)) = loaded(&bytes) {
+                    assert!(process.holds(start.ip, 1), "byte {at}");
+                }
+                // Its neighbours too: numbers near the largest.
+                bytes[at / 8 * 8..at / 8 * 8 + 8].fill(value);
+                if let Ok((start, process)) = loaded(&bytes) {
+                    assert!(process.holds(start.ip, 1), "bytes around {at}");
+                }
+            }
+        }
+    }
+
+    #[test]
     fn files_that_are_no_such_programs_are_refused() {
         let good = file(0x40_0010, &[CODE]);
         for (at, value) in [(4, 1), (16, 3), (18, 3)] {
