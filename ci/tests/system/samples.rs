@@ -8,8 +8,9 @@ use ci::{Target, seconds, with_machine};
 use linux_hello::{FAREWELL, GREETING};
 
 /// What the parts say, in order; before them, the Linux program's own lines.
-const PARTS: [&str; 5] = [
+const PARTS: [&str; 6] = [
     "linux: exit code 42 after 18 system calls",
+    "a failing linux: ended by an exception after 1 system call",
     "registers: 1000 system calls arrived as they were made",
     "demand zero: 16 page faults, a limit of 8 held",
     "copy on write: 24 page faults of each client",
@@ -52,10 +53,18 @@ fn the_linux_program_is_one() {
     let program =
         Artifacts::trials(configs::Architecture::X86_64).and_then(|a| a.program(LINUX_HELLO));
     let program = program.unwrap_or_else(|e| panic!("{e:#}"));
-    let output = std::process::Command::new(program).output().unwrap();
-    let text = String::from_utf8_lossy(&output.stdout);
-    assert_eq!(text, [GREETING, FAREWELL].concat());
-    assert_eq!(output.status.code(), Some(linux_hello::SUCCESS));
+    let run = |arguments: &[&str]| {
+        let output = std::process::Command::new(&program)
+            .args(arguments)
+            .output();
+        let output = output.unwrap();
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        (text, output.status.code())
+    };
+    let all = [GREETING, FAREWELL].concat();
+    assert_eq!(run(&[]), (all, Some(linux_hello::SUCCESS)));
+    // A signal ends it.
+    assert_eq!(run(&["crash"]), (GREETING.into(), None));
 }
 
 tests! {
