@@ -18,6 +18,7 @@ fn main(argument: u64) -> ! {
     rt::log::line(ROOT_LOG, "bench", format_args!("begin"));
     if let Ok(head) = head {
         bench::ipc::run(&head);
+        bench::foreign::run();
         bench::exit::run(info);
     }
     rt::log::line(ROOT_LOG, "bench", format_args!("end"));

@@ -2,7 +2,7 @@
 
 use crate::compartment::{Compartment, MEMORY, Workshop};
 use crate::place::{Contents, Role, Start, common, table};
-use crate::roles::{EXITED, report};
+use crate::roles::{EXITED, FAILED, report};
 use abi::boot::{BootInfo, ROOT_BUNDLE, ROOT_DOMAIN, ROOT_FREE, ROOT_LOG, ROOT_SPACE};
 use abi::{PAGE_SIZE, Rights, Selector, Status};
 use alloc::format;
@@ -112,8 +112,9 @@ impl Driver {
         Ok(())
     }
 
-    /// A Linux program, its calls answered by a server that holds nothing but memory for it and the log.
-    fn linux(&mut self) -> Result<String> {
+    /// A Linux program, its calls answered by a server that holds nothing but memory for it and the log. Returns what the
+    /// server reports.
+    fn run_linux(&mut self, fails: bool) -> Result<[u64; 3]> {
         let (file, _) = self
             .bundle
             .file(FILE)
@@ -124,26 +125,32 @@ impl Driver {
         server.map_file(offset, size)?;
         server.prepare(Start {
             role: Role::Linux,
-            arguments: [size, 0, 0, 0, 0, 0, 0],
+            arguments: [size, 0, fails.into(), 0, 0, 0, 0],
         })?;
         server.start(SERVER)?;
         self.await_signal(&server)?;
-        let [end, code, calls, before, after] = [
-            report::END,
-            report::CODE,
-            report::CALLS,
-            report::BEFORE,
-            report::AFTER,
-        ]
-        .map(|word| server.report(word));
-        check(end == EXITED, || "the program failed".into())?;
+        let [before, after] = [report::BEFORE, report::AFTER].map(|word| server.report(word));
         check(before == after && before != 0, || {
-            format!("the program has cost {before} pages before, {after} after its end")
+            format!("{before} pages were in use before the program ran, {after} after its end")
         })?;
+        let told = [report::END, report::CODE, report::CALLS].map(|word| server.report(word));
         server.destroy()?;
-        let expected = linux_hello::SUCCESS as u64;
-        check(code == expected, || format!("exit code {code}"))?;
+        Ok(told)
+    }
+
+    /// A Linux program that does what it should.
+    fn linux(&mut self) -> Result<String> {
+        let [end, code, calls] = self.run_linux(false)?;
+        let good = end == EXITED && code == linux_hello::SUCCESS as u64;
+        check(good, || format!("end {end}, code {code}"))?;
         Ok(format!("exit code {code} after {calls} system calls"))
+    }
+
+    /// A Linux program that fails.
+    fn failing_linux(&mut self) -> Result<String> {
+        let [end, _, calls] = self.run_linux(true)?;
+        check(end == FAILED, || format!("end {end}"))?;
+        Ok(format!("ended by an exception after {calls} system call"))
     }
 
     /// A foreign thread that holds much and can use nothing.
@@ -317,6 +324,7 @@ fn fill(pager: &Compartment) -> Result {
 fn all(info: &BootInfo) -> Result {
     let mut driver = set_up(info)?;
     driver.part("linux", Driver::linux)?;
+    driver.part("a failing linux", Driver::failing_linux)?;
     driver.part("registers", Driver::registers)?;
     driver.part("demand zero", Driver::demand_zero)?;
     driver.part("copy on write", Driver::copy_on_write)?;

@@ -51,7 +51,7 @@ pub mod table {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u64)]
 pub enum Role {
-    /// Runs the Linux program; arguments: bytes of its file, CPU.
+    /// Runs the Linux program; arguments: bytes of its file, CPU, whether it is to fail.
     Linux,
     /// Sets and checks the registers of a foreign thread; argument: number of rounds.
     Probe,

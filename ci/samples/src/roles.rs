@@ -12,7 +12,7 @@ use rt::syscall::{self, Deadline, Time};
 
 /// What a part tells the driver, by number of the word.
 pub mod report {
-    /// Linux: how the program ended; [`super::EXITED`] or something else.
+    /// Linux: how the program ended; [`super::EXITED`] or [`super::FAILED`], 0 if it did not start.
     pub const END: usize = 0;
     /// Linux: its exit code.
     pub const CODE: usize = 1;
@@ -34,7 +34,7 @@ pub mod report {
 
 /// The Linux program has exited.
 pub const EXITED: u64 = 1;
-/// It was ended by an exception, or did not start.
+/// It was ended by an exception.
 pub const FAILED: u64 = 2;
 
 /// Priority of what compartments start.
@@ -75,7 +75,7 @@ pub(crate) extern "C" fn main(start: &Start) -> ! {
     let report = Report(memory(place::AREA_ADDRESS, place::REPORT as u64 * 8));
     let arguments = &start.arguments;
     match start.role {
-        Role::Linux => linux(utcb, report, arguments[0], arguments[1] as u32),
+        Role::Linux => linux(utcb, report, arguments),
         Role::Probe => probe(utcb, report, arguments[0]),
         Role::DemandZero => page(utcb, report, Policy::DemandZero, arguments),
         Role::CopyOnWrite => page(utcb, report, Policy::CopyOnWrite, arguments),
@@ -89,7 +89,8 @@ pub(crate) extern "C" fn main(start: &Start) -> ! {
     }
 }
 
-fn linux(utcb: Utcb, report: Report, size: u64, cpu: u32) -> ! {
+fn linux(utcb: Utcb, report: Report, arguments: &[u64; 7]) -> ! {
+    let [size, cpu, fails, ..] = *arguments;
     let file = memory(place::FILE_ADDRESS, size);
     // SAFETY: mapped read-only for ever from the bundle, which nobody writes to.
     let file = unsafe { core::slice::from_raw_parts(file.address() as *const u8, file.size()) };
@@ -98,7 +99,7 @@ fn linux(utcb: Utcb, report: Report, size: u64, cpu: u32) -> ! {
     let resources = Resources {
         domain: table::DOMAIN,
         thread: table::THREAD,
-        cpu,
+        cpu: cpu as u32,
         memory: table::POOL,
         frames: memory(place::POOL_ADDRESS, place::POOL),
         log: table::LOG,
@@ -108,7 +109,11 @@ fn linux(utcb: Utcb, report: Report, size: u64, cpu: u32) -> ! {
             ..Time::default()
         },
     };
-    let server = match Server::start(resources, file) {
+    let arguments: &[&str] = match fails {
+        0 => &["linux-hello"],
+        _ => &["linux-hello", "crash"],
+    };
+    let server = match Server::start(resources, file, arguments) {
         Ok(server) => server,
         Err(cause) => {
             rt::log::line(
@@ -116,7 +121,6 @@ fn linux(utcb: Utcb, report: Report, size: u64, cpu: u32) -> ! {
                 "samples",
                 format_args!("the Linux program does not start: {cause:?}"),
             );
-            report.set(report::END, FAILED);
             signal();
             rest()
         }
@@ -130,14 +134,7 @@ fn linux(utcb: Utcb, report: Report, size: u64, cpu: u32) -> ! {
                 report.set(report::CODE, code as u64);
                 report.set(report::END, EXITED);
             }
-            End::Exception(exception) => {
-                rt::log::line(
-                    table::LOG,
-                    "samples",
-                    format_args!("the Linux program was ended by {exception:x?}"),
-                );
-                report.set(report::END, FAILED);
-            }
+            End::Exception(_) => report.set(report::END, FAILED),
         }
         report.set(report::CALLS, server.calls());
         if server.destroy().is_ok() {

@@ -27,6 +27,9 @@
 //! | flags | – | preserved, except by [`Op::Call`] and [`Op::ReplyWait`]: undefined |
 //!
 //! Vector registers are not available to threads: their first use is an exception.
+//!
+//! Threads that are marked [`syscall::ThreadFlags::FOREIGN`] make none of these calls: what they mean by the instruction is
+//! for the handler of their exceptions to say ([`utcb::exception`]).
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 

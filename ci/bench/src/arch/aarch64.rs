@@ -3,6 +3,7 @@
 use crate::exit::{RESULTS, ROUNDS};
 use abi::Op;
 use abi::boot::Virtualization;
+use abi::utcb::exception::{ExceptionReply, SYSTEM_CALL};
 use abi::vcpu::ExitKind;
 use abi::vcpu::aarch64::Groups;
 pub use abi::vcpu::aarch64::{CONTROL_HALT, VcpuState};
@@ -14,6 +15,34 @@ pub const ALL: u64 = Groups::all().difference(Groups::GIC).bits();
 pub const CONTROLS: u64 = Groups::CONTROLS.bits();
 /// What a hypercall's exit saves.
 pub const SAVED: u64 = 0;
+
+/// The handler of a foreign thread: resumes it after each system call. Another exception is its end, and signalled.
+#[unsafe(naked)]
+pub extern "C" fn answer() -> ! {
+    naked_asm!(
+        "2: mov x2, #{resume}",
+        "3: mov x0, #{reply}",
+        "svc #0",
+        "cmp x2, #{call}",
+        "b.eq 2b",
+        "mov x0, #{signal}",
+        "mov x1, #{done}",
+        "svc #0",
+        "mov x2, xzr",
+        "b 3b",
+        resume = const ExceptionReply::RESUME.bits(),
+        reply = const Op::ReplyWait as u32,
+        call = const SYSTEM_CALL,
+        signal = const Op::Signal as u32,
+        done = const crate::foreign::HANDLERS_DONE.0,
+    )
+}
+
+/// Where the foreign thread starts.
+#[unsafe(naked)]
+pub extern "C" fn foreign() -> ! {
+    naked_asm!("bl {measure}", "udf #0", measure = sym crate::foreign::measure)
+}
 
 /// The monitor. A hypercall needs no answer, for the program counter is past it; that is all that is measured.
 #[unsafe(naked)]

@@ -3,6 +3,7 @@
 use crate::exit::{ROUNDS, STATE};
 use abi::Op;
 use abi::boot::Virtualization;
+use abi::utcb::exception::{ExceptionReply, SYSTEM_CALL};
 use abi::vcpu::ExitKind;
 use abi::vcpu::x86_64::Groups;
 pub use abi::vcpu::x86_64::{CONTROL_HALT, VcpuState};
@@ -15,6 +16,34 @@ pub const ALL: u64 = Groups::all().bits();
 pub const CONTROLS: u64 = Groups::EVENTS.bits();
 /// What a hypercall's exit saves.
 pub const SAVED: u64 = Groups::RIP.bits();
+
+/// The handler of a foreign thread: resumes it after each system call. Another exception is its end, and signalled.
+#[unsafe(naked)]
+pub extern "C" fn answer() -> ! {
+    naked_asm!(
+        "2: mov esi, {resume}",
+        "3: mov eax, {reply}",
+        "syscall",
+        "cmp rsi, {call}",
+        "je 2b",
+        "mov eax, {signal}",
+        "mov edi, {done}",
+        "syscall",
+        "xor esi, esi",
+        "jmp 3b",
+        resume = const ExceptionReply::RESUME.bits(),
+        reply = const Op::ReplyWait as u32,
+        call = const SYSTEM_CALL,
+        signal = const Op::Signal as u32,
+        done = const crate::foreign::HANDLERS_DONE.0,
+    )
+}
+
+/// Where the foreign thread starts.
+#[unsafe(naked)]
+pub extern "C" fn foreign() -> ! {
+    naked_asm!("call {measure}", "ud2", measure = sym crate::foreign::measure)
+}
 
 /// The monitor. A hypercall is answered by stepping over it; that is all that is measured.
 #[unsafe(naked)]

@@ -243,6 +243,36 @@ mod tests {
     }
 
     #[test]
+    fn whatever_is_asked_has_an_answer() {
+        let mut run = Run::new();
+        let edges = [
+            0,
+            1,
+            2,
+            3,
+            0x22,
+            0xfff,
+            0x1000,
+            0x40_0000,
+            0x40_1fff,
+            crate::process::MMAP.start,
+            abi::USER_END,
+            1 << 63,
+            u64::MAX - 0xfff,
+            u64::MAX,
+        ];
+        let pick = |i: usize| edges[i % edges.len()];
+        for i in 0..edges.len().pow(4) {
+            let rest = [i / 14, i / 196, i / 2744].map(pick);
+            for number in [CURRENT.write, CURRENT.mmap] {
+                let arguments = [pick(i), rest[0], rest[1], rest[2], u64::MAX, 0];
+                let result = run.result(number, arguments);
+                assert!(result >= -38, "{number} {arguments:x?}: {result}");
+            }
+        }
+    }
+
+    #[test]
     fn ends_and_what_is_unknown() {
         let mut run = Run::new();
         for number in [CURRENT.exit, CURRENT.exit_group] {

@@ -6,6 +6,7 @@
 //!
 //! Answered are `write` to the standard output and error, which go to the log line by line, `mmap` of anonymous private
 //! memory, `exit` and `exit_group`; every other call gets `ENOSYS`. Memory that is writable and executable is refused.
+//! `ci/samples` shows how such a server is set up, and runs `linux-hello` under it.
 #![cfg_attr(not(test), no_std)]
 #![cfg_attr(not(test), forbid(unsafe_code))]
 

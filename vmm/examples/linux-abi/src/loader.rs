@@ -24,6 +24,8 @@ pub enum LoadError {
     BadSegment,
     /// The entry point is in no executable segment.
     BadEntry,
+    /// The arguments are too long.
+    Arguments,
     /// The program gets no memory: two segments share a page, or there is too little.
     Memory(NoMemory),
 }
@@ -43,9 +45,10 @@ pub struct Start {
     pub sp: u64,
 }
 
-/// Puts the program in `file` into `process`.
+/// Puts the program in `file` into `process`, to be started with `arguments`, of which the first is its name.
 pub fn load(
     file: &[u8],
+    arguments: &[&str],
     process: &mut Process,
     backing: &mut impl Backing,
 ) -> Result<Start, LoadError> {
@@ -86,44 +89,49 @@ pub fn load(
     if !has_entry {
         return Err(LoadError::BadEntry);
     }
-    let sp = stack(process, backing)?;
+    let sp = stack(arguments, process, backing)?;
     Ok(Start { ip, sp })
 }
 
-/// Words of the stack that the program starts with.
-const WORDS: usize = 10;
+/// Bytes that the program starts with on its stack.
+const FILLED: usize = 512;
 
-/// Gives the program its stack: one argument, which is its name, no environment, and of the auxiliary vector the
-/// size of pages.
-fn stack(process: &mut Process, backing: &mut impl Backing) -> Result<u64, NoMemory> {
+/// Gives the program its stack, as Linux does: the number of arguments and their addresses, no environment, of the auxiliary
+/// vector the size of pages, and the arguments themselves.
+fn stack(
+    arguments: &[&str],
+    process: &mut Process,
+    backing: &mut impl Backing,
+) -> Result<u64, LoadError> {
+    // Behind the arguments' addresses: the end of these, of the environment and of the vector.
     const AT_PAGESZ: u64 = 6;
-    let sp = STACK_TOP - WORDS as u64 * 8;
-    let name = sp + (WORDS as u64 - 1) * 8;
-    let words: [u64; WORDS] = [
-        1,
-        name,
-        0,
-        0,
-        AT_PAGESZ,
-        PAGE_SIZE as u64,
-        0,
-        0,
-        0,
-        u64::from_le_bytes(*b"program\0"),
-    ];
-    let mut bytes = [0; WORDS * 8];
-    for (chunk, word) in bytes.chunks_exact_mut(8).zip(words) {
-        chunk.copy_from_slice(&word.to_le_bytes());
+    const REST: [u64; 6] = [0, 0, AT_PAGESZ, PAGE_SIZE as u64, 0, 0];
+    let base = STACK_TOP - FILLED as u64;
+    // Each argument ends with a zero.
+    let words = 1 + arguments.len() + REST.len();
+    let text: usize = arguments.iter().map(|argument| argument.len() + 1).sum();
+    if words * 8 + text > FILLED {
+        return Err(LoadError::Arguments);
     }
-    let lead = (sp - (STACK_TOP - STACK)) as usize;
-    process.add(
-        STACK_TOP - STACK,
-        STACK,
-        Rights::RW,
-        (lead, &bytes),
-        backing,
-    )?;
-    Ok(sp)
+    let mut bytes = [0; FILLED];
+    let (head, tail) = bytes.split_at_mut(words * 8);
+    let mut at = 0;
+    let addresses = arguments.iter().map(|argument| {
+        let address = base + (words * 8 + at) as u64;
+        tail[at..][..argument.len()].copy_from_slice(argument.as_bytes());
+        at += argument.len() + 1;
+        address
+    });
+    let values = core::iter::once(arguments.len() as u64)
+        .chain(addresses)
+        .chain(REST);
+    for (chunk, value) in head.chunks_exact_mut(8).zip(values) {
+        chunk.copy_from_slice(&value.to_le_bytes());
+    }
+    let lead = (STACK as usize) - FILLED;
+    let contents = (lead, &bytes[..]);
+    process.add(STACK_TOP - STACK, STACK, Rights::RW, contents, backing)?;
+    Ok(base)
 }
 
 #[cfg(test)]
@@ -174,7 +182,7 @@ mod tests {
 
     fn loaded(file: &[u8]) -> Result<(Start, Process), LoadError> {
         let mut process = process(32);
-        let start = load(file, &mut process, &mut Mappings(99))?;
+        let start = load(file, &["one", "and two"], &mut process, &mut Mappings(99))?;
         Ok((start, process))
     }
 
@@ -193,10 +201,52 @@ mod tests {
         assert_eq!(text(&process, 0x40_1ffd, 6), b"\0data\0");
         assert!(process.holds(0x40_3fff, 1) && !process.holds(0x40_4000, 1));
         assert_eq!(start.sp % 16, 0);
-        assert_eq!(text(&process, start.sp, 8), 1u64.to_le_bytes());
-        let name = u64::from_le_bytes(text(&process, start.sp + 8, 8).try_into().unwrap());
-        assert_eq!(text(&process, name, 8), b"program\0");
+        let word = |index: u64| {
+            let bytes = text(&process, start.sp + index * 8, 8);
+            u64::from_le_bytes(bytes.try_into().unwrap())
+        };
+        let words: [u64; 9] = core::array::from_fn(|i| word(i as u64));
+        let (one, two) = (words[1], words[2]);
+        assert_eq!(words, [2, one, two, 0, 0, 6, 4096, 0, 0]);
+        assert_eq!(text(&process, one, 4), b"one\0");
+        assert_eq!(text(&process, two, 8), b"and two\0");
         assert!(!process.holds(STACK_TOP, 1));
+    }
+
+    #[test]
+    fn arguments_that_do_not_fit_are_refused() {
+        // Eight words stand before the text.
+        let long = "x".repeat(FILLED - 8 * 8 - 1);
+        let file = file(0x40_0010, &[CODE]);
+        let load = |arguments: &[&str]| {
+            load(&file, arguments, &mut process(32), &mut Mappings(99)).map(|start| start.sp)
+        };
+        assert_eq!(load(&[&long]), Ok(STACK_TOP - FILLED as u64));
+        for arguments in [&[&long, ""][..], &[&long, &long], &[""; 60], &[""; 600]] {
+            assert_eq!(load(arguments), Err(LoadError::Arguments));
+        }
+        assert!(load(&[]).is_ok());
+    }
+
+    #[test]
+    fn damaged_files_harm_nobody() {
+        let data = (PT_LOAD, 6, 0x50_0000, &b"data"[..], 5000);
+        let good = file(0x40_0010, &[CODE, data]);
+        let headers = 64 + 2 * 56;
+        for at in 0..headers {
+            for value in [0x00, 0x01, 0x7f, 0x80, 0xff] {
+                let mut bytes = good.clone();
+                bytes[at] = value;
+                if let Ok((start, process)) = loaded(&bytes) {
+                    assert!(process.holds(start.ip, 1), "byte {at}");
+                }
+                // Its neighbours too: numbers near the largest.
+                bytes[at / 8 * 8..at / 8 * 8 + 8].fill(value);
+                if let Ok((start, process)) = loaded(&bytes) {
+                    assert!(process.holds(start.ip, 1), "bytes around {at}");
+                }
+            }
+        }
     }
 
     #[test]

@@ -123,17 +123,27 @@ pub struct Server {
 }
 
 impl Server {
-    /// Starts the program in `file`. It runs, and its calls wait, until the thread of `resources` serves.
-    pub fn start(resources: Resources, file: &[u8]) -> Result<Server, StartError> {
+    /// Starts the program in `file` with `arguments`, of which the first is its name. It runs, and its calls wait, until the
+    /// thread of `resources` serves.
+    pub fn start(
+        resources: Resources,
+        file: &[u8],
+        arguments: &[&str],
+    ) -> Result<Server, StartError> {
         let domain = resources.selectors;
         syscall::create_domain(resources.domain, domain, QUOTA, SLOTS)?;
         // All that is made here ends with the program's domain.
-        Server::start_in(domain, resources, file).inspect_err(|_| {
+        Server::start_in(domain, resources, file, arguments).inspect_err(|_| {
             let _ = syscall::delete(domain);
         })
     }
 
-    fn start_in(domain: Selector, resources: Resources, file: &[u8]) -> Result<Server, StartError> {
+    fn start_in(
+        domain: Selector,
+        resources: Resources,
+        file: &[u8],
+        arguments: &[&str],
+    ) -> Result<Server, StartError> {
         let [space, portal, thread, sched] = [1, 2, 3, 4].map(|i| domain.offset(i));
         syscall::create_space(domain, space, SpaceKind::Host)?;
         let mut memory = Memory {
@@ -142,7 +152,8 @@ impl Server {
             mappings: domain.offset(5),
         };
         let mut process = Process::new(resources.frames);
-        let start = loader::load(file, &mut process, &mut memory).map_err(StartError::File)?;
+        let start =
+            loader::load(file, arguments, &mut process, &mut memory).map_err(StartError::File)?;
         syscall::create_portal(domain, portal, resources.thread, 0, 0)?;
         syscall::delegate(portal, domain, CALLS, Rights::CALL)?;
         let parameters = ThreadParameters {

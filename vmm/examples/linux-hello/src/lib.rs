@@ -1,7 +1,8 @@
 //! A Linux program: what it asks of its system, and what it expects to hear.
 //!
 //! It uses the system calls `write`, `mmap` and `exit_group`, and tries some that must fail. Whoever runs it, Linux or a
-//! handler of its system calls, it prints the same lines and exits with [`SUCCESS`].
+//! handler of its system calls, it prints the same lines and exits with [`SUCCESS`]. With an argument beside its name it
+//! ends after the first line with an instruction that does not exist.
 #![no_std]
 
 /// Exit code when everything was as expected.

@@ -1,5 +1,5 @@
 //! What it does.
-use crate::arch::{EXIT_GROUP, MMAP, WRITE, system_call};
+use crate::arch::{EXIT_GROUP, MMAP, WRITE, crash, system_call};
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use linux_hello::{FAREWELL, GREETING, SUCCESS};
 
@@ -109,6 +109,9 @@ pub(crate) extern "C" fn main(arguments: *const usize) -> ! {
     let count = unsafe { *arguments };
     if count == 0 || !print(GREETING) {
         exit(1);
+    }
+    if count > 1 {
+        crash();
     }
     for (code, (check, complaint)) in (2..).zip(CHECKS) {
         if !check() {

@@ -5,6 +5,7 @@
 //! instruction again. What a client may have is its pager's policy: [`Policy::DemandZero`] gives empty pages up to a
 //! limit of the client's own, [`Policy::CopyOnWrite`] shows each client the same pages and gives it copies of those
 //! that it writes to. A client that asks for more, or for something else, never runs again; others do not notice.
+//! `ci/samples` shows how pagers and their clients are set up.
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 

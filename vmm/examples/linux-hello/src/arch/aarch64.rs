@@ -31,6 +31,12 @@ pub unsafe fn system_call(number: usize, arguments: [usize; 6]) -> isize {
     result
 }
 
+/// Ends the program with an instruction that does not exist.
+pub fn crash() -> ! {
+    // SAFETY: UDF raises an exception and has no other effect.
+    unsafe { asm!("udf #0", options(noreturn, nomem, nostack)) }
+}
+
 /// Where the system starts the program: the stack pointer points to the number of arguments.
 ///
 /// # Safety

@@ -33,6 +33,12 @@ pub unsafe fn system_call(number: usize, arguments: [usize; 6]) -> isize {
     result
 }
 
+/// Ends the program with an instruction that does not exist.
+pub fn crash() -> ! {
+    // SAFETY: UD2 raises an exception and has no other effect.
+    unsafe { asm!("ud2", options(noreturn, nomem, nostack)) }
+}
+
 /// Where the system starts the program: the stack pointer points to the number of arguments.
 ///
 /// # Safety
