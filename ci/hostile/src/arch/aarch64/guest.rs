@@ -1,7 +1,7 @@
 //! What a guest runs, and its state.
 
 use crate::random::Random;
-use abi::vcpu::aarch64::{CONTROL_HALT, CONTROL_SERROR};
+use abi::vcpu::aarch64::{CONTROL_HALT, CONTROL_SERROR, LIST_EOI, LIST_GROUP1, LIST_STATE};
 pub use abi::vcpu::aarch64::{Groups, VcpuState};
 use core::arch::naked_asm;
 use core::mem::offset_of;
@@ -49,14 +49,19 @@ pub fn code() -> impl Iterator<Item = u8> {
     (0..(PIECES * PIECE) as usize).map(move |at| unsafe { start.add(at).read_volatile() })
 }
 
-/// A state to start from, at the beginning of a piece; at EL0 now and then.
+/// A state to start from, at the beginning of a piece; now and then at EL0, or with an interrupt controller that asks for maintenance.
 pub fn initial(random: &mut Random) -> VcpuState {
-    let state = trial::initial_state(random.below(PIECES) * PIECE);
+    let mut state = trial::initial_state(random.below(PIECES) * PIECE);
     if random.one_in(4) {
-        VcpuState { pstate: 0, ..state }
-    } else {
-        state
+        state.pstate = 0;
     }
+    if random.one_in(3) {
+        state.gic_control = random.word() & 0xff;
+        for list in state.list.iter_mut().take(4) {
+            *list = LIST_EOI | random.word() & (LIST_STATE | LIST_GROUP1 | 0x1f);
+        }
+    }
+    state
 }
 
 /// An instruction's address.
