@@ -5,7 +5,7 @@ use std::fmt;
 use anyhow::{Context, Result, ensure};
 use bulkhead::dialogue::Dialogue;
 use bulkhead::machine::{Image, Kind, Settings};
-use bulkhead::trial;
+use bulkhead::trial::{self, Extra};
 use configs::{Architecture, Board, Config, Gic, Machine, Overrides};
 
 use crate::{seconds, with_machine};
@@ -136,16 +136,30 @@ impl Target {
         with_machine(name, self, &self.image(config), &settings, talk);
     }
 
-    /// Boots a program that is a root task of its own, with other programs as `files` for it, and talks to it.
+    /// Boots a program that is a root task of its own, with `extras` for it, and talks to it.
     pub fn tries(
         self,
         program: &str,
-        files: &[&str],
+        extras: &[Extra<'_>],
         talk: impl FnOnce(&mut Dialogue) -> Result<()>,
     ) {
-        let image = trial::image(self.architecture(), program, files)
+        self.tries_with(program, extras, false, talk);
+    }
+
+    /// As [`Target::tries`], with a clock that counts instructions if `count_instructions`.
+    pub fn tries_with(
+        self,
+        program: &str,
+        extras: &[Extra<'_>],
+        count_instructions: bool,
+        talk: impl FnOnce(&mut Dialogue) -> Result<()>,
+    ) {
+        let image = trial::image(self.architecture(), program, extras)
             .unwrap_or_else(|error| panic!("{program} on {self}: {error:#}"));
-        let settings = Settings::new(self.machine(trial::MEMORY));
+        let settings = Settings {
+            count_instructions,
+            ..Settings::new(self.machine(trial::MEMORY))
+        };
         with_machine(program, self, &image, &settings, talk);
     }
 }

@@ -314,6 +314,7 @@ impl Verifier<'_> {
             FileKind::Kernel => "kernel",
             FileKind::Initrd => "initrd",
             FileKind::Program => "program",
+            FileKind::Text => "text",
         };
         let name = match self.files.iter().filter(|f| f.kind == kind).count() {
             0 => stem.into(),

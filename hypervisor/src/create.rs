@@ -1,4 +1,4 @@
-//! Creation and delegation.
+//! Creation.
 
 use crate::arch::{self, Frame, PageTable, VcpuArch};
 use crate::cell::{CpuCell, Ref};
@@ -15,7 +15,7 @@ use crate::space::Space;
 use crate::thread::Thread;
 use crate::vcpu::{MAX_ARCH_PAGES, Vcpu};
 use abi::cap::Kind;
-use abi::syscall::{DelegateFlags, SpaceKind, ThreadFlags};
+use abi::syscall::{SpaceKind, ThreadFlags};
 use abi::{PRIORITIES, Rights, Selector, Status};
 use core::sync::atomic::Ordering;
 
@@ -286,61 +286,6 @@ pub fn notification(caller: Ref<Domain>, args: &Args) -> Result<(), Status> {
     let (payer, slot, tree) = target(&caller, args)?;
     let header = Header::new(Kind::Notification, Some(payer));
     publish(&tree, slot, payer.make(Notification::new(header))?);
-    Ok(())
-}
-
-/// [`abi::Op::Delegate`].
-pub fn delegate(caller: Ref<Domain>, args: &Args) -> Result<(), Status> {
-    let receiver = caller.find::<Domain>(selector(args[1])?, Rights::INSTALL)?;
-    let tree = slot::lock();
-    let source = caller
-        .slot(selector(args[0])?)
-        .ok_or(Status::BadCapability)?;
-    let word = source.word();
-    if matches!(word.kind(), Kind::Null | Kind::Mapping) {
-        return Err(Status::BadCapability);
-    }
-    if !word.allows(Rights::DELEGATE) {
-        return Err(Status::Denied);
-    }
-    let flags = DelegateFlags::from_bits(args[6]).ok_or(Status::BadArgument)?;
-    let target = receiver.empty_slot(selector(args[2])?)?;
-    let extra = source.extra.load(Ordering::Relaxed);
-    if flags.contains(DelegateFlags::GRANT) {
-        // What was derived would change its parent, and an object its order of destruction.
-        if source.first_child(&tree).is_some() || extra & ORIGIN != 0 {
-            return Err(Status::Busy);
-        }
-        source.move_to(&tree, &target);
-        return Ok(());
-    }
-    let rights = u16::try_from(args[3]).ok().and_then(Rights::from_bits);
-    let rights = rights.ok_or(Status::BadArgument)? & word.rights();
-    let (first, second) = (
-        source.first.load(Ordering::Relaxed),
-        source.second.load(Ordering::Relaxed),
-    );
-    let (new_first, new_second) = match word.kind() {
-        Kind::Memory => {
-            let ports = extra >> 8 & 0xff == abi::cap::MemoryKind::Ports as u64;
-            let unit = if ports { 1 } else { abi::PAGE_SIZE as u64 };
-            let inside = args[4]
-                .checked_add(args[5])
-                .is_some_and(|end| end <= second);
-            if args[5] == 0 || !inside || (args[4] | args[5]) & (unit - 1) != 0 {
-                return Err(Status::BadArgument);
-            }
-            (first + args[4], args[5])
-        }
-        Kind::Notification if args[4] & !first != 0 => return Err(Status::Denied),
-        Kind::Notification => (args[4], 0),
-        _ => (first, second),
-    };
-    target.first.store(new_first, Ordering::Relaxed);
-    target.second.store(new_second, Ordering::Relaxed);
-    target.extra.store(extra & 0xff00, Ordering::Relaxed);
-    target.link_under(&tree, &source);
-    target.publish(&tree, CapWord::new(word.kind(), rights, word.address()));
     Ok(())
 }
 

@@ -6,11 +6,13 @@
 use crate::cell::Ref;
 use crate::context::{Context, ReplyPath, State};
 use crate::cpu::Cpu;
+use crate::delegate;
 use crate::portal::Portal;
 use crate::sched::{self, Activation};
 use crate::thread::{Exception, Thread};
 use crate::vcpu::{self, Vcpu};
-use abi::utcb::{WORDS, exception::ExceptionReply};
+use abi::syscall::Tag;
+use abi::utcb::{ITEMS, Item, WORDS, exception::ExceptionReply};
 use abi::{MAX_CALL_DEPTH, Rights, Selector, Status};
 
 /// Why a call did not enter the handler.
@@ -26,12 +28,10 @@ pub enum Refusal {
 #[inline(always)]
 pub fn enter(cpu: &Cpu, caller: Ref<Context>, portal: Ref<Portal>) -> Result<Ref<Thread>, Refusal> {
     let handler = portal.handler().ok_or(Refusal::Status(Status::Dead))?;
-    let depth = caller.depth.get() + 1;
-    let is_idle = matches!(handler.context.state.get(), State::Idle | State::New);
-    if !is_idle || handler.context.cpu != cpu.index || depth as usize > MAX_CALL_DEPTH {
+    if !can_enter(cpu, caller, handler) {
         return Err(cannot_enter(cpu, caller, handler));
     }
-    handler.context.depth.set(depth);
+    handler.context.depth.set(caller.depth.get() + 1);
     handler.context.reply_path.set(ReplyPath::General);
     handler.caller.set(Some(caller));
     handler.context.state.set(State::Ready);
@@ -39,6 +39,23 @@ pub fn enter(cpu: &Cpu, caller: Ref<Context>, portal: Ref<Portal>) -> Result<Ref
     caller.state.set(State::InCall);
     cpu.current.set(Some(handler.context()));
     Ok(handler)
+}
+
+/// Whether `caller` can call `handler` now.
+#[inline(always)]
+fn can_enter(cpu: &Cpu, caller: Ref<Context>, handler: Ref<Thread>) -> bool {
+    matches!(handler.context.state.get(), State::Idle | State::New)
+        && handler.context.cpu == cpu.index
+        && (caller.depth.get() as usize) < MAX_CALL_DEPTH
+}
+
+/// Words in the UTCB and capabilities of the message that `tag` describes.
+fn lengths(tag: Tag) -> Result<(usize, usize), Status> {
+    let (words, items) = (tag.utcb_words(), tag.items());
+    if items > ITEMS || words > Item::words_beside(items) {
+        return Err(Status::BadArgument);
+    }
+    Ok((words, items))
 }
 
 /// Why `caller` cannot call `handler` now; if that is busy, `caller` helps it.
@@ -88,19 +105,22 @@ fn run_chain(cpu: &Cpu) {
 
 /// System call [`abi::Op::Call`].
 pub fn call(cpu: &Cpu, thread: Ref<Thread>) -> Result<(), Status> {
-    let (selector, words) =
-        thread.with_frame(|frame| (Selector(frame.arg(0) as u32), frame.tag().utcb_words()));
-    if words > WORDS {
-        return Err(Status::BadArgument);
-    }
+    let (selector, tag) = thread.with_frame(|frame| (Selector(frame.arg(0) as u32), frame.tag()));
+    let (words, items) = lengths(tag)?;
     let portal = thread.domain.find::<Portal>(selector, Rights::CALL)?;
+    if items > 0
+        && let Some(handler) = portal.handler()
+        && can_enter(cpu, thread.context(), handler)
+    {
+        delegate::transfer(thread, handler, items)?;
+    }
     match enter(cpu, thread.context(), portal) {
         Ok(handler) => {
             handler.context.reply_path.set(ReplyPath::Thread);
             let message = thread.with_frame(|frame| frame.message());
             copy_words(thread, handler, words);
             handler.with_frame(|frame| {
-                frame.receive(portal.identity, words);
+                frame.receive(portal.identity, words, items);
                 frame.set_message(&message);
             });
             Ok(())
@@ -115,9 +135,11 @@ pub fn call(cpu: &Cpu, thread: Ref<Thread>) -> Result<(), Status> {
 
 /// System call [`abi::Op::ReplyWait`].
 pub fn reply_wait(cpu: &Cpu, thread: Ref<Thread>) -> Result<(), Status> {
-    let words = thread.with_frame(|frame| frame.tag().utcb_words());
-    if words > WORDS {
-        return Err(Status::BadArgument);
+    let (words, items) = lengths(thread.with_frame(|frame| frame.tag()))?;
+    if items > 0 {
+        let client = thread.caller.get().and_then(|caller| caller.as_thread());
+        let client = client.filter(|client| !client.in_exception.get());
+        delegate::transfer(thread, client.ok_or(Status::BadArgument)?, items)?;
     }
     thread.context.state.set(State::Idle);
     thread.context.depth.set(0);
@@ -135,7 +157,9 @@ pub fn reply_wait(cpu: &Cpu, thread: Ref<Thread>) -> Result<(), Status> {
                     frame.set_message(&message);
                     frame.set_arg(0, 0);
                     frame.scrub();
-                    frame.set_result_words(Status::Success, words);
+                    frame.set_result_tag(
+                        Tag::result(Status::Success, words as u16).with_items(items),
+                    );
                 });
             }
         } else if let Some(client) = caller.as_vcpu() {
@@ -237,7 +261,7 @@ pub fn raise(cpu: &Cpu, thread: Ref<Thread>, exception: Exception) {
                 handler.utcb.write(head + i, value);
             }
             handler.with_frame(|frame| {
-                frame.receive(portal.identity, gprs.len());
+                frame.receive(portal.identity, gprs.len(), 0);
                 let Exception {
                     vector,
                     error,

@@ -13,7 +13,7 @@ use crate::platform::{self, PlatformObject};
 use crate::slot;
 use crate::space::{self, MapRequest, Progress};
 use crate::thread::{Exception, Sync, Thread};
-use crate::{destroy, epoch, ipc};
+use crate::{delegate, destroy, epoch, ipc};
 use abi::syscall::TriggerMode;
 use abi::utcb::exception;
 use abi::{Op, Rights, Selector, Status};
@@ -79,7 +79,7 @@ fn execute(cpu: &Cpu, thread: Ref<Thread>, op: Op, args: &Args) -> Outcome {
         Op::CreateSched => create::sched(domain, args),
         Op::CreatePortal => create::portal(domain, args),
         Op::CreateNotification => create::notification(domain, args),
-        Op::Delegate => create::delegate(domain, args),
+        Op::Delegate => delegate::delegate(domain, args),
         Op::Revoke | Op::Delete => return revoke(cpu, thread, op, args),
         Op::Map => return map(thread, op, args),
         Op::BindSched => create::bind_sched(cpu, domain, args),

@@ -27,7 +27,7 @@ pub fn guest_files(config: &Config) -> Result<Files> {
         let bytes = match (&file.source, file.kind) {
             (Source::Default, FileKind::Kernel) => read(&guest::kernel(architecture)?)?,
             (Source::Default, FileKind::Initrd) => guest::initrd(architecture)?,
-            (Source::Default, FileKind::Program) => {
+            (Source::Default, FileKind::Program | FileKind::Text) => {
                 bail!("there is no default for `{}`", file.name)
             }
             (Source::Path(path), _) => read(path)?,

@@ -10,7 +10,7 @@ use regex::Regex;
 
 use crate::interrupt::{self, Interrupted};
 use crate::machine::Kind;
-use crate::{bench, bundle, check, run};
+use crate::{bench, bundle, check, fuzz, run};
 
 /// Builds, runs and checks systems on the Bulkhead microhypervisor.
 ///
@@ -30,6 +30,8 @@ enum Command {
     Check(Check),
     /// Measure system calls, IPC and VM exits, in instructions
     Bench(Bench),
+    /// Attack the kernel with random system calls, hostile monitors and guests
+    Fuzz(Fuzz),
 }
 
 /// Boots a system in an emulator, with its console on this terminal. Ctrl-A x ends it, Ctrl-A a sends Ctrl-A.
@@ -100,6 +102,27 @@ struct Bench {
     json: Option<PathBuf>,
 }
 
+/// Attacks the kernel: domains that make random and nearly right system calls on all CPUs, monitors and guests that do
+/// what they should not, and a root task that ends them and looks that everything has come back.
+#[derive(Debug, Args)]
+struct Fuzz {
+    /// Machine to run on
+    #[arg(long, value_enum, default_value_t = Kind::QemuX86, value_name = "M")]
+    machine: Kind,
+    /// Number of its CPUs
+    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=8))]
+    cpus: u32,
+    /// What the calls of each thread follow from
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    seed: u64,
+    /// System calls to make, at least
+    #[arg(long, default_value_t = 10_000_000, value_name = "N")]
+    calls: u64,
+    /// Use a clock that counts instructions: a run on one CPU repeats exactly (QEMU only)
+    #[arg(long)]
+    icount: bool,
+}
+
 impl Replace {
     fn overrides(self) -> anyhow::Result<Overrides> {
         if self.disk.is_some() {
@@ -126,6 +149,14 @@ pub fn main() -> ExitCode {
     let result = match command {
         Command::Run(run) => start(run),
         Command::Check(check) => verify(check),
+        Command::Fuzz(arguments) => fuzz::run(&fuzz::Options {
+            kind: arguments.machine,
+            cpus: arguments.cpus,
+            seed: arguments.seed,
+            calls: arguments.calls,
+            count_instructions: arguments.icount,
+        })
+        .map(|()| 0),
         Command::Bench(arguments) => {
             bench::run(arguments.machine, arguments.json.as_deref()).map(|()| 0)
         }

@@ -13,6 +13,7 @@ pub mod check;
 pub mod child;
 pub mod command;
 pub mod dialogue;
+pub mod fuzz;
 pub mod guest;
 pub mod initramfs;
 pub mod interrupt;

@@ -15,17 +15,26 @@ use crate::{bundle, workspace};
 /// RAM of the machines that they run on.
 pub const MEMORY: u64 = 512 << 20;
 
-/// Builds the hypervisor and `program`, and makes a boot image of nothing else but other programs as `files` for it.
-pub fn image(architecture: Architecture, program: &str, files: &[&str]) -> Result<Image> {
+/// A file for a trial.
+#[derive(Clone, Copy, Debug)]
+pub enum Extra<'a> {
+    /// The program of this name.
+    Program(&'a str),
+    /// A text, with its name.
+    Text(&'a str, &'a str),
+}
+
+/// Builds the hypervisor and `program`, and makes a boot image of nothing else but `extras` for it.
+pub fn image(architecture: Architecture, program: &str, extras: &[Extra<'_>]) -> Result<Image> {
     let artifacts = Artifacts::trials(architecture)?;
     Ok(Image {
-        bundle: pack(&artifacts, program, files)?,
+        bundle: pack(&artifacts, program, extras)?,
         kernel: artifacts.kernel,
         options: String::new(),
     })
 }
 
-fn pack(artifacts: &Artifacts, program: &str, files: &[&str]) -> Result<PathBuf> {
+fn pack(artifacts: &Artifacts, program: &str, extras: &[Extra<'_>]) -> Result<PathBuf> {
     let read = |program: &str| {
         let path = artifacts.program(program)?;
         std::fs::read(&path).with_context(|| format!("{} cannot be read", path.display()))
@@ -42,8 +51,11 @@ fn pack(artifacts: &Artifacts, program: &str, files: &[&str]) -> Result<PathBuf>
         natives: Vec::new(),
     };
     let mut packer = Packer::new(&flat)?;
-    for file in files {
-        packer.file(file, FileKind::Program, &read(file)?);
+    for extra in extras {
+        match *extra {
+            Extra::Program(name) => packer.file(name, FileKind::Program, &read(name)?),
+            Extra::Text(name, text) => packer.file(name, FileKind::Text, text.as_bytes()),
+        }
     }
     let bytes = packer.finish(system).with_context(unpacked)?;
     let dir = workspace::output().join("images");

@@ -67,6 +67,8 @@ pub enum FileKind {
     Initrd,
     /// A program of another system, for a program of this one that runs it.
     Program,
+    /// Words for a program.
+    Text,
 }
 
 /// Why a bundle, or a part of it, is refused.

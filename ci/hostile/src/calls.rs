@@ -302,8 +302,11 @@ pub fn next(random: &mut Random, targets: &Targets) -> Call {
         _ => 0,
     };
     call.tag = Tag::new(op, words).0;
+    if matches!(op, Op::Call | Op::ReplyWait) && random.one_in(8) {
+        call.tag = Tag::new(op, words).with_items(random.below(6) as usize).0;
+    }
     if random.one_in(64) {
-        call.tag = random.word() & 0xffff_00ff | random.edge() & 0xff;
+        call.tag = random.word() & 0xffff_0fff | random.edge() & 0xff;
     }
     if random.one_in(64) {
         call.tag |= 1 << random.below(64);

@@ -4,7 +4,7 @@ mod domain;
 
 use crate::arch::{self, watch_entry};
 use crate::place::AREA;
-use crate::random::Random;
+use crate::random::{Random, mix};
 use abi::boot::{BootInfo, ROOT_DOMAIN, ROOT_FREE, ROOT_LOG, ROOT_SPACE};
 use abi::bundle::Head;
 use abi::{Op, Rights, Selector, Tag};
@@ -24,6 +24,7 @@ const ECHO: Selector = ROOT_FREE.offset(5);
 const WATCH_THREAD: Selector = ROOT_FREE.offset(6);
 const WATCH_SCHED: Selector = ROOT_FREE.offset(7);
 const WATCH_PAUSE: Selector = ROOT_FREE.offset(8);
+const BUNDLE_MAPPING: Selector = ROOT_FREE.offset(9);
 
 const ECHO_UTCB: u64 = 0x5000_0000;
 const WATCH_UTCB: u64 = 0x5000_1000;
@@ -31,23 +32,41 @@ const WATCH_UTCB: u64 = 0x5000_1000;
 /// Most domains in a round.
 const DOMAINS: u64 = 3;
 
-// What these variables say when the program is built.
-/// Most rounds.
-const ROUNDS: u64 = number(option_env!("HOSTILE_ROUNDS"), 100_000);
-/// After so many seconds no round begins.
-const SECONDS: u64 = number(option_env!("HOSTILE_SECONDS"), 8);
-/// Of the generator.
-const SEED: u64 = number(option_env!("HOSTILE_SEED"), 1);
+/// What the bundle's text [`SETTINGS`] can say, as `name=number` with spaces between.
+#[derive(Clone, Copy)]
+struct Settings {
+    /// Of the generators.
+    seed: u64,
+    /// After so many seconds of the machine no round begins.
+    seconds: u64,
+    /// After so many system calls no round begins.
+    calls: u64,
+}
 
-const fn number(text: Option<&str>, default: u64) -> u64 {
-    let Some(text) = text else { return default };
-    let (bytes, mut value, mut i) = (text.as_bytes(), 0, 0);
-    while i < bytes.len() {
-        assert!(bytes[i].is_ascii_digit());
-        value = value * 10 + (bytes[i] - b'0') as u64;
-        i += 1;
+/// Name of the text.
+const SETTINGS: &str = "settings";
+
+impl Settings {
+    fn read(info: &BootInfo) -> Settings {
+        let mut settings = Settings {
+            seed: 1,
+            seconds: 8,
+            calls: u64::MAX,
+        };
+        let bundle = must("bundle", trial::open_bundle(info, BUNDLE_MAPPING));
+        let text = bundle.file(SETTINGS).map_or(&[][..], |(_, bytes)| bytes);
+        let text = core::str::from_utf8(text).unwrap_or_default();
+        for (name, value) in text.split(' ').filter_map(|part| part.split_once('=')) {
+            let field = match name {
+                "seed" => &mut settings.seed,
+                "seconds" => &mut settings.seconds,
+                "calls" => &mut settings.calls,
+                _ => continue,
+            };
+            *field = value.trim().parse().unwrap_or(*field);
+        }
+        settings
     }
-    value
 }
 
 /// The round that runs, for whoever watches whether it ends; bits 48 and up say what is being done.
@@ -121,6 +140,8 @@ struct Driver {
     cpus: u64,
     virtualization: bool,
     calls: u64,
+    /// What all calls returned, as one number.
+    digest: u64,
 }
 
 impl Driver {
@@ -160,7 +181,9 @@ impl Driver {
         for i in 0..victims.len() {
             let v = victims[(first + i) % victims.len()];
             must("end of a domain", syscall::delete(v.at(own::DOMAIN)));
-            self.calls += v.take_calls();
+            let (calls, digest) = v.take_calls();
+            self.calls += calls;
+            self.digest = mix(self.digest ^ digest);
         }
         self.step(round, 5);
         for v in victims.iter() {
@@ -202,7 +225,7 @@ impl Driver {
     }
 }
 
-fn set_up(info: &BootInfo) -> Driver {
+fn set_up(info: &BootInfo, seed: u64) -> Driver {
     drain_log();
     UART.store(arch::open_uart(info, UART_MAPPING), Ordering::Relaxed);
     HZ.store(info.counter_hz, Ordering::Relaxed);
@@ -243,35 +266,37 @@ fn set_up(info: &BootInfo) -> Driver {
     must("watch", syscall::bind_sched(WATCH_SCHED, WATCH_THREAD));
     let virtualization = info.virtualization != 0;
     Driver {
-        random: Random(SEED),
+        random: Random(seed),
         head,
         memory,
         cpus: info.cpus.into(),
         virtualization,
         calls: 0,
+        digest: 0,
     }
 }
 
 /// Does all rounds.
 pub fn run(info: &BootInfo) -> ! {
-    let mut driver = set_up(info);
-    print(format_args!("begin: {} CPUs, seed {SEED}", info.cpus));
+    let settings = Settings::read(info);
+    let mut driver = set_up(info, settings.seed);
+    let (cpus, seed) = (info.cpus, settings.seed);
+    print(format_args!("begin: {cpus} CPUs, seed {seed}"));
     let begin = counter();
-    let end = info
-        .counter_hz
-        .saturating_mul(SECONDS)
-        .saturating_add(begin);
-    for round in 1..=ROUNDS {
+    let time = info.counter_hz.saturating_mul(settings.seconds);
+    let end = time.saturating_add(begin);
+    let mut round = 0;
+    while counter() < end && driver.calls < settings.calls {
+        round += 1;
         driver.round(round);
         if round % 100 == 0 {
             print(format_args!("{round} rounds, {} calls", driver.calls));
         }
-        if counter() > end {
-            break;
-        }
     }
     ROUND.store(0, Ordering::Relaxed);
-    let ms = (counter() - begin) / (info.counter_hz / 1000).max(1);
-    print(format_args!("done {} calls in {ms} ms", driver.calls));
+    let (calls, digest) = (driver.calls, driver.digest);
+    print(format_args!(
+        "done {calls} calls, {round} rounds, digest {digest:016x}"
+    ));
     rest()
 }

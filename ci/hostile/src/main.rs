@@ -7,6 +7,7 @@ use abi::boot::BootInfo;
 rt::root_task!(main);
 
 fn main(argument: u64) -> ! {
+    trial::claim_heap();
     // SAFETY: the kernel passes the address of the boot information, which it maps read-only.
     hostile::driver::run(unsafe { &*(argument as *const BootInfo) })
 }

@@ -36,8 +36,10 @@ pub struct Control {
     pub number: u64,
     /// CPUs of the machine.
     pub cpus: u64,
+    /// What the calls returned, as one number.
+    pub digest: u64,
     /// Fills the cache line.
-    pub reserved: [u64; 2],
+    pub reserved: u64,
 }
 
 /// Offset of the control block of thread `number`, which is also its first stack pointer.

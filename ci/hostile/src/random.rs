@@ -46,14 +46,18 @@ pub const EDGES: &[u64] = &[
     u64::MAX,
 ];
 
+/// A number in which each bit depends on all bits of `value`.
+pub const fn mix(value: u64) -> u64 {
+    let z = (value ^ value >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ z >> 31
+}
+
 impl Random {
     /// The next number.
     pub fn word(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ z >> 31
+        mix(self.0)
     }
 
     /// A number below `end`, which is not 0.

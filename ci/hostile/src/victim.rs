@@ -4,10 +4,11 @@ use crate::arch::{FLAGS, entry, moves};
 use crate::calls::{self, Call, Targets, table};
 use crate::monitor;
 use crate::place::{self, Control};
-use crate::random::Random;
+use crate::random::{Random, mix};
 use abi::utcb::exception::ExceptionReply;
+use abi::utcb::{ITEMS, Item, Utcb, Window};
 use abi::vcpu::EXIT_KINDS;
-use abi::{Op, Tag};
+use abi::{Op, Selector, Tag};
 use rt::arch::{Registers, call_portal, counter};
 
 struct Thread {
@@ -38,11 +39,43 @@ impl Thread {
         }
         let mut words = [0; 8];
         words.copy_from_slice(&call.arguments[1..]);
-        call_portal(Registers {
+        let result = call_portal(Registers {
             tag: call.tag,
             first: call.arguments[0],
             words,
-        })
+        });
+        // SAFETY: as above.
+        unsafe {
+            let digest = &raw mut (*self.control).digest;
+            digest.write_volatile(mix(digest.read_volatile() ^ result.tag));
+        }
+        result
+    }
+
+    /// Says something of capabilities in messages in the thread's UTCB, which is there unless somebody has taken it away.
+    fn scribble(&mut self) {
+        // SAFETY: as above; the page is the kernel's, of any value, or it is not there, and the thread faults.
+        unsafe {
+            let number = (&raw const (*self.control).number).read_volatile();
+            let utcb = (place::UTCBS + number * 4096) as *mut Utcb;
+            let window = Window {
+                base: self.random.below(table::SLOTS) as u32,
+                slots: self.random.below(6) as u32,
+            };
+            (&raw mut (*utcb).window).write_volatile(window.to_word());
+            for number in 0..self.random.below(ITEMS as u64 + 1) as usize {
+                let item = Item {
+                    source: Selector(self.random.below(table::SLOTS) as u32),
+                    rights: self.random.word() as u16,
+                    flags: self.random.below(2) as u16,
+                    first: self.random.below(4) << 12,
+                    second: 1 << self.random.below(16),
+                };
+                for (i, word) in item.to_words().into_iter().enumerate() {
+                    (&raw mut (*utcb).words[Item::place(number) + i]).write_volatile(word);
+                }
+            }
+        }
     }
 
     fn step(&mut self) {
@@ -50,6 +83,9 @@ impl Thread {
             // SAFETY: as above.
             unsafe { (&raw mut (*self.control).seed).write_volatile(self.random.0) };
             return moves::make(&mut self.random);
+        }
+        if self.random.one_in(16) {
+            self.scribble();
         }
         let targets = self.targets();
         let call = calls::next(&mut self.random, &targets);
@@ -124,10 +160,12 @@ pub(crate) extern "C" fn main(control: *mut Control) -> ! {
             (&raw const (*control).next).read_volatile(),
         )
     };
-    let mut thread = Thread {
-        control,
-        random: Random(seed ^ counter()),
-    };
+    // Where it starts anew, it goes on with other numbers than those that led it there.
+    let mut random = Random(seed);
+    let next_seed = random.word();
+    // SAFETY: as above.
+    unsafe { (&raw mut (*control).seed).write_volatile(next_seed) };
+    let mut thread = Thread { control, random };
     if role == 1 {
         thread.handle(next);
     }

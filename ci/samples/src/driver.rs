@@ -3,14 +3,14 @@
 use crate::compartment::{Compartment, MEMORY, Workshop};
 use crate::place::{Contents, Role, Start, common, table};
 use crate::roles::{EXITED, FAILED, report};
-use abi::boot::{BootInfo, ROOT_BUNDLE, ROOT_DOMAIN, ROOT_FREE, ROOT_LOG, ROOT_SPACE};
+use abi::boot::{BootInfo, ROOT_DOMAIN, ROOT_FREE, ROOT_LOG};
 use abi::{PAGE_SIZE, Rights, Selector, Status};
 use alloc::format;
 use alloc::string::String;
 use core::fmt;
 use image::bundle::Bundle;
 use pager::PAGES;
-use rt::syscall::{self, Deadline, MapParameters};
+use rt::syscall::{self, Deadline};
 
 const DONE: Selector = ROOT_FREE;
 const BUNDLE: Selector = ROOT_FREE.offset(1);
@@ -18,7 +18,6 @@ const MEMORIES: Selector = ROOT_FREE.offset(2);
 const ECHO: Selector = ROOT_FREE.offset(4);
 const ECHO_PORTAL: Selector = ROOT_FREE.offset(5);
 
-const BUNDLE_ADDRESS: u64 = 0x1_0000_0000;
 const ECHO_UTCB: u64 = 0x5000_0000;
 
 /// The Linux program's name in the bundle.
@@ -61,19 +60,7 @@ struct Driver {
 
 fn set_up(info: &BootInfo) -> Result<Driver> {
     syscall::create_notification(ROOT_DOMAIN, DONE)?;
-    let p = MapParameters {
-        offset: 0,
-        address: BUNDLE_ADDRESS,
-        size: info.bundle_size,
-        rights: Rights::READ,
-    };
-    syscall::map(ROOT_BUNDLE, ROOT_SPACE, BUNDLE, &p)?;
-    // SAFETY: mapped read-only just now and never unmapped; nobody has it writable, this program's own data apart,
-    // which lie in no part that is read again.
-    let bytes = unsafe {
-        core::slice::from_raw_parts(BUNDLE_ADDRESS as *const u8, info.bundle_size as usize)
-    };
-    let bundle = Bundle::open(bytes).map_err(|error| Failure(format!("the bundle: {error}")))?;
+    let bundle = trial::open_bundle(info, BUNDLE)?;
     let workshop = Workshop {
         memory: trial::ram(info, MEMORY)?,
         done: DONE,

@@ -2,6 +2,7 @@
 
 use anyhow::ensure;
 use bulkhead::artifacts::HOSTILE;
+use bulkhead::trial::Extra;
 use ci::{Target, seconds};
 
 /// Boots the hostile root task, which takes eight seconds of its machine.
@@ -20,7 +21,29 @@ fn the_kernel_survives_hostile_programs(on: Target) {
     });
 }
 
+/// On one CPU, with a clock that counts instructions, everything follows from the seed.
+fn a_run_repeats_exactly(on: Target) {
+    let mut ends = Vec::new();
+    for seed in [7, 7, 8] {
+        let text = format!("seed={seed} calls=30000");
+        on.tries_with(
+            HOSTILE,
+            &[Extra::Text("settings", &text)],
+            true,
+            |machine| {
+                let end = r"hostile: (done [^\r\n]*|FAILED[^\r\n]*)|bulkhead: (panic.*)";
+                ends.push(machine.expect(end, seconds(120))?);
+                Ok(())
+            },
+        );
+    }
+    assert!(ends[0].starts_with("done "), "{ends:?}");
+    assert_eq!(ends[0], ends[1]);
+    assert_ne!(ends[0], ends[2]);
+}
+
 tests! {
+    a_run_repeats_exactly: x86, a53_gic2;
     the_kernel_survives_hostile_programs:
         x86, x86_2cpus, a53_gic2, a72_gic3, max_gic2_2cpus, max_gic3_4cpus;
 }

@@ -2,6 +2,7 @@
 
 use anyhow::ensure;
 use bulkhead::artifacts::{Artifacts, LINUX_HELLO, SAMPLES};
+use bulkhead::trial::Extra;
 use ci::{Target, seconds};
 use linux_hello::{FAREWELL, GREETING};
 
@@ -16,7 +17,7 @@ const PARTS: [&str; 6] = [
 ];
 
 fn the_examples_do_what_they_should(on: Target) {
-    on.tries(SAMPLES, &[LINUX_HELLO], |machine| {
+    on.tries(SAMPLES, &[Extra::Program(LINUX_HELLO)], |machine| {
         let end = r"samples: (done|FAILED[^\r\n]*)\r?\n|bulkhead: (panic.*)";
         let end = machine.expect(end, seconds(90))?;
         ensure!(end == "done", "{end}");

@@ -10,4 +10,6 @@ mod root;
 #[cfg(target_os = "none")]
 pub use arch::{echo, initial_state};
 #[cfg(target_os = "none")]
-pub use root::{Stack, create_thread, map_code, map_head, place_code, ram, rest};
+pub use root::{
+    Stack, claim_heap, create_thread, map_code, map_head, open_bundle, place_code, ram, rest,
+};

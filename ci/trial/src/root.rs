@@ -7,6 +7,7 @@ use abi::syscall::ThreadFlags;
 use abi::{Rights, Selector, Status};
 use core::cell::UnsafeCell;
 use core::ops::Range;
+use image::bundle::Bundle;
 use rt::syscall::{self, Deadline, MapParameters, Result, ThreadParameters};
 
 /// Where the bundle's head is mapped.
@@ -24,6 +25,43 @@ pub fn map_head(info: &BootInfo, mapping: Selector) -> Result<Head> {
     // SAFETY: just mapped, read-only, and nobody writes to the bundle's head.
     let bytes = unsafe { core::slice::from_raw_parts(HEAD as *const u8, HEAD_SIZE) };
     Head::decode(bytes, info.bundle_size).map_err(|_| Status::BadArgument)
+}
+
+/// Where [`open_bundle`] maps the bundle.
+const BUNDLE: u64 = 0x20_0000_0000;
+
+/// Maps the whole bundle and opens it; `mapping` is an empty selector. Needs a heap ([`claim_heap`]).
+pub fn open_bundle(info: &BootInfo, mapping: Selector) -> Result<Bundle<'static>> {
+    let p = MapParameters {
+        offset: 0,
+        address: BUNDLE,
+        size: info.bundle_size,
+        rights: Rights::READ,
+    };
+    syscall::map(ROOT_BUNDLE, ROOT_SPACE, mapping, &p)?;
+    // SAFETY: mapped read-only just now and never unmapped; nobody has it writable, this program's own data apart,
+    // which lie in no part that is read again.
+    let bytes =
+        unsafe { core::slice::from_raw_parts(BUNDLE as *const u8, info.bundle_size as usize) };
+    Bundle::open(bytes).map_err(|_| Status::BadArgument)
+}
+
+/// Bytes of the heap: for the bundle's directory.
+const HEAP_BYTES: usize = 64 << 10;
+
+#[repr(align(4096))]
+struct Heap(UnsafeCell<[u8; HEAP_BYTES]>);
+
+// SAFETY: only the allocator accesses it.
+unsafe impl Sync for Heap {}
+
+static HEAP: Heap = Heap(UnsafeCell::new([0; HEAP_BYTES]));
+
+/// Gives the root task a heap; once.
+pub fn claim_heap() {
+    // SAFETY: nothing else uses the static.
+    let claimed = unsafe { rt::heap::claim(HEAP.0.get() as u64, HEAP_BYTES as u64) };
+    assert!(claimed, "there is a heap already");
 }
 
 /// Maps this program into another space, but for what can be written; the selectors from `first` on are empty.

@@ -224,7 +224,7 @@ impl Config {
                             .and_then(|k| check_kernel(architecture, k, memory).ok());
                         check_initrd(bytes, kernel, memory)
                     }),
-                FileKind::Program => Ok(()),
+                FileKind::Program | FileKind::Text => Ok(()),
             };
             if let Err(e) = result {
                 let path = match &file.source {

@@ -62,6 +62,8 @@ statuses! {
     Unsupported = 14,
     /// The operation was aborted because an object that it waits on went away.
     Aborted = 15,
+    /// The receiver's window has no room for the capabilities of the message.
+    NoWindow = 16,
     /// A code that this version does not know. The kernel never returns it.
     Unknown = 255,
 }

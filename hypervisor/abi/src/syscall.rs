@@ -45,12 +45,16 @@ macro_rules! operations {
 operations! {
     /// Calls portal `a0` (right `CALL`) with message words 0–7 in `a1`–`a8` and
     /// [`Tag::utcb_words`] words of the UTCB. Returns the handler's reply in the same places.
-    /// The handler runs on the caller's scheduling context. Errors: `WrongCpu`, `Dead`,
-    /// `Deadlock`, `Depth`.
+    /// The handler runs on the caller's scheduling context. [`Tag::items`] capabilities are delegated to the receive
+    /// window ([`crate::utcb::Window`]) of the handler, and those of its reply to that of the caller: all of
+    /// them, or the call fails and nothing has happened. Errors: `WrongCpu`, `Dead`,
+    /// `Deadlock`, `Depth`; those of [`Op::Delegate`], `NoWindow`.
     Call = 0,
     /// Replies to the current caller, if there is one, with the message in `a1`–`a8` and the
-    /// UTCB; then waits for the next call. Returns when a portal of this thread is called:
-    /// `a0` = the portal's identity, `a1`–`a8` = the message.
+    /// UTCB, with [`Tag::items`] capabilities as in [`Op::Call`] (to a caller that is no exception or
+    /// exit); then waits for the next call. Returns when a portal of this thread is called:
+    /// `a0` = the portal's identity, `a1`–`a8` = the message. If the capabilities cannot be delegated, it returns the
+    /// error at once, and the caller still waits.
     ReplyWait = 1,
     /// Sets the bits of the capability's badge in notification `a0` (right `SIGNAL`) and wakes
     /// its waiter, on whichever CPU it is.
@@ -221,7 +225,8 @@ bitflags::bitflags! {
     }
 }
 
-/// `rax` or `x0` on entry and on return: operation or status, and the length of the UTCB message.
+/// `rax` or `x0` on entry and on return: operation or status (bits 0–7), the number of capabilities (bits 8–11) and of words in the
+/// UTCB (bits 16–31) of the message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(transparent)]
 pub struct Tag(pub u64);
@@ -252,8 +257,18 @@ impl Tag {
         (self.0 >> 16) as u16 as usize
     }
 
+    /// The same tag for a message with `items` capabilities; at most [`crate::utcb::ITEMS`].
+    pub const fn with_items(self, items: usize) -> Tag {
+        Tag(self.0 & !(0xf << 8) | ((items & 0xf) as u64) << 8)
+    }
+
+    /// Capabilities that belong to the message ([`crate::utcb::Item`]).
+    pub const fn items(self) -> usize {
+        (self.0 >> 8 & 0xf) as usize
+    }
+
     /// Whether a reserved bit is set.
     pub const fn has_reserved(self) -> bool {
-        self.0 & !0xffff_00ff != 0
+        self.0 & !0xffff_0fff != 0
     }
 }

@@ -3,6 +3,7 @@
 mod capabilities;
 mod foreign;
 mod ipc;
+mod items;
 mod lifetime;
 mod model;
 mod scheduling;

@@ -325,9 +325,14 @@ impl World {
 
     /// `thread`, which runs, makes a system call with `words` words in its UTCB; the CPU goes no further.
     pub fn begin(&self, thread: Ref<Thread>, op: Op, words: u16, args: &[u64]) {
+        self.begin_with(thread, Tag::new(op, words), args);
+    }
+
+    /// As [`World::begin`], with any tag.
+    pub fn begin_with(&self, thread: Ref<Thread>, tag: Tag, args: &[u64]) {
         let cpu = self.on(thread.context.cpu);
         thread.with_frame(|frame| {
-            frame.set_tag(Tag::new(op, words));
+            frame.set_tag(tag);
             for i in 0..9 {
                 frame.set_arg(i, args.get(i).copied().unwrap_or(0));
             }

@@ -8,6 +8,7 @@
 use crate::arch::{self, Registers};
 use crate::ipc::{Message, Utcb};
 use crate::thread::Stack;
+use abi::utcb::Item;
 use abi::{Op, Status, Tag};
 use alloc::boxed::Box;
 
@@ -99,21 +100,24 @@ pub fn serve_for_ever<T>(utcb: Utcb, state: T, function: impl Fn(&mut T, &mut Me
 /// Has the message in `registers` served; leaves the reply there, as `ReplyWait` takes it.
 fn answer(utcb: &mut Utcb, registers: &mut Registers, serve: impl FnOnce(&mut Message<'_>)) {
     let tag = Tag(registers.tag);
-    // `ReplyWait` fails only for a malformed reply, which this function cannot produce.
-    assert!(
-        tag.status() == Status::Success,
-        "ReplyWait failed: {}",
-        tag.status().name()
-    );
+    // Well-formed replies fail for their capabilities only: it goes without them.
+    if tag.status() != Status::Success {
+        registers.tag = Tag::new(Op::ReplyWait, utcb.sent).0;
+        return;
+    }
     let mut message = Message {
         identity: registers.first,
         words: &mut registers.words,
         utcb,
         utcb_words: tag.utcb_words().min(abi::utcb::WORDS),
+        items: tag.items(),
+        reply_items: 0,
     };
     serve(&mut message);
-    let words = message.utcb_words.min(abi::utcb::WORDS) as u16;
-    registers.tag = Tag::new(Op::ReplyWait, words).0;
+    let items = message.reply_items.min(abi::utcb::ITEMS);
+    let words = message.utcb_words.min(Item::words_beside(items)) as u16;
+    message.utcb.sent = words;
+    registers.tag = Tag::new(Op::ReplyWait, words).with_items(items).0;
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! Synchronous IPC: messages and calls.
 use crate::arch::{self, Registers};
 use crate::syscall::Result;
-use abi::utcb::{REGISTER_WORDS, WORDS};
+use abi::utcb::{ITEMS, Item, REGISTER_WORDS, WORDS, Window};
 use abi::{Op, Selector, Status, Tag};
 use core::ptr::NonNull;
 
@@ -11,7 +11,9 @@ pub type Words = [u64; REGISTER_WORDS];
 /// A thread's UTCB: message words that it shares with the kernel. Not `Clone`: only its thread uses it.
 #[derive(Debug)]
 pub struct Utcb {
-    words: NonNull<u64>,
+    page: NonNull<abi::utcb::Utcb>,
+    /// Words of the reply that was sent last.
+    pub(crate) sent: u16,
 }
 
 // SAFETY: a UTCB handle may move to its thread before that runs; it is not `Sync`.
@@ -25,10 +27,33 @@ impl Utcb {
     /// program accesses while the handle exists.
     pub unsafe fn new(address: u64) -> Utcb {
         let page = address as *mut abi::utcb::Utcb;
-        // SAFETY: the address arithmetic stays inside the page of the caller's promise.
-        let words = unsafe { (&raw mut (*page).words).cast::<u64>() };
         Utcb {
-            words: NonNull::new(words).unwrap_or(NonNull::dangling()),
+            page: NonNull::new(page).unwrap_or(NonNull::dangling()),
+            sent: 0,
+        }
+    }
+
+    /// Says where capabilities go that others send to this thread.
+    pub fn set_window(&mut self, window: Window) {
+        // SAFETY: `new`'s promise.
+        unsafe { (&raw mut (*self.page.as_ptr()).window).write_volatile(window.to_word()) }
+    }
+
+    /// Makes `item` number `number` (0 to [`ITEMS`] − 1) of the next message; without effect outside of that range.
+    pub fn set_item(&mut self, number: usize, item: Item) {
+        if number < ITEMS {
+            for (i, word) in item.to_words().into_iter().enumerate() {
+                self.write(Item::place(number) + i, word);
+            }
+        }
+    }
+
+    fn word(&self, index: usize) -> *mut u64 {
+        // SAFETY: the address arithmetic stays inside the page: callers have checked the index.
+        unsafe {
+            (&raw mut (*self.page.as_ptr()).words)
+                .cast::<u64>()
+                .add(index)
         }
     }
 
@@ -38,14 +63,14 @@ impl Utcb {
             return 0;
         }
         // SAFETY: `new`'s promise and the check above.
-        unsafe { self.words.add(index).read_volatile() }
+        unsafe { self.word(index).read_volatile() }
     }
 
     /// Sets word `index`; without effect outside the message area.
     pub fn write(&mut self, index: usize, value: u64) {
         if index < WORDS {
             // SAFETY: `new`'s promise and the check above.
-            unsafe { self.words.add(index).write_volatile(value) }
+            unsafe { self.word(index).write_volatile(value) }
         }
     }
 }
@@ -64,24 +89,42 @@ pub fn call(portal: Selector, words: Words) -> Result<Words> {
     }
 }
 
-/// Calls `portal` with a short message and the first `count` words of the caller's UTCB; returns the short
-/// reply and the number of words in the UTCB.
+/// A long message or reply, beside its words in registers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Length {
+    /// Words in the UTCB.
+    pub words: usize,
+    /// Capabilities: those that [`Utcb::set_item`] has put there, or that came into the window ([`Utcb::set_window`]).
+    pub items: usize,
+}
+
+/// Calls `portal` with a short message and what `length` says of the caller's UTCB; returns the short reply and
+/// what of the UTCB belongs to it.
 pub fn call_long(
     portal: Selector,
     words: Words,
     _utcb: &mut Utcb,
-    count: usize,
-) -> Result<(Words, usize)> {
-    if count > WORDS {
+    length: Length,
+) -> Result<(Words, Length)> {
+    if length.items > ITEMS || length.words > Item::words_beside(length.items) {
         return Err(Status::BadArgument);
     }
     let r = arch::call_portal(Registers {
-        tag: Tag::new(Op::Call, count as u16).0,
+        tag: Tag::new(Op::Call, length.words as u16)
+            .with_items(length.items)
+            .0,
         first: portal.0.into(),
         words,
     });
-    match Tag(r.tag).status() {
-        Status::Success => Ok((r.words, Tag(r.tag).utcb_words())),
+    let tag = Tag(r.tag);
+    match tag.status() {
+        Status::Success => Ok((
+            r.words,
+            Length {
+                words: tag.utcb_words(),
+                items: tag.items(),
+            },
+        )),
         status => Err(status),
     }
 }
@@ -97,4 +140,9 @@ pub struct Message<'a> {
     pub utcb: &'a mut Utcb,
     /// Words in the UTCB: of the message, and on return of the handler of the reply.
     pub utcb_words: usize,
+    /// Capabilities that came with it, into the handler's window.
+    pub items: usize,
+    /// Capabilities of the reply, from the UTCB; 0 unless the handler says so. A client that has no room for them gets the reply
+    /// without them.
+    pub reply_items: usize,
 }

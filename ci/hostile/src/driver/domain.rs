@@ -5,7 +5,7 @@ use crate::arch::{self, guest};
 use crate::calls::table;
 use crate::monitor;
 use crate::place::{self, AREA, Control};
-use crate::random::Random;
+use crate::random::{Random, mix};
 use abi::boot::{ROOT_DOMAIN, ROOT_FREE, ROOT_INTERRUPTS, ROOT_LOG, ROOT_PORTS};
 use abi::syscall::{SpaceKind, ThreadFlags};
 use abi::vcpu::EXIT_KINDS;
@@ -100,18 +100,23 @@ impl Victim {
         (self.area() + place::control(thread)) as *mut Control
     }
 
-    /// The number of system calls that it made, for a domain that has ended. They are counted from 0 again.
-    pub fn take_calls(&self) -> u64 {
+    /// The number of system calls that it made, for a domain that has ended, and what they returned as one number. They
+    /// are counted from 0 again.
+    pub fn take_calls(&self) -> (u64, u64) {
         let take = |thread| {
             // SAFETY: the domain's memory is mapped here for the driver, and nobody else can reach it any more.
             unsafe {
-                let calls = &raw mut (*self.control(thread)).calls;
-                let count = calls.read_volatile();
-                calls.write_volatile(0);
-                count
+                let control = self.control(thread);
+                let calls = (&raw const (*control).calls).read_volatile();
+                let digest = (&raw const (*control).digest).read_volatile();
+                (&raw mut (*control).calls).write_volatile(0);
+                (&raw mut (*control).digest).write_volatile(0);
+                (calls, digest)
             }
         };
-        (0..self.threads).map(take).sum()
+        (0..self.threads)
+            .map(take)
+            .fold((0, 0), |all, one| (all.0 + one.0, mix(all.1 ^ one.1)))
     }
 }
 
@@ -210,7 +215,8 @@ impl Driver {
                 next,
                 number: t,
                 cpus: self.cpus,
-                reserved: [0; 2],
+                digest: 0,
+                reserved: 0,
             };
             // SAFETY: the domain's memory is mapped here for the driver, and nobody else runs on it yet.
             unsafe { v.control(t).write_volatile(control) };

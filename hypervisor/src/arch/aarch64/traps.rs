@@ -92,7 +92,7 @@ pub fn deliver(cpu: &Cpu, handler: Ref<Thread>, identity: u64, words: [u64; 4]) 
         fastpath::deliver(0, identity, first, second, third, fourth, &handler, stack);
     }
     handler.with_frame(|frame| {
-        frame.receive(identity, 0);
+        frame.receive(identity, 0, 0);
         frame.set_message(&[first, second, third, fourth, 0, 0, 0, 0]);
     });
 }

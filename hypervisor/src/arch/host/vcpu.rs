@@ -123,7 +123,7 @@ impl VcpuArch {
 /// Gives `handler` the message of an exit.
 pub fn deliver(_cpu: &Cpu, handler: Ref<Thread>, identity: u64, words: [u64; 4]) {
     handler.with_frame(|frame| {
-        frame.receive(identity, 0);
+        frame.receive(identity, 0, 0);
         frame.set_message(&[words[0], words[1], words[2], words[3], 0, 0, 0, 0]);
     });
 }

@@ -110,12 +110,12 @@ impl Frame {
 
     /// Sets the status of the system call.
     pub fn set_result(&mut self, status: Status) {
-        self.set_result_words(status, 0);
+        self.set_result_tag(Tag::result(status, 0));
     }
 
-    /// Sets status and length of the message in the UTCB.
-    pub fn set_result_words(&mut self, status: Status, words: usize) {
-        self.rax = Tag::result(status, words as u16).0;
+    /// Sets the status and what else the tag of a result says.
+    pub fn set_result_tag(&mut self, tag: Tag) {
+        self.rax = tag.0;
     }
 
     /// The message in registers.
@@ -138,10 +138,10 @@ impl Frame {
     }
 
     /// A handler's registers when it is called, but for the message.
-    pub fn receive(&mut self, identity: u64, words: usize) {
+    pub fn receive(&mut self, identity: u64, words: usize, items: usize) {
         self.scrub();
         self.rdi = identity;
-        self.set_result_words(Status::Success, words);
+        self.set_result_tag(Tag::result(Status::Success, words as u16).with_items(items));
     }
 
     /// Has the system call executed again.

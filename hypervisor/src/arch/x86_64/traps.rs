@@ -52,7 +52,7 @@ pub fn deliver(cpu: &Cpu, handler: Ref<Thread>, identity: u64, words: [u64; 4]) 
         entry::deliver(identity, words[0], words[1], words[2], words[3], &handler);
     }
     handler.with_frame(|frame| {
-        frame.receive(identity, 0);
+        frame.receive(identity, 0, 0);
         frame.set_message(&[words[0], words[1], words[2], words[3], 0, 0, 0, 0]);
     });
 }

@@ -1,0 +1,153 @@
+//! Delegation of capabilities, by system call and in messages.
+
+use crate::cell::Ref;
+use crate::create::Args;
+use crate::domain::Domain;
+use crate::slot::{self, CapWord, ORIGIN, Slot, Tree};
+use crate::thread::Thread;
+use abi::cap::{Kind, MemoryKind};
+use abi::syscall::DelegateFlags;
+use abi::utcb::{ITEM_WORDS, ITEMS, Item, Window};
+use abi::{Rights, Selector, Status};
+use core::sync::atomic::Ordering;
+
+/// A delegation that was found to be in order; the tree is locked from then until it is carried out.
+#[derive(Clone, Copy)]
+struct Checked {
+    source: Ref<Slot>,
+    grant: bool,
+    /// What the new slot holds, unless the capability is granted as it is.
+    word: CapWord,
+    first: u64,
+    second: u64,
+    extra: u64,
+}
+
+/// Finds out what a delegation of `source`, a capability of `giver`, gives.
+fn check(
+    tree: &Tree,
+    giver: &Domain,
+    source: Selector,
+    rights: u64,
+    [from, size]: [u64; 2],
+    flags: u64,
+) -> Result<Checked, Status> {
+    let source = giver.slot(source).ok_or(Status::BadCapability)?;
+    let word = source.word();
+    if matches!(word.kind(), Kind::Null | Kind::Mapping) {
+        return Err(Status::BadCapability);
+    }
+    if !word.allows(Rights::DELEGATE) {
+        return Err(Status::Denied);
+    }
+    let flags = DelegateFlags::from_bits(flags).ok_or(Status::BadArgument)?;
+    let grant = flags.contains(DelegateFlags::GRANT);
+    let extra = source.extra.load(Ordering::Relaxed);
+    let (first, second) = (
+        source.first.load(Ordering::Relaxed),
+        source.second.load(Ordering::Relaxed),
+    );
+    if grant {
+        // What was derived would change its parent, and an object its order of destruction.
+        if source.first_child(tree).is_some() || extra & ORIGIN != 0 {
+            return Err(Status::Busy);
+        }
+        return Ok(Checked {
+            source,
+            grant,
+            word,
+            first,
+            second,
+            extra,
+        });
+    }
+    let rights = u16::try_from(rights).ok().and_then(Rights::from_bits);
+    let rights = rights.ok_or(Status::BadArgument)? & word.rights();
+    let (first, second) = match word.kind() {
+        Kind::Memory => {
+            let ports = extra >> 8 & 0xff == MemoryKind::Ports as u64;
+            let unit = if ports { 1 } else { abi::PAGE_SIZE as u64 };
+            let inside = from.checked_add(size).is_some_and(|end| end <= second);
+            if size == 0 || !inside || (from | size) & (unit - 1) != 0 {
+                return Err(Status::BadArgument);
+            }
+            (first + from, size)
+        }
+        Kind::Notification if from & !first != 0 => return Err(Status::Denied),
+        Kind::Notification => (from, 0),
+        _ => (first, second),
+    };
+    Ok(Checked {
+        source,
+        grant,
+        word: CapWord::new(word.kind(), rights, word.address()),
+        first,
+        second,
+        extra: extra & 0xff00,
+    })
+}
+
+/// Puts what was checked into an empty slot.
+fn carry_out(tree: &Tree, checked: &Checked, target: &Slot) {
+    if checked.grant {
+        return checked.source.move_to(tree, target);
+    }
+    target.first.store(checked.first, Ordering::Relaxed);
+    target.second.store(checked.second, Ordering::Relaxed);
+    target.extra.store(checked.extra, Ordering::Relaxed);
+    target.link_under(tree, &checked.source);
+    target.publish(tree, checked.word);
+}
+
+/// [`abi::Op::Delegate`].
+pub fn delegate(caller: Ref<Domain>, args: &Args) -> Result<(), Status> {
+    let selector = |argument| {
+        let number = u32::try_from(argument).map_err(|_| Status::BadArgument)?;
+        Ok(Selector(number))
+    };
+    let receiver = caller.find::<Domain>(selector(args[1])?, Rights::INSTALL)?;
+    let tree = slot::lock();
+    let range = [args[4], args[5]];
+    let checked = check(&tree, &caller, selector(args[0])?, args[3], range, args[6])?;
+    let target = receiver.empty_slot(selector(args[2])?)?;
+    carry_out(&tree, &checked, &target);
+    Ok(())
+}
+
+/// Delegates the `count` capabilities of the message of `from` to the window of `to`: all of them, or none.
+pub fn transfer(from: Ref<Thread>, to: Ref<Thread>, count: usize) -> Result<(), Status> {
+    let window = Window::from_word(to.utcb.read(WINDOW));
+    if count > (window.slots as usize).min(ITEMS) {
+        return Err(Status::NoWindow);
+    }
+    let tree = slot::lock();
+    let mut all: [Option<(Checked, Ref<Slot>)>; ITEMS] = [None; ITEMS];
+    for number in 0..count {
+        let at = HEAD + Item::place(number);
+        let item = Item::from_words(core::array::from_fn::<_, ITEM_WORDS, _>(|i| {
+            from.utcb.read(at + i)
+        }));
+        let (rights, flags) = (item.rights.into(), item.flags.into());
+        let range = [item.first, item.second];
+        let checked = check(&tree, &from.domain, item.source, rights, range, flags)?;
+        // What is granted is not there any more for another item.
+        let twice = |(other, _): &(Checked, _)| {
+            other.source == checked.source && (other.grant || checked.grant)
+        };
+        if all.iter().flatten().any(twice) {
+            return Err(Status::BadArgument);
+        }
+        let target = to
+            .domain
+            .empty_slot(Selector(window.base).offset(number as u32))?;
+        all[number] = Some((checked, target));
+    }
+    for (checked, target) in all.iter().flatten() {
+        carry_out(&tree, checked, target);
+    }
+    Ok(())
+}
+
+/// Index of the window in a UTCB page, and of the first message word.
+const WINDOW: usize = core::mem::offset_of!(abi::utcb::Utcb, window) / 8;
+const HEAD: usize = core::mem::offset_of!(abi::utcb::Utcb, words) / 8;
