@@ -99,6 +99,16 @@ pub fn current() -> &'static Cpu {
 }
 
 impl Cpu {
+    /// Whether somebody waits for this CPU who is as important as what runs.
+    #[inline(always)]
+    pub fn is_contended(&self) -> bool {
+        #[cold]
+        fn is_important(cpu: &Cpu) -> bool {
+            cpu.run_queue.top() >= cpu.sched.get().map(|sched| sched.priority)
+        }
+        self.run_queue.top().is_some() && is_important(self)
+    }
+
     /// The data of CPU `index`, before it runs.
     pub fn new(arch: CpuArch, index: u32, time_slice: u64) -> Cpu {
         Cpu {

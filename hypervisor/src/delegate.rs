@@ -15,6 +15,7 @@ use core::sync::atomic::Ordering;
 #[derive(Clone, Copy)]
 struct Checked {
     source: Ref<Slot>,
+    target: Ref<Slot>,
     grant: bool,
     /// What the new slot holds, unless the capability is granted as it is.
     word: CapWord,
@@ -23,11 +24,11 @@ struct Checked {
     extra: u64,
 }
 
-/// Finds out what a delegation of `source`, a capability of `giver`, gives.
+/// Finds out what a delegation of `source`, a capability of `giver`, to the empty slot `target` of `receiver` gives.
 fn check(
     tree: &Tree,
-    giver: &Domain,
-    source: Selector,
+    (giver, source): (&Domain, Selector),
+    (receiver, target): (&Domain, Result<Selector, Status>),
     rights: u64,
     [from, size]: [u64; 2],
     flags: u64,
@@ -42,6 +43,7 @@ fn check(
     }
     let flags = DelegateFlags::from_bits(flags).ok_or(Status::BadArgument)?;
     let grant = flags.contains(DelegateFlags::GRANT);
+    let target = receiver.empty_slot(target?)?;
     let extra = source.extra.load(Ordering::Relaxed);
     let (first, second) = (
         source.first.load(Ordering::Relaxed),
@@ -54,6 +56,7 @@ fn check(
         }
         return Ok(Checked {
             source,
+            target,
             grant,
             word,
             first,
@@ -79,6 +82,7 @@ fn check(
     };
     Ok(Checked {
         source,
+        target,
         grant,
         word: CapWord::new(word.kind(), rights, word.address()),
         first,
@@ -87,8 +91,9 @@ fn check(
     })
 }
 
-/// Puts what was checked into an empty slot.
-fn carry_out(tree: &Tree, checked: &Checked, target: &Slot) {
+/// Carries out what was checked.
+fn carry_out(tree: &Tree, checked: &Checked) {
+    let target = &checked.target;
     if checked.grant {
         return checked.source.move_to(tree, target);
     }
@@ -107,10 +112,10 @@ pub fn delegate(caller: Ref<Domain>, args: &Args) -> Result<(), Status> {
     };
     let receiver = caller.find::<Domain>(selector(args[1])?, Rights::INSTALL)?;
     let tree = slot::lock();
-    let range = [args[4], args[5]];
-    let checked = check(&tree, &caller, selector(args[0])?, args[3], range, args[6])?;
-    let target = receiver.empty_slot(selector(args[2])?)?;
-    carry_out(&tree, &checked, &target);
+    let from = (&*caller, selector(args[0])?);
+    let to = (&*receiver, selector(args[2]));
+    let checked = check(&tree, from, to, args[3], [args[4], args[5]], args[6])?;
+    carry_out(&tree, &checked);
     Ok(())
 }
 
@@ -121,29 +126,26 @@ pub fn transfer(from: Ref<Thread>, to: Ref<Thread>, count: usize) -> Result<(), 
         return Err(Status::NoWindow);
     }
     let tree = slot::lock();
-    let mut all: [Option<(Checked, Ref<Slot>)>; ITEMS] = [None; ITEMS];
+    let mut all: [Option<Checked>; ITEMS] = [None; ITEMS];
     for number in 0..count {
         let at = HEAD + Item::place(number);
-        let item = Item::from_words(core::array::from_fn::<_, ITEM_WORDS, _>(|i| {
-            from.utcb.read(at + i)
-        }));
+        let words = core::array::from_fn::<_, ITEM_WORDS, _>(|i| from.utcb.read(at + i));
+        let item = Item::from_words(words);
+        let giver = (&*from.domain, item.source);
+        let receiver = (&*to.domain, Ok(Selector(window.base).offset(number as u32)));
         let (rights, flags) = (item.rights.into(), item.flags.into());
         let range = [item.first, item.second];
-        let checked = check(&tree, &from.domain, item.source, rights, range, flags)?;
+        let checked = check(&tree, giver, receiver, rights, range, flags)?;
         // What is granted is not there any more for another item.
-        let twice = |(other, _): &(Checked, _)| {
-            other.source == checked.source && (other.grant || checked.grant)
-        };
+        let twice =
+            |other: &Checked| other.source == checked.source && (other.grant || checked.grant);
         if all.iter().flatten().any(twice) {
             return Err(Status::BadArgument);
         }
-        let target = to
-            .domain
-            .empty_slot(Selector(window.base).offset(number as u32))?;
-        all[number] = Some((checked, target));
+        all[number] = Some(checked);
     }
-    for (checked, target) in all.iter().flatten() {
-        carry_out(&tree, checked, target);
+    for checked in all.iter().flatten() {
+        carry_out(&tree, checked);
     }
     Ok(())
 }

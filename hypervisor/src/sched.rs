@@ -5,7 +5,7 @@
 //! queue being touched.
 
 use crate::cell::{CpuCell, Ref};
-use crate::context::{Context, State};
+use crate::context::{Context, ReplyPath, State};
 use crate::cpu::Cpu;
 use crate::object::{Header, Object};
 use crate::timeout::{Expiry, Timeout};
@@ -319,6 +319,8 @@ pub fn schedule(cpu: &Cpu) {
         };
         match activation(home) {
             Activation::Run(context) => {
+                // If it is a handler that has time of its own, who called it must not go on with that after the reply.
+                home.reply_path.set(ReplyPath::General);
                 cpu.sched.set(Some(sched));
                 cpu.current.set(Some(context));
                 cpu.slice_end.set(now.saturating_add(sched.left.get()));

@@ -40,7 +40,8 @@ pub fn claim_pool(
     let mib: u64 = asked
         .filter(|mib| (4..=1024).contains(mib))
         .unwrap_or(POOL_MIB);
-    let pool = map.find(mib << 20, POOL_ALIGN, within)?;
+    // Whole large pages.
+    let pool = map.find(mib.next_multiple_of(2) << 20, POOL_ALIGN, within)?;
     map.claim(pool, RegionKind::Kernel).ok()?;
     Some(pool)
 }

@@ -190,8 +190,17 @@ pub fn enable_on_this_cpu() {
     write!("mdcr_el2", MDCR | read!("mdcr_el2") & MDCR_COUNTERS);
     write!("hstr_el2", 0);
     // Fine-grained traps and HCRX_EL2 add to the above; where they are there, firmware may have left anything in them.
-    if read!("id_aa64mmfr0_el1") >> 56 & 0xf != 0 {
-        clear_fine_grained_traps();
+    match read!("id_aa64mmfr0_el1") >> 56 & 0xf {
+        0 => {}
+        1 => clear_fine_grained_traps(),
+        _ => {
+            clear_fine_grained_traps();
+            clear_more_fine_grained_traps();
+        }
+    }
+    if activity != 0 && read!("id_aa64mmfr0_el1") >> 56 & 0xf != 0 {
+        // HAFGRTR_EL2: activity monitors trap as a whole.
+        write!("S3_4_C3_C1_6", 0);
     }
     if read!("id_aa64mmfr1_el1") >> 40 & 0xf != 0 {
         write!("S3_4_C1_C2_2", 0);
@@ -223,6 +232,8 @@ fn trap_partitioning() {
     // MPAMIDR_EL1: HAS_TIDR, HAS_HCR.
     let identity = read!("S3_0_C10_C4_4");
     let (has_tidr, has_hcr) = (identity & 1 << 58 != 0, identity & 1 << 17 != 0);
+    write!("S3_0_C10_C5_0", 0);
+    write!("S3_0_C10_C5_1", 0);
     // MPAM2_EL2: TRAPMPAM0EL1, TRAPMPAM1EL1, TIDR; all partitions are 0.
     let tidr = if has_tidr { 1 << 58 } else { 0 };
     write!("S3_4_C10_C5_0", 1 << 49 | 1 << 48 | tidr);
@@ -239,6 +250,15 @@ fn clear_fine_grained_traps() {
     write!("S3_4_C1_C1_6", 0);
     write!("S3_4_C3_C1_4", 0);
     write!("S3_4_C3_C1_5", 0);
+}
+
+/// HDFGRTR2_EL2, HDFGWTR2_EL2, HFGRTR2_EL2, HFGWTR2_EL2 and HFGITR2_EL2 (FEAT_FGT2): what they name traps.
+fn clear_more_fine_grained_traps() {
+    write!("S3_4_C3_C1_0", 0);
+    write!("S3_4_C3_C1_1", 0);
+    write!("S3_4_C3_C1_2", 0);
+    write!("S3_4_C3_C1_3", 0);
+    write!("S3_4_C3_C1_7", 0);
 }
 
 /// Identification registers, as [`abi::boot::BootInfo::id_registers`] has them. Those without a name read 0 (Arm ARM

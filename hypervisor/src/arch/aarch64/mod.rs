@@ -186,6 +186,7 @@ pub fn flush_translations(cpu: &Cpu) {
     // What is not running now may not be there any more when it would run.
     cpu.arch.space.set(None);
     write!("vttbr_el2", paging::empty_space());
+    isb();
     flush_all();
 }
 

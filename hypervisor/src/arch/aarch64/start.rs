@@ -68,7 +68,6 @@ pub fn kernel_main(params: &'static BootParams) -> ! {
         refuse(format_args!("panic: the kernel pool is too small"));
     };
     smccc::set_conduit(boot::machine().conduit);
-    smccc::probe();
     // SAFETY: the kernel's tables map everything in use.
     unsafe { load_kernel_tables() };
     gic::init(&interrupts);
@@ -76,12 +75,13 @@ pub fn kernel_main(params: &'static BootParams) -> ! {
     early_log::redirect(logring::append_text);
     log::info!("guests: EL2, GICv{}", gic::version());
     start_others();
+    smccc::report();
 
     for range in gic::ranges(&interrupts) {
         // Fails with too many regions; then it is no memory of anybody.
         let _ = map.add(range.start().0, range.size(), RegionKind::Kernel);
     }
-    let info = boot_info(params, &map, pool, &interrupts);
+    let info = boot_info(params, &map, pool);
     let machine = Machine {
         info,
         bundle,
@@ -196,7 +196,7 @@ fn start_others() {
     log::info!("{} CPUs", cpu::count());
 }
 
-fn boot_info(params: &BootParams, map: &MemoryMap, pool: PhysRange, interrupts: &Gic) -> BootInfo {
+fn boot_info(params: &BootParams, map: &MemoryMap, pool: PhysRange) -> BootInfo {
     let end = HostPhys(paging::physical_end());
     let (regions, region_count) = root::memory_regions(map, end, &[], |_| MemoryKind::Device);
     let bundle = params.bundle.unwrap_or(pool);
@@ -205,10 +205,6 @@ fn boot_info(params: &BootParams, map: &MemoryMap, pool: PhysRange, interrupts: 
         cpu_ids[cpu.index as usize] = cpu.arch.affinity as u32;
     }
     let uart = boot::machine().uart.filter(|_| uart::base().is_some());
-    let gic_vcpu_interface = match interrupts {
-        Gic::V2 { vcpu_interface, .. } => vcpu_interface.start().0,
-        Gic::V3 { .. } => 0,
-    };
     BootInfo {
         magic: abi::boot::BOOT_INFO_MAGIC,
         abi_version: abi::ABI_VERSION,
@@ -230,7 +226,7 @@ fn boot_info(params: &BootParams, map: &MemoryMap, pool: PhysRange, interrupts: 
         uart_memory: uart.map_or(0, |uart| uart.range.start().0),
         uart_interrupt: uart.and_then(|uart| uart.interrupt).unwrap_or(u32::MAX),
         gic_version: gic::version(),
-        gic_vcpu_interface,
+        gic_vcpu_interface: gic::virtual_interface::guest_pages(),
         list_registers: gic::virtual_interface::list_registers() as u32,
         workarounds: smccc::workarounds(),
         id_registers: features::id_registers(),

@@ -223,7 +223,7 @@ impl VcpuArch {
     #[inline]
     pub fn enter(&mut self, cpu: &Cpu, guest: &Space) -> Outcome {
         // Who spins gives way, if there is anybody to give way to.
-        let mut hcr = if cpu.run_queue.top().is_some() {
+        let mut hcr = if cpu.is_contended() {
             HCR_WAIT_EVENT
         } else {
             0
@@ -531,8 +531,8 @@ impl VcpuArch {
         match class::of(syndrome) {
             class::WAIT if syndrome & 1 == 0 => exit(ExitKind::Halt, length, [0; 3]),
             class::WAIT => exit(ExitKind::Pause, length, [0; 3]),
-            class::HYPERCALL if self.mitigates(0) => Outcome::Resume,
-            class::FIRMWARE_CALL if self.mitigates(length) => Outcome::Resume,
+            class::HYPERCALL if self.mitigates(syndrome, 0) => Outcome::Resume,
+            class::FIRMWARE_CALL if self.mitigates(syndrome, length) => Outcome::Resume,
             class::HYPERCALL => exit(ExitKind::Hypercall, 0, [syndrome, 0, 0]),
             class::FIRMWARE_CALL => exit(ExitKind::FirmwareCall, length, [syndrome, 0, 0]),
             class::SYSTEM_REGISTER => exit(ExitKind::SystemRegister, length, [syndrome, 0, 0]),
@@ -550,8 +550,10 @@ impl VcpuArch {
     /// Makes the guest's call to firmware, if it is for a mitigation that firmware knows; whether it was. The call's
     /// instruction, `length` bytes, is done then.
     #[inline(always)]
-    fn mitigates(&mut self, length: u8) -> bool {
-        let done = smccc::serves() && smccc::serve(self.page.first_register());
+    fn mitigates(&mut self, syndrome: u64, length: u8) -> bool {
+        // The instruction's immediate is 0 in all calls.
+        let is_call = smccc::serves() && syndrome & 0xffff == 0;
+        let done = is_call && smccc::serve(self.page.first_register());
         if done {
             self.pc = self.pc.wrapping_add(u64::from(length));
         }

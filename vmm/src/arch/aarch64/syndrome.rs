@@ -121,6 +121,26 @@ impl SystemAccess {
     }
 }
 
+/// AArch32, and not AArch64, in PSTATE.
+const AARCH32: u64 = 1 << 4;
+/// ITSTATE in PSTATE: bits 7:2 are in 15:10, 1:0 in 26:25.
+const IT: u64 = 0x3f << 10 | 3 << 25;
+
+/// PSTATE behind an instruction that is skipped: in AArch32 it may be one of an IT block, whose state moves on (Arm ARM E1.2.3,
+/// ITAdvance).
+pub const fn after_instruction(pstate: u64) -> u64 {
+    if pstate & AARCH32 == 0 || pstate & IT == 0 {
+        return pstate;
+    }
+    let state = (pstate >> 10 & 0x3f) << 2 | pstate >> 25 & 3;
+    let next = if state & 7 == 0 {
+        0
+    } else {
+        state & 0xe0 | state << 1 & 0x1f
+    };
+    pstate & !IT | (next >> 2) << 10 | (next & 3) << 25
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -156,5 +176,25 @@ mod tests {
                 register: 3
             })
         );
+    }
+
+    #[test]
+    fn an_it_block_moves_on() {
+        let with = |state: u64| (state >> 2) << 10 | (state & 3) << 25 | AARCH32 | 1 << 5;
+        // ITTET EQ: then, then, else, then.
+        let mut pstate = with(0b0000_0101 | 0b0000_0000);
+        for state in [0b0000_1010, 0b0001_0100, 0b0000_1000] {
+            pstate = after_instruction(pstate);
+            assert_eq!(pstate, with(state), "{pstate:#x}");
+            if state == 0b0001_0100 {
+                break;
+            }
+        }
+        assert_eq!(after_instruction(with(0b0000_1000)), with(0));
+        assert_eq!(after_instruction(with(0b1110_1000)), with(0));
+        assert_eq!(after_instruction(with(0b1110_0001)), with(0b1110_0010));
+        assert_eq!(after_instruction(with(0)), with(0));
+        // In AArch64 the bits mean something else.
+        assert_eq!(after_instruction(with(5) & !AARCH32), with(5) & !AARCH32);
     }
 }

@@ -106,7 +106,14 @@ impl<P: Platform> Vcpu<P> {
     #[inline]
     fn skip(&mut self, length: u64) -> Groups {
         self.state.set_pc(self.state.pc().wrapping_add(length));
-        Groups::PC
+        let pstate = self.state.pstate();
+        match syndrome::after_instruction(pstate) {
+            next if next == pstate => Groups::PC,
+            next => {
+                self.state.set_pstate(next);
+                Groups::PC | Groups::PSTATE
+            }
+        }
     }
 
     /// An exception that nothing is emulated for.

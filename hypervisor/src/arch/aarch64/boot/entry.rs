@@ -13,8 +13,8 @@ use core::mem::offset_of;
 const BOOT_STACK: usize = 32 << 10;
 /// SCTLR_EL2: RES1 bits, I, SA, C, M (Arm ARM D17.2.119). WXN is not set: tables say what is executable.
 const SCTLR: u64 = 0x30c5_0830 | 1 << 12 | 1 << 3 | 1 << 2 | 1 << 0;
-/// Block of normal memory, read, write, execute, at level 2: AttrIndx 0, AP[1], inner shareable, AF.
-const BLOCK: u64 = 1 << 0 | 1 << 6 | 3 << 8 | 1 << 10;
+/// Page of normal memory, read, write, execute: AttrIndx 0, AP[1], inner shareable, AF.
+const PAGE: u64 = 3 << 0 | 1 << 6 | 3 << 8 | 1 << 10;
 
 // The header (Linux Documentation/arch/arm64/booting.rst): code0, code1, text_offset, image_size, flags (little-endian,
 // 4 KiB pages, anywhere in memory), three reserved words, magic, reserved.
@@ -112,10 +112,12 @@ boot_entry:
     orr     x4, x6, #3
     ubfx    x5, x21, #30, #9
     str     x4, [x3, x5, lsl #3]
-    mov     x7, #{block}
-    orr     x4, x21, x7
+    // 2 MiB by pages, here and in the window: as in the kernel's own tables, which replace these in one go, and a CPU may not find
+    // both sizes (Arm ARM D8.14.1).
+    add     x7, x9, #0x5000
+    orr     x7, x7, #3
     ubfx    x5, x21, #21, #9
-    str     x4, [x6, x5, lsl #3]
+    str     x7, [x6, x5, lsl #3]
     ldr     x8, ={image}
     add     x3, x9, #0x3000
     orr     x4, x3, #3
@@ -125,18 +127,15 @@ boot_entry:
     orr     x4, x6, #3
     ubfx    x5, x8, #30, #9
     str     x4, [x3, x5, lsl #3]
-    // By pages, as in the kernel's own tables: they replace these in one go, and a CPU may not find both sizes (Arm ARM D8.14.1).
+    str     x7, [x6]
     add     x3, x9, #0x5000
-    orr     x4, x3, #3
-    str     x4, [x6]
-    load_address x2, __image_end
-    orr     x4, x21, x7
-    orr     x4, x4, #2
-    sub     x2, x2, x21
+    mov     x4, #{page}
+    orr     x4, x21, x4
+    mov     x2, #512
 5:  str     x4, [x3], #8
     add     x4, x4, #0x1000
-    subs    x2, x2, #0x1000
-    b.hi    5b
+    subs    x2, x2, #1
+    b.ne    5b
     dsb     sy
     // Once more: caches may have read ahead what was there before.
     load_address x1, __bss_start
@@ -193,7 +192,7 @@ ap_entry:
     mair = const MAIR,
     tcr = const TCR,
     sctlr = const SCTLR,
-    block = const BLOCK,
+    page = const PAGE,
     image = const IMAGE,
     tables = sym TABLES,
     stack = sym STACK,
@@ -213,7 +212,7 @@ struct Pages<const BYTES: usize>(core::cell::UnsafeCell<[u8; BYTES]>);
 // SAFETY: used by the boot code alone, on one CPU.
 unsafe impl<const BYTES: usize> Sync for Pages<BYTES> {}
 
-/// The boot tables: root, two for where the image is, three for its window, and those that [`more`] gives out.
+/// The boot tables: root, two each for where the image is and for its window, one that both share, and those that [`more`] gives out.
 static TABLES: Pages<{ (FIXED + MORE) << 12 }> =
     Pages(core::cell::UnsafeCell::new([0; (FIXED + MORE) << 12]));
 const FIXED: usize = 6;

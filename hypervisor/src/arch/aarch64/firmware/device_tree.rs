@@ -13,8 +13,6 @@ use dtoolkit::{Node, Property};
 pub const MAX_SIZE: u64 = 2 << 20;
 /// Deepest node that is looked at.
 const MAX_DEPTH: usize = 8;
-/// Most windows of a bus (`ranges`).
-const MAX_WINDOWS: usize = 16;
 /// Most ranges of memory, and of reserved memory.
 pub const MAX_RANGES: usize = 32;
 /// Most redistributor regions of a GICv3.
@@ -171,7 +169,7 @@ impl Machine {
         }
         machine.chosen(tree)?;
         let stdout = stdout_node(tree);
-        walk(tree.root(), &Bus::ROOT, 0, &mut |node, bus| {
+        walk(tree.root(), &Bus::Root, 0, &mut |node, bus| {
             machine.node(node, bus, stdout.as_ref())
         })?;
         Ok(machine)
@@ -198,7 +196,7 @@ impl Machine {
     fn node(
         &mut self,
         node: &FdtNode<'_>,
-        bus: &Bus,
+        bus: &Bus<'_, '_>,
         stdout: Option<&FdtNode<'_>>,
     ) -> Result<(), TreeError> {
         let is = |name: &str| {
@@ -254,82 +252,47 @@ impl Machine {
 /// Visits a node, which is on `bus`, and what is below it.
 fn walk<'a>(
     node: FdtNode<'a>,
-    bus: &Bus,
+    bus: &Bus<'_, 'a>,
     depth: usize,
-    visit: &mut impl FnMut(&FdtNode<'a>, &Bus) -> Result<(), TreeError>,
+    visit: &mut impl FnMut(&FdtNode<'a>, &Bus<'_, 'a>) -> Result<(), TreeError>,
 ) -> Result<(), TreeError> {
     visit(&node, bus)?;
     if depth < MAX_DEPTH {
-        let below = if depth == 0 { *bus } else { bus.below(&node)? };
+        let below = Bus::Behind(bus, &node);
+        let below = if depth == 0 { &Bus::Root } else { &below };
         for child in node.children() {
-            walk(child, &below, depth + 1, visit)?;
+            walk(child, below, depth + 1, visit)?;
         }
     }
     Ok(())
 }
 
-/// Addresses of a bus that its parents pass on.
-#[derive(Clone, Copy, Debug)]
-struct Window {
-    /// On the bus.
-    start: u64,
-    /// As the CPU sees it.
-    cpu: u64,
-    size: u64,
-}
-
 /// What the addresses of a bus mean (Devicetree Specification 0.4, 2.3.8).
-#[derive(Clone, Copy, Debug)]
-struct Bus {
-    /// Nothing else can be reached; `None`: they are the CPU's own addresses.
-    windows: Option<List<Window, MAX_WINDOWS>>,
+#[derive(Clone, Copy)]
+enum Bus<'b, 'a> {
+    /// They are the CPU's own addresses.
+    Root,
+    /// A node on the first bus passes on what its `ranges` say.
+    Behind(&'b Bus<'b, 'a>, &'b FdtNode<'a>),
 }
 
-impl Bus {
-    /// That of the CPU's own addresses.
-    const ROOT: Bus = Bus { windows: None };
-
-    /// The bus that `node`, which is on this one, is the bridge of.
-    fn below(&self, node: &FdtNode<'_>) -> Result<Bus, TreeError> {
-        let mut windows = List::new();
-        match node.property("ranges") {
-            Some(property) if property.value().is_empty() => return Ok(*self),
-            None => {}
-            Some(_) => {
-                let all = node.ranges().map_err(|_| TreeError::BadNumber)?;
-                for range in all.into_iter().flatten() {
-                    // Of more than two cells are addresses with a type, as of PCI: nothing that the kernel uses.
-                    let (Ok(start), Ok(parent), Ok(size)) = (
-                        range.child_bus_address::<u64>(),
-                        range.parent_bus_address::<u64>(),
-                        range.length::<u64>(),
-                    ) else {
-                        continue;
-                    };
-                    if let Some(cpu) = self.translate(parent, size) {
-                        windows.push(Window { start, cpu, size })?;
-                    }
-                }
-            }
-        }
-        Ok(Bus {
-            windows: Some(windows),
-        })
-    }
-
+impl Bus<'_, '_> {
     /// Where the CPU finds a range of this bus.
     fn translate(&self, start: u64, size: u64) -> Option<u64> {
-        let Some(windows) = &self.windows else {
+        let Bus::Behind(bus, node) = self else {
             return Some(start);
         };
-        let offset = |window: &Window| {
-            let offset = start.checked_sub(window.start)?;
-            (window.size.checked_sub(offset)? >= size).then_some(offset)
-        };
-        let (window, offset) = windows
-            .iter()
-            .find_map(|window| Some((window, offset(&window)?)))?;
-        window.cpu.checked_add(offset)
+        if node.property("ranges")?.value().is_empty() {
+            return bus.translate(start, size);
+        }
+        let found = node.ranges().ok()??.find_map(|range| {
+            // Of more than two cells are addresses with a type, as of PCI: nothing that the kernel uses.
+            let offset = start.checked_sub(range.child_bus_address::<u64>().ok()?)?;
+            let room = range.length::<u64>().ok()?.checked_sub(offset)?;
+            let parent = range.parent_bus_address::<u64>().ok()?;
+            (room >= size).then(|| parent.checked_add(offset)).flatten()
+        });
+        bus.translate(found?, size)
     }
 }
 
@@ -346,7 +309,7 @@ fn number(bytes: &[u8]) -> Result<u64, TreeError> {
 /// The ranges of `reg` of a node on `bus`.
 fn registers<'a>(
     node: &FdtNode<'a>,
-    bus: &'a Bus,
+    bus: &'a Bus<'_, '_>,
 ) -> Result<impl Iterator<Item = Result<PhysRange, TreeError>> + 'a, TreeError> {
     let reg = node.reg().map_err(|_| TreeError::BadNumber)?;
     // What is empty is nothing.
@@ -380,7 +343,7 @@ fn spi(node: &FdtNode<'_>) -> Option<u32> {
         .filter(|&n| n < 988)
 }
 
-fn read_gic_v2(node: &FdtNode<'_>, bus: &Bus) -> Result<Option<Gic>, TreeError> {
+fn read_gic_v2(node: &FdtNode<'_>, bus: &Bus<'_, '_>) -> Result<Option<Gic>, TreeError> {
     let mut all = registers(node, bus)?;
     let mut next = || all.next().transpose();
     Ok(match (next()?, next()?, next()?, next()?) {
@@ -400,7 +363,7 @@ fn read_gic_v2(node: &FdtNode<'_>, bus: &Bus) -> Result<Option<Gic>, TreeError> 
     })
 }
 
-fn read_gic_v3(node: &FdtNode<'_>, bus: &Bus) -> Result<Gic, TreeError> {
+fn read_gic_v3(node: &FdtNode<'_>, bus: &Bus<'_, '_>) -> Result<Gic, TreeError> {
     let count = node
         .property("#redistributor-regions")
         .map_or(Ok(1), |p| number(p.value()))? as usize;
@@ -587,6 +550,11 @@ mod tests {
             read(&[0, 0, 0x1000_0000, 0x6000, 0x6000, 0, 0x2000_0000, 0x2000]),
             Ok((0x1000_1000, 0x2000_0000))
         );
+        // As many as there are.
+        let many: Vec<u32> = (0..40u32)
+            .flat_map(|i| [0x10_0000 * i, 1, i << 20, 0x8000])
+            .collect();
+        assert_eq!(read(&many), Ok((0x1_0000_1000, 0x1_0000_6000)));
         for ranges in [
             [0, 0, 0x1000_0000, 0x7fff],
             [0x1001, 0, 0, 0x8000],

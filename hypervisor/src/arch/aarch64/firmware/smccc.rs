@@ -10,8 +10,8 @@ static CONDUIT: AtomicU32 = AtomicU32::new(0);
 static WORKAROUNDS: AtomicU32 = AtomicU32::new(0);
 /// Whether there is a call that guests need.
 static SERVES: AtomicBool = AtomicBool::new(false);
-/// Whether firmware can forbid loads to bypass stores.
-static STORE_BYPASS: AtomicBool = AtomicBool::new(false);
+/// Whether a CPU has asked.
+static IS_KNOWN: AtomicBool = AtomicBool::new(false);
 const VERSION: u64 = 0x8000_0000;
 const ARCH_FEATURES: u64 = 0x8000_0001;
 const PSCI_FEATURES: u64 = 0x8400_000a;
@@ -41,38 +41,58 @@ pub(super) fn call(function: u64, first: u64, second: u64, third: u64) -> u64 {
     result
 }
 
-/// Asks firmware, once at boot, what it does against speculation.
-pub fn probe() {
+/// Asks firmware what it does against speculation on this CPU, and has it do there what it does for good. What guests are told holds for
+/// all CPUs that have asked: before there are guests.
+pub fn enable_on_this_cpu() {
     let is_there = |answer: u64| answer as i32 >= 0;
     // Functions of version 1.1 may only be called where PSCI says that there is such a version (7.1).
-    if !is_there(call(PSCI_FEATURES, VERSION, 0, 0)) || (call(VERSION, 0, 0, 0) as i32) < 0x1_0001 {
-        return;
+    let knows =
+        is_there(call(PSCI_FEATURES, VERSION, 0, 0)) && (call(VERSION, 0, 0, 0) as i32) >= 0x1_0001;
+    let mut offers = WORKAROUND_FUNCTIONS.map(|function| {
+        let answer = if knows {
+            call(ARCH_FEATURES, function, 0, 0)
+        } else {
+            NOT_SUPPORTED
+        };
+        match answer as i32 {
+            0 => Workaround::Needed,
+            1 => Workaround::NotNeeded,
+            _ => Workaround::NotOffered,
+        }
+    });
+    if offers[1] == Workaround::Needed {
+        // Store bypass: for all and always.
+        call(WORKAROUND_FUNCTIONS[1], 1, 0, 0);
+        offers[1] = Workaround::NotNeeded;
     }
-    let offers =
-        WORKAROUND_FUNCTIONS.map(
-            |function| match call(ARCH_FEATURES, function, 0, 0) as i32 {
-                0 => Workaround::Needed,
-                1 => Workaround::NotNeeded,
-                _ => Workaround::NotOffered,
-            },
-        );
+    if IS_KNOWN.swap(true, Ordering::Relaxed) {
+        for (i, offer) in offers.iter_mut().enumerate() {
+            *offer = worse(*offer, Workaround::unpack(workarounds(), i));
+        }
+    }
     let is_needed = |i: usize| offers[i] == Workaround::Needed;
     SERVES.store(is_needed(0) || is_needed(2), Ordering::Relaxed);
-    STORE_BYPASS.store(is_needed(1), Ordering::Relaxed);
-    let mut for_guests = offers;
-    if is_needed(1) {
-        // It is mitigated for all and always (`enable_on_this_cpu`).
-        for_guests[1] = Workaround::NotNeeded;
-    }
-    WORKAROUNDS.store(Workaround::pack(for_guests), Ordering::Relaxed);
-    log::info!("firmware's mitigations: {offers:?}");
+    WORKAROUNDS.store(Workaround::pack(offers), Ordering::Relaxed);
 }
 
-/// Has firmware mitigate on this CPU what it does for good.
-pub fn enable_on_this_cpu() {
-    if STORE_BYPASS.load(Ordering::Relaxed) {
-        call(WORKAROUND_FUNCTIONS[1], 1, 0, 0);
+/// Of the answers of two CPUs, the one that is safe on both: a call that one of them needs, or none that a guest could rely on.
+fn worse(one: Workaround, other: Workaround) -> Workaround {
+    let either = |what| one == what || other == what;
+    if either(Workaround::Needed) {
+        Workaround::Needed
+    } else if either(Workaround::NotOffered) {
+        Workaround::NotOffered
+    } else {
+        Workaround::NotNeeded
     }
+}
+
+/// Says in the log what there is.
+pub fn report() {
+    let offers = [0, 1, 2].map(|i| Workaround::unpack(workarounds(), i) as u32);
+    log::info!(
+        "firmware's mitigations 1 to 3: {offers:?} (0: none, 1: called by guests, 2: not needed)"
+    );
 }
 
 /// What guests are told, as [`abi::boot::BootInfo::workarounds`].

@@ -30,7 +30,9 @@ const PRIVATE: u32 = 1 << CALL | 1 << STOP | 1 << MAINTENANCE | 1 << TIMER | 1 <
 const PRIORITY: u32 = 0x8080_8080;
 
 static VERSION: AtomicU32 = AtomicU32::new(0);
-/// GICV of a GICv2.
+/// The two pages of a GICv2's GICV.
+static GUEST_PAGES: AtomicU64 = AtomicU64::new(0);
+/// The range of GICV, which may repeat them.
 static GUEST_REGISTERS: [AtomicU64; 2] = [AtomicU64::new(0), AtomicU64::new(0)];
 
 /// Whether the machine has a GICv2.
@@ -84,10 +86,12 @@ pub fn init(gic: &Gic) {
             vcpu_interface,
         } => {
             VERSION.store(2, Ordering::Relaxed);
+            let offset = v2::init(distributor.start(), *cpu_interface, control.start());
             let range = vcpu_interface.outward();
             GUEST_REGISTERS[0].store(range.start().0, Ordering::Relaxed);
             GUEST_REGISTERS[1].store(range.start().0 + range.size(), Ordering::Relaxed);
-            v2::init(distributor.start(), cpu_interface.start(), control.start());
+            let pages = vcpu_interface.start().0 + offset;
+            GUEST_PAGES.store(pages, Ordering::Relaxed);
         }
         Gic::V3 {
             distributor,
@@ -220,7 +224,7 @@ pub fn unmask(line: u32) {
 
 /// The virtual CPU interface of this CPU; list registers in the format of GICv3.
 pub mod virtual_interface {
-    use super::{GUEST_REGISTERS, is_v2, v2, v3};
+    use super::{GUEST_PAGES, GUEST_REGISTERS, is_v2, v2, v3};
     use core::ops::Range;
     use core::sync::atomic::Ordering;
 
@@ -239,6 +243,11 @@ pub mod virtual_interface {
 
     /// ICH_HCR_EL2: the interface is on.
     pub const ENABLE: u64 = 1 << 0;
+
+    /// Physical address of the two pages that guests are given, as [`abi::boot::BootInfo::gic_vcpu_interface`].
+    pub fn guest_pages() -> u64 {
+        GUEST_PAGES.load(Ordering::Relaxed)
+    }
 
     /// Physical addresses of the registers by which a guest, the one that is loaded, acts on the interface; empty if there is no
     /// such memory.

@@ -4,6 +4,7 @@ use super::registers::{self, CTLR, ITARGETSR, SGIR, read, write};
 use super::virtual_interface::Interface;
 use crate::addr::HostPhys;
 use crate::arch::layout::window;
+use crate::boot::PhysRange;
 use abi::vcpu::aarch64::{
     LIST_ACTIVE, LIST_EOI, LIST_GROUP1, LIST_INTID, LIST_PENDING, LIST_PRIORITY_SHIFT,
     LIST_SOURCE_SHIFT,
@@ -18,6 +19,7 @@ const GICC_CTLR: u64 = 0x00;
 const GICC_PMR: u64 = 0x04;
 const GICC_IAR: u64 = 0x0c;
 const GICC_EOIR: u64 = 0x10;
+const GICC_IIDR: u64 = 0xfc;
 /// In the interface's second page.
 const GICC_DIR: u64 = 0x1000;
 /// GICC_CTLR: enabled; EOImodeNS: ending drops the priority only.
@@ -42,13 +44,24 @@ fn control() -> u64 {
     CONTROL.load(Ordering::Relaxed)
 }
 
-pub fn init(distributor: HostPhys, cpu_interface: HostPhys, control: HostPhys) {
-    CPU_INTERFACE.store(window(cpu_interface).0, Ordering::Relaxed);
+/// Bytes that an interface takes where each of its pages is repeated over 64 KiB, as the bases of server systems have it.
+const SPREAD: u64 = 0x2_0000;
+/// Where in such a range the first page's last copy is, which the second page follows.
+const LAST_COPY: u64 = 0xf000;
+
+/// Sets the distributor up. Returns the offset in GICV at which its two pages adjoin.
+pub fn init(distributor: HostPhys, cpu_interface: PhysRange, control: HostPhys) -> u64 {
+    let first = window(cpu_interface.start()).0;
+    let is_spread = cpu_interface.size() >= SPREAD
+        && read(first, GICC_IIDR) == read(first + LAST_COPY, GICC_IIDR);
+    let offset = if is_spread { LAST_COPY } else { 0 };
+    CPU_INTERFACE.store(first + offset, Ordering::Relaxed);
     CONTROL.store(window(control).0, Ordering::Relaxed);
     let base = registers::set_distributor(distributor);
     write(base, CTLR, 0);
     registers::reset_lines(false);
     write(base, CTLR, 1);
+    offset
 }
 
 /// Returns the bit of this CPU in target registers.
