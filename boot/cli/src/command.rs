@@ -118,7 +118,7 @@ struct Fuzz {
     /// System calls to make, at least
     #[arg(long, default_value_t = 10_000_000, value_name = "N")]
     calls: u64,
-    /// Use a clock that counts instructions: a run on one CPU repeats exactly (QEMU only)
+    /// Use a clock that counts instructions: a run on one CPU repeats exactly (QEMU only; on Arm without guests)
     #[arg(long)]
     icount: bool,
 }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, anyhow};
 use configs::Architecture;
-use image::bundle::FileKind;
+use image::bundle::{FileKind, checksum};
 use image::pack::{FlatProgram, Packer};
 use image::system::System;
 
@@ -60,7 +60,18 @@ fn pack(artifacts: &Artifacts, program: &str, extras: &[Extra<'_>]) -> Result<Pa
     let bytes = packer.finish(system).with_context(unpacked)?;
     let dir = workspace::output().join("images");
     std::fs::create_dir_all(&dir)?;
-    let path = dir.join(format!("{program}-{}.bundle", artifacts.architecture));
+    // Images for different texts are used side by side.
+    let texts = extras.iter().filter_map(|extra| match extra {
+        Extra::Text(_, text) => Some(*text),
+        Extra::Program(_) => None,
+    });
+    let settings: String = texts
+        .map(|text| format!("-{:08x}", checksum(text.as_bytes())))
+        .collect();
+    let path = dir.join(format!(
+        "{program}-{}{settings}.bundle",
+        artifacts.architecture
+    ));
     bundle::write(&path, &bytes)?;
     Ok(path)
 }

@@ -41,6 +41,8 @@ struct Settings {
     seconds: u64,
     /// After so many system calls no round begins.
     calls: u64,
+    /// 0: without guests, monitors and vCPUs.
+    guests: u64,
 }
 
 /// Name of the text.
@@ -52,6 +54,7 @@ impl Settings {
             seed: 1,
             seconds: 8,
             calls: u64::MAX,
+            guests: 1,
         };
         let bundle = must("bundle", trial::open_bundle(info, BUNDLE_MAPPING));
         let text = bundle.file(SETTINGS).map_or(&[][..], |(_, bytes)| bytes);
@@ -61,6 +64,7 @@ impl Settings {
                 "seed" => &mut settings.seed,
                 "seconds" => &mut settings.seconds,
                 "calls" => &mut settings.calls,
+                "guests" => &mut settings.guests,
                 _ => continue,
             };
             *field = value.trim().parse().unwrap_or(*field);
@@ -225,7 +229,7 @@ impl Driver {
     }
 }
 
-fn set_up(info: &BootInfo, seed: u64) -> Driver {
+fn set_up(info: &BootInfo, settings: &Settings) -> Driver {
     drain_log();
     UART.store(arch::open_uart(info, UART_MAPPING), Ordering::Relaxed);
     HZ.store(info.counter_hz, Ordering::Relaxed);
@@ -264,9 +268,9 @@ fn set_up(info: &BootInfo, seed: u64) -> Driver {
         syscall::create_sched(ROOT_DOMAIN, WATCH_SCHED, 0, time),
     );
     must("watch", syscall::bind_sched(WATCH_SCHED, WATCH_THREAD));
-    let virtualization = info.virtualization != 0;
+    let virtualization = info.virtualization != 0 && settings.guests != 0;
     Driver {
-        random: Random(seed),
+        random: Random(settings.seed),
         head,
         memory,
         cpus: info.cpus.into(),
@@ -279,7 +283,7 @@ fn set_up(info: &BootInfo, seed: u64) -> Driver {
 /// Does all rounds.
 pub fn run(info: &BootInfo) -> ! {
     let settings = Settings::read(info);
-    let mut driver = set_up(info, settings.seed);
+    let mut driver = set_up(info, &settings);
     let (cpus, seed) = (info.cpus, settings.seed);
     print(format_args!("begin: {cpus} CPUs, seed {seed}"));
     let begin = counter();

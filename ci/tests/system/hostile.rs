@@ -25,7 +25,7 @@ fn the_kernel_survives_hostile_programs(on: Target) {
 fn a_run_repeats_exactly(on: Target) {
     let mut ends = Vec::new();
     for seed in [7, 7, 8] {
-        let text = format!("seed={seed} calls=30000");
+        let text = format!("seed={seed} calls=30000 guests=0");
         on.tries_with(
             HOSTILE,
             &[Extra::Text("settings", &text)],
