@@ -235,11 +235,12 @@ impl Cpu {
 
 /// Binds `sched` to `context`, both of one CPU, and starts it there.
 pub fn start(cpu: &Cpu, sched: Ref<Sched>, context: Ref<Context>) -> Result<(), Status> {
-    if context.set_started(true) {
+    if sched.set_bound(true) {
         return Err(Status::Busy);
     }
-    if sched.set_bound(true) {
-        context.set_started(false);
+    // Second: what fails must leave no trace of a start.
+    if context.set_started(true) {
+        sched.set_bound(false);
         return Err(Status::Busy);
     }
     // Nobody else looks at it before it is started.

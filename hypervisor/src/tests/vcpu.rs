@@ -264,6 +264,21 @@ fn the_kick_can_be_bound_once_and_before_the_start_only() {
 }
 
 #[test]
+fn a_start_that_fails_is_no_start() {
+    let w = World::new(1);
+    let (guest, at, n) = (w.selector() as u64, w.selector() as u64, w.notification());
+    w.root(Op::CreateSpace, &[1, guest, 1]);
+    w.root(Op::CreateVcpu, &[1, at, 1, guest, 0, 2, w.page(), 300]);
+    let sched = w.sched(0, 5, 0, 0);
+    w.bind(sched, w.thread(0));
+    assert_eq!(
+        w.try_root(Op::BindSched, &[sched.at as u64, at]),
+        Err(Status::Busy)
+    );
+    w.root(Op::BindKick, &[at, n]);
+}
+
+#[test]
 fn the_kick_or_the_vcpu_ends() {
     let vm = Vm::new(2);
     vm.exits(ExitKind::Halt, [0; 3]);
