@@ -140,7 +140,8 @@ pub fn arrive(cpu: &Cpu, notification: Ref<Notification>) {
             waiter.notification.set(None);
             waiter.wake(cpu);
         }
-        State::Halted => waiter.wake(cpu),
+        // Without bits there is nothing to tell the monitor: the guest must not go on behind its back.
+        State::Halted if notification.is_set() => waiter.wake(cpu),
         // A vCPU in guest mode is left by the interrupt that brought us here; before each entry
         // it looks at the bits.
         _ => {}

@@ -279,6 +279,17 @@ fn a_start_that_fails_is_no_start() {
 }
 
 #[test]
+fn a_signal_of_no_bits_wakes_nobody() {
+    let vm = Vm::new(1);
+    let nothing = vm.w.selector() as u64;
+    vm.w.root(Op::Delegate, &[vm.kick, 1, nothing, 0xff, 0]);
+    assert_eq!(vm.exits(ExitKind::Halt, [0; 3]), vm.tells());
+    assert_eq!(vm.halt(), Running::Idle);
+    vm.w.root(Op::Signal, &[nothing]);
+    assert_eq!((vm.run(), state(vm.vcpu)), (Running::Idle, State::Halted));
+}
+
+#[test]
 fn the_kick_or_the_vcpu_ends() {
     let vm = Vm::new(2);
     vm.exits(ExitKind::Halt, [0; 3]);
