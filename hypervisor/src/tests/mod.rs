@@ -1,11 +1,14 @@
 //! Tests of the portable core: its system calls, on CPUs and in a time that the test controls.
 
-mod capabilities;
+mod agreement;
+mod exploration;
+mod histories;
 mod ipc;
 mod lifetime;
 mod model;
 mod scheduling;
 mod signals;
+mod system;
 mod vcpu;
 mod world;
 

@@ -9,6 +9,7 @@ use crate::vcpu::{Exit, Vcpu};
 use abi::vcpu::x86_64::{CONTROL_HALT, Groups};
 use abi::vcpu::{EXIT_KINDS, ExitKind};
 use abi::{Op, Status};
+use core::sync::atomic::Ordering;
 
 const EVENTS: u64 = Groups::EVENTS.bits();
 const DEADLINE: u64 = Groups::DEADLINE.bits();
@@ -166,6 +167,7 @@ fn an_exit_whose_handler_is_busy_is_told_later() {
 fn a_missing_portal_stops_the_vcpu_alone() {
     let vm = Vm::new(1);
     let other = vm.w.client(0, 4);
+    assert_eq!(vm.w.cpu(0).arch.residents.load(Ordering::SeqCst), 1);
     vm.w.delete(vm.portals as u32 + ExitKind::Cpuid as u32);
     assert_eq!(
         vm.exits(ExitKind::Cpuid, [0; 3]),
@@ -175,7 +177,7 @@ fn a_missing_portal_stops_the_vcpu_alone() {
     vm.signal();
     assert_eq!(vm.run(), Running::User(other.object));
     vm.w.delete(vm.vcpu.at);
-    assert!(!vm.vcpu.object.arch.with_mut(|arch| arch.resident));
+    assert_eq!(vm.w.cpu(0).arch.residents.load(Ordering::SeqCst), 0);
 }
 
 #[test]

@@ -27,7 +27,7 @@ const POOL: u64 = 16 << 20;
 /// Ticks of a time slice.
 pub const SLICE: u64 = 1000;
 /// Where the one system-call instruction of every program is.
-const INSTRUCTION: u64 = 0x1000;
+pub const INSTRUCTION: u64 = 0x1000;
 /// Where every program starts.
 const START: u64 = 0x2000;
 

@@ -39,6 +39,8 @@ pub struct CpuArch {
     pub timer: AtomicU64,
     /// How often translations were flushed.
     pub flushes: AtomicU64,
+    /// vCPUs that hold registers of this CPU.
+    pub residents: AtomicU32,
     /// The vCPU that was not suspended since it ran.
     guest: CpuCell<Option<Ref<Vcpu>>>,
 }
@@ -50,6 +52,7 @@ impl CpuArch {
             interrupted: AtomicBool::new(false),
             timer: AtomicU64::new(u64::MAX),
             flushes: AtomicU64::new(0),
+            residents: AtomicU32::new(0),
             guest: CpuCell::new(None),
         }
     }
