@@ -58,7 +58,9 @@ impl System {
             self.settle_all();
         }
         self.prepare(op);
+        let flushes = self.flushes();
         let status = self.a.root(cpu, op, args);
+        self.check_flushes(op, status, &flushes);
         self.rest(cpu, op);
         status
     }
@@ -87,6 +89,7 @@ impl System {
         }
         self.a.model.execute(id, INSTRUCTION);
         let thread = self.a.thread(id);
+        let flushes = self.flushes();
         self.a.w.begin(thread, op, words, args);
         if matches!(op, Op::Map | Op::Revoke | Op::Delete) {
             let mut turns = 0;
@@ -107,6 +110,7 @@ impl System {
         let expected = self.a.model.thread(id).frame.tag().status();
         assert_eq!(status, expected, "{op:?} {args:x?}");
         if status == Status::Success {
+            self.check_flushes(op, Ok(()), &flushes);
             let by = Caller {
                 domain: self.a.model.payer(id),
                 cpu,
@@ -115,6 +119,21 @@ impl System {
             self.a.note(by, op, args);
         }
         self.rest(cpu, op);
+    }
+
+    /// How often each CPU has flushed its translations.
+    fn flushes(&self) -> Vec<u64> {
+        let cpus = 0..self.cpus();
+        cpus.map(|cpu| self.a.w.cpu(cpu).arch.flushes.load(Ordering::SeqCst))
+            .collect()
+    }
+
+    /// No CPU has a stale translation when a revocation returns.
+    fn check_flushes(&self, op: Op, status: Result<(), Status>, before: &[u64]) {
+        if status.is_ok() && matches!(op, Op::Revoke | Op::Delete) {
+            let now = self.flushes();
+            assert!(before.iter().zip(&now).all(|(before, now)| before < now));
+        }
     }
 
     /// Ends are not looked at half done: what is on its way arrives first.
