@@ -6,10 +6,10 @@ use crate::context::{Context, State};
 use crate::notification::{self, Notification};
 use crate::object::{AnyRef, Ending};
 use crate::sched::{self, RunQueue, Sched};
+use crate::sync::TicketMutex;
+use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use crate::timeout::{Expiry, TimeoutQueue};
 use abi::Status;
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use spin::mutex::TicketMutex;
 
 /// Work from other CPUs.
 struct Inbox {

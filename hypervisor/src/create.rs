@@ -17,7 +17,7 @@ use crate::vcpu::{MAX_ARCH_PAGES, Vcpu};
 use abi::cap::Kind;
 use abi::syscall::{DelegateFlags, SpaceKind};
 use abi::{PRIORITIES, Rights, Selector, Status};
-use core::sync::atomic::Ordering;
+use crate::sync::atomic::Ordering;
 
 /// Arguments of a system call, `a0` to `a8`.
 pub type Args = [u64; 9];

@@ -30,6 +30,7 @@ pub mod root;
 pub mod sched;
 pub mod slot;
 pub mod space;
+pub mod sync;
 pub mod syscall;
 pub mod tables;
 pub mod thread;

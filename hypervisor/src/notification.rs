@@ -7,10 +7,10 @@ use crate::cell::{CpuCell, Ref};
 use crate::context::{Context, State};
 use crate::cpu::{self, Cpu};
 use crate::object::{Header, Object};
+use crate::sync::TicketMutex;
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use abi::Status;
 use abi::cap::Kind;
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use spin::mutex::TicketMutex;
 
 /// Who waits, or the vCPU that it kicks.
 struct Waiter {

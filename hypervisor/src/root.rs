@@ -17,7 +17,7 @@ use abi::bundle::Head;
 use abi::cap::{Kind, MemoryKind};
 use abi::syscall::SpaceKind;
 use abi::{Rights, Selector, Status};
-use core::sync::atomic::Ordering;
+use crate::sync::atomic::Ordering;
 
 /// Priority of the root task: above everything that it starts.
 const PRIORITY: u8 = 127;

@@ -7,8 +7,8 @@
 use crate::cell::Ref;
 use crate::mem;
 use abi::cap::{Kind, Rights};
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use spin::mutex::{TicketMutex, TicketMutexGuard};
+use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use crate::sync::{TicketMutex, TicketMutexGuard};
 
 /// Object, kind and rights in one word: bits 0–5 kind, 6–47 address, 48–63 rights.
 #[derive(Clone, Copy, PartialEq, Eq)]

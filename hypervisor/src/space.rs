@@ -10,7 +10,7 @@ use crate::slot::{self, Slot, Tree};
 use abi::cap::{Kind, MemoryKind, Rights};
 use abi::syscall::SpaceKind;
 use abi::{Selector, Status, USER_END};
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 pub use crate::arch::layout::GUEST_END;
 /// Number of I/O ports.

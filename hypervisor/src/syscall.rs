@@ -16,7 +16,7 @@ use crate::thread::{Sync, Thread};
 use crate::{destroy, epoch, ipc};
 use abi::syscall::TriggerMode;
 use abi::{Op, Rights, Selector, Status};
-use core::sync::atomic::Ordering;
+use crate::sync::atomic::Ordering;
 
 /// How a system call that has not switched to another context ends.
 enum Outcome {

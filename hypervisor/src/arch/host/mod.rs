@@ -9,12 +9,12 @@ pub mod layout;
 pub mod paging;
 pub mod vcpu;
 
-#[cfg(all(test, target_arch = "x86_64"))]
+#[cfg(all(test, target_arch = "x86_64", not(schedules)))]
 #[path = "../x86_64/virt/mod.rs"]
 #[allow(dead_code, unused_imports)]
 mod virt;
 
-#[cfg(test)]
+#[cfg(all(test, not(schedules)))]
 #[path = "../aarch64/firmware/device_tree.rs"]
 #[allow(dead_code)]
 mod device_tree;
