@@ -12,12 +12,12 @@ use crate::portal::{self, Portal};
 use crate::sched::Sched;
 use crate::slot::{self, CapWord, ORIGIN, Slot, Tree};
 use crate::space::Space;
+use crate::sync::atomic::Ordering;
 use crate::thread::Thread;
 use crate::vcpu::{MAX_ARCH_PAGES, Vcpu};
 use abi::cap::Kind;
 use abi::syscall::{DelegateFlags, SpaceKind};
 use abi::{PRIORITIES, Rights, Selector, Status};
-use crate::sync::atomic::Ordering;
 
 /// Arguments of a system call, `a0` to `a8`.
 pub type Args = [u64; 9];
@@ -40,8 +40,8 @@ fn target(caller: &Domain, args: &Args) -> Result<(Ref<Domain>, Ref<Slot>, Tree)
 
 /// Publishes the first capability of a new object.
 fn publish<T: Object>(tree: &Tree, slot: Ref<Slot>, object: Ref<T>) {
-    slot.first.store(u64::MAX, Ordering::Relaxed);
-    slot.extra.store(ORIGIN, Ordering::Relaxed);
+    slot.describe(tree, ORIGIN);
+    slot.first.store(u64::MAX, Ordering::Release);
     object::header(object)
         .origin
         .store(slot.link(), Ordering::Relaxed);
@@ -323,9 +323,9 @@ pub fn delegate(caller: Ref<Domain>, args: &Args) -> Result<(), Status> {
         Kind::Notification => (args[4], 0),
         _ => (first, second),
     };
-    target.first.store(new_first, Ordering::Relaxed);
+    target.describe(&tree, extra & 0xff00);
+    target.first.store(new_first, Ordering::Release);
     target.second.store(new_second, Ordering::Relaxed);
-    target.extra.store(extra & 0xff00, Ordering::Relaxed);
     target.link_under(&tree, &source);
     target.publish(&tree, CapWord::new(word.kind(), rights, word.address()));
     Ok(())

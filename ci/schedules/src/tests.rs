@@ -302,6 +302,33 @@ fn a_signal_meets_another_capability_in_its_slot() {
 }
 
 #[test]
+fn a_signal_meets_its_own_capability_again() {
+    in_all_schedules(3, || {
+        let (w, [signaller, other]) = machine();
+        let (n, at) = (w.notification(), w.selector() as u64);
+        let (memory, aside) = (w.selector() as u64, w.selector() as u64);
+        w.root(Op::Delegate, &[n, 1, at, ALL, 1]);
+        let ram = [world::RAM as u64, 1, memory, ALL, 0x7000, 0x1000];
+        w.root(Op::Delegate, &ram);
+        together(
+            &w,
+            vec![
+                act(move |w| w.begin(signaller, Op::Signal, 0, &[at])),
+                act(move |w| {
+                    // Memory is there for a moment, whose address would be a fine badge.
+                    for (from, to) in [(at, aside), (memory, at), (at, memory), (aside, at)] {
+                        w.begin(other, Op::Delegate, 0, &[from, 1, to, 0, 0, 0, 1]);
+                        assert_eq!(world::result(other).map(|_| ()), Ok(()));
+                    }
+                }),
+            ],
+        );
+        let signalled = world::result(signaller).is_ok();
+        assert_eq!(bits(&w, n), u64::from(signalled));
+    });
+}
+
+#[test]
 fn a_signal_meets_the_end_of_its_notification() {
     in_all_schedules(1, || {
         let (w, [signaller, killer]) = machine();

@@ -142,10 +142,11 @@ impl World {
             .unwrap();
         let install = |at: u32, kind: Kind, rights, address, range: (u64, u64), extra: u64| {
             let slot = root.slot(Selector(at)).unwrap();
-            slot.first.store(range.0, Ordering::Relaxed);
+            let tree = slot::lock();
+            slot.describe(&tree, extra);
+            slot.first.store(range.0, Ordering::Release);
             slot.second.store(range.1, Ordering::Relaxed);
-            slot.extra.store(extra, Ordering::Relaxed);
-            slot.publish(&slot::lock(), CapWord::new(kind, rights, address));
+            slot.publish(&tree, CapWord::new(kind, rights, address));
         };
         let all = Rights::all();
         let memory = Rights::RW | Rights::EXEC | Rights::DELEGATE;
