@@ -166,9 +166,11 @@ impl Slot {
 
     /// From now on nobody finds the object of this first capability, which is about to end.
     pub fn condemn(&self, tree: &Tree) {
-        self.first.store(self.word().address(), Ordering::Release);
+        let address = self.word().address();
         self.extra.fetch_or(ENDING, Ordering::Relaxed);
         self.withdraw(tree);
+        // Last: as long as the capability is there, this is its badge.
+        self.first.store(address, Ordering::Release);
     }
 
     /// Address of the object that ends with this capability, or 0.

@@ -374,6 +374,31 @@ fn a_waiter_meets_the_end_of_its_notification() {
 }
 
 #[test]
+fn a_signal_arrives_whole_or_not_at_all_at_the_end() {
+    in_all_schedules(1, || {
+        let (w, [killer, signaller]) = machine();
+        let waiter = w.client(1, 6).object;
+        let n = w.notification();
+        assert_eq!(w.run(1), Running::User(waiter));
+        w.begin(waiter, Op::Wait, 0, &[n, u64::MAX]);
+        assert_eq!(w.run(1), Running::User(signaller));
+        together(
+            &w,
+            vec![
+                act(move |w| {
+                    assert!(completes(w, killer, Op::Delete, &[n]).is_ok());
+                }),
+                act(move |w| w.begin(signaller, Op::Signal, 0, &[n])),
+            ],
+        );
+        match world::result(waiter) {
+            Ok(results) => assert_eq!(results[1], u64::MAX),
+            Err(status) => assert_eq!(status, Status::Aborted),
+        }
+    });
+}
+
+#[test]
 fn a_portal_is_bound_to_a_thread_that_ends() {
     in_all_schedules(2, || {
         let (w, [caller, killer]) = machine();
