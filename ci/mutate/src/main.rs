@@ -16,7 +16,7 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 /// Packages whose tests are run, in this order.
-const PACKAGES: [&str; 1] = ["hypervisor"];
+const PACKAGES: [&str; 2] = ["hypervisor", "schedules"];
 /// A test that says nothing for so long does not end: that is noticed too.
 const PATIENCE: Duration = Duration::from_secs(600);
 

@@ -41,9 +41,9 @@ pub const MUTATIONS: &[Mutation] = &[
     },
     Mutation {
         name: "a badge is believed that is somebody else's by now",
-        file: "syscall.rs",
-        line: "if slot.word() != word {",
-        instead: "if false {",
+        file: "slot.rs",
+        line: "(self.word() == word && turn() == before)",
+        instead: "(self.word() == word || turn() == before)",
     },
     Mutation {
         name: "memory is mapped with rights that it has not",
@@ -213,6 +213,18 @@ pub const MUTATIONS: &[Mutation] = &[
         instead: "let _ = (cpu, sched);",
     },
     // Other CPUs.
+    Mutation {
+        name: "what ends shows its address as a badge",
+        file: "slot.rs",
+        line: "let address = self.word().address();",
+        instead: "let address = self.word().address(); self.first.store(address, Ordering::Release);",
+    },
+    Mutation {
+        name: "a slot does not count what it held",
+        file: "slot.rs",
+        line: ".store(turn.wrapping_add(1) * TURN | flags, Ordering::Release);",
+        instead: ".store(turn * TURN | flags, Ordering::Release);",
+    },
     Mutation {
         name: "an epoch ends before all have passed it",
         file: "epoch.rs",

@@ -349,6 +349,33 @@ fn a_signal_meets_the_end_of_its_notification() {
 }
 
 #[test]
+fn who_reclaims_spares_what_ended_later() {
+    in_all_schedules(1, || {
+        let (w, [signaller, killer, reclaimer]) = machine();
+        let (n, other) = (w.notification(), w.notification());
+        let address = w.object::<Notification>(n as u32).object.address();
+        // One end is done but for its last step when another one begins.
+        w.begin(reclaimer, Op::Delete, 0, &[other]);
+        (0..3).for_each(|cpu| w.interrupts(cpu));
+        together(
+            &w,
+            vec![
+                act(move |w| w.begin(signaller, Op::Signal, 0, &[n])),
+                act(move |w| {
+                    assert!(completes(w, killer, Op::Delete, &[n]).is_ok());
+                }),
+                act(move |w| {
+                    w.on(2);
+                    w.again(reclaimer);
+                    assert!(!w.restarts(reclaimer));
+                }),
+            ],
+        );
+        check_freed(address);
+    });
+}
+
+#[test]
 fn a_waiter_meets_the_end_of_its_notification() {
     in_all_schedules(1, || {
         let (w, [waiter, killer]) = machine();

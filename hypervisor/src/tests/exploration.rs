@@ -52,9 +52,10 @@ fn happen(s: &mut System, event: Event) {
     }
 }
 
+/// States that differ only in the time that it is are one.
 fn fingerprint(s: &System) -> u64 {
     let mut hasher = DefaultHasher::new();
-    s.a.model.hash(&mut hasher);
+    s.a.model.since_now().hash(&mut hasher);
     hasher.finish()
 }
 
@@ -111,7 +112,7 @@ fn active_domain(s: &mut System, at: u64, cpu: u64, quota: u64) {
 /// Three domains, of which two have a CPU each, and four frames.
 mod memory {
     use super::*;
-    use Op::{CreateDomain, CreateSpace, Delegate, Delete, Map, Revoke};
+    use Op::{CreateDomain, CreateSpace, CreateThread, Delegate, Delete, Map, Revoke};
 
     const READ: u64 = (Rights::READ.bits() | Rights::DELEGATE.bits()) as u64;
     const RW: u64 = (Rights::RW.bits() | Rights::DELEGATE.bits()) as u64;
@@ -127,7 +128,7 @@ mod memory {
     }
 
     /// Selectors 40 to 43 are the root's, 5 to 8 the others'.
-    const EVENTS: [Event; 26] = {
+    const EVENTS: [Event; 29] = {
         use Event::{Does, Root};
         [
             Root(0, Delegate, [40, 20, 5, RW, 0, 2 * PAGE, 0]),
@@ -137,6 +138,10 @@ mod memory {
             Root(1, Delete, [42, 0, 0, 0, 0, 0, 0]),
             Root(0, Delete, [20, 0, 0, 0, 0, 0, 0]),
             Root(1, Delete, [31, 0, 0, 0, 0, 0, 0]),
+            Root(0, Delegate, [40, 30, 5, READ, 3 * PAGE, 2 * PAGE, 0]),
+            Root(1, Map, [40, 31, 43, 3 * PAGE, PAGE, 2 * PAGE, 1]),
+            // Whose capability is this domain's, and the space another one's.
+            Does(0, CreateThread, [1, 10, 3, 2, 0, 0x9000, 0x2000]),
             Does(0, Delegate, [5, 3, 6, READ, PAGE, PAGE, 0]),
             Does(0, Delegate, [5, 3, 6, 0, 0, 0, 1]),
             Does(0, Delegate, [5, 1, 6, RW, 0, PAGE, 0]),

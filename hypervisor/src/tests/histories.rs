@@ -129,15 +129,15 @@ fn choices(own: &'static [Op]) -> impl Strategy<Value = Choice> {
 
 fn shapes() -> impl Strategy<Value = Shape> {
     let priorities = prop::array::uniform3(3..6u64);
-    (1..3u32, 22..60u64, priorities, any::<bool>()).prop_map(|(cpus, quota, priorities, vcpu)| {
-        Shape {
-            cpus,
-            domains: 3,
-            quota,
-            priorities,
-            frames: 2048,
-            vcpu,
-        }
+    let frames = prop::sample::select(&[4u64, 41, 2048][..]);
+    let shape = (1..3u32, 22..60u64, priorities, frames, any::<bool>());
+    shape.prop_map(|(cpus, quota, priorities, frames, vcpu)| Shape {
+        cpus,
+        domains: 3,
+        quota,
+        priorities,
+        frames,
+        vcpu,
     })
 }
 
@@ -243,6 +243,15 @@ impl Picker<'_> {
         }
     }
 
+    /// This domain, or another one.
+    fn mostly(&self, domain: u64, i: usize) -> u64 {
+        if self.picks[i].is_multiple_of(8) {
+            self.held(&[Kind::Domain], i)
+        } else {
+            domain
+        }
+    }
+
     fn one<T: Copy>(&self, of: &[T], i: usize) -> T {
         of[self.picks[i] as usize % of.len()]
     }
@@ -293,13 +302,15 @@ impl Picker<'_> {
                     self.one(&PAGES, 5),
                     self.one(&[0x2000, 0x2000, 0x2000, 0x2000, 1 << 40], 6),
                 );
-                vec![payer, to, payer, space, cpu, page, start, 0, exceptions]
+                let domain = self.mostly(payer, 2);
+                vec![payer, to, domain, space, cpu, page, start, 0, exceptions]
             }
             Op::CreateVcpu => {
                 let guest = self.space(payer, SpaceKind::Guest, 3);
                 let monitor = self.space(payer, SpaceKind::Host, 5);
                 let page = self.one(&PAGES, 6);
-                vec![payer, to, payer, guest, cpu, monitor, page, own::EXITS]
+                let domain = self.mostly(payer, 2);
+                vec![payer, to, domain, guest, cpu, monitor, page, own::EXITS]
             }
             Op::CreateSched => {
                 let times = [(0, 0), (0, 0), (50, 100), (10, 5000), (7, 7), (9, 2)];

@@ -761,6 +761,40 @@ impl Model {
             || running.running.is_some() && running.slice_end <= self.now
     }
 
+    /// The same state, with all times counted from now.
+    pub fn since_now(&self) -> Model {
+        let mut model = self.clone();
+        let now = std::mem::take(&mut model.now);
+        let count = |time: &mut u64| {
+            if *time != u64::MAX {
+                *time = time.saturating_sub(now);
+            }
+        };
+        for (object, _) in model.objects.values_mut() {
+            match object {
+                Object::Thread(thread) => {
+                    if let State::Waiting(_, deadline) = &mut thread.context.state {
+                        count(deadline);
+                    }
+                }
+                Object::Vcpu(vcpu) => {
+                    count(&mut vcpu.deadline);
+                    vcpu.next_deadline = 0;
+                }
+                Object::Sched(sched) => {
+                    if let Some(until) = &mut sched.until {
+                        count(until);
+                    }
+                }
+                _ => {}
+            }
+        }
+        for cpu in &mut model.cpus {
+            count(&mut cpu.slice_end);
+        }
+        model
+    }
+
     /// Where the chain of calls from `id` leads.
     fn follow(&self, id: Id) -> End {
         match self.state(id) {
