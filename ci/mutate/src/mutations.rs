@@ -222,8 +222,8 @@ pub const MUTATIONS: &[Mutation] = &[
     Mutation {
         name: "a slot does not count what it held",
         file: "slot.rs",
-        line: ".store(turn.wrapping_add(1) * TURN | flags, Ordering::Release);",
-        instead: ".store(turn * TURN | flags, Ordering::Release);",
+        line: "turns.wrapping_add(TURN) | flags",
+        instead: "turns | flags",
     },
     Mutation {
         name: "an epoch ends before all have passed it",
