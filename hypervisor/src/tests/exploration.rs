@@ -83,10 +83,12 @@ fn explore(start: fn() -> System, events: &[Event], depth: usize) -> usize {
                     resume_unwind(cause);
                 }
                 steps += 1;
-                if seen.insert(fingerprint(&s)) {
-                    next.push([path.as_slice(), &[i as u8]].concat());
+                if !seen.insert(fingerprint(&s)) {
+                    continue;
                 }
-                if reached == depth {
+                if reached < depth {
+                    next.push([path.as_slice(), &[i as u8]].concat());
+                } else {
                     s.finish();
                 }
             }
@@ -166,7 +168,7 @@ mod memory {
 
     #[test]
     fn authority_and_frames() {
-        assert!(explore(start, &EVENTS, 4) > 1000);
+        assert!(explore(start, &EVENTS, 6) > 1000);
     }
 }
 
@@ -334,6 +336,6 @@ mod time {
 
     #[test]
     fn priorities_and_budgets() {
-        assert!(explore(start, &EVENTS, 4) > 1000);
+        assert!(explore(start, &EVENTS, 5) > 1000);
     }
 }
