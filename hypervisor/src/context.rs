@@ -5,11 +5,11 @@ use crate::cpu::Cpu;
 use crate::notification::Notification;
 use crate::object::{Header, Object};
 use crate::sched::{self, Sched};
+use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::thread::Thread;
 use crate::timeout::{Expiry, Timeout};
 use crate::vcpu::Vcpu;
 use abi::cap::Kind;
-use core::sync::atomic::{AtomicBool, Ordering};
 
 /// What a context is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

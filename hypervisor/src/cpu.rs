@@ -7,10 +7,10 @@ use crate::mem::KernelPage;
 use crate::notification::{self, Notification};
 use crate::object::{AnyRef, Ending};
 use crate::sched::{self, RunQueue, Sched};
+use crate::sync::TicketMutex;
+use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use crate::timeout::{Expiry, TimeoutQueue};
 use abi::Status;
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use spin::mutex::TicketMutex;
 
 /// Work from other CPUs.
 struct Inbox {
@@ -263,11 +263,12 @@ impl Cpu {
 
 /// Binds `sched` to `context`, both of one CPU, and starts it there.
 pub fn start(cpu: &Cpu, sched: Ref<Sched>, context: Ref<Context>) -> Result<(), Status> {
-    if context.set_started(true) {
+    if sched.set_bound(true) {
         return Err(Status::Busy);
     }
-    if sched.set_bound(true) {
-        context.set_started(false);
+    // Second: what fails must leave no trace of a start.
+    if context.set_started(true) {
+        sched.set_bound(false);
         return Err(Status::Busy);
     }
     // Nobody else looks at it before it is started.

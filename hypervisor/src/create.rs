@@ -12,12 +12,12 @@ use crate::portal::{self, Portal};
 use crate::sched::Sched;
 use crate::slot::{self, CapWord, ORIGIN, Slot, Tree};
 use crate::space::Space;
+use crate::sync::atomic::Ordering;
 use crate::thread::Thread;
 use crate::vcpu::{MAX_ARCH_PAGES, Vcpu};
 use abi::cap::Kind;
 use abi::syscall::{SpaceKind, ThreadFlags};
 use abi::{PRIORITIES, Rights, Selector, Status};
-use core::sync::atomic::Ordering;
 
 /// Arguments of a system call, `a0` to `a8`.
 pub type Args = [u64; 9];
@@ -40,8 +40,8 @@ fn target(caller: &Domain, args: &Args) -> Result<(Ref<Domain>, Ref<Slot>, Tree)
 
 /// Publishes the first capability of a new object.
 fn publish<T: Object>(tree: &Tree, slot: Ref<Slot>, object: Ref<T>) {
-    slot.first.store(u64::MAX, Ordering::Relaxed);
-    slot.extra.store(ORIGIN, Ordering::Relaxed);
+    slot.describe(tree, ORIGIN);
+    slot.first.store(u64::MAX, Ordering::Release);
     object::header(object)
         .origin
         .store(slot.link(), Ordering::Relaxed);

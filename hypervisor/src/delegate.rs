@@ -4,12 +4,12 @@ use crate::cell::Ref;
 use crate::create::Args;
 use crate::domain::Domain;
 use crate::slot::{self, CapWord, ORIGIN, Slot, Tree};
+use crate::sync::atomic::Ordering;
 use crate::thread::Thread;
 use abi::cap::{Kind, MemoryKind};
 use abi::syscall::DelegateFlags;
 use abi::utcb::{ITEM_WORDS, ITEMS, Item, Window};
 use abi::{Rights, Selector, Status};
-use core::sync::atomic::Ordering;
 
 /// A delegation that was found to be in order; the tree is locked from then until it is carried out.
 #[derive(Clone, Copy)]
@@ -97,9 +97,9 @@ fn carry_out(tree: &Tree, checked: &Checked) {
     if checked.grant {
         return checked.source.move_to(tree, target);
     }
-    target.first.store(checked.first, Ordering::Relaxed);
+    target.describe(tree, checked.extra);
+    target.first.store(checked.first, Ordering::Release);
     target.second.store(checked.second, Ordering::Relaxed);
-    target.extra.store(checked.extra, Ordering::Relaxed);
     target.link_under(tree, &checked.source);
     target.publish(tree, checked.word);
 }

@@ -16,13 +16,13 @@ use crate::portal::{self, Portal};
 use crate::sched::{self, Sched};
 use crate::slot::{self, CapWord, Slot, ZOMBIE};
 use crate::space::{self, Progress, Space};
+use crate::sync::TicketMutex;
+use crate::sync::atomic::Ordering;
 use crate::thread::Thread;
 use crate::vcpu::Vcpu;
 use crate::{arch, cpu, epoch, interrupt, ipc, logring};
 use abi::Status;
 use abi::cap::Kind;
-use core::sync::atomic::Ordering;
-use spin::mutex::TicketMutex;
 
 /// Steps that one run of a revocation or destruction takes.
 const BATCH: usize = 32;

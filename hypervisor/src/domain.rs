@@ -4,10 +4,10 @@ use crate::cell::Ref;
 use crate::mem::{self, KernelPage, PAGE};
 use crate::object::{self, AnyRef, Header, Object, ObjectList};
 use crate::slot::{CapWord, Slot};
+use crate::sync::TicketMutex;
+use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use abi::cap::{Kind, Rights};
 use abi::{Selector, Status};
-use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use spin::mutex::TicketMutex;
 
 /// Slots in a page of a capability table.
 pub const SLOTS_PER_PAGE: u32 = (PAGE / 64) as u32;

@@ -6,7 +6,7 @@
 //! system call that needs the end of an epoch restarts until it is there.
 
 use crate::cpu::{self, Cpu};
-use core::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::atomic::{AtomicU64, Ordering};
 
 static CURRENT: AtomicU64 = AtomicU64::new(0);
 

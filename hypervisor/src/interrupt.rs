@@ -9,10 +9,10 @@ use crate::cell::Ref;
 use crate::cpu::Cpu;
 use crate::notification::{self, Notification};
 use crate::object::{Header, Object};
+use crate::sync::TicketMutex;
 use abi::Status;
 use abi::cap::Kind;
 use abi::syscall::TriggerMode;
-use spin::mutex::TicketMutex;
 
 pub use crate::arch::layout::MAX_LINES;
 

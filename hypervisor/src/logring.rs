@@ -7,10 +7,10 @@ use crate::cell::Ref;
 use crate::cpu;
 use crate::notification::{self, Notification};
 use crate::object::{Header, Object};
+use crate::sync::TicketMutex;
+use crate::sync::atomic::{AtomicBool, Ordering};
 use abi::cap::Kind;
 use core::fmt::{self, Write};
-use core::sync::atomic::{AtomicBool, Ordering};
-use spin::mutex::TicketMutex;
 
 const SIZE: usize = 16 << 10;
 

@@ -5,8 +5,8 @@
 
 use crate::addr::{HostPhys, HostVirt};
 use crate::arch::layout;
+use crate::sync::TicketMutex;
 use core::sync::atomic::{AtomicU64, Ordering};
-use spin::mutex::TicketMutex;
 
 /// Bytes in a page.
 pub const PAGE: u64 = abi::PAGE_SIZE as u64;

@@ -7,10 +7,10 @@ use crate::cell::{CpuCell, Ref};
 use crate::context::{Context, State};
 use crate::cpu::{self, Cpu};
 use crate::object::{Header, Object};
+use crate::sync::TicketMutex;
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use abi::Status;
 use abi::cap::Kind;
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use spin::mutex::TicketMutex;
 
 /// Who waits, or the vCPU that it kicks.
 struct Waiter {
@@ -140,7 +140,8 @@ pub fn arrive(cpu: &Cpu, notification: Ref<Notification>) {
             waiter.notification.set(None);
             waiter.wake(cpu);
         }
-        State::Halted => waiter.wake(cpu),
+        // Without bits there is nothing to tell the monitor: the guest must not go on behind its back.
+        State::Halted if notification.is_set() => waiter.wake(cpu),
         // A vCPU in guest mode is left by the interrupt that brought us here; before each entry
         // it looks at the bits.
         _ => {}

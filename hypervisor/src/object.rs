@@ -2,9 +2,9 @@
 
 use crate::cell::Ref;
 use crate::domain::Domain;
+use crate::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 use abi::Status;
 use abi::cap::Kind;
-use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 /// First part of every kernel object.
 #[repr(C)]

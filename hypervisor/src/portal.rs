@@ -2,10 +2,10 @@
 
 use crate::cell::{CpuCell, Ref};
 use crate::object::{Header, Object};
+use crate::sync::TicketMutex;
+use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::thread::Thread;
 use abi::cap::Kind;
-use core::sync::atomic::{AtomicU64, Ordering};
-use spin::mutex::TicketMutex;
 
 /// A portal, bound to a handler thread; it belongs to the handler's CPU.
 #[repr(C, align(64))]

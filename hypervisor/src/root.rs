@@ -11,13 +11,13 @@ use crate::object::{Header, Object};
 use crate::sched::Sched;
 use crate::slot::{self, CapWord};
 use crate::space::{self, MapRequest, Mapped, Progress, Space};
+use crate::sync::atomic::Ordering;
 use crate::{arch, interrupt, logring, platform};
 use abi::boot::{self, BootInfo, Region};
 use abi::bundle::Head;
 use abi::cap::{Kind, MemoryKind};
 use abi::syscall::SpaceKind;
 use abi::{Rights, Selector, Status};
-use core::sync::atomic::Ordering;
 
 /// Priority of the root task: above everything that it starts.
 const PRIORITY: u8 = 127;
@@ -49,9 +49,9 @@ impl Root {
     ) -> Result<(), Status> {
         let tree = slot::lock();
         let slot = self.domain.empty_slot(at)?;
-        slot.first.store(range.0, Ordering::Relaxed);
+        slot.describe(&tree, extra);
+        slot.first.store(range.0, Ordering::Release);
         slot.second.store(range.1, Ordering::Relaxed);
-        slot.extra.store(extra, Ordering::Relaxed);
         slot.publish(&tree, word);
         Ok(())
     }

@@ -8,10 +8,10 @@ use crate::cell::{CpuCell, Ref};
 use crate::context::{Context, ReplyPath, State};
 use crate::cpu::Cpu;
 use crate::object::{Header, Object};
+use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::timeout::{Expiry, Timeout};
 use abi::PRIORITIES;
 use abi::cap::Kind;
-use core::sync::atomic::{AtomicBool, Ordering};
 
 /// A scheduling context.
 #[repr(C, align(64))]

@@ -6,9 +6,9 @@
 
 use crate::cell::Ref;
 use crate::mem;
+use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use crate::sync::{TicketMutex, TicketMutexGuard};
 use abi::cap::{Kind, Rights};
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use spin::mutex::{TicketMutex, TicketMutexGuard};
 
 /// Object, kind and rights in one word: bits 0–5 kind, 6–47 address, 48–63 rights.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -62,11 +62,12 @@ type Link = AtomicU32;
 #[repr(C, align(64))]
 pub struct Slot {
     word: AtomicU64,
-    /// Memory: base. Mapping: address. Notification: badge.
+    /// Memory: base. Mapping: address. Notification: badge, which is read without the lock.
     pub first: AtomicU64,
     /// Memory, mapping: size in bytes (ports: in ports).
     pub second: AtomicU64,
-    /// [`ORIGIN`], [`ZOMBIE`], [`ENDING`]; memory and mapping: [`abi::cap::MemoryKind`] in bits 8–15.
+    /// [`ORIGIN`], [`ZOMBIE`], [`ENDING`]; memory and mapping: [`abi::cap::MemoryKind`] in bits 8–15; above
+    /// them, how often the slot was [described](Slot::describe).
     pub extra: AtomicU64,
     parent: Link,
     child: Link,
@@ -86,6 +87,9 @@ pub const ORIGIN: u64 = 1 << 0;
 pub const ZOMBIE: u64 = 1 << 1;
 /// With [`ORIGIN`] and [`ZOMBIE`]: the object is ending. Its address is in `first`.
 pub const ENDING: u64 = 1 << 2;
+
+/// One description more, in [`Slot::extra`].
+const TURN: u64 = 1 << 16;
 
 static TREE: TicketMutex<()> = TicketMutex::new(());
 
@@ -132,6 +136,23 @@ impl Slot {
         to_ref(link)
     }
 
+    /// The capability and its badge, without the lock; `None` if the slot changes meanwhile. Word and badge alone
+    /// could be those of the same capability, gone and back, with somebody else's badge in between.
+    pub fn badge(&self) -> Option<(CapWord, u64)> {
+        let turn = || self.extra.load(Ordering::Acquire) / TURN;
+        let (before, word) = (turn(), self.word());
+        let badge = self.first.load(Ordering::Acquire);
+        (self.word() == word && turn() == before).then_some((word, badge))
+    }
+
+    /// Says what the slot holds from now on: flags, and the kind of memory. The slot has no capability now; what comes
+    /// after this is visible only with it.
+    pub fn describe(&self, _tree: &Tree, flags: u64) {
+        let turns = self.extra.load(Ordering::Relaxed) & !(TURN - 1);
+        let described = turns.wrapping_add(TURN) | flags;
+        self.extra.store(described, Ordering::Release);
+    }
+
     /// Publishes a capability. The other fields have been written.
     pub fn publish(&self, _tree: &Tree, word: CapWord) {
         self.word.store(word.0, Ordering::Release);
@@ -145,9 +166,11 @@ impl Slot {
 
     /// From now on nobody finds the object of this first capability, which is about to end.
     pub fn condemn(&self, tree: &Tree) {
-        self.first.store(self.word().address(), Ordering::Relaxed);
+        let address = self.word().address();
         self.extra.fetch_or(ENDING, Ordering::Relaxed);
         self.withdraw(tree);
+        // Last: as long as the capability is there, this is its badge.
+        self.first.store(address, Ordering::Release);
     }
 
     /// Address of the object that ends with this capability, or 0.
@@ -161,12 +184,12 @@ impl Slot {
     }
 
     /// Empties the slot, which is a leaf and linked nowhere.
-    pub fn clear(&self, _tree: &Tree) {
+    pub fn clear(&self, tree: &Tree) {
         debug_assert!(self.child.load(Ordering::Relaxed) == 0);
         self.word.store(0, Ordering::Release);
-        self.first.store(0, Ordering::Relaxed);
+        self.describe(tree, 0);
+        self.first.store(0, Ordering::Release);
         self.second.store(0, Ordering::Relaxed);
-        self.extra.store(0, Ordering::Relaxed);
         self.done.store(0, Ordering::Relaxed);
     }
 
@@ -220,12 +243,11 @@ impl Slot {
     pub fn move_to(&self, tree: &Tree, to: &Slot) {
         let parent = to_ref(self.parent.load(Ordering::Relaxed));
         self.unlink(tree);
+        to.describe(tree, self.extra.load(Ordering::Relaxed) % TURN);
         to.first
-            .store(self.first.load(Ordering::Relaxed), Ordering::Relaxed);
+            .store(self.first.load(Ordering::Relaxed), Ordering::Release);
         to.second
             .store(self.second.load(Ordering::Relaxed), Ordering::Relaxed);
-        to.extra
-            .store(self.extra.load(Ordering::Relaxed), Ordering::Relaxed);
         if let Some(parent) = parent {
             to.link_under(tree, &parent);
         }

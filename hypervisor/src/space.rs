@@ -7,10 +7,10 @@ use crate::domain::Domain;
 use crate::mem::KernelPage;
 use crate::object::{Header, Object};
 use crate::slot::{self, Slot, Tree};
+use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use abi::cap::{Kind, MemoryKind, Rights};
 use abi::syscall::SpaceKind;
 use abi::{Selector, Status, USER_END};
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 pub use crate::arch::layout::GUEST_END;
 /// Number of I/O ports.
@@ -247,9 +247,9 @@ pub fn map(domain: &Domain, request: &MapRequest) -> Result<Progress, Status> {
         if kind == MemoryKind::Ports {
             space.make_port_bitmap()?;
         }
-        slot.first.store(request.address, Ordering::Relaxed);
+        slot.describe(&tree, (kind as u64) << 8);
+        slot.first.store(request.address, Ordering::Release);
         slot.second.store(request.size, Ordering::Relaxed);
-        slot.extra.store((kind as u64) << 8, Ordering::Relaxed);
         slot.link_under(&tree, &memory);
         slot.join_space(&tree, &space.mappings);
         slot.publish(
@@ -334,7 +334,7 @@ pub fn unmap_step(tree: &Tree, slot: Ref<Slot>) -> Progress {
         } else {
             space.table.unmap(at, left)
         };
-        slot.first.store(at + step, Ordering::Relaxed);
+        slot.first.store(at + step, Ordering::Release);
         slot.done.store(left - step, Ordering::Relaxed);
     }
     Progress::Again

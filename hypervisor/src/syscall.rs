@@ -17,7 +17,6 @@ use crate::{delegate, destroy, epoch, ipc};
 use abi::syscall::TriggerMode;
 use abi::utcb::exception;
 use abi::{Op, Rights, Selector, Status};
-use core::sync::atomic::Ordering;
 
 /// How a system call that has not switched to another context ends.
 enum Outcome {
@@ -112,18 +111,13 @@ fn selector(argument: u64) -> Result<Selector, Status> {
         .map_err(|_| Status::BadArgument)
 }
 
-/// The notification and the bits that a capability to it may signal. The hot path takes no lock: the
-/// badge belongs to the capability if that is still there after it was read.
+/// The notification and the bits that a capability to it may signal. The hot path takes no lock.
 fn signal_target(domain: Ref<Domain>, argument: u64) -> Result<(Ref<Notification>, u64), Status> {
     let slot = domain
         .slot(selector(argument)?)
         .ok_or(Status::BadCapability)?;
-    let word = slot.word();
+    let (word, badge) = slot.badge().ok_or(Status::BadCapability)?;
     let notification = crate::domain::resolve::<Notification>(word, Rights::SIGNAL)?;
-    let badge = slot.first.load(Ordering::Acquire);
-    if slot.word() != word {
-        return Err(Status::BadCapability);
-    }
     Ok((notification, badge))
 }
 

@@ -31,7 +31,7 @@ fn a_run_repeats_exactly(on: Target) {
             &[Extra::Text("settings", &text)],
             true,
             |machine| {
-                let end = r"hostile: (done [^\r\n]*|FAILED[^\r\n]*)|bulkhead: (panic.*)";
+                let end = r"hostile: (done [^\r\n]*|FAILED[^\r\n]*)\r?\n|bulkhead: (panic.*)";
                 ends.push(machine.expect(end, seconds(120))?);
                 Ok(())
             },

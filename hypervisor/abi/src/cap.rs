@@ -23,7 +23,7 @@ impl Selector {
 pub struct Badge(pub u64);
 
 /// Kind of the object that a capability names.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum Kind {
     /// Empty slot.
@@ -79,7 +79,7 @@ impl Kind {
 bitflags! {
     /// Rights of a capability. What a bit allows depends on the kind of the object; a
     /// delegation can only remove rights.
-    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
     pub struct Rights: u16 {
         /// Memory: map readable. Log: read. Notification: wait.
         const READ = 1 << 0;

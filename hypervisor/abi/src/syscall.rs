@@ -161,7 +161,7 @@ impl PowerAction {
 }
 
 /// Kind of an address space ([`Op::CreateSpace`]).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum SpaceKind {
     /// User virtual addresses of native programs, and their I/O ports on x86.

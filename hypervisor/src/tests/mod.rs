@@ -1,14 +1,17 @@
 //! Tests of the portable core: its system calls, on CPUs and in a time that the test controls.
 
-mod capabilities;
+mod agreement;
 mod donation;
+mod exploration;
 mod foreign;
+mod histories;
 mod ipc;
 mod items;
 mod lifetime;
 mod model;
 mod scheduling;
 mod signals;
+mod system;
 mod vcpu;
 mod world;
 

@@ -9,6 +9,7 @@ use crate::vcpu::{Exit, Vcpu};
 use abi::vcpu::x86_64::{CONTROL_HALT, Groups};
 use abi::vcpu::{EXIT_KINDS, ExitKind};
 use abi::{Op, Status};
+use core::sync::atomic::Ordering;
 
 const EVENTS: u64 = Groups::EVENTS.bits();
 const DEADLINE: u64 = Groups::DEADLINE.bits();
@@ -166,6 +167,7 @@ fn an_exit_whose_handler_is_busy_is_told_later() {
 fn a_missing_portal_stops_the_vcpu_alone() {
     let vm = Vm::new(1);
     let other = vm.w.client(0, 4);
+    assert_eq!(vm.w.cpu(0).arch.residents.load(Ordering::SeqCst), 1);
     vm.w.delete(vm.portals as u32 + ExitKind::Cpuid as u32);
     assert_eq!(
         vm.exits(ExitKind::Cpuid, [0; 3]),
@@ -175,7 +177,7 @@ fn a_missing_portal_stops_the_vcpu_alone() {
     vm.signal();
     assert_eq!(vm.run(), Running::User(other.object));
     vm.w.delete(vm.vcpu.at);
-    assert!(!vm.vcpu.object.arch.with_mut(|arch| arch.resident));
+    assert_eq!(vm.w.cpu(0).arch.residents.load(Ordering::SeqCst), 0);
 }
 
 #[test]
@@ -261,6 +263,32 @@ fn the_kick_can_be_bound_once_and_before_the_start_only() {
         vm.w.try_root(Op::Wait, &[vm.kick, u64::MAX]),
         Err(Status::Busy)
     );
+}
+
+#[test]
+fn a_start_that_fails_is_no_start() {
+    let w = World::new(1);
+    let (guest, at, n) = (w.selector() as u64, w.selector() as u64, w.notification());
+    w.root(Op::CreateSpace, &[1, guest, 1]);
+    w.root(Op::CreateVcpu, &[1, at, 1, guest, 0, 2, w.page(), 300]);
+    let sched = w.sched(0, 5, 0, 0);
+    w.bind(sched, w.thread(0));
+    assert_eq!(
+        w.try_root(Op::BindSched, &[sched.at as u64, at]),
+        Err(Status::Busy)
+    );
+    w.root(Op::BindKick, &[at, n]);
+}
+
+#[test]
+fn a_signal_of_no_bits_wakes_nobody() {
+    let vm = Vm::new(1);
+    let nothing = vm.w.selector() as u64;
+    vm.w.root(Op::Delegate, &[vm.kick, 1, nothing, 0xff, 0]);
+    assert_eq!(vm.exits(ExitKind::Halt, [0; 3]), vm.tells());
+    assert_eq!(vm.halt(), Running::Idle);
+    vm.w.root(Op::Signal, &[nothing]);
+    assert_eq!((vm.run(), state(vm.vcpu)), (Running::Idle, State::Halted));
 }
 
 #[test]

@@ -27,7 +27,7 @@ const POOL: u64 = 16 << 20;
 /// Ticks of a time slice.
 pub const SLICE: u64 = 1000;
 /// Where the one system-call instruction of every program is.
-const INSTRUCTION: u64 = 0x1000;
+pub const INSTRUCTION: u64 = 0x1000;
 /// What the processor says of it.
 pub const SYNDROME: u64 = 0x5600_1234;
 /// Where every program starts.
@@ -148,10 +148,11 @@ impl World {
             .unwrap();
         let install = |at: u32, kind: Kind, rights, address, range: (u64, u64), extra: u64| {
             let slot = root.slot(Selector(at)).unwrap();
-            slot.first.store(range.0, Ordering::Relaxed);
+            let tree = slot::lock();
+            slot.describe(&tree, extra);
+            slot.first.store(range.0, Ordering::Release);
             slot.second.store(range.1, Ordering::Relaxed);
-            slot.extra.store(extra, Ordering::Relaxed);
-            slot.publish(&slot::lock(), CapWord::new(kind, rights, address));
+            slot.publish(&tree, CapWord::new(kind, rights, address));
         };
         let all = Rights::all();
         let memory = Rights::RW | Rights::EXEC | Rights::DELEGATE;

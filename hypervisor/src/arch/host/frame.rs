@@ -12,7 +12,7 @@ const SCRUBBED: [usize; 3] = [3, 5, 15];
 pub const SYSCALL_LENGTH: u64 = 2;
 
 /// User registers.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Frame {
     /// General registers; 0 is the operation and the status.
     pub gpr: [u64; exception::GPRS],

@@ -9,12 +9,12 @@ pub mod layout;
 pub mod paging;
 pub mod vcpu;
 
-#[cfg(all(test, target_arch = "x86_64"))]
+#[cfg(all(test, target_arch = "x86_64", not(schedules)))]
 #[path = "../x86_64/virt/mod.rs"]
 #[allow(dead_code, unused_imports)]
 mod virt;
 
-#[cfg(test)]
+#[cfg(all(test, not(schedules)))]
 #[path = "../aarch64/firmware/device_tree.rs"]
 #[allow(dead_code)]
 mod device_tree;
@@ -39,6 +39,8 @@ pub struct CpuArch {
     pub timer: AtomicU64,
     /// How often translations were flushed.
     pub flushes: AtomicU64,
+    /// vCPUs that hold registers of this CPU.
+    pub residents: AtomicU32,
     /// The vCPU that was not suspended since it ran.
     guest: CpuCell<Option<Ref<Vcpu>>>,
 }
@@ -50,6 +52,7 @@ impl CpuArch {
             interrupted: AtomicBool::new(false),
             timer: AtomicU64::new(u64::MAX),
             flushes: AtomicU64::new(0),
+            residents: AtomicU32::new(0),
             guest: CpuCell::new(None),
         }
     }

@@ -9,6 +9,7 @@ use crate::thread::Thread;
 use crate::vcpu::Exit;
 use abi::vcpu::x86_64::{CONTROL_HALT, Groups, VcpuState};
 use core::mem::offset_of;
+use core::sync::atomic::Ordering;
 
 /// Word of the state page that holds the controls.
 pub const CONTROLS: usize = offset_of!(VcpuState, controls) / 8;
@@ -57,7 +58,7 @@ pub struct VcpuArch {
     /// Groups of the last exit.
     pub saved: u64,
     /// Whether it holds registers of the CPU.
-    pub resident: bool,
+    resident: bool,
 }
 
 impl VcpuArch {
@@ -73,8 +74,11 @@ impl VcpuArch {
     }
 
     /// Enters guest mode.
-    pub fn enter(&mut self, _cpu: &Cpu, _guest: &Space) -> Outcome {
+    pub fn enter(&mut self, cpu: &Cpu, _guest: &Space) -> Outcome {
         self.entries += 1;
+        if !self.resident {
+            cpu.arch.residents.fetch_add(1, Ordering::SeqCst);
+        }
         self.resident = true;
         self.next_exit
             .take()
@@ -115,7 +119,10 @@ impl VcpuArch {
     }
 
     /// Takes the vCPU off its CPU.
-    pub fn leave_cpu(&mut self, _cpu: &Cpu) {
+    pub fn leave_cpu(&mut self, cpu: &Cpu) {
+        if self.resident {
+            cpu.arch.residents.fetch_sub(1, Ordering::SeqCst);
+        }
         self.resident = false;
     }
 }

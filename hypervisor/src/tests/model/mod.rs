@@ -1,11 +1,19 @@
-//! What the system calls on capabilities mean, in plain data: the kernel is checked against it.
+//! What the system calls mean, in plain data: the kernel is checked against it.
+//!
+//! Here: capabilities, memory, quotas, and the ends of objects. [`running`] has what runs, [`invariants`] what is true
+//! of every state.
 
+mod invariants;
+pub mod running;
+
+use crate::arch::{Frame, pages_per_vcpu};
 use crate::domain::{CELL, Domain, MAX_LEVEL, MAX_SLOTS};
 use crate::mem::PAGE;
 use crate::space::GUEST_END;
 use abi::cap::Kind;
 use abi::syscall::{DelegateFlags, SpaceKind};
 use abi::{Op, Rights, Status, USER_END};
+use running::{Context, Cpu, Line, Notification, Portal, Sched, State, Thread, Vcpu};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Name of an object; later ones are greater.
@@ -16,7 +24,7 @@ pub type Place = (Id, u32);
 /// Cells for small objects in a page.
 pub const CELLS: u64 = (PAGE - 8) / CELL;
 
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Cap {
     pub kind: Kind,
     /// The object, of a mapping the space; memory has none.
@@ -29,7 +37,7 @@ pub struct Cap {
     pub parent: Option<Place>,
 }
 
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Space {
     pub kind: SpaceKind,
     /// Page of the space: physical page, rights. Physical page `None`: the kernel's (a UTCB).
@@ -38,7 +46,7 @@ pub struct Space {
     tables: BTreeSet<(u32, u64)>,
 }
 
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Table {
     pub slots: u32,
     pub level: u8,
@@ -48,31 +56,86 @@ pub struct Table {
     cells: u64,
 }
 
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Object {
     Domain(Table),
     Space(Space),
-    Thread {
-        space: Id,
-        utcb: u64,
-    },
-    /// A notification or scheduling context.
-    Small,
+    Thread(Box<Thread>),
+    Vcpu(Vcpu),
+    Sched(Sched),
+    Portal(Portal),
+    Notification(Notification),
+    /// An interrupt line.
+    Line(Line),
+}
+
+/// Who makes a system call.
+#[derive(Clone, Copy, Debug)]
+pub struct Caller {
+    pub domain: Id,
+    pub cpu: u32,
+    /// The thread; `None`: the fixture's own, which the model does not have.
+    pub thread: Option<Id>,
 }
 
 /// The state of the whole system.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Model {
     pub caps: BTreeMap<Place, Cap>,
     /// Objects and who pays for them.
     pub objects: BTreeMap<Id, (Object, Option<Id>)>,
     next: Id,
+    pub now: u64,
+    pub cpus: Vec<Cpu>,
+}
+
+/// What `id` names, as what it is.
+macro_rules! accessors {
+    ($($name:ident, $name_mut:ident: $variant:ident($kind:ty);)*) => {
+        // Some are only looked at, some only changed.
+        #[allow(dead_code)]
+        impl Model {
+            $(
+                #[track_caller]
+                pub fn $name(&self, id: Id) -> &$kind {
+                    match &self.objects[&id].0 {
+                        Object::$variant(object) => object,
+                        other => panic!("{id} is {other:?}"),
+                    }
+                }
+
+                #[track_caller]
+                pub fn $name_mut(&mut self, id: Id) -> &mut $kind {
+                    match &mut self.objects.get_mut(&id).unwrap().0 {
+                        Object::$variant(object) => object,
+                        other => panic!("{id} is {other:?}"),
+                    }
+                }
+            )*
+        }
+    };
+}
+
+accessors! {
+    table, table_mut: Domain(Table);
+    space, space_mut: Space(Space);
+    thread, thread_mut: Thread(Thread);
+    vcpu, vcpu_mut: Vcpu(Vcpu);
+    sched, sched_mut: Sched(Sched);
+    portal, portal_mut: Portal(Portal);
+    notification, notification_mut: Notification(Notification);
+    line, line_mut: Line(Line);
 }
 
 const USED: Status = Status::Occupied;
 
 fn selector(argument: u64) -> Result<u32, Status> {
     u32::try_from(argument).map_err(|_| Status::BadArgument)
+}
+
+/// Pages of a vCPU: its own, its state page, the architecture's.
+fn vcpu_pages() -> u64 {
+    2 + pages_per_vcpu().unwrap() as u64
 }
 
 fn span(level: u32) -> u64 {
@@ -132,6 +195,14 @@ impl Space {
 }
 
 impl Model {
+    /// A machine with so many CPUs and nothing else.
+    pub fn new(cpus: u32) -> Model {
+        Model {
+            cpus: vec![Cpu::default(); cpus as usize],
+            ..Model::default()
+        }
+    }
+
     /// Adds an object; the place of its first capability, if it has one.
     pub fn add(&mut self, object: Object, payer: Option<Id>, kind: Kind, at: Option<Place>) -> Id {
         let id = self.next;
@@ -157,28 +228,7 @@ impl Model {
         (self.table_mut(id).used, self.table_mut(id).cells) = (used, cells);
     }
 
-    pub fn table(&self, id: Id) -> &Table {
-        match &self.objects[&id].0 {
-            Object::Domain(table) => table,
-            _ => panic!("no domain"),
-        }
-    }
-
-    fn table_mut(&mut self, id: Id) -> &mut Table {
-        match &mut self.objects.get_mut(&id).unwrap().0 {
-            Object::Domain(table) => table,
-            _ => panic!("no domain"),
-        }
-    }
-
-    pub fn space(&self, id: Id) -> &Space {
-        match &self.objects[&id].0 {
-            Object::Space(space) => space,
-            _ => panic!("no space"),
-        }
-    }
-
-    fn payer(&self, id: Id) -> Id {
+    pub fn payer(&self, id: Id) -> Id {
         self.objects[&id].1.unwrap()
     }
 
@@ -221,85 +271,156 @@ impl Model {
         Ok((domain, at))
     }
 
-    /// The system call `op` by a thread of `caller`.
-    pub fn call(&mut self, caller: Id, op: Op, args: &[u64; 9]) -> Result<(), Status> {
+    fn check_cpu(&self, argument: u64) -> Result<u32, Status> {
+        if argument < self.cpus.len() as u64 {
+            Ok(argument as u32)
+        } else {
+            Err(Status::BadArgument)
+        }
+    }
+
+    /// The system call `op`, if it is one of those that leave the caller's registers alone but for the status.
+    pub fn call(&mut self, by: Caller, op: Op, args: &[u64; 9]) -> Result<(), Status> {
+        let caller = by.domain;
         match op {
             Op::Delegate => return self.delegate(caller, args),
             Op::Map => return self.map(caller, args),
-            Op::Revoke | Op::Delete => return self.revoke(caller, op, args),
+            Op::Revoke | Op::Delete => return self.revoke(by, op, args),
+            Op::Signal => return self.signal_by(by, args),
+            Op::BindSched => return self.bind_sched(by, args),
+            Op::BindKick => return self.bind_kick(by, args),
+            Op::InterruptBind => return self.interrupt_bind(by, args),
+            Op::InterruptAck => return self.interrupt_ack(by, args),
             _ => {}
         }
         let payer = self.find(caller, args[0], Kind::Domain, Rights::CREATE)?;
         let at = self.empty(caller, args[1])?;
-        match op {
-            Op::CreateDomain => {
-                let (quota, slots) = (args[2], args[3]);
-                let level = self.table(payer).level.max(self.table(caller).level);
-                let bad = slots == 0 || slots > MAX_SLOTS as u64 || quota > 1 << 40;
-                if bad || level >= MAX_LEVEL {
+        let (object, kind) = match op {
+            Op::CreateDomain => (self.new_domain(caller, payer, args)?, Kind::Domain),
+            Op::CreateSpace => (self.new_space(payer, args)?, Kind::Space),
+            Op::CreateThread => (self.new_thread(caller, payer, args)?, Kind::Thread),
+            Op::CreateVcpu => (self.new_vcpu(caller, payer, args)?, Kind::Vcpu),
+            Op::CreateSched => {
+                let cpu = self.check_cpu(args[2])?;
+                let (priority, budget, period) = (args[3], args[4], args[5]);
+                if priority > 127 || budget > period || (budget == 0) != (period == 0) {
                     return Err(Status::BadArgument);
                 }
-                let slots = slots as u32;
-                self.charge(payer, Domain::overhead(slots) + quota)?;
-                let table = Table {
-                    slots,
-                    level: level + 1,
-                    limit: quota,
-                    used: 0,
-                    cells: 0,
-                };
-                self.add(Object::Domain(table), Some(payer), Kind::Domain, Some(at));
-            }
-            Op::CreateSpace => {
-                let kind = SpaceKind::from_code(args[2]).ok_or(Status::BadArgument)?;
                 self.take_cell(payer)?;
-                if let Err(status) = self.charge(payer, 1) {
-                    self.table_mut(payer).cells += 1;
-                    return Err(status);
-                }
-                let space = Space {
-                    kind,
-                    pages: BTreeMap::new(),
-                    tables: BTreeSet::new(),
-                };
-                self.add(Object::Space(space), Some(payer), Kind::Space, Some(at));
+                let sched = Sched::new(cpu, priority as u8, budget, period);
+                (Object::Sched(sched), Kind::Sched)
             }
-            Op::CreateThread => {
-                let domain = self.find(caller, args[2], Kind::Domain, Rights::INSTALL)?;
-                let space = self.find(caller, args[3], Kind::Space, Rights::INSTALL)?;
-                let kind = self.space(space).kind;
-                if domain != payer || self.payer(space) != payer || kind != SpaceKind::Host {
-                    return Err(Status::BadArgument);
-                }
-                let utcb = args[5];
-                self.charge(payer, 2)?;
-                let mapped = if !utcb.is_multiple_of(PAGE) || utcb == 0 || utcb >= USER_END {
-                    Err(Status::BadArgument)
-                } else {
-                    self.map_step(space, utcb, PAGE, None, Rights::RW)
-                };
-                if let Err(status) = mapped {
-                    self.table_mut(payer).used -= 2;
-                    return Err(status);
-                }
-                self.add(
-                    Object::Thread { space, utcb },
-                    Some(payer),
-                    Kind::Thread,
-                    Some(at),
-                );
-            }
-            _ => {
+            Op::CreatePortal => {
+                let handler = self.find(caller, args[2], Kind::Thread, Rights::CONTROL)?;
                 self.take_cell(payer)?;
-                let kind = if op == Op::CreateSched {
-                    Kind::Sched
-                } else {
-                    Kind::Notification
+                let portal = Portal {
+                    handler: Some(handler),
+                    identity: args[3],
+                    groups: args[4],
                 };
-                self.add(Object::Small, Some(payer), kind, Some(at));
+                (Object::Portal(portal), Kind::Portal)
             }
-        }
+            Op::CreateNotification => {
+                self.take_cell(payer)?;
+                (
+                    Object::Notification(Notification::default()),
+                    Kind::Notification,
+                )
+            }
+            _ => panic!("{op:?} is not here"),
+        };
+        self.add(object, Some(payer), kind, Some(at));
         Ok(())
+    }
+
+    fn new_domain(&mut self, caller: Id, payer: Id, args: &[u64; 9]) -> Result<Object, Status> {
+        let (quota, slots) = (args[2], args[3]);
+        let level = self.table(payer).level.max(self.table(caller).level);
+        let bad = slots == 0 || slots > MAX_SLOTS as u64 || quota > 1 << 40;
+        if bad || level >= MAX_LEVEL {
+            return Err(Status::BadArgument);
+        }
+        let slots = slots as u32;
+        self.charge(payer, Domain::overhead(slots) + quota)?;
+        Ok(Object::Domain(Table {
+            slots,
+            level: level + 1,
+            limit: quota,
+            used: 0,
+            cells: 0,
+        }))
+    }
+
+    fn new_space(&mut self, payer: Id, args: &[u64; 9]) -> Result<Object, Status> {
+        let kind = SpaceKind::from_code(args[2]).ok_or(Status::BadArgument)?;
+        self.take_cell(payer)?;
+        if let Err(status) = self.charge(payer, 1) {
+            self.table_mut(payer).cells += 1;
+            return Err(status);
+        }
+        Ok(Object::Space(Space {
+            kind,
+            pages: BTreeMap::new(),
+            tables: BTreeSet::new(),
+        }))
+    }
+
+    fn new_thread(&mut self, caller: Id, payer: Id, args: &[u64; 9]) -> Result<Object, Status> {
+        let domain = self.find(caller, args[2], Kind::Domain, Rights::INSTALL)?;
+        let space = self.find(caller, args[3], Kind::Space, Rights::INSTALL)?;
+        let kind = self.space(space).kind;
+        if domain != payer || self.payer(space) != payer || kind != SpaceKind::Host {
+            return Err(Status::BadArgument);
+        }
+        let cpu = self.check_cpu(args[4])?;
+        let (utcb, ip, sp) = (args[5], args[6], args[7]);
+        let exceptions = selector(args[8])?;
+        if ip >= USER_END || sp > USER_END {
+            return Err(Status::BadArgument);
+        }
+        self.charge(payer, 2)?;
+        if let Err(status) = self.map_kernel_page(space, utcb) {
+            self.table_mut(payer).used -= 2;
+            return Err(status);
+        }
+        Ok(Object::Thread(Box::new(Thread {
+            context: Context::new(cpu, State::New),
+            space,
+            utcb,
+            frame: Frame::user(ip, sp),
+            words: [0; running::WORDS],
+            caller: None,
+            exceptions,
+            in_exception: false,
+            pending: None,
+        })))
+    }
+
+    fn new_vcpu(&mut self, caller: Id, payer: Id, args: &[u64; 9]) -> Result<Object, Status> {
+        let domain = self.find(caller, args[2], Kind::Domain, Rights::INSTALL)?;
+        let guest = self.find(caller, args[3], Kind::Space, Rights::INSTALL)?;
+        let monitor = self.find(caller, args[5], Kind::Space, Rights::INSTALL)?;
+        let cpu = self.check_cpu(args[4])?;
+        let exits = selector(args[7])?;
+        let payers = [domain, self.payer(guest), self.payer(monitor)];
+        let kinds = (self.space(guest).kind, self.space(monitor).kind);
+        if payers != [payer; 3] || kinds != (SpaceKind::Guest, SpaceKind::Host) {
+            return Err(Status::BadArgument);
+        }
+        self.charge(payer, vcpu_pages())?;
+        if let Err(status) = self.map_kernel_page(monitor, args[6]) {
+            self.table_mut(payer).used -= vcpu_pages();
+            return Err(status);
+        }
+        Ok(Object::Vcpu(Vcpu::new(cpu, guest, monitor, args[6], exits)))
+    }
+
+    /// Maps a page of the kernel's for a program.
+    fn map_kernel_page(&mut self, space: Id, at: u64) -> Result<(), Status> {
+        if !at.is_multiple_of(PAGE) || at == 0 || at >= USER_END {
+            return Err(Status::BadArgument);
+        }
+        self.map_step(space, at, PAGE, None, Rights::RW).map(|_| ())
     }
 
     fn map_step(
@@ -314,10 +435,7 @@ impl Model {
         let (mut limit, used) = (self.table(payer).limit, self.table(payer).used);
         limit -= used;
         let mut paid = 0;
-        let Some((Object::Space(space), _)) = self.objects.get_mut(&id) else {
-            panic!()
-        };
-        let result = space.map(at, left, phys, rights, || {
+        let result = self.space_mut(id).map(at, left, phys, rights, || {
             if paid == limit {
                 return Err(Status::Quota);
             }
@@ -422,8 +540,8 @@ impl Model {
         result
     }
 
-    fn revoke(&mut self, caller: Id, op: Op, args: &[u64; 9]) -> Result<(), Status> {
-        let at = (caller, selector(args[0])?);
+    fn revoke(&mut self, by: Caller, op: Op, args: &[u64; 9]) -> Result<(), Status> {
+        let at = (by.domain, selector(args[0])?);
         if !self.caps.contains_key(&at) {
             return Err(Status::BadCapability);
         }
@@ -432,8 +550,9 @@ impl Model {
             return Ok(());
         }
         let cap = &self.caps[&at];
-        let space = cap.object.filter(|_| cap.origin && cap.kind == Kind::Space);
-        if space.is_some_and(|space| self.user(space).is_some()) {
+        if let Some(object) = cap.object.filter(|_| cap.origin)
+            && (self.user(object).is_some() || by.thread == Some(object))
+        {
             return Err(Status::Busy);
         }
         self.take(at);
@@ -447,14 +566,17 @@ impl Model {
             .map(|(&at, _)| at)
     }
 
-    /// The first capability of a thread in `space`.
+    /// The first capability of a thread or vCPU that uses `space`.
     fn user(&self, space: Id) -> Option<Place> {
-        let uses =
-            |id: &Id| matches!(&self.objects[id].0, Object::Thread { space: s, .. } if *s == space);
-        self.objects
-            .keys()
-            .find(|id| uses(id))
-            .map(|&id| self.origin(id))
+        let uses = |object: &Object| match object {
+            Object::Thread(thread) => thread.space == space,
+            Object::Vcpu(vcpu) => vcpu.guest == space || vcpu.monitor == space,
+            _ => false,
+        };
+        let mut objects = self.objects.iter();
+        objects
+            .find(|(_, (object, _))| uses(object))
+            .map(|(&id, _)| self.origin(id))
     }
 
     fn origin(&self, id: Id) -> Place {
@@ -478,9 +600,7 @@ impl Model {
             return;
         };
         if cap.kind == Kind::Mapping {
-            let Some((Object::Space(space), _)) = self.objects.get_mut(&cap.object.unwrap()) else {
-                return;
-            };
+            let space = self.space_mut(cap.object.unwrap());
             for page in cap.first / PAGE..(cap.first + cap.second) / PAGE {
                 space.pages.remove(&page).unwrap();
             }
@@ -515,7 +635,7 @@ impl Model {
                 self.caps
                     .retain(|_, cap| cap.kind != Kind::Mapping || cap.object != Some(id));
             }
-            Object::Thread { .. } | Object::Small => {}
+            _ => self.detach(id),
         }
         let (object, payer) = self.objects.remove(&id).unwrap();
         let payer = payer.unwrap();
@@ -527,13 +647,19 @@ impl Model {
                 self.table_mut(payer).used -= 1 + space.tables.len() as u64;
                 self.table_mut(payer).cells += 1;
             }
-            Object::Thread { space, utcb } => {
+            Object::Thread(thread) => {
                 self.table_mut(payer).used -= 2;
-                if let Some((Object::Space(space), _)) = self.objects.get_mut(&space) {
-                    space.pages.remove(&(utcb / PAGE)).unwrap();
-                }
+                self.unmap_kernel_page(thread.space, thread.utcb);
             }
-            Object::Small => self.table_mut(payer).cells += 1,
+            Object::Vcpu(vcpu) => {
+                self.table_mut(payer).used -= vcpu_pages();
+                self.unmap_kernel_page(vcpu.monitor, vcpu.page);
+            }
+            _ => self.table_mut(payer).cells += 1,
         }
+    }
+
+    fn unmap_kernel_page(&mut self, space: Id, at: u64) {
+        self.space_mut(space).pages.remove(&(at / PAGE)).unwrap();
     }
 }

@@ -1,0 +1,264 @@
+//! What is broken.
+
+/// A line of the kernel, and what is there instead.
+pub struct Mutation {
+    /// What goes wrong.
+    pub name: &'static str,
+    /// In `hypervisor/src`.
+    pub file: &'static str,
+    /// Part of a line that is in the file once.
+    pub line: &'static str,
+    /// What replaces it.
+    pub instead: &'static str,
+}
+
+/// All of them.
+pub const MUTATIONS: &[Mutation] = &[
+    // Authority.
+    Mutation {
+        name: "rights of capabilities are not looked at",
+        file: "domain.rs",
+        line: "if !word.allows(rights) {",
+        instead: "if false {",
+    },
+    Mutation {
+        name: "a delegation adds rights",
+        file: "create.rs",
+        line: "rights.ok_or(Status::BadArgument)? & word.rights()",
+        instead: "rights.ok_or(Status::BadArgument)?",
+    },
+    Mutation {
+        name: "a badge is compared with the wrong mask",
+        file: "create.rs",
+        line: "Kind::Notification if args[4] & !first != 0",
+        instead: "Kind::Notification if args[4] & first == 0",
+    },
+    Mutation {
+        name: "a signal has bits that its badge has not",
+        file: "syscall.rs",
+        line: "let badge = slot.first.load(Ordering::Acquire);",
+        instead: "let badge = slot.first.load(Ordering::Acquire) | 1;",
+    },
+    Mutation {
+        name: "a badge is believed that is somebody else's by now",
+        file: "slot.rs",
+        line: "(self.word() == word && turn() == before)",
+        instead: "(self.word() == word || turn() == before)",
+    },
+    Mutation {
+        name: "memory is mapped with rights that it has not",
+        file: "space.rs",
+        line: "if !word.allows(rights) {",
+        instead: "if false {",
+    },
+    Mutation {
+        name: "a part of memory reaches a page too far",
+        file: "create.rs",
+        line: ".is_some_and(|end| end <= second);",
+        instead: ".is_some_and(|end| end <= second + 0x1000);",
+    },
+    Mutation {
+        name: "a thread is made in a domain that does not pay for it",
+        file: "create.rs",
+        line: "if domain != payer || space.payer()? != payer",
+        instead: "if space.payer()? != payer",
+    },
+    // Trees and lists.
+    Mutation {
+        name: "a capability is not unlinked from the next one",
+        file: "slot.rs",
+        line: "next.prev.store(prev, Ordering::Relaxed);",
+        instead: "let _ = next;",
+    },
+    Mutation {
+        name: "revocation forgets grandchildren",
+        file: "destroy.rs",
+        line: "grandchild.link_under(&tree, &slot);",
+        instead: "let _ = &slot;",
+    },
+    Mutation {
+        name: "portals keep a handler that has ended",
+        file: "destroy.rs",
+        line: "portal::unbind_all(thread);",
+        instead: "let _ = thread;",
+    },
+    Mutation {
+        name: "a space ends that is used",
+        file: "destroy.rs",
+        line: ".load(Ordering::Acquire)\n                != 0",
+        instead: ".load(Ordering::Acquire)\n                == u32::MAX",
+    },
+    // Quotas.
+    Mutation {
+        name: "a quota is a page larger than it says",
+        file: "domain.rs",
+        line: "filter(|&sum| sum <= limit)",
+        instead: "filter(|&sum| sum <= limit + 1)",
+    },
+    Mutation {
+        name: "the end of a domain does not return its quota",
+        file: "domain.rs",
+        line: "payer.uncharge(pages);",
+        instead: "let _ = (payer, pages);",
+    },
+    Mutation {
+        name: "the end of a thread loses a page",
+        file: "destroy.rs",
+        line: "payer.free_page(thread.utcb);",
+        instead: "let _ = thread;",
+    },
+    // Signals.
+    Mutation {
+        name: "who waits is looked for before the bits are set",
+        file: "syscall.rs",
+        line: "let bits = notification.take();",
+        instead: "let bits = if deadline == 0 { notification.take() } else { 0 };",
+    },
+    Mutation {
+        name: "who is woken does not compete again",
+        file: "context.rs",
+        line: "        self.state.set(State::Ready);\n        self.release_waiters(cpu, None);",
+        instead: "        self.state.set(State::Ready);\n        let _ = cpu;",
+    },
+    Mutation {
+        name: "a second signal from another CPU is taken for the first",
+        file: "cpu.rs",
+        line: "n.posted.store(false, Ordering::Release);",
+        instead: "let _ = n;",
+    },
+    Mutation {
+        name: "a notification that is posted tells nobody",
+        file: "cpu.rs",
+        line: "inbox.notifications = Some(notification);\n        }\n        self.interrupt();",
+        instead: "inbox.notifications = Some(notification);\n        }",
+    },
+    Mutation {
+        name: "a guest halts though it was kicked",
+        file: "vcpu.rs",
+        line: "if halt && !kicked() {",
+        instead: "if halt && (true || !kicked()) {",
+    },
+    Mutation {
+        name: "a signal of no bits ends a halt",
+        file: "notification.rs",
+        line: "State::Halted if notification.is_set() => waiter.wake(cpu),",
+        instead: "State::Halted => waiter.wake(cpu),",
+    },
+    Mutation {
+        name: "an edge is lost that comes before the acknowledgement",
+        file: "interrupt.rs",
+        line: "state.again = true;",
+        instead: "state.again = false;",
+    },
+    // Calls.
+    Mutation {
+        name: "calls nest without end",
+        file: "ipc.rs",
+        line: "handler.context.depth.set(depth);",
+        instead: "handler.context.depth.set(depth.min(1));",
+    },
+    Mutation {
+        name: "a caller is not told that its server has ended",
+        file: "ipc.rs",
+        line: "client.with_frame(|frame| frame.set_result(Status::Dead));",
+        instead: "let _ = Status::Dead;",
+    },
+    Mutation {
+        name: "a call that would wait for itself waits",
+        file: "ipc.rs",
+        line: "if waits_for(handler.context(), caller) {",
+        instead: "if handler.context() == caller {",
+    },
+    Mutation {
+        name: "a handler serves a client that has ended",
+        file: "destroy.rs",
+        line: "callee.caller.set(None);",
+        instead: "let _ = callee;",
+    },
+    Mutation {
+        name: "a helper does not let go of its handler",
+        file: "destroy.rs",
+        line: "context.dismiss_helpers();",
+        instead: "let _ = &context;",
+    },
+    // Time.
+    Mutation {
+        name: "the lower priority pre-empts",
+        file: "sched.rs",
+        line: "running.priority < sched.priority",
+        instead: "running.priority > sched.priority",
+    },
+    Mutation {
+        name: "who yields goes first",
+        file: "sched.rs",
+        line: "requeue(cpu, running, now, !cpu.yielded.get());",
+        instead: "requeue(cpu, running, now, true);",
+    },
+    Mutation {
+        name: "a budget comes back too early",
+        file: "sched.rs",
+        line: "now.saturating_add(sched.period - sched.budget),",
+        instead: "now.saturating_add(sched.budget),",
+    },
+    Mutation {
+        name: "deadlines are in the wrong order",
+        file: "timeout.rs",
+        line: "if at(n).deadline.get() > deadline {",
+        instead: "if at(n).deadline.get() < deadline {",
+    },
+    Mutation {
+        name: "time stays with what has ended",
+        file: "destroy.rs",
+        line: "sched::unbind(cpu, sched);",
+        instead: "let _ = (cpu, sched);",
+    },
+    // Other CPUs.
+    Mutation {
+        name: "what ends shows its address as a badge",
+        file: "slot.rs",
+        line: "let address = self.word().address();",
+        instead: "let address = self.word().address(); self.first.store(address, Ordering::Release);",
+    },
+    Mutation {
+        name: "a slot does not count what it held",
+        file: "slot.rs",
+        line: "turns.wrapping_add(TURN) | flags",
+        instead: "turns | flags",
+    },
+    Mutation {
+        name: "an epoch ends before all have passed it",
+        file: "epoch.rs",
+        line: "cpu.epoch.load(Ordering::SeqCst) >= epoch",
+        instead: "cpu.epoch.load(Ordering::SeqCst) + 1 >= epoch",
+    },
+    Mutation {
+        name: "translations outlive an epoch",
+        file: "epoch.rs",
+        line: "crate::arch::flush_translations(me);",
+        instead: "let _ = crate::arch::flush_translations;",
+    },
+    Mutation {
+        name: "an epoch ends before what was posted is served",
+        file: "epoch.rs",
+        line: "if me.is_inbox_empty() {",
+        instead: "if true || me.is_inbox_empty() {",
+    },
+    Mutation {
+        name: "memory is reused before the epoch after its end",
+        file: "destroy.rs",
+        line: "object.prev.store(epoch::next(), Ordering::Relaxed);",
+        instead: "object.prev.store(0, Ordering::Relaxed);",
+    },
+    Mutation {
+        name: "a start arrives at what has ended",
+        file: "cpu.rs",
+        line: "if context.header.ending() != Ending::Alive {",
+        instead: "if false {",
+    },
+    Mutation {
+        name: "a bind that fails leaves a start behind",
+        file: "cpu.rs",
+        line: "        sched.set_bound(false);\n        return Err(Status::Busy);",
+        instead: "        return Err(Status::Busy);",
+    },
+];

@@ -1,0 +1,4 @@
+//! Leaves out what this crate does not test.
+fn main() {
+    println!("cargo:rustc-cfg=schedules");
+}

@@ -1,0 +1,341 @@
+//! Small worlds: everything that can happen in them, in every order, until a depth. States that were seen before are
+//! not gone on from.
+//!
+//! `BULKHEAD_DEPTH` goes so many steps further.
+
+use super::system::{ALL, System};
+use super::world::{RAM, SLICE};
+use crate::mem::PAGE;
+use abi::vcpu::ExitKind;
+use abi::vcpu::x86_64::{CONTROL_HALT, Groups};
+use abi::{Op, Rights};
+use std::collections::HashSet;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+
+/// Something that can happen. Numbers are those of CPUs.
+#[derive(Clone, Copy, Debug)]
+enum Event {
+    Root(u32, Op, [u64; 7]),
+    /// The thread that runs makes a system call.
+    Does(u32, Op, [u64; 7]),
+    /// The monitor that runs replies; whether the guest halts, and how far its deadline is.
+    Replies(u32, bool, Option<u64>),
+    Exits(u32),
+    Faults(u32),
+    Passes(u64),
+    Interrupts(u32),
+}
+
+fn happen(s: &mut System, event: Event) {
+    match event {
+        Event::Root(cpu, op, args) => {
+            let _ = s.root(cpu, op, &args);
+        }
+        Event::Does(cpu, op, mut args) => {
+            if op == Op::Wait && args[1] != 0 && args[1] != u64::MAX {
+                args[1] += s.a.model.now;
+            }
+            s.does(cpu, op, 0, &args);
+        }
+        Event::Replies(cpu, halt, deadline) => {
+            let controls = if halt { CONTROL_HALT } else { 0 };
+            let mut groups = Groups::EVENTS;
+            groups.set(Groups::DEADLINE, deadline.is_some());
+            let deadline = s.a.model.now + deadline.unwrap_or(0);
+            s.replies(cpu, groups.bits(), controls, deadline);
+        }
+        Event::Exits(cpu) => s.exits(cpu, ExitKind::Halt, [0; 3]),
+        Event::Faults(cpu) => s.faults(cpu, [14, 0, 0xbad]),
+        Event::Passes(ticks) => s.passes(ticks),
+        Event::Interrupts(cpu) => s.interrupts(cpu),
+    }
+}
+
+/// States that differ only in the time that it is are one.
+fn fingerprint(s: &System) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    s.a.model.since_now().hash(&mut hasher);
+    hasher.finish()
+}
+
+/// Goes through a world to `depth`; how many states it found.
+fn explore(start: fn() -> System, events: &[Event], depth: usize) -> usize {
+    let further = std::env::var("BULKHEAD_DEPTH").ok();
+    let depth = depth + further.and_then(|n| n.parse().ok()).unwrap_or(0);
+    let mut seen = HashSet::from([fingerprint(&start())]);
+    let mut frontier: Vec<Vec<u8>> = vec![Vec::new()];
+    let mut steps = 0;
+    for reached in 1..=depth {
+        let mut next = Vec::new();
+        for path in &frontier {
+            for (i, &event) in events.iter().enumerate() {
+                let mut s = start();
+                for &i in path {
+                    happen(&mut s, events[i as usize]);
+                }
+                let checked = catch_unwind(AssertUnwindSafe(|| {
+                    happen(&mut s, event);
+                    s.compare();
+                }));
+                if let Err(cause) = checked {
+                    eprintln!("{}", s.history.join("\n"));
+                    resume_unwind(cause);
+                }
+                steps += 1;
+                if !seen.insert(fingerprint(&s)) {
+                    continue;
+                }
+                if reached < depth {
+                    next.push([path.as_slice(), &[i as u8]].concat());
+                } else {
+                    s.finish();
+                }
+            }
+        }
+        frontier = next;
+        println!("depth {reached}: {} states, {steps} steps", seen.len());
+    }
+    seen.len()
+}
+
+/// A domain of the root's at `at`, with its space at `at + 1`, and a thread on `cpu` at `at + 2` that is ready.
+fn active_domain(s: &mut System, at: u64, cpu: u64, quota: u64) {
+    let thread = [at, at + 2, at, at + 1, cpu, 0x7000, 0x2000];
+    s.must(Op::CreateDomain, &[1, at, quota, 16]);
+    s.must(Op::CreateSpace, &[at, at + 1, 0]);
+    s.must(Op::CreateThread, &thread);
+    s.must(Op::CreateSched, &[1, at + 3, cpu, 5]);
+    s.must(Op::BindSched, &[at + 3, at + 2]);
+    s.must(Op::Delegate, &[at, at, 1, ALL]);
+    s.must(Op::Delegate, &[at + 1, at, 2, ALL]);
+}
+
+/// Three domains, of which two have a CPU each, and four frames.
+mod memory {
+    use super::*;
+    use Op::{CreateDomain, CreateSpace, CreateThread, Delegate, Delete, Map, Revoke};
+
+    const READ: u64 = (Rights::READ.bits() | Rights::DELEGATE.bits()) as u64;
+    const RW: u64 = (Rights::RW.bits() | Rights::DELEGATE.bits()) as u64;
+
+    fn start() -> System {
+        let mut s = System::new(2, 50);
+        active_domain(&mut s, 20, 0, 13);
+        active_domain(&mut s, 30, 1, 13);
+        s.must(Delegate, &[30, 20, 3, ALL]);
+        s.must(Delegate, &[20, 30, 3, ALL]);
+        s.must(Delegate, &[RAM as u64, 1, 40, ALL, 0, 4 * PAGE]);
+        s
+    }
+
+    /// Selectors 40 to 43 are the root's, 5 to 8 the others'.
+    const EVENTS: [Event; 29] = {
+        use Event::{Does, Root};
+        [
+            Root(0, Delegate, [40, 20, 5, RW, 0, 2 * PAGE, 0]),
+            Root(0, Delegate, [40, 30, 5, READ, PAGE, 3 * PAGE, 0]),
+            Root(0, Map, [40, 21, 42, 0, PAGE, 2 * PAGE, 1]),
+            Root(0, Revoke, [40, 0, 0, 0, 0, 0, 0]),
+            Root(1, Delete, [42, 0, 0, 0, 0, 0, 0]),
+            Root(0, Delete, [20, 0, 0, 0, 0, 0, 0]),
+            Root(1, Delete, [31, 0, 0, 0, 0, 0, 0]),
+            Root(0, Delegate, [40, 30, 5, READ, 3 * PAGE, 2 * PAGE, 0]),
+            Root(1, Map, [40, 31, 43, 3 * PAGE, PAGE, 2 * PAGE, 1]),
+            // Whose capability is this domain's, and the space another one's.
+            Does(0, CreateThread, [1, 10, 3, 2, 0, 0x9000, 0x2000]),
+            Does(0, Delegate, [5, 3, 6, READ, PAGE, PAGE, 0]),
+            Does(0, Delegate, [5, 3, 6, 0, 0, 0, 1]),
+            Does(0, Delegate, [5, 1, 6, RW, 0, PAGE, 0]),
+            Does(0, Map, [5, 2, 7, 0, PAGE, 2 * PAGE, 3]),
+            Does(0, Map, [6, 2, 8, 0, 2 * PAGE, PAGE, 1]),
+            Does(0, Map, [6, 9, 8, 0, 1 << 30, PAGE, 1]),
+            Does(0, Revoke, [5, 0, 0, 0, 0, 0, 0]),
+            Does(0, Delete, [6, 0, 0, 0, 0, 0, 0]),
+            Does(0, Delete, [8, 0, 0, 0, 0, 0, 0]),
+            Does(0, CreateSpace, [1, 9, 1, 0, 0, 0, 0]),
+            Does(0, Delete, [9, 0, 0, 0, 0, 0, 0]),
+            Does(0, CreateDomain, [3, 10, 1, 4, 0, 0, 0]),
+            Does(0, Delegate, [5, 10, 2, READ, 0, PAGE, 0]),
+            Does(0, Delete, [10, 0, 0, 0, 0, 0, 0]),
+            Does(1, Delegate, [6, 3, 6, RW, 0, PAGE, 0]),
+            Does(1, Delegate, [6, 1, 5, 0, 0, 0, 1]),
+            Does(1, Map, [5, 2, 7, 0, PAGE, PAGE, 1]),
+            Does(1, Map, [6, 2, 8, 0, 2 * PAGE, PAGE, 3]),
+            Does(1, Delete, [6, 0, 0, 0, 0, 0, 0]),
+        ]
+    };
+
+    #[test]
+    fn authority_and_frames() {
+        assert!(explore(start, &EVENTS, 6) > 1000);
+    }
+}
+
+/// Two clients and two servers on a CPU.
+mod calls {
+    use super::*;
+    use Op::{BindSched, Call, Delete, ReplyWait, Signal, Wait};
+
+    /// Threads at 31 to 34, portals at 41 and 42, a notification at 43; the same in the domain's own table, less 30.
+    fn start() -> System {
+        let mut s = System::new(1, 50);
+        s.must(Op::CreateDomain, &[1, 20, 24, 16]);
+        s.must(Op::CreateSpace, &[20, 21, 0]);
+        for i in 1..5 {
+            let args = [20, 30 + i, 20, 21, 0, 0x7000 + i * PAGE, 0x2000, 0, 12];
+            s.must(Op::CreateThread, &args);
+        }
+        for i in 1..3 {
+            s.must(Op::CreatePortal, &[1, 40 + i, 32 + i, i]);
+            s.must(Op::Delegate, &[40 + i, 20, 10 + i, ALL]);
+        }
+        s.must(Op::CreateNotification, &[1, 43]);
+        s.must(Op::Delegate, &[43, 20, 13, ALL, 1]);
+        s.must(Op::CreateSched, &[1, 35, 0, 3]);
+        s.must(Op::CreateSched, &[1, 36, 0, 5, 100, 1000]);
+        s.must(Op::CreateSched, &[1, 37, 0, 5]);
+        s.must(Op::BindSched, &[35, 31]);
+        s
+    }
+
+    const EVENTS: [Event; 16] = {
+        use Event::{Does, Faults, Passes, Root};
+        [
+            Does(0, Call, [11, 1, 2, 3, 0, 0, 0]),
+            Does(0, Call, [12, 4, 5, 6, 0, 0, 0]),
+            // An answer, and to an exception: go on.
+            Does(0, ReplyWait, [0, 1, 8, 9, 0, 0, 0]),
+            Does(0, ReplyWait, [0, 0, 8, 9, 0, 0, 0]),
+            Does(0, Wait, [13, u64::MAX, 0, 0, 0, 0, 0]),
+            Does(0, Wait, [13, 50, 0, 0, 0, 0, 0]),
+            Faults(0),
+            Root(0, Signal, [43, 0, 0, 0, 0, 0, 0]),
+            Root(0, BindSched, [36, 32, 0, 0, 0, 0, 0]),
+            Root(0, BindSched, [37, 33, 0, 0, 0, 0, 0]),
+            Passes(50),
+            Passes(SLICE),
+            Root(0, Delete, [31, 0, 0, 0, 0, 0, 0]),
+            Root(0, Delete, [33, 0, 0, 0, 0, 0, 0]),
+            Root(0, Delete, [36, 0, 0, 0, 0, 0, 0]),
+            Root(0, Delete, [41, 0, 0, 0, 0, 0, 0]),
+        ]
+    };
+
+    #[test]
+    fn the_life_of_a_call() {
+        assert!(explore(start, &EVENTS, 5) > 1000);
+    }
+}
+
+/// A waiting thread on each of two CPUs, and a vCPU with its monitor on the second. Interrupts between them are late.
+mod signals {
+    use super::*;
+    use Op::{Delete, Signal, Wait};
+
+    /// A monitor at 32, a vCPU at 34, its kick at 41; what the threads wait for at 42.
+    fn start() -> System {
+        let mut s = System::new(2, 50);
+        active_domain(&mut s, 20, 0, 8);
+        active_domain(&mut s, 26, 1, 24);
+        let monitor = [26, 32, 26, 27, 1, 0x8000, 0x2000];
+        s.must(Op::CreateThread, &monitor);
+        s.must(Op::CreatePortal, &[1, 40, 32, 7]);
+        s.must(Op::CreateNotification, &[1, 41]);
+        s.must(Op::CreateNotification, &[1, 42]);
+        s.must(Op::CreateSpace, &[26, 33, 1]);
+        for kind in [ExitKind::Kick, ExitKind::Startup, ExitKind::Halt] {
+            s.must(Op::Delegate, &[40, 26, 5 + kind as u64, ALL]);
+        }
+        s.must(Op::CreateVcpu, &[26, 34, 26, 33, 1, 27, 0x9000, 5]);
+        s.must(Op::BindKick, &[34, 41]);
+        s.must(Op::CreateSched, &[1, 35, 1, 4]);
+        s.must(Op::Delegate, &[42, 20, 3, ALL, 1]);
+        s.must(Op::Delegate, &[42, 26, 3, ALL, 2]);
+        s.must(Op::BindSched, &[35, 34]);
+        s.must(Op::Delegate, &[42, 1, 43, ALL, 4]);
+        s.late = true;
+        s
+    }
+
+    const EVENTS: [Event; 19] = {
+        use Event::{Does, Exits, Interrupts, Passes, Replies, Root};
+        [
+            Does(0, Wait, [3, u64::MAX, 0, 0, 0, 0, 0]),
+            Does(0, Wait, [3, 5, 0, 0, 0, 0, 0]),
+            Does(0, Signal, [3, 0, 0, 0, 0, 0, 0]),
+            Does(1, Wait, [3, u64::MAX, 0, 0, 0, 0, 0]),
+            Does(1, Wait, [3, 0, 0, 0, 0, 0, 0]),
+            Does(1, Signal, [3, 0, 0, 0, 0, 0, 0]),
+            Root(0, Signal, [41, 0, 0, 0, 0, 0, 0]),
+            Root(1, Signal, [41, 0, 0, 0, 0, 0, 0]),
+            Root(0, Signal, [43, 0, 0, 0, 0, 0, 0]),
+            Exits(1),
+            Replies(1, true, None),
+            Replies(1, true, Some(5)),
+            Replies(1, false, None),
+            Interrupts(0),
+            Interrupts(1),
+            Passes(5),
+            Root(0, Delete, [42, 0, 0, 0, 0, 0, 0]),
+            Root(0, Delete, [41, 0, 0, 0, 0, 0, 0]),
+            Root(0, Delete, [28, 0, 0, 0, 0, 0, 0]),
+        ]
+    };
+
+    #[test]
+    fn no_wakeup_is_lost() {
+        assert!(explore(start, &EVENTS, 5) > 1000);
+    }
+}
+
+/// Priorities and budgets: three threads and a server.
+mod time {
+    use super::*;
+    use Op::{BindSched, Call, Delete, ReplyWait, Signal, Wait};
+
+    fn start() -> System {
+        let mut s = System::new(1, 50);
+        s.must(Op::CreateDomain, &[1, 20, 24, 16]);
+        s.must(Op::CreateSpace, &[20, 21, 0]);
+        for i in 1..5 {
+            let args = [20, 30 + i, 20, 21, 0, 0x7000 + i * PAGE, 0x2000];
+            s.must(Op::CreateThread, &args);
+        }
+        s.must(Op::CreatePortal, &[1, 41, 34, 7]);
+        s.must(Op::Delegate, &[41, 20, 11, ALL]);
+        s.must(Op::CreateNotification, &[1, 43]);
+        s.must(Op::Delegate, &[43, 20, 13, ALL, 1]);
+        s.must(Op::CreateSched, &[1, 35, 0, 5, 20, 100]);
+        s.must(Op::CreateSched, &[1, 36, 0, 4]);
+        s.must(Op::CreateSched, &[1, 37, 0, 4]);
+        s.must(BindSched, &[36, 32]);
+        s.must(BindSched, &[37, 33]);
+        s
+    }
+
+    const EVENTS: [Event; 14] = {
+        use Event::{Does, Passes, Root};
+        [
+            Passes(10),
+            Passes(80),
+            Passes(SLICE - 10),
+            Passes(SLICE),
+            Does(0, Op::Yield, [0; 7]),
+            Does(0, Call, [11, 1, 2, 3, 0, 0, 0]),
+            Does(0, ReplyWait, [0, 1, 2, 3, 0, 0, 0]),
+            Does(0, Wait, [13, 10, 0, 0, 0, 0, 0]),
+            Does(0, Wait, [13, u64::MAX, 0, 0, 0, 0, 0]),
+            Root(0, Signal, [43, 0, 0, 0, 0, 0, 0]),
+            Root(0, BindSched, [35, 31, 0, 0, 0, 0, 0]),
+            Root(0, BindSched, [35, 34, 0, 0, 0, 0, 0]),
+            Root(0, Delete, [31, 0, 0, 0, 0, 0, 0]),
+            Root(0, Delete, [36, 0, 0, 0, 0, 0, 0]),
+        ]
+    };
+
+    #[test]
+    fn priorities_and_budgets() {
+        assert!(explore(start, &EVENTS, 5) > 1000);
+    }
+}

@@ -1,0 +1,526 @@
+//! The kernel and the model do the same: the machine of both, and what can happen to it.
+
+use super::agreement::{Agreement, HEAD, nine};
+use super::model::running::Exit;
+use super::model::{Caller, Id, Model, Object};
+use super::world::{INSTRUCTION, RAM, Running, SLICE};
+use crate::arch::vcpu::{CONTROLS, DEADLINE};
+use crate::arch::{self, LINES as HARDWARE};
+use crate::mem::{self, PAGE};
+use crate::thread::Exception;
+use crate::vcpu::{self, Vcpu};
+use crate::{cell::Ref, interrupt, ipc, sched};
+use abi::syscall::Tag;
+use abi::vcpu::ExitKind;
+use abi::{Op, Rights, Status};
+use core::sync::atomic::Ordering;
+
+/// All rights.
+pub const ALL: u64 = Rights::all().bits() as u64;
+
+/// A machine, kernel and model.
+pub struct System {
+    pub a: Agreement,
+    /// What has happened, to be read when something is wrong.
+    pub history: Vec<String>,
+    /// CPUs take the interrupts of others only when that is said.
+    pub late: bool,
+    /// Pages that are free or used by the root's quota: constant.
+    pages: u64,
+}
+
+impl System {
+    /// A machine with `cpus` CPUs, whose root uses selectors up to `last`.
+    pub fn new(cpus: u32, last: u32) -> System {
+        let a = Agreement::new(cpus, last);
+        let pages = mem::free_pages() + a.w.root.quota().1;
+        System {
+            a,
+            history: Vec::new(),
+            late: false,
+            pages,
+        }
+    }
+
+    pub fn cpus(&self) -> u32 {
+        self.a.model.cpus.len() as u32
+    }
+
+    fn happens(&mut self, what: String) {
+        self.history.push(what);
+    }
+
+    /// The root makes a system call on `cpu`.
+    pub fn root(&mut self, cpu: u32, op: Op, args: &[u64]) -> Result<(), Status> {
+        self.happens(format!("root on {cpu}: {op:?} {args:x?}"));
+        if op == Op::Map {
+            // Where it restarts, the fixture has all CPUs take their interrupts.
+            self.settle_all();
+        }
+        self.prepare(op);
+        let flushes = self.flushes();
+        let status = self.a.root(cpu, op, args);
+        self.check_flushes(op, status, &flushes);
+        self.rest(cpu, op);
+        status
+    }
+
+    /// As [`System::root`] on CPU 0, of what must succeed.
+    #[track_caller]
+    pub fn must(&mut self, op: Op, args: &[u64]) {
+        assert_eq!(self.root(0, op, args), Ok(()), "{op:?} {args:x?}");
+    }
+
+    /// The thread that runs on `cpu` makes a system call with `words` words in its UTCB.
+    pub fn does(&mut self, cpu: u32, op: Op, words: u16, args: &[u64]) {
+        let Some(id) = self.running_thread(cpu) else {
+            return;
+        };
+        self.happens(format!("{id} on {cpu}: {op:?}+{words} {args:x?}"));
+        self.prepare(op);
+        // What else has arrived may have changed who runs.
+        if self.running_thread(cpu) != Some(id) || self.ends_itself(id, op, args) {
+            return;
+        }
+        let frame = &mut self.a.model.thread_mut(id).frame;
+        frame.set_tag(Tag::new(op, words));
+        for (i, arg) in nine(args).into_iter().enumerate() {
+            frame.set_arg(i, arg);
+        }
+        self.a.model.execute(id, INSTRUCTION);
+        let thread = self.a.thread(id);
+        let flushes = self.flushes();
+        self.a.w.begin(thread, op, words, args);
+        if matches!(op, Op::Map | Op::Revoke | Op::Delete) {
+            let mut turns = 0;
+            while self.a.w.restarts(thread) {
+                turns += 1;
+                // The largest mapping here takes 2^18 entries, 32 in a turn.
+                assert!(turns < 1 << 14, "{op:?} does not end");
+                for other in 0..self.cpus() {
+                    if op != Op::Map {
+                        self.a.w.interrupts(other);
+                    }
+                }
+                self.a.w.on(cpu);
+                self.a.w.again(thread);
+            }
+        }
+        let status = thread.with_frame(|frame| frame.tag().status());
+        let expected = self.a.model.thread(id).frame.tag().status();
+        assert_eq!(status, expected, "{op:?} {args:x?}");
+        if status == Status::Success {
+            self.check_flushes(op, Ok(()), &flushes);
+            let by = Caller {
+                domain: self.a.model.payer(id),
+                cpu,
+                thread: Some(id),
+            };
+            self.a.note(by, op, args);
+        }
+        self.rest(cpu, op);
+    }
+
+    /// How often each CPU has flushed its translations.
+    fn flushes(&self) -> Vec<u64> {
+        let cpus = 0..self.cpus();
+        cpus.map(|cpu| self.a.w.cpu(cpu).arch.flushes.load(Ordering::SeqCst))
+            .collect()
+    }
+
+    /// No CPU has a stale translation when a revocation returns.
+    fn check_flushes(&self, op: Op, status: Result<(), Status>, before: &[u64]) {
+        if status.is_ok() && matches!(op, Op::Revoke | Op::Delete) {
+            let now = self.flushes();
+            assert!(before.iter().zip(&now).all(|(before, now)| before < now));
+        }
+    }
+
+    /// Ends are not looked at half done: what is on its way arrives first.
+    fn prepare(&mut self, op: Op) {
+        if matches!(op, Op::Revoke | Op::Delete) {
+            self.settle_all();
+        }
+    }
+
+    fn rest(&mut self, cpu: u32, op: Op) {
+        self.settle(cpu);
+        if !self.late || matches!(op, Op::Revoke | Op::Delete) {
+            self.settle_all();
+        }
+    }
+
+    /// Whether the call takes away what its caller runs on: it is not seen to its end then.
+    fn ends_itself(&self, id: Id, op: Op, args: &[u64]) -> bool {
+        if !matches!(op, Op::Revoke | Op::Delete) {
+            return false;
+        }
+        let mut after = self.a.model.clone();
+        let cpu = after.context(id).cpu;
+        let by = Caller {
+            domain: after.payer(id),
+            cpu,
+            thread: Some(id),
+        };
+        let _ = after.call(by, op, &nine(args));
+        !after.objects.contains_key(&id) || !after.runs_now(cpu, id)
+    }
+
+    /// The thread that runs on `cpu`, if one does.
+    pub fn running_thread(&self, cpu: u32) -> Option<Id> {
+        self.running(cpu).filter(|&id| self.a.model.is_thread(id))
+    }
+
+    /// Whether somebody waits for the reply of the thread that runs on `cpu`.
+    pub fn serves(&self, cpu: u32) -> bool {
+        let thread = self.running_thread(cpu);
+        thread.is_some_and(|id| self.a.model.thread(id).caller.is_some())
+    }
+
+    /// The context that runs on `cpu`.
+    pub fn running(&self, cpu: u32) -> Option<Id> {
+        let current = self.a.w.cpu(cpu).current.get();
+        current.map(|context| self.a.id(context.address()))
+    }
+
+    /// The thread that runs on `cpu` writes the first words of its UTCB.
+    pub fn writes(&mut self, cpu: u32, words: &[u64]) {
+        if let Some(id) = self.running_thread(cpu) {
+            for (i, &word) in words.iter().enumerate() {
+                self.a.thread(id).utcb.write(HEAD + i, word);
+                self.a.model.thread_mut(id).words[i] = word;
+            }
+        }
+    }
+
+    /// The monitor that runs on `cpu` replies to its vCPU: these groups, whether to halt, a deadline.
+    pub fn replies(&mut self, cpu: u32, groups: u64, controls: u64, deadline: u64) {
+        let caller = self
+            .running_thread(cpu)
+            .and_then(|id| self.a.model.thread(id).caller);
+        if let Some(id) = caller.filter(|&id| !self.a.model.is_thread(id)) {
+            // SAFETY: the model says that it is a vCPU.
+            let kernel: Ref<Vcpu> = unsafe { Ref::from_address(self.a.addresses[&id]) };
+            kernel.state_page.write(CONTROLS, controls);
+            kernel.state_page.write(DEADLINE, deadline);
+            let vcpu = self.a.model.vcpu_mut(id);
+            (vcpu.controls, vcpu.next_deadline) = (controls, deadline);
+        }
+        self.does(cpu, Op::ReplyWait, 0, &[0, groups]);
+    }
+
+    /// The thread that runs on `cpu` has an exception.
+    pub fn faults(&mut self, cpu: u32, exception: [u64; 3]) {
+        let Some(id) = self.running_thread(cpu) else {
+            return;
+        };
+        self.happens(format!("{id} on {cpu}: exception {exception:x?}"));
+        self.a.model.raise(id, exception);
+        let [vector, error, address] = exception;
+        let exception = Exception {
+            vector,
+            error,
+            address,
+        };
+        ipc::raise(&self.a.w.on(cpu), self.a.thread(id), exception);
+        self.settle(cpu);
+    }
+
+    /// The guest that runs on `cpu` does something that exits.
+    pub fn exits(&mut self, cpu: u32, kind: ExitKind, info: [u64; 3]) {
+        let Some(id) = self.running(cpu).filter(|&id| !self.a.model.is_thread(id)) else {
+            return;
+        };
+        self.happens(format!("vCPU {id} on {cpu}: {kind:?} {info:x?}"));
+        let kernel = self.a.context(id).as_vcpu().unwrap();
+        // A kick that has come meanwhile comes first: the guest has not gone on.
+        if !self.a.model.step(id, INSTRUCTION) {
+            let exit: Exit = [kind as u64 | 3 << 8, info[0], info[1], info[2]];
+            self.a.model.tell(id, exit);
+            let exit = vcpu::Exit {
+                kind,
+                instruction_length: 3,
+                info,
+            };
+            kernel.arch.with_mut(|arch| arch.next_exit = Some(exit));
+        }
+        vcpu::run(&self.a.w.on(cpu), kernel);
+        self.settle(cpu);
+    }
+
+    /// The device at `line` fires, on `cpu`.
+    pub fn fires(&mut self, cpu: u32, line: u32) {
+        if HARDWARE[line as usize].masked.load(Ordering::SeqCst) {
+            return;
+        }
+        self.happens(format!("line {line} fires on {cpu}"));
+        self.a.model.fire(cpu, line);
+        interrupt::deliver(&self.a.w.on(cpu), line);
+        self.settle(cpu);
+        if !self.late {
+            self.settle_all();
+        }
+    }
+
+    /// Time passes.
+    pub fn passes(&mut self, ticks: u64) {
+        self.happens(format!("{ticks} ticks pass"));
+        self.a.model.now += ticks;
+        arch::set_now(self.a.model.now);
+        self.settle_all();
+    }
+
+    /// The CPU takes what is on its way to it.
+    pub fn interrupts(&mut self, cpu: u32) {
+        self.happens(format!("{cpu} takes its interrupts"));
+        self.settle(cpu);
+    }
+
+    fn settle_all(&mut self) {
+        // What one of them does may concern another one.
+        for _ in 0..2 {
+            for cpu in 0..self.cpus() {
+                self.settle(cpu);
+            }
+        }
+    }
+
+    /// Lets `cpu` run until a program would do something that the kernel does not know.
+    fn settle(&mut self, cpu: u32) {
+        for _ in 0..1000 {
+            let kernel = self.a.w.cpu(cpu);
+            let posted = || kernel.arch.interrupted.load(Ordering::SeqCst);
+            let due = || kernel.arch.timer.load(Ordering::SeqCst) <= arch::now();
+            if posted() {
+                self.a.model.take_posted(cpu);
+            }
+            if due() {
+                self.a.model.take_timer(cpu);
+            }
+            self.a.w.interrupts(cpu);
+            if kernel.reschedule.get() {
+                sched::schedule(&kernel);
+            }
+            let chosen = kernel.sched.get().map(|sched| self.a.id(sched.address()));
+            let runs = match self.a.model.choose(cpu, chosen) {
+                Ok(runs) => runs,
+                Err(wrong) => panic!("{wrong}"),
+            };
+            let current = kernel
+                .current
+                .get()
+                .map(|context| self.a.id(context.address()));
+            assert_eq!(current, runs, "what runs on {cpu}");
+            let works = runs.is_some_and(|id| self.a.model.step(id, INSTRUCTION));
+            let running = self.a.w.step(cpu);
+            if works {
+                assert!(running.is_none(), "{runs:?} has something to do");
+                continue;
+            }
+            let expected = match runs {
+                None => Running::Idle,
+                Some(id) if self.a.model.is_thread(id) => Running::User(self.a.thread(id)),
+                Some(id) => Running::Guest(self.a.context(id).as_vcpu().unwrap()),
+            };
+            assert_eq!(running, Some(expected), "what runs on {cpu}");
+            if !posted() && !due() {
+                assert!(!self.a.model.is_due(cpu), "CPU {cpu} misses a deadline");
+                assert!(self.a.model.cpus[cpu as usize].posted.is_empty());
+                return;
+            }
+        }
+        panic!("CPU {cpu} does not come to rest");
+    }
+
+    /// Kernel and model agree on everything.
+    pub fn compare(&self) {
+        self.a.compare();
+        // What a domain has not used of its quota is free, though its payer has paid for it.
+        let domains = self.a.model.objects.iter().filter(|(id, _)| **id != 0);
+        let unused = domains.map(|(_, (object, _))| match object {
+            Object::Domain(table) => table.limit - table.used,
+            _ => 0,
+        });
+        let pages = mem::free_pages() + self.a.w.root.quota().1;
+        assert_eq!(
+            pages - unused.sum::<u64>(),
+            self.pages,
+            "pages that nobody has"
+        );
+    }
+
+    /// The root deletes all that it has: what it used is free.
+    pub fn finish(mut self) {
+        for _ in 0..2 {
+            for at in 0..=self.a.last {
+                let cap = self.a.model.caps.get(&(0, at));
+                if cap.is_some_and(|cap| cap.origin) {
+                    // A space is used until its threads are gone.
+                    let _ = self.root(0, Op::Delete, &[at as u64]);
+                }
+            }
+        }
+        self.compare();
+        let left = |object: &Object| !matches!(object, Object::Line(_));
+        let objects = self.a.model.objects.values();
+        assert_eq!(objects.filter(|(o, _)| left(o)).count(), 1);
+        assert_eq!(arch::space_tags(), 1);
+    }
+}
+
+impl Model {
+    /// Whether `id` is what runs on `cpu`.
+    fn runs_now(&self, cpu: u32, id: Id) -> bool {
+        let running = self.cpus[cpu as usize].running;
+        let home = running.and_then(|sched| self.sched(sched).home);
+        home.is_some_and(|home| self.leads_to(home) == Some(id))
+    }
+}
+
+/// What is made at the start of a history, by the number of the domain: the root's selectors.
+pub mod place {
+    /// The domain.
+    pub const fn domain(i: u32) -> u64 {
+        20 + 12 * i as u64
+    }
+    pub const SPACE: u64 = 1;
+    pub const GUEST: u64 = 2;
+    /// A thread that has time.
+    pub const CLIENT: u64 = 3;
+    /// A thread that has a portal.
+    pub const SERVER: u64 = 4;
+    pub const SCHED: u64 = 5;
+    pub const PORTAL: u64 = 6;
+    pub const NOTIFICATION: u64 = 7;
+    /// A scheduling context that is bound to nothing, with a budget.
+    pub const SPARE: u64 = 8;
+    pub const VCPU: u64 = 9;
+    pub const VCPU_SCHED: u64 = 10;
+}
+
+/// Selectors in a domain's own table.
+pub mod own {
+    pub const DOMAIN: u64 = 1;
+    pub const SPACE: u64 = 2;
+    /// The domain next to it, to create in and to give to.
+    pub const NEXT: u64 = 3;
+    pub const MEMORY: u64 = 4;
+    pub const GUEST: u64 = 5;
+    /// Portals of the servers.
+    pub const PORTALS: u64 = 6;
+    /// Notifications, with a bit each.
+    pub const NOTIFICATIONS: u64 = 9;
+    pub const CLIENT: u64 = 12;
+    pub const SERVER: u64 = 13;
+    pub const SPARE: u64 = 14;
+    /// Portals of the exits of its vCPU.
+    pub const EXITS: u64 = 15;
+    /// The first that is free.
+    pub const FREE: u64 = 26;
+}
+
+/// How a machine begins.
+#[derive(Clone, Debug)]
+pub struct Shape {
+    pub cpus: u32,
+    pub domains: u32,
+    /// Of each domain, in pages.
+    pub quota: u64,
+    /// Of the clients.
+    pub priorities: [u64; 3],
+    /// Of each domain, in pages.
+    pub frames: u64,
+    pub vcpu: bool,
+}
+
+/// Highest selector that the root uses.
+pub const LAST: u32 = 69;
+/// The root's selectors that are free.
+pub const ROOT_FREE: u64 = 58;
+
+impl System {
+    /// A machine with domains that can talk to each other.
+    pub fn populated(shape: &Shape) -> System {
+        let mut s = System::new(shape.cpus, LAST);
+        for i in 0..shape.domains {
+            s.populate(i, shape);
+        }
+        for i in 0..shape.domains {
+            let (this, next) = (place::domain(i), place::domain((i + 1) % shape.domains));
+            let rights = (Rights::INSTALL | Rights::CREATE).bits() as u64;
+            s.must(Op::Delegate, &[next, this, own::NEXT, rights]);
+            for j in 0..shape.domains {
+                let other = place::domain(j);
+                let (portal, n) = (other + place::PORTAL, other + place::NOTIFICATION);
+                let (to_portal, to_n) = (own::PORTALS + j as u64, own::NOTIFICATIONS + j as u64);
+                s.must(Op::Delegate, &[portal, this, to_portal, ALL]);
+                s.must(Op::Delegate, &[n, this, to_n, ALL, 1 << (4 * j + i)]);
+            }
+            let bind = [this + place::SCHED, this + place::CLIENT];
+            s.must(Op::BindSched, &bind);
+        }
+        if shape.vcpu {
+            s.add_vcpu();
+        }
+        s.compare();
+        s
+    }
+
+    fn populate(&mut self, i: u32, shape: &Shape) {
+        use place::{CLIENT, GUEST, NOTIFICATION, PORTAL, SCHED, SERVER, SPACE, SPARE};
+        let cpu = (i % shape.cpus) as u64;
+        let d = place::domain(i);
+        self.must(Op::CreateDomain, &[1, d, shape.quota, 32]);
+        self.must(Op::CreateSpace, &[d, d + SPACE, 0]);
+        self.must(Op::CreateSpace, &[d, d + GUEST, 1]);
+        for (at, page) in [(CLIENT, 0x10_0000), (SERVER, 0x10_1000)] {
+            let exceptions = own::PORTALS + i as u64;
+            let args = [d, d + at, d, d + SPACE, cpu, page, 0x2000, 0, exceptions];
+            self.must(Op::CreateThread, &args);
+        }
+        self.must(
+            Op::CreateSched,
+            &[1, d + SCHED, cpu, shape.priorities[i as usize]],
+        );
+        self.must(Op::CreateSched, &[1, d + SPARE, cpu, 6, SLICE / 10, SLICE]);
+        self.must(
+            Op::CreatePortal,
+            &[1, d + PORTAL, d + SERVER, 70 + i as u64],
+        );
+        self.must(Op::CreateNotification, &[1, d + NOTIFICATION]);
+        for (from, to) in [
+            (0, own::DOMAIN),
+            (SPACE, own::SPACE),
+            (GUEST, own::GUEST),
+            (CLIENT, own::CLIENT),
+            (SERVER, own::SERVER),
+            (SPARE, own::SPARE),
+        ] {
+            self.must(Op::Delegate, &[d + from, d, to, ALL]);
+        }
+        let size = shape.frames * PAGE;
+        self.must(
+            Op::Delegate,
+            &[RAM as u64, d, own::MEMORY, ALL, i as u64 * size, size],
+        );
+    }
+
+    /// A vCPU of the first domain, kicked by that domain's notification.
+    fn add_vcpu(&mut self) {
+        let d = place::domain(0);
+        for kind in [ExitKind::Kick, ExitKind::Startup, ExitKind::Halt] {
+            let to = own::EXITS + kind as u64;
+            self.must(Op::Delegate, &[d + place::PORTAL, d, to, ALL]);
+        }
+        let (vcpu, sched) = (d + place::VCPU, d + place::VCPU_SCHED);
+        let spaces = [d + place::GUEST, 0, d + place::SPACE];
+        let [guest, cpu, monitor] = spaces;
+        self.must(
+            Op::CreateVcpu,
+            &[d, vcpu, d, guest, cpu, monitor, 0x10_2000, own::EXITS],
+        );
+        self.must(Op::BindKick, &[vcpu, d + place::NOTIFICATION]);
+        self.must(Op::CreateSched, &[1, sched, cpu, 4]);
+        self.must(Op::BindSched, &[sched, vcpu]);
+    }
+}
