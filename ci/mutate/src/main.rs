@@ -31,6 +31,9 @@ fn main() -> Result<ExitCode> {
     let chosen = |m: &&Mutation| words.is_empty() || words.iter().any(|w| m.name.contains(w));
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     let copy = Copy::new(&root)?;
+    for mutation in MUTATIONS {
+        copy.source(mutation)?;
+    }
     if let Some(test) = copy.failing_test()? {
         bail!("without any mutation, the tests fail: {test}");
     }
@@ -68,16 +71,22 @@ impl Copy {
 
     /// Does `work` while the mutation is in the tree.
     fn with<T>(&self, mutation: &Mutation, work: impl FnOnce() -> Result<T>) -> Result<T> {
+        let (path, text) = self.source(mutation)?;
+        fs::write(&path, text.replace(mutation.line, mutation.instead))?;
+        let result = work().with_context(|| mutation.name.to_owned());
+        fs::write(&path, text)?;
+        result
+    }
+
+    /// The file that the mutation is for, and its text, which has the mutation's line once.
+    fn source(&self, mutation: &Mutation) -> Result<(PathBuf, String)> {
         let path = self.tree.join("hypervisor/src").join(mutation.file);
         let text = fs::read_to_string(&path)?;
         let places = text.matches(mutation.line).count();
         if places != 1 {
             bail!("{}: its line is there {places} times", mutation.name);
         }
-        fs::write(&path, text.replace(mutation.line, mutation.instead))?;
-        let result = work().with_context(|| mutation.name.to_owned());
-        fs::write(&path, text)?;
-        result
+        Ok((path, text))
     }
 
     /// The first test that fails, if one does.

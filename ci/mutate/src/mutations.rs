@@ -35,9 +35,9 @@ pub const MUTATIONS: &[Mutation] = &[
     },
     Mutation {
         name: "a signal has bits that its badge has not",
-        file: "syscall.rs",
-        line: "let badge = slot.first.load(Ordering::Acquire);",
-        instead: "let badge = slot.first.load(Ordering::Acquire) | 1;",
+        file: "slot.rs",
+        line: "let badge = self.first.load(Ordering::Acquire);",
+        instead: "let badge = self.first.load(Ordering::Acquire) | 1;",
     },
     Mutation {
         name: "a badge is believed that is somebody else's by now",

@@ -322,10 +322,10 @@ impl Picker<'_> {
             Op::Delegate => {
                 let from = self.held(&[], 0);
                 let receiver = self.held(&[Domain], 1);
-                let target = self.object(receiver).unwrap_or(self.domain);
-                let is_domain = self.s.a.model.objects.get(&target);
-                let is_domain = is_domain.is_some_and(|(o, _)| matches!(o, Object::Domain(_)));
-                let to = self.empty(if is_domain { target } else { self.domain }, 2);
+                let target = self.s.a.model.caps.get(&(self.domain, receiver as u32));
+                let target = target.filter(|cap| cap.kind == Domain);
+                let target = target.and_then(|cap| cap.object).unwrap_or(self.domain);
+                let to = self.empty(target, 2);
                 let cap = self.s.a.model.caps.get(&(self.domain, from as u32));
                 let fourth = match cap.map(|cap| cap.kind) {
                     Some(Notification) => self.one(&[0, 1, 16, self.picks[8] as u64], 4),

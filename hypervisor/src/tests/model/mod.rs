@@ -1,10 +1,13 @@
 //! What the system calls mean, in plain data: the kernel is checked against it.
 //!
-//! Here: capabilities, memory, quotas, and the ends of objects. [`running`] has what runs, [`invariants`] what is true
-//! of every state.
+//! Here: capabilities, memory, quotas. [`running`], [`calls`], [`signals`] and [`time`] have what runs, [`invariants`]
+//! what is true of every state.
 
+mod calls;
 mod invariants;
 pub mod running;
+mod signals;
+mod time;
 
 use crate::arch::{Frame, pages_per_vcpu};
 use crate::domain::{CELL, Domain, MAX_LEVEL, MAX_SLOTS};
