@@ -2,8 +2,8 @@
 //!
 //! The kernel and its threads do not use these registers: threads run with CR0.TS set and fault. So the
 //! registers always belong to the vCPU of this CPU that was last in guest mode, and are switched when
-//! another one enters, before guest code runs: nothing of one guest is ever visible to another. XCR0 keeps
-//! the last guest's value; a thread can read it, which tells it nothing but that number.
+//! another one enters, before guest code runs: nothing of one guest is ever visible to another. XCR0, which threads can
+//! read, is the machine's outside guest mode (`table`).
 
 use core::arch::asm;
 use core::num::NonZero;
@@ -92,6 +92,7 @@ impl Unit {
             owner: None,
             xcr0: u64::MAX,
         };
+        self.restore_xcr0();
     }
 
     /// Makes `area`'s state that of the registers.
@@ -115,6 +116,14 @@ impl Unit {
         xcr0
     }
 
+    /// Gives XGETBV the machine's value, all components, which is that of most guests too.
+    #[inline(always)]
+    pub fn restore_xcr0(&mut self) {
+        if self.xcr0 != self.method.components {
+            self.set_xcr0(self.method.components);
+        }
+    }
+
     /// Saves `area`'s state if the registers hold it. They are left as they are, but nobody's.
     pub fn disown(&mut self, area: Area) {
         if self.owner == Some(area) {
@@ -122,6 +131,7 @@ impl Unit {
         }
     }
 
+    #[cold]
     fn set_xcr0(&mut self, xcr0: u64) {
         self.xcr0 = xcr0;
         if self.method.components != 0 {
