@@ -32,6 +32,7 @@ pub mod run;
 pub mod sched;
 pub mod slot;
 pub mod space;
+pub mod speculation;
 pub mod syscall;
 pub mod tables;
 pub mod tags;

@@ -14,6 +14,11 @@ pub mod vcpu;
 #[allow(dead_code, unused_imports)]
 mod virt;
 
+#[cfg(all(test, target_arch = "x86_64"))]
+#[path = "../x86_64/speculation.rs"]
+#[allow(dead_code)]
+mod speculation;
+
 #[cfg(test)]
 #[path = "../aarch64/firmware/device_tree.rs"]
 #[allow(dead_code)]
