@@ -68,7 +68,7 @@ pub fn kernel_main(params: &'static BootParams) -> ! {
         refuse(format_args!("panic: the kernel pool is too small"));
     };
     smccc::set_conduit(boot::machine().conduit);
-    smccc::probe();
+    smccc::choose(!params.command_line.has("mitigations=off"));
     // SAFETY: the kernel's tables map everything in use.
     unsafe { load_kernel_tables() };
     gic::init(&interrupts);

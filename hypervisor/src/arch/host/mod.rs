@@ -20,6 +20,11 @@ mod virt;
 mod speculation;
 
 #[cfg(test)]
+#[path = "../aarch64/speculation.rs"]
+#[allow(dead_code)]
+mod speculation_arm;
+
+#[cfg(test)]
 #[path = "../aarch64/firmware/device_tree.rs"]
 #[allow(dead_code)]
 mod device_tree;

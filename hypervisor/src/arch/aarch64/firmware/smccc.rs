@@ -1,17 +1,19 @@
 //! Calls to firmware (SMC Calling Convention, Arm DEN 0028), and what it does against speculation on the CPU's behalf.
 
+use super::super::speculation::{Identity, Measures};
+use super::super::sysreg::read;
 use super::device_tree::Conduit;
 use abi::boot::Workaround;
 use core::arch::asm;
-use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
 
 static CONDUIT: AtomicU32 = AtomicU32::new(0);
 /// What firmware offers, as [`abi::boot::BootInfo::workarounds`] has it.
 static WORKAROUNDS: AtomicU32 = AtomicU32::new(0);
 /// Whether there is a call that guests need.
 static SERVES: AtomicBool = AtomicBool::new(false);
-/// Whether firmware can forbid loads to bypass stores.
-static STORE_BYPASS: AtomicBool = AtomicBool::new(false);
+/// What the kernel asks firmware to do.
+static MEASURES: AtomicU8 = AtomicU8::new(0);
 const VERSION: u64 = 0x8000_0000;
 const ARCH_FEATURES: u64 = 0x8000_0001;
 const PSCI_FEATURES: u64 = 0x8400_000a;
@@ -41,36 +43,71 @@ pub(super) fn call(function: u64, first: u64, second: u64, third: u64) -> u64 {
     result
 }
 
-/// Asks firmware, once at boot, what it does against speculation.
-pub fn probe() {
+/// Asks firmware, once at boot, what it does against speculation, and chooses what the kernel has it do, by the boot CPU;
+/// nothing, unless it is to `mitigate`.
+pub fn choose(mitigate: bool) {
+    let offers = probe();
+    let identity = Identity {
+        midr: read!("midr_el1"),
+        pfr0: read!("id_aa64pfr0_el1"),
+        pfr1: read!("id_aa64pfr1_el1"),
+        mmfr1: read!("id_aa64mmfr1_el1"),
+        firmware: offers,
+    };
+    let measures = Measures::choose(&identity, mitigate, true);
+    MEASURES.store(measures.bits(), Ordering::Relaxed);
+    let is_needed = |i: usize| offers[i] == Workaround::Needed;
+    SERVES.store(is_needed(0) || is_needed(2), Ordering::Relaxed);
+    let mut for_guests = offers;
+    if is_needed(1) {
+        // Guests do not reach it: it is mitigated for all and always (`enable_on_this_cpu`), or for nobody.
+        for_guests[1] = if measures.contains(Measures::STORES) {
+            Workaround::NotNeeded
+        } else {
+            Workaround::NotOffered
+        };
+    }
+    WORKAROUNDS.store(Workaround::pack(for_guests), Ordering::Relaxed);
+}
+
+/// What firmware offers.
+fn probe() -> [Workaround; 3] {
     let is_there = |answer: u64| answer as i32 >= 0;
     // Functions of version 1.1 may only be called where PSCI says that there is such a version (7.1).
     if !is_there(call(PSCI_FEATURES, VERSION, 0, 0)) || (call(VERSION, 0, 0, 0) as i32) < 0x1_0001 {
-        return;
+        return [Workaround::NotOffered; 3];
     }
-    let offers =
-        WORKAROUND_FUNCTIONS.map(
-            |function| match call(ARCH_FEATURES, function, 0, 0) as i32 {
-                0 => Workaround::Needed,
-                1 => Workaround::NotNeeded,
-                _ => Workaround::NotOffered,
-            },
-        );
-    let is_needed = |i: usize| offers[i] == Workaround::Needed;
-    SERVES.store(is_needed(0) || is_needed(2), Ordering::Relaxed);
-    STORE_BYPASS.store(is_needed(1), Ordering::Relaxed);
-    let mut for_guests = offers;
-    if is_needed(1) {
-        // It is mitigated for all and always (`enable_on_this_cpu`).
-        for_guests[1] = Workaround::NotNeeded;
+    WORKAROUND_FUNCTIONS.map(
+        |function| match call(ARCH_FEATURES, function, 0, 0) as i32 {
+            0 => Workaround::Needed,
+            1 => Workaround::NotNeeded,
+            _ => Workaround::NotOffered,
+        },
+    )
+}
+
+fn measures() -> Measures {
+    Measures::from_bits_truncate(MEASURES.load(Ordering::Relaxed))
+}
+
+/// Whether [`separate`] does anything.
+pub fn separates() -> bool {
+    measures().intersects(Measures::PREDICTOR | Measures::HISTORY)
+}
+
+/// Has what ran before not steer the branches of what comes to run.
+pub fn separate() {
+    let measures = measures();
+    if measures.contains(Measures::HISTORY) {
+        call(WORKAROUND_FUNCTIONS[2], 0, 0, 0);
+    } else if measures.contains(Measures::PREDICTOR) {
+        call(WORKAROUND_FUNCTIONS[0], 0, 0, 0);
     }
-    WORKAROUNDS.store(Workaround::pack(for_guests), Ordering::Relaxed);
-    log::info!("firmware's mitigations: {offers:?}");
 }
 
 /// Has firmware mitigate on this CPU what it does for good.
 pub fn enable_on_this_cpu() {
-    if STORE_BYPASS.load(Ordering::Relaxed) {
+    if measures().contains(Measures::STORES) {
         call(WORKAROUND_FUNCTIONS[1], 1, 0, 0);
     }
 }
