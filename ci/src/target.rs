@@ -143,8 +143,20 @@ impl Target {
         files: &[&str],
         talk: impl FnOnce(&mut Dialogue) -> Result<()>,
     ) {
-        let image = trial::image(self.architecture(), program, files)
+        self.tries_with("", program, files, talk);
+    }
+
+    /// As [`Target::tries`], with options for the hypervisor.
+    pub fn tries_with(
+        self,
+        options: &str,
+        program: &str,
+        files: &[&str],
+        talk: impl FnOnce(&mut Dialogue) -> Result<()>,
+    ) {
+        let mut image = trial::image(self.architecture(), program, files)
             .unwrap_or_else(|error| panic!("{program} on {self}: {error:#}"));
+        image.options = options.into();
         let settings = Settings::new(self.machine(trial::MEMORY));
         with_machine(program, self, &image, &settings, talk);
     }
