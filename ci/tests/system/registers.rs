@@ -23,7 +23,7 @@ fn measures_against_speculation_are_taken_and_reported(on: Target) {
     on.tries_with("mitigations=on", REGISTERS, &[], |machine| {
         let lines: &[&str] = match on.architecture() {
             Architecture::X86_64 => &[
-                "Meltdown, L1TF, LazyFP: not affected",
+                "Meltdown, L1TF: not affected",
                 "Spectre v2, between programs and guests: AFFECTED: the microcode has no mitigation",
                 "return stack, after guests: mitigated by filling",
             ],

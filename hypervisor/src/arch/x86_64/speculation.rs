@@ -30,7 +30,9 @@ bitflags::bitflags! {
         const AUTOMATIC_IBRS = 1 << 7;
         /// IA32_TSX_CTRL: transactions abort.
         const NO_TRANSACTIONS = 1 << 8;
-        /// What is done over and over.
+        /// A guest's vector registers are cleared before threads run.
+        const VECTORS = 1 << 9;
+        /// What is done over and over, for programs.
         const BARRIERS = Self::PREDICTORS.bits() | Self::BUFFERS.bits();
     }
 }
@@ -129,7 +131,7 @@ impl Identity {
     }
 
     /// Programs can read kernel memory: AMD's CPUs are not affected, others are unless they say so. They are not
-    /// affected by L1TF and LazyFP either then.
+    /// affected by L1TF either then.
     pub fn leaks_kernel_memory(&self) -> bool {
         !self.amd && !self.has(capability::RDCL_NO)
     }
@@ -174,10 +176,18 @@ const fn if_has(there: bool, how: &'static str, measures: Measures) -> Verdict<M
 /// The table.
 const TABLE: &[Item<Identity, Measures>] = &[
     Item {
-        name: "Meltdown, L1TF, LazyFP",
+        name: "Meltdown, L1TF",
         decide: |cpu| match cpu.leaks_kernel_memory() {
             true => Verdict::Open("no page-table isolation"),
             false => Verdict::NotAffected,
+        },
+    },
+    Item {
+        name: "LazyFP",
+        // No CPU says that it is not affected.
+        decide: |cpu| match cpu.amd {
+            true => Verdict::NotAffected,
+            false => Verdict::Mitigated("clearing vector registers", Measures::VECTORS),
         },
     },
     Item {
@@ -426,11 +436,15 @@ mod tests {
         assert!(OLD.leaks_kernel_memory());
         assert_eq!(
             measures(&OLD),
-            Measures::BARRIERS | Measures::RETURNS | Measures::STIBP | Measures::SSBD
+            Measures::BARRIERS
+                | Measures::VECTORS
+                | Measures::RETURNS
+                | Measures::STIBP
+                | Measures::SSBD
         );
         let open = open(&OLD);
         for name in [
-            "Meltdown, L1TF, LazyFP",
+            "Meltdown, L1TF",
             "Spectre v2, in the kernel",
             "branch history",
         ] {
@@ -444,6 +458,7 @@ mod tests {
         assert_eq!(
             measures(&NEW),
             Measures::PREDICTORS
+                | Measures::VECTORS
                 | Measures::RETURNS
                 | Measures::IBRS
                 | Measures::STIBP

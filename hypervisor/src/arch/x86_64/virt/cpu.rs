@@ -64,6 +64,8 @@ pub struct CpuVirt {
     pub(super) overwrites_buffers: bool,
     /// The return stack is filled after it has run.
     pub(super) fills_returns: bool,
+    /// A guest's vector registers are cleared before threads run.
+    clears_vectors: bool,
     has_tsc_aux: bool,
     tsc_aux: u64,
     host_tsc_aux: u64,
@@ -115,6 +117,7 @@ pub unsafe fn init_cpu(
     };
     cpu.overwrites_buffers = measures.contains(Measures::BUFFERS);
     cpu.fills_returns = measures.contains(Measures::RETURNS);
+    cpu.clears_vectors = measures.contains(Measures::VECTORS);
     cpu.limits = features.limits;
     cpu.has_tsc_aux = features.tsc_aux;
     if features.tsc_aux {
@@ -144,6 +147,7 @@ impl CpuVirt {
             task_limit_lost: false,
             overwrites_buffers: false,
             fills_returns: false,
+            clears_vectors: false,
             has_tsc_aux: false,
             tsc_aux: 0,
             host_tsc_aux: 0,
@@ -168,9 +172,14 @@ impl CpuVirt {
         }
     }
 
-    /// Gives RDTSCP and RDPID the machine's value.
+    /// Gives threads the machine's TSC_AUX and XCR0. The vector registers stay those of the vCPU with this area, if CPUs keep
+    /// threads from them.
     #[inline(always)]
-    pub(super) fn restore_tsc_aux(&mut self) {
+    pub(super) fn restore_registers(&mut self, area: fpu::Area) {
         self.load_tsc_aux(self.host_tsc_aux);
+        self.fpu.restore_xcr0();
+        if self.clears_vectors {
+            self.fpu.disown(area);
+        }
     }
 }

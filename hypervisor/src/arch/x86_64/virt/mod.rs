@@ -27,6 +27,7 @@ mod hw;
 mod map;
 mod state;
 mod svm;
+mod table;
 mod vmx;
 
 use abi::vcpu::x86_64::{Groups, VcpuState};

@@ -151,8 +151,7 @@ impl Vcpu {
         }
         cpu.loaded = 0;
         self.xcr0 = cpu.fpu.escaped_xcr0(self.xcr0);
-        cpu.restore_tsc_aux();
-        cpu.fpu.restore_xcr0();
+        cpu.restore_registers(self.fpu);
         if self.debug.is_loaded() {
             let dr7 = self.vmcb().dr7;
             if self.debug.store(state::dr7_active(dr7)) {

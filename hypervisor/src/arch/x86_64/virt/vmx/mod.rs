@@ -195,8 +195,7 @@ impl Vcpu {
         }
         host.restore_tables();
         cpu.task_limit_lost = true;
-        cpu.restore_tsc_aux();
-        cpu.fpu.restore_xcr0();
+        cpu.restore_registers(self.fpu);
         if self.debug.is_loaded() && self.debug.store(state::dr7_active(vmcs::read(field::DR7))) {
             self.set_primary(PrimaryControls::MOV_DR_EXITING, true);
         }
