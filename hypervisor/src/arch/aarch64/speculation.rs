@@ -152,6 +152,18 @@ mod tests {
     }
 
     #[test]
+    fn the_readme_has_each_item() {
+        let text = include_str!("../../../README.md");
+        for item in TABLE {
+            assert!(
+                text.contains(&format!("\n| {} |", item.name)),
+                "{}",
+                item.name
+            );
+        }
+    }
+
+    #[test]
     fn the_cpu_has_the_last_word() {
         let a53 = Identity {
             midr: 0x410f_d034,

@@ -543,6 +543,18 @@ mod tests {
     }
 
     #[test]
+    fn the_readme_has_each_item() {
+        let text = include_str!("../../../README.md");
+        for item in TABLE {
+            assert!(
+                text.contains(&format!("\n| {} |", item.name)),
+                "{}",
+                item.name
+            );
+        }
+    }
+
+    #[test]
     fn nothing_is_done_if_mitigations_are_off() {
         for cpu in [OLD, NEW, MILAN] {
             assert_eq!(Measures::choose(&cpu, false, false), Measures::empty());

@@ -187,6 +187,18 @@ mod tests {
     }
 
     #[test]
+    fn the_readme_has_each_row() {
+        let text = include_str!("../../../../README.md");
+        for row in &TABLE {
+            assert!(
+                text.contains(&format!("\n| {} |", row.names)),
+                "{}",
+                row.names
+            );
+        }
+    }
+
+    #[test]
     fn each_register_has_one_row() {
         let mut msrs: Vec<u32> = TABLE.iter().flat_map(|row| row.msrs).copied().collect();
         let count = msrs.len();
