@@ -150,9 +150,14 @@ const LOOK_AT_TSC_AUX: u64 = 1 << 0;
 const LOOK_AT_XCR0: u64 = 1 << 1;
 
 fn features() -> u64 {
-    let has_xcr0 = XCR0.load(Ordering::Relaxed) != 0;
-    u64::from(HAS_TSC_AUX.load(Ordering::Relaxed)) * LOOK_AT_TSC_AUX
-        | u64::from(has_xcr0) * LOOK_AT_XCR0
+    let mut features = 0;
+    if HAS_TSC_AUX.load(Ordering::Relaxed) {
+        features |= LOOK_AT_TSC_AUX;
+    }
+    if XCR0.load(Ordering::Relaxed) != 0 {
+        features |= LOOK_AT_XCR0;
+    }
+    features
 }
 
 macro_rules! look {
