@@ -143,19 +143,22 @@ impl Target {
         extras: &[Extra<'_>],
         talk: impl FnOnce(&mut Dialogue) -> Result<()>,
     ) {
-        self.tries_with(program, extras, false, talk);
+        self.tries_with(program, extras, "", false, talk);
     }
 
-    /// As [`Target::tries`], with a clock that counts instructions if `count_instructions`.
+    /// As [`Target::tries`], with options for the hypervisor, and with a clock that counts instructions if
+    /// `count_instructions`.
     pub fn tries_with(
         self,
         program: &str,
         extras: &[Extra<'_>],
+        options: &str,
         count_instructions: bool,
         talk: impl FnOnce(&mut Dialogue) -> Result<()>,
     ) {
-        let image = trial::image(self.architecture(), program, extras)
+        let mut image = trial::image(self.architecture(), program, extras)
             .unwrap_or_else(|error| panic!("{program} on {self}: {error:#}"));
+        image.options = options.into();
         let settings = Settings {
             count_instructions,
             ..Settings::new(self.machine(trial::MEMORY))

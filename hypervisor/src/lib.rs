@@ -33,6 +33,7 @@ pub mod run;
 pub mod sched;
 pub mod slot;
 pub mod space;
+pub mod speculation;
 pub mod sync;
 pub mod syscall;
 pub mod tables;

@@ -114,13 +114,17 @@ pub struct Settings {
     pub silence: Duration,
 }
 
-/// Option of the hypervisor where CPUs are emulated: they do not speculate, whatever real ones of their model do.
-const NO_SPECULATION: &str = "mitigations=off";
+/// Option of the hypervisor about measures against speculation.
+const MITIGATIONS: &str = "mitigations=";
 
 impl Image {
-    /// The hypervisor's options on an emulated CPU.
+    /// The hypervisor's options on an emulated CPU, which does not speculate, whatever real ones of its model do: without
+    /// measures, if nobody asks for them.
     fn emulated_options(&self) -> String {
-        format!("{} {NO_SPECULATION}", self.options).trim().into()
+        if self.options.contains(MITIGATIONS) {
+            return self.options.clone();
+        }
+        format!("{} {MITIGATIONS}off", self.options).trim().into()
     }
 }
 

@@ -11,7 +11,7 @@ fn main(argument: u64) -> ! {
     // SAFETY: the kernel passes the address of the boot information, which it maps read-only.
     let info = unsafe { &*(argument as *const BootInfo) };
     let say = |text: core::fmt::Arguments<'_>| rt::log::line(ROOT_LOG, "registers", text);
-    match registers::arch::run(info) {
+    match registers::turns::run(info) {
         Ok(rounds) => say(format_args!("done {rounds} rounds")),
         Err(failure) => say(format_args!("FAILED: {failure:?}")),
     }

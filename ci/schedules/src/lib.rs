@@ -17,6 +17,8 @@ pub mod context;
 pub mod cpu;
 #[path = "../../../hypervisor/src/create.rs"]
 pub mod create;
+#[path = "../../../hypervisor/src/delegate.rs"]
+pub mod delegate;
 #[path = "../../../hypervisor/src/destroy.rs"]
 pub mod destroy;
 #[path = "../../../hypervisor/src/domain.rs"]

@@ -29,6 +29,7 @@ fn a_run_repeats_exactly(on: Target) {
         on.tries_with(
             HOSTILE,
             &[Extra::Text("settings", &text)],
+            "",
             true,
             |machine| {
                 let end = r"hostile: (done [^\r\n]*|FAILED[^\r\n]*)\r?\n|bulkhead: (panic.*)";

@@ -11,6 +11,7 @@ pub mod interrupts;
 pub mod layout;
 pub mod paging;
 pub mod smp;
+pub mod speculation;
 pub mod start;
 pub mod sysreg;
 pub mod tags;
@@ -39,7 +40,7 @@ use abi::boot::Virtualization;
 use abi::syscall::{PowerAction, TriggerMode};
 use core::arch::asm;
 use core::sync::atomic::Ordering;
-use firmware::psci;
+use firmware::{psci, smccc};
 use interrupts as gic;
 use sysreg::{isb, read, write};
 
@@ -127,18 +128,24 @@ impl CpuArch {
 #[inline(always)]
 pub fn load_tables(space: &Space) {
     let base = space.fast.load(Ordering::Relaxed);
-    if base != 0 {
-        write!("vttbr_el2", base);
+    let base = if base != 0 {
+        base
     } else {
-        load_without_tag(space);
-    }
+        prepare_switch(space)
+    };
+    write!("vttbr_el2", base);
 }
 
-/// As [`load_tables`], of a space that shares its VMID.
+/// What [`load_tables`] loads for a space that shares its VMID, or whose branches nobody else is to steer.
 #[cold]
-fn load_without_tag(space: &Space) {
-    write!("vttbr_el2", space.table.translation_base(space.tag));
-    flush_current();
+fn prepare_switch(space: &Space) -> u64 {
+    let base = space.table.translation_base(space.tag);
+    if space.tag == 0 {
+        write!("vttbr_el2", base);
+        flush_current();
+    }
+    smccc::separate();
+    base
 }
 
 /// Drops translations of the VMID that is loaded, which several spaces share.

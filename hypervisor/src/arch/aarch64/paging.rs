@@ -4,6 +4,7 @@
 //! terms of [`crate::tables`], level 0 holds pages, as Arm's level 3 does.
 
 use super::features;
+use super::firmware::smccc;
 use super::sysreg::read;
 use crate::addr::{HostPhys, HostVirt};
 use crate::domain::Domain;
@@ -126,9 +127,9 @@ impl PageTable {
         self.root.phys.0 | u64::from(tag) << 48
     }
 
-    /// What the fast path loads; 0 without a tag of its own.
+    /// What the fast path loads; 0 without a tag of its own, or if switches take a barrier.
     pub fn fast_switch(&self, tag: u16) -> u64 {
-        if tag == 0 {
+        if tag == 0 || smccc::separates() {
             0
         } else {
             self.translation_base(tag)

@@ -68,6 +68,7 @@ pub fn kernel_main(params: &'static BootParams) -> ! {
         refuse(format_args!("panic: the kernel pool is too small"));
     };
     smccc::set_conduit(boot::machine().conduit);
+    smccc::set_mitigates(!params.command_line.has("mitigations=off"));
     // SAFETY: the kernel's tables map everything in use.
     unsafe { load_kernel_tables() };
     gic::init(&interrupts);
@@ -75,7 +76,6 @@ pub fn kernel_main(params: &'static BootParams) -> ! {
     early_log::redirect(logring::append_text);
     log::info!("guests: EL2, GICv{}", gic::version());
     start_others();
-    smccc::report();
 
     for range in gic::ranges(&interrupts) {
         // Fails with too many regions; then it is no memory of anybody.

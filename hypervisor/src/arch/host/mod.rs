@@ -14,6 +14,16 @@ pub mod vcpu;
 #[allow(dead_code, unused_imports)]
 mod virt;
 
+#[cfg(all(test, target_arch = "x86_64", not(schedules)))]
+#[path = "../x86_64/speculation.rs"]
+#[allow(dead_code)]
+mod speculation;
+
+#[cfg(all(test, not(schedules)))]
+#[path = "../aarch64/speculation.rs"]
+#[allow(dead_code)]
+mod speculation_arm;
+
 #[cfg(all(test, not(schedules)))]
 #[path = "../aarch64/firmware/device_tree.rs"]
 #[allow(dead_code)]

@@ -7,6 +7,7 @@
 
 use super::frame::{Frame, SYSCALL, offset as frame};
 use super::gdt::{Ist, KERNEL_CODE};
+use super::speculation::Measures;
 use super::{CpuArch, current_cpu, fastpath};
 use crate::cpu::Cpu;
 use crate::thread::Thread;
@@ -256,6 +257,13 @@ pub fn idt_base() -> u64 {
 /// # Safety
 /// Segments are loaded, the stack in `cpu` is this CPU's.
 pub unsafe fn init_this_cpu(cpu: &'static Cpu) {
+    // Where each return to a program takes a barrier, no call is fast.
+    let buffers = cpu.arch.measures.get().contains(Measures::BUFFERS);
+    let system_calls = if buffers {
+        fastpath::general_syscall_entry as *const ()
+    } else {
+        fastpath::syscall_entry as *const ()
+    };
     #[repr(C, packed)]
     struct TablePointer {
         limit: u16,
@@ -271,7 +279,7 @@ pub unsafe fn init_this_cpu(cpu: &'static Cpu) {
         wrmsr(IA32_GS_BASE, cpu as *const Cpu as u64);
         wrmsr(IA32_KERNEL_GSBASE, 0);
         wrmsr(IA32_STAR, super::gdt::STAR);
-        wrmsr(IA32_LSTAR, fastpath::syscall_entry as *const () as u64);
+        wrmsr(IA32_LSTAR, system_calls as u64);
         wrmsr(IA32_FMASK, SYSCALL_CLEARS);
         wrmsr(IA32_EFER, rdmsr(IA32_EFER) | 1);
     }

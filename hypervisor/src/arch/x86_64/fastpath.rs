@@ -39,6 +39,11 @@ const _: () = {
     assert!(crate::domain::SLOTS_PER_PAGE == 64 && (Kind::Portal as u64) < 64);
 };
 
+unsafe extern "C" {
+    /// As [`syscall_entry`], without the fast path.
+    pub fn general_syscall_entry();
+}
+
 /// Target of `SYSCALL`.
 ///
 /// # Safety
@@ -209,6 +214,11 @@ pub unsafe extern "C" fn syscall_entry() {
         "mov rsp, gs:[{stack}]",
         "call {general}",
         "ud2",
+
+        ".global general_syscall_entry",
+        "general_syscall_entry:",
+        "swapgs",
+        "jmp 30b",
         current = const CURRENT,
         space = const SPACE,
         idle_here = const IDLE_HERE,

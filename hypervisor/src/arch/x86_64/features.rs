@@ -1,7 +1,6 @@
 //! What the CPU can do, and switching on what protects the kernel.
 
 use core::arch::asm;
-use core::arch::x86_64::__cpuid_count;
 use core::fmt;
 
 use bitflags::bitflags;
@@ -9,6 +8,7 @@ use raw_cpuid::CpuId;
 use x86::controlregs::Cr4;
 use x86::msr::{IA32_EFER, rdmsr, wrmsr};
 
+use super::speculation::Identity;
 use crate::boot::CommandLine;
 
 /// CPUID features that the kernel uses or has to know.
@@ -40,6 +40,8 @@ pub struct CpuFeatures {
     pub invariant_tsc: bool,
     /// User code may read kernel memory speculatively ("Meltdown", CVE-2017-5754).
     pub meltdown: bool,
+    /// Measures against speculation are taken.
+    pub mitigate: bool,
 }
 
 /// Why the kernel does not run on this CPU.
@@ -63,28 +65,19 @@ impl fmt::Display for Refusal {
     }
 }
 
-/// IA32_ARCH_CAPABILITIES: bit 0, the CPU is not susceptible to rogue data cache load.
-const IA32_ARCH_CAPABILITIES: u32 = 0x10a;
-
 bitflags! {
-    struct ArchCapabilities: u64 {
-        const RDCL_NO = 1 << 0;
-    }
-    /// CPUID 7.0:EDX.
-    struct Leaf7Edx: u32 {
-        const ARCH_CAPABILITIES = 1 << 29;
-    }
     struct Efer: u64 {
         const NO_EXECUTE = 1 << 11;
     }
 }
 
 impl CpuFeatures {
-    /// Reads CPUID of the current CPU.
-    pub fn detect() -> CpuFeatures {
+    /// Reads CPUID of the current CPU, and what the kernel's command line asks for.
+    pub fn detect(command_line: &CommandLine) -> CpuFeatures {
         let cpuid = CpuId::new();
         let mut found = CpuFeatures {
-            meltdown: is_meltdown_affected(&cpuid),
+            meltdown: Identity::read().leaks_kernel_memory(),
+            mitigate: !command_line.has("mitigations=off"),
             ..Default::default()
         };
         if let Some(basic) = cpuid.get_feature_info() {
@@ -110,16 +103,13 @@ impl CpuFeatures {
         found
     }
 
-    /// Whether the kernel may run on this CPU, given what its command line accepts.
-    pub fn check(&self, command_line: &CommandLine) -> Result<(), Refusal> {
+    /// Whether the kernel may run on this CPU.
+    pub fn check(&self) -> Result<(), Refusal> {
         if !self.nx {
             return Err(Refusal::NoExecuteDisable);
         }
-        if self.meltdown {
-            if !command_line.has("mitigations=off") {
-                return Err(Refusal::Meltdown);
-            }
-            log::warn!("mitigations=off: programs may be able to read kernel memory (Meltdown)");
+        if self.meltdown && self.mitigate {
+            return Err(Refusal::Meltdown);
         }
         Ok(())
     }
@@ -158,24 +148,4 @@ impl CpuFeatures {
             unsafe { wrmsr(IA32_EFER, rdmsr(IA32_EFER) | Efer::NO_EXECUTE.bits()) };
         }
     }
-}
-
-/// AMD and Hygon are not affected, others are unless they say so.
-fn is_meltdown_affected(cpuid: &CpuId<impl raw_cpuid::CpuIdReader>) -> bool {
-    let vendor = cpuid.get_vendor_info();
-    let vendor = vendor.as_ref().map_or("", |v| v.as_str());
-    if matches!(vendor, "AuthenticAMD" | "HygonGenuine") {
-        return false;
-    }
-    let edx = match cpuid.get_extended_feature_info() {
-        // The leaf exists: raw-cpuid has no accessor for this bit.
-        Some(_) => __cpuid_count(7, 0).edx,
-        None => 0,
-    };
-    if !Leaf7Edx::from_bits_truncate(edx).contains(Leaf7Edx::ARCH_CAPABILITIES) {
-        return true;
-    }
-    // SAFETY: CPUID says that the register exists.
-    let capabilities = unsafe { rdmsr(IA32_ARCH_CAPABILITIES) };
-    !ArchCapabilities::from_bits_truncate(capabilities).contains(ArchCapabilities::RDCL_NO)
 }

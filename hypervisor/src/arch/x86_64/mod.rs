@@ -12,6 +12,7 @@ pub mod interrupts;
 pub mod layout;
 pub mod paging;
 pub mod smp;
+pub mod speculation;
 pub mod start;
 pub mod tags;
 pub mod traps;
@@ -42,6 +43,7 @@ use core::arch::asm;
 use core::sync::atomic::{AtomicU32, Ordering};
 use gdt::{GdtTss, IoBitmap};
 use interrupts::{apic, ioapic};
+use speculation::Measures;
 
 /// The architecture's part of the per-CPU data.
 #[repr(C)]
@@ -59,8 +61,17 @@ pub struct CpuArch {
     tables: &'static GdtTss,
     /// Whether the I/O permission bitmap is in force.
     ports_enabled: CpuCell<bool>,
-    /// The general path has to switch to another space: I/O permissions or a guest's registers are loaded.
+    /// The general path has to switch to another space: I/O permissions or a guest's registers are loaded, or there is a
+    /// barrier to take.
     general_switch: CpuCell<bool>,
+    /// Preparing a thread takes more than its tables: I/O permissions or barriers.
+    more_to_do: CpuCell<bool>,
+    /// A vCPU stays loaded while only its monitor runs.
+    guest_stays: CpuCell<bool>,
+    /// What is done here against speculation.
+    measures: CpuCell<Measures>,
+    /// Whose branches are in the predictors; `None`: not known, or nobody's.
+    predictors: CpuCell<Option<Ref<Space>>>,
     /// The host space whose tables are loaded; `None`: the kernel's own.
     space: CpuCell<Option<Ref<Space>>>,
     /// The space whose I/O permissions are in the bitmap.
@@ -110,16 +121,16 @@ impl CpuArch {
 
     /// Prepares the CPU for a thread in `space`.
     ///
-    /// Under SVM a vCPU stays loaded while only its monitor runs: what is still the guest's then (TSC_AUX, debug
-    /// address registers, XCR0) is the monitor's to know. The fast path switches to no other space meanwhile.
+    /// Under SVM a vCPU stays loaded while only its monitor runs, unless there are barriers to take in between: what is
+    /// still the guest's then is the monitor's to know (`virt::table`). The fast path switches to no other space meanwhile.
     #[inline]
     pub fn prepare_thread(&self, space: Ref<Space>) {
         if let Some(vcpu) = self.guest.get()
-            && (vcpu.monitor != space || virtualization() != Virtualization::Svm)
+            && (vcpu.monitor != space || !self.guest_stays.get())
         {
             self.leave_guest(None);
         }
-        if self.space.get() == Some(space) && !self.ports_enabled.get() {
+        if self.space.get() == Some(space) && !self.more_to_do.get() {
             return;
         }
         self.load_space(space);
@@ -127,6 +138,24 @@ impl CpuArch {
             // SAFETY: these are the tables of this CPU, and the kernel runs with interrupts off.
             unsafe { self.tables.reload_task() };
         }
+        self.separate(space, space);
+        if self.measures.get().contains(Measures::BUFFERS) {
+            speculation::overwrite_buffers();
+        }
+    }
+
+    /// Has what ran before not steer the branches of `space`, which comes to run, unless it was `trusted`. Guests trust their
+    /// monitors, which can change all of their state, but not the other way round.
+    fn separate(&self, space: Ref<Space>, trusted: Ref<Space>) {
+        if !self.measures.get().contains(Measures::PREDICTORS) {
+            return;
+        }
+        let before = self.predictors.get();
+        if before != Some(space) && before != Some(trusted) {
+            // SAFETY: this CPU has the measure.
+            unsafe { speculation::empty_predictors() };
+        }
+        self.predictors.set(Some(space));
     }
 
     /// Suspends the vCPU that ran last, unless it is `next`.
@@ -137,15 +166,28 @@ impl CpuArch {
                 vcpu.arch.with_mut(|arch| arch.suspend(self));
             }
             self.guest.set(next);
-            self.general_switch
-                .set(next.is_some() || self.ports_enabled.get());
+            let more = self.more_to_do.get();
+            self.general_switch.set(next.is_some() || more);
+            if more && let Some(vcpu) = next {
+                self.separate(vcpu.guest, vcpu.monitor);
+            }
         }
     }
 
     fn set_ports_enabled(&self, enabled: bool) {
         self.ports_enabled.set(enabled);
-        self.general_switch
-            .set(enabled || self.guest.get().is_some());
+        let more = enabled || self.measures.get().intersects(Measures::BARRIERS);
+        self.more_to_do.set(more);
+        self.general_switch.set(more || self.guest.get().is_some());
+    }
+
+    /// Takes measures against speculation from now on.
+    fn set_measures(&self, measures: Measures) {
+        self.measures.set(measures);
+        let barriers = measures.intersects(Measures::BARRIERS);
+        self.guest_stays
+            .set(virtualization() == Virtualization::Svm && !barriers);
+        self.set_ports_enabled(self.ports_enabled.get());
     }
 
     /// Top of the kernel's stack.
@@ -189,6 +231,7 @@ pub fn flush_translations(cpu: &Cpu) {
     cpu.arch.guest_tags.with_mut(tags::GuestTags::flush);
     // What is not running now may not be there any more when it would run.
     cpu.arch.space.set(None);
+    cpu.arch.predictors.set(None);
     cpu.arch.tables.set_io_bitmap(IoBitmap::Disabled);
     cpu.arch.set_ports_enabled(false);
     // SAFETY: the kernel's own tables. Toggling PGE flushes all tags (Intel SDM vol. 3, 4.10.4.1).

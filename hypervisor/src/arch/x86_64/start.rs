@@ -5,6 +5,7 @@ use super::firmware::acpi;
 use super::gdt::GdtTss;
 use super::interrupts::{apic, ioapic};
 use super::paging;
+use super::speculation::{self, Measures};
 use super::{CpuArch, boot, clock, entry, layout, smp, tags, traps, virt};
 use crate::addr::{HostPhys, HostVirt};
 use crate::boot::madt::{ApicId, Platform};
@@ -51,8 +52,8 @@ pub fn kernel_main(params: &'static BootParams) -> ! {
         Ok(head) => head,
         Err(why) => refuse(format_args!("panic: {why}")),
     };
-    let features = FEATURES.call_once(CpuFeatures::detect);
-    if let Err(why) = features.check(&params.command_line) {
+    let features = FEATURES.call_once(|| CpuFeatures::detect(&params.command_line));
+    if let Err(why) = features.check() {
         refuse(format_args!("panic: {why}"));
     }
     // SAFETY: the boot page tables have supervisor pages only, and CR3 holds no flags.
@@ -170,6 +171,10 @@ fn make_cpu(index: u32, apic: ApicId) -> Option<Ref<Cpu>> {
         tables,
         ports_enabled: CpuCell::new(false),
         general_switch: CpuCell::new(false),
+        more_to_do: CpuCell::new(false),
+        guest_stays: CpuCell::new(false),
+        measures: CpuCell::new(Measures::empty()),
+        predictors: CpuCell::new(None),
         space: CpuCell::new(None),
         ports: CpuCell::new(None),
         virt: CpuCell::from_value(virt::CpuVirt::new()),
@@ -184,11 +189,21 @@ fn make_cpu(index: u32, apic: ApicId) -> Option<Ref<Cpu>> {
 
 /// Makes this CPU one of the kernel's, with `cpu` as its data.
 fn enter_cpu(cpu: Ref<Cpu>, features: &CpuFeatures) {
+    let identity = speculation::Identity::read();
+    let measures = Measures::choose(&identity, features.mitigate, cpu.index == 0);
+    if cpu.index != 0 && measures != cpu::by_index(0).arch.measures.get() {
+        log::warn!(
+            "CPU {}: measures against speculation {measures:?}",
+            cpu.index
+        );
+    }
+    cpu.arch.set_measures(measures);
     // SAFETY: the kernel's tables map everything in use; the descriptor tables and the stack are this CPU's
     // alone, and CPU data never ends.
     unsafe {
         super::load_cr3(paging::kernel_root().0);
         cpu.arch.tables.load();
+        measures.set_registers();
         entry::init_this_cpu(&*(cpu.address() as *const Cpu));
         // No thread has vector registers: their use is an exception.
         asm!("mov {0}, cr0", "or {0}, 8", "mov cr0, {0}", out(reg) _, options(nomem, nostack));
@@ -201,7 +216,7 @@ fn enter_cpu(cpu: Ref<Cpu>, features: &CpuFeatures) {
     let result = cpu
         .arch
         .virt
-        .with_mut(|virt| unsafe { virt::init_cpu(virt, pages) });
+        .with_mut(|virt| unsafe { virt::init_cpu(virt, pages, measures) });
     if let Err(why) = result {
         log::error!("CPU {}: no virtualisation: {why}", cpu.index);
     }

@@ -218,8 +218,11 @@ extern "C" fn guest() -> ! {
             subs    x21, x21, #1
             b.ne    2b
             hvc     #{finished}
+            b       92f
         90: hvc     #{changed}
-            b       .
+            // From now on the turns are all the other's.
+        92: hvc     #{yield_}
+            b       92b
             .global registers_guest_end
         registers_guest_end:
         "#,

@@ -1,9 +1,11 @@
 //! Calls to firmware (SMC Calling Convention, Arm DEN 0028), and what it does against speculation on the CPU's behalf.
 
+use super::super::speculation::{Identity, Measures};
+use super::super::sysreg::read;
 use super::device_tree::Conduit;
 use abi::boot::Workaround;
 use core::arch::asm;
-use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
 
 static CONDUIT: AtomicU32 = AtomicU32::new(0);
 /// What firmware offers, as [`abi::boot::BootInfo::workarounds`] has it.
@@ -12,6 +14,10 @@ static WORKAROUNDS: AtomicU32 = AtomicU32::new(0);
 static SERVES: AtomicBool = AtomicBool::new(false);
 /// Whether a CPU has asked.
 static IS_KNOWN: AtomicBool = AtomicBool::new(false);
+/// What the kernel asks firmware to do.
+static MEASURES: AtomicU8 = AtomicU8::new(0);
+/// Whether there are to be any measures.
+static MITIGATES: AtomicBool = AtomicBool::new(true);
 const VERSION: u64 = 0x8000_0000;
 const ARCH_FEATURES: u64 = 0x8000_0001;
 const PSCI_FEATURES: u64 = 0x8400_000a;
@@ -41,31 +47,35 @@ pub(super) fn call(function: u64, first: u64, second: u64, third: u64) -> u64 {
     result
 }
 
-/// Asks firmware what it does against speculation on this CPU, and has it do there what it does for good. What guests are told holds for
-/// all CPUs that have asked: before there are guests.
+/// Whether the kernel is to take measures at all; before [`enable_on_this_cpu`].
+pub fn set_mitigates(on: bool) {
+    MITIGATES.store(on, Ordering::Relaxed);
+}
+
+/// Asks firmware what it does against speculation on this CPU, chooses what the kernel has it do, and has it do what it does for
+/// good. The measures are those that any CPU needs, and what guests are told holds on all: before there are guests.
 pub fn enable_on_this_cpu() {
-    let is_there = |answer: u64| answer as i32 >= 0;
-    // Functions of version 1.1 may only be called where PSCI says that there is such a version (7.1).
-    let knows =
-        is_there(call(PSCI_FEATURES, VERSION, 0, 0)) && (call(VERSION, 0, 0, 0) as i32) >= 0x1_0001;
-    let mut offers = WORKAROUND_FUNCTIONS.map(|function| {
-        let answer = if knows {
-            call(ARCH_FEATURES, function, 0, 0)
-        } else {
-            NOT_SUPPORTED
-        };
-        match answer as i32 {
-            0 => Workaround::Needed,
-            1 => Workaround::NotNeeded,
-            _ => Workaround::NotOffered,
-        }
-    });
+    let mut offers = probe();
+    let identity = Identity {
+        midr: read!("midr_el1"),
+        pfr0: read!("id_aa64pfr0_el1"),
+        pfr1: read!("id_aa64pfr1_el1"),
+        mmfr1: read!("id_aa64mmfr1_el1"),
+        firmware: offers,
+    };
+    let is_first = !IS_KNOWN.swap(true, Ordering::Relaxed);
+    let measures = Measures::choose(&identity, MITIGATES.load(Ordering::Relaxed), is_first);
+    MEASURES.fetch_or(measures.bits(), Ordering::Relaxed);
     if offers[1] == Workaround::Needed {
-        // Store bypass: for all and always.
-        call(WORKAROUND_FUNCTIONS[1], 1, 0, 0);
-        offers[1] = Workaround::NotNeeded;
+        // Guests do not reach it: it is mitigated for all and always, or for nobody.
+        offers[1] = if measures.contains(Measures::STORES) {
+            call(WORKAROUND_FUNCTIONS[1], 1, 0, 0);
+            Workaround::NotNeeded
+        } else {
+            Workaround::NotOffered
+        };
     }
-    if IS_KNOWN.swap(true, Ordering::Relaxed) {
+    if !is_first {
         for (i, offer) in offers.iter_mut().enumerate() {
             *offer = worse(*offer, Workaround::unpack(workarounds(), i));
         }
@@ -87,12 +97,39 @@ fn worse(one: Workaround, other: Workaround) -> Workaround {
     }
 }
 
-/// Says in the log what there is.
-pub fn report() {
-    let offers = [0, 1, 2].map(|i| Workaround::unpack(workarounds(), i) as u32);
-    log::info!(
-        "firmware's mitigations 1 to 3: {offers:?} (0: none, 1: called by guests, 2: not needed)"
-    );
+/// What firmware offers.
+fn probe() -> [Workaround; 3] {
+    let is_there = |answer: u64| answer as i32 >= 0;
+    // Functions of version 1.1 may only be called where PSCI says that there is such a version (7.1).
+    if !is_there(call(PSCI_FEATURES, VERSION, 0, 0)) || (call(VERSION, 0, 0, 0) as i32) < 0x1_0001 {
+        return [Workaround::NotOffered; 3];
+    }
+    WORKAROUND_FUNCTIONS.map(
+        |function| match call(ARCH_FEATURES, function, 0, 0) as i32 {
+            0 => Workaround::Needed,
+            1 => Workaround::NotNeeded,
+            _ => Workaround::NotOffered,
+        },
+    )
+}
+
+fn measures() -> Measures {
+    Measures::from_bits_truncate(MEASURES.load(Ordering::Relaxed))
+}
+
+/// Whether [`separate`] does anything.
+pub fn separates() -> bool {
+    measures().intersects(Measures::PREDICTOR | Measures::HISTORY)
+}
+
+/// Has what ran before not steer the branches of what comes to run.
+pub fn separate() {
+    let measures = measures();
+    if measures.contains(Measures::HISTORY) {
+        call(WORKAROUND_FUNCTIONS[2], 0, 0, 0);
+    } else if measures.contains(Measures::PREDICTOR) {
+        call(WORKAROUND_FUNCTIONS[0], 0, 0, 0);
+    }
 }
 
 /// What guests are told, as [`abi::boot::BootInfo::workarounds`].

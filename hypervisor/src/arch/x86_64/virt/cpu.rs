@@ -6,6 +6,7 @@ use core::sync::atomic::{AtomicU32, Ordering};
 use abi::boot::Virtualization;
 use x86::msr;
 
+use super::super::speculation::Measures;
 use super::state::Limits;
 use super::{KernelPage, features, fpu, hw, svm, vmx};
 
@@ -59,6 +60,12 @@ pub struct CpuVirt {
     pub(super) fpu: fpu::Unit,
     /// A VM exit has shortened the task state segment.
     pub(super) task_limit_lost: bool,
+    /// CPU buffers are overwritten before guest code runs.
+    pub(super) overwrites_buffers: bool,
+    /// The return stack is filled after it has run.
+    pub(super) fills_returns: bool,
+    /// A guest's vector registers are cleared before threads run.
+    clears_vectors: bool,
     has_tsc_aux: bool,
     tsc_aux: u64,
     host_tsc_aux: u64,
@@ -90,6 +97,7 @@ static NEXT_ID: AtomicU32 = AtomicU32::new(1);
 pub unsafe fn init_cpu(
     cpu: &mut CpuVirt,
     pages: [KernelPage; PAGES_PER_CPU],
+    measures: Measures,
 ) -> Result<(), InitError> {
     let features = features::features();
     if features.virtualization == Virtualization::None {
@@ -107,6 +115,9 @@ pub unsafe fn init_cpu(
             _ => Host::Svm(svm::HostState::enable(features, pages)?),
         }
     };
+    cpu.overwrites_buffers = measures.contains(Measures::BUFFERS);
+    cpu.fills_returns = measures.contains(Measures::RETURNS);
+    cpu.clears_vectors = measures.contains(Measures::VECTORS);
     cpu.limits = features.limits;
     cpu.has_tsc_aux = features.tsc_aux;
     if features.tsc_aux {
@@ -134,6 +145,9 @@ impl CpuVirt {
             loaded: 0,
             fpu: fpu::Unit::new(),
             task_limit_lost: false,
+            overwrites_buffers: false,
+            fills_returns: false,
+            clears_vectors: false,
             has_tsc_aux: false,
             tsc_aux: 0,
             host_tsc_aux: 0,
@@ -158,9 +172,14 @@ impl CpuVirt {
         }
     }
 
-    /// Gives RDTSCP and RDPID the machine's value.
+    /// Gives threads the machine's TSC_AUX and XCR0. The vector registers stay those of the vCPU with this area, if CPUs keep
+    /// threads from them.
     #[inline(always)]
-    pub(super) fn restore_tsc_aux(&mut self) {
+    pub(super) fn restore_registers(&mut self, area: fpu::Area) {
         self.load_tsc_aux(self.host_tsc_aux);
+        self.fpu.restore_xcr0();
+        if self.clears_vectors {
+            self.fpu.disown(area);
+        }
     }
 }

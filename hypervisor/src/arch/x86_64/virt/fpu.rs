@@ -2,8 +2,9 @@
 //!
 //! The kernel and its threads do not use these registers: threads run with CR0.TS set and fault. So the
 //! registers always belong to the vCPU of this CPU that was last in guest mode, and are switched when
-//! another one enters, before guest code runs: nothing of one guest is ever visible to another. XCR0 keeps
-//! the last guest's value; a thread can read it, which tells it nothing but that number.
+//! another one enters, before guest code runs: nothing of one guest is ever visible to another. Where CPUs show them to
+//! threads all the same (LazyFP), they are cleared at each exit to a thread. XCR0, which threads can
+//! read, is the machine's outside guest mode (`table`).
 
 use core::arch::asm;
 use core::num::NonZero;
@@ -39,6 +40,17 @@ impl Method {
         xcr0_escapes: false,
     };
 }
+
+/// The state after reset, for who has none: FCW and MXCSR, and in the header of XSAVE that all is initial.
+#[repr(C, align(64))]
+struct Initial([u64; 72]);
+
+static INITIAL: Initial = {
+    let mut words = [0; 72];
+    words[FCW as usize / 8] = RESET_FCW as u64;
+    words[MXCSR as usize / 8] = RESET_MXCSR as u64;
+    Initial(words)
+};
 
 /// A save area: one page of a vCPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,6 +104,7 @@ impl Unit {
             owner: None,
             xcr0: u64::MAX,
         };
+        self.restore_xcr0();
     }
 
     /// Makes `area`'s state that of the registers.
@@ -115,13 +128,22 @@ impl Unit {
         xcr0
     }
 
-    /// Saves `area`'s state if the registers hold it. They are left as they are, but nobody's.
+    /// Gives XGETBV the machine's value, all components, which is that of most guests too.
+    #[inline(always)]
+    pub fn restore_xcr0(&mut self) {
+        if self.xcr0 != self.method.components {
+            self.set_xcr0(self.method.components);
+        }
+    }
+
+    /// Saves `area`'s state if the registers hold it, and clears them.
     pub fn disown(&mut self, area: Area) {
         if self.owner == Some(area) {
             self.switch(None);
         }
     }
 
+    #[cold]
     fn set_xcr0(&mut self, xcr0: u64) {
         self.xcr0 = xcr0;
         if self.method.components != 0 {
@@ -139,10 +161,11 @@ impl Unit {
         if let Some(from) = self.owner.take() {
             self.save(from);
         }
-        if let Some(to) = to {
-            self.restore(to);
-            self.owner = Some(to);
+        match to {
+            Some(Area(address)) => self.restore(address.get()),
+            None => self.restore(&raw const INITIAL as u64),
         }
+        self.owner = to;
         // SAFETY: the value read above, and with TS, so that threads cannot reach the guest's registers.
         unsafe { hw::set_cr0(cr0 | state::cr0::TS) };
     }
@@ -166,7 +189,8 @@ impl Unit {
         }
     }
 
-    fn restore(&self, Area(area): Area) {
+    /// Loads the state at `area`, which is a save area's address or that of [`INITIAL`].
+    fn restore(&self, area: u64) {
         let (low, high) = (
             self.method.components as u32,
             (self.method.components >> 32) as u32,
@@ -182,9 +206,9 @@ impl Unit {
         // SAFETY: as for saving; the area holds what was saved or the initial state, so it is well-formed.
         unsafe {
             if self.method.components == 0 {
-                asm!("fxrstor64 [{}]", in(reg) area.get(), options(nostack, preserves_flags));
+                asm!("fxrstor64 [{}]", in(reg) area, options(nostack, preserves_flags));
             } else {
-                asm!("xrstor64 [{}]", in(reg) area.get(), in("eax") low, in("edx") high,
+                asm!("xrstor64 [{}]", in(reg) area, in("eax") low, in("edx") high,
                     options(nostack, preserves_flags));
             }
         }

@@ -7,9 +7,8 @@
 //! # What the kernel keeps
 //!
 //! - Interrupts are off whenever this module runs.
-//! - Between [`VcpuArch::enter`] and any thread or other vCPU comes [`VcpuArch::suspend`]: until then the
-//!   SYSCALL MSRs, KERNEL_GS_BASE (VMX), TSC_AUX and DR0 to DR3 are the guest's. Entering the same vCPU again
-//!   needs none. Under SVM its monitor may run before: it knows what TSC_AUX tells it then.
+//! - Between [`VcpuArch::enter`] and any thread or other vCPU comes [`VcpuArch::suspend`]: until then what the kernel
+//!   keeps by [`table`] is the guest's. Entering the same vCPU again needs none. Under SVM its monitor may run before.
 //! - After an exit under VMX, FS base, DS, ES, FS and GS are 0, and the limit of TR is 67h
 //!   ([`CpuVirt::take_task_limit_lost`]). Under SVM, FS base is what it was at [`init_cpu`]. KERNEL_GS_BASE, too,
 //!   has its value of that time after `suspend`: a thread that has its own FS or GS base gets it from
@@ -27,6 +26,7 @@ mod hw;
 mod map;
 mod state;
 mod svm;
+mod table;
 mod vmx;
 
 use abi::vcpu::x86_64::{Groups, VcpuState};

@@ -2,6 +2,7 @@
 
 use core::arch::naked_asm;
 
+use super::super::super::speculation::fill_return_stack;
 use abi::vcpu::x86_64::{RBP, RBX, RCX, RDI, RDX, RSI, VcpuState};
 
 /// Offset of a general register in the state page.
@@ -9,22 +10,8 @@ const fn gpr(index: usize) -> usize {
     core::mem::offset_of!(VcpuState, gpr) + 8 * index
 }
 
-/// Runs the VMCB at physical address `vmcb` with the general registers of `state`, but for RAX, until the
-/// next exit, and stores them there. `host` is the physical address of what VMSAVE saved of the CPU.
-///
-/// Interrupts: with the global interrupt flag clear, nothing arrives. The machine's interrupts end guest mode
-/// only if IF is set at VMRUN, as guests run with V_INTR_MASKING, hence STI, after CLGI, and CLI before STGI
-/// (AMD APM 2 15.17, 15.21). So a pending NMI is taken at STGI, a pending interrupt when the caller lets it.
-///
-/// An exit and the way back in take 56 instructions here: 27 up to VMRUN, 29 from the exit on.
-///
-/// # Safety
-///
-/// EFER.SVME and the host save area are set; the VMCB is one of this backend; interrupts are off; `state` is a
-/// vCPU's state page.
-#[unsafe(naked)]
-pub(super) unsafe extern "sysv64" fn run(state: *mut VcpuState, vmcb: u64, host: u64) {
-    naked_asm!(
+macro_rules! run {
+    ($($after_exit:tt)*) => { naked_asm!(
         "push rbp",
         "push rbx",
         "push r12",
@@ -54,6 +41,7 @@ pub(super) unsafe extern "sysv64" fn run(state: *mut VcpuState, vmcb: u64, host:
         "vmrun rax",
         // VMRUN has restored RAX, RSP and RFLAGS.
         "vmsave rax",
+        $($after_exit)*
         "push rdi",
         "mov rdi, [rsp + 8]",
         "mov [rdi + {rcx}], rcx",
@@ -96,5 +84,33 @@ pub(super) unsafe extern "sysv64" fn run(state: *mut VcpuState, vmcb: u64, host:
         r13 = const gpr(13),
         r14 = const gpr(14),
         r15 = const gpr(15),
-    )
+    ) };
+}
+
+/// Runs the VMCB at physical address `vmcb` with the general registers of `state`, but for RAX, until the
+/// next exit, and stores them there. `host` is the physical address of what VMSAVE saved of the CPU.
+///
+/// Interrupts: with the global interrupt flag clear, nothing arrives. The machine's interrupts end guest mode
+/// only if IF is set at VMRUN, as guests run with V_INTR_MASKING, hence STI, after CLGI, and CLI before STGI
+/// (AMD APM 2 15.17, 15.21). So a pending NMI is taken at STGI, a pending interrupt when the caller lets it.
+///
+/// An exit and the way back in take 56 instructions here: 27 up to VMRUN, 29 from the exit on.
+///
+/// # Safety
+///
+/// EFER.SVME and the host save area are set; the VMCB is one of this backend; interrupts are off; `state` is a
+/// vCPU's state page.
+#[unsafe(naked)]
+pub(super) unsafe extern "sysv64" fn run(state: *mut VcpuState, vmcb: u64, host: u64) {
+    run!()
+}
+
+/// As [`run`], and fills the return stack before the first return.
+///
+/// # Safety
+///
+/// As for [`run`].
+#[unsafe(naked)]
+pub(super) unsafe extern "sysv64" fn run_and_fill(state: *mut VcpuState, vmcb: u64, host: u64) {
+    run!(fill_return_stack!(),)
 }

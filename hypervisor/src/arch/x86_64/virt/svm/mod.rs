@@ -13,6 +13,7 @@ mod vmcb;
 use abi::vcpu::ExitKind;
 use abi::vcpu::x86_64::RAX;
 
+use super::super::speculation::overwrite_buffers;
 use super::cpu::{CpuId, CpuVirt, Host, VcpuId};
 use super::debug::DebugRegisters;
 use super::event::Event;
@@ -32,6 +33,8 @@ pub(super) struct Vcpu {
     page: StatePage,
     fpu: fpu::Area,
     capabilities: Capabilities,
+    /// Running guest code takes nothing but [`entry::run`].
+    plain: bool,
     root: HostPhys,
     tag: u16,
     /// PAUSE exits.
@@ -80,6 +83,7 @@ impl Vcpu {
             page,
             fpu,
             capabilities: *capabilities,
+            plain: false,
             root: HostPhys(0),
             tag: 0,
             spins_exit: false,
@@ -136,6 +140,7 @@ impl Vcpu {
         assert!(self.cpu == CpuId::NONE, "the vCPU is still on another CPU");
         self.cpu = cpu.id;
         self.clean = Clean::empty();
+        self.plain = !self.capabilities.clean_bits && !cpu.fills_returns;
         self.set_flush();
     }
 
@@ -146,7 +151,7 @@ impl Vcpu {
         }
         cpu.loaded = 0;
         self.xcr0 = cpu.fpu.escaped_xcr0(self.xcr0);
-        cpu.restore_tsc_aux();
+        cpu.restore_registers(self.fpu);
         if self.debug.is_loaded() {
             let dr7 = self.vmcb().dr7;
             if self.debug.store(state::dr7_active(dr7)) {
@@ -175,7 +180,7 @@ impl Vcpu {
             self.set_space(space);
         }
         if self.to_do
-            && let Some(exit) = self.prepare(space)
+            && let Some(exit) = self.prepare(cpu, space)
         {
             return exit;
         }
@@ -188,16 +193,12 @@ impl Vcpu {
         // clears it when VMRUN refuses the state.
         vmcb.interrupt_control
             .insert(InterruptControl::V_INTR_MASKING);
-        // SAFETY: SVM is enabled, as the CPU's CpuVirt exists; the VMCB is complete; interrupts are off.
-        unsafe {
-            entry::run(
-                self.page.as_ptr(),
-                self.vmcb_phys.0,
-                host_of(&cpu.host).saved.0,
-            )
-        };
-        if self.capabilities.clean_bits {
-            self.clean = Clean::all();
+        let host = host_of(&cpu.host).saved.0;
+        if self.plain {
+            // SAFETY: SVM is enabled, as the CPU's CpuVirt exists; the VMCB is complete; interrupts are off.
+            unsafe { entry::run(self.page.as_ptr(), self.vmcb_phys.0, host) };
+        } else {
+            self.run(host, cpu.fills_returns);
         }
         let next_rip = self.capabilities.next_rip;
         let vmcb = self.vmcb();
@@ -213,9 +214,23 @@ impl Vcpu {
         self.outcome(leave, cpu)
     }
 
+    /// Runs guest code on a processor that looks at the clean bits, or whose return stack has to be filled.
+    fn run(&mut self, host: u64, fills_returns: bool) {
+        let run = if fills_returns {
+            entry::run_and_fill
+        } else {
+            entry::run
+        };
+        // SAFETY: as for the plain way.
+        unsafe { run(self.page.as_ptr(), self.vmcb_phys.0, host) };
+        if self.capabilities.clean_bits {
+            self.clean = Clean::all();
+        }
+    }
+
     /// What the next entry needs and most do not.
     #[cold]
-    fn prepare(&mut self, space: &GuestRoot) -> Option<Outcome> {
+    fn prepare(&mut self, cpu: &CpuVirt, space: &GuestRoot) -> Option<Outcome> {
         if self.flush_linear {
             self.set_space(space);
         }
@@ -234,7 +249,10 @@ impl Vcpu {
             }
         }
         self.pending = Event::NONE;
-        self.to_do = self.nmi_window;
+        self.to_do = self.nmi_window || cpu.overwrites_buffers;
+        if cpu.overwrites_buffers {
+            overwrite_buffers();
+        }
         None
     }
 

@@ -5,13 +5,26 @@ use core::arch::naked_asm;
 use abi::vcpu::x86_64::{RAX, RBP, RBX, RCX, RDI, RDX, RSI, VcpuState};
 use x86::vmx::vmcs::host;
 
+use super::super::super::speculation::fill_return_stack;
+
 /// Offset of a general register in the state page.
 const fn gpr(index: usize) -> usize {
     core::mem::offset_of!(VcpuState, gpr) + 8 * index
 }
 
-/// Runs the current VMCS with the general registers of `state` until the next exit, and stores them there.
-/// `launched` selects VMRESUME. `host_rsp` is what HOST_RSP of this VMCS was last set to, 0 for never.
+bitflags::bitflags! {
+    /// How guest mode is entered and left.
+    #[derive(Clone, Copy, Debug)]
+    #[repr(transparent)]
+    pub(super) struct Way: u64 {
+        /// The VMCS is launched: VMRESUME.
+        const LAUNCHED = 1 << 0;
+        /// The return stack is filled after exits. The same as long as `host_rsp` is.
+        const FILL_RETURNS = 1 << 1;
+    }
+}
+
+/// Runs the current VMCS with the general registers of `state` until the next exit, and stores them there. `host_rsp` is what HOST_RSP of this VMCS was last set to, 0 for never.
 /// Returns 0 after an exit, 1 when VMLAUNCH or VMRESUME failed.
 ///
 /// An exit and the way back in take 53 instructions here: 27 up to VMRESUME, 26 from the exit on.
@@ -19,11 +32,11 @@ const fn gpr(index: usize) -> usize {
 /// # Safety
 ///
 /// The CPU is in VMX operation; the current VMCS has controls and host state of this backend, but for
-/// HOST_RSP and HOST_RIP; `state` is a vCPU's state page, `launched` tells the VMCS's launch state.
+/// HOST_RSP and HOST_RIP; `state` is a vCPU's state page, `way` tells the VMCS's launch state.
 #[unsafe(naked)]
 pub(super) unsafe extern "sysv64" fn run(
     state: *mut VcpuState,
-    launched: u64,
+    way: Way,
     host_rsp: *mut u64,
 ) -> u64 {
     naked_asm!(
@@ -38,7 +51,7 @@ pub(super) unsafe extern "sysv64" fn run(
         "jne 7f",
         "2:",
         // The flags last until the jump: MOV does not change them.
-        "test esi, esi",
+        "test sil, {launched}",
         "mov rax, [rdi + {rax}]",
         "mov rcx, [rdi + {rcx}]",
         "mov rdx, [rdi + {rdx}]",
@@ -98,9 +111,20 @@ pub(super) unsafe extern "sysv64" fn run(
         "mov eax, {host_rsp}",
         "vmwrite rax, rsp",
         "lea rcx, [rip + 5b]",
+        "lea rax, [rip + 8f]",
+        "test sil, {fill_returns}",
+        "cmovnz rcx, rax",
         "mov eax, {host_rip}",
         "vmwrite rax, rcx",
         "jmp 2b",
+        // Exits arrive here instead: no return before this is done.
+        "8:",
+        "push rax",
+        fill_return_stack!(),
+        "pop rax",
+        "jmp 5b",
+        launched = const Way::LAUNCHED.bits(),
+        fill_returns = const Way::FILL_RETURNS.bits(),
         rax = const gpr(RAX),
         rcx = const gpr(RCX),
         rdx = const gpr(RDX),

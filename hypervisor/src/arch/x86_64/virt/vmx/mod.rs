@@ -20,8 +20,10 @@ use super::event::{self, Event};
 use super::state::{self, StatePage, cr0, cr4, peek};
 use super::{GuestRoot, HostPhys, KernelPage, Leave, Outcome, fpu, hw};
 
+use super::super::speculation::overwrite_buffers;
 pub(super) use capabilities::Capabilities;
 pub use capabilities::ControlWord;
+use entry::Way;
 pub(super) use host::HostState;
 use host::SwitchedMsrs;
 
@@ -48,8 +50,8 @@ pub(super) struct Vcpu {
     host_cr3: u64,
     root: HostPhys,
     tag: u16,
-    /// The VMCS is launched: VMRESUME.
-    launched: bool,
+    /// How guest mode is entered.
+    way: Way,
     /// The VMCS has its controls.
     initialised: bool,
     /// One of the following makes the next entry longer.
@@ -104,7 +106,7 @@ impl Vcpu {
             host_cr3: 0,
             root: HostPhys(0),
             tag: 0,
-            launched: false,
+            way: Way::empty(),
             initialised: false,
             to_do: true,
             flush_linear: true,
@@ -151,7 +153,8 @@ impl Vcpu {
         cpu.current = self.id();
         if fresh {
             self.cpu = cpu.id;
-            self.launched = false;
+            self.way = Way::empty();
+            self.way.set(Way::FILL_RETURNS, cpu.fills_returns);
             self.host_rsp = 0;
             self.set_flush();
             let host = host_of(&cpu.host);
@@ -192,7 +195,7 @@ impl Vcpu {
         }
         host.restore_tables();
         cpu.task_limit_lost = true;
-        cpu.restore_tsc_aux();
+        cpu.restore_registers(self.fpu);
         if self.debug.is_loaded() && self.debug.store(state::dr7_active(vmcs::read(field::DR7))) {
             self.set_primary(PrimaryControls::MOV_DR_EXITING, true);
         }
@@ -233,14 +236,13 @@ impl Vcpu {
             unsafe { hw::set_cr2(self.cr2) };
         }
         // SAFETY: the VMCS is current, its controls and host state are complete.
-        let failed =
-            unsafe { entry::run(self.page.as_ptr(), self.launched.into(), &mut self.host_rsp) };
+        let failed = unsafe { entry::run(self.page.as_ptr(), self.way, &mut self.host_rsp) };
         self.cr2 = hw::cr2();
         let reason = vmcs::read(ro::EXIT_REASON) as u32;
         if failed != 0 || reason & exit::ENTRY_FAILED != 0 {
             return self.refused(failed != 0, reason);
         }
-        self.launched = true;
+        self.way.insert(Way::LAUNCHED);
         self.outcome(exit::decode(reason, vmcs::read), reason, cpu)
     }
 
@@ -261,7 +263,10 @@ impl Vcpu {
             }
         }
         self.pending = Event::NONE;
-        self.to_do = false;
+        self.to_do = cpu.overwrites_buffers;
+        if cpu.overwrites_buffers {
+            overwrite_buffers();
+        }
     }
 
     /// The processor did not enter guest mode: VMLAUNCH or VMRESUME failed, or the guest's state is not valid.

@@ -1,0 +1,49 @@
+//! What CPUs do ahead of time that can be observed, and what is done about it: each architecture has a table.
+
+/// What an [`Item`] of the table finds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict<M> {
+    /// The CPU says, or is known, not to be affected.
+    NotAffected,
+    /// It is affected; how and with which measures that is mitigated.
+    Mitigated(&'static str, M),
+    /// It is affected, and remains so: why.
+    Open(&'static str),
+}
+
+/// A way in which CPUs of type `C` leak, against which there are measures `M`.
+pub struct Item<C, M> {
+    /// Its name.
+    pub name: &'static str,
+    /// Whether a CPU is affected, and what can be done.
+    pub decide: fn(&C) -> Verdict<M>,
+}
+
+/// Goes through `table` for `cpu`: the measures to take; none, if mitigations are off (`mitigate`). Says in the log what
+/// it found, if it is to.
+pub fn choose<C, M: bitflags::Flags>(
+    table: &[Item<C, M>],
+    cpu: &C,
+    mitigate: bool,
+    report: bool,
+) -> M {
+    let mut measures = M::empty();
+    for Item { name, decide } in table {
+        let (how, detail) = match decide(cpu) {
+            Verdict::NotAffected => ("not affected", ""),
+            Verdict::Mitigated(how, taken) if mitigate => {
+                measures = measures.union(taken);
+                ("mitigated by ", how)
+            }
+            Verdict::Mitigated(..) => ("AFFECTED", ""),
+            Verdict::Open(why) => ("AFFECTED: ", why),
+        };
+        if report {
+            log::info!("{name}: {how}{detail}");
+        }
+    }
+    if report && !mitigate {
+        log::warn!("mitigations=off: nothing is done about speculation");
+    }
+    measures
+}
