@@ -10,7 +10,7 @@ use crate::interrupt::{self, Interrupt};
 use crate::logring::{self, LogObject};
 use crate::notification::{self, Notification};
 use crate::platform::{self, PlatformObject};
-use crate::slot;
+use crate::slot::{self, Tree};
 use crate::space::{self, MapRequest, Progress};
 use crate::thread::{Exception, Sync, Thread};
 use crate::{destroy, epoch, ipc};
@@ -48,7 +48,13 @@ pub fn dispatch(cpu: &Cpu, thread: Ref<Thread>, syndrome: u64) {
     };
     match outcome {
         Outcome::Return(Ok(())) => thread.with_frame(|frame| frame.set_result(Status::Success)),
-        Outcome::Return(Err(status)) => thread.with_frame(|frame| frame.set_result(status)),
+        Outcome::Return(Err(status)) => thread.with_frame(|frame| {
+            frame.set_result(status);
+            // Only operations that are known charge anybody.
+            if let (Status::Quota, Some(op)) = (status, Op::from_code(tag.op())) {
+                frame.set_arg(1, op.payer());
+            }
+        }),
         Outcome::Written => {}
         Outcome::Restart => thread.with_frame(Frame::restart),
     }
@@ -88,21 +94,15 @@ fn execute(cpu: &Cpu, thread: Ref<Thread>, op: Op, args: &Args) -> Outcome {
         Op::InterruptAck => selector(args[0])
             .and_then(|s| domain.find::<Interrupt>(s, Rights::CONTROL))
             .map(|interrupt| interrupt::acknowledge(cpu, interrupt)),
-        Op::QuotaQuery => selector(args[0])
-            .and_then(|s| domain.find::<Domain>(s, Rights::CONTROL))
-            .map(|target| {
-                let (limit, used) = target.quota();
-                thread.with_frame(|frame| {
-                    frame.set_arg(1, limit);
-                    frame.set_arg(2, used);
-                });
-            }),
+        Op::QuotaQuery => quota_query(thread, args),
         Op::LogWrite => log_write(domain, args),
         Op::LogRead => log_read(thread, args),
         Op::LogBind => log_bind(domain, args),
         Op::Power => selector(args[0])
             .and_then(|s| domain.find::<PlatformObject>(s, Rights::CONTROL))
             .and_then(|_| Err(platform::power(args[1]))),
+        Op::QuotaGive => quota_move(domain, args, Domain::give),
+        Op::QuotaTake => quota_move(domain, args, Domain::take_back),
     })
 }
 
@@ -254,6 +254,36 @@ fn interrupt_bind(domain: Ref<Domain>, args: &Args) -> Result<(), Status> {
     let (notification, bits) = signal_target(domain, args[1])?;
     let mode = TriggerMode::from_code(args[2]).ok_or(Status::BadArgument)?;
     interrupt::bind(interrupt, notification, bits, mode)
+}
+
+fn quota_query(thread: Ref<Thread>, args: &Args) -> Result<(), Status> {
+    let (limit, used) = {
+        // What moves a quota holds this lock.
+        let _tree = slot::lock();
+        let target = thread
+            .domain
+            .find::<Domain>(selector(args[0])?, Rights::CONTROL)?;
+        target.quota()
+    };
+    thread.with_frame(|frame| {
+        frame.set_arg(1, limit);
+        frame.set_arg(2, used);
+    });
+    Ok(())
+}
+
+fn quota_move(
+    caller: Ref<Domain>,
+    args: &Args,
+    change: fn(&Domain, &Tree, &Domain, u64) -> Result<(), Status>,
+) -> Result<(), Status> {
+    let tree = slot::lock();
+    let payer = caller.find::<Domain>(selector(args[0])?, Rights::CREATE)?;
+    let domain = caller.find::<Domain>(selector(args[1])?, Rights::CREATE)?;
+    if domain.header.payer != Some(payer) {
+        return Err(Status::BadArgument);
+    }
+    change(&payer, &tree, &domain, args[2])
 }
 
 /// Bytes that travel in registers.

@@ -148,6 +148,7 @@ fn meanings(op: Op) -> &'static [Means] {
         Op::QuotaQuery => &[Domain],
         Op::LogWrite | Op::LogRead | Op::LogBind => &[Log, Notification],
         Op::Power => &[Any, Small],
+        Op::QuotaGive | Op::QuotaTake => &[Domain, Domain, Quota],
     }
 }
 

@@ -89,7 +89,7 @@ bitflags! {
         const EXEC = 1 << 2;
         /// Portal: call it.
         const CALL = 1 << 3;
-        /// Domain: create objects that its quota pays for.
+        /// Domain: create objects that its quota pays for; give and take back quota.
         const CREATE = 1 << 4;
         /// Domain: put capabilities into its table and take them out. Space: map into it.
         const INSTALL = 1 << 5;

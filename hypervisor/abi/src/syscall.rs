@@ -42,6 +42,17 @@ macro_rules! operations {
     };
 }
 
+impl Op {
+    /// Which argument names whose quota [`Status::Quota`] says to be exhausted, as `a1` does then: 0 is the domain
+    /// `a0`; 1 the domain `a1`, or the payer of the space `a1`.
+    pub const fn payer(self) -> u64 {
+        match self {
+            Op::Map | Op::QuotaTake => 1,
+            _ => 0,
+        }
+    }
+}
+
 operations! {
     /// Calls portal `a0` (right `CALL`) with message words 0–7 in `a1`–`a8` and
     /// [`Tag::utcb_words`] words of the UTCB. Returns the handler's reply in the same places.
@@ -133,6 +144,13 @@ operations! {
     /// succeeds. Errors: `Unsupported` where firmware offers the kernel no such service (x86: ACPI's
     /// ports are the root task's).
     Power = 24,
+    /// Gives domain `a1` (`CREATE`) `a2` pages more quota, of what is free of its payer's, `a0` (`CREATE`). Errors:
+    /// `BadArgument` when another domain paid for `a1`; `Dead`.
+    QuotaGive = 25,
+    /// Takes `a2` pages of what is free back from the quota of domain `a1` (`CREATE`); they are free in its
+    /// payer's, `a0` (`CREATE`), then. Errors: `BadArgument` when another domain paid for `a1`; `Dead`; `Quota`, which
+    /// takes nothing.
+    QuotaTake = 26,
 }
 
 /// What [`Op::Power`] does.

@@ -5,6 +5,7 @@ mod foreign;
 mod ipc;
 mod lifetime;
 mod model;
+mod quota;
 mod scheduling;
 mod signals;
 mod vcpu;

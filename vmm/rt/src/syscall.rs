@@ -326,6 +326,16 @@ pub fn quota(domain: Selector) -> Result<Quota> {
     })
 }
 
+/// Gives `domain` that much more quota, in pages, of its payer's.
+pub fn give_quota(payer: Selector, domain: Selector, pages: u64) -> Result {
+    invoke(Op::QuotaGive, payer, &[domain.0.into(), pages])
+}
+
+/// Takes that much quota, in pages, which must be free, back from `domain` to its payer.
+pub fn take_quota(payer: Selector, domain: Selector, pages: u64) -> Result {
+    invoke(Op::QuotaTake, payer, &[domain.0.into(), pages])
+}
+
 /// Most bytes that one log operation moves.
 pub const LOG_CHUNK: usize = 56;
 
