@@ -162,7 +162,7 @@ pub fn make_thread(
         domain.free_page(page);
         return Err(status);
     }
-    space.users.fetch_add(1, Ordering::AcqRel);
+    space.add_user(tree, args.cpu);
     let header = Header::new(Kind::Thread, Some(domain));
     let context = Context::new(header, args.cpu, State::New);
     if args.foreign {
@@ -217,7 +217,7 @@ pub fn vcpu(caller: Ref<Domain>, args: &Args) -> Result<(), Status> {
         }
         return Err(status);
     }
-    guest.users.fetch_add(1, Ordering::AcqRel);
+    guest.add_user(&tree, cpu);
     monitor.users.fetch_add(1, Ordering::AcqRel);
     let mut arch_pages = [KernelPage::NONE; MAX_ARCH_PAGES];
     arch_pages[..count].copy_from_slice(&pages[..count]);

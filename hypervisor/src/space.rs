@@ -4,6 +4,7 @@ use crate::addr::HostPhys;
 use crate::arch::{self, PageTable};
 use crate::cell::Ref;
 use crate::domain::Domain;
+use crate::epoch;
 use crate::mem::KernelPage;
 use crate::object::{Header, Object};
 use crate::slot::{self, Slot, Tree};
@@ -33,6 +34,9 @@ pub struct Space {
     pub fast: AtomicU64,
     /// Threads and vCPUs that use it.
     pub users: AtomicU32,
+    /// The CPUs that threads or vCPUs were made for which use it, a bit for each: no other one loads its tables. None
+    /// leaves, as a CPU can hold translations of a space that it has left.
+    pub cpus: AtomicU64,
     /// Kernel addresses of the two pages of the I/O permission bitmap, or 0. A set bit denies.
     ports: [AtomicU64; 2],
 }
@@ -65,8 +69,15 @@ impl Space {
             fast: AtomicU64::new(fast),
             mappings: AtomicU32::new(0),
             users: AtomicU32::new(0),
+            cpus: AtomicU64::new(0),
             ports: [const { AtomicU64::new(0) }; 2],
         }
+    }
+
+    /// Counts a thread or vCPU on CPU `cpu` that is to use it.
+    pub fn add_user(&self, _tree: &Tree, cpu: u32) {
+        self.users.fetch_add(1, Ordering::AcqRel);
+        self.cpus.fetch_or(1 << cpu, Ordering::Relaxed);
     }
 
     /// The domain that pays for page tables. Spaces are never made without one, but for the root's at boot,
@@ -297,6 +308,10 @@ pub fn map(domain: &Domain, request: &MapRequest) -> Result<Progress, Status> {
         }
         slot.done.store(done, Ordering::Relaxed);
         if done == request.size {
+            if kind == MemoryKind::Ports {
+                // CPUs that run in the space have a copy of its I/O permissions.
+                epoch::stale(space.cpus.load(Ordering::Relaxed));
+            }
             return Ok(Progress::Done);
         }
     }
@@ -319,6 +334,12 @@ pub fn unmap_step(tree: &Tree, slot: Ref<Slot>) -> Progress {
     ) else {
         return Progress::Done;
     };
+    let progress = unmap_batch(tree, slot, &space);
+    epoch::stale(arch::drop_translations(&space));
+    progress
+}
+
+fn unmap_batch(tree: &Tree, slot: Ref<Slot>, space: &Space) -> Progress {
     let kind = MemoryKind::from_code((slot.extra.load(Ordering::Relaxed) >> 8) as u8)
         .unwrap_or(MemoryKind::Ram);
     for _ in 0..BATCH {

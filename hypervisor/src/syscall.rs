@@ -6,6 +6,7 @@ use crate::context::State;
 use crate::cpu::Cpu;
 use crate::create::{self, Args};
 use crate::domain::Domain;
+use crate::epoch::Round;
 use crate::interrupt::{self, Interrupt};
 use crate::logring::{self, LogObject};
 use crate::notification::{self, Notification};
@@ -170,26 +171,26 @@ fn wait(cpu: &Cpu, thread: Ref<Thread>, args: &Args) -> Outcome {
 }
 
 /// The epoch whose end `thread` waits for since an earlier run of this system call.
-fn synchronised(thread: Ref<Thread>, op: Op, args: &Args) -> Option<u64> {
+fn synchronised(thread: Ref<Thread>, op: Op, args: &Args) -> Option<Round> {
     let sync = thread.sync.get()?;
-    (sync.op == op && sync.selector == args[0]).then_some(sync.epoch)
+    (sync.op == op && sync.selector == args[0]).then_some(sync.round)
 }
 
 /// Begins an epoch whose end this system call waits for.
-fn synchronise(thread: Ref<Thread>, op: Op, args: &Args) -> u64 {
-    let epoch = epoch::begin();
+fn synchronise(thread: Ref<Thread>, op: Op, args: &Args) -> Round {
+    let round = epoch::begin();
     thread.sync.set(Some(Sync {
         op,
         selector: args[0],
-        epoch,
+        round,
     }));
-    epoch
+    round
 }
 
 /// Revocation and destruction return only when no CPU can use what was taken back.
 fn revoke(cpu: &Cpu, thread: Ref<Thread>, op: Op, args: &Args) -> Outcome {
-    let epoch = match synchronised(thread, op, args) {
-        Some(epoch) => epoch,
+    let round = match synchronised(thread, op, args) {
+        Some(round) => round,
         None => {
             let found = selector(args[0]).and_then(|s| {
                 let slot = thread.domain.slot(s).ok_or(Status::BadCapability)?;
@@ -206,7 +207,7 @@ fn revoke(cpu: &Cpu, thread: Ref<Thread>, op: Op, args: &Args) -> Outcome {
             }
         }
     };
-    if !epoch::is_over(epoch) || destroy::reclaim() == Progress::Again {
+    if !epoch::is_over(round) || destroy::reclaim() == Progress::Again {
         return Outcome::Restart;
     }
     thread.sync.set(None);
@@ -225,8 +226,8 @@ fn map(thread: Ref<Thread>, op: Op, args: &Args) -> Outcome {
             rights: args[6],
         })
     };
-    let epoch = match synchronised(thread, op, args) {
-        Some(epoch) => epoch,
+    let round = match synchronised(thread, op, args) {
+        Some(round) => round,
         None => {
             match request().and_then(|request| space::map(&thread.domain, &request)) {
                 Ok(Progress::Done) => {}
@@ -236,11 +237,10 @@ fn map(thread: Ref<Thread>, op: Op, args: &Args) -> Outcome {
             if !space::is_port_mapping(&thread.domain, Selector(args[2] as u32)) {
                 return Outcome::Return(Ok(()));
             }
-            // CPUs that run in the space have a copy of its I/O permissions.
             synchronise(thread, op, args)
         }
     };
-    if !epoch::is_over(epoch) {
+    if !epoch::is_over(round) {
         return Outcome::Restart;
     }
     thread.sync.set(None);

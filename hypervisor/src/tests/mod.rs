@@ -7,6 +7,7 @@ mod lifetime;
 mod model;
 mod quota;
 mod scheduling;
+mod shootdown;
 mod signals;
 mod vcpu;
 mod world;
