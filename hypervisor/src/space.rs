@@ -9,7 +9,7 @@ use crate::mem::KernelPage;
 use crate::object::{Header, Object};
 use crate::slot::{self, Slot, Tree};
 use abi::cap::{Kind, MemoryKind, Rights};
-use abi::syscall::SpaceKind;
+use abi::syscall::{Caching, SpaceKind};
 use abi::{Selector, Status, USER_END};
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
@@ -55,6 +55,19 @@ pub struct Mapped {
     pub kind: MemoryKind,
     /// `READ`, `WRITE`, `EXEC`.
     pub rights: Rights,
+    /// What the mapping asks for.
+    pub caching: Caching,
+}
+
+impl Mapped {
+    /// The memory type that follows: none for what the processor may cache.
+    pub fn uncached(&self) -> Option<Caching> {
+        match (self.caching, self.kind) {
+            (Caching::Natural, MemoryKind::Device) => Some(Caching::Uncached),
+            (Caching::Natural, _) => None,
+            (asked, _) => Some(asked),
+        }
+    }
 }
 
 impl Space {
@@ -103,6 +116,7 @@ impl Space {
             phys: page.phys,
             kind: MemoryKind::Ram,
             rights: Rights::RW,
+            caching: Caching::Natural,
         };
         self.table
             .map(at, abi::PAGE_SIZE as u64, &mapped, &*self.payer()?)
@@ -188,8 +202,8 @@ pub struct MapRequest {
     pub address: u64,
     /// Bytes, or ports.
     pub size: u64,
-    /// Requested rights.
-    pub rights: u64,
+    /// Requested rights and caching, as the system call has them.
+    pub access: u64,
 }
 
 /// Maps memory into a space. On an error, what was mapped before it stays in the destination slot.
@@ -207,24 +221,17 @@ pub fn map(domain: &Domain, request: &MapRequest) -> Result<Progress, Status> {
     );
     let kind = MemoryKind::from_code((memory.extra.load(Ordering::Relaxed) >> 8) as u8)
         .ok_or(Status::BadCapability)?;
-    let rights = u16::try_from(request.rights)
-        .ok()
-        .and_then(Rights::from_bits)
+    let caching =
+        Caching::from_code(request.access >> Caching::SHIFT).ok_or(Status::BadArgument)?;
+    let rights = Rights::from_bits(request.access as u16)
         .filter(|r| (Rights::RW | Rights::EXEC).contains(*r) && r.contains(Rights::READ))
         .ok_or(Status::BadArgument)?;
     if !word.allows(rights) {
         return Err(Status::Denied);
     }
-    let unit = if kind == MemoryKind::Ports {
-        1
-    } else {
-        abi::PAGE_SIZE as u64
-    };
-    let end = if kind == MemoryKind::Ports {
-        PORTS
-    } else {
-        space.end()
-    };
+    let ports = kind == MemoryKind::Ports;
+    let unit = if ports { 1 } else { abi::PAGE_SIZE as u64 };
+    let end = if ports { PORTS } else { space.end() };
     let in_memory = request
         .offset
         .checked_add(request.size)
@@ -238,7 +245,11 @@ pub fn map(domain: &Domain, request: &MapRequest) -> Result<Progress, Status> {
         return Err(Status::BadArgument);
     }
     let start = base + request.offset;
-    if kind == MemoryKind::Ports && (space.kind != SpaceKind::Host || start != request.address) {
+    if ports
+        && (space.kind != SpaceKind::Host
+            || start != request.address
+            || caching != Caching::Natural)
+    {
         return Err(Status::BadArgument);
     }
     let device = kind == MemoryKind::Device && space.kind == SpaceKind::Host;
@@ -246,7 +257,7 @@ pub fn map(domain: &Domain, request: &MapRequest) -> Result<Progress, Status> {
         return Err(Status::Denied);
     }
     let host_page_zero = request.address == 0 && space.kind == SpaceKind::Host;
-    if kind != MemoryKind::Ports && host_page_zero {
+    if !ports && host_page_zero {
         return Err(Status::BadArgument);
     }
 
@@ -255,7 +266,7 @@ pub fn map(domain: &Domain, request: &MapRequest) -> Result<Progress, Status> {
         .ok_or(Status::BadSelector)?;
     let mut done = if slot.is_free() {
         domain.empty_slot(request.destination)?;
-        if kind == MemoryKind::Ports {
+        if ports {
             space.make_port_bitmap()?;
         }
         slot.first.store(request.address, Ordering::Relaxed);
@@ -283,13 +294,14 @@ pub fn map(domain: &Domain, request: &MapRequest) -> Result<Progress, Status> {
     };
     for _ in 0..BATCH {
         let left = request.size - done;
-        let step = if kind == MemoryKind::Ports {
+        let step = if ports {
             space.set_ports(request.address + done, left, true)
         } else {
             let mapped = Mapped {
                 phys: HostPhys(start + done),
                 kind,
                 rights,
+                caching,
             };
             space
                 .payer()
@@ -308,7 +320,7 @@ pub fn map(domain: &Domain, request: &MapRequest) -> Result<Progress, Status> {
         }
         slot.done.store(done, Ordering::Relaxed);
         if done == request.size {
-            if kind == MemoryKind::Ports {
+            if ports {
                 // CPUs that run in the space have a copy of its I/O permissions.
                 epoch::stale(space.cpus.load(Ordering::Relaxed));
             }

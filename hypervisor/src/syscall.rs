@@ -223,7 +223,7 @@ fn map(thread: Ref<Thread>, op: Op, args: &Args) -> Outcome {
             offset: args[3],
             address: args[4],
             size: args[5],
-            rights: args[6],
+            access: args[6],
         })
     };
     let round = match synchronised(thread, op, args) {

@@ -116,9 +116,9 @@ impl Rights {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum MemoryKind {
-    /// RAM; mapped write-back.
+    /// RAM; mapped write-back, unless [`crate::syscall::Caching`] says otherwise.
     Ram = 0,
-    /// Device memory; mapped uncached, never executable.
+    /// Device memory; mapped uncached or write-combining, never executable.
     Device = 1,
     /// RAM that firmware wrote (ACPI tables); mapped write-back, read-only.
     Firmware = 2,

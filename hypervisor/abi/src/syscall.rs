@@ -114,7 +114,8 @@ operations! {
     Delete = 14,
     /// Maps memory `a0` into space `a1` (`INSTALL`); `a2` = dst, which receives the mapping
     /// capability; `a3` = offset in the memory, `a4` = address, `a5` = size, in bytes, multiples
-    /// of the page size; `a6` = rights (`READ`, `WRITE`, `EXEC`; no more than the memory's).
+    /// of the page size; `a6` = rights (`READ`, `WRITE`, `EXEC`; no more than the memory's) in bits 0–15, and
+    /// [`Caching`] in the others. The largest pages that fit are used.
     /// Ports: `a3`, `a5` in ports, `a4` must equal the first port. Errors: `Occupied`
     /// when part of the range is mapped; `Denied` for a host space and registers by which guests reach the
     /// virtual CPU interface (GICv2's GICV), as they act on whichever guest is loaded.
@@ -193,6 +194,44 @@ impl SpaceKind {
             _ => return None,
         })
     }
+}
+
+/// How a mapping is cached ([`Op::Map`]). Where the processor combines it with what a guest asks for, the guest may get
+/// less caching than this, never more.
+///
+/// Of RAM that is mapped in different ways, programs see a write through one of them by another only after they have cleaned or
+/// invalidated the caches as their processor's manual has it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Caching {
+    /// By the kind of the memory: RAM and firmware's tables write-back, device memory uncached.
+    #[default]
+    Natural = 0,
+    /// Each access goes to the memory or device, in the order of the program. Arm: device memory nGnRE, in which
+    /// accesses have to be aligned.
+    Uncached = 1,
+    /// Not cached, but writes may be gathered and accesses reordered. Arm: normal memory, non-cacheable.
+    WriteCombining = 2,
+}
+
+impl Caching {
+    /// The caching with this code, if there is one.
+    pub const fn from_code(code: u64) -> Option<Caching> {
+        Some(match code {
+            0 => Caching::Natural,
+            1 => Caching::Uncached,
+            2 => Caching::WriteCombining,
+            _ => return None,
+        })
+    }
+
+    /// In its place in `a6` of [`Op::Map`].
+    pub const fn bits(self) -> u64 {
+        (self as u64) << Caching::SHIFT
+    }
+
+    /// Its place in `a6` of [`Op::Map`].
+    pub const SHIFT: u32 = 16;
 }
 
 /// Trigger mode of an interrupt line ([`Op::InterruptBind`]).

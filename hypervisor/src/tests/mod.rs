@@ -1,5 +1,6 @@
 //! Tests of the portable core: its system calls, on CPUs and in a time that the test controls.
 
+mod caching;
 mod capabilities;
 mod foreign;
 mod ipc;

@@ -1,6 +1,6 @@
 //! Typed system calls: one function per [`Op`]. Rights and errors are described there.
 use crate::arch::{self, Registers};
-use abi::syscall::{DelegateFlags, PowerAction, SpaceKind, ThreadFlags, TriggerMode};
+use abi::syscall::{Caching, DelegateFlags, PowerAction, SpaceKind, ThreadFlags, TriggerMode};
 use abi::{Badge, Op, Rights, Selector, Status, Tag};
 
 /// Result of a system call.
@@ -269,7 +269,18 @@ pub struct MapParameters {
 
 /// Maps memory into a space; `dst` receives the mapping.
 pub fn map(memory: Selector, space: Selector, dst: Selector, p: &MapParameters) -> Result {
-    let rights = p.rights.bits().into();
+    map_cached(memory, space, dst, p, Caching::Natural)
+}
+
+/// As [`map`], and says how the mapping is cached.
+pub fn map_cached(
+    memory: Selector,
+    space: Selector,
+    dst: Selector,
+    p: &MapParameters,
+    caching: Caching,
+) -> Result {
+    let access = u64::from(p.rights.bits()) | caching.bits();
     invoke(
         Op::Map,
         memory,
@@ -279,7 +290,7 @@ pub fn map(memory: Selector, space: Selector, dst: Selector, p: &MapParameters) 
             p.offset,
             p.address,
             p.size,
-            rights,
+            access,
         ],
     )
 }
