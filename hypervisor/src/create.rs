@@ -22,7 +22,8 @@ use core::sync::atomic::Ordering;
 /// Arguments of a system call, `a0` to `a8`.
 pub type Args = [u64; 9];
 
-fn selector(argument: u64) -> Result<Selector, Status> {
+/// The selector in an argument.
+pub fn selector(argument: u64) -> Result<Selector, Status> {
     u32::try_from(argument)
         .map(Selector)
         .map_err(|_| Status::BadArgument)

@@ -13,6 +13,7 @@ pub mod cpu;
 pub mod create;
 pub mod destroy;
 pub mod domain;
+pub mod doorbell;
 #[cfg(target_os = "none")]
 pub mod early_log;
 pub mod epoch;

@@ -62,11 +62,11 @@ type Link = AtomicU32;
 #[repr(C, align(64))]
 pub struct Slot {
     word: AtomicU64,
-    /// Memory: base. Mapping: address. Notification: badge.
+    /// Memory: base. Mapping: address. Notification: badge. Doorbell: where it starts ([`crate::doorbell`]).
     pub first: AtomicU64,
     /// Memory, mapping: size in bytes (ports: in ports).
     pub second: AtomicU64,
-    /// [`ORIGIN`], [`ZOMBIE`], [`ENDING`]; memory and mapping: [`abi::cap::MemoryKind`] in bits 8–15.
+    /// [`ORIGIN`], [`ZOMBIE`], [`ENDING`], [`DOORBELL`]; memory and mapping: [`abi::cap::MemoryKind`] in bits 8–15.
     pub extra: AtomicU64,
     parent: Link,
     child: Link,
@@ -86,6 +86,9 @@ pub const ORIGIN: u64 = 1 << 0;
 pub const ZOMBIE: u64 = 1 << 1;
 /// With [`ORIGIN`] and [`ZOMBIE`]: the object is ending. Its address is in `first`.
 pub const ENDING: u64 = 1 << 2;
+
+/// The mapping is one of a notification.
+pub const DOORBELL: u64 = 1 << 16;
 
 static TREE: TicketMutex<()> = TicketMutex::new(());
 

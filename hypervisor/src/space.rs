@@ -4,10 +4,11 @@ use crate::addr::HostPhys;
 use crate::arch::{self, PageTable};
 use crate::cell::Ref;
 use crate::domain::Domain;
+use crate::doorbell::{self, Doorbells};
 use crate::epoch;
 use crate::mem::KernelPage;
 use crate::object::{Header, Object};
-use crate::slot::{self, Slot, Tree};
+use crate::slot::{self, DOORBELL, Slot, Tree};
 use abi::cap::{Kind, MemoryKind, Rights};
 use abi::syscall::{Caching, SpaceKind};
 use abi::{Selector, Status, USER_END};
@@ -37,6 +38,8 @@ pub struct Space {
     /// The CPUs that threads or vCPUs were made for which use it, a bit for each: no other one loads its tables. None
     /// leaves, as a CPU can hold translations of a space that it has left.
     pub cpus: AtomicU64,
+    /// Doorbells of guests.
+    pub doorbells: Doorbells,
     /// Kernel addresses of the two pages of the I/O permission bitmap, or 0. A set bit denies.
     ports: [AtomicU64; 2],
 }
@@ -83,6 +86,7 @@ impl Space {
             mappings: AtomicU32::new(0),
             users: AtomicU32::new(0),
             cpus: AtomicU64::new(0),
+            doorbells: Doorbells::new(),
             ports: [const { AtomicU64::new(0) }; 2],
         }
     }
@@ -171,6 +175,10 @@ impl Space {
                 payer.free_page(KernelPage::from_virt(virt));
                 return true;
             }
+        }
+        if let Some(page) = self.doorbells.take_page() {
+            payer.free_page(page);
+            return true;
         }
         self.table.free_step(payer)
     }
@@ -338,7 +346,8 @@ pub fn is_port_mapping(domain: &Domain, selector: Selector) -> bool {
     })
 }
 
-/// Unmaps up to a batch of what the mapping in `slot` still has; when nothing is left, empties the slot.
+/// Unmaps up to a batch of what the mapping in `slot` still has; when nothing is left, empties the slot. A doorbell is
+/// unbound.
 pub fn unmap_step(tree: &Tree, slot: Ref<Slot>) -> Progress {
     let Ok(space) = crate::domain::resolve::<Space>(
         slot::CapWord::new(Kind::Space, Rights::empty(), slot.word().address()),
@@ -346,6 +355,13 @@ pub fn unmap_step(tree: &Tree, slot: Ref<Slot>) -> Progress {
     ) else {
         return Progress::Done;
     };
+    if slot.extra.load(Ordering::Relaxed) & DOORBELL != 0 {
+        doorbell::unbind(tree, &space, &slot);
+        remove_mapping(tree, slot);
+        // Another CPU may be about to ring it.
+        epoch::unlinked();
+        return Progress::Done;
+    }
     let progress = unmap_batch(tree, slot, &space);
     epoch::stale(arch::drop_translations(&space));
     progress

@@ -6,6 +6,7 @@ use crate::context::State;
 use crate::cpu::Cpu;
 use crate::create::{self, Args};
 use crate::domain::Domain;
+use crate::doorbell;
 use crate::epoch::Round;
 use crate::interrupt::{self, Interrupt};
 use crate::logring::{self, LogObject};
@@ -104,6 +105,7 @@ fn execute(cpu: &Cpu, thread: Ref<Thread>, op: Op, args: &Args) -> Outcome {
             .and_then(|_| Err(platform::power(args[1]))),
         Op::QuotaGive => quota_move(domain, args, Domain::give),
         Op::QuotaTake => quota_move(domain, args, Domain::take_back),
+        Op::BindDoorbell => doorbell::bind(domain, args),
     })
 }
 

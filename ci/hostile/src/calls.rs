@@ -149,6 +149,7 @@ fn meanings(op: Op) -> &'static [Means] {
         Op::QuotaQuery => &[Domain],
         Op::LogWrite | Op::LogRead | Op::LogBind => &[Log, Notification],
         Op::Power => &[Any, Small],
+        Op::BindDoorbell => &[Notification, GuestSpace, Empty, Small, Address, Size],
         Op::QuotaGive | Op::QuotaTake => &[Domain, Domain, Quota],
     }
 }

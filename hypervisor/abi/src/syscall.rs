@@ -47,7 +47,7 @@ impl Op {
     /// `a0`; 1 the domain `a1`, or the payer of the space `a1`.
     pub const fn payer(self) -> u64 {
         match self {
-            Op::Map | Op::QuotaTake => 1,
+            Op::Map | Op::QuotaTake | Op::BindDoorbell => 1,
             _ => 0,
         }
     }
@@ -152,6 +152,16 @@ operations! {
     /// payer's, `a0` (`CREATE`), then. Errors: `BadArgument` when another domain paid for `a1`; `Dead`; `Quota`, which
     /// takes nothing.
     QuotaTake = 26,
+    /// Binds a range of guest space `a1` (`INSTALL`) to notification `a0` (`SIGNAL`, with its badge): a guest's
+    /// write there signals, and the guest goes on after it. `a2` = dst, which receives a mapping capability, derived
+    /// from `a0`; `a3` = [`DoorbellKind`], `a4` = first address or port, `a5` = size, in bytes or ports. The access
+    /// counts whose first byte is in the range, if it leaves guest mode: the range is not mapped writable. What is written
+    /// is not kept. Reads, and writes that the processor does not describe well enough to go on after them, are exits
+    /// as without a doorbell: string instructions to ports; on x86, all writes to memory under SVM, and under VMX those
+    /// that read there too, or on a processor of another hypervisor; on Arm, those of more than one register, with
+    /// write-back, or of AArch32. What else an x86 instruction does than to store is left out. Errors: `Occupied` when
+    /// part of the range is bound, or [`MAX_DOORBELLS`] are.
+    BindDoorbell = 27,
 }
 
 /// What [`Op::Power`] does.
@@ -191,6 +201,30 @@ impl SpaceKind {
         Some(match code {
             0 => SpaceKind::Host,
             1 => SpaceKind::Guest,
+            _ => return None,
+        })
+    }
+}
+
+/// Most doorbells of a space ([`Op::BindDoorbell`]).
+pub const MAX_DOORBELLS: usize = 128;
+
+/// What the range of a doorbell is of ([`Op::BindDoorbell`]).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum DoorbellKind {
+    /// Guest-physical addresses.
+    Memory = 0,
+    /// I/O ports; there are none on Arm.
+    Ports = 1,
+}
+
+impl DoorbellKind {
+    /// The kind with this code, if there is one.
+    pub const fn from_code(code: u64) -> Option<DoorbellKind> {
+        Some(match code {
+            0 => DoorbellKind::Memory,
+            1 => DoorbellKind::Ports,
             _ => return None,
         })
     }

@@ -2,6 +2,7 @@
 
 mod caching;
 mod capabilities;
+mod doorbells;
 mod foreign;
 mod ipc;
 mod lifetime;

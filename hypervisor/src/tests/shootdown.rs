@@ -75,8 +75,8 @@ fn only_cpus_that_use_the_space_are_waited_for() {
     };
     assert_eq!(revoke(&[1]), [1]);
     assert_eq!(revoke(&[3, 1]), [1, 3]);
-    assert_eq!(revoke(&[]), []);
-    assert_eq!(revoke(&[0]), []);
+    assert_eq!(revoke(&[]), [0u32; 0]);
+    assert_eq!(revoke(&[0]), [0u32; 0]);
     assert_eq!(revoke(&[0, 2]), [2]);
 }
 
@@ -92,7 +92,7 @@ fn a_guest_space_is_used_where_its_vcpus_are() {
     w.root(Op::CreateVcpu, &args);
     let (in_guest, in_host) = (map(&w, guest, 0), map(&w, host, PAGE));
     assert_eq!(waits_for(&w, killer, Op::Delete, &[in_guest]), [2]);
-    assert_eq!(waits_for(&w, killer, Op::Delete, &[in_host]), []);
+    assert_eq!(waits_for(&w, killer, Op::Delete, &[in_host]), [0u32; 0]);
 }
 
 #[test]
@@ -124,7 +124,7 @@ fn what_any_cpu_may_have_found_is_unused_on_all() {
     let deeper = w.selector() as u64;
     w.root(Op::Delegate, &[RAM as u64, ROOT, part, 0xff, 0, PAGE]);
     w.root(Op::Delegate, &[part, ROOT, deeper, 0xff, 0, PAGE]);
-    assert_eq!(waits_for(&w, killer, Op::Revoke, &[RAM as u64]), []);
+    assert_eq!(waits_for(&w, killer, Op::Revoke, &[RAM as u64]), [0u32; 0]);
 }
 
 #[test]
@@ -141,7 +141,7 @@ fn a_revocation_waits_for_what_an_unfinished_one_took() {
     w.cpu(0).reschedule.set(true);
     w.step(0);
     assert_eq!(waits_for(&w, second, Op::Revoke, &[RAM as u64]), [1]);
-    assert_eq!(waits_for(&w, second, Op::Revoke, &[RAM as u64]), []);
+    assert_eq!(waits_for(&w, second, Op::Revoke, &[RAM as u64]), [0u32; 0]);
 }
 
 #[test]

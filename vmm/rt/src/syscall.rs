@@ -1,6 +1,8 @@
 //! Typed system calls: one function per [`Op`]. Rights and errors are described there.
 use crate::arch::{self, Registers};
-use abi::syscall::{Caching, DelegateFlags, PowerAction, SpaceKind, ThreadFlags, TriggerMode};
+use abi::syscall::{
+    Caching, DelegateFlags, DoorbellKind, PowerAction, SpaceKind, ThreadFlags, TriggerMode,
+};
 use abi::{Badge, Op, Rights, Selector, Status, Tag};
 
 /// Result of a system call.
@@ -303,6 +305,31 @@ pub fn bind_sched(sched: Selector, context: Selector) -> Result {
 /// Binds a vCPU's kick.
 pub fn bind_kick(vcpu: Selector, notification: Selector) -> Result {
     invoke(Op::BindKick, vcpu, &[notification.0.into()])
+}
+
+/// Where a guest's writes are to signal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DoorbellParameters {
+    /// Memory or ports.
+    pub kind: DoorbellKind,
+    /// First address or port.
+    pub first: u64,
+    /// Bytes or ports.
+    pub size: u64,
+}
+
+/// Binds a range of a guest space to a notification; `dst` receives the mapping.
+pub fn bind_doorbell(
+    notification: Selector,
+    space: Selector,
+    dst: Selector,
+    p: &DoorbellParameters,
+) -> Result {
+    invoke(
+        Op::BindDoorbell,
+        notification,
+        &[space.0.into(), dst.0.into(), p.kind as u64, p.first, p.size],
+    )
 }
 
 /// Binds an interrupt line to a notification and unmasks it.
