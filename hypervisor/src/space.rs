@@ -1,4 +1,4 @@
-//! Address spaces: host (native programs) and guest (guest-physical memory of a VM).
+//! Address spaces: host (native programs), guest (guest-physical memory of a VM) and device.
 
 use crate::addr::HostPhys;
 use crate::arch::{self, PageTable};
@@ -107,7 +107,7 @@ impl Space {
     pub fn end(&self) -> u64 {
         match self.kind {
             SpaceKind::Host => USER_END,
-            SpaceKind::Guest => GUEST_END,
+            SpaceKind::Guest | SpaceKind::Device => GUEST_END,
         }
     }
 
@@ -260,7 +260,7 @@ pub fn map(domain: &Domain, request: &MapRequest) -> Result<Progress, Status> {
     {
         return Err(Status::BadArgument);
     }
-    let device = kind == MemoryKind::Device && space.kind == SpaceKind::Host;
+    let device = kind == MemoryKind::Device && space.kind != SpaceKind::Guest;
     if device && arch::is_guest_only(start, request.size) {
         return Err(Status::Denied);
     }

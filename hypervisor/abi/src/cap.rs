@@ -30,7 +30,7 @@ pub enum Kind {
     Null = 0,
     /// Protection domain: capability table and kernel-memory quota.
     Domain = 1,
-    /// Address space, host or guest.
+    /// Address space: host, guest or device.
     Space = 2,
     /// Thread.
     Thread = 3,

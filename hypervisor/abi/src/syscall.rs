@@ -117,8 +117,8 @@ operations! {
     /// of the page size; `a6` = rights (`READ`, `WRITE`, `EXEC`; no more than the memory's) in bits 0–15, and
     /// [`Caching`] in the others. The largest pages that fit are used.
     /// Ports: `a3`, `a5` in ports, `a4` must equal the first port. Errors: `Occupied`
-    /// when part of the range is mapped; `Denied` for a host space and registers by which guests reach the
-    /// virtual CPU interface (GICv2's GICV), as they act on whichever guest is loaded.
+    /// when part of the range is mapped; `Denied` for registers by which guests reach the
+    /// virtual CPU interface (GICv2's GICV) in another than a guest space, as they act on whichever guest is loaded.
     Map = 15,
     /// Binds scheduling context `a0` (`CONTROL`) to thread or vCPU `a1` (`CONTROL`) and starts it.
     /// Errors: `Busy`, `WrongCpu`.
@@ -193,6 +193,8 @@ pub enum SpaceKind {
     Host = 0,
     /// Guest-physical addresses of a VM.
     Guest = 1,
+    /// Addresses that a device uses, in the format of guest spaces. No thread or vCPU runs in it.
+    Device = 2,
 }
 
 impl SpaceKind {
@@ -201,6 +203,7 @@ impl SpaceKind {
         Some(match code {
             0 => SpaceKind::Host,
             1 => SpaceKind::Guest,
+            2 => SpaceKind::Device,
             _ => return None,
         })
     }

@@ -325,7 +325,7 @@ fn read_table(
         let mut rights = Rights::READ;
         let executes = match kind {
             SpaceKind::Host => entry >> 63 == 0,
-            SpaceKind::Guest => entry & 4 != 0,
+            SpaceKind::Guest | SpaceKind::Device => entry & 4 != 0,
         };
         rights.set(Rights::WRITE, entry & 2 != 0);
         rights.set(Rights::EXEC, executes);
@@ -489,7 +489,7 @@ impl Checked {
                     slots,
                 ]
             }
-            Op::CreateSpace => vec![domain, self.empty(id, picks[1]), picks[2] as u64 % 3],
+            Op::CreateSpace => vec![domain, self.empty(id, picks[1]), picks[2] as u64 % 4],
             Op::CreateThread => {
                 let space = self.held(actor, Some(Kind::Space), picks[3]);
                 vec![

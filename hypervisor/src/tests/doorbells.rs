@@ -189,8 +189,15 @@ fn a_doorbell_ends_with_its_capability_the_badge_and_the_notification() {
     let bind = |from| vm.bind(from, MEMORY, 0x1000, 8).unwrap();
     let mapping = bind(badge);
     assert!(vm.writes(0x1000));
+    let flushes = || {
+        let arch = &vm.w.cpu(1).arch;
+        arch.flushes.load(std::sync::atomic::Ordering::SeqCst)
+    };
+    let before = flushes();
     vm.w.delete(mapping as u32);
     assert!(!vm.writes(0x1000));
+    // A CPU that had found it rings it no more.
+    assert_ne!(flushes(), before);
     bind(badge);
     vm.w.root(Op::Revoke, &[badge]);
     assert!(!vm.writes(0x1000));
@@ -199,17 +206,8 @@ fn a_doorbell_ends_with_its_capability_the_badge_and_the_notification() {
     assert!(!vm.writes(0x1000));
     bind(n);
     assert!(vm.writes(0x1000));
-    let flushes = || {
-        vm.w.cpu(1)
-            .arch
-            .flushes
-            .load(std::sync::atomic::Ordering::SeqCst)
-    };
-    let before = flushes();
     vm.w.delete(n as u32);
     assert!(!vm.writes(0x1000));
-    // A CPU that had found it rings it no more.
-    assert_ne!(flushes(), before);
     // The table stays with the space, and ends with it.
     assert!(vm.w.root.quota().1 <= used + 2);
     let next = vm.w.notification();

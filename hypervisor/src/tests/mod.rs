@@ -2,6 +2,7 @@
 
 mod caching;
 mod capabilities;
+mod device_spaces;
 mod doorbells;
 mod foreign;
 mod ipc;

@@ -1,4 +1,4 @@
-//! Translation tables: stage 2 for host and guest spaces alike, and the kernel's own at EL2.
+//! Translation tables: stage 2 for host, guest and device spaces alike, and the kernel's own at EL2.
 //!
 //! Granule 4 KiB. Stage 2 has 39 bits of input from one table at level 1 (Arm ARM D8.2); EL2's stage 1 has 48. In the
 //! terms of [`crate::tables`], level 0 holds pages, as Arm's level 3 does.

@@ -1,4 +1,4 @@
-//! Page tables: host spaces, and guest spaces in the formats of NPT and EPT.
+//! Page tables: host spaces, and guest and device spaces in the formats of NPT and EPT.
 //!
 //! Four levels. Intel SDM vol. 3, 4.5 (host) and 28.3.2 (EPT); AMD APM vol. 2, 5.3 and 15.25 (NPT has the
 //! host's format, with every access a user access).
@@ -85,6 +85,8 @@ impl PageTable {
             (SpaceKind::Guest, Virtualization::Vmx) => Format::Ept,
             (SpaceKind::Guest, Virtualization::Svm) => Format::Npt,
             (SpaceKind::Guest, _) => return Err(Status::Unsupported),
+            (SpaceKind::Device, Virtualization::Svm) => Format::Npt,
+            (SpaceKind::Device, _) => Format::Ept,
         };
         let root = payer.alloc_page()?;
         if format == Format::Host {
