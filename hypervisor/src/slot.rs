@@ -88,7 +88,7 @@ pub const ZOMBIE: u64 = 1 << 1;
 pub const ENDING: u64 = 1 << 2;
 
 /// The mapping is one of a notification.
-pub const DOORBELL: u64 = 1 << 16;
+pub const DOORBELL: u64 = 1 << 3;
 
 static TREE: TicketMutex<()> = TicketMutex::new(());
 
