@@ -44,6 +44,8 @@ pub struct Cpu {
     pub timeouts: TimeoutQueue,
     /// Last epoch that this CPU passed.
     pub epoch: AtomicU64,
+    /// Last epoch that it has to pass for translations that it may hold.
+    pub stale: AtomicU64,
     timer: CpuCell<u64>,
     inbox: TicketMutex<Inbox>,
 }
@@ -123,6 +125,7 @@ impl Cpu {
             run_queue: RunQueue::new(),
             timeouts: TimeoutQueue::new(),
             epoch: AtomicU64::new(0),
+            stale: AtomicU64::new(0),
             timer: CpuCell::new(u64::MAX),
             inbox: TicketMutex::new(Inbox {
                 notifications: None,

@@ -22,7 +22,8 @@ use abi::{PRIORITIES, Rights, Selector, Status};
 /// Arguments of a system call, `a0` to `a8`.
 pub type Args = [u64; 9];
 
-fn selector(argument: u64) -> Result<Selector, Status> {
+/// The selector in an argument.
+pub fn selector(argument: u64) -> Result<Selector, Status> {
     u32::try_from(argument)
         .map(Selector)
         .map_err(|_| Status::BadArgument)
@@ -162,7 +163,7 @@ pub fn make_thread(
         domain.free_page(page);
         return Err(status);
     }
-    space.users.fetch_add(1, Ordering::AcqRel);
+    space.add_user(tree, args.cpu);
     let header = Header::new(Kind::Thread, Some(domain));
     let context = Context::new(header, args.cpu, State::New);
     if args.foreign {
@@ -217,7 +218,7 @@ pub fn vcpu(caller: Ref<Domain>, args: &Args) -> Result<(), Status> {
         }
         return Err(status);
     }
-    guest.users.fetch_add(1, Ordering::AcqRel);
+    guest.add_user(&tree, cpu);
     monitor.users.fetch_add(1, Ordering::AcqRel);
     let mut arch_pages = [KernelPage::NONE; MAX_ARCH_PAGES];
     arch_pages[..count].copy_from_slice(&pages[..count]);

@@ -59,16 +59,28 @@ fn revoke_step(slot: Ref<Slot>) -> Progress {
     if child.word().kind() == Kind::Mapping {
         space::unmap_step(&tree, child);
     } else if let Some(grandchild) = child.first_child(&tree) {
+        let kind = child.word().kind();
         if child.extra.load(Ordering::Relaxed) & ZOMBIE == 0 {
             child.withdraw(&tree);
         }
+        taken_back(kind);
         grandchild.unlink(&tree);
         grandchild.link_under(&tree, &slot);
     } else {
+        let kind = child.word().kind();
         child.unlink(&tree);
         child.clear(&tree);
+        taken_back(kind);
     }
     Progress::Again
+}
+
+/// A capability of `kind` is no longer there: other CPUs may have found its object before. Memory is found and used
+/// with the tree locked.
+fn taken_back(kind: Kind) {
+    if !matches!(kind, Kind::Memory | Kind::Null) {
+        epoch::unlinked();
+    }
 }
 
 /// Deletes the capability in `slot`, from which nothing is derived any more.
@@ -84,8 +96,10 @@ fn delete_self(cpu: &Cpu, slot: Ref<Slot>) -> Result<Progress, Status> {
         }
         let address = slot.own_object();
         if address == 0 {
+            let kind = slot.word().kind();
             slot.unlink(&tree);
             slot.clear(&tree);
+            taken_back(kind);
             return Ok(Progress::Done);
         }
         if slot.word() != CapWord::NULL {
@@ -391,7 +405,7 @@ fn retire(object: AnyRef) {
     }
     let mut queue = RETIRED.lock();
     object.next.store(0, Ordering::Relaxed);
-    object.prev.store(epoch::next(), Ordering::Relaxed);
+    object.prev.store(epoch::unlinked(), Ordering::Relaxed);
     if queue.last == 0 {
         queue.first = object.address();
     } else {
@@ -411,7 +425,7 @@ pub fn reclaim() -> Progress {
         }
         // SAFETY: as in `retire`.
         let object: AnyRef = unsafe { Ref::from_address(queue.first) };
-        if !epoch::is_over(object.prev.load(Ordering::Relaxed)) {
+        if !epoch::is_unused(object.prev.load(Ordering::Relaxed)) {
             return Progress::Done;
         }
         let next = object.next.load(Ordering::Relaxed);

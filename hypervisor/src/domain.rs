@@ -3,7 +3,7 @@
 use crate::cell::Ref;
 use crate::mem::{self, KernelPage, PAGE};
 use crate::object::{self, AnyRef, Header, Object, ObjectList};
-use crate::slot::{CapWord, Slot};
+use crate::slot::{CapWord, Slot, Tree};
 use crate::sync::TicketMutex;
 use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use abi::cap::{Kind, Rights};
@@ -33,8 +33,10 @@ pub struct Domain {
     slots: u32,
     level: u8,
     dying: AtomicBool,
+    /// Pages that it was given; changes under the tree's lock.
     limit: AtomicU64,
-    used: AtomicU64,
+    /// Pages of those that nothing was charged to.
+    free: AtomicU64,
     cells: TicketMutex<Cells>,
     objects: TicketMutex<ObjectList>,
     /// Next selector that destruction looks at.
@@ -83,7 +85,7 @@ impl Domain {
             level,
             dying: AtomicBool::new(false),
             limit: AtomicU64::new(quota),
-            used: AtomicU64::new(0),
+            free: AtomicU64::new(quota),
             cells: TicketMutex::new(Cells { free: 0, pages: 0 }),
             objects: TicketMutex::new(ObjectList::new()),
             cursor: AtomicU32::new(0),
@@ -151,10 +153,9 @@ impl Domain {
         if self.is_dying() {
             return Err(Status::Dead);
         }
-        let limit = self.limit.load(Ordering::Relaxed);
-        self.used
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
-                used.checked_add(pages).filter(|&sum| sum <= limit)
+        self.free
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |free| {
+                free.checked_sub(pages)
             })
             .map(|_| ())
             .map_err(|_| Status::Quota)
@@ -162,16 +163,34 @@ impl Domain {
 
     /// Returns `pages` to the quota.
     pub fn uncharge(&self, pages: u64) {
-        let before = self.used.fetch_sub(pages, Ordering::Relaxed);
-        debug_assert!(before >= pages);
+        self.free.fetch_add(pages, Ordering::Relaxed);
     }
 
-    /// Quota and what of it is used, in pages.
+    /// Quota and what of it is used, in pages. Exact as long as the tree is locked.
     pub fn quota(&self) -> (u64, u64) {
-        (
-            self.limit.load(Ordering::Relaxed),
-            self.used.load(Ordering::Relaxed),
-        )
+        let limit = self.limit.load(Ordering::Relaxed);
+        let free = self.free.load(Ordering::Relaxed);
+        (limit, limit.saturating_sub(free))
+    }
+
+    /// Moves `pages` of what is free from this domain's quota to that of `domain`, which it paid for: the books of
+    /// both are as if that had been created with so much more.
+    pub fn give(&self, _tree: &Tree, domain: &Domain, pages: u64) -> Result<(), Status> {
+        if domain.is_dying() {
+            return Err(Status::Dead);
+        }
+        self.charge(pages)?;
+        domain.limit.fetch_add(pages, Ordering::Relaxed);
+        domain.uncharge(pages);
+        Ok(())
+    }
+
+    /// Undoes [`Domain::give`], also of what `domain` was created with, as far as it is free.
+    pub fn take_back(&self, _tree: &Tree, domain: &Domain, pages: u64) -> Result<(), Status> {
+        domain.charge(pages)?;
+        domain.limit.fetch_sub(pages, Ordering::Relaxed);
+        self.uncharge(pages);
+        Ok(())
     }
 
     /// A page, paid by this domain.
@@ -305,7 +324,9 @@ impl Domain {
     /// Frees what [`Domain::free_step`] left: directory and the domain itself, and gives the payer
     /// its pages back.
     pub fn free_last(domain: Ref<Domain>) {
-        let pages = Domain::overhead(domain.slots) + domain.limit.load(Ordering::Relaxed);
+        let (limit, used) = domain.quota();
+        debug_assert_eq!(used, 0, "pages that nobody returned");
+        let pages = Domain::overhead(domain.slots) + limit;
         let payer = domain.header.payer;
         mem::free(domain.directory);
         mem::free(KernelPage::from_virt(domain.address()));

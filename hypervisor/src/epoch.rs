@@ -1,30 +1,76 @@
 //! When is it certain that no CPU uses an unlinked object or a stale translation any more?
 //!
-//! An *epoch* ends when every CPU has been outside the kernel, with its translations flushed, since
-//! the epoch began: each CPU is interrupted, and because the kernel runs with interrupts off,
+//! An *epoch* ends for a CPU when it has been outside the kernel, with its translations flushed, since
+//! the epoch began: the CPU is interrupted, and because the kernel runs with interrupts off,
 //! taking that interrupt means that nothing found before is held. Nobody waits inside the kernel: a
 //! system call that needs the end of an epoch restarts until it is there.
+//!
+//! Who takes something back says first who has to pass the next epoch: every CPU, of what any of them may have found
+//! in the kernel ([`unlinked`]); those that can hold a translation, of memory ([`stale`]). Only they are
+//! interrupted and waited for. What was said stays until they have passed, whoever began the epoch: so a revocation
+//! waits for what an unfinished one before it took back.
 
 use crate::cpu::{self, Cpu};
 use crate::sync::atomic::{AtomicU64, Ordering};
 
 static CURRENT: AtomicU64 = AtomicU64::new(0);
+/// The last epoch that every CPU has to pass.
+static UNLINKED: AtomicU64 = AtomicU64::new(0);
 
-/// Begins an epoch and asks all CPUs to pass it. Returns its number, never 0.
-pub fn begin() -> u64 {
+/// An epoch, and who had to pass it when it began.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Round {
+    epoch: u64,
+    /// A bit for each CPU.
+    cpus: u64,
+}
+
+const _: () = assert!(abi::boot::MAX_CPUS <= u64::BITS as usize);
+
+/// The number of an epoch that has not begun yet.
+fn next() -> u64 {
+    CURRENT.load(Ordering::SeqCst) + 1
+}
+
+/// What was unlinked before this call may have been found by any CPU. Returns the epoch after which it is
+/// unused.
+pub fn unlinked() -> u64 {
+    let epoch = next();
+    UNLINKED.fetch_max(epoch, Ordering::SeqCst);
+    epoch
+}
+
+/// The CPUs in the mask `cpus` may hold translations or I/O permissions that were taken back before this call.
+pub fn stale(cpus: u64) {
+    let epoch = next();
+    for cpu in cpu::all().filter(|cpu| cpus & 1 << cpu.index != 0) {
+        cpu.stale.fetch_max(epoch, Ordering::SeqCst);
+    }
+}
+
+/// Whether `cpu` has to pass an epoch.
+pub fn is_behind(cpu: &Cpu) -> bool {
+    let last = cpu.stale.load(Ordering::SeqCst);
+    cpu.epoch.load(Ordering::SeqCst) < last.max(UNLINKED.load(Ordering::SeqCst))
+}
+
+/// Begins an epoch and asks those who have to pass it.
+pub fn begin() -> Round {
     let epoch = CURRENT.fetch_add(1, Ordering::SeqCst) + 1;
     let me = cpu::current();
-    for other in cpu::all() {
-        if other.index != me.index {
-            other.interrupt();
+    let mut cpus = 0;
+    for cpu in cpu::all().filter(|cpu| is_behind(cpu)) {
+        cpus |= 1 << cpu.index;
+        if cpu.index != me.index {
+            cpu.interrupt();
         }
     }
     // What was posted here may end with this epoch: an interrupt is on its way, which takes it out first.
     let now = CURRENT.load(Ordering::SeqCst);
-    if me.is_inbox_empty() {
+    if is_behind(me) && me.is_inbox_empty() {
         quiesce(me, now);
     }
-    epoch
+    Round { epoch, cpus }
 }
 
 /// Says that this CPU holds nothing that it found before now. Called where that is true: at the
@@ -32,7 +78,7 @@ pub fn begin() -> u64 {
 pub fn pass() {
     let me = cpu::current();
     let epoch = CURRENT.load(Ordering::SeqCst);
-    if me.epoch.load(Ordering::Relaxed) != epoch {
+    if is_behind(me) {
         // After the look at the number: what ends with this epoch was posted before.
         me.serve_inbox();
         quiesce(me, epoch);
@@ -44,12 +90,14 @@ fn quiesce(me: &Cpu, epoch: u64) {
     me.epoch.store(epoch, Ordering::SeqCst);
 }
 
-/// Whether all CPUs have passed `epoch`.
-pub fn is_over(epoch: u64) -> bool {
-    cpu::all().all(|cpu| cpu.epoch.load(Ordering::SeqCst) >= epoch)
+/// Whether all that had to have passed.
+pub fn is_over(round: Round) -> bool {
+    cpu::all()
+        .filter(|cpu| round.cpus & 1 << cpu.index != 0)
+        .all(|cpu| cpu.epoch.load(Ordering::SeqCst) >= round.epoch)
 }
 
-/// The number of an epoch that has not begun yet: what is unlinked now is unused when it is over.
-pub fn next() -> u64 {
-    CURRENT.load(Ordering::SeqCst) + 1
+/// Whether every CPU has passed `epoch`, from [`unlinked`].
+pub fn is_unused(epoch: u64) -> bool {
+    cpu::all().all(|cpu| cpu.epoch.load(Ordering::SeqCst) >= epoch)
 }

@@ -14,6 +14,7 @@ pub mod create;
 pub mod delegate;
 pub mod destroy;
 pub mod domain;
+pub mod doorbell;
 #[cfg(target_os = "none")]
 pub mod early_log;
 pub mod epoch;

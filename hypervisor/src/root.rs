@@ -16,7 +16,7 @@ use crate::{arch, interrupt, logring, platform};
 use abi::boot::{self, BootInfo, Region};
 use abi::bundle::Head;
 use abi::cap::{Kind, MemoryKind};
-use abi::syscall::SpaceKind;
+use abi::syscall::{Caching, SpaceKind};
 use abi::{Rights, Selector, Status};
 
 /// Priority of the root task: above everything that it starts.
@@ -129,7 +129,7 @@ pub fn start(cpu: &Cpu, machine: Machine<'_>) -> Result<(), Status> {
             offset: segment.offset,
             address: segment.address,
             size: segment.size,
-            rights: segment.rights as u64,
+            access: segment.rights as u64,
         };
         while space::map(&domain, &request)? == Progress::Again {}
     }
@@ -161,6 +161,7 @@ pub fn start(cpu: &Cpu, machine: Machine<'_>) -> Result<(), Status> {
         phys: page.phys,
         kind: MemoryKind::Ram,
         rights: Rights::READ,
+        caching: Caching::Natural,
     };
     space.table.map(
         boot::ROOT_BOOT_INFO,

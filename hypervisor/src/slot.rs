@@ -62,11 +62,12 @@ type Link = AtomicU32;
 #[repr(C, align(64))]
 pub struct Slot {
     word: AtomicU64,
-    /// Memory: base. Mapping: address. Notification: badge, which is read without the lock.
+    /// Memory: base. Mapping: address. Notification: badge, which is read without the lock. Doorbell: where it starts
+    /// ([`crate::doorbell`]).
     pub first: AtomicU64,
     /// Memory, mapping: size in bytes (ports: in ports).
     pub second: AtomicU64,
-    /// [`ORIGIN`], [`ZOMBIE`], [`ENDING`]; memory and mapping: [`abi::cap::MemoryKind`] in bits 8–15; above
+    /// [`ORIGIN`], [`ZOMBIE`], [`ENDING`], [`DOORBELL`]; memory and mapping: [`abi::cap::MemoryKind`] in bits 8–15; above
     /// them, how often the slot was [described](Slot::describe).
     pub extra: AtomicU64,
     parent: Link,
@@ -90,6 +91,8 @@ pub const ENDING: u64 = 1 << 2;
 
 /// One description more, in [`Slot::extra`].
 const TURN: u64 = 1 << 16;
+/// The mapping is one of a notification.
+pub const DOORBELL: u64 = 1 << 3;
 
 static TREE: TicketMutex<()> = TicketMutex::new(());
 

@@ -1,15 +1,17 @@
-//! Address spaces: host (native programs) and guest (guest-physical memory of a VM).
+//! Address spaces: host (native programs), guest (guest-physical memory of a VM) and device.
 
 use crate::addr::HostPhys;
 use crate::arch::{self, PageTable};
 use crate::cell::Ref;
 use crate::domain::Domain;
+use crate::doorbell::{self, Doorbells};
+use crate::epoch;
 use crate::mem::KernelPage;
 use crate::object::{Header, Object};
-use crate::slot::{self, Slot, Tree};
+use crate::slot::{self, DOORBELL, Slot, Tree};
 use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use abi::cap::{Kind, MemoryKind, Rights};
-use abi::syscall::SpaceKind;
+use abi::syscall::{Caching, SpaceKind};
 use abi::{Selector, Status, USER_END};
 
 pub use crate::arch::layout::GUEST_END;
@@ -33,6 +35,11 @@ pub struct Space {
     pub fast: AtomicU64,
     /// Threads and vCPUs that use it.
     pub users: AtomicU32,
+    /// The CPUs that threads or vCPUs were made for which use it, a bit for each: no other one loads its tables. None
+    /// leaves, as a CPU can hold translations of a space that it has left.
+    pub cpus: AtomicU64,
+    /// Doorbells of guests.
+    pub doorbells: Doorbells,
     /// Kernel addresses of the two pages of the I/O permission bitmap, or 0. A set bit denies.
     ports: [AtomicU64; 2],
 }
@@ -51,6 +58,19 @@ pub struct Mapped {
     pub kind: MemoryKind,
     /// `READ`, `WRITE`, `EXEC`.
     pub rights: Rights,
+    /// What the mapping asks for.
+    pub caching: Caching,
+}
+
+impl Mapped {
+    /// The memory type that follows: none for what the processor may cache.
+    pub fn uncached(&self) -> Option<Caching> {
+        match (self.caching, self.kind) {
+            (Caching::Natural, MemoryKind::Device) => Some(Caching::Uncached),
+            (Caching::Natural, _) => None,
+            (asked, _) => Some(asked),
+        }
+    }
 }
 
 impl Space {
@@ -65,8 +85,16 @@ impl Space {
             fast: AtomicU64::new(fast),
             mappings: AtomicU32::new(0),
             users: AtomicU32::new(0),
+            cpus: AtomicU64::new(0),
+            doorbells: Doorbells::new(),
             ports: [const { AtomicU64::new(0) }; 2],
         }
+    }
+
+    /// Counts a thread or vCPU on CPU `cpu` that is to use it.
+    pub fn add_user(&self, _tree: &Tree, cpu: u32) {
+        self.users.fetch_add(1, Ordering::AcqRel);
+        self.cpus.fetch_or(1 << cpu, Ordering::Relaxed);
     }
 
     /// The domain that pays for page tables. Spaces are never made without one, but for the root's at boot,
@@ -79,7 +107,7 @@ impl Space {
     pub fn end(&self) -> u64 {
         match self.kind {
             SpaceKind::Host => USER_END,
-            SpaceKind::Guest => GUEST_END,
+            SpaceKind::Guest | SpaceKind::Device => GUEST_END,
         }
     }
 
@@ -92,6 +120,7 @@ impl Space {
             phys: page.phys,
             kind: MemoryKind::Ram,
             rights: Rights::RW,
+            caching: Caching::Natural,
         };
         self.table
             .map(at, abi::PAGE_SIZE as u64, &mapped, &*self.payer()?)
@@ -147,6 +176,10 @@ impl Space {
                 return true;
             }
         }
+        if let Some(page) = self.doorbells.take_page() {
+            payer.free_page(page);
+            return true;
+        }
         self.table.free_step(payer)
     }
 }
@@ -177,8 +210,8 @@ pub struct MapRequest {
     pub address: u64,
     /// Bytes, or ports.
     pub size: u64,
-    /// Requested rights.
-    pub rights: u64,
+    /// Requested rights and caching, as the system call has them.
+    pub access: u64,
 }
 
 /// Maps memory into a space. On an error, what was mapped before it stays in the destination slot.
@@ -196,24 +229,17 @@ pub fn map(domain: &Domain, request: &MapRequest) -> Result<Progress, Status> {
     );
     let kind = MemoryKind::from_code((memory.extra.load(Ordering::Relaxed) >> 8) as u8)
         .ok_or(Status::BadCapability)?;
-    let rights = u16::try_from(request.rights)
-        .ok()
-        .and_then(Rights::from_bits)
+    let caching =
+        Caching::from_code(request.access >> Caching::SHIFT).ok_or(Status::BadArgument)?;
+    let rights = Rights::from_bits(request.access as u16)
         .filter(|r| (Rights::RW | Rights::EXEC).contains(*r) && r.contains(Rights::READ))
         .ok_or(Status::BadArgument)?;
     if !word.allows(rights) {
         return Err(Status::Denied);
     }
-    let unit = if kind == MemoryKind::Ports {
-        1
-    } else {
-        abi::PAGE_SIZE as u64
-    };
-    let end = if kind == MemoryKind::Ports {
-        PORTS
-    } else {
-        space.end()
-    };
+    let ports = kind == MemoryKind::Ports;
+    let unit = if ports { 1 } else { abi::PAGE_SIZE as u64 };
+    let end = if ports { PORTS } else { space.end() };
     let in_memory = request
         .offset
         .checked_add(request.size)
@@ -227,15 +253,19 @@ pub fn map(domain: &Domain, request: &MapRequest) -> Result<Progress, Status> {
         return Err(Status::BadArgument);
     }
     let start = base + request.offset;
-    if kind == MemoryKind::Ports && (space.kind != SpaceKind::Host || start != request.address) {
+    if ports
+        && (space.kind != SpaceKind::Host
+            || start != request.address
+            || caching != Caching::Natural)
+    {
         return Err(Status::BadArgument);
     }
-    let device = kind == MemoryKind::Device && space.kind == SpaceKind::Host;
+    let device = kind == MemoryKind::Device && space.kind != SpaceKind::Guest;
     if device && arch::is_guest_only(start, request.size) {
         return Err(Status::Denied);
     }
     let host_page_zero = request.address == 0 && space.kind == SpaceKind::Host;
-    if kind != MemoryKind::Ports && host_page_zero {
+    if !ports && host_page_zero {
         return Err(Status::BadArgument);
     }
 
@@ -244,7 +274,7 @@ pub fn map(domain: &Domain, request: &MapRequest) -> Result<Progress, Status> {
         .ok_or(Status::BadSelector)?;
     let mut done = if slot.is_free() {
         domain.empty_slot(request.destination)?;
-        if kind == MemoryKind::Ports {
+        if ports {
             space.make_port_bitmap()?;
         }
         slot.describe(&tree, (kind as u64) << 8);
@@ -272,13 +302,14 @@ pub fn map(domain: &Domain, request: &MapRequest) -> Result<Progress, Status> {
     };
     for _ in 0..BATCH {
         let left = request.size - done;
-        let step = if kind == MemoryKind::Ports {
+        let step = if ports {
             space.set_ports(request.address + done, left, true)
         } else {
             let mapped = Mapped {
                 phys: HostPhys(start + done),
                 kind,
                 rights,
+                caching,
             };
             space
                 .payer()
@@ -297,6 +328,10 @@ pub fn map(domain: &Domain, request: &MapRequest) -> Result<Progress, Status> {
         }
         slot.done.store(done, Ordering::Relaxed);
         if done == request.size {
+            if ports {
+                // CPUs that run in the space have a copy of its I/O permissions.
+                epoch::stale(space.cpus.load(Ordering::Relaxed));
+            }
             return Ok(Progress::Done);
         }
     }
@@ -311,7 +346,8 @@ pub fn is_port_mapping(domain: &Domain, selector: Selector) -> bool {
     })
 }
 
-/// Unmaps up to a batch of what the mapping in `slot` still has; when nothing is left, empties the slot.
+/// Unmaps up to a batch of what the mapping in `slot` still has; when nothing is left, empties the slot. A doorbell is
+/// unbound.
 pub fn unmap_step(tree: &Tree, slot: Ref<Slot>) -> Progress {
     let Ok(space) = crate::domain::resolve::<Space>(
         slot::CapWord::new(Kind::Space, Rights::empty(), slot.word().address()),
@@ -319,6 +355,19 @@ pub fn unmap_step(tree: &Tree, slot: Ref<Slot>) -> Progress {
     ) else {
         return Progress::Done;
     };
+    if slot.extra.load(Ordering::Relaxed) & DOORBELL != 0 {
+        doorbell::unbind(tree, &space, &slot);
+        remove_mapping(tree, slot);
+        // Another CPU may be about to ring it.
+        epoch::unlinked();
+        return Progress::Done;
+    }
+    let progress = unmap_batch(tree, slot, &space);
+    epoch::stale(arch::drop_translations(&space));
+    progress
+}
+
+fn unmap_batch(tree: &Tree, slot: Ref<Slot>, space: &Space) -> Progress {
     let kind = MemoryKind::from_code((slot.extra.load(Ordering::Relaxed) >> 8) as u8)
         .unwrap_or(MemoryKind::Ram);
     for _ in 0..BATCH {

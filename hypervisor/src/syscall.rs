@@ -6,11 +6,13 @@ use crate::context::State;
 use crate::cpu::Cpu;
 use crate::create::{self, Args};
 use crate::domain::Domain;
+use crate::doorbell;
+use crate::epoch::Round;
 use crate::interrupt::{self, Interrupt};
 use crate::logring::{self, LogObject};
 use crate::notification::{self, Notification};
 use crate::platform::{self, PlatformObject};
-use crate::slot;
+use crate::slot::{self, Tree};
 use crate::space::{self, MapRequest, Progress};
 use crate::thread::{Exception, Sync, Thread};
 use crate::{delegate, destroy, epoch, ipc};
@@ -47,7 +49,13 @@ pub fn dispatch(cpu: &Cpu, thread: Ref<Thread>, syndrome: u64) {
     };
     match outcome {
         Outcome::Return(Ok(())) => thread.with_frame(|frame| frame.set_result(Status::Success)),
-        Outcome::Return(Err(status)) => thread.with_frame(|frame| frame.set_result(status)),
+        Outcome::Return(Err(status)) => thread.with_frame(|frame| {
+            frame.set_result(status);
+            // Only operations that are known charge anybody.
+            if let (Status::Quota, Some(op)) = (status, Op::from_code(tag.op())) {
+                frame.set_arg(1, op.payer());
+            }
+        }),
         Outcome::Written => {}
         Outcome::Restart => thread.with_frame(Frame::restart),
     }
@@ -87,21 +95,16 @@ fn execute(cpu: &Cpu, thread: Ref<Thread>, op: Op, args: &Args) -> Outcome {
         Op::InterruptAck => selector(args[0])
             .and_then(|s| domain.find::<Interrupt>(s, Rights::CONTROL))
             .map(|interrupt| interrupt::acknowledge(cpu, interrupt)),
-        Op::QuotaQuery => selector(args[0])
-            .and_then(|s| domain.find::<Domain>(s, Rights::CONTROL))
-            .map(|target| {
-                let (limit, used) = target.quota();
-                thread.with_frame(|frame| {
-                    frame.set_arg(1, limit);
-                    frame.set_arg(2, used);
-                });
-            }),
+        Op::QuotaQuery => quota_query(thread, args),
         Op::LogWrite => log_write(domain, args),
         Op::LogRead => log_read(thread, args),
         Op::LogBind => log_bind(domain, args),
         Op::Power => selector(args[0])
             .and_then(|s| domain.find::<PlatformObject>(s, Rights::CONTROL))
             .and_then(|_| Err(platform::power(args[1]))),
+        Op::QuotaGive => quota_move(domain, args, Domain::give),
+        Op::QuotaTake => quota_move(domain, args, Domain::take_back),
+        Op::BindDoorbell => doorbell::bind(domain, args),
     })
 }
 
@@ -164,26 +167,26 @@ fn wait(cpu: &Cpu, thread: Ref<Thread>, args: &Args) -> Outcome {
 }
 
 /// The epoch whose end `thread` waits for since an earlier run of this system call.
-fn synchronised(thread: Ref<Thread>, op: Op, args: &Args) -> Option<u64> {
+fn synchronised(thread: Ref<Thread>, op: Op, args: &Args) -> Option<Round> {
     let sync = thread.sync.get()?;
-    (sync.op == op && sync.selector == args[0]).then_some(sync.epoch)
+    (sync.op == op && sync.selector == args[0]).then_some(sync.round)
 }
 
 /// Begins an epoch whose end this system call waits for.
-fn synchronise(thread: Ref<Thread>, op: Op, args: &Args) -> u64 {
-    let epoch = epoch::begin();
+fn synchronise(thread: Ref<Thread>, op: Op, args: &Args) -> Round {
+    let round = epoch::begin();
     thread.sync.set(Some(Sync {
         op,
         selector: args[0],
-        epoch,
+        round,
     }));
-    epoch
+    round
 }
 
 /// Revocation and destruction return only when no CPU can use what was taken back.
 fn revoke(cpu: &Cpu, thread: Ref<Thread>, op: Op, args: &Args) -> Outcome {
-    let epoch = match synchronised(thread, op, args) {
-        Some(epoch) => epoch,
+    let round = match synchronised(thread, op, args) {
+        Some(round) => round,
         None => {
             let found = selector(args[0]).and_then(|s| {
                 let slot = thread.domain.slot(s).ok_or(Status::BadCapability)?;
@@ -200,7 +203,7 @@ fn revoke(cpu: &Cpu, thread: Ref<Thread>, op: Op, args: &Args) -> Outcome {
             }
         }
     };
-    if !epoch::is_over(epoch) || destroy::reclaim() == Progress::Again {
+    if !epoch::is_over(round) || destroy::reclaim() == Progress::Again {
         return Outcome::Restart;
     }
     thread.sync.set(None);
@@ -216,11 +219,11 @@ fn map(thread: Ref<Thread>, op: Op, args: &Args) -> Outcome {
             offset: args[3],
             address: args[4],
             size: args[5],
-            rights: args[6],
+            access: args[6],
         })
     };
-    let epoch = match synchronised(thread, op, args) {
-        Some(epoch) => epoch,
+    let round = match synchronised(thread, op, args) {
+        Some(round) => round,
         None => {
             match request().and_then(|request| space::map(&thread.domain, &request)) {
                 Ok(Progress::Done) => {}
@@ -230,11 +233,10 @@ fn map(thread: Ref<Thread>, op: Op, args: &Args) -> Outcome {
             if !space::is_port_mapping(&thread.domain, Selector(args[2] as u32)) {
                 return Outcome::Return(Ok(()));
             }
-            // CPUs that run in the space have a copy of its I/O permissions.
             synchronise(thread, op, args)
         }
     };
-    if !epoch::is_over(epoch) {
+    if !epoch::is_over(round) {
         return Outcome::Restart;
     }
     thread.sync.set(None);
@@ -248,6 +250,36 @@ fn interrupt_bind(domain: Ref<Domain>, args: &Args) -> Result<(), Status> {
     let (notification, bits) = signal_target(domain, args[1])?;
     let mode = TriggerMode::from_code(args[2]).ok_or(Status::BadArgument)?;
     interrupt::bind(interrupt, notification, bits, mode)
+}
+
+fn quota_query(thread: Ref<Thread>, args: &Args) -> Result<(), Status> {
+    let (limit, used) = {
+        // What moves a quota holds this lock.
+        let _tree = slot::lock();
+        let target = thread
+            .domain
+            .find::<Domain>(selector(args[0])?, Rights::CONTROL)?;
+        target.quota()
+    };
+    thread.with_frame(|frame| {
+        frame.set_arg(1, limit);
+        frame.set_arg(2, used);
+    });
+    Ok(())
+}
+
+fn quota_move(
+    caller: Ref<Domain>,
+    args: &Args,
+    change: fn(&Domain, &Tree, &Domain, u64) -> Result<(), Status>,
+) -> Result<(), Status> {
+    let tree = slot::lock();
+    let payer = caller.find::<Domain>(selector(args[0])?, Rights::CREATE)?;
+    let domain = caller.find::<Domain>(selector(args[1])?, Rights::CREATE)?;
+    if domain.header.payer != Some(payer) {
+        return Err(Status::BadArgument);
+    }
+    change(&payer, &tree, &domain, args[2])
 }
 
 /// Bytes that travel in registers.

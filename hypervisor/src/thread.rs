@@ -4,6 +4,7 @@ use crate::arch::Frame;
 use crate::cell::{CpuCell, Ref};
 use crate::context::{Context, HasContext, State};
 use crate::domain::Domain;
+use crate::epoch::Round;
 use crate::mem::KernelPage;
 use crate::object::Object;
 use crate::portal::Portal;
@@ -30,7 +31,7 @@ pub struct Sync {
     /// Its first argument.
     pub selector: u64,
     /// The epoch.
-    pub epoch: u64,
+    pub round: Round,
 }
 
 /// A thread: one page, with the context first.

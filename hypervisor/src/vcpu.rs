@@ -98,7 +98,7 @@ pub fn run(cpu: &Cpu, vcpu: Ref<Vcpu>) {
 /// `vcpu` has left guest mode.
 #[inline(always)]
 pub fn left(cpu: &Cpu, vcpu: Ref<Vcpu>, outcome: Outcome) {
-    if let Some(exit) = after_guest(cpu, outcome) {
+    if let Some(exit) = after_guest(cpu, vcpu, outcome) {
         call_monitor(cpu, vcpu, exit);
     }
 }

@@ -1,4 +1,5 @@
-//! VM exits: a guest of a few instructions, and the least monitor that can answer it.
+//! VM exits: a guest of a few instructions, and the least monitor that can answer it. A write to a doorbell is an exit
+//! that this does not see.
 
 use crate::arch;
 use crate::stats::{self, SAMPLES};
@@ -7,7 +8,9 @@ use abi::syscall::SpaceKind;
 use abi::vcpu::{EXIT_KINDS, ExitKind};
 use abi::{Rights, Selector};
 use core::sync::atomic::{AtomicU64, Ordering};
-use rt::syscall::{self, Deadline, MapParameters, Result, Time, VcpuParameters};
+use rt::syscall::{
+    self, Deadline, DoorbellParameters, MapParameters, Result, Time, VcpuParameters,
+};
 use trial::{Stack, create_thread, initial_state, place_code};
 
 const FREE: u32 = abi::boot::ROOT_FREE.0 + 64;
@@ -18,6 +21,8 @@ const SCHED: Selector = Selector(FREE + 3);
 const DONE: Selector = Selector(FREE + 4);
 const HERE: Selector = Selector(FREE + 5);
 const THERE: Selector = Selector(FREE + 6);
+const BELL: Selector = Selector(FREE + 7);
+const RUNG: Selector = Selector(FREE + 8);
 const PORTALS: Selector = Selector(FREE + 16);
 
 const UTCB: u64 = 0x5000_2000;
@@ -27,11 +32,13 @@ const MEMORY: u64 = 0x5010_0000;
 const MEMORY_SIZE: u64 = 0x4000;
 /// Where its code starts.
 pub(crate) const CODE: u64 = 0x1000;
-/// The guest stores the cost of reading the counter, then the samples.
+/// What the guest writes to, without memory: a doorbell, here or at the port that the architecture's part names.
+pub(crate) const DOORBELL: u64 = 0x8000;
+/// The guest stores the cost of reading the counter, then the samples of both kinds.
 pub(crate) const RESULTS: u64 = 0x2000;
 /// Exits before the samples that count.
 const WARM_UP: usize = 16;
-/// All exits of the guest: the first one, the warm-up, the samples.
+/// All exits of the guest of one kind: the first one, the warm-up, the samples.
 pub(crate) const ROUNDS: u32 = (SAMPLES + WARM_UP + 1) as u32;
 
 static HANDLER_STACK: Stack = Stack::zeroed();
@@ -68,14 +75,24 @@ pub fn run(info: &BootInfo) {
     let Some(code) = arch::guest(virtualization) else {
         return stats::unavailable("exit.hypercall", "this machine has no virtualisation");
     };
-    match hypercall(info, code) {
-        Ok(()) if ENDED.load(Ordering::Relaxed) == ExitKind::Halt as u64 + 1 => report(),
+    match measure(info, code, arch::doorbell(virtualization)) {
+        Ok(()) if ENDED.load(Ordering::Relaxed) == ExitKind::Halt as u64 + 1 => {
+            report("exit.hypercall", 0);
+            match syscall::wait(RUNG, Deadline::POLL) {
+                Ok(_) => report("exit.doorbell", ROUNDS as usize),
+                Err(status) => stats::unavailable("exit.doorbell", status.name()),
+            }
+        }
         Ok(()) => stats::unavailable("exit.hypercall", "the guest failed"),
         Err(status) => stats::unavailable("exit.hypercall", status.name()),
     }
 }
 
-fn hypercall(info: &BootInfo, code: impl Iterator<Item = u8>) -> Result {
+fn measure(
+    info: &BootInfo,
+    code: impl Iterator<Item = u8>,
+    doorbell: DoorbellParameters,
+) -> Result {
     let memory = trial::ram(info, MEMORY_SIZE)?;
     let map = |address, rights| MapParameters {
         offset: 0,
@@ -88,6 +105,8 @@ fn hypercall(info: &BootInfo, code: impl Iterator<Item = u8>) -> Result {
     syscall::map(memory, GUEST, THERE, &map(0, Rights::RW | Rights::EXEC))?;
     // SAFETY: just mapped, and used for nothing else.
     unsafe { place_code(MEMORY..MEMORY + MEMORY_SIZE, CODE, code) };
+    syscall::create_notification(ROOT_DOMAIN, RUNG)?;
+    syscall::bind_doorbell(RUNG, GUEST, BELL, &doorbell)?;
     create_thread(THREAD, UTCB, arch::monitor, HANDLER_STACK.top())?;
     for kind in 0..EXIT_KINDS {
         let groups = if kind == ExitKind::Hypercall as u32 {
@@ -118,7 +137,8 @@ fn hypercall(info: &BootInfo, code: impl Iterator<Item = u8>) -> Result {
     syscall::wait(DONE, Deadline::NEVER).map(|_| ())
 }
 
-fn report() {
+/// Prints the samples from the exit `start` on.
+fn report(name: &str, start: usize) {
     let read = |index: usize| {
         // SAFETY: within the memory that was mapped; the guest has stopped.
         unsafe {
@@ -128,10 +148,10 @@ fn report() {
         }
     };
     let overhead = read(0);
-    let first = read(1).saturating_sub(overhead);
+    let first = read(1 + start).saturating_sub(overhead);
     let mut samples = [0; SAMPLES];
     for (i, sample) in samples.iter_mut().enumerate() {
-        *sample = read(2 + WARM_UP + i).saturating_sub(overhead);
+        *sample = read(2 + start + WARM_UP + i).saturating_sub(overhead);
     }
-    stats::print("exit.hypercall", &stats::summarise(&mut samples, first));
+    stats::print(name, &stats::summarise(&mut samples, first));
 }

@@ -1,7 +1,7 @@
 //! System calls that no sane program makes, and those that it might.
 
 use crate::random::Random;
-use abi::syscall::ThreadFlags;
+use abi::syscall::{Caching, ThreadFlags};
 use abi::{Op, Tag};
 
 /// What a hostile domain finds in its capability table: first selectors.
@@ -99,6 +99,7 @@ enum Means {
     Offset,
     Size,
     Rights,
+    Access,
     Entry,
     Stack,
     Small,
@@ -140,7 +141,7 @@ fn meanings(op: Op) -> &'static [Means] {
         Op::Delegate => &[Any, Domain, Empty, Rights, Offset, Size, Small],
         Op::Revoke => &[Created],
         Op::Delete => &[Created],
-        Op::Map => &[Memory, Space, Empty, Offset, Address, Size, Rights],
+        Op::Map => &[Memory, Space, Empty, Offset, Address, Size, Access],
         Op::BindSched => &[Sched, Context],
         Op::BindKick => &[Vcpu, Notification],
         Op::InterruptBind => &[Interrupt, Notification, Small],
@@ -148,6 +149,8 @@ fn meanings(op: Op) -> &'static [Means] {
         Op::QuotaQuery => &[Domain],
         Op::LogWrite | Op::LogRead | Op::LogBind => &[Log, Notification],
         Op::Power => &[Any, Small],
+        Op::BindDoorbell => &[Notification, GuestSpace, Empty, Small, Address, Size],
+        Op::QuotaGive | Op::QuotaTake => &[Domain, Domain, Quota],
     }
 }
 
@@ -248,6 +251,9 @@ fn argument(random: &mut Random, means: Means, targets: &Targets) -> u64 {
         Means::Offset => random.below(16) << 12,
         Means::Size => random.below(16) << random.pick(&[12, 12, 12, 0]),
         Means::Rights => random.pick(&[0, 1, 3, 5, 7, 0xff, 0xff, 0xf8]),
+        Means::Access => {
+            random.pick(&[1, 3, 3, 5, 7, 0xff]) | random.pick(&[0, 0, 0, 1, 2, 3]) << Caching::SHIFT
+        }
         Means::Entry => targets.entry,
         Means::Stack => targets.stacks + random.below(MOST_THREADS) * targets.stack_step,
         Means::Small => random.below(4),

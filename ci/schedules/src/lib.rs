@@ -23,6 +23,8 @@ pub mod delegate;
 pub mod destroy;
 #[path = "../../../hypervisor/src/domain.rs"]
 pub mod domain;
+#[path = "../../../hypervisor/src/doorbell.rs"]
+pub mod doorbell;
 #[path = "../../../hypervisor/src/epoch.rs"]
 pub mod epoch;
 #[path = "../../../hypervisor/src/interrupt.rs"]

@@ -6,6 +6,7 @@ mod targets;
 mod bundles;
 mod consoles;
 mod direct;
+mod doorbells;
 mod endings;
 mod failures;
 mod guest;

@@ -30,7 +30,7 @@ pub enum Kind {
     Null = 0,
     /// Protection domain: capability table and kernel-memory quota.
     Domain = 1,
-    /// Address space, host or guest.
+    /// Address space: host, guest or device.
     Space = 2,
     /// Thread.
     Thread = 3,
@@ -89,7 +89,7 @@ bitflags! {
         const EXEC = 1 << 2;
         /// Portal: call it.
         const CALL = 1 << 3;
-        /// Domain: create objects that its quota pays for.
+        /// Domain: create objects that its quota pays for; give and take back quota.
         const CREATE = 1 << 4;
         /// Domain: put capabilities into its table and take them out. Space: map into it.
         const INSTALL = 1 << 5;
@@ -116,9 +116,9 @@ impl Rights {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum MemoryKind {
-    /// RAM; mapped write-back.
+    /// RAM; mapped write-back, unless [`crate::syscall::Caching`] says otherwise.
     Ram = 0,
-    /// Device memory; mapped uncached, never executable.
+    /// Device memory; mapped uncached or write-combining, never executable.
     Device = 1,
     /// RAM that firmware wrote (ACPI tables); mapped write-back, read-only.
     Firmware = 2,

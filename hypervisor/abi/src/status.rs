@@ -44,7 +44,8 @@ statuses! {
     BadSelector = 5,
     /// The destination selector or address range is in use.
     Occupied = 6,
-    /// The paying domain's quota of kernel memory is exhausted.
+    /// The paying domain's quota of kernel memory is exhausted. `a1` says whose: of the domain that argument 0 or 1
+    /// names, or that pays for the space which it names.
     Quota = 7,
     /// The portal's handler or the context belongs to another CPU.
     WrongCpu = 8,

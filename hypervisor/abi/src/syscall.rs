@@ -42,6 +42,17 @@ macro_rules! operations {
     };
 }
 
+impl Op {
+    /// Which argument names whose quota [`Status::Quota`] says to be exhausted, as `a1` does then: 0 is the domain
+    /// `a0`; 1 the domain `a1`, or the payer of the space `a1`.
+    pub const fn payer(self) -> u64 {
+        match self {
+            Op::Map | Op::QuotaTake | Op::BindDoorbell => 1,
+            _ => 0,
+        }
+    }
+}
+
 operations! {
     /// Calls portal `a0` (right `CALL`) with message words 0–7 in `a1`–`a8` and
     /// [`Tag::utcb_words`] words of the UTCB. Returns the handler's reply in the same places.
@@ -107,10 +118,11 @@ operations! {
     Delete = 14,
     /// Maps memory `a0` into space `a1` (`INSTALL`); `a2` = dst, which receives the mapping
     /// capability; `a3` = offset in the memory, `a4` = address, `a5` = size, in bytes, multiples
-    /// of the page size; `a6` = rights (`READ`, `WRITE`, `EXEC`; no more than the memory's).
+    /// of the page size; `a6` = rights (`READ`, `WRITE`, `EXEC`; no more than the memory's) in bits 0–15, and
+    /// [`Caching`] in the others. The largest pages that fit are used.
     /// Ports: `a3`, `a5` in ports, `a4` must equal the first port. Errors: `Occupied`
-    /// when part of the range is mapped; `Denied` for a host space and registers by which guests reach the
-    /// virtual CPU interface (GICv2's GICV), as they act on whichever guest is loaded.
+    /// when part of the range is mapped; `Denied` for registers by which guests reach the
+    /// virtual CPU interface (GICv2's GICV) in another than a guest space, as they act on whichever guest is loaded.
     Map = 15,
     /// Binds scheduling context `a0` (`CONTROL`) to thread or vCPU `a1` (`CONTROL`) and starts it.
     /// Errors: `Busy`, `WrongCpu`.
@@ -137,6 +149,23 @@ operations! {
     /// succeeds. Errors: `Unsupported` where firmware offers the kernel no such service (x86: ACPI's
     /// ports are the root task's).
     Power = 24,
+    /// Gives domain `a1` (`CREATE`) `a2` pages more quota, of what is free of its payer's, `a0` (`CREATE`). Errors:
+    /// `BadArgument` when another domain paid for `a1`; `Dead`.
+    QuotaGive = 25,
+    /// Takes `a2` pages of what is free back from the quota of domain `a1` (`CREATE`); they are free in its
+    /// payer's, `a0` (`CREATE`), then. Errors: `BadArgument` when another domain paid for `a1`; `Dead`; `Quota`, which
+    /// takes nothing.
+    QuotaTake = 26,
+    /// Binds a range of guest space `a1` (`INSTALL`) to notification `a0` (`SIGNAL`, with its badge): a guest's
+    /// write there signals, and the guest goes on after it. `a2` = dst, which receives a mapping capability, derived
+    /// from `a0`; `a3` = [`DoorbellKind`], `a4` = first address or port, `a5` = size, in bytes or ports. The access
+    /// counts whose first byte is in the range, if it leaves guest mode: the range is not mapped writable. What is written
+    /// is not kept. Reads, and writes that the processor does not describe well enough to go on after them, are exits
+    /// as without a doorbell: string instructions to ports; on x86, all writes to memory under SVM, and under VMX those
+    /// that read there too, or on a processor of another hypervisor; on Arm, those of more than one register, with
+    /// write-back, or of AArch32. What else an x86 instruction does than to store is left out. Errors: `Occupied` when
+    /// part of the range is bound, or [`MAX_DOORBELLS`] are.
+    BindDoorbell = 27,
 }
 
 /// What [`Op::Power`] does.
@@ -168,6 +197,8 @@ pub enum SpaceKind {
     Host = 0,
     /// Guest-physical addresses of a VM.
     Guest = 1,
+    /// Addresses that a device uses, in the format of guest spaces. No thread or vCPU runs in it.
+    Device = 2,
 }
 
 impl SpaceKind {
@@ -176,9 +207,72 @@ impl SpaceKind {
         Some(match code {
             0 => SpaceKind::Host,
             1 => SpaceKind::Guest,
+            2 => SpaceKind::Device,
             _ => return None,
         })
     }
+}
+
+/// Most doorbells of a space ([`Op::BindDoorbell`]).
+pub const MAX_DOORBELLS: usize = 128;
+
+/// What the range of a doorbell is of ([`Op::BindDoorbell`]).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum DoorbellKind {
+    /// Guest-physical addresses.
+    Memory = 0,
+    /// I/O ports; there are none on Arm.
+    Ports = 1,
+}
+
+impl DoorbellKind {
+    /// The kind with this code, if there is one.
+    pub const fn from_code(code: u64) -> Option<DoorbellKind> {
+        Some(match code {
+            0 => DoorbellKind::Memory,
+            1 => DoorbellKind::Ports,
+            _ => return None,
+        })
+    }
+}
+
+/// How a mapping is cached ([`Op::Map`]). Where the processor combines it with what a guest asks for, the guest may get
+/// less caching than this, never more.
+///
+/// Of RAM that is mapped in different ways, programs see a write through one of them by another only after they have cleaned or
+/// invalidated the caches as their processor's manual has it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Caching {
+    /// By the kind of the memory: RAM and firmware's tables write-back, device memory uncached.
+    #[default]
+    Natural = 0,
+    /// Each access goes to the memory or device, in the order of the program. Arm: device memory nGnRE, in which
+    /// accesses have to be aligned.
+    Uncached = 1,
+    /// Not cached, but writes may be gathered and accesses reordered. Arm: normal memory, non-cacheable.
+    WriteCombining = 2,
+}
+
+impl Caching {
+    /// The caching with this code, if there is one.
+    pub const fn from_code(code: u64) -> Option<Caching> {
+        Some(match code {
+            0 => Caching::Natural,
+            1 => Caching::Uncached,
+            2 => Caching::WriteCombining,
+            _ => return None,
+        })
+    }
+
+    /// In its place in `a6` of [`Op::Map`].
+    pub const fn bits(self) -> u64 {
+        (self as u64) << Caching::SHIFT
+    }
+
+    /// Its place in `a6` of [`Op::Map`].
+    pub const SHIFT: u32 = 16;
 }
 
 /// Trigger mode of an interrupt line ([`Op::InterruptBind`]).

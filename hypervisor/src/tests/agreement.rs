@@ -341,7 +341,7 @@ fn read_table(
         let mut rights = Rights::READ;
         let executes = match kind {
             SpaceKind::Host => entry >> 63 == 0,
-            SpaceKind::Guest => entry & 4 != 0,
+            SpaceKind::Guest | SpaceKind::Device => entry & 4 != 0,
         };
         rights.set(Rights::WRITE, entry & 2 != 0);
         rights.set(Rights::EXEC, executes);

@@ -289,6 +289,8 @@ impl Picker<'_> {
                 vec![self.held(&[Notification], 0), self.one(&deadlines, 1)]
             }
             Op::Yield | Op::LogWrite | Op::LogRead | Op::LogBind | Op::Power => vec![],
+            // The model does not know them.
+            Op::QuotaGive | Op::QuotaTake | Op::BindDoorbell => vec![],
             Op::QuotaQuery => vec![payer],
             Op::CreateDomain => {
                 let slots = self.one(&[0, 5, 20, 32, 40_000], 3);

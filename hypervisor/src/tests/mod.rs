@@ -1,7 +1,10 @@
 //! Tests of the portable core: its system calls, on CPUs and in a time that the test controls.
 
 mod agreement;
+mod caching;
+mod device_spaces;
 mod donation;
+mod doorbells;
 mod exploration;
 mod foreign;
 mod histories;
@@ -9,7 +12,9 @@ mod ipc;
 mod items;
 mod lifetime;
 mod model;
+mod quota;
 mod scheduling;
+mod shootdown;
 mod signals;
 mod system;
 mod vcpu;

@@ -1,6 +1,8 @@
 //! Typed system calls: one function per [`Op`]. Rights and errors are described there.
 use crate::arch::{self, Registers};
-use abi::syscall::{DelegateFlags, PowerAction, SpaceKind, ThreadFlags, TriggerMode};
+use abi::syscall::{
+    Caching, DelegateFlags, DoorbellKind, PowerAction, SpaceKind, ThreadFlags, TriggerMode,
+};
 use abi::{Badge, Op, Rights, Selector, Status, Tag};
 
 /// Result of a system call.
@@ -269,7 +271,18 @@ pub struct MapParameters {
 
 /// Maps memory into a space; `dst` receives the mapping.
 pub fn map(memory: Selector, space: Selector, dst: Selector, p: &MapParameters) -> Result {
-    let rights = p.rights.bits().into();
+    map_cached(memory, space, dst, p, Caching::Natural)
+}
+
+/// As [`map`], and says how the mapping is cached.
+pub fn map_cached(
+    memory: Selector,
+    space: Selector,
+    dst: Selector,
+    p: &MapParameters,
+    caching: Caching,
+) -> Result {
+    let access = u64::from(p.rights.bits()) | caching.bits();
     invoke(
         Op::Map,
         memory,
@@ -279,7 +292,7 @@ pub fn map(memory: Selector, space: Selector, dst: Selector, p: &MapParameters) 
             p.offset,
             p.address,
             p.size,
-            rights,
+            access,
         ],
     )
 }
@@ -292,6 +305,31 @@ pub fn bind_sched(sched: Selector, context: Selector) -> Result {
 /// Binds a vCPU's kick.
 pub fn bind_kick(vcpu: Selector, notification: Selector) -> Result {
     invoke(Op::BindKick, vcpu, &[notification.0.into()])
+}
+
+/// Where a guest's writes are to signal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DoorbellParameters {
+    /// Memory or ports.
+    pub kind: DoorbellKind,
+    /// First address or port.
+    pub first: u64,
+    /// Bytes or ports.
+    pub size: u64,
+}
+
+/// Binds a range of a guest space to a notification; `dst` receives the mapping.
+pub fn bind_doorbell(
+    notification: Selector,
+    space: Selector,
+    dst: Selector,
+    p: &DoorbellParameters,
+) -> Result {
+    invoke(
+        Op::BindDoorbell,
+        notification,
+        &[space.0.into(), dst.0.into(), p.kind as u64, p.first, p.size],
+    )
 }
 
 /// Binds an interrupt line to a notification and unmasks it.
@@ -324,6 +362,16 @@ pub fn quota(domain: Selector) -> Result<Quota> {
         pages: r.words[0],
         used: r.words[1],
     })
+}
+
+/// Gives `domain` that much more quota, in pages, of its payer's.
+pub fn give_quota(payer: Selector, domain: Selector, pages: u64) -> Result {
+    invoke(Op::QuotaGive, payer, &[domain.0.into(), pages])
+}
+
+/// Takes that much quota, in pages, which must be free, back from `domain` to its payer.
+pub fn take_quota(payer: Selector, domain: Selector, pages: u64) -> Result {
+    invoke(Op::QuotaTake, payer, &[domain.0.into(), pages])
 }
 
 /// Most bytes that one log operation moves.

@@ -1,13 +1,15 @@
 //! AArch64: the assembly of the monitor, and a guest at EL1 with its MMU off.
 
-use crate::exit::{RESULTS, ROUNDS};
+use crate::exit::{DOORBELL, RESULTS, ROUNDS};
 use abi::Op;
 use abi::boot::Virtualization;
+use abi::syscall::DoorbellKind;
 use abi::utcb::exception::{ExceptionReply, SYSTEM_CALL};
 use abi::vcpu::ExitKind;
 use abi::vcpu::aarch64::Groups;
 pub use abi::vcpu::aarch64::{CONTROL_HALT, VcpuState};
 use core::arch::naked_asm;
+use rt::syscall::DoorbellParameters;
 
 /// All groups of state but the interrupt controller's, which the guest does not use.
 pub const ALL: u64 = Groups::all().difference(Groups::GIC).bits();
@@ -69,35 +71,55 @@ pub extern "C" fn monitor() -> ! {
     )
 }
 
-/// Instructions of [`code`].
-const LENGTH: usize = 20;
+/// Where the guest rings.
+pub fn doorbell(_virtualization: Option<Virtualization>) -> DoorbellParameters {
+    DoorbellParameters {
+        kind: DoorbellKind::Memory,
+        first: DOORBELL,
+        size: 4,
+    }
+}
 
-/// The guest: reads the counter, calls its hypervisor, reads the counter, stores the difference; then WFI. Runs at
-/// whatever address it is copied to.
+/// Instructions of [`code`].
+const LENGTH: usize = 31;
+
+/// As many times as there are samples: reads the counter, does `$exit`, reads the counter, stores the difference.
+macro_rules! rounds {
+    ($exit:literal) => {
+        concat!(
+            "mov w21, #{rounds}\n",
+            "2: isb\n",
+            "mrs x22, cntvct_el0\n",
+            $exit,
+            "\nisb\n",
+            "mrs x23, cntvct_el0\n",
+            "sub w24, w23, w22\n",
+            "str w24, [x20], #4\n",
+            "subs w21, w21, #1\n",
+            "b.ne 2b",
+        )
+    };
+}
+
+/// The guest: calls its hypervisor and writes to a doorbell; then WFI. Runs at whatever address it is copied to.
 #[unsafe(naked)]
 extern "C" fn code() -> ! {
     naked_asm!(
         "mov x20, #{results}",
-        "mov w21, #{rounds}",
+        "mov x25, #{doorbell}",
         "isb",
         "mrs x22, cntvct_el0",
         "isb",
         "mrs x23, cntvct_el0",
         "sub w24, w23, w22",
         "str w24, [x20], #4",
-        "2: isb",
-        "mrs x22, cntvct_el0",
-        "hvc #0",
-        "isb",
-        "mrs x23, cntvct_el0",
-        "sub w24, w23, w22",
-        "str w24, [x20], #4",
-        "subs w21, w21, #1",
-        "b.ne 2b",
+        rounds!("hvc #0"),
+        rounds!("str wzr, [x25]"),
         "3: wfi",
         "b 3b",
         "udf #0",
         results = const RESULTS,
+        doorbell = const DOORBELL,
         rounds = const ROUNDS,
     )
 }

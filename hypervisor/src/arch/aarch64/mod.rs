@@ -163,6 +163,34 @@ fn flush_current() {
     }
 }
 
+/// Translations of `space` were taken out of its tables: drops them on all CPUs, none of which has to do anything.
+///
+/// The invalidation is broadcast to the inner shareable domain, which holds all CPUs, and the DSB completes when it has on
+/// each of them, accesses by old translations included (Arm ARM D8.14): that is what a revocation has
+/// to wait for, and no interrupt would tell more. A VMID means the same space on all CPUs.
+pub fn drop_translations(space: &Space) -> u64 {
+    if space.cpus.load(Ordering::Relaxed) != 0 {
+        let base = space.table.translation_base(space.tag);
+        // SAFETY: dropping translations is always safe, and nothing runs at EL1 or EL0 before VTTBR_EL2 is as it was.
+        unsafe {
+            asm!(
+                "mrs {loaded}, vttbr_el2",
+                "msr vttbr_el2, {base}",
+                "isb",
+                "dsb ishst",
+                "tlbi vmalls12e1is",
+                "dsb ish",
+                "msr vttbr_el2, {loaded}",
+                "isb",
+                base = in(reg) base,
+                loaded = out(reg) _,
+                options(nostack, preserves_flags)
+            );
+        }
+    }
+    0
+}
+
 /// Drops all translations of EL0 and EL1 on this CPU.
 pub fn flush_all() {
     // SAFETY: as above.

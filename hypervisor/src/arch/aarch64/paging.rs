@@ -1,4 +1,4 @@
-//! Translation tables: stage 2 for host and guest spaces alike, and the kernel's own at EL2.
+//! Translation tables: stage 2 for host, guest and device spaces alike, and the kernel's own at EL2.
 //!
 //! Granule 4 KiB. Stage 2 has 39 bits of input from one table at level 1 (Arm ARM D8.2); EL2's stage 1 has 48. In the
 //! terms of [`crate::tables`], level 0 holds pages, as Arm's level 3 does.
@@ -12,8 +12,8 @@ use crate::mem::{self, KernelPage};
 use crate::space::Mapped;
 use crate::tables::{self, Bits, KernelRights};
 use abi::Status;
-use abi::cap::{MemoryKind, Rights};
-use abi::syscall::SpaceKind;
+use abi::cap::Rights;
+use abi::syscall::{Caching, SpaceKind};
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 const VALID: u64 = 1 << 0;
@@ -29,6 +29,8 @@ const S2_WRITE: u64 = 1 << 7;
 const S2_NORMAL: u64 = 0b1111 << 2;
 /// As `S2_NORMAL`, where HCR_EL2.FWB is set: write-back, whatever the guest says.
 const S2_FORCED_WRITE_BACK: u64 = 0b0110 << 2;
+/// The same with and without HCR_EL2.FWB.
+const S2_NON_CACHEABLE: u64 = 0b0101 << 2;
 const S2_DEVICE_NGNRE: u64 = 0b0001 << 2;
 const S2_NO_EXECUTE: u64 = 1 << 54;
 
@@ -145,12 +147,11 @@ impl PageTable {
                 0
             }
         };
-        let memory = if mapped.kind == MemoryKind::Device {
-            S2_DEVICE_NGNRE
-        } else if features::forces_write_back() {
-            S2_FORCED_WRITE_BACK | INNER_SHAREABLE
-        } else {
-            S2_NORMAL | INNER_SHAREABLE
+        let memory = match mapped.uncached() {
+            Some(Caching::WriteCombining) => S2_NON_CACHEABLE | INNER_SHAREABLE,
+            Some(_) => S2_DEVICE_NGNRE,
+            None if features::forces_write_back() => S2_FORCED_WRITE_BACK | INNER_SHAREABLE,
+            None => S2_NORMAL | INNER_SHAREABLE,
         };
         let execute = if mapped.rights.contains(Rights::EXEC) {
             0

@@ -14,11 +14,13 @@ use super::interrupts::virtual_interface::{self, ENABLE, Interface};
 use super::sysreg::{isb, read, write};
 use super::traps::{self, class};
 use super::virt::{El1, Errors, Fp, Identity, Keys, Matrix, StatePage, Thread, Timer};
+use crate::cell::Ref;
 use crate::context::State;
 use crate::cpu::Cpu;
+use crate::doorbell;
 use crate::mem::KernelPage;
 use crate::space::Space;
-use crate::vcpu::Exit;
+use crate::vcpu::{Exit, Vcpu};
 use abi::vcpu::aarch64::{
     CONTROL_HALT, CONTROL_SERROR, GIC_ENTRY_NOT_PRESENT, GIC_NO_PENDING, GIC_UNDERFLOW, Groups,
     LIST_EOI, LIST_GROUP1, LIST_INTID, LIST_SOURCE_SHIFT, LIST_STATE,
@@ -46,6 +48,9 @@ pub struct VcpuReply {
 pub enum Outcome {
     /// Tell the monitor.
     Exit(Exit),
+    /// Tell the monitor, if no doorbell is there: a write to memory of one register, by an instruction that does nothing
+    /// else.
+    Write(Exit),
     /// An interrupt of the machine is pending.
     Interrupt,
     /// Enter again, after looking for kicks.
@@ -55,9 +60,10 @@ pub enum Outcome {
 /// Does what ended guest mode, if it was the host's; the exit for the monitor otherwise. Interrupts can end any
 /// object: nothing that the caller holds is certain to be there after `None`.
 #[inline]
-pub fn after_guest(cpu: &Cpu, outcome: Outcome) -> Option<Exit> {
+pub fn after_guest(cpu: &Cpu, vcpu: Ref<Vcpu>, outcome: Outcome) -> Option<Exit> {
     match outcome {
         Outcome::Exit(exit) => return Some(exit),
+        Outcome::Write(exit) => return (!doorbell::ring(cpu, vcpu, &exit)).then_some(exit),
         Outcome::Interrupt => traps::interrupts(cpu),
         Outcome::Resume => {}
     }
@@ -91,6 +97,14 @@ mod abort {
     pub const fn status(syndrome: u64) -> u64 {
         syndrome >> 2 & 0xf
     }
+    /// Whether an instruction wrote one register and did nothing else: ISV is set for none with write-back. Cache
+    /// maintenance (CM) counts as a write, too.
+    pub const fn is_plain_write(syndrome: u64) -> bool {
+        const DESCRIBED: u64 = 1 << 24;
+        const MAINTENANCE: u64 = 1 << 8;
+        super::class::of(syndrome) == super::class::DATA_ABORT
+            && syndrome & (DESCRIBED | WRITE | MAINTENANCE | WALK) == DESCRIBED | WRITE
+    }
     pub const ADDRESS_SIZE: u64 = 0;
     pub const TRANSLATION: u64 = 1;
     pub const ACCESS_FLAG: u64 = 2;
@@ -101,6 +115,10 @@ mod abort {
 const PSTATE_64: u64 = 0xf1c0_1fdf;
 /// The same for AArch32 at EL0: all but IL and SS.
 const PSTATE_32: u64 = 0xffcf_ffff;
+/// BTYPE: which the instruction after a branch has to suit.
+const PSTATE_BRANCH_TYPE: u64 = 3 << 10;
+/// AArch32.
+const PSTATE_IS_32: u64 = 1 << 4;
 /// EL1h with everything masked.
 const PSTATE_DEFAULT: u64 = 0x3c5;
 
@@ -338,6 +356,13 @@ impl VcpuArch {
         isb();
     }
 
+    /// Has the guest go on after the write that `exit` tells.
+    pub fn skip_write(&mut self, _cpu: &Cpu, exit: &Exit) -> bool {
+        self.pc = self.pc.wrapping_add(u64::from(exit.instruction_length));
+        self.pstate &= !PSTATE_BRANCH_TYPE;
+        true
+    }
+
     /// Takes the registers out of the CPU.
     pub fn suspend(&mut self) {
         if !self.resident {
@@ -537,7 +562,18 @@ impl VcpuArch {
             class::FIRMWARE_CALL => exit(ExitKind::FirmwareCall, length, [syndrome, 0, 0]),
             class::SYSTEM_REGISTER => exit(ExitKind::SystemRegister, length, [syndrome, 0, 0]),
             class::INSTRUCTION_ABORT | class::DATA_ABORT => match fault(syndrome) {
-                Some(info) => exit(ExitKind::StageTwoFault, length, info),
+                Some(info) => {
+                    let exit = Exit {
+                        kind: ExitKind::StageTwoFault,
+                        instruction_length: length,
+                        info,
+                    };
+                    if abort::is_plain_write(syndrome) && self.pstate & PSTATE_IS_32 == 0 {
+                        Outcome::Write(exit)
+                    } else {
+                        Outcome::Exit(exit)
+                    }
+                }
                 None if abort::status(syndrome) > abort::PERMISSION => {
                     exit(ExitKind::Other, 0, [syndrome, 0, 0])
                 }

@@ -35,6 +35,7 @@ pub use vcpu::{Outcome, VcpuArch, VcpuReply, after_guest, deliver, pages_per_vcp
 
 use crate::cell::{CpuCell, Ref};
 use crate::cpu::Cpu;
+use crate::space::Space;
 use crate::vcpu::Vcpu;
 use abi::Status;
 use abi::boot::Virtualization;
@@ -118,6 +119,11 @@ pub fn set_timer(deadline: u64) {
 /// Interrupts another CPU: it is pending until that CPU leaves the kernel.
 pub fn send_interrupt(cpu: &CpuArch) {
     cpu.interrupted.store(true, Ordering::SeqCst);
+}
+
+/// Translations of `space` were taken out of its tables: the CPUs that have to drop them.
+pub fn drop_translations(space: &Space) -> u64 {
+    space.cpus.load(Ordering::Relaxed)
 }
 
 /// Forgets translations.

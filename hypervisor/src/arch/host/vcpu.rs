@@ -3,11 +3,13 @@
 use super::CpuArch;
 use crate::cell::Ref;
 use crate::cpu::Cpu;
+use crate::doorbell;
 use crate::mem::KernelPage;
 use crate::space::Space;
 use crate::thread::Thread;
-use crate::vcpu::Exit;
+use crate::vcpu::{Exit, Vcpu};
 use abi::vcpu::x86_64::{CONTROL_HALT, Groups, VcpuState};
+use abi::vcpu::{ExitKind, FAULT_WRITE};
 use core::mem::offset_of;
 use core::sync::atomic::Ordering;
 
@@ -21,14 +23,17 @@ pub const DEADLINE: usize = offset_of!(VcpuState, deadline) / 8;
 pub enum Outcome {
     /// Tell the monitor.
     Exit(Exit),
+    /// Tell the monitor, if no doorbell is there.
+    Write(Exit),
     /// The guest would run on: the test looks for interrupts.
     Running,
 }
 
 /// The exit for the monitor, if it is one.
-pub fn after_guest(_cpu: &Cpu, outcome: Outcome) -> Option<Exit> {
+pub fn after_guest(cpu: &Cpu, vcpu: Ref<Vcpu>, outcome: Outcome) -> Option<Exit> {
     match outcome {
         Outcome::Exit(exit) => Some(exit),
+        Outcome::Write(exit) => (!doorbell::ring(cpu, vcpu, &exit)).then_some(exit),
         Outcome::Running => None,
     }
 }
@@ -57,6 +62,8 @@ pub struct VcpuArch {
     pub entries: u64,
     /// Groups of the last exit.
     pub saved: u64,
+    /// Bytes of writes that the guest went on after.
+    pub skipped: u64,
     /// Whether it holds registers of the CPU.
     resident: bool,
 }
@@ -69,6 +76,7 @@ impl VcpuArch {
             next_exit: None,
             entries: 0,
             saved: 0,
+            skipped: 0,
             resident: false,
         }
     }
@@ -80,9 +88,25 @@ impl VcpuArch {
             cpu.arch.residents.fetch_add(1, Ordering::SeqCst);
         }
         self.resident = true;
-        self.next_exit
-            .take()
-            .map_or(Outcome::Running, Outcome::Exit)
+        let Some(exit) = self.next_exit.take() else {
+            return Outcome::Running;
+        };
+        let writes = match exit.kind {
+            ExitKind::StageTwoFault => exit.info[0] & FAULT_WRITE != 0,
+            ExitKind::Io => exit.info[0] >> 24 & 3 == 0,
+            _ => false,
+        };
+        if writes {
+            Outcome::Write(exit)
+        } else {
+            Outcome::Exit(exit)
+        }
+    }
+
+    /// Has the guest go on after a write, if its length is known.
+    pub fn skip_write(&mut self, _cpu: &Cpu, exit: &Exit) -> bool {
+        self.skipped += u64::from(exit.instruction_length);
+        exit.instruction_length != 0
     }
 
     /// Gives back the registers that guests and threads share.

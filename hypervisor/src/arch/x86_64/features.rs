@@ -3,10 +3,11 @@
 use core::arch::asm;
 use core::fmt;
 
+use super::paging::PAT;
 use bitflags::bitflags;
 use raw_cpuid::CpuId;
 use x86::controlregs::Cr4;
-use x86::msr::{IA32_EFER, rdmsr, wrmsr};
+use x86::msr::{IA32_EFER, IA32_PAT, rdmsr, wrmsr};
 
 use super::speculation::Identity;
 use crate::boot::CommandLine;
@@ -143,6 +144,8 @@ impl CpuFeatures {
                 options(nostack),
             );
         }
+        // SAFETY: every 64-bit CPU has the register, and no mapping uses what changes: nothing is cached by it.
+        unsafe { wrmsr(IA32_PAT, PAT) };
         if self.nx {
             // SAFETY: EFER exists on every 64-bit CPU, and NX on this one.
             unsafe { wrmsr(IA32_EFER, rdmsr(IA32_EFER) | Efer::NO_EXECUTE.bits()) };

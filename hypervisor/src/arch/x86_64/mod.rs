@@ -225,6 +225,12 @@ pub fn current_cpu() -> &'static Cpu {
     }
 }
 
+/// Translations of `space` were taken out of its tables: the CPUs that have to drop them. There is no instruction that
+/// does it for other CPUs.
+pub fn drop_translations(space: &Space) -> u64 {
+    space.cpus.load(Ordering::Relaxed)
+}
+
 /// Forgets translations and I/O permissions that may have been taken back since they were loaded.
 pub fn flush_translations(cpu: &Cpu) {
     cpu.arch.ports.set(None);

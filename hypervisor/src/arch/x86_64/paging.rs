@@ -1,4 +1,4 @@
-//! Page tables: host spaces, and guest spaces in the formats of NPT and EPT.
+//! Page tables: host spaces, and guest and device spaces in the formats of NPT and EPT.
 //!
 //! Four levels. Intel SDM vol. 3, 4.5 (host) and 28.3.2 (EPT); AMD APM vol. 2, 5.3 and 15.25 (NPT has the
 //! host's format, with every access a user access).
@@ -10,8 +10,8 @@ use crate::mem::{self, KernelPage};
 use crate::space::Mapped;
 use crate::tables::{self, Bits, KernelRights, index};
 use abi::boot::Virtualization;
-use abi::cap::{MemoryKind, Rights};
-use abi::syscall::SpaceKind;
+use abi::cap::Rights;
+use abi::syscall::{Caching, SpaceKind};
 use abi::{Status, USER_END};
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -25,8 +25,15 @@ const NO_EXECUTE: u64 = 1 << 63;
 /// Leaf above the lowest level: the same bit in all formats.
 const LARGE: u64 = 1 << 7;
 const EPT_EXECUTE: u64 = 1 << 2;
+const EPT_UNCACHED: u64 = 0;
+const EPT_WRITE_COMBINING: u64 = 1 << 3;
 const EPT_WRITE_BACK: u64 = 6 << 3;
 const EPT_IGNORE_PAT: u64 = 1 << 6;
+/// Index 1 into [`PAT`], in the format of host and NPT.
+const WRITE_COMBINING: u64 = WRITE_THROUGH;
+/// IA32_PAT: as after reset (Intel SDM vol. 3, table 12-12), but for index 1, which is write-combining, and which nothing
+/// uses before.
+pub const PAT: u64 = 0x0007_0406_0007_0106;
 const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 
 const LEVELS: u32 = 4;
@@ -78,6 +85,8 @@ impl PageTable {
             (SpaceKind::Guest, Virtualization::Vmx) => Format::Ept,
             (SpaceKind::Guest, Virtualization::Svm) => Format::Npt,
             (SpaceKind::Guest, _) => return Err(Status::Unsupported),
+            (SpaceKind::Device, Virtualization::Svm) => Format::Npt,
+            (SpaceKind::Device, _) => Format::Ept,
         };
         let root = payer.alloc_page()?;
         if format == Format::Host {
@@ -112,22 +121,23 @@ impl PageTable {
                 0
             }
         };
-        let device = mapped.kind == MemoryKind::Device;
         let (leaf, table) = match self.format {
             Format::Ept => {
-                let memory = if device {
-                    0
-                } else {
-                    EPT_WRITE_BACK | EPT_IGNORE_PAT
+                let memory = match mapped.uncached() {
+                    None => EPT_WRITE_BACK | EPT_IGNORE_PAT,
+                    // The guest may have it write-combining.
+                    Some(_) if mapped.caching == Caching::Natural => EPT_UNCACHED,
+                    Some(Caching::WriteCombining) => EPT_WRITE_COMBINING | EPT_IGNORE_PAT,
+                    Some(_) => EPT_UNCACHED | EPT_IGNORE_PAT,
                 };
                 let rights = has(Rights::WRITE, WRITABLE) | has(Rights::EXEC, EPT_EXECUTE);
                 (PRESENT | memory | rights, PRESENT | WRITABLE | EPT_EXECUTE)
             }
             Format::Host | Format::Npt => {
-                let memory = if device {
-                    CACHE_DISABLE | WRITE_THROUGH
-                } else {
-                    0
+                let memory = match mapped.uncached() {
+                    None => 0,
+                    Some(Caching::WriteCombining) => WRITE_COMBINING,
+                    Some(_) => CACHE_DISABLE | WRITE_THROUGH,
                 };
                 let execute = if mapped.rights.contains(Rights::EXEC) {
                     0

@@ -3,16 +3,26 @@
 use super::tags::{GuestTag, GuestTags};
 use super::virt::{self, GuestRoot, Outcome};
 use super::{CpuArch, clock, entry, traps};
+use crate::cell::Ref;
 use crate::cpu::Cpu;
+use crate::doorbell;
 use crate::mem::KernelPage;
 use crate::space::Space;
-use crate::vcpu::Exit;
+use crate::vcpu::{Exit, Vcpu};
 use abi::boot::Virtualization;
 use abi::vcpu::x86_64::{CONTROL_HALT, Groups, VcpuState};
 
 /// Pages that a vCPU takes beside its own and its state page; `None` without virtualisation.
 pub fn pages_per_vcpu() -> Option<usize> {
     (super::virtualization() != Virtualization::None).then(virt::pages_per_vcpu)
+}
+
+/// The timer's interrupt may have been lost (`apic::look_again`); it is due all the same.
+#[inline(always)]
+fn look_at_timer(cpu: &Cpu) {
+    if cpu.timer_is_due(clock::now()) {
+        cpu.timer_fired();
+    }
 }
 
 /// What the monitor asked for in its reply.
@@ -28,14 +38,16 @@ pub struct VcpuReply {
 /// Does what ended guest mode, if it was the host's; the exit for the monitor otherwise. Interrupts can end any
 /// object: nothing that the caller holds is certain to be there after `None`.
 #[inline]
-pub fn after_guest(cpu: &Cpu, outcome: Outcome) -> Option<Exit> {
+pub fn after_guest(cpu: &Cpu, vcpu: Ref<Vcpu>, outcome: Outcome) -> Option<Exit> {
     match outcome {
         Outcome::Exit(exit) => {
-            // The timer's interrupt may have been lost (`apic::look_again`); it is due all the same.
-            if cpu.timer_is_due(clock::now()) {
-                cpu.timer_fired();
-            }
+            look_at_timer(cpu);
             return Some(exit);
+        }
+        Outcome::Write(exit) => {
+            let rung = doorbell::ring(cpu, vcpu, &exit);
+            look_at_timer(cpu);
+            return (!rung).then_some(exit);
         }
         Outcome::HostInterrupt {
             vector: Some(vector),
@@ -90,6 +102,14 @@ impl VcpuArch {
         cpu.arch
             .virt
             .with_mut(|virt| self.inner.enter(virt, &root, spins_exit))
+    }
+
+    /// Has the guest go on after the write that `exit` tells, with which it has just left; `false` if the
+    /// processor does not say where.
+    pub fn skip_write(&mut self, cpu: &Cpu, exit: &Exit) -> bool {
+        cpu.arch
+            .virt
+            .with_mut(|virt| self.inner.skip_write(virt, exit))
     }
 
     /// Gives the registers that guests and threads share back to threads.

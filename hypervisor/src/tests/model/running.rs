@@ -350,7 +350,12 @@ impl Model {
             Some(op) => self.call(by, op, &args),
         };
         let status = result.err().unwrap_or(Status::Success);
-        self.thread_mut(id).frame.set_result(status);
+        let frame = &mut self.thread_mut(id).frame;
+        frame.set_result(status);
+        if status == Status::Quota {
+            // The payer's place: only the space's, in a mapping, is not the first argument.
+            frame.set_arg(1, u64::from(tag.op() == Op::Map as u8));
+        }
     }
 
     /// Context `id` runs until it is in user or guest mode; whether it had something to do in the kernel.

@@ -69,6 +69,9 @@ pub struct GuestRoot {
 pub enum Outcome {
     /// Tell the monitor.
     Exit(Exit),
+    /// Tell the monitor, if no doorbell is there: a write to memory or a port, which nothing has to come before
+    /// when the guest goes on.
+    Write(Exit),
     /// An interrupt of the machine. Under VMX it is acknowledged, and `vector` is to be handled as if it had
     /// come through the IDT. Under SVM it is pending, and comes when interrupts are enabled for a moment.
     HostInterrupt {
@@ -92,6 +95,8 @@ pub enum Outcome {
 enum Leave {
     /// Tell the monitor.
     Exit(Exit),
+    /// The same, of a write to memory or a port.
+    Write(Exit),
     /// An acknowledged interrupt.
     Interrupt(u8),
     /// An interrupt that is pending.
@@ -162,6 +167,15 @@ impl VcpuArch {
         }
     }
 
+    /// Has the guest go on after the write that `exit` tells ([`Outcome::Write`]), the last one of this vCPU on its CPU;
+    /// `false` if the processor does not say where.
+    pub fn skip_write(&mut self, cpu: &CpuVirt, exit: &Exit) -> bool {
+        match &mut self.0 {
+            Inner::Vmx(vcpu) => vcpu.skip_write(cpu, exit),
+            Inner::Svm(vcpu) => vcpu.skip_write(exit),
+        }
+    }
+
     /// Gives threads' registers back to the machine; see the module's documentation. Without effect if that
     /// is done already.
     #[inline]
@@ -201,6 +215,11 @@ impl VcpuArch {
             Inner::Svm(vcpu) => vcpu.leave_cpu(cpu),
         }
     }
+}
+
+/// Whether word 1 of [`abi::vcpu::ExitKind::Io`] is of an OUT that is no string instruction.
+const fn is_plain_output(word: u64) -> bool {
+    word >> 24 & 3 == 0
 }
 
 /// Physical address of a static.

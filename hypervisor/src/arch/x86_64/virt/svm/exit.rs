@@ -4,7 +4,7 @@ use abi::vcpu::ExitKind;
 use abi::vcpu::{FAULT_FETCH, FAULT_READ, FAULT_WRITE};
 
 use super::super::event::{Event, MC};
-use super::super::{Exit, Leave};
+use super::super::{Exit, Leave, is_plain_output};
 use super::vmcb::Vmcb;
 
 /// Exit codes that need a closer look.
@@ -82,11 +82,18 @@ pub(super) fn decode(vmcb: &Vmcb, next_rip: bool) -> Leave {
                 [0; 3],
             )
         }
-        IOIO => Leave::Exit(Exit {
-            kind: ExitKind::Io,
-            instruction_length: vmcb.exit_info2.wrapping_sub(vmcb.rip) as u8,
-            info: [io(vmcb.exit_info1), vmcb.exit_info2, 0],
-        }),
+        IOIO => {
+            let exit = Exit {
+                kind: ExitKind::Io,
+                instruction_length: vmcb.exit_info2.wrapping_sub(vmcb.rip) as u8,
+                info: [io(vmcb.exit_info1), vmcb.exit_info2, 0],
+            };
+            if is_plain_output(exit.info[0]) {
+                Leave::Write(exit)
+            } else {
+                Leave::Exit(exit)
+            }
+        }
         NMI => Leave::Nmi,
         code @ EXCEPTION..=LAST_EXCEPTION => exception((code - EXCEPTION) as u8, vmcb.exit_info1),
         READ_DR0..=WRITE_DR15 => Leave::DebugRegisters,
@@ -154,7 +161,7 @@ mod tests {
 
     fn exit(code: u64, info1: u64, info2: u64, next_rip: bool) -> Exit {
         match decode(&vmcb(code, info1, info2), next_rip) {
-            Leave::Exit(exit) => exit,
+            Leave::Exit(exit) | Leave::Write(exit) => exit,
             other => panic!("{other:?}"),
         }
     }
@@ -179,6 +186,20 @@ mod tests {
         // IN AL, 60h; REP OUTSD to CFCh.
         assert_eq!(io(0x60 << 16 | 1 << 4 | 1), 1 << 24 | 1 << 16 | 0x60);
         assert_eq!(io(0xcfc << 16 | 1 << 6 | 3 << 2), 3 << 25 | 4 << 16 | 0xcfc);
+    }
+
+    #[test]
+    fn what_a_doorbell_can_take() {
+        let writes =
+            |code, info| matches!(decode(&vmcb(code, info, 0x1001), false), Leave::Write(_));
+        // OUT; IN, OUTS, INS.
+        assert!(writes(IOIO, 0x80_0010));
+        assert!(
+            ![0x80_0011, 0x80_0014, 0x80_0015]
+                .into_iter()
+                .any(|info| writes(IOIO, info))
+        );
+        assert!(!writes(NESTED_PAGE_FAULT, 6));
     }
 
     #[test]

@@ -265,6 +265,7 @@ impl Vcpu {
                 }
                 Outcome::Exit(exit)
             }
+            Leave::Write(exit) => Outcome::Write(exit),
             Leave::InterruptPending => Outcome::HostInterrupt { vector: None },
             // STGI has let its handler run.
             Leave::Nmi => Outcome::HostNmi { call: false },
@@ -289,6 +290,14 @@ impl Vcpu {
             }
             Leave::Interrupt(_) => unreachable!("VMX only"),
         }
+    }
+
+    /// Ports only: of a write to memory, the processor says neither length nor next instruction (AMD APM 2 15.7.1).
+    pub fn skip_write(&mut self, exit: &Exit) -> bool {
+        let vmcb = self.vmcb();
+        vmcb.rip = vmcb.rip.wrapping_add(u64::from(exit.instruction_length));
+        vmcb.interrupt_shadow = 0;
+        true
     }
 
     /// Has the next entry use a guest space, and drop what is cached for it if needed.

@@ -1,5 +1,6 @@
 //! What this processor's VMX can do, and the controls that follow from it (Intel SDM 3D appendix A).
 
+use raw_cpuid::cpuid;
 use x86::msr;
 use x86::vmx::vmcs::control::{
     EntryControls, ExitControls, PinbasedControls, PrimaryControls, SecondaryControls,
@@ -146,6 +147,8 @@ struct Msrs {
     cr4_fixed0: u64,
     cr4_fixed1: u64,
     ept_vpid: u64,
+    /// CPUID 1, ECX bit 31: the processor is one of another hypervisor.
+    is_nested: bool,
 }
 
 /// What this processor's VMX can do.
@@ -168,6 +171,8 @@ pub(in super::super) struct Capabilities {
     /// Type of the INVEPT and INVVPID that flush one context, or all where that is not there.
     pub invept: u64,
     pub invvpid: u64,
+    /// Another hypervisor is below.
+    pub is_nested: bool,
 }
 
 /// INVEPT, INVVPID: one context.
@@ -206,6 +211,7 @@ impl Capabilities {
                 cr4_fixed0: rdmsr(msr::IA32_VMX_CR4_FIXED0),
                 cr4_fixed1: rdmsr(msr::IA32_VMX_CR4_FIXED1),
                 ept_vpid: rdmsr(msr::IA32_VMX_EPT_VPID_CAP),
+                is_nested: cpuid!(1).ecx >> 31 != 0,
             })
         }
     }
@@ -243,6 +249,7 @@ impl Capabilities {
             giant_pages: ept(17),
             invept,
             invvpid,
+            is_nested: msrs.is_nested,
         })
     }
 
@@ -281,6 +288,7 @@ mod tests {
             cr4_fixed0: 0x2000,
             cr4_fixed1: 0x37_67ff,
             ept_vpid: 0x0f01_0673_4141,
+            is_nested: false,
         }
     }
 

@@ -5,7 +5,7 @@ use abi::vcpu::{FAULT_FETCH, FAULT_LINEAR, FAULT_READ, FAULT_WRITE};
 use x86::vmx::vmcs::ro;
 
 use super::super::event::{Event, MC};
-use super::super::{Exit, Leave, Outcome};
+use super::super::{Exit, Leave, Outcome, is_plain_output};
 
 /// Bit of the exit reason: VM entry failed.
 pub(super) const ENTRY_FAILED: u32 = 1 << 31;
@@ -75,20 +75,22 @@ pub(super) fn decode(reason: u32, field: impl Fn(u32) -> u64) -> Leave {
     match reason as u16 {
         REASON_EXTERNAL_INTERRUPT => Leave::Interrupt(field(ro::VMEXIT_INTERRUPTION_INFO) as u8),
         REASON_EPT_VIOLATION => {
-            let (flags, linear) = ept_violation(field(ro::EXIT_QUALIFICATION));
+            let qualification = field(ro::EXIT_QUALIFICATION);
+            let (flags, linear) = ept_violation(qualification);
             let address = if linear {
                 field(ro::GUEST_LINEAR_ADDR)
             } else {
                 0
             };
             let info = [flags, field(ro::GUEST_PHYSICAL_ADDR_FULL), address];
-            exit(ExitKind::StageTwoFault, false, info)
+            let leave = exit(ExitKind::StageTwoFault, false, info);
+            write_if(leave, is_plain_store(qualification))
         }
-        REASON_IO => exit(
-            ExitKind::Io,
-            true,
-            [io(field(ro::EXIT_QUALIFICATION)), 0, 0],
-        ),
+        REASON_IO => {
+            let access = io(field(ro::EXIT_QUALIFICATION));
+            let leave = exit(ExitKind::Io, true, [access, 0, 0]);
+            write_if(leave, is_plain_output(access))
+        }
         REASON_EXCEPTION_OR_NMI => exception(field),
         REASON_CONTROL_REGISTER => {
             let access = control_register(field(ro::EXIT_QUALIFICATION));
@@ -109,6 +111,13 @@ pub(super) fn decode(reason: u32, field: impl Fn(u32) -> u64) -> Leave {
             };
             exit(kind, length, [word, 0, 0])
         }
+    }
+}
+
+fn write_if(leave: Leave, write: bool) -> Leave {
+    match leave {
+        Leave::Exit(exit) if write => Leave::Write(exit),
+        other => other,
     }
 }
 
@@ -185,6 +194,14 @@ const fn ept_violation(qualification: u64) -> (u64, bool) {
     (flags, flags & FAULT_LINEAR != 0)
 }
 
+/// Whether an EPT violation is of a write to a linear address: neither of an update in the guest's page tables, nor of an
+/// instruction that reads and writes (Intel SDM 3C table 28-7).
+const fn is_plain_store(qualification: u64) -> bool {
+    const TRANSLATED: u64 = 1 << 8;
+    let mask = FAULT_READ | FAULT_WRITE | FAULT_FETCH | FAULT_LINEAR | TRANSLATED;
+    qualification & mask == FAULT_WRITE | FAULT_LINEAR | TRANSLATED
+}
+
 /// Word 1 of [`ExitKind::Io`] (Intel SDM 3C table 28-5).
 const fn io(qualification: u64) -> u64 {
     let port = qualification >> 16 & 0xffff;
@@ -213,7 +230,7 @@ mod tests {
 
     fn exit(reason: u32, list: &[(u32, u64)]) -> Exit {
         match decode(reason, fields(list)) {
-            Leave::Exit(exit) => exit,
+            Leave::Exit(exit) | Leave::Write(exit) => exit,
             other => panic!("{other:?}"),
         }
     }
@@ -255,6 +272,31 @@ mod tests {
             ],
         );
         assert_eq!(without.info, [FAULT_FETCH, 0x1000, 0]);
+    }
+
+    #[test]
+    fn what_a_doorbell_can_take() {
+        let violation = |qualification| {
+            let list = [
+                (ro::EXIT_QUALIFICATION, qualification),
+                (ro::GUEST_PHYSICAL_ADDR_FULL, 0x1000),
+                (ro::GUEST_LINEAR_ADDR, 0x1000),
+            ];
+            matches!(decode(48, fields(&list)), Leave::Write(_))
+        };
+        assert!(violation(0x182) && violation(0x1ba));
+        // Read, fetch, both ways, accessed bits, no linear address.
+        assert!(![0x181, 0x184, 0x183, 0x82, 0x02].into_iter().any(violation));
+        let port = |qualification| {
+            let list = [
+                (ro::EXIT_QUALIFICATION, qualification),
+                (ro::VMEXIT_INSTRUCTION_LEN, 1),
+            ];
+            matches!(decode(30, fields(&list)), Leave::Write(_))
+        };
+        // OUT; IN, OUTS, INS.
+        assert!(port(0x80_0000));
+        assert!(![0x80_0008, 0x80_0010, 0x80_0018].into_iter().any(port));
     }
 
     #[test]

@@ -18,7 +18,7 @@ use super::cpu::{CpuId, CpuVirt, Host, VcpuId};
 use super::debug::DebugRegisters;
 use super::event::{self, Event};
 use super::state::{self, StatePage, cr0, cr4, peek};
-use super::{GuestRoot, HostPhys, KernelPage, Leave, Outcome, fpu, hw};
+use super::{Exit, GuestRoot, HostPhys, KernelPage, Leave, Outcome, fpu, hw};
 
 use super::super::speculation::overwrite_buffers;
 pub(super) use capabilities::Capabilities;
@@ -301,6 +301,17 @@ impl Vcpu {
                 }
                 Outcome::Exit(exit)
             }
+            Leave::Write(exit) => {
+                if exit::interrupts_delivery(exit.kind) {
+                    self.note_interrupted(reason);
+                }
+                if self.pending.is_none() {
+                    Outcome::Write(exit)
+                } else {
+                    // It is no instruction that wrote, but the delivery of an event.
+                    Outcome::Exit(exit)
+                }
+            }
             Leave::Interrupt(vector) => Outcome::HostInterrupt {
                 vector: Some(vector),
             },
@@ -466,11 +477,32 @@ impl Vcpu {
             msr::IA32_CSTAR => self.msrs.cstar = value,
             _ => self.msrs.sfmask = value,
         }
-        let next = vmcs::read(field::RIP) + u64::from(instruction_length);
+        self.skip(instruction_length);
+        true
+    }
+
+    /// The instruction of `length` bytes is done.
+    fn skip(&mut self, length: u8) {
+        let next = vmcs::read(field::RIP) + u64::from(length);
         // SAFETY: guest state, which VM entry checks.
         unsafe { vmcs::write(field::RIP, next) };
         self.change_blocking(BLOCKING_STI | BLOCKING_MOV_SS, 0);
-        true
+    }
+
+    /// The manual defines the length for ports, and for EPT violations not (Intel SDM 3C 28.2.5), but processors write
+    /// it for these too. Another hypervisor may not.
+    pub fn skip_write(&mut self, cpu: &CpuVirt, exit: &Exit) -> bool {
+        const LONGEST: u8 = 15;
+        let length = match exit.kind {
+            ExitKind::Io => exit.instruction_length,
+            _ if host_of(&cpu.host).capabilities.is_nested => 0,
+            _ => vmcs::read(ro::VMEXIT_INSTRUCTION_LEN) as u8,
+        };
+        let known = (1..=LONGEST).contains(&length);
+        if known {
+            self.skip(length);
+        }
+        known
     }
 
     /// Bits of CR0 that the guest does not own.
