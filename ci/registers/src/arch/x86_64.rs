@@ -130,12 +130,11 @@ pub fn check_monitor() -> Option<Harm> {
     if by_fs != word || by_gs != word {
         return harm(2, by_fs);
     }
-    // Under SVM a vCPU stays loaded while only its monitor runs: these it has given to its guests itself.
-    let given = |value, of: fn(u64) -> u64| {
-        SVM.load(Ordering::Relaxed) && (0..2).any(|guest| value == of(guest))
-    };
+    // These it has given to its guests itself: XCR0 stays while only the monitor runs, and under SVM the whole vCPU.
+    let given = |value, of: fn(u64) -> u64| (0..2).any(|guest| value == of(guest));
     let words = look(features());
-    if words[0] != 0 && !given(words[0], tsc_aux) {
+    let stays = SVM.load(Ordering::Relaxed) && given(words[0], tsc_aux);
+    if words[0] != 0 && !stays {
         return harm(3, words[0]);
     }
     if words[1] != XCR0.load(Ordering::Relaxed) && !given(words[1], xcr0) {

@@ -61,7 +61,7 @@ pub struct CpuArch {
     tables: &'static GdtTss,
     /// Whether the I/O permission bitmap is in force.
     ports_enabled: CpuCell<bool>,
-    /// The general path has to switch to another space: I/O permissions or a guest's registers are loaded, or there is a
+    /// The general path has to switch to another space: I/O permissions or what is a guest's is loaded, or there is a
     /// barrier to take.
     general_switch: CpuCell<bool>,
     /// Preparing a thread takes more than its tables: I/O permissions or barriers.
@@ -97,6 +97,7 @@ impl CpuArch {
         // SAFETY: the space's tables have the kernel's upper half, and the space outlives its loading: before
         // its tables are freed, every CPU passes an epoch, which loads others.
         unsafe { load_cr3(space.table.fast_switch(space.tag)) };
+        self.virt.with_mut(virt::CpuVirt::restore_xcr0);
         self.load_ports(space);
     }
 
@@ -166,9 +167,11 @@ impl CpuArch {
                 vcpu.arch.with_mut(|arch| arch.suspend(self));
             }
             self.guest.set(next);
-            let more = self.more_to_do.get();
-            self.general_switch.set(next.is_some() || more);
-            if more && let Some(vcpu) = next {
+            let Some(vcpu) = next else {
+                return self.set_general_switch();
+            };
+            self.general_switch.set(true);
+            if self.more_to_do.get() {
                 self.separate(vcpu.guest, vcpu.monitor);
             }
         }
@@ -178,7 +181,15 @@ impl CpuArch {
         self.ports_enabled.set(enabled);
         let more = enabled || self.measures.get().intersects(Measures::BARRIERS);
         self.more_to_do.set(more);
-        self.general_switch.set(more || self.guest.get().is_some());
+        self.set_general_switch();
+    }
+
+    #[inline]
+    fn set_general_switch(&self) {
+        let loaded = self.guest.get().is_some();
+        let xcr0 = self.virt.with_mut(|virt| virt.has_guests_xcr0());
+        self.general_switch
+            .set(loaded || xcr0 || self.more_to_do.get());
     }
 
     /// Takes measures against speculation from now on.

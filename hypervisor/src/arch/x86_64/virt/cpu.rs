@@ -172,12 +172,23 @@ impl CpuVirt {
         }
     }
 
-    /// Gives threads the machine's TSC_AUX and XCR0. The vector registers stay those of the vCPU with this area, if CPUs keep
+    /// Whether XCR0 is a guest's that is not the machine's.
+    #[inline(always)]
+    pub fn has_guests_xcr0(&self) -> bool {
+        self.fpu.has_guests_xcr0()
+    }
+
+    /// Gives threads the machine's XCR0: before any runs but the monitor that has set the guest's.
+    #[inline(always)]
+    pub fn restore_xcr0(&mut self) {
+        self.fpu.restore_xcr0();
+    }
+
+    /// Gives threads the machine's TSC_AUX. The vector registers stay those of the vCPU with this area, if CPUs keep
     /// threads from them.
     #[inline(always)]
     pub(super) fn restore_registers(&mut self, area: fpu::Area) {
         self.load_tsc_aux(self.host_tsc_aux);
-        self.fpu.restore_xcr0();
         if self.clears_vectors {
             self.fpu.disown(area);
         }

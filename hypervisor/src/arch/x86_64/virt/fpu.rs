@@ -4,7 +4,7 @@
 //! registers always belong to the vCPU of this CPU that was last in guest mode, and are switched when
 //! another one enters, before guest code runs: nothing of one guest is ever visible to another. Where CPUs show them to
 //! threads all the same (LazyFP), they are cleared at each exit to a thread. XCR0, which threads can
-//! read, is the machine's outside guest mode (`table`).
+//! read, stays a guest's while its monitor runs, which has set it, and is the machine's for others (`table`).
 
 use core::arch::asm;
 use core::num::NonZero;
@@ -88,7 +88,7 @@ impl Unit {
         Unit {
             method: Method::NONE,
             owner: None,
-            xcr0: u64::MAX,
+            xcr0: Method::NONE.components,
         }
     }
 
@@ -128,10 +128,16 @@ impl Unit {
         xcr0
     }
 
-    /// Gives XGETBV the machine's value, all components, which is that of most guests too.
+    /// Whether XCR0 is not the machine's value, all components, which is that of most guests too.
+    #[inline(always)]
+    pub fn has_guests_xcr0(&self) -> bool {
+        self.xcr0 != self.method.components
+    }
+
+    /// Gives XGETBV the machine's value.
     #[inline(always)]
     pub fn restore_xcr0(&mut self) {
-        if self.xcr0 != self.method.components {
+        if self.has_guests_xcr0() {
             self.set_xcr0(self.method.components);
         }
     }

@@ -2,9 +2,8 @@
 //! from it.
 //!
 //! Threads have general registers, RFLAGS but for IOPL, TF and IF, and the FS and GS selectors; of the rest they read what
-//! is the machine's. What threads see of a guest is what the kernel gives its monitor on the state page, and, under SVM
-//! while no other program runs, [`Keeper::Kernel`]'s TSC_AUX and XCR0, which the monitor has set itself (WRMSR and XSETBV
-//! exit), and DR0 to DR3, which cannot be read at privilege level 3 and break nothing, as DR7 is off.
+//! is the machine's. What threads see of a guest is what the kernel gives its monitor on the state page, and, while no
+//! other program runs, XCR0 and under SVM TSC_AUX, which the monitor has set itself (WRMSR and XSETBV exit), and DR0 to DR3, which cannot be read at privilege level 3 and break nothing, as DR7 is off.
 
 use x86::msr;
 
@@ -14,7 +13,7 @@ pub(super) enum Keeper {
     /// VM entry and exit, or VMLOAD and VMSAVE beside them: at each exit.
     Processor,
     /// The kernel: the guest's when its vCPU is loaded, the machine's when it is suspended, which is before any thread or
-    /// other vCPU runs, but for the monitor under SVM.
+    /// other vCPU runs, but for the monitor under SVM, and for XCR0 under VMX too.
     Kernel,
     /// The kernel, when another vCPU comes to run; it is out of threads' reach. Where CPUs show it to them nevertheless
     /// (LazyFP), the kernel clears it when the vCPU is suspended.

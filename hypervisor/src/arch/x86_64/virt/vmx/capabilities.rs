@@ -292,6 +292,26 @@ mod tests {
         }
     }
 
+    /// What `table` calls nobody's and is no MSR, and the debug registers before their first use.
+    #[test]
+    fn what_is_nobodys_exits() {
+        for control in [
+            PrimaryControls::RDPMC_EXITING,
+            PrimaryControls::CR8_LOAD_EXITING,
+            PrimaryControls::CR8_STORE_EXITING,
+            PrimaryControls::MOV_DR_EXITING,
+            PrimaryControls::USE_MSR_BITMAPS,
+        ] {
+            let found = Capabilities::compute(&machine()).unwrap();
+            assert_eq!(found.primary & control.bits(), control.bits());
+            let without = Msrs {
+                primary: machine().primary & !(u64::from(control.bits()) << 32),
+                ..machine()
+            };
+            assert!(Capabilities::compute(&without).is_err(), "{control:?}");
+        }
+    }
+
     #[test]
     fn a_capable_machine() {
         let found = Capabilities::compute(&machine()).unwrap();
