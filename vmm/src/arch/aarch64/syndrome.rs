@@ -181,14 +181,9 @@ mod tests {
     #[test]
     fn an_it_block_moves_on() {
         let with = |state: u64| (state >> 2) << 10 | (state & 3) << 25 | AARCH32 | 1 << 5;
-        // ITTET EQ: then, then, else, then.
-        let mut pstate = with(0b0000_0101 | 0b0000_0000);
-        for state in [0b0000_1010, 0b0001_0100, 0b0000_1000] {
-            pstate = after_instruction(pstate);
-            assert_eq!(pstate, with(state), "{pstate:#x}");
-            if state == 0b0001_0100 {
-                break;
-            }
+        // Three instructions of EQ: then, else, then.
+        for (state, next) in [(0b0110, 0b1100), (0b1100, 0b1_1000), (0b1_1000, 0)] {
+            assert_eq!(after_instruction(with(state)), with(next), "{state:#b}");
         }
         assert_eq!(after_instruction(with(0b0000_1000)), with(0));
         assert_eq!(after_instruction(with(0b1110_1000)), with(0));

@@ -14,7 +14,7 @@ const BOOT_STACK: usize = 32 << 10;
 /// SCTLR_EL2: RES1 bits, I, SA, C, M (Arm ARM D17.2.119). WXN is not set: tables say what is executable.
 const SCTLR: u64 = 0x30c5_0830 | 1 << 12 | 1 << 3 | 1 << 2 | 1 << 0;
 /// Page of normal memory, read, write, execute: AttrIndx 0, AP[1], inner shareable, AF.
-const PAGE: u64 = 3 << 0 | 1 << 6 | 3 << 8 | 1 << 10;
+const PAGE: u64 = 0b11 | 1 << 6 | 3 << 8 | 1 << 10;
 
 // The header (Linux Documentation/arch/arm64/booting.rst): code0, code1, text_offset, image_size, flags (little-endian,
 // 4 KiB pages, anywhere in memory), three reserved words, magic, reserved.
