@@ -122,7 +122,8 @@ fn map_kernel(pool: PhysRange, interrupts: &Gic) -> Option<()> {
         paging::map_kernel(at, layout::image_phys(at), size, rights)?;
     }
     let start = HostVirt((&raw const __text_start).addr() as u64);
-    let size = (&raw const __boot_text_end).addr() as u64 - start.0;
+    // To the end of its last page, where other code follows.
+    let size = ((&raw const __boot_text_end).addr() as u64 - start.0).next_multiple_of(PAGE);
     let phys = layout::image_phys(start);
     paging::map_kernel(layout::window(phys), phys, size, KernelRights::ReadExecute)?;
     let at = layout::window(pool.start());
