@@ -18,6 +18,7 @@ pub mod early_log;
 pub mod epoch;
 pub mod interrupt;
 pub mod ipc;
+pub mod latency;
 pub mod logring;
 pub mod mem;
 pub mod notification;

@@ -7,6 +7,7 @@ use crate::cpu::Cpu;
 use crate::create::{self, Args};
 use crate::domain::Domain;
 use crate::interrupt::{self, Interrupt};
+use crate::latency::{self, Path};
 use crate::logring::{self, LogObject};
 use crate::notification::{self, Notification};
 use crate::platform::{self, PlatformObject};
@@ -41,6 +42,7 @@ pub fn dispatch(cpu: &Cpu, thread: Ref<Thread>, syndrome: u64) {
         return ipc::raise(cpu, thread, call);
     }
     let (tag, args) = thread.with_frame(|frame| (frame.tag(), frame.args()));
+    latency::is(Path::SystemCall(tag.op()));
     let outcome = match Op::from_code(tag.op()) {
         None => Outcome::Return(Err(Status::BadOperation)),
         Some(_) if tag.has_reserved() => Outcome::Return(Err(Status::BadArgument)),

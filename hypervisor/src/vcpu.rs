@@ -6,6 +6,7 @@ use crate::context::{Context, HasContext, ReplyPath, State};
 use crate::cpu::Cpu;
 use crate::domain::Domain;
 use crate::ipc;
+use crate::latency::{self, Path};
 use crate::mem::KernelPage;
 use crate::object::Object;
 use crate::portal::Portal;
@@ -113,6 +114,7 @@ fn tell_first(cpu: &Cpu, vcpu: Ref<Vcpu>) {
 /// Calls the portal of `exit`.
 #[inline(always)]
 fn call_monitor(cpu: &Cpu, vcpu: Ref<Vcpu>, exit: Exit) {
+    latency::is(Path::Exit(exit.kind));
     let selector = vcpu.exit_base.offset(exit.kind as u32);
     let portal = match vcpu.domain.find::<Portal>(selector, Rights::CALL) {
         Ok(portal) => portal,

@@ -31,6 +31,7 @@ pub use vcpu::{Outcome, VcpuArch, VcpuReply, after_guest, pages_per_vcpu};
 use crate::cell::{CpuCell, Ref};
 use crate::context::State;
 use crate::cpu::Cpu;
+use crate::latency::{self, Path};
 use crate::space::Space;
 use crate::thread::Thread;
 use crate::vcpu::Vcpu;
@@ -226,13 +227,23 @@ pub fn interrupt_route(line: u32, mode: TriggerMode) -> Result<bool, Status> {
 
 /// Waits for an interrupt and takes it.
 pub fn idle(cpu: &Cpu) {
+    latency::leave();
     entry::wait_for_interrupt();
+    latency::enter(Path::Preempted);
+    traps::interrupts(cpu);
+}
+
+/// Takes the interrupts that are pending. Nothing found before is used after.
+pub fn take_interrupts(cpu: &Cpu) {
+    latency::leave();
+    latency::enter(Path::Preempted);
     traps::interrupts(cpu);
 }
 
 /// Goes on with `thread`, which is current, in user mode.
 pub fn resume_thread(cpu: &Cpu, thread: &Thread) -> ! {
     cpu.arch.load_space(thread.space);
+    latency::leave();
     entry::resume_thread(cpu, thread)
 }
 

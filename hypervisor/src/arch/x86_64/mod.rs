@@ -31,6 +31,7 @@ pub use virt::Outcome;
 use crate::boot::madt::{ApicId, Gsi, Polarity, Trigger};
 use crate::cell::{CpuCell, Ref};
 use crate::cpu::Cpu;
+use crate::latency::{self, Path};
 use crate::mem::KernelPage;
 use crate::space::Space;
 use crate::thread::Thread;
@@ -260,12 +261,22 @@ pub fn interrupt_route(line: u32, mode: TriggerMode) -> Result<bool, Status> {
 /// Waits for an interrupt and takes it.
 pub fn idle(_cpu: &Cpu) {
     interrupts::apic::look_again();
+    latency::leave();
     entry::wait_for_interrupt();
+    latency::enter(Path::Preempted);
+}
+
+/// Takes the interrupts that are pending. Nothing found before is used after.
+pub fn take_interrupts(_cpu: &Cpu) {
+    latency::leave();
+    entry::take_interrupts();
+    latency::enter(Path::Preempted);
 }
 
 /// Goes on with `thread`, which is current, in user mode.
 pub fn resume_thread(cpu: &Cpu, thread: &Thread) -> ! {
     cpu.arch.prepare_thread(thread.space);
+    latency::leave();
     entry::resume_thread(thread)
 }
 

@@ -18,6 +18,7 @@ use super::debug::DebugRegisters;
 use super::event::Event;
 use super::state::{self, StatePage, peek, poke};
 use super::{Exit, GuestRoot, HostPhys, KernelPage, Leave, Outcome, fpu};
+use crate::latency::{self, Path};
 use vmcb::{Clean, Intercepts1, InterruptControl, Vmcb};
 
 pub(super) use host::{Capabilities, HostState};
@@ -188,6 +189,7 @@ impl Vcpu {
         // clears it when VMRUN refuses the state.
         vmcb.interrupt_control
             .insert(InterruptControl::V_INTR_MASKING);
+        latency::leave();
         // SAFETY: SVM is enabled, as the CPU's CpuVirt exists; the VMCB is complete; interrupts are off.
         unsafe {
             entry::run(
@@ -196,6 +198,7 @@ impl Vcpu {
                 host_of(&cpu.host).saved.0,
             )
         };
+        latency::enter(Path::Guest);
         if self.capabilities.clean_bits {
             self.clean = Clean::all();
         }
