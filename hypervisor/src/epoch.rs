@@ -27,14 +27,15 @@ pub fn begin() -> u64 {
     epoch
 }
 
-/// Says that this CPU holds nothing that it found before now. Called where that is true: at the
-/// interrupt that [`begin`] sends.
-pub fn pass() {
-    let me = cpu::current();
-    let epoch = CURRENT.load(Ordering::SeqCst);
+/// The epoch that began last.
+pub fn current() -> u64 {
+    CURRENT.load(Ordering::SeqCst)
+}
+
+/// Says that `me`, this CPU, holds nothing that it found before `epoch`, and has done what others asked for until then.
+/// Called where that is true: after the interrupt that [`begin`] sends.
+pub fn pass(me: &Cpu, epoch: u64) {
     if me.epoch.load(Ordering::Relaxed) != epoch {
-        // After the look at the number: what ends with this epoch was posted before.
-        me.serve_inbox();
         quiesce(me, epoch);
     }
 }

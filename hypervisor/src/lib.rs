@@ -27,6 +27,7 @@ pub mod object;
 pub mod panic;
 pub mod platform;
 pub mod portal;
+pub mod ring;
 pub mod root;
 #[cfg(target_os = "none")]
 pub mod run;

@@ -5,7 +5,8 @@ use crate::arch::{self, PageTable};
 use crate::cell::Ref;
 use crate::domain::Domain;
 use crate::mem::KernelPage;
-use crate::object::{Header, Object};
+use crate::object::{AnyRef, Header, Object};
+use crate::ring::{Link, Ring};
 use crate::slot::{self, Slot, Tree};
 use abi::cap::{Kind, MemoryKind, Rights};
 use abi::syscall::SpaceKind;
@@ -31,8 +32,8 @@ pub struct Space {
     pub mappings: AtomicU32,
     /// What switches to it, as the architecture has it; 0: that takes more than loading a register.
     pub fast: AtomicU64,
-    /// Threads and vCPUs that use it.
-    pub users: AtomicU32,
+    /// Threads and vCPUs that use it; under the tree's lock.
+    users: Ring,
     /// Kernel addresses of the two pages of the I/O permission bitmap, or 0. A set bit denies.
     ports: [AtomicU64; 2],
 }
@@ -40,6 +41,36 @@ pub struct Space {
 // SAFETY: repr(C), header first, 64-byte aligned.
 unsafe impl Object for Space {
     const KIND: Kind = Kind::Space;
+}
+
+/// A thread or vCPU among the users of a space; part of it.
+#[repr(C)]
+pub struct User {
+    link: Link,
+    object: AnyRef,
+}
+
+impl User {
+    /// `object`, which uses no space yet.
+    pub const fn new(object: AnyRef) -> User {
+        User {
+            link: Link::new(),
+            object,
+        }
+    }
+
+    /// From now on it uses `space`.
+    pub fn enter(&self, _tree: &Tree, space: &Space) {
+        // SAFETY: it leaves before the object ends that it is part of.
+        space
+            .users
+            .push(unsafe { Ref::from_address(&raw const self.link as u64) });
+    }
+
+    /// It uses the space no more.
+    pub fn leave(&self, _tree: &Tree) {
+        self.link.unlink();
+    }
 }
 
 /// A physical range that is mapped, and how.
@@ -64,9 +95,17 @@ impl Space {
             table,
             fast: AtomicU64::new(fast),
             mappings: AtomicU32::new(0),
-            users: AtomicU32::new(0),
+            users: Ring::new(),
             ports: [const { AtomicU64::new(0) }; 2],
         }
+    }
+
+    /// One of the threads and vCPUs that use it.
+    pub fn user(&self, _tree: &Tree) -> Option<AnyRef> {
+        let link = self.users.first()?;
+        // SAFETY: the links in this ring are the first parts of Users.
+        let user: Ref<User> = unsafe { Ref::from_address(link.address()) };
+        Some(user.object)
     }
 
     /// The domain that pays for page tables. Spaces are never made without one, but for the root's at boot,
@@ -109,9 +148,7 @@ impl Space {
         for page in &self.ports {
             if page.load(Ordering::Acquire) == 0 {
                 let fresh = self.payer()?.alloc_page()?;
-                for i in 0..512 {
-                    fresh.write(i, u64::MAX);
-                }
+                fresh.fill(u64::MAX);
                 page.store(fresh.virt.0, Ordering::Release);
             }
         }
@@ -182,8 +219,7 @@ pub struct MapRequest {
 }
 
 /// Maps memory into a space. On an error, what was mapped before it stays in the destination slot.
-pub fn map(domain: &Domain, request: &MapRequest) -> Result<Progress, Status> {
-    let tree = slot::lock();
+pub fn map(tree: &Tree, domain: &Domain, request: &MapRequest) -> Result<Progress, Status> {
     let memory = domain.slot(request.memory).ok_or(Status::BadCapability)?;
     let word = memory.word();
     if word.kind() != Kind::Memory {
@@ -242,33 +278,33 @@ pub fn map(domain: &Domain, request: &MapRequest) -> Result<Progress, Status> {
     let slot = domain
         .slot(request.destination)
         .ok_or(Status::BadSelector)?;
-    let mut done = if slot.is_free() {
-        domain.empty_slot(request.destination)?;
+    let (slot, mut done) = if slot.is_free() {
+        let slot = domain.empty_slot(request.destination)?;
         if kind == MemoryKind::Ports {
             space.make_port_bitmap()?;
         }
         slot.first.store(request.address, Ordering::Relaxed);
         slot.second.store(request.size, Ordering::Relaxed);
         slot.extra.store((kind as u64) << 8, Ordering::Relaxed);
-        slot.link_under(&tree, &memory);
-        slot.join_space(&tree, &space.mappings);
+        slot.link_under(tree, &memory);
+        slot.join_space(tree, &space.mappings);
         slot.publish(
-            &tree,
+            tree,
             slot::CapWord::new(Kind::Mapping, Rights::empty(), space.address()),
         );
-        0
+        (slot, 0)
     } else {
         // A restart goes on where it stopped; anything else finds the slot in use.
         let mine = slot.word().kind() == Kind::Mapping
             && slot.word().address() == space.address()
             && slot.first.load(Ordering::Relaxed) == request.address
             && slot.second.load(Ordering::Relaxed) == request.size
-            && slot.is_child_of(&tree, &memory);
+            && slot.is_child_of(tree, &memory);
         let done = slot.done.load(Ordering::Relaxed);
         if !mine || done >= request.size {
             return Err(Status::Occupied);
         }
-        done
+        (slot, done)
     };
     for _ in 0..BATCH {
         let left = request.size - done;
@@ -290,7 +326,7 @@ pub fn map(domain: &Domain, request: &MapRequest) -> Result<Progress, Status> {
                 slot.done.store(done, Ordering::Relaxed);
                 slot.second.store(done, Ordering::Relaxed);
                 if done == 0 {
-                    remove_mapping(&tree, slot);
+                    remove_mapping(tree, slot);
                 }
                 return Err(status);
             }

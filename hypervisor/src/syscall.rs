@@ -11,7 +11,7 @@ use crate::latency::{self, Path};
 use crate::logring::{self, LogObject};
 use crate::notification::{self, Notification};
 use crate::platform::{self, PlatformObject};
-use crate::slot;
+use crate::slot::{self, Tree};
 use crate::space::{self, MapRequest, Progress};
 use crate::thread::{Exception, Sync, Thread};
 use crate::{destroy, epoch, ipc};
@@ -74,19 +74,19 @@ fn execute(cpu: &Cpu, thread: Ref<Thread>, op: Op, args: &Args) -> Outcome {
             cpu.reschedule.set(true);
             Ok(())
         }
-        Op::CreateDomain => create::domain(domain, args),
-        Op::CreateSpace => create::space(domain, args),
-        Op::CreateThread => create::thread(domain, args),
-        Op::CreateVcpu => create::vcpu(domain, args),
-        Op::CreateSched => create::sched(domain, args),
-        Op::CreatePortal => create::portal(domain, args),
-        Op::CreateNotification => create::notification(domain, args),
-        Op::Delegate => create::delegate(domain, args),
+        Op::CreateDomain => return locked(|tree| create::domain(tree, domain, args)),
+        Op::CreateSpace => return locked(|tree| create::space(tree, domain, args)),
+        Op::CreateThread => return locked(|tree| create::thread(tree, domain, args)),
+        Op::CreateVcpu => return locked(|tree| create::vcpu(tree, domain, args)),
+        Op::CreateSched => return locked(|tree| create::sched(tree, domain, args)),
+        Op::CreatePortal => return locked(|tree| create::portal(tree, domain, args)),
+        Op::CreateNotification => return locked(|tree| create::notification(tree, domain, args)),
+        Op::Delegate => return locked(|tree| create::delegate(tree, domain, args)),
         Op::Revoke | Op::Delete => return revoke(cpu, thread, op, args),
         Op::Map => return map(thread, op, args),
-        Op::BindSched => create::bind_sched(cpu, domain, args),
-        Op::BindKick => create::bind_kick(domain, args),
-        Op::InterruptBind => interrupt_bind(domain, args),
+        Op::BindSched => return locked(|tree| create::bind_sched(cpu, tree, domain, args)),
+        Op::BindKick => return locked(|tree| create::bind_kick(tree, domain, args)),
+        Op::InterruptBind => return locked(|tree| interrupt_bind(tree, domain, args)),
         Op::InterruptAck => selector(args[0])
             .and_then(|s| domain.find::<Interrupt>(s, Rights::CONTROL))
             .map(|interrupt| interrupt::acknowledge(cpu, interrupt)),
@@ -101,11 +101,19 @@ fn execute(cpu: &Cpu, thread: Ref<Thread>, op: Op, args: &Args) -> Outcome {
             }),
         Op::LogWrite => log_write(domain, args),
         Op::LogRead => log_read(thread, args),
-        Op::LogBind => log_bind(domain, args),
+        Op::LogBind => return locked(|tree| log_bind(tree, domain, args)),
         Op::Power => selector(args[0])
             .and_then(|s| domain.find::<PlatformObject>(s, Rights::CONTROL))
             .and_then(|_| Err(platform::power(args[1]))),
     })
+}
+
+/// Does what changes or binds to the tree of derivations. While another CPU does, this one waits in user mode.
+fn locked(work: impl FnOnce(&Tree) -> Result<(), Status>) -> Outcome {
+    match slot::try_lock() {
+        Some(tree) => Outcome::Return(work(&tree)),
+        None => Outcome::Restart,
+    }
 }
 
 fn selector(argument: u64) -> Result<Selector, Status> {
@@ -201,7 +209,10 @@ fn revoke(cpu: &Cpu, thread: Ref<Thread>, op: Op, args: &Args) -> Outcome {
                     Ok(slot)
                 }
             });
-            match found.and_then(|slot| destroy::revoke(cpu, slot, op == Op::Delete)) {
+            let Some(tree) = slot::try_lock() else {
+                return Outcome::Restart;
+            };
+            match found.and_then(|slot| destroy::revoke(cpu, &tree, slot, op == Op::Delete)) {
                 Err(status) => return Outcome::Return(Err(status)),
                 Ok(Progress::Again) => return Outcome::Restart,
                 Ok(Progress::Done) => synchronise(thread, op, args),
@@ -230,7 +241,10 @@ fn map(thread: Ref<Thread>, op: Op, args: &Args) -> Outcome {
     let epoch = match synchronised(thread, op, args) {
         Some(epoch) => epoch,
         None => {
-            match request().and_then(|request| space::map(&thread.domain, &request)) {
+            let Some(tree) = slot::try_lock() else {
+                return Outcome::Restart;
+            };
+            match request().and_then(|request| space::map(&tree, &thread.domain, &request)) {
                 Ok(Progress::Done) => {}
                 Ok(Progress::Again) => return Outcome::Restart,
                 Err(status) => return Outcome::Return(Err(status)),
@@ -249,13 +263,12 @@ fn map(thread: Ref<Thread>, op: Op, args: &Args) -> Outcome {
     Outcome::Return(Ok(()))
 }
 
-fn interrupt_bind(domain: Ref<Domain>, args: &Args) -> Result<(), Status> {
+fn interrupt_bind(tree: &Tree, domain: Ref<Domain>, args: &Args) -> Result<(), Status> {
     // What is bound under this lock is found when the notification ends.
-    let _tree = slot::lock();
     let interrupt = domain.find::<Interrupt>(selector(args[0])?, Rights::CONTROL)?;
     let (notification, bits) = signal_target(domain, args[1])?;
     let mode = TriggerMode::from_code(args[2]).ok_or(Status::BadArgument)?;
-    interrupt::bind(interrupt, notification, bits, mode)
+    interrupt::bind(tree, interrupt, notification, bits, mode)
 }
 
 /// Bytes that travel in registers.
@@ -295,8 +308,7 @@ fn log_read(thread: Ref<Thread>, args: &Args) -> Result<(), Status> {
     Ok(())
 }
 
-fn log_bind(domain: Ref<Domain>, args: &Args) -> Result<(), Status> {
-    let _tree = slot::lock();
+fn log_bind(_tree: &Tree, domain: Ref<Domain>, args: &Args) -> Result<(), Status> {
     domain.find::<LogObject>(selector(args[0])?, Rights::READ)?;
     let (notification, bits) = signal_target(domain, args[1])?;
     logring::listen(notification, bits);

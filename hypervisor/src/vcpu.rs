@@ -10,7 +10,7 @@ use crate::latency::{self, Path};
 use crate::mem::KernelPage;
 use crate::object::Object;
 use crate::portal::Portal;
-use crate::space::Space;
+use crate::space::{Space, User};
 use abi::cap::Kind;
 use abi::vcpu::ExitKind;
 use abi::{Rights, Selector};
@@ -40,6 +40,8 @@ pub struct Vcpu {
     pub guest: Ref<Space>,
     /// Host space that the state page is mapped into.
     pub monitor: Ref<Space>,
+    /// Its place among the users of the two.
+    pub uses: [User; 2],
     /// The state page.
     pub state_page: KernelPage,
     /// Address of the state page in `monitor`.

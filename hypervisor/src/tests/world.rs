@@ -5,15 +5,15 @@ use crate::cell::Ref;
 use crate::context::{Context, HasContext, State};
 use crate::cpu::{self, Cpu};
 use crate::create::{self, ThreadArgs};
-use crate::domain::Domain;
+use crate::domain::{Domain, SLOTS_PER_PAGE};
 use crate::mem::{self, PAGE};
 use crate::object::{self, Header};
 use crate::sched::{self, Sched};
 use crate::slot::{self, CapWord};
-use crate::space::Space;
+use crate::space::{Progress, Space};
 use crate::thread::Thread;
 use crate::vcpu::{self, Vcpu};
-use crate::{destroy, epoch, interrupt, ipc, logring, syscall};
+use crate::{destroy, interrupt, ipc, logring, syscall};
 use abi::cap::{Kind, MemoryKind};
 use abi::syscall::{SpaceKind, Tag, ThreadFlags};
 use abi::{Op, Rights, Selector, Status};
@@ -134,12 +134,18 @@ impl World {
             };
             cpu::register(cpu);
             arch::set_current_cpu(cpu);
-            epoch::pass();
+            cpu.note_inbox();
+            assert!(cpu.serve_inbox() == Progress::Done);
         }
 
         let slots = 1024;
         let quota = mem::free_pages() - Domain::overhead(slots);
         let root = Domain::create(None, 0, slots, quota).unwrap();
+        // All pages of its table are there from now on: tests count pages.
+        for page in 0..slots / SLOTS_PER_PAGE {
+            root.empty_slot(Selector(page * SLOTS_PER_PAGE + 1))
+                .unwrap();
+        }
         let table = arch::PageTable::new(SpaceKind::Host, &root).unwrap();
         let header = Header::new(Kind::Space, Some(root));
         let tag = arch::alloc_space_tag(SpaceKind::Host);
@@ -147,7 +153,7 @@ impl World {
             .make(Space::new(header, SpaceKind::Host, tag, table))
             .unwrap();
         let install = |at: u32, kind: Kind, rights, address, range: (u64, u64), extra: u64| {
-            let slot = root.slot(Selector(at)).unwrap();
+            let slot = root.empty_slot(Selector(at)).unwrap();
             slot.first.store(range.0, Ordering::Relaxed);
             slot.second.store(range.1, Ordering::Relaxed);
             slot.extra.store(extra, Ordering::Relaxed);
@@ -247,8 +253,8 @@ impl World {
     pub fn interrupts(&self, index: u32) {
         let cpu = self.on(index);
         if cpu.arch.interrupted.swap(false, Ordering::SeqCst) {
-            cpu.serve_inbox();
-            epoch::pass();
+            cpu.note_inbox();
+            while cpu.serve_inbox() == Progress::Again {}
         }
         if cpu.arch.timer.load(Ordering::SeqCst) <= arch::now() {
             cpu.arch.timer.store(u64::MAX, Ordering::SeqCst);
@@ -274,8 +280,10 @@ impl World {
     /// One turn of the kernel's loop, without interrupts.
     pub fn step(&self, index: u32) -> Option<Running> {
         let cpu = self.on(index);
-        if cpu.reschedule.get() {
-            sched::schedule(&cpu);
+        if cpu.reschedule.get()
+            && (cpu.serve_inbox() == Progress::Again || sched::schedule(&cpu) == Progress::Again)
+        {
+            return None;
         }
         let Some(current) = cpu.current.get() else {
             return Some(Running::Idle);
@@ -353,7 +361,7 @@ impl World {
         driver.context.state.set(State::Ready);
         driver.context.release_waiters(&cpu, None);
         sched::ready(&cpu, sched);
-        sched::schedule(&cpu);
+        while sched::schedule(&cpu) == Progress::Again {}
         self.begin(driver, op, 0, args);
         for turn in 0.. {
             assert!(turn < 10_000, "{op:?} does not end");
@@ -365,11 +373,11 @@ impl World {
                 self.interrupts(other);
             }
             self.on(index);
-            sched::schedule(&cpu);
+            while sched::schedule(&cpu) == Progress::Again {}
             self.enter(&cpu, driver);
         }
         driver.context.state.set(State::Idle);
-        sched::schedule(&cpu);
+        while sched::schedule(&cpu) == Progress::Again {}
         result(driver)
     }
 

@@ -8,7 +8,7 @@ use crate::cpu::Cpu;
 use crate::latency::{self, Path};
 use crate::run::run;
 use crate::thread::{Exception, Thread};
-use crate::{epoch, interrupt, ipc, syscall, vcpu};
+use crate::{interrupt, ipc, syscall, vcpu};
 
 /// Exception classes (Arm ARM D17.2.37).
 pub mod class {
@@ -34,7 +34,7 @@ pub mod class {
 }
 
 /// Most interrupts that are handled before user code is looked at again.
-const BATCH: usize = 16;
+const BATCH: usize = 4;
 
 /// The current thread was interrupted or made a system call; its registers are saved.
 pub extern "C" fn user_entry(why: u64) -> ! {
@@ -119,8 +119,7 @@ pub fn interrupts(cpu: &Cpu) {
             gic::CALL => {
                 latency::is(Path::Inbox);
                 taken.end();
-                cpu.serve_inbox();
-                epoch::pass();
+                cpu.note_inbox();
             }
             gic::STOP => super::halt(),
             gic::VIRTUAL_TIMER => {

@@ -97,11 +97,10 @@ impl CpuArch {
             return;
         };
         if self.ports.get() != Some(space) {
-            let bitmap = self.tables.io_bitmap();
-            for (i, pair) in bitmap.chunks_exact(2).enumerate() {
-                let word = pages[i / 512].read(i % 512);
-                pair[0].store(word as u32, Ordering::Relaxed);
-                pair[1].store((word >> 32) as u32, Ordering::Relaxed);
+            for (part, page) in self.tables.io_bitmap().chunks_exact(1024).zip(&pages) {
+                // SAFETY: both are a page of memory of the kernel's. Another CPU may change a bit of the space's page
+                // meanwhile; then an epoch begins, after which it is read again.
+                unsafe { copy_page(page.virt.0, part.as_ptr() as u64) };
             }
             self.ports.set(Some(space));
         }
@@ -157,6 +156,15 @@ impl CpuArch {
     /// Descriptor tables and task state.
     pub fn tables(&self) -> &'static GdtTss {
         self.tables
+    }
+}
+
+/// Copies a page in an instruction for each word.
+unsafe fn copy_page(from: u64, to: u64) {
+    // SAFETY: by the caller's word; the direction flag is clear in the kernel.
+    unsafe {
+        asm!("rep movsq", inout("rcx") 512u64 => _, inout("rsi") from => _, inout("rdi") to => _,
+            options(nostack, preserves_flags));
     }
 }
 

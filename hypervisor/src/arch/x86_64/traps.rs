@@ -8,7 +8,7 @@ use crate::cpu::Cpu;
 use crate::latency::{self, Path};
 use crate::run::run;
 use crate::thread::{Exception, Thread};
-use crate::{epoch, interrupt, ipc, syscall, vcpu};
+use crate::{interrupt, ipc, syscall, vcpu};
 
 /// Vector of interrupt line 0.
 pub const FIRST_LINE: u8 = 0x30;
@@ -120,8 +120,7 @@ pub fn handle(cpu: &Cpu, vector: u8) {
         CALL => {
             latency::is(Path::Inbox);
             apic::eoi();
-            cpu.serve_inbox();
-            epoch::pass();
+            cpu.note_inbox();
         }
         apic::SPURIOUS_VECTOR => {}
         FIRST_LINE..TIMER => {
