@@ -214,9 +214,7 @@ fn stop(cpu: &Cpu, thread: Ref<Thread>) {
 /// Copies `count` message words from one UTCB to the other, each read once.
 fn copy_words(from: Ref<Thread>, to: Ref<Thread>, count: usize) {
     let head = (abi::PAGE_SIZE / 8) - WORDS;
-    for i in head..head + count {
-        to.utcb.write(i, from.utcb.read(i));
-    }
+    to.utcb.copy(from.utcb, head, count);
 }
 
 /// Tells the exception of `thread`, the current context, to its handler.

@@ -4,7 +4,7 @@
 //! caller ([`crate::domain::Domain`]): the quotas of all domains together never exceed the pool.
 
 use crate::addr::{HostPhys, HostVirt};
-use crate::arch::layout;
+use crate::arch::{self, layout};
 use core::sync::atomic::{AtomicU64, Ordering};
 use spin::mutex::TicketMutex;
 
@@ -49,13 +49,19 @@ impl KernelPage {
         self.fill(0);
     }
 
-    /// Fills the page with copies of a word. Eight at a time: this is the longest thing that the kernel does in one piece.
+    /// Fills the page with copies of a word.
     pub fn fill(&self, word: u64) {
-        for i in (0..512).step_by(8) {
-            for j in 0..8 {
-                self.write(i + j, word);
-            }
-        }
+        // SAFETY: the page belongs to the holder and is mapped writable in the window.
+        unsafe { arch::fill_page(self.virt.0, word) };
+    }
+
+    /// Copies `count` words from the same place of another page, each read once.
+    pub fn copy(&self, from: KernelPage, first: usize, count: usize) {
+        assert!(first + count <= 512);
+        let offset = first as u64 * 8;
+        // SAFETY: inside the pages, which the holder may read and write. What programs or other CPUs change in them
+        // meanwhile is copied as it was before or after.
+        unsafe { arch::copy_words(from.virt.0 + offset, self.virt.0 + offset, count) };
     }
 
     /// Reads word `index` (0 to 511).

@@ -198,7 +198,7 @@ pub enum Progress {
 }
 
 /// Steps (page-table entries) that one run of a long operation takes.
-const BATCH: usize = 32;
+const BATCH: usize = 12;
 
 /// Arguments of [`abi::Op::Map`].
 pub struct MapRequest {

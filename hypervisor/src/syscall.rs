@@ -185,39 +185,35 @@ fn synchronised(thread: Ref<Thread>, op: Op, args: &Args) -> Option<u64> {
     (sync.op == op && sync.selector == args[0]).then_some(sync.epoch)
 }
 
-/// Begins an epoch whose end this system call waits for.
-fn synchronise(thread: Ref<Thread>, op: Op, args: &Args) -> u64 {
-    let epoch = epoch::begin();
+/// Begins an epoch whose end this system call waits for, from its next run on.
+fn synchronise(thread: Ref<Thread>, op: Op, args: &Args) {
     thread.sync.set(Some(Sync {
         op,
         selector: args[0],
-        epoch,
+        epoch: epoch::begin(),
     }));
-    epoch
 }
 
 /// Revocation and destruction return only when no CPU can use what was taken back.
 fn revoke(cpu: &Cpu, thread: Ref<Thread>, op: Op, args: &Args) -> Outcome {
-    let epoch = match synchronised(thread, op, args) {
-        Some(epoch) => epoch,
-        None => {
-            let found = selector(args[0]).and_then(|s| {
-                let slot = thread.domain.slot(s).ok_or(Status::BadCapability)?;
-                if slot.is_free() {
-                    Err(Status::BadCapability)
-                } else {
-                    Ok(slot)
-                }
-            });
-            let Some(tree) = slot::try_lock() else {
-                return Outcome::Restart;
-            };
-            match found.and_then(|slot| destroy::revoke(cpu, &tree, slot, op == Op::Delete)) {
-                Err(status) => return Outcome::Return(Err(status)),
-                Ok(Progress::Again) => return Outcome::Restart,
-                Ok(Progress::Done) => synchronise(thread, op, args),
+    let Some(epoch) = synchronised(thread, op, args) else {
+        let found = selector(args[0]).and_then(|s| {
+            let slot = thread.domain.slot(s).ok_or(Status::BadCapability)?;
+            if slot.is_free() {
+                Err(Status::BadCapability)
+            } else {
+                Ok(slot)
             }
+        });
+        let Some(tree) = slot::try_lock() else {
+            return Outcome::Restart;
+        };
+        match found.and_then(|slot| destroy::revoke(cpu, &tree, slot, op == Op::Delete)) {
+            Err(status) => return Outcome::Return(Err(status)),
+            Ok(Progress::Again) => {}
+            Ok(Progress::Done) => synchronise(thread, op, args),
         }
+        return Outcome::Restart;
     };
     if !epoch::is_over(epoch) || destroy::reclaim() == Progress::Again {
         return Outcome::Restart;
@@ -238,23 +234,21 @@ fn map(thread: Ref<Thread>, op: Op, args: &Args) -> Outcome {
             rights: args[6],
         })
     };
-    let epoch = match synchronised(thread, op, args) {
-        Some(epoch) => epoch,
-        None => {
-            let Some(tree) = slot::try_lock() else {
-                return Outcome::Restart;
-            };
-            match request().and_then(|request| space::map(&tree, &thread.domain, &request)) {
-                Ok(Progress::Done) => {}
-                Ok(Progress::Again) => return Outcome::Restart,
-                Err(status) => return Outcome::Return(Err(status)),
-            }
-            if !space::is_port_mapping(&thread.domain, Selector(args[2] as u32)) {
-                return Outcome::Return(Ok(()));
-            }
-            // CPUs that run in the space have a copy of its I/O permissions.
-            synchronise(thread, op, args)
+    let Some(epoch) = synchronised(thread, op, args) else {
+        let Some(tree) = slot::try_lock() else {
+            return Outcome::Restart;
+        };
+        match request().and_then(|request| space::map(&tree, &thread.domain, &request)) {
+            Ok(Progress::Done) => {}
+            Ok(Progress::Again) => return Outcome::Restart,
+            Err(status) => return Outcome::Return(Err(status)),
         }
+        if !space::is_port_mapping(&thread.domain, Selector(args[2] as u32)) {
+            return Outcome::Return(Ok(()));
+        }
+        // CPUs that run in the space have a copy of its I/O permissions.
+        synchronise(thread, op, args);
+        return Outcome::Restart;
     };
     if !epoch::is_over(epoch) {
         return Outcome::Restart;

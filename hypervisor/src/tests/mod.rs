@@ -7,6 +7,7 @@ mod lifetime;
 mod model;
 mod scheduling;
 mod signals;
+mod steps;
 mod vcpu;
 mod world;
 

@@ -381,6 +381,17 @@ impl World {
         result(driver)
     }
 
+    /// The root makes a system call on CPU `index` that ends at once; nothing else happens.
+    pub fn root_alone(&self, index: u32, op: Op, args: &[u64]) {
+        let cpu = self.on(index);
+        let (driver, _) = self.drivers[index as usize];
+        let current = cpu.current.get();
+        cpu.current.set(Some(driver.context()));
+        self.begin(driver, op, 0, args);
+        assert!(!self.restarts(driver) && result(driver).is_ok(), "{op:?}");
+        cpu.current.set(current);
+    }
+
     /// As [`World::try_root_on`], on CPU 0.
     pub fn try_root(&self, op: Op, args: &[u64]) -> Result<[u64; 9], Status> {
         self.try_root_on(0, op, args)

@@ -289,6 +289,54 @@ pub fn stop_others() {
     }
 }
 
+/// Copies `count` words, each of which is read and written once.
+///
+/// # Safety
+/// The ranges are mapped, and the kernel's to read and to write; there are no Rust references to the second.
+pub unsafe fn copy_words(from: u64, to: u64, count: usize) {
+    // SAFETY: by the caller's word.
+    unsafe {
+        asm!(
+            "cbz {count}, 3f",
+            "2:",
+            "ldr {word}, [{from}], #8",
+            "str {word}, [{to}], #8",
+            "sub {count}, {count}, #1",
+            "cbnz {count}, 2b",
+            "3:",
+            from = inout(reg) from => _,
+            to = inout(reg) to => _,
+            count = inout(reg) count => _,
+            word = out(reg) _,
+            options(nostack, preserves_flags)
+        );
+    }
+}
+
+/// Fills a page with copies of a word.
+///
+/// # Safety
+/// The page is mapped, and the kernel's to write; there are no Rust references to it.
+pub unsafe fn fill_page(page: u64, word: u64) {
+    // SAFETY: by the caller's word.
+    unsafe {
+        asm!(
+            "2:",
+            "stp {word}, {word}, [{at}]",
+            "stp {word}, {word}, [{at}, #16]",
+            "stp {word}, {word}, [{at}, #32]",
+            "stp {word}, {word}, [{at}, #48]",
+            "add {at}, {at}, #64",
+            "sub {left}, {left}, #1",
+            "cbnz {left}, 2b",
+            at = inout(reg) page => _,
+            left = inout(reg) abi::PAGE_SIZE / 64 => _,
+            word = in(reg) word,
+            options(nostack, preserves_flags)
+        );
+    }
+}
+
 /// Writes a range back to memory, for who reads it with caches off.
 pub fn clean_to_memory(start: u64, size: u64) {
     // CTR_EL0.DminLine: log2 of words.

@@ -141,6 +141,26 @@ pub fn space_tags() -> u32 {
     TAGS.load(Ordering::Relaxed).count_ones() - 1
 }
 
+/// Copies `count` words.
+///
+/// # Safety
+/// The ranges are the pool's, and there are no Rust references to the second.
+pub unsafe fn copy_words(from: u64, to: u64, count: usize) {
+    // SAFETY: by the caller's word.
+    unsafe { core::ptr::copy_nonoverlapping(from as *const u64, to as *mut u64, count) };
+}
+
+/// Fills a page with copies of a word.
+///
+/// # Safety
+/// The page is the pool's, and there are no Rust references to it.
+pub unsafe fn fill_page(page: u64, word: u64) {
+    for i in 0..512 {
+        // SAFETY: by the caller's word.
+        unsafe { (page as *mut u64).add(i).write(word) };
+    }
+}
+
 /// The virtualisation extension whose table format guest spaces have.
 pub fn virtualization() -> Virtualization {
     Virtualization::Vmx

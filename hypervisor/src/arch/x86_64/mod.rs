@@ -100,7 +100,7 @@ impl CpuArch {
             for (part, page) in self.tables.io_bitmap().chunks_exact(1024).zip(&pages) {
                 // SAFETY: both are a page of memory of the kernel's. Another CPU may change a bit of the space's page
                 // meanwhile; then an epoch begins, after which it is read again.
-                unsafe { copy_page(page.virt.0, part.as_ptr() as u64) };
+                unsafe { copy_words(page.virt.0, part.as_ptr() as u64, 512) };
             }
             self.ports.set(Some(space));
         }
@@ -159,12 +159,37 @@ impl CpuArch {
     }
 }
 
-/// Copies a page in an instruction for each word.
-unsafe fn copy_page(from: u64, to: u64) {
+/// Copies `count` words, each of which is read and written once.
+///
+/// # Safety
+/// The ranges are mapped, and the kernel's to read and to write; there are no Rust references to the second.
+pub unsafe fn copy_words(from: u64, to: u64, count: usize) {
     // SAFETY: by the caller's word; the direction flag is clear in the kernel.
     unsafe {
-        asm!("rep movsq", inout("rcx") 512u64 => _, inout("rsi") from => _, inout("rdi") to => _,
-            options(nostack, preserves_flags));
+        asm!(
+            "rep movsq",
+            inout("rcx") count => _,
+            inout("rsi") from => _,
+            inout("rdi") to => _,
+            options(nostack, preserves_flags)
+        );
+    }
+}
+
+/// Fills a page with copies of a word.
+///
+/// # Safety
+/// The page is mapped, and the kernel's to write; there are no Rust references to it.
+pub unsafe fn fill_page(page: u64, word: u64) {
+    // SAFETY: as in `copy_words`.
+    unsafe {
+        asm!(
+            "rep stosq",
+            inout("rcx") 512u64 => _,
+            inout("rdi") page => _,
+            in("rax") word,
+            options(nostack, preserves_flags)
+        );
     }
 }
 
