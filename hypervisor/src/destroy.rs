@@ -452,7 +452,7 @@ fn leave_queue(object: AnyRef) {
     }
 }
 
-/// Frees all or a part of a retired object, the first in the queue; returns how many pages.
+/// Frees all or a part of a retired object, the first in the queue; returns how many pages, or what takes as long.
 fn reclaim_step(object: AnyRef) -> usize {
     let payer = match (object::downcast::<Domain>(object), object.payer) {
         (Ok(domain), _) if domain.free_step() => return 1,
@@ -469,7 +469,8 @@ fn reclaim_step(object: AnyRef) -> usize {
     };
     if let Ok(space) = object::downcast::<Space>(object) {
         if space.free_step(&payer) {
-            return 1;
+            // Tables are searched for.
+            return PAGES;
         }
         arch::free_space_tag(space.tag);
     }

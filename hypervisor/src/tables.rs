@@ -106,7 +106,7 @@ pub fn unmap<F: Format>(format: F, root: KernelPage, at: u64, left: u64) -> u64 
 }
 
 /// Entries that one call of [`take_table`] passes over.
-const BATCH: usize = 256;
+const BATCH: usize = 128;
 
 /// What [`take_table`] found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
