@@ -414,7 +414,7 @@ fn retire(object: AnyRef) {
 }
 
 /// Pages that are freed at once, but for an object of more.
-const PAGES: usize = 3;
+const PAGES: usize = 2;
 
 /// Who frees memory: one CPU at a time.
 static RECLAIM: TicketMutex<()> = TicketMutex::new(());

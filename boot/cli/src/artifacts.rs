@@ -22,6 +22,7 @@ pub const PROGRAMS: &[(&str, &str)] = &[
 pub const TRIALS: &[(&str, &str)] = &[
     (BENCHMARK, "bench"),
     (HOSTILE, "hostile"),
+    (HOSTILE_THREADS, "hostile"),
     (REGISTERS, "registers"),
     (SAMPLES, "samples"),
     (LINUX_HELLO, "linux-hello"),
@@ -31,6 +32,8 @@ pub const TRIALS: &[(&str, &str)] = &[
 pub const BENCHMARK: &str = "bench";
 /// Name of the program with the hostile domains.
 pub const HOSTILE: &str = "hostile";
+/// Name of the one whose hostile domains have no guests.
+pub const HOSTILE_THREADS: &str = "hostile-threads";
 /// Name of the program with the guests that fill their registers.
 pub const REGISTERS: &str = "registers";
 /// Name of the program that runs the examples.

@@ -202,7 +202,7 @@ impl Driver {
     }
 }
 
-fn set_up(info: &BootInfo) -> Driver {
+fn set_up(info: &BootInfo, guests: bool) -> Driver {
     drain_log();
     UART.store(arch::open_uart(info, UART_MAPPING), Ordering::Relaxed);
     HZ.store(info.counter_hz, Ordering::Relaxed);
@@ -241,7 +241,7 @@ fn set_up(info: &BootInfo) -> Driver {
         syscall::create_sched(ROOT_DOMAIN, WATCH_SCHED, 0, time),
     );
     must("watch", syscall::bind_sched(WATCH_SCHED, WATCH_THREAD));
-    let virtualization = info.virtualization != 0;
+    let virtualization = guests && info.virtualization != 0;
     Driver {
         random: Random(SEED),
         head,
@@ -252,9 +252,9 @@ fn set_up(info: &BootInfo) -> Driver {
     }
 }
 
-/// Does all rounds.
-pub fn run(info: &BootInfo) -> ! {
-    let mut driver = set_up(info);
+/// Does all rounds, with guests among the domains' programs or without.
+pub fn run(info: &BootInfo, guests: bool) -> ! {
+    let mut driver = set_up(info, guests);
     print(format_args!("begin: {} CPUs, seed {SEED}", info.cpus));
     let begin = counter();
     let end = info

@@ -8,5 +8,5 @@ rt::root_task!(main);
 
 fn main(argument: u64) -> ! {
     // SAFETY: the kernel passes the address of the boot information, which it maps read-only.
-    hostile::driver::run(unsafe { &*(argument as *const BootInfo) })
+    hostile::driver::run(unsafe { &*(argument as *const BootInfo) }, true)
 }

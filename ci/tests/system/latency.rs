@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, ensure};
-use bulkhead::artifacts::{self, BENCHMARK, HOSTILE};
+use bulkhead::artifacts::{self, BENCHMARK, HOSTILE, HOSTILE_THREADS};
 use bulkhead::dialogue::Dialogue;
 use bulkhead::machine::{Image, Settings};
 use bulkhead::trial;
 use ci::{Target, seconds, with_machine};
+use configs::Architecture;
 
 use crate::guest::{power_off, shell};
 
@@ -69,9 +70,13 @@ fn measure(
 }
 
 fn hostile_programs(on: Target) {
-    let image = trial::image(on.architecture(), HOSTILE, &[]).unwrap_or_else(|e| panic!("{e:#}"));
+    let program = match on.architecture() {
+        Architecture::X86_64 => HOSTILE,
+        Architecture::Arm64 => HOSTILE_THREADS,
+    };
+    let image = trial::image(on.architecture(), program, &[]).unwrap_or_else(|e| panic!("{e:#}"));
     measure(on, "hostile programs", image, trial::MEMORY, |machine| {
-        machine.expect("hostile: 100 rounds", seconds(240))?;
+        machine.expect("hostile: 200 rounds", seconds(120))?;
         Ok(())
     });
 }
