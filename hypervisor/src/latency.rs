@@ -23,6 +23,8 @@ pub enum Path {
     Inbox,
     /// A device.
     Line,
+    /// A run of `Revoke` or `Delete` that frees memory.
+    Reclaim,
     /// What remains after a preemption point or an idle time.
     Preempted,
 }
@@ -78,6 +80,7 @@ mod measured {
                 Path::Inbox => (3, 2),
                 Path::Line => (3, 3),
                 Path::Preempted => (3, 4),
+                Path::Reclaim => (3, 5),
             };
             kind << 8 | u16::from(number)
         }
@@ -100,7 +103,8 @@ mod measured {
                 (_, 1) => f.write_str("timer"),
                 (_, 2) => f.write_str("inbox"),
                 (_, 3) => f.write_str("device"),
-                _ => f.write_str("after a preemption point"),
+                (_, 4) => f.write_str("after a preemption point"),
+                _ => f.write_str("freeing of memory"),
             }
         }
     }

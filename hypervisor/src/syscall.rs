@@ -215,6 +215,7 @@ fn revoke(cpu: &Cpu, thread: Ref<Thread>, op: Op, args: &Args) -> Outcome {
         }
         return Outcome::Restart;
     };
+    latency::is(Path::Reclaim);
     if !epoch::is_over(epoch) || destroy::reclaim() == Progress::Again {
         return Outcome::Restart;
     }
