@@ -2,14 +2,19 @@
 
 use super::Running;
 use super::world::{Object, World, state};
+use crate::arch;
 use crate::context::State;
 use crate::domain::{self, Domain};
+use crate::interrupt;
 use crate::mem;
+use crate::notification::Notification;
 use crate::sched;
 use crate::slot;
 use crate::space::Progress;
 use crate::thread::Thread;
-use abi::{Op, Rights, Status};
+use abi::syscall::TriggerMode;
+use abi::{Op, Rights, Selector, Status};
+use core::sync::atomic::Ordering;
 
 fn user(thread: Object<Thread>) -> Running {
     Running::User(thread.object)
@@ -268,6 +273,66 @@ fn a_table_takes_its_pages_when_they_are_used() {
     assert_eq!(again, Err(Status::Occupied));
     w.delete(at as u32);
     assert_eq!((w.root.quota().1, mem::free_pages()), (used, free));
+    let origin = w.root.slot(Selector(n as u32)).unwrap();
+    assert!(origin.first_child(&slot::lock()).is_none());
+}
+
+#[test]
+fn pages_are_clear_when_they_are_taken() {
+    let _w = World::new(1);
+    let pages = [mem::alloc().unwrap(), mem::alloc().unwrap()];
+    for page in pages {
+        page.fill(u64::MAX);
+    }
+    pages.into_iter().for_each(mem::free);
+    for _ in pages {
+        let page = mem::alloc().unwrap();
+        assert!(pages.contains(&page) && (0..512).all(|i| page.read(i) == 0));
+    }
+}
+
+#[test]
+fn a_notification_ends_with_all_its_lines() {
+    let w = World::new(1);
+    let lines: Vec<u32> = (0..arch::LINES.len() as u32).filter(|&i| i != 3).collect();
+    let bind = |n: u64| {
+        let notification = w.object::<Notification>(n as u32).object;
+        for &i in &lines {
+            let line = interrupt::line(i).unwrap();
+            let bound = interrupt::bind(&slot::lock(), line, notification, 1, TriggerMode::Edge);
+            assert_eq!(bound, Ok(()));
+        }
+        notification
+    };
+    let masked = |i: u32| arch::LINES[i as usize].masked.load(Ordering::SeqCst);
+    let (first, second) = (w.notification(), w.notification());
+    let ending = bind(first);
+    assert!(lines.iter().all(|&i| !masked(i)));
+    // More than one step's.
+    assert!(interrupt::forget(ending) == Progress::Again);
+    assert!(lines.iter().any(|&i| masked(i)) && lines.iter().any(|&i| !masked(i)));
+    w.delete(first as u32);
+    assert!(lines.iter().all(|&i| masked(i)));
+    bind(second);
+}
+
+#[test]
+fn a_handler_keeps_its_own_time() {
+    let w = World::new(1);
+    let (server, client) = (w.client(0, 9), w.client(0, 5));
+    let (portal, n) = (w.portal(server, 1), w.notification());
+    assert_eq!(w.run(0), user(server));
+    assert_eq!(w.does(server, Op::ReplyWait, &[]), user(client));
+    for _ in 0..2 {
+        assert_eq!(w.does(client, Op::Call, &[portal]), user(server));
+        assert_eq!(w.does(server, Op::ReplyWait, &[]), user(client));
+    }
+    assert_eq!(w.does(client, Op::Call, &[portal]), user(server));
+    assert_eq!(w.does(server, Op::Wait, &[n, u64::MAX]), Running::Idle);
+    w.delete(client.at);
+    w.root(Op::Signal, &[n]);
+    assert_eq!(w.run(0), user(server));
+    assert_eq!(w.cpu(0).sched.get().unwrap().priority, 9);
 }
 
 #[test]

@@ -176,13 +176,13 @@ pub struct Line {
 }
 
 /// The interrupt lines.
-pub static LINES: [Line; 4] = [const {
+pub static LINES: [Line; 16] = [const {
     Line {
         masked: AtomicBool::new(true),
         active: AtomicBool::new(false),
         mode: AtomicU32::new(0),
     }
-}; 4];
+}; 16];
 
 /// Device registers that only guests may reach.
 pub const GUEST_ONLY: core::ops::Range<u64> = 0xfe00_1000..0xfe00_2000;
