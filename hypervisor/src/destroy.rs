@@ -299,6 +299,8 @@ fn detach_context(cpu: &Cpu, context: Ref<Context>) {
 
 fn detach_sched(cpu: &Cpu, sched: Ref<Sched>) {
     if let Some(home) = sched.home.get() {
+        // A handler that ran on it may have time of its own, which has waited since it was idle.
+        sched::release_chain(cpu, home);
         home.sched.set(None);
         home.set_started(false);
     }

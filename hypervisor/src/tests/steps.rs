@@ -336,6 +336,26 @@ fn a_handler_keeps_its_own_time() {
 }
 
 #[test]
+fn a_handler_goes_on_when_its_clients_time_ends_before_the_client() {
+    let w = World::new(1);
+    let (server, client, sched) = (w.client(0, 9), w.thread(0), w.sched(0, 5, 0, 0));
+    let portal = w.portal(server, 1);
+    assert_eq!(w.run(0), user(server));
+    assert_eq!(w.does(server, Op::ReplyWait, &[]), Running::Idle);
+    w.bind(sched, client);
+    assert_eq!(w.run(0), user(client));
+    assert_eq!(w.does(client, Op::Call, &[portal]), user(server));
+    // As a handler does that ends its client: step by step, of which the first takes the time away that it runs on.
+    w.begin(server.object, Op::Delete, 0, &[sched.at as u64]);
+    assert_eq!(w.run(0), user(server));
+    assert_eq!(w.result(server).map(|_| ()), Ok(()));
+    w.begin(server.object, Op::Delete, 0, &[client.at as u64]);
+    assert_eq!(w.run(0), user(server));
+    assert_eq!(w.result(server).map(|_| ()), Ok(()));
+    assert_eq!(w.does(server, Op::ReplyWait, &[]), Running::Idle);
+}
+
+#[test]
 fn tables_are_found_wherever_they_are() {
     let w = World::new(1);
     let (used, free) = (w.root.quota().1, mem::free_pages());
