@@ -51,6 +51,9 @@ pub struct Cpu {
 static COUNT: AtomicU32 = AtomicU32::new(0);
 static CPUS: [AtomicU64; abi::boot::MAX_CPUS] = [const { AtomicU64::new(0) }; abi::boot::MAX_CPUS];
 
+/// Timeouts that one interrupt of the timer ends. What is left brings the next one, as soon as interrupts can be taken.
+const EXPIRED_AT_ONCE: usize = 16;
+
 /// Pages that a CPU's data takes.
 pub const PAGES: usize = size_of::<Cpu>().div_ceil(abi::PAGE_SIZE);
 
@@ -226,7 +229,10 @@ impl Cpu {
     pub fn timer_fired(&self) {
         self.timer.set(u64::MAX);
         let now = arch::now();
-        while let Some(timeout) = self.timeouts.pop_expired(now) {
+        for _ in 0..EXPIRED_AT_ONCE {
+            let Some(timeout) = self.timeouts.pop_expired(now) else {
+                break;
+            };
             match timeout.expiry {
                 Expiry::Context => {
                     // SAFETY: the queue holds timeouts of live contexts, by their expiry.

@@ -1,12 +1,13 @@
 //! Who runs, and for how long.
 
-use super::world::{SLICE, World};
+use super::world::{SLICE, World, state};
 use super::{Object, Running};
 use crate::arch;
-use crate::cell::Ref;
+use crate::context::State;
 use crate::thread::Thread;
 use crate::timeout::{Expiry, Timeout, TimeoutQueue};
 use abi::Op;
+use core::sync::atomic::Ordering;
 use proptest::prelude::*;
 
 /// Lets time pass in steps until `end`; how long each of `threads` ran. What runs for a step does `act` at its end.
@@ -157,6 +158,34 @@ fn hostile_times() {
     );
 }
 
+#[test]
+fn the_timer_ends_a_few_waits_at_a_time() {
+    let w = World::new(1);
+    let sleepers: Vec<_> = (0..50).map(|_| w.client(0, 5)).collect();
+    while let Running::User(sleeper) = w.run(0) {
+        let n = w.notification();
+        w.run(0);
+        w.begin(sleeper, Op::Wait, 0, &[n, 500]);
+    }
+    let asleep = || {
+        let waits = |t: &&Object<Thread>| state(**t) == State::Waiting;
+        sleepers.iter().filter(waits).count()
+    };
+    assert_eq!((asleep(), w.cpu(0).timeouts.check()), (50, 50));
+    arch::set_now(500);
+    for left in [34, 18, 2, 0] {
+        // It fires again at once, until nothing is left to do.
+        assert!(w.cpu(0).arch.timer.load(Ordering::SeqCst) <= 500);
+        w.interrupts(0);
+        assert_eq!(asleep(), left);
+        w.step(0);
+    }
+    assert!(w.cpu(0).arch.timer.load(Ordering::SeqCst) > 500);
+}
+
+/// Timeouts of the property test.
+const TIMEOUTS: usize = 40;
+
 #[derive(Clone, Copy, Debug)]
 enum Action {
     Arm(usize, u64),
@@ -165,14 +194,14 @@ enum Action {
 }
 
 fn actions() -> impl Strategy<Value = Vec<Action>> {
-    let time = || prop_oneof![0..8u64, Just(u64::MAX)];
+    let time = || prop_oneof![4 => 0..20u64, 1 => Just(u64::MAX)];
     prop::collection::vec(
         prop_oneof![
-            3 => (0..6usize, time()).prop_map(|(i, t)| Action::Arm(i, t)),
-            1 => (0..6usize).prop_map(Action::Disarm),
+            5 => (0..TIMEOUTS, time()).prop_map(|(i, t)| Action::Arm(i, t)),
+            2 => (0..TIMEOUTS).prop_map(Action::Disarm),
             1 => time().prop_map(Action::Pop),
         ],
-        0..60,
+        0..300,
     )
 }
 
@@ -182,31 +211,35 @@ proptest! {
     #[test]
     fn timeouts_expire_in_order(actions in actions()) {
         let queue = TimeoutQueue::new();
-        let timeouts: [_; 6] = core::array::from_fn(|_| Timeout::new(Expiry::Context));
-        // Deadline, order of arming, number.
-        let mut model: Vec<(u64, usize, usize)> = Vec::new();
-        for (turn, action) in actions.into_iter().enumerate() {
+        let timeouts: [_; TIMEOUTS] = core::array::from_fn(|_| Timeout::new(Expiry::Context));
+        let mut model = [None; TIMEOUTS];
+        for action in actions {
             match action {
                 Action::Arm(i, deadline) => {
                     queue.arm(&timeouts[i], deadline);
-                    model.retain(|t| t.2 != i);
-                    model.push((deadline, turn, i));
-                    model.sort();
+                    model[i] = Some(deadline);
                 }
                 Action::Disarm(i) => {
                     queue.disarm(&timeouts[i]);
-                    model.retain(|t| t.2 != i);
+                    model[i] = None;
                 }
                 Action::Pop(now) => {
-                    let first = model.first().filter(|t| t.0 <= now).map(|t| t.2);
-                    let expired = queue.pop_expired(now).map(Ref::address);
-                    prop_assert_eq!(expired, first.map(|i| &raw const timeouts[i] as u64));
-                    model.retain(|t| Some(t.2) != first);
+                    let first = model.iter().flatten().min().copied().filter(|&t| t <= now);
+                    let expired = queue.pop_expired(now).map(|expired| {
+                        let is = |t: &Timeout| &raw const *t as u64 == expired.address();
+                        timeouts.iter().position(is).unwrap()
+                    });
+                    prop_assert_eq!(expired.and_then(|i| model[i]), first);
+                    if let Some(i) = expired {
+                        model[i] = None;
+                    }
                 }
             }
-            prop_assert_eq!(queue.earliest(), model.first().map_or(u64::MAX, |t| t.0));
-            for (i, timeout) in timeouts.iter().enumerate() {
-                prop_assert_eq!(timeout.is_armed(), model.iter().any(|t| t.2 == i));
+            prop_assert_eq!(queue.check(), model.iter().flatten().count());
+            let earliest = model.iter().flatten().min();
+            prop_assert_eq!(queue.earliest(), earliest.copied().unwrap_or(u64::MAX));
+            for (timeout, deadline) in timeouts.iter().zip(model) {
+                prop_assert_eq!(timeout.is_armed().then(|| timeout.deadline()), deadline);
             }
         }
     }
