@@ -125,12 +125,12 @@ impl Cpu {
         }
     }
 
-    /// Interrupts this CPU, from another one.
+    /// Interrupts this CPU, from whichever one.
     pub fn interrupt(&self) {
         arch::send_interrupt(&self.arch);
     }
 
-    /// From another CPU: has `notification`, which has a waiter here and whose waiter is locked, looked at.
+    /// Has `notification`, which has a waiter here and whose waiter is locked, looked at.
     pub fn post(&self, notification: Ref<Notification>) {
         {
             let mut inbox = self.inbox.lock();
@@ -286,7 +286,7 @@ fn begin(cpu: &Cpu, sched: Ref<Sched>) {
     }
     context.sched.set(Some(sched));
     if context.state.get() == State::New {
-        context.state.set(State::Ready);
+        context.wake(cpu);
     }
     sched::ready(cpu, sched);
 }

@@ -14,6 +14,7 @@ use crate::slot::{self, CapWord, ORIGIN, Slot, Tree};
 use crate::space::Space;
 use crate::thread::Thread;
 use crate::vcpu::{MAX_ARCH_PAGES, Vcpu};
+use crate::{overrun, syscall};
 use abi::cap::Kind;
 use abi::syscall::{DelegateFlags, SpaceKind, ThreadFlags};
 use abi::{PRIORITIES, Rights, Selector, Status};
@@ -362,6 +363,15 @@ pub fn bind_sched(cpu: &Cpu, caller: Ref<Domain>, args: &Args) -> Result<(), Sta
         return Err(Status::WrongCpu);
     }
     cpu::start(cpu, sched, context)
+}
+
+/// [`abi::Op::BindOverrun`].
+pub fn bind_overrun(caller: Ref<Domain>, args: &Args) -> Result<(), Status> {
+    // What is bound under this lock is found when either ends.
+    let _tree = slot::lock();
+    let sched = caller.find::<Sched>(selector(args[0])?, Rights::CONTROL)?;
+    let (notification, bits) = syscall::signal_target(caller, args[1])?;
+    overrun::bind(sched, notification, bits)
 }
 
 /// [`abi::Op::BindKick`].

@@ -18,7 +18,7 @@ use crate::slot::{self, CapWord, Slot, ZOMBIE};
 use crate::space::{self, Progress, Space};
 use crate::thread::Thread;
 use crate::vcpu::Vcpu;
-use crate::{arch, cpu, epoch, interrupt, ipc, logring};
+use crate::{arch, cpu, epoch, interrupt, ipc, logring, overrun};
 use abi::Status;
 use abi::cap::Kind;
 use core::sync::atomic::Ordering;
@@ -158,6 +158,11 @@ fn end(cpu: &Cpu, object: AnyRef) -> Result<Progress, Status> {
         }
         Kind::Portal => portal::unbind(object::downcast::<Portal>(object)?),
         Kind::Thread | Kind::Vcpu | Kind::Sched | Kind::Notification => {
+            if let Ok(notification) = object::downcast::<Notification>(object)
+                && overrun::unbind_some(notification, BATCH) == Progress::Again
+            {
+                return Ok(Progress::Again);
+            }
             if !detached(cpu, object)? {
                 return Ok(Progress::Again);
             }
@@ -284,6 +289,7 @@ fn detach_sched(cpu: &Cpu, sched: Ref<Sched>) {
         home.set_started(false);
     }
     sched::remove(cpu, sched);
+    overrun::unbind(sched);
 }
 
 /// What the end of a domain takes away next.

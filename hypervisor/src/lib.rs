@@ -22,6 +22,7 @@ pub mod logring;
 pub mod mem;
 pub mod notification;
 pub mod object;
+pub mod overrun;
 #[cfg(target_os = "none")]
 pub mod panic;
 pub mod platform;

@@ -7,6 +7,7 @@ use crate::cell::{CpuCell, Ref};
 use crate::context::{Context, State};
 use crate::cpu::{self, Cpu};
 use crate::object::{Header, Object};
+use crate::sched::Sched;
 use abi::Status;
 use abi::cap::Kind;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -30,6 +31,8 @@ pub struct Notification {
     pub posted: AtomicBool,
     /// Link in the inbox; under its lock.
     pub posted_next: CpuCell<Option<Ref<Notification>>>,
+    /// Scheduling contexts whose overruns it tells; under the lock of [`crate::overrun::bind`].
+    pub overruns: CpuCell<Option<Ref<Sched>>>,
 }
 
 // SAFETY: repr(C), header first, 64-byte aligned.
@@ -49,6 +52,7 @@ impl Notification {
             }),
             posted: AtomicBool::new(false),
             posted_next: CpuCell::new(None),
+            overruns: CpuCell::new(None),
         }
     }
 
@@ -116,6 +120,16 @@ pub fn signal(cpu: &Cpu, notification: Ref<Notification>, bits: u64) {
     // Sequentially consistent: either the bits are seen by who is about to wait, after it
     // attached itself, or it is seen here.
     arrive(cpu, notification);
+}
+
+/// As [`signal`], for who is in the midst of changing queues: whoever waits is woken by an interrupt, on this CPU too.
+pub fn signal_later(notification: Ref<Notification>, bits: u64) {
+    notification.word.fetch_or(bits, Ordering::SeqCst);
+    let waiter = notification.waiter.lock();
+    if let Some(context) = waiter.context {
+        // Under the lock, as in `waiter_here`.
+        cpu::by_index(context.cpu).post(notification);
+    }
 }
 
 /// Wakes who waits, or has its CPU do so.

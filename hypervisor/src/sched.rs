@@ -8,6 +8,7 @@ use crate::cell::{CpuCell, Ref};
 use crate::context::{Context, State};
 use crate::cpu::Cpu;
 use crate::object::{Header, Object};
+use crate::overrun::{self, Event};
 use crate::timeout::{Expiry, Timeout};
 use abi::PRIORITIES;
 use abi::cap::Kind;
@@ -24,13 +25,15 @@ pub struct Sched {
     pub priority: u8,
     /// Whether it is in the run queue.
     queued: CpuCell<bool>,
+    /// Whether its overrun was told in this period.
+    pub overrun_told: CpuCell<bool>,
+    bound: AtomicBool,
     /// Ticks per period; 0: no limit.
     pub budget: u64,
     /// Period in ticks.
     pub period: u64,
     /// Ticks left of the budget or the time slice.
     left: CpuCell<u64>,
-    bound: AtomicBool,
     /// Link in its CPU's inbox while it is to be started; under the inbox's lock.
     pub start_next: CpuCell<Option<Ref<Sched>>>,
     /// Bound to.
@@ -41,6 +44,8 @@ pub struct Sched {
     waits_at: CpuCell<Option<Ref<Context>>>,
     /// The end of the period, while the budget is spent.
     pub replenish: Timeout,
+    /// What happens when it would go on with its budget spent.
+    pub overrun: Event,
 }
 
 // SAFETY: repr(C), header first, 64-byte aligned.
@@ -56,16 +61,18 @@ impl Sched {
             cpu,
             priority,
             queued: CpuCell::new(false),
+            overrun_told: CpuCell::new(false),
+            bound: AtomicBool::new(false),
             budget,
             period,
             left: CpuCell::new(0),
-            bound: AtomicBool::new(false),
             start_next: CpuCell::new(None),
             home: CpuCell::new(None),
             next: CpuCell::new(None),
             prev: CpuCell::new(None),
             waits_at: CpuCell::new(None),
             replenish: Timeout::new(Expiry::Replenish),
+            overrun: Event::new(),
         }
     }
 
@@ -225,6 +232,12 @@ fn requeue(cpu: &Cpu, sched: Ref<Sched>, now: u64, front: bool) {
             &sched.replenish,
             now.saturating_add(sched.period - sched.budget),
         );
+        match sched.home.get().map(activation) {
+            Some(Activation::Run(_)) => overrun::tell(sched),
+            // It may want to go on before then.
+            Some(Activation::Blocked(end)) => end.add_waiter(sched),
+            None => {}
+        }
     } else {
         cpu.run_queue.enqueue(sched, front);
     }
@@ -233,6 +246,7 @@ fn requeue(cpu: &Cpu, sched: Ref<Sched>, now: u64, front: bool) {
 /// The period of `sched` has begun anew.
 pub fn replenished(cpu: &Cpu, sched: Ref<Sched>) {
     sched.left.set(sched.budget);
+    sched.overrun_told.set(false);
     if sched.home.get().is_some() {
         ready(cpu, sched);
     }
@@ -240,9 +254,11 @@ pub fn replenished(cpu: &Cpu, sched: Ref<Sched>) {
 
 /// Makes `sched` compete for the CPU, unless it does already or has spent its budget.
 pub fn ready(cpu: &Cpu, sched: Ref<Sched>) {
-    let waits = sched.replenish.is_armed() || sched.waits_at.get().is_some();
-    if cpu.sched.get() == Some(sched) || waits {
+    if cpu.sched.get() == Some(sched) || sched.waits_at.get().is_some() {
         return;
+    }
+    if sched.replenish.is_armed() {
+        return overrun::tell(sched);
     }
     if sched.left.get() == 0 {
         sched.left.set(if sched.budget == 0 {

@@ -83,6 +83,7 @@ fn execute(cpu: &Cpu, thread: Ref<Thread>, op: Op, args: &Args) -> Outcome {
         Op::Revoke | Op::Delete => return revoke(cpu, thread, op, args),
         Op::Map => return map(thread, op, args),
         Op::BindSched => create::bind_sched(cpu, domain, args),
+        Op::BindOverrun => create::bind_overrun(domain, args),
         Op::BindKick => create::bind_kick(domain, args),
         Op::InterruptBind => interrupt_bind(domain, args),
         Op::InterruptAck => selector(args[0])
@@ -114,7 +115,10 @@ fn selector(argument: u64) -> Result<Selector, Status> {
 
 /// The notification and the bits that a capability to it may signal. The hot path takes no lock: the
 /// badge belongs to the capability if that is still there after it was read.
-fn signal_target(domain: Ref<Domain>, argument: u64) -> Result<(Ref<Notification>, u64), Status> {
+pub fn signal_target(
+    domain: Ref<Domain>,
+    argument: u64,
+) -> Result<(Ref<Notification>, u64), Status> {
     let slot = domain
         .slot(selector(argument)?)
         .ok_or(Status::BadCapability)?;

@@ -142,6 +142,7 @@ fn meanings(op: Op) -> &'static [Means] {
         Op::Delete => &[Created],
         Op::Map => &[Memory, Space, Empty, Offset, Address, Size, Rights],
         Op::BindSched => &[Sched, Context],
+        Op::BindOverrun => &[Sched, Notification],
         Op::BindKick => &[Vcpu, Notification],
         Op::InterruptBind => &[Interrupt, Notification, Small],
         Op::InterruptAck => &[Interrupt],

@@ -133,6 +133,10 @@ operations! {
     /// succeeds. Errors: `Unsupported` where firmware offers the kernel no such service (x86: ACPI's
     /// ports are the root task's).
     Power = 24,
+    /// Binds notification `a1` (`SIGNAL`, with its badge) to scheduling context `a0` (`CONTROL`): the overrun event. It is
+    /// signalled, at most once in a period, when whoever runs on the scheduling context would go on and the budget is spent.
+    /// Errors: `Busy`.
+    BindOverrun = 25,
 }
 
 /// What [`Op::Power`] does.

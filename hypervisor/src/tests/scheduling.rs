@@ -6,7 +6,7 @@ use crate::arch;
 use crate::context::State;
 use crate::thread::Thread;
 use crate::timeout::{Expiry, Timeout, TimeoutQueue};
-use abi::Op;
+use abi::{Op, Status};
 use core::sync::atomic::Ordering;
 use proptest::prelude::*;
 
@@ -127,6 +127,113 @@ fn the_budget_of_a_client_ends_in_its_server() {
     assert_eq!(w.run(0), Running::User(server.object));
     arch::set_now(1000);
     assert_eq!(w.run(0), Running::User(client.object));
+}
+
+/// The bits that a notification has collected.
+fn bits(w: &World, n: u64) -> u64 {
+    w.try_root(Op::Wait, &[n, 0])
+        .map_or(0, |results| results[1])
+}
+
+#[test]
+fn an_overrun_is_told_once_in_a_period() {
+    let w = World::new(1);
+    let (greedy, low) = (w.thread(0), w.client(0, 1));
+    let (sched, n) = (w.sched(0, 100, 100, 1000), w.notification());
+    w.bind(sched, greedy);
+    w.root(Op::BindOverrun, &[sched.at as u64, n]);
+    assert_eq!(
+        w.try_root(Op::BindOverrun, &[sched.at as u64, n]),
+        Err(Status::Busy)
+    );
+    for period in 0..3 {
+        arch::set_now(period * 1000);
+        assert_eq!(w.run(0), Running::User(greedy.object));
+        arch::set_now(period * 1000 + 99);
+        assert_eq!(w.run(0), Running::User(greedy.object));
+        assert_eq!(bits(&w, n), 0);
+        arch::set_now(period * 1000 + 100);
+        assert_eq!(w.run(0), Running::User(low.object));
+        assert_eq!(bits(&w, n), u64::MAX);
+        arch::set_now(period * 1000 + 999);
+        assert_eq!(w.run(0), Running::User(low.object));
+        assert_eq!(bits(&w, n), 0);
+    }
+    // Nobody is told when either has ended.
+    w.delete(n as u32);
+    arch::set_now(3000);
+    assert_eq!(w.run(0), Running::User(greedy.object));
+    arch::set_now(3100);
+    assert_eq!(w.run(0), Running::User(low.object));
+    let n = w.notification();
+    w.root(Op::BindOverrun, &[sched.at as u64, n]);
+    w.delete(sched.at);
+    w.delete(n as u32);
+}
+
+#[test]
+fn who_blocks_with_its_budget_spent_overruns_when_it_wakes() {
+    let w = World::new(1);
+    let (greedy, low) = (w.thread(0), w.client(0, 1));
+    let (sched, told, n) = (
+        w.sched(0, 100, 100, 1000),
+        w.notification(),
+        w.notification(),
+    );
+    w.bind(sched, greedy);
+    w.root(Op::BindOverrun, &[sched.at as u64, told]);
+    assert_eq!(w.run(0), Running::User(greedy.object));
+    arch::set_now(100);
+    w.begin(greedy.object, Op::Wait, 0, &[n, u64::MAX]);
+    assert_eq!(w.run(0), Running::User(low.object));
+    assert_eq!(bits(&w, told), 0);
+    w.root(Op::Signal, &[n]);
+    assert_eq!(w.run(0), Running::User(low.object));
+    assert_eq!(bits(&w, told), u64::MAX);
+    arch::set_now(1000);
+    assert_eq!(w.run(0), Running::User(greedy.object));
+    // Awake again only when the budget has come back.
+    arch::set_now(1100);
+    w.begin(greedy.object, Op::Wait, 0, &[n, 2500]);
+    assert_eq!(w.run(0), Running::User(low.object));
+    arch::set_now(2400);
+    assert_eq!(w.run(0), Running::User(low.object));
+    arch::set_now(2500);
+    assert_eq!(w.run(0), Running::User(greedy.object));
+    assert_eq!(bits(&w, told), 0);
+}
+
+#[test]
+fn overruns_wake_each_other_and_many_end_with_their_notification() {
+    let w = World::new(1);
+    let low = w.client(0, 1);
+    let ring: Vec<_> = (0..70)
+        .map(|_| (w.thread(0), w.sched(0, 50, 10, 100_000), w.notification()))
+        .collect();
+    let all = w.notification();
+    for (i, &(thread, sched, own)) in ring.iter().enumerate() {
+        w.bind(sched, thread);
+        assert_eq!(w.run(0), Running::User(thread.object));
+        // Its budget ends while it waits for its own notification, which is told of the next one's overrun.
+        arch::set_now(arch::now() + 10);
+        w.begin(thread.object, Op::Wait, 0, &[own, u64::MAX]);
+        assert_eq!(w.run(0), Running::User(low.object));
+        let told = ring.get(i + 1).map_or(own, |next| next.2);
+        w.root(Op::BindOverrun, &[sched.at as u64, told]);
+    }
+    w.root(Op::Signal, &[ring[0].2]);
+    assert_eq!(w.run(0), Running::User(low.object));
+    let awake = |thread: Object<Thread>| state(thread) == State::Ready;
+    assert!(ring.iter().all(|&(thread, ..)| awake(thread)));
+    for &(.., own) in &ring {
+        w.delete(own as u32);
+    }
+    for n in [all, w.notification()] {
+        for &(_, sched, _) in &ring {
+            w.root(Op::BindOverrun, &[sched.at as u64, n]);
+        }
+        w.delete(n as u32);
+    }
 }
 
 #[test]

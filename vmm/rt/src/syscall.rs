@@ -289,6 +289,11 @@ pub fn bind_sched(sched: Selector, context: Selector) -> Result {
     invoke(Op::BindSched, sched, &[context.0.into()])
 }
 
+/// Has overruns of a scheduling context signalled.
+pub fn bind_overrun(sched: Selector, notification: Selector) -> Result {
+    invoke(Op::BindOverrun, sched, &[notification.0.into()])
+}
+
 /// Binds a vCPU's kick.
 pub fn bind_kick(vcpu: Selector, notification: Selector) -> Result {
     invoke(Op::BindKick, vcpu, &[notification.0.into()])
