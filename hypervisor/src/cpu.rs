@@ -3,10 +3,11 @@
 use crate::arch::{self, CpuArch};
 use crate::cell::{CpuCell, Ref};
 use crate::context::{Context, State};
+use crate::cyclic::Cyclic;
 use crate::mem::KernelPage;
 use crate::notification::{self, Notification};
 use crate::object::{AnyRef, Ending};
-use crate::sched::{self, RunQueue, Sched};
+use crate::sched::{self, RunQueues, Sched};
 use crate::timeout::{Expiry, TimeoutQueue};
 use abi::Status;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -39,7 +40,9 @@ pub struct Cpu {
     /// Counter ticks of a time slice without a budget.
     pub time_slice: u64,
     /// Ready scheduling contexts.
-    pub run_queue: RunQueue,
+    pub run_queues: RunQueues,
+    /// Which of them may run when.
+    pub cyclic: Cyclic,
     /// Deadlines.
     pub timeouts: TimeoutQueue,
     /// Last epoch that this CPU passed.
@@ -113,7 +116,8 @@ impl Cpu {
             reschedule: CpuCell::new(true),
             yielded: CpuCell::new(false),
             time_slice,
-            run_queue: RunQueue::new(),
+            run_queues: RunQueues::new(),
+            cyclic: Cyclic::new(),
             timeouts: TimeoutQueue::new(),
             epoch: AtomicU64::new(0),
             timer: CpuCell::new(u64::MAX),
@@ -170,6 +174,9 @@ impl Cpu {
 
     /// On this CPU: does what others asked for.
     pub fn serve_inbox(&self) {
+        if self.cyclic.may_begin() {
+            self.enter_window(arch::now());
+        }
         loop {
             let (notification, start, ending) = {
                 let mut inbox = self.inbox.lock();
@@ -205,14 +212,22 @@ impl Cpu {
         }
     }
 
-    /// Sets the timer to whatever comes first: end of the slice or a deadline.
+    /// Has the cyclic schedule say who may run.
+    fn enter_window(&self, now: u64) {
+        self.run_queues.set_open(self.cyclic.advance(now));
+        self.reschedule.set(true);
+    }
+
+    /// Sets the timer to whatever comes first: end of the slice or of the window, or a deadline.
     pub fn program_timer(&self) {
         let slice_end = if self.sched.get().is_some() {
             self.slice_end.get()
         } else {
             u64::MAX
         };
-        let next = slice_end.min(self.timeouts.earliest());
+        let next = slice_end
+            .min(self.timeouts.earliest())
+            .min(self.cyclic.next());
         if self.timer.get() != next {
             self.timer.set(next);
             arch::set_timer(next);
@@ -247,6 +262,9 @@ impl Cpu {
                     sched::replenished(self, unsafe { Sched::of_timeout(timeout) });
                 }
             }
+        }
+        if now >= self.cyclic.next() {
+            self.enter_window(now);
         }
         if now >= self.slice_end.get() {
             self.reschedule.set(true);

@@ -1,9 +1,10 @@
 //! Creation and delegation.
 
-use crate::arch::{self, Frame, PageTable, VcpuArch};
+use crate::arch::{self, PageTable, VcpuArch};
 use crate::cell::{CpuCell, Ref};
 use crate::context::{Context, ReplyPath, State};
 use crate::cpu::{self, Cpu};
+use crate::cyclic::Frame;
 use crate::domain::{Domain, MAX_LEVEL, MAX_SLOTS};
 use crate::mem::{self, KernelPage};
 use crate::notification::Notification;
@@ -15,8 +16,9 @@ use crate::space::Space;
 use crate::thread::Thread;
 use crate::vcpu::{MAX_ARCH_PAGES, Vcpu};
 use crate::{overrun, syscall};
-use abi::cap::Kind;
+use abi::cap::{Kind, TimeLimit};
 use abi::syscall::{DelegateFlags, SpaceKind, ThreadFlags};
+use abi::utcb::WORDS;
 use abi::{PRIORITIES, Rights, Selector, Status};
 use core::sync::atomic::Ordering;
 
@@ -171,7 +173,7 @@ pub fn make_thread(
     }
     let thread = Thread {
         context,
-        frame: CpuCell::new(Frame::user(args.ip, args.sp)),
+        frame: CpuCell::new(arch::Frame::user(args.ip, args.sp)),
         caller: CpuCell::new(None),
         domain,
         space,
@@ -259,12 +261,47 @@ pub fn sched(caller: Ref<Domain>, args: &Args) -> Result<(), Status> {
     if priority as usize >= PRIORITIES || budget > period || (budget == 0) != (period == 0) {
         return Err(Status::BadArgument);
     }
+    let most = time(&tree, &caller, args[6], cpu, Rights::CREATE)?;
+    let limit = TimeLimit { priority, ..most };
+    if !most.includes(limit) {
+        return Err(Status::Denied);
+    }
     let header = Header::new(Kind::Sched, Some(payer));
-    publish(
-        &tree,
-        slot,
-        payer.make(Sched::new(header, cpu, priority, budget, period))?,
-    );
+    let sched = Sched::new(header, cpu, limit, budget, period);
+    publish(&tree, slot, payer.make(sched)?);
+    Ok(())
+}
+
+/// What the capability to time allows on `cpu` that `argument` names.
+fn time(
+    _tree: &Tree,
+    caller: &Domain,
+    argument: u64,
+    cpu: u32,
+    rights: Rights,
+) -> Result<TimeLimit, Status> {
+    let slot = caller.slot(selector(argument)?);
+    let slot = slot.filter(|slot| slot.word().is(Kind::Time));
+    let slot = slot.ok_or(Status::BadCapability)?;
+    if !slot.word().allows(rights) || slot.first.load(Ordering::Relaxed) >> cpu & 1 == 0 {
+        return Err(Status::Denied);
+    }
+    TimeLimit::unpack(slot.second.load(Ordering::Relaxed)).ok_or(Status::Denied)
+}
+
+/// [`abi::Op::SetSchedule`].
+pub fn set_schedule(thread: Ref<Thread>, args: &Args) -> Result<(), Status> {
+    let cpu = check_cpu(args[1])?;
+    let words = thread.with_frame(|frame| frame.tag().utcb_words());
+    let head = abi::PAGE_SIZE / 8 - WORDS;
+    let frame = Frame::new(args[2], words, |i| thread.utcb.read(head + i))?;
+    let limit = time(&slot::lock(), &thread.domain, args[0], cpu, Rights::CONTROL)?;
+    if limit.partition != 0 {
+        return Err(Status::Denied);
+    }
+    let cpu = cpu::by_index(cpu);
+    cpu.cyclic.propose(frame);
+    cpu.interrupt();
     Ok(())
 }
 
@@ -335,6 +372,14 @@ pub fn delegate(caller: Ref<Domain>, args: &Args) -> Result<(), Status> {
         }
         Kind::Notification if args[4] & !first != 0 => return Err(Status::Denied),
         Kind::Notification => (args[4], 0),
+        Kind::Time => {
+            let narrower = TimeLimit::unpack(args[5]).ok_or(Status::BadArgument)?;
+            let inside = TimeLimit::unpack(second).is_some_and(|limit| limit.includes(narrower));
+            if args[4] & !first != 0 || !inside {
+                return Err(Status::Denied);
+            }
+            (args[4], args[5])
+        }
         _ => (first, second),
     };
     target.first.store(new_first, Ordering::Relaxed);

@@ -174,7 +174,8 @@ fn end(cpu: &Cpu, object: AnyRef) -> Result<Progress, Status> {
         | Kind::Mapping
         | Kind::Interrupt
         | Kind::Log
-        | Kind::Platform => {}
+        | Kind::Platform
+        | Kind::Time => {}
     }
     Ok(Progress::Done)
 }

@@ -11,6 +11,7 @@ pub mod cell;
 pub mod context;
 pub mod cpu;
 pub mod create;
+pub mod cyclic;
 pub mod destroy;
 pub mod domain;
 #[cfg(target_os = "none")]

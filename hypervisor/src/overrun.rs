@@ -29,6 +29,12 @@ impl Event {
     }
 }
 
+impl Default for Event {
+    fn default() -> Event {
+        Event::new()
+    }
+}
+
 static BINDINGS: TicketMutex<()> = TicketMutex::new(());
 
 /// From now on `bits` of `notification` tell overruns of `sched`.

@@ -10,8 +10,8 @@ use crate::cpu::Cpu;
 use crate::object::{Header, Object};
 use crate::overrun::{self, Event};
 use crate::timeout::{Expiry, Timeout};
-use abi::PRIORITIES;
-use abi::cap::Kind;
+use abi::cap::{Kind, TimeLimit};
+use abi::{PARTITIONS, PRIORITIES};
 use core::sync::atomic::{AtomicBool, Ordering};
 
 /// A scheduling context.
@@ -23,6 +23,8 @@ pub struct Sched {
     pub cpu: u32,
     /// Priority, 0 to 127.
     pub priority: u8,
+    /// Partition of the cyclic schedule.
+    pub partition: u8,
     /// Whether it is in the run queue.
     queued: CpuCell<bool>,
     /// Whether its overrun was told in this period.
@@ -54,12 +56,13 @@ unsafe impl Object for Sched {
 }
 
 impl Sched {
-    /// A scheduling context that is bound to nothing.
-    pub fn new(header: Header, cpu: u32, priority: u8, budget: u64, period: u64) -> Sched {
+    /// A scheduling context that is bound to nothing, with the priority and partition of `limit`.
+    pub fn new(header: Header, cpu: u32, limit: TimeLimit, budget: u64, period: u64) -> Sched {
         Sched {
             header,
             cpu,
-            priority,
+            priority: limit.priority,
+            partition: limit.partition,
             queued: CpuCell::new(false),
             overrun_told: CpuCell::new(false),
             bound: AtomicBool::new(false),
@@ -92,90 +95,150 @@ impl Sched {
     }
 }
 
-/// Ready scheduling contexts of one CPU, by priority, first in first out.
-pub struct RunQueue {
+/// Ready scheduling contexts of one partition, by priority, first in first out: rings.
+struct RunQueue {
     occupied: CpuCell<u128>,
     heads: [CpuCell<Option<Ref<Sched>>>; PRIORITIES],
-    tails: [CpuCell<Option<Ref<Sched>>>; PRIORITIES],
 }
 
 impl RunQueue {
-    /// An empty queue.
-    pub const fn new() -> RunQueue {
+    const fn new() -> RunQueue {
         RunQueue {
             occupied: CpuCell::new(0),
             heads: [const { CpuCell::new(None) }; PRIORITIES],
-            tails: [const { CpuCell::new(None) }; PRIORITIES],
         }
     }
 
     /// The highest priority that has somebody ready.
     #[inline]
-    pub fn top(&self) -> Option<u8> {
+    fn top(&self) -> Option<u8> {
         match self.occupied.get() {
             0 => None,
             bits => Some((127 - bits.leading_zeros()) as u8),
         }
     }
 
-    /// Appends `sched`, or with `front` puts it first. Nothing happens if it is queued.
-    pub fn enqueue(&self, sched: Ref<Sched>, front: bool) {
-        if sched.queued.get() {
-            return;
-        }
+    fn enqueue(&self, sched: Ref<Sched>, front: bool) {
         let p = sched.priority as usize % PRIORITIES;
-        sched.queued.set(true);
-        sched.next.set(None);
-        sched.prev.set(None);
-        match (self.heads[p].get(), self.tails[p].get()) {
-            (Some(head), _) if front => {
-                sched.next.set(Some(head));
-                head.prev.set(Some(sched));
-                self.heads[p].set(Some(sched));
-            }
-            (_, Some(tail)) => {
-                sched.prev.set(Some(tail));
-                tail.next.set(Some(sched));
-                self.tails[p].set(Some(sched));
+        let Some(head) = self.heads[p].get() else {
+            sched.next.set(Some(sched));
+            sched.prev.set(Some(sched));
+            self.heads[p].set(Some(sched));
+            return self.occupied.set(self.occupied.get() | 1 << p);
+        };
+        let tail = head.prev.get().unwrap_or(head);
+        sched.next.set(Some(head));
+        sched.prev.set(Some(tail));
+        tail.next.set(Some(sched));
+        head.prev.set(Some(sched));
+        if front {
+            self.heads[p].set(Some(sched));
+        }
+    }
+
+    fn remove(&self, sched: Ref<Sched>) {
+        let p = sched.priority as usize % PRIORITIES;
+        match (sched.next.take(), sched.prev.take()) {
+            (Some(next), Some(prev)) if next != sched => {
+                prev.next.set(Some(next));
+                next.prev.set(Some(prev));
+                if self.heads[p].get() == Some(sched) {
+                    self.heads[p].set(Some(next));
+                }
             }
             _ => {
-                self.heads[p].set(Some(sched));
-                self.tails[p].set(Some(sched));
+                self.heads[p].set(None);
+                self.occupied.set(self.occupied.get() & !(1 << p));
             }
         }
-        self.occupied.set(self.occupied.get() | 1 << p);
+    }
+}
+
+/// Ready scheduling contexts of one CPU.
+pub struct RunQueues {
+    partitions: [RunQueue; PARTITIONS],
+    /// Partitions, one bit each, that somebody is ready in.
+    occupied: CpuCell<u8>,
+    /// Partitions that may run.
+    open: CpuCell<u8>,
+    /// The partition that goes first among equals.
+    turn: CpuCell<u8>,
+}
+
+const _: () = assert!(PARTITIONS == u8::BITS as usize);
+
+impl RunQueues {
+    /// Empty queues, of which all may run.
+    pub const fn new() -> RunQueues {
+        RunQueues {
+            partitions: [const { RunQueue::new() }; PARTITIONS],
+            occupied: CpuCell::new(0),
+            open: CpuCell::new(u8::MAX),
+            turn: CpuCell::new(0),
+        }
+    }
+
+    /// Lets those partitions run whose bits are set, and no other.
+    pub fn set_open(&self, partitions: u8) {
+        self.open.set(partitions);
+    }
+
+    fn is_open(&self, sched: Ref<Sched>) -> bool {
+        self.open.get() & 1 << (sched.partition as usize % PARTITIONS) != 0
+    }
+
+    /// Appends `sched`, or with `front` puts it first. Nothing happens if it is queued.
+    fn enqueue(&self, sched: Ref<Sched>, front: bool) {
+        if !sched.queued.get() {
+            let partition = sched.partition as usize % PARTITIONS;
+            sched.queued.set(true);
+            self.partitions[partition].enqueue(sched, front);
+            self.occupied.set(self.occupied.get() | 1 << partition);
+        }
     }
 
     /// Takes `sched` out, if it is in.
-    pub fn remove(&self, sched: Ref<Sched>) {
-        if !sched.queued.get() {
-            return;
-        }
-        let p = sched.priority as usize % PRIORITIES;
-        sched.queued.set(false);
-        match sched.prev.get() {
-            Some(prev) => prev.next.set(sched.next.get()),
-            None => self.heads[p].set(sched.next.get()),
-        }
-        match sched.next.get() {
-            Some(next) => next.prev.set(sched.prev.get()),
-            None => self.tails[p].set(sched.prev.get()),
-        }
-        if self.heads[p].get().is_none() {
-            self.occupied.set(self.occupied.get() & !(1 << p));
+    fn remove(&self, sched: Ref<Sched>) {
+        if sched.queued.get() {
+            let partition = sched.partition as usize % PARTITIONS;
+            sched.queued.set(false);
+            self.partitions[partition].remove(sched);
+            if self.partitions[partition].top().is_none() {
+                self.occupied.set(self.occupied.get() & !(1 << partition));
+            }
         }
     }
 
+    /// Whose turn it is after `sched`, which was put into its queue, in front or not.
+    fn pass_turn(&self, sched: Ref<Sched>, front: bool) {
+        self.turn.set(sched.partition + u8::from(!front));
+    }
+
+    /// Takes the first one of the highest priority of the partitions that may run.
     fn pop(&self) -> Option<Ref<Sched>> {
-        let first = self.heads[self.top()? as usize].get()?;
+        let turn = u32::from(self.turn.get());
+        let mut left = (self.occupied.get() & self.open.get()).rotate_right(turn);
+        let mut best: Option<(u8, &RunQueue)> = None;
+        while left != 0 {
+            let partition = (left.trailing_zeros() + turn) as usize % PARTITIONS;
+            left &= left - 1;
+            let queue = &self.partitions[partition];
+            if let Some(top) = queue.top()
+                && best.is_none_or(|(highest, _)| highest < top)
+            {
+                best = Some((top, queue));
+            }
+        }
+        let (top, queue) = best?;
+        let first = queue.heads[top as usize % PRIORITIES].get()?;
         self.remove(first);
         Some(first)
     }
 }
 
-impl Default for RunQueue {
-    fn default() -> RunQueue {
-        RunQueue::new()
+impl Default for RunQueues {
+    fn default() -> RunQueues {
+        RunQueues::new()
     }
 }
 
@@ -226,7 +289,8 @@ fn settle(cpu: &Cpu, now: u64) {
 fn requeue(cpu: &Cpu, sched: Ref<Sched>, now: u64, front: bool) {
     if sched.budget == 0 && (sched.left.get() == 0 || !front) {
         sched.left.set(cpu.time_slice);
-        cpu.run_queue.enqueue(sched, false);
+        cpu.run_queues.enqueue(sched, false);
+        cpu.run_queues.pass_turn(sched, false);
     } else if sched.left.get() == 0 {
         cpu.timeouts.arm(
             &sched.replenish,
@@ -239,7 +303,8 @@ fn requeue(cpu: &Cpu, sched: Ref<Sched>, now: u64, front: bool) {
             None => {}
         }
     } else {
-        cpu.run_queue.enqueue(sched, front);
+        cpu.run_queues.enqueue(sched, front);
+        cpu.run_queues.pass_turn(sched, front);
     }
 }
 
@@ -267,12 +332,9 @@ pub fn ready(cpu: &Cpu, sched: Ref<Sched>) {
             sched.budget
         });
     }
-    cpu.run_queue.enqueue(sched, false);
-    if cpu
-        .sched
-        .get()
-        .is_none_or(|running| running.priority < sched.priority)
-    {
+    cpu.run_queues.enqueue(sched, false);
+    let loses = |running: Ref<Sched>| running.priority < sched.priority;
+    if cpu.run_queues.is_open(sched) && cpu.sched.get().is_none_or(loses) {
         cpu.reschedule.set(true);
     }
 }
@@ -280,7 +342,7 @@ pub fn ready(cpu: &Cpu, sched: Ref<Sched>) {
 /// Takes `sched` away from what it was bound to. What it used of its budget stays used.
 pub fn unbind(cpu: &Cpu, sched: Ref<Sched>) {
     sched.home.set(None);
-    cpu.run_queue.remove(sched);
+    cpu.run_queues.remove(sched);
     if let Some(context) = sched.waits_at.get() {
         context.remove_waiter(sched);
     }
@@ -292,7 +354,7 @@ pub fn unbind(cpu: &Cpu, sched: Ref<Sched>) {
         cpu.reschedule.set(true);
         if sched.left.get() == 0 {
             requeue(cpu, sched, now, true);
-            cpu.run_queue.remove(sched);
+            cpu.run_queues.remove(sched);
         }
     }
     sched.set_bound(false);
@@ -329,7 +391,7 @@ pub fn schedule(cpu: &Cpu) {
     cpu.yielded.set(false);
     cpu.current.set(None);
     // Each turn takes one scheduling context out of the queue for good.
-    while let Some(sched) = cpu.run_queue.pop() {
+    while let Some(sched) = cpu.run_queues.pop() {
         let Some(home) = sched.home.get() else {
             continue;
         };

@@ -84,6 +84,7 @@ fn execute(cpu: &Cpu, thread: Ref<Thread>, op: Op, args: &Args) -> Outcome {
         Op::Map => return map(thread, op, args),
         Op::BindSched => create::bind_sched(cpu, domain, args),
         Op::BindOverrun => create::bind_overrun(domain, args),
+        Op::SetSchedule => create::set_schedule(thread, args),
         Op::BindKick => create::bind_kick(domain, args),
         Op::InterruptBind => interrupt_bind(domain, args),
         Op::InterruptAck => selector(args[0])

@@ -2,7 +2,7 @@
 
 use crate::arch;
 use crate::stats::{self, SAMPLES};
-use abi::boot::{BootInfo, ROOT_DOMAIN, ROOT_SPACE, Virtualization};
+use abi::boot::{BootInfo, ROOT_DOMAIN, ROOT_SPACE, ROOT_TIME, Virtualization};
 use abi::syscall::SpaceKind;
 use abi::vcpu::{EXIT_KINDS, ExitKind};
 use abi::{Rights, Selector};
@@ -113,7 +113,7 @@ fn hypercall(info: &BootInfo, code: impl Iterator<Item = u8>) -> Result {
         budget: 0,
         period: 0,
     };
-    syscall::create_sched(ROOT_DOMAIN, SCHED, 0, time)?;
+    syscall::create_sched(ROOT_DOMAIN, SCHED, ROOT_TIME, 0, time)?;
     syscall::bind_sched(SCHED, VCPU)?;
     syscall::wait(DONE, Deadline::NEVER).map(|_| ())
 }

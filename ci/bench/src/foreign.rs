@@ -3,7 +3,7 @@
 use crate::arch;
 use crate::ipc::{OTHER_DOMAIN, OTHER_SPACE};
 use crate::stats::{self, Row};
-use abi::boot::{ROOT_DOMAIN, ROOT_SPACE};
+use abi::boot::{ROOT_DOMAIN, ROOT_SPACE, ROOT_TIME};
 use abi::syscall::ThreadFlags;
 use abi::{Badge, Rights, Selector};
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -97,7 +97,7 @@ fn start() -> Result {
         budget: 0,
         period: 0,
     };
-    syscall::create_sched(ROOT_DOMAIN, SCHED, 0, time)?;
+    syscall::create_sched(ROOT_DOMAIN, SCHED, ROOT_TIME, 0, time)?;
     syscall::bind_sched(SCHED, THREAD)?;
     syscall::wait(DONE, Deadline::NEVER).map(|_| ())
 }

@@ -10,14 +10,14 @@ use crate::mem::{self, KernelPage, PAGE};
 use crate::slot;
 use crate::space::Space as KernelSpace;
 use crate::thread::Thread;
-use abi::cap::Kind;
+use abi::cap::{Kind, TimeLimit};
 use abi::syscall::SpaceKind;
 use abi::{Op, Rights, Selector, Status};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 
 /// Selectors that the root's part of a history uses: its own domain, its memory, and free ones.
-const ROOT: [u32; 12] = [1, 3, 40, 41, 42, 43, 44, 45, 46, 47, 48, 49];
+const ROOT: [u32; 12] = [1, 3, 6, 40, 41, 42, 43, 44, 45, 46, 47, 48];
 /// Those of the others: their own domain and space, the domain next to them, memory, and free ones.
 const CHILD: [u32; 12] = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12];
 const CHILD_SLOTS: u64 = 13;
@@ -79,6 +79,14 @@ impl Checked {
             world::RAM_SIZE,
         );
         addresses.insert(root, w.root.address());
+        cap(
+            world::TIME,
+            Kind::Time,
+            None,
+            Rights::all(),
+            u64::MAX,
+            TimeLimit::ALL.pack(),
+        );
         // The rest of the fixture's is only in the way.
         for at in [world::SPACE, world::PORTS, world::LOG]
             .into_iter()
@@ -116,6 +124,7 @@ impl Checked {
                 Op::Delegate,
                 &[3, domain, 4, all, i as u64 * MEMORY, MEMORY],
             );
+            checked.must(0, Op::Delegate, &[6, domain, 5, all, 3, 100]);
             let id = checked.model.caps[&(root, base)].object.unwrap();
             let object = checked.w.object::<Thread>(base + 2).object;
             object.context.state.set(State::Ready);
@@ -461,15 +470,18 @@ impl Checked {
                     picks[8] as u64
                 };
                 let from = self.held(actor, None, picks[0]);
-                let is_notification = self
-                    .model
-                    .caps
-                    .get(&(id, from as u32))
-                    .is_some_and(|c| c.kind == Kind::Notification);
-                let fourth = if is_notification { badge } else { size(4) };
+                let kind = self.model.caps.get(&(id, from as u32)).map(|c| c.kind);
+                let limit = [0x32, 0x10, 0x132, 0x110, 0x264, 127, 0x800, 0x80];
+                let (fourth, fifth) = match kind {
+                    Some(Kind::Notification) => (badge, size(5)),
+                    Some(Kind::Time) => {
+                        (picks[4] as u64 % 8, limit[picks[5] as usize % limit.len()])
+                    }
+                    _ => (size(4), size(5)),
+                };
                 let flags = [0, 0, 0, 0, 0, 1, 1, 2][picks[6] as usize % 8];
                 let to = self.empty(to.unwrap_or(id), picks[2]);
-                vec![from, receiver, to, rights(picks[3]), fourth, size(5), flags]
+                vec![from, receiver, to, rights(picks[3]), fourth, fifth, flags]
             }
             Op::Map => {
                 let memory = self.held(actor, Some(Kind::Memory), picks[0]);
@@ -501,6 +513,11 @@ impl Checked {
                     size(5),
                     0x2000,
                 ]
+            }
+            Op::CreateSched => {
+                let time = self.held(actor, Some(Kind::Time), picks[6]);
+                let priority = picks[3] as u64 % 130;
+                vec![domain, self.empty(id, picks[1]), 0, priority, 0, 0, time]
             }
             _ => vec![domain, self.empty(id, picks[1])],
         };

@@ -19,7 +19,7 @@ pub const CELLS: u64 = (PAGE - 8) / CELL;
 #[derive(Clone, Debug, PartialEq)]
 pub struct Cap {
     pub kind: Kind,
-    /// The object, of a mapping the space; memory has none.
+    /// The object, of a mapping the space; memory and time have none.
     pub object: Option<Id>,
     pub rights: Rights,
     pub first: u64,
@@ -290,14 +290,30 @@ impl Model {
                 );
             }
             _ => {
-                self.take_cell(payer)?;
                 let kind = if op == Op::CreateSched {
+                    self.may_schedule(caller, args[3], args[6])?;
                     Kind::Sched
                 } else {
                     Kind::Notification
                 };
+                self.take_cell(payer)?;
                 self.add(Object::Small, Some(payer), kind, Some(at));
             }
+        }
+        Ok(())
+    }
+
+    /// Whether the time at selector `time` allows a scheduling context of `priority` on CPU 0.
+    fn may_schedule(&self, caller: Id, priority: u64, time: u64) -> Result<(), Status> {
+        if priority > 127 {
+            return Err(Status::BadArgument);
+        }
+        let at = (caller, selector(time)?);
+        let cap = self.caps.get(&at).filter(|cap| cap.kind == Kind::Time);
+        let cap = cap.ok_or(Status::BadCapability)?;
+        let has = cap.rights.contains(Rights::CREATE) && cap.first & 1 != 0;
+        if !has || priority > cap.second & 0xff {
+            return Err(Status::Denied);
         }
         Ok(())
     }
@@ -360,6 +376,17 @@ impl Model {
             }
             Kind::Notification if args[4] & !cap.first != 0 => return Err(Status::Denied),
             Kind::Notification => (args[4], 0),
+            Kind::Time => {
+                let (priority, partition) = (args[5] & 0xff, args[5] >> 8);
+                if priority > 127 || partition > 7 {
+                    return Err(Status::BadArgument);
+                }
+                let moves = cap.second >> 8 != 0 && partition != cap.second >> 8;
+                if args[4] & !cap.first != 0 || priority > cap.second & 0xff || moves {
+                    return Err(Status::Denied);
+                }
+                (args[4], args[5])
+            }
             _ => (cap.first, cap.second),
         };
         let parent = Some(from);

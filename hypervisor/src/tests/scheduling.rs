@@ -1,6 +1,6 @@
 //! Who runs, and for how long.
 
-use super::world::{SLICE, World, state};
+use super::world::{self, SLICE, World, state};
 use super::{Object, Running};
 use crate::arch;
 use crate::context::State;
@@ -9,6 +9,8 @@ use crate::timeout::{Expiry, Timeout, TimeoutQueue};
 use abi::{Op, Status};
 use core::sync::atomic::Ordering;
 use proptest::prelude::*;
+
+const TIME: u64 = world::TIME as u64;
 
 /// Lets time pass in steps until `end`; how long each of `threads` ran. What runs for a step does `act` at its end.
 fn simulate(
@@ -241,7 +243,7 @@ fn hostile_times() {
     let w = World::new(1);
     let max = u64::MAX;
     for (budget, period) in [(1, 0), (0, 1), (2, 1)] {
-        let args = [1, 99, 0, 5, budget, period];
+        let args = [1, 99, 0, 5, budget, period, TIME];
         assert_eq!(
             w.try_root(Op::CreateSched, &args),
             Err(abi::Status::BadArgument)
@@ -256,11 +258,11 @@ fn hostile_times() {
         w.delete(sched.at);
     }
     assert_eq!(
-        w.try_root(Op::CreateSched, &[1, 99, 1, 5]),
+        w.try_root(Op::CreateSched, &[1, 99, 1, 5, 0, 0, TIME]),
         Err(abi::Status::BadArgument)
     );
     assert_eq!(
-        w.try_root(Op::CreateSched, &[1, 99, 0, 128]),
+        w.try_root(Op::CreateSched, &[1, 99, 0, 128, 0, 0, TIME]),
         Err(abi::Status::BadArgument)
     );
 }

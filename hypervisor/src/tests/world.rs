@@ -14,7 +14,7 @@ use crate::space::Space;
 use crate::thread::Thread;
 use crate::vcpu::{self, Vcpu};
 use crate::{destroy, epoch, interrupt, ipc, logring, syscall};
-use abi::cap::{Kind, MemoryKind};
+use abi::cap::{Kind, MemoryKind, TimeLimit};
 use abi::syscall::{SpaceKind, Tag, ThreadFlags};
 use abi::{Op, Rights, Selector, Status};
 use core::sync::atomic::Ordering;
@@ -43,6 +43,8 @@ pub const RAM: u32 = 3;
 pub const PORTS: u32 = 4;
 /// The log.
 pub const LOG: u32 = 5;
+/// The time of all CPUs.
+pub const TIME: u32 = 6;
 /// Interrupt line 0, and three more.
 pub const LINES: u32 = 8;
 /// Device registers, of which some are for guests only.
@@ -172,6 +174,8 @@ impl World {
         let range = (DEVICE_BASE, 0x1_0000);
         install(DEVICE, Kind::Memory, rights, 0, range, device);
         let log = logring::object();
+        let limit = TimeLimit::ALL.pack();
+        install(TIME, Kind::Time, all, 0, (u64::MAX, limit), 0);
         install(LOG, Kind::Log, all, log.address(), (u64::MAX, 0), 0);
         for i in 0..4 {
             let line = interrupt::line(i).unwrap();
@@ -202,7 +206,9 @@ impl World {
             };
             let driver = create::make_thread(&slot::lock(), root, space, &args).unwrap();
             let header = Header::new(Kind::Sched, Some(root));
-            let sched = root.make(Sched::new(header, cpu, 127, 0, 0)).unwrap();
+            let sched = root
+                .make(Sched::new(header, cpu, TimeLimit::ALL, 0, 0))
+                .unwrap();
             world.on(cpu);
             crate::cpu::start(&world.cpu(cpu), sched, driver.context()).unwrap();
             driver.context.state.set(State::Idle);
@@ -414,6 +420,18 @@ impl World {
 
     /// A scheduling context, bound to nothing.
     pub fn sched(&self, cpu: u32, priority: u8, budget: u64, period: u64) -> Object<Sched> {
+        self.sched_of(TIME, cpu, priority, budget, period)
+    }
+
+    /// The same, made from the root's time at selector `time`.
+    pub fn sched_of(
+        &self,
+        time: u32,
+        cpu: u32,
+        priority: u8,
+        budget: u64,
+        period: u64,
+    ) -> Object<Sched> {
         let at = self.selector();
         let args = [
             DOMAIN as u64,
@@ -422,6 +440,7 @@ impl World {
             priority as u64,
             budget,
             period,
+            time as u64,
         ];
         self.root(Op::CreateSched, &args);
         self.object(at)

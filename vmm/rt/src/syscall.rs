@@ -1,5 +1,6 @@
 //! Typed system calls: one function per [`Op`]. Rights and errors are described there.
 use crate::arch::{self, Registers};
+use abi::cap::TimeLimit;
 use abi::syscall::{DelegateFlags, PowerAction, SpaceKind, ThreadFlags, TriggerMode};
 use abi::{Badge, Op, Rights, Selector, Status, Tag};
 
@@ -147,14 +148,21 @@ pub struct Time {
     pub period: u64,
 }
 
-/// Creates a scheduling context.
-pub fn create_sched(payer: Selector, dst: Selector, cpu: Cpu, time: Time) -> Result {
+/// Creates a scheduling context from the time that `source` names.
+pub fn create_sched(
+    payer: Selector,
+    dst: Selector,
+    source: Selector,
+    cpu: Cpu,
+    time: Time,
+) -> Result {
     let arguments = [
         dst.0.into(),
         cpu.into(),
         time.priority.into(),
         time.budget,
         time.period,
+        source.0.into(),
     ];
     invoke(Op::CreateSched, payer, &arguments)
 }
@@ -229,6 +237,29 @@ pub fn delegate_notification(
             rights.bits().into(),
             badge.0,
             0,
+            0,
+        ],
+    )
+}
+
+/// Delegates time of the CPUs whose bits are set in `cpus`.
+pub fn delegate_time(
+    time: Selector,
+    domain: Selector,
+    dst: Selector,
+    rights: Rights,
+    cpus: u64,
+    limit: TimeLimit,
+) -> Result {
+    invoke(
+        Op::Delegate,
+        time,
+        &[
+            domain.0.into(),
+            dst.0.into(),
+            rights.bits().into(),
+            cpus,
+            limit.pack(),
             0,
         ],
     )

@@ -3,7 +3,7 @@
 mod guest;
 
 use super::Failure;
-use abi::boot::{BootInfo, ROOT_DOMAIN, ROOT_FREE, ROOT_SPACE};
+use abi::boot::{BootInfo, ROOT_DOMAIN, ROOT_FREE, ROOT_SPACE, ROOT_TIME};
 use abi::syscall::SpaceKind;
 use abi::vcpu::aarch64::{CONTROL_HALT, Groups, VcpuState};
 use abi::vcpu::{EXIT_KINDS, ExitKind, exit_kind};
@@ -228,7 +228,7 @@ pub fn run(info: &BootInfo) -> Result<u64, Failure> {
             budget: 0,
             period: 0,
         };
-        syscall::create_sched(ROOT_DOMAIN, of(guest, SCHED), 0, time)?;
+        syscall::create_sched(ROOT_DOMAIN, of(guest, SCHED), ROOT_TIME, 0, time)?;
     }
     for guest in 0..2 {
         syscall::bind_sched(of(guest, SCHED), of(guest, VCPU))?;
