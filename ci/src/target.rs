@@ -136,6 +136,17 @@ impl Target {
         with_machine(name, self, &self.image(config), &settings, talk);
     }
 
+    /// Boots a program that is a root task of its own on a machine whose clock counts its instructions, and talks to it.
+    pub fn counts(self, program: &str, talk: impl FnOnce(&mut Dialogue) -> Result<()>) {
+        let image = trial::image(self.architecture(), program, &[])
+            .unwrap_or_else(|error| panic!("{program} on {self}: {error:#}"));
+        let settings = Settings {
+            count_instructions: self.kind != Kind::Bochs,
+            ..Settings::new(self.machine(trial::MEMORY))
+        };
+        with_machine(program, self, &image, &settings, talk);
+    }
+
     /// Boots a program that is a root task of its own, with other programs as `files` for it, and talks to it.
     pub fn tries(
         self,

@@ -35,6 +35,8 @@ pub struct Cpu {
     pub slice_end: CpuCell<u64>,
     /// A better choice may be ready.
     pub reschedule: CpuCell<bool>,
+    /// When the interrupt came that brought a better choice, or later: the kernel's time since is that choice's.
+    pub choice_since: CpuCell<u64>,
     /// The running scheduling context has given up its turn.
     pub yielded: CpuCell<bool>,
     /// Counter ticks of a time slice without a budget.
@@ -114,6 +116,7 @@ impl Cpu {
             sched: CpuCell::new(None),
             slice_end: CpuCell::new(u64::MAX),
             reschedule: CpuCell::new(true),
+            choice_since: CpuCell::new(u64::MAX),
             yielded: CpuCell::new(false),
             time_slice,
             run_queues: RunQueues::new(),
@@ -212,6 +215,15 @@ impl Cpu {
         }
     }
 
+    /// Does what an interrupt asks for. Whoever pre-empts the running scheduling context on account of it pays for it.
+    pub fn interrupted(&self, handle: impl FnOnce(u64)) {
+        let now = arch::now();
+        handle(now);
+        if self.reschedule.get() {
+            self.choice_since.set(now.min(self.choice_since.get()));
+        }
+    }
+
     /// Has the cyclic schedule say who may run.
     fn enter_window(&self, now: u64) {
         self.run_queues.set_open(self.cyclic.advance(now));
@@ -243,7 +255,13 @@ impl Cpu {
     /// The timer has fired: ends what is due.
     pub fn timer_fired(&self) {
         self.timer.set(u64::MAX);
-        let now = arch::now();
+        self.interrupted(|now| self.end_what_is_due(now));
+        if !self.reschedule.get() {
+            self.program_timer();
+        }
+    }
+
+    fn end_what_is_due(&self, now: u64) {
         for _ in 0..EXPIRED_AT_ONCE {
             let Some(timeout) = self.timeouts.pop_expired(now) else {
                 break;
@@ -268,9 +286,6 @@ impl Cpu {
         }
         if now >= self.slice_end.get() {
             self.reschedule.set(true);
-        }
-        if !self.reschedule.get() {
-            self.program_timer();
         }
     }
 }

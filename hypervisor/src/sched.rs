@@ -183,6 +183,12 @@ impl RunQueues {
         self.open.set(partitions);
     }
 
+    /// Whether somebody is ready who may run.
+    #[inline]
+    pub fn is_anybody_ready(&self) -> bool {
+        self.occupied.get() & self.open.get() != 0
+    }
+
     fn is_open(&self, sched: Ref<Sched>) -> bool {
         self.open.get() & 1 << (sched.partition as usize % PARTITIONS) != 0
     }
@@ -379,7 +385,7 @@ pub fn release_chain(cpu: &Cpu, context: Ref<Context>) {
 
 /// Chooses what runs next: sets `cpu.sched` and `cpu.current`.
 pub fn schedule(cpu: &Cpu) {
-    let now = crate::arch::now();
+    let now = cpu.choice_since.replace(u64::MAX).min(crate::arch::now());
     cpu.reschedule.set(false);
     if let Some(running) = cpu.sched.get() {
         settle(cpu, now);

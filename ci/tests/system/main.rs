@@ -13,5 +13,6 @@ mod hostile;
 mod kernels;
 mod registers;
 mod samples;
+mod shares;
 mod sizes;
 mod vcpus;

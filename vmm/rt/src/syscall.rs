@@ -1,7 +1,10 @@
 //! Typed system calls: one function per [`Op`]. Rights and errors are described there.
 use crate::arch::{self, Registers};
+use crate::ipc::Utcb;
 use abi::cap::TimeLimit;
-use abi::syscall::{DelegateFlags, PowerAction, SpaceKind, ThreadFlags, TriggerMode};
+use abi::syscall::{
+    DelegateFlags, MAX_WINDOWS, PowerAction, SpaceKind, ThreadFlags, TriggerMode, WINDOW_WORDS,
+};
 use abi::{Badge, Op, Rights, Selector, Status, Tag};
 
 /// Result of a system call.
@@ -27,8 +30,13 @@ impl Deadline {
 pub type Cpu = u32;
 
 fn raw(op: Op, first: u64, arguments: &[u64]) -> Result<Registers> {
+    raw_long(op, 0, first, arguments)
+}
+
+/// As [`raw`], with `words` words of the UTCB.
+fn raw_long(op: Op, words: u16, first: u64, arguments: &[u64]) -> Result<Registers> {
     let mut r = Registers {
-        tag: Tag::new(op, 0).0,
+        tag: Tag::new(op, words).0,
         first,
         ..Registers::default()
     };
@@ -323,6 +331,39 @@ pub fn bind_sched(sched: Selector, context: Selector) -> Result {
 /// Has overruns of a scheduling context signalled.
 pub fn bind_overrun(sched: Selector, notification: Selector) -> Result {
     invoke(Op::BindOverrun, sched, &[notification.0.into()])
+}
+
+/// A window of a cyclic schedule.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Window {
+    /// Ticks from the start of the major frame.
+    pub start: u64,
+    /// Ticks.
+    pub length: u64,
+    /// Whose scheduling contexts run, 0 to [`abi::PARTITIONS`] − 1.
+    pub partition: u8,
+}
+
+/// Gives a CPU a cyclic schedule with a major frame of `frame` ticks; 0 and no window: none. The caller's `utcb` is
+/// overwritten.
+pub fn set_schedule(
+    utcb: &mut Utcb,
+    time: Selector,
+    cpu: Cpu,
+    frame: u64,
+    windows: &[Window],
+) -> Result {
+    if windows.len() > MAX_WINDOWS {
+        return Err(Status::BadArgument);
+    }
+    for (i, window) in windows.iter().enumerate() {
+        let words = [window.start, window.length, window.partition.into()];
+        for (n, word) in words.into_iter().enumerate() {
+            utcb.write(i * WINDOW_WORDS + n, word);
+        }
+    }
+    let words = (windows.len() * WINDOW_WORDS) as u16;
+    raw_long(Op::SetSchedule, words, time.0.into(), &[cpu.into(), frame]).map(|_| ())
 }
 
 /// Binds a vCPU's kick.

@@ -337,13 +337,13 @@ impl Driver {
             }
         }
         // Not the right to set schedules: nobody else would run any more.
-        let rights = Rights::CREATE | Rights::DELEGATE;
+        let create = Rights::CREATE | Rights::DELEGATE;
         let limit = TimeLimit {
             priority: table::HIGHEST,
             partition: random.below(3) as u8,
         };
         let to = Selector(table::TIME as u32);
-        let _ = syscall::delegate_time(ROOT_TIME, domain, to, rights, u64::MAX, limit);
+        let _ = syscall::delegate_time(ROOT_TIME, domain, to, create, u64::MAX, limit);
         for i in 0..2 {
             let (from, to) = (
                 v.at(own::NOTIFICATION + i),

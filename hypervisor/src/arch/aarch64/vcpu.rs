@@ -223,7 +223,7 @@ impl VcpuArch {
     #[inline]
     pub fn enter(&mut self, cpu: &Cpu, guest: &Space) -> Outcome {
         // Who spins gives way, if there is anybody to give way to.
-        let mut hcr = if cpu.run_queue.top().is_some() {
+        let mut hcr = if cpu.run_queues.is_anybody_ready() {
             HCR_WAIT_EVENT
         } else {
             0

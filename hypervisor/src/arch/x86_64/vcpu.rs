@@ -86,7 +86,7 @@ impl VcpuArch {
             flush,
         };
         // Who spins gives way, if there is anybody to give way to.
-        let spins_exit = cpu.run_queue.top().is_some();
+        let spins_exit = cpu.run_queues.is_anybody_ready();
         cpu.arch
             .virt
             .with_mut(|virt| self.inner.enter(virt, &root, spins_exit))
