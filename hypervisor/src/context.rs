@@ -2,6 +2,7 @@
 
 use crate::cell::{CpuCell, Ref};
 use crate::cpu::Cpu;
+use crate::migrate::Migration;
 use crate::notification::Notification;
 use crate::object::{Header, Object};
 use crate::sched::{self, Sched};
@@ -9,7 +10,7 @@ use crate::thread::Thread;
 use crate::timeout::{Expiry, Timeout};
 use crate::vcpu::Vcpu;
 use abi::cap::Kind;
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 /// What a context is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +32,8 @@ pub enum State {
     Stopped = 6,
     /// A thread that has not run yet: its first call, or a scheduling context, starts it.
     New = 7,
+    /// On its way to another CPU.
+    Moving = 8,
 }
 
 /// How a reply can be carried out.
@@ -51,7 +54,7 @@ pub struct Context {
     /// Common part of all objects.
     pub header: Header,
     /// The CPU that it belongs to. The fast path compares it and the state at once.
-    pub cpu: u32,
+    pub cpu: AtomicU32,
     /// What it is doing.
     pub state: CpuCell<State>,
     /// Calls that led here.
@@ -74,6 +77,8 @@ pub struct Context {
     pub notification: CpuCell<Option<Ref<Notification>>>,
     /// Deadline of a wait, or of the vCPU.
     pub timeout: Timeout,
+    /// Its way to another CPU.
+    pub migration: Migration,
 }
 
 impl Context {
@@ -81,7 +86,7 @@ impl Context {
     pub fn new(header: Header, cpu: u32, state: State) -> Context {
         Context {
             header,
-            cpu,
+            cpu: AtomicU32::new(cpu),
             state: CpuCell::new(state),
             depth: CpuCell::new(0),
             started: AtomicBool::new(false),
@@ -95,6 +100,7 @@ impl Context {
             helper_prev: CpuCell::new(None),
             notification: CpuCell::new(None),
             timeout: Timeout::new(Expiry::Context),
+            migration: Migration::new(),
         }
     }
 
@@ -106,6 +112,18 @@ impl Context {
         let offset = core::mem::offset_of!(Context, timeout) as u64;
         // SAFETY: by the caller's word, the object starts that far before its field.
         unsafe { Ref::from_address(timeout.address() - offset) }
+    }
+
+    /// The CPU that it belongs to.
+    #[inline(always)]
+    pub fn cpu(&self) -> u32 {
+        // With what the one that it came from did to it.
+        self.cpu.load(Ordering::Acquire)
+    }
+
+    /// Whether a scheduling context is bound to it that its CPU has not been told of yet.
+    pub fn is_to_start(&self) -> bool {
+        self.started.load(Ordering::Acquire) && self.sched.get().is_none()
     }
 
     /// Whether a scheduling context was ever bound to it: its CPU may be touching it.

@@ -17,6 +17,8 @@ use spin::mutex::TicketMutex;
 struct Inbox {
     notifications: Option<Ref<Notification>>,
     starts: Option<Ref<Sched>>,
+    /// Contexts that are to leave, or that come.
+    migrations: Option<Ref<Context>>,
     endings: u64,
 }
 
@@ -127,6 +129,7 @@ impl Cpu {
             inbox: TicketMutex::new(Inbox {
                 notifications: None,
                 starts: None,
+                migrations: None,
                 endings: 0,
             }),
         }
@@ -159,6 +162,31 @@ impl Cpu {
         self.interrupt();
     }
 
+    /// Has `context`, which is on this CPU, moved ([`crate::migrate::serve`]).
+    pub fn post_migration(&self, context: Ref<Context>) {
+        {
+            let mut inbox = self.inbox.lock();
+            context.migration.next.set(inbox.migrations);
+            inbox.migrations = Some(context);
+        }
+        self.interrupt();
+    }
+
+    /// From another CPU, which has let go of `context` and of `sched`, which is bound to it: has them taken up. Whoever
+    /// finds them on this CPU posts what it has for them behind.
+    pub fn post_arrival(&self, context: Ref<Context>, sched: Option<Ref<Sched>>) {
+        {
+            let mut inbox = self.inbox.lock();
+            context.migration.next.set(inbox.migrations);
+            inbox.migrations = Some(context);
+            if let Some(sched) = sched {
+                sched.cpu.store(self.index, Ordering::Release);
+            }
+            context.cpu.store(self.index, Ordering::Release);
+        }
+        self.interrupt();
+    }
+
     /// From another CPU: has `object` detached ([`crate::destroy::detach`]).
     pub fn post_ending(&self, object: AnyRef) {
         {
@@ -172,7 +200,10 @@ impl Cpu {
     /// Whether nothing was posted that has not been served.
     pub fn is_inbox_empty(&self) -> bool {
         let inbox = self.inbox.lock();
-        inbox.notifications.is_none() && inbox.starts.is_none() && inbox.endings == 0
+        inbox.notifications.is_none()
+            && inbox.starts.is_none()
+            && inbox.migrations.is_none()
+            && inbox.endings == 0
     }
 
     /// On this CPU: does what others asked for.
@@ -181,7 +212,7 @@ impl Cpu {
             self.enter_window(arch::now());
         }
         loop {
-            let (notification, start, ending) = {
+            let (notification, start, migration, ending) = {
                 let mut inbox = self.inbox.lock();
                 let notification = inbox.notifications;
                 if let Some(n) = notification {
@@ -192,13 +223,19 @@ impl Cpu {
                 if let Some(sched) = start {
                     inbox.starts = sched.start_next.get();
                 }
+                let migration = inbox.migrations;
+                if let Some(context) = migration {
+                    inbox.migrations = context.migration.next.get();
+                }
+                // What comes here to end must have come.
+                let endings = inbox.endings != 0 && inbox.migrations.is_none();
                 // SAFETY: an object stays until it is detached, which happens here.
                 let ending: Option<AnyRef> =
-                    (inbox.endings != 0).then(|| unsafe { Ref::from_address(inbox.endings) });
+                    endings.then(|| unsafe { Ref::from_address(inbox.endings) });
                 if let Some(object) = ending {
                     inbox.endings = object.ending_next.load(Ordering::Relaxed);
                 }
-                (notification, start, ending)
+                (notification, start, migration, ending)
             };
             if let Some(notification) = notification {
                 notification::arrive(self, notification);
@@ -206,10 +243,14 @@ impl Cpu {
             if let Some(sched) = start {
                 begin(self, sched);
             }
-            if let Some(object) = ending {
-                crate::destroy::detach(self, object);
+            if let Some(context) = migration {
+                crate::migrate::serve(self, context);
             }
-            if notification.is_none() && start.is_none() && ending.is_none() {
+            if let Some(object) = ending {
+                crate::destroy::detach_posted(self, object);
+            }
+            if notification.is_none() && start.is_none() && migration.is_none() && ending.is_none()
+            {
                 return;
             }
         }
@@ -301,10 +342,10 @@ pub fn start(cpu: &Cpu, sched: Ref<Sched>, context: Ref<Context>) -> Result<(), 
     }
     // Nobody else looks at it before it is started.
     sched.home.set(Some(context));
-    if sched.cpu == cpu.index {
+    if sched.cpu() == cpu.index {
         begin(cpu, sched);
     } else {
-        by_index(sched.cpu).post_start(sched);
+        by_index(sched.cpu()).post_start(sched);
     }
     Ok(())
 }

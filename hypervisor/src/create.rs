@@ -12,10 +12,10 @@ use crate::object::{self, Header, Object};
 use crate::portal::{self, Portal};
 use crate::sched::Sched;
 use crate::slot::{self, CapWord, ORIGIN, Slot, Tree};
-use crate::space::Space;
+use crate::space::{Progress, Space};
 use crate::thread::Thread;
 use crate::vcpu::{MAX_ARCH_PAGES, Vcpu};
-use crate::{overrun, syscall};
+use crate::{migrate, overrun, syscall};
 use abi::cap::{Kind, TimeLimit};
 use abi::syscall::{DelegateFlags, SpaceKind, ThreadFlags};
 use abi::utcb::WORDS;
@@ -238,7 +238,7 @@ pub fn vcpu(caller: Ref<Domain>, args: &Args) -> Result<(), Status> {
         monitor,
         state_page,
         state_address: args[6],
-        exit_base,
+        exit_base: CpuCell::new(exit_base),
         pending: CpuCell::new(Some(startup)),
         deadline: CpuCell::new(u64::MAX),
         expired: CpuCell::new(false),
@@ -395,7 +395,16 @@ pub fn bind_sched(cpu: &Cpu, caller: Ref<Domain>, args: &Args) -> Result<(), Sta
     // What is bound under this lock is found when either ends.
     let _tree = slot::lock();
     let sched = caller.find::<Sched>(selector(args[0])?, Rights::CONTROL)?;
-    let word = caller.capability(selector(args[1])?);
+    let context = context(&caller, args[1])?;
+    if sched.cpu() != context.cpu() {
+        return Err(Status::WrongCpu);
+    }
+    cpu::start(cpu, sched, context)
+}
+
+/// The thread or vCPU that `argument` names, with the right to control it.
+fn context(caller: &Domain, argument: u64) -> Result<Ref<Context>, Status> {
+    let word = caller.capability(selector(argument)?);
     if !matches!(word.kind(), Kind::Thread | Kind::Vcpu) {
         return Err(Status::BadCapability);
     }
@@ -403,11 +412,24 @@ pub fn bind_sched(cpu: &Cpu, caller: Ref<Domain>, args: &Args) -> Result<(), Sta
         return Err(Status::Denied);
     }
     // SAFETY: threads and vCPUs start with their context.
-    let context: Ref<Context> = unsafe { Ref::from_address(word.address()) };
-    if sched.cpu != context.cpu {
-        return Err(Status::WrongCpu);
+    Ok(unsafe { Ref::from_address(word.address()) })
+}
+
+/// [`abi::Op::Migrate`]; `asked`: by an earlier run of this system call.
+pub fn migrate(caller: Ref<Domain>, args: &Args, asked: bool) -> Result<Progress, Status> {
+    let tree = slot::lock();
+    let context = context(&caller, args[0])?;
+    if asked {
+        return migrate::answer(context, args[1]);
     }
-    cpu::start(cpu, sched, context)
+    let to = check_cpu(args[1])?;
+    let request = migrate::Request {
+        to,
+        limit: time(&tree, &caller, args[2], to, Rights::CREATE)?,
+        exit_base: selector(args[3])?,
+    };
+    migrate::ask(context, request)?;
+    Ok(Progress::Again)
 }
 
 /// [`abi::Op::BindOverrun`].

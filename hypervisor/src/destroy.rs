@@ -204,9 +204,9 @@ fn unmap_kernel_pages(object: AnyRef) -> Result<(), Status> {
 /// The CPU that holds on to `object`, if any does.
 fn holder(object: AnyRef) -> Result<Option<u32>, Status> {
     Ok(match object.kind {
-        Kind::Thread => Some(object::downcast::<Thread>(object)?.context.cpu),
-        Kind::Vcpu => Some(object::downcast::<Vcpu>(object)?.context.cpu),
-        Kind::Sched => Some(object::downcast::<Sched>(object)?.cpu),
+        Kind::Thread => Some(object::downcast::<Thread>(object)?.context.cpu()),
+        Kind::Vcpu => Some(object::downcast::<Vcpu>(object)?.context.cpu()),
+        Kind::Sched => Some(object::downcast::<Sched>(object)?.cpu()),
         Kind::Notification => object::downcast::<Notification>(object)?.close(),
         _ => None,
     })
@@ -228,6 +228,14 @@ fn detached(cpu: &Cpu, object: AnyRef) -> Result<bool, Status> {
                 Ok(true)
             }
         },
+    }
+}
+
+/// On a CPU that held on to `object` when it was asked: lets go of it, or asks the one that does so now.
+pub fn detach_posted(cpu: &Cpu, object: AnyRef) {
+    match holder(object) {
+        Ok(Some(other)) if other != cpu.index => cpu::by_index(other).post_ending(object),
+        _ => detach(cpu, object),
     }
 }
 

@@ -28,7 +28,7 @@ pub fn enter(cpu: &Cpu, caller: Ref<Context>, portal: Ref<Portal>) -> Result<Ref
     let handler = portal.handler().ok_or(Refusal::Status(Status::Dead))?;
     let depth = caller.depth.get() + 1;
     let is_idle = matches!(handler.context.state.get(), State::Idle | State::New);
-    if !is_idle || handler.context.cpu != cpu.index || depth as usize > MAX_CALL_DEPTH {
+    if !is_idle || handler.context.cpu() != cpu.index || depth as usize > MAX_CALL_DEPTH {
         return Err(cannot_enter(cpu, caller, handler));
     }
     handler.context.depth.set(depth);
@@ -44,7 +44,7 @@ pub fn enter(cpu: &Cpu, caller: Ref<Context>, portal: Ref<Portal>) -> Result<Ref
 /// Why `caller` cannot call `handler` now; if that is busy, `caller` helps it.
 #[cold]
 fn cannot_enter(cpu: &Cpu, caller: Ref<Context>, handler: Ref<Thread>) -> Refusal {
-    if handler.context.cpu != cpu.index {
+    if handler.context.cpu() != cpu.index {
         return Refusal::Status(Status::WrongCpu);
     }
     if caller.depth.get() as usize >= MAX_CALL_DEPTH {

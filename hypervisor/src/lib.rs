@@ -21,6 +21,7 @@ pub mod interrupt;
 pub mod ipc;
 pub mod logring;
 pub mod mem;
+pub mod migrate;
 pub mod notification;
 pub mod object;
 pub mod overrun;

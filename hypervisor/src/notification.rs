@@ -93,7 +93,7 @@ impl Notification {
     pub fn close(&self) -> Option<u32> {
         let mut waiter = self.waiter.lock();
         waiter.closed = true;
-        waiter.context.map(|context| context.cpu)
+        waiter.context.map(|context| context.cpu())
     }
 
     /// Who waits or is kicked.
@@ -106,11 +106,11 @@ impl Notification {
 fn waiter_here(cpu: &Cpu, notification: Ref<Notification>) -> Option<Ref<Context>> {
     let waiter = notification.waiter.lock();
     let context = waiter.context?;
-    if context.cpu == cpu.index {
+    if context.cpu() == cpu.index {
         return Some(context);
     }
     // Before the lock is released: once a notification is closed and has no waiter, it enters no inbox.
-    cpu::by_index(context.cpu).post(notification);
+    cpu::by_index(context.cpu()).post(notification);
     None
 }
 
@@ -128,7 +128,7 @@ pub fn signal_later(notification: Ref<Notification>, bits: u64) {
     let waiter = notification.waiter.lock();
     if let Some(context) = waiter.context {
         // Under the lock, as in `waiter_here`.
-        cpu::by_index(context.cpu).post(notification);
+        cpu::by_index(context.cpu()).post(notification);
     }
 }
 

@@ -12,7 +12,7 @@ use crate::overrun::{self, Event};
 use crate::timeout::{Expiry, Timeout};
 use abi::cap::{Kind, TimeLimit};
 use abi::{PARTITIONS, PRIORITIES};
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 /// A scheduling context.
 #[repr(C, align(64))]
@@ -20,7 +20,7 @@ pub struct Sched {
     /// Common part.
     pub header: Header,
     /// The CPU whose time it is.
-    pub cpu: u32,
+    pub cpu: AtomicU32,
     /// Priority, 0 to 127.
     pub priority: u8,
     /// Partition of the cyclic schedule.
@@ -60,7 +60,7 @@ impl Sched {
     pub fn new(header: Header, cpu: u32, limit: TimeLimit, budget: u64, period: u64) -> Sched {
         Sched {
             header,
-            cpu,
+            cpu: AtomicU32::new(cpu),
             priority: limit.priority,
             partition: limit.partition,
             queued: CpuCell::new(false),
@@ -76,6 +76,19 @@ impl Sched {
             waits_at: CpuCell::new(None),
             replenish: Timeout::new(Expiry::Replenish),
             overrun: Event::new(),
+        }
+    }
+
+    /// The CPU whose time it is.
+    pub fn cpu(&self) -> u32 {
+        self.cpu.load(Ordering::Acquire)
+    }
+
+    /// What time must allow for it.
+    pub fn limit(&self) -> TimeLimit {
+        TimeLimit {
+            priority: self.priority,
+            partition: self.partition,
         }
     }
 
@@ -161,6 +174,8 @@ pub struct RunQueues {
     occupied: CpuCell<u8>,
     /// Partitions that may run.
     open: CpuCell<u8>,
+    /// What both have in common.
+    runnable: CpuCell<u8>,
     /// The partition that goes first among equals.
     turn: CpuCell<u8>,
 }
@@ -174,6 +189,7 @@ impl RunQueues {
             partitions: [const { RunQueue::new() }; PARTITIONS],
             occupied: CpuCell::new(0),
             open: CpuCell::new(u8::MAX),
+            runnable: CpuCell::new(0),
             turn: CpuCell::new(0),
         }
     }
@@ -181,12 +197,18 @@ impl RunQueues {
     /// Lets those partitions run whose bits are set, and no other.
     pub fn set_open(&self, partitions: u8) {
         self.open.set(partitions);
+        self.set_occupied(self.occupied.get());
+    }
+
+    fn set_occupied(&self, partitions: u8) {
+        self.occupied.set(partitions);
+        self.runnable.set(partitions & self.open.get());
     }
 
     /// Whether somebody is ready who may run.
     #[inline]
     pub fn is_anybody_ready(&self) -> bool {
-        self.occupied.get() & self.open.get() != 0
+        self.runnable.get() != 0
     }
 
     fn is_open(&self, sched: Ref<Sched>) -> bool {
@@ -199,7 +221,7 @@ impl RunQueues {
             let partition = sched.partition as usize % PARTITIONS;
             sched.queued.set(true);
             self.partitions[partition].enqueue(sched, front);
-            self.occupied.set(self.occupied.get() | 1 << partition);
+            self.set_occupied(self.occupied.get() | 1 << partition);
         }
     }
 
@@ -210,7 +232,7 @@ impl RunQueues {
             sched.queued.set(false);
             self.partitions[partition].remove(sched);
             if self.partitions[partition].top().is_none() {
-                self.occupied.set(self.occupied.get() & !(1 << partition));
+                self.set_occupied(self.occupied.get() & !(1 << partition));
             }
         }
     }
@@ -223,7 +245,7 @@ impl RunQueues {
     /// Takes the first one of the highest priority of the partitions that may run.
     fn pop(&self) -> Option<Ref<Sched>> {
         let turn = u32::from(self.turn.get());
-        let mut left = (self.occupied.get() & self.open.get()).rotate_right(turn);
+        let mut left = self.runnable.get().rotate_right(turn);
         let mut best: Option<(u8, &RunQueue)> = None;
         while left != 0 {
             let partition = (left.trailing_zeros() + turn) as usize % PARTITIONS;
@@ -345,13 +367,8 @@ pub fn ready(cpu: &Cpu, sched: Ref<Sched>) {
     }
 }
 
-/// Takes `sched` away from what it was bound to. What it used of its budget stays used.
-pub fn unbind(cpu: &Cpu, sched: Ref<Sched>) {
-    sched.home.set(None);
-    cpu.run_queues.remove(sched);
-    if let Some(context) = sched.waits_at.get() {
-        context.remove_waiter(sched);
-    }
+/// Takes `sched` off the CPU and out of what it is queued in, but for the end of its period.
+fn withdraw(cpu: &Cpu, sched: Ref<Sched>) {
     if cpu.sched.get() == Some(sched) {
         let now = crate::arch::now();
         settle(cpu, now);
@@ -360,10 +377,27 @@ pub fn unbind(cpu: &Cpu, sched: Ref<Sched>) {
         cpu.reschedule.set(true);
         if sched.left.get() == 0 {
             requeue(cpu, sched, now, true);
-            cpu.run_queues.remove(sched);
         }
     }
+    cpu.run_queues.remove(sched);
+    if let Some(context) = sched.waits_at.get() {
+        context.remove_waiter(sched);
+    }
+}
+
+/// Takes `sched` away from what it was bound to. What it used of its budget stays used.
+pub fn unbind(cpu: &Cpu, sched: Ref<Sched>) {
+    sched.home.set(None);
+    withdraw(cpu, sched);
     sched.set_bound(false);
+}
+
+/// Takes `sched`, which goes to another CPU with its home, away from this one; if its budget is spent, when it comes back.
+pub fn leave(cpu: &Cpu, sched: Ref<Sched>) -> Option<u64> {
+    withdraw(cpu, sched);
+    let spent = sched.replenish.is_armed();
+    cpu.timeouts.disarm(&sched.replenish);
+    spent.then(|| sched.replenish.deadline())
 }
 
 /// Takes `sched`, which is about to end, away from the CPU, wherever it is.

@@ -84,6 +84,7 @@ fn execute(cpu: &Cpu, thread: Ref<Thread>, op: Op, args: &Args) -> Outcome {
         Op::Map => return map(thread, op, args),
         Op::BindSched => create::bind_sched(cpu, domain, args),
         Op::BindOverrun => create::bind_overrun(domain, args),
+        Op::Migrate => return migrate(thread, op, args),
         Op::SetSchedule => create::set_schedule(thread, args),
         Op::BindKick => create::bind_kick(domain, args),
         Op::InterruptBind => interrupt_bind(domain, args),
@@ -216,6 +217,23 @@ fn revoke(cpu: &Cpu, thread: Ref<Thread>, op: Op, args: &Args) -> Outcome {
     }
     thread.sync.set(None);
     Outcome::Return(Ok(()))
+}
+
+/// The CPU that holds the context lets go of it, and the other one takes it up, while this one goes through user mode.
+fn migrate(thread: Ref<Thread>, op: Op, args: &Args) -> Outcome {
+    let asked = synchronised(thread, op, args).is_some();
+    let progress = create::migrate(thread.domain, args, asked);
+    let again = progress == Ok(Progress::Again);
+    thread.sync.set(again.then_some(Sync {
+        op,
+        selector: args[0],
+        epoch: 0,
+    }));
+    match progress {
+        Ok(Progress::Again) => Outcome::Restart,
+        Ok(Progress::Done) => Outcome::Return(Ok(())),
+        Err(status) => Outcome::Return(Err(status)),
+    }
 }
 
 fn map(thread: Ref<Thread>, op: Op, args: &Args) -> Outcome {

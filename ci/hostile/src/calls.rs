@@ -140,6 +140,7 @@ fn meanings(op: Op) -> &'static [Means] {
             Domain, Empty, Domain, GuestSpace, Cpu, Space, Address, Exits,
         ],
         Op::CreateSched => &[Domain, Empty, Cpu, Priority, Budget, Budget, Time],
+        Op::Migrate => &[Context, Cpu, Time, Exits],
         Op::SetSchedule => &[Time, Cpu, Budget],
         Op::CreatePortal => &[Domain, Empty, Thread, Small, Word],
         Op::CreateNotification => &[Domain, Empty],

@@ -146,6 +146,11 @@ operations! {
     /// scheduling contexts of its partition run and no others; between windows none. It begins when the present frame
     /// ends, or at once where there is none; `a2` = 0, without windows, ends the schedule.
     SetSchedule = 26,
+    /// Moves thread or vCPU `a0` (`CONTROL`) to CPU `a1`, with the scheduling context that is bound to it, of time `a2` (`CREATE`)
+    /// with that CPU and, if there is a scheduling context, with its priority and partition. The portals that a thread handles are of that CPU
+    /// then; `a3` = selector of a vCPU's portal for exit kind 0 from then on. Errors: `Busy` for who calls or
+    /// helps, serves a call, or has been given a scheduling context just now; `Dead` for who never runs again.
+    Migrate = 27,
 }
 
 /// Most windows of a cyclic schedule ([`Op::SetSchedule`]).

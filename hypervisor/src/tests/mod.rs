@@ -5,6 +5,7 @@ mod cyclic;
 mod foreign;
 mod ipc;
 mod lifetime;
+mod migration;
 mod model;
 mod scheduling;
 mod signals;

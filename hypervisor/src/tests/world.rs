@@ -326,12 +326,12 @@ impl World {
 
     /// `thread`, which runs, executes its system call again.
     pub fn again(&self, thread: Ref<Thread>) {
-        self.enter(&self.cpu(thread.context.cpu), thread);
+        self.enter(&self.cpu(thread.context.cpu()), thread);
     }
 
     /// `thread`, which runs, makes a system call with `words` words in its UTCB; the CPU goes no further.
     pub fn begin(&self, thread: Ref<Thread>, op: Op, words: u16, args: &[u64]) {
-        let cpu = self.on(thread.context.cpu);
+        let cpu = self.on(thread.context.cpu());
         thread.with_frame(|frame| {
             frame.set_tag(Tag::new(op, words));
             for i in 0..9 {
@@ -344,7 +344,7 @@ impl World {
     /// `thread`, which runs, makes a system call, and its CPU goes on.
     pub fn does(&self, thread: Object<Thread>, op: Op, args: &[u64]) -> Running {
         self.begin(thread.object, op, 0, args);
-        self.run(thread.object.context.cpu)
+        self.run(thread.object.context.cpu())
     }
 
     /// What the last system call of `thread` returned.

@@ -366,6 +366,13 @@ pub fn set_schedule(
     raw_long(Op::SetSchedule, words, time.0.into(), &[cpu.into(), frame]).map(|_| ())
 }
 
+/// Moves a thread or vCPU to another CPU, where `time` allows what its scheduling context has. `portals`: where a vCPU's exits
+/// go there.
+pub fn migrate(context: Selector, cpu: Cpu, time: Selector, portals: Selector) -> Result {
+    let arguments = [cpu.into(), time.0.into(), portals.0.into()];
+    invoke(Op::Migrate, context, &arguments)
+}
+
 /// Binds a vCPU's kick.
 pub fn bind_kick(vcpu: Selector, notification: Selector) -> Result {
     invoke(Op::BindKick, vcpu, &[notification.0.into()])
