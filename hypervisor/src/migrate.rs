@@ -10,7 +10,6 @@ use crate::notification;
 use crate::object::Ending;
 use crate::sched;
 use crate::space::Progress;
-use crate::vcpu;
 use abi::cap::TimeLimit;
 use abi::{Selector, Status};
 use core::sync::atomic::{AtomicU16, Ordering};
@@ -139,6 +138,7 @@ fn leave(cpu: &Cpu, context: Ref<Context>, request: &Request) {
     context.release_waiters(cpu, None);
     context.dismiss_helpers();
     if let Some(vcpu) = context.as_vcpu() {
+        // First: what leaves the CPU may have its timer looked after.
         cpu.arch.leave_guest(None);
         vcpu.arch.with_mut(|arch| arch.leave_cpu(cpu));
         vcpu.exit_base.set(request.exit_base);
@@ -185,9 +185,6 @@ fn arrive(cpu: &Cpu, context: Ref<Context>) {
     // Signals that came on the way.
     if let Some(notification) = context.notification.get().filter(|n| n.is_set()) {
         notification::arrive(cpu, notification);
-    }
-    if let Some(vcpu) = context.as_vcpu() {
-        vcpu::arm(cpu, vcpu);
     }
     cpu.reschedule.set(true);
 }

@@ -144,6 +144,43 @@ fn nothing_is_lost_on_the_way() {
 }
 
 #[test]
+fn what_ends_is_followed() {
+    let w = World::new(2);
+    let [thread, asker, low1] = three(&w);
+    let n = w.notification();
+    w.does(thread, Op::Wait, &[n, u64::MAX]);
+    assert_eq!(w.run(0), Running::User(asker.object));
+    // CPU 1 is to end the wait, and finds the thread gone.
+    w.begin(asker.object, Op::Delete, 0, &[n]);
+    assert!(w.restarts(asker.object));
+    moves(&w, thread, 0);
+    assert_eq!(w.run(1), Running::User(low1.object));
+    assert_eq!(w.run(0), Running::User(thread.object));
+    assert_eq!(w.result(thread), Err(Status::Aborted));
+}
+
+#[test]
+fn what_ends_comes_after_who_waits_for_it() {
+    let w = World::new(2);
+    let [thread, asker, low1] = three(&w);
+    let n = w.notification();
+    w.does(thread, Op::Wait, &[n, u64::MAX]);
+    on_its_way(&w, asker, thread);
+    // Another one comes to the same inbox, and is found there first.
+    let other = w.thread(1);
+    let args = [other.at as u64, 0, TIME];
+    assert_eq!(w.run(1), Running::User(low1.object));
+    w.begin(low1.object, Op::Migrate, 0, &args);
+    w.interrupts(1);
+    assert_eq!(state(other), State::Moving);
+    w.try_root_on(1, Op::Delete, &[n]).unwrap();
+    assert_eq!(w.run(0), Running::User(thread.object));
+    assert_eq!(w.result(thread), Err(Status::Aborted));
+    assert_eq!(w.run(1), Running::User(low1.object));
+    assert_eq!(w.result(low1).map(|_| ()), Ok(()));
+}
+
+#[test]
 fn a_spent_budget_stays_spent() {
     let w = World::new(2);
     let low = [w.client(0, 1), w.client(1, 1)];

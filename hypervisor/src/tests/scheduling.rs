@@ -161,6 +161,12 @@ fn an_overrun_is_told_once_in_a_period() {
         assert_eq!(w.run(0), Running::User(low.object));
         assert_eq!(bits(&w, n), 0);
     }
+    // Nor is another thread's, in the same period.
+    w.delete(greedy.at);
+    let greedy = w.thread(0);
+    w.bind(sched, greedy);
+    assert_eq!(w.run(0), Running::User(low.object));
+    assert_eq!(bits(&w, n), 0);
     // Nobody is told when either has ended.
     w.delete(n as u32);
     arch::set_now(3000);
