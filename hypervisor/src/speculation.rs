@@ -47,3 +47,13 @@ pub fn choose<C, M: bitflags::Flags>(
     }
     measures
 }
+
+/// The README has a row for each item.
+#[cfg(test)]
+pub fn check_readme<C, M>(table: &[Item<C, M>]) {
+    let text = include_str!("../README.md");
+    for item in table {
+        let name = item.name;
+        assert!(text.contains(&format!("\n| {name} |")), "{name}");
+    }
+}

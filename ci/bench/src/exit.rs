@@ -8,9 +8,7 @@ use abi::syscall::SpaceKind;
 use abi::vcpu::{EXIT_KINDS, ExitKind};
 use abi::{Rights, Selector};
 use core::sync::atomic::{AtomicU64, Ordering};
-use rt::syscall::{
-    self, Deadline, DoorbellParameters, MapParameters, Result, Time, VcpuParameters,
-};
+use rt::syscall::{self, Deadline, DoorbellParameters, MapParameters, Result, VcpuParameters};
 use trial::{Stack, create_thread, initial_state, place_code};
 
 const FREE: u32 = abi::boot::ROOT_FREE.0 + 64;
@@ -127,13 +125,7 @@ fn measure(
     };
     syscall::create_notification(ROOT_DOMAIN, DONE)?;
     syscall::create_vcpu(ROOT_DOMAIN, VCPU, &vcpu)?;
-    let time = Time {
-        priority: 10,
-        budget: 0,
-        period: 0,
-    };
-    syscall::create_sched(ROOT_DOMAIN, SCHED, 0, time)?;
-    syscall::bind_sched(SCHED, VCPU)?;
+    trial::start(SCHED, VCPU)?;
     syscall::wait(DONE, Deadline::NEVER).map(|_| ())
 }
 

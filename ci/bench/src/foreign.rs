@@ -8,7 +8,7 @@ use abi::syscall::ThreadFlags;
 use abi::{Badge, Rights, Selector};
 use core::sync::atomic::{AtomicU64, Ordering};
 use rt::arch::{Registers, system_call};
-use rt::syscall::{self, Deadline, Result, ThreadParameters, Time};
+use rt::syscall::{self, Deadline, Result, ThreadParameters};
 
 const FREE: u32 = abi::boot::ROOT_FREE.0 + 32;
 const HANDLER: Selector = Selector(FREE);
@@ -92,12 +92,6 @@ fn start() -> Result {
         flags: ThreadFlags::FOREIGN,
     };
     syscall::create_thread(ROOT_DOMAIN, THREAD, &thread)?;
-    let time = Time {
-        priority: 10,
-        budget: 0,
-        period: 0,
-    };
-    syscall::create_sched(ROOT_DOMAIN, SCHED, 0, time)?;
-    syscall::bind_sched(SCHED, THREAD)?;
+    trial::start(SCHED, THREAD)?;
     syscall::wait(DONE, Deadline::NEVER).map(|_| ())
 }

@@ -2,8 +2,8 @@
 //!
 //! It is a root task of its own. Each round makes a few domains with a small quota, has them do their worst for some
 //! milliseconds, ends them, and looks whether the kernel gave back exactly what it took. Lines in the log:
-//! `hostile: N rounds, M calls`, `hostile: FAILED WHY` and, at the end, `hostile: done M calls`. The environment variables `HOSTILE_ROUNDS`,
-//! `HOSTILE_SECONDS` and `HOSTILE_SEED` of its build make runs longer, and different.
+//! `hostile: N rounds, M calls`, `hostile: FAILED WHY` and, at the end, `hostile: done M calls`. A text `settings` in the bundle
+//! says how long runs are and what they follow from.
 #![cfg_attr(target_os = "none", no_std)]
 
 pub mod calls;

@@ -8,7 +8,7 @@ use abi::{Rights, Selector, Status};
 use core::cell::UnsafeCell;
 use core::ops::Range;
 use image::bundle::Bundle;
-use rt::syscall::{self, Deadline, MapParameters, Result, ThreadParameters};
+use rt::syscall::{self, Deadline, MapParameters, Result, ThreadParameters, Time};
 
 /// Where the bundle's head is mapped.
 const HEAD: u64 = 0x6000_0000;
@@ -141,6 +141,18 @@ pub fn create_thread(selector: Selector, utcb: u64, ip: extern "C" fn() -> !, sp
         flags: ThreadFlags::empty(),
     };
     syscall::create_thread(ROOT_DOMAIN, selector, &p)
+}
+
+/// Gives a thread or vCPU of CPU 0 time without limit, at a priority below that of the root task; it starts. `sched` is an empty
+/// selector.
+pub fn start(sched: Selector, context: Selector) -> Result {
+    let time = Time {
+        priority: 10,
+        budget: 0,
+        period: 0,
+    };
+    syscall::create_sched(ROOT_DOMAIN, sched, 0, time)?;
+    syscall::bind_sched(sched, context)
 }
 
 /// Waits for ever; `never` is an empty selector. The machine's registers for its end are not known here: the tool that

@@ -190,7 +190,8 @@ pub fn enable_on_this_cpu() {
     write!("mdcr_el2", MDCR | read!("mdcr_el2") & MDCR_COUNTERS);
     write!("hstr_el2", 0);
     // Fine-grained traps and HCRX_EL2 add to the above; where they are there, firmware may have left anything in them.
-    match read!("id_aa64mmfr0_el1") >> 56 & 0xf {
+    let fine_grained = read!("id_aa64mmfr0_el1") >> 56 & 0xf;
+    match fine_grained {
         0 => {}
         1 => clear_fine_grained_traps(),
         _ => {
@@ -198,7 +199,7 @@ pub fn enable_on_this_cpu() {
             clear_more_fine_grained_traps();
         }
     }
-    if activity != 0 && read!("id_aa64mmfr0_el1") >> 56 & 0xf != 0 {
+    if activity != 0 && fine_grained != 0 {
         // HAFGRTR_EL2: activity monitors trap as a whole.
         write!("S3_4_C3_C1_6", 0);
     }
