@@ -3,13 +3,12 @@
 use crate::arch::{self, Frame, PageTable, VcpuArch};
 use crate::cell::{CpuCell, Ref};
 use crate::context::{Context, ReplyPath, State};
-use crate::cpu::{self, Cpu};
+use crate::cpu;
 use crate::domain::{Domain, MAX_LEVEL, MAX_SLOTS};
 use crate::mem::{self, KernelPage};
 use crate::notification::Notification;
 use crate::object::{self, AnyRef, Header, Object};
 use crate::portal::{self, Portal};
-use crate::sched::Sched;
 use crate::slot::{CapWord, ORIGIN, Slot, Tree};
 use crate::space::{Space, User};
 use crate::sync::atomic::Ordering;
@@ -17,7 +16,7 @@ use crate::thread::Thread;
 use crate::vcpu::{MAX_ARCH_PAGES, Vcpu};
 use abi::cap::Kind;
 use abi::syscall::{SpaceKind, ThreadFlags};
-use abi::{PRIORITIES, Rights, Selector, Status};
+use abi::{Rights, Selector, Status};
 
 /// Arguments of a system call, `a0` to `a8`.
 pub type Args = [u64; 9];
@@ -30,7 +29,11 @@ pub fn selector(argument: u64) -> Result<Selector, Status> {
 }
 
 /// The paying domain `a0` and the empty slot `a1` of a creation, which the lock keeps empty.
-fn target(_tree: &Tree, caller: &Domain, args: &Args) -> Result<(Ref<Domain>, Ref<Slot>), Status> {
+pub fn target(
+    _tree: &Tree,
+    caller: &Domain,
+    args: &Args,
+) -> Result<(Ref<Domain>, Ref<Slot>), Status> {
     let payer = caller.find::<Domain>(selector(args[0])?, Rights::CREATE)?;
     if payer.is_dying() {
         return Err(Status::Dead);
@@ -39,7 +42,7 @@ fn target(_tree: &Tree, caller: &Domain, args: &Args) -> Result<(Ref<Domain>, Re
 }
 
 /// Publishes the first capability of a new object.
-fn publish<T: Object>(tree: &Tree, slot: Ref<Slot>, object: Ref<T>) {
+pub fn publish<T: Object>(tree: &Tree, slot: Ref<Slot>, object: Ref<T>) {
     slot.describe(tree, ORIGIN);
     slot.first.store(u64::MAX, Ordering::Release);
     object::header(object)
@@ -98,7 +101,8 @@ unsafe fn place<T: Object>(page: KernelPage, object: T) -> Ref<T> {
     }
 }
 
-fn check_cpu(argument: u64) -> Result<u32, Status> {
+/// The number of a CPU that runs.
+pub fn check_cpu(argument: u64) -> Result<u32, Status> {
     u32::try_from(argument)
         .ok()
         .filter(|&c| c < cpu::count())
@@ -242,7 +246,7 @@ pub fn vcpu(tree: &Tree, caller: Ref<Domain>, args: &Args) -> Result<(), Status>
         uses: [User::new(future(own)), User::new(future(own))],
         state_page,
         state_address: args[6],
-        exit_base,
+        exit_base: CpuCell::new(exit_base),
         pending: CpuCell::new(Some(startup)),
         deadline: CpuCell::new(u64::MAX),
         expired: CpuCell::new(false),
@@ -257,24 +261,6 @@ pub fn vcpu(tree: &Tree, caller: Ref<Domain>, args: &Args) -> Result<(), Status>
     guest.runs_on(tree, cpu);
     payer.adopt(object::header(vcpu));
     publish(tree, slot, vcpu);
-    Ok(())
-}
-
-/// [`abi::Op::CreateSched`].
-pub fn sched(tree: &Tree, caller: Ref<Domain>, args: &Args) -> Result<(), Status> {
-    let (payer, slot) = target(tree, &caller, args)?;
-    let cpu = check_cpu(args[2])?;
-    let priority = u8::try_from(args[3]).map_err(|_| Status::BadArgument)?;
-    let (budget, period) = (args[4], args[5]);
-    if priority as usize >= PRIORITIES || budget > period || (budget == 0) != (period == 0) {
-        return Err(Status::BadArgument);
-    }
-    let header = Header::new(Kind::Sched, Some(payer));
-    publish(
-        tree,
-        slot,
-        payer.make(Sched::new(header, cpu, priority, budget, period))?,
-    );
     Ok(())
 }
 
@@ -298,25 +284,6 @@ pub fn notification(tree: &Tree, caller: Ref<Domain>, args: &Args) -> Result<(),
     let header = Header::new(Kind::Notification, Some(payer));
     publish(tree, slot, payer.make(Notification::new(header))?);
     Ok(())
-}
-
-/// [`abi::Op::BindSched`].
-pub fn bind_sched(cpu: &Cpu, _tree: &Tree, caller: Ref<Domain>, args: &Args) -> Result<(), Status> {
-    // What is bound under this lock is found when either ends.
-    let sched = caller.find::<Sched>(selector(args[0])?, Rights::CONTROL)?;
-    let word = caller.capability(selector(args[1])?);
-    if !matches!(word.kind(), Kind::Thread | Kind::Vcpu) {
-        return Err(Status::BadCapability);
-    }
-    if !word.allows(Rights::CONTROL) {
-        return Err(Status::Denied);
-    }
-    // SAFETY: threads and vCPUs start with their context.
-    let context: Ref<Context> = unsafe { Ref::from_address(word.address()) };
-    if sched.cpu != context.cpu {
-        return Err(Status::WrongCpu);
-    }
-    cpu::start(cpu, sched, context)
 }
 
 /// [`abi::Op::BindKick`].

@@ -7,7 +7,7 @@ use crate::slot::{self, CapWord, ORIGIN, Slot, Tree};
 use crate::space::Progress;
 use crate::sync::atomic::Ordering;
 use crate::thread::Thread;
-use abi::cap::{Kind, MemoryKind};
+use abi::cap::{Kind, MemoryKind, TimeLimit};
 use abi::syscall::DelegateFlags;
 use abi::utcb::{ITEM_WORDS, ITEMS, Item, Window};
 use abi::{Rights, Selector, Status};
@@ -79,6 +79,15 @@ fn check(
         }
         Kind::Notification if from & !first != 0 => return Err(Status::Denied),
         Kind::Notification => (from, 0),
+        Kind::Time => {
+            let (cpus, narrower) = (from, TimeLimit::unpack(size));
+            let narrower = narrower.ok_or(Status::BadArgument)?;
+            let inside = TimeLimit::unpack(second).is_some_and(|limit| limit.includes(narrower));
+            if cpus & !first != 0 || !inside {
+                return Err(Status::Denied);
+            }
+            (cpus, narrower.pack())
+        }
         _ => (first, second),
     };
     Ok(Checked {

@@ -16,7 +16,7 @@ use crate::platform::{self, PlatformObject};
 use crate::slot::{self, Tree};
 use crate::space::{self, MapRequest, Progress};
 use crate::thread::{Exception, Sync, Thread};
-use crate::{delegate, destroy, epoch, ipc};
+use crate::{delegate, destroy, epoch, ipc, time};
 use abi::syscall::TriggerMode;
 use abi::utcb::exception;
 use abi::{Op, Rights, Selector, Status};
@@ -85,13 +85,16 @@ fn execute(cpu: &Cpu, thread: Ref<Thread>, op: Op, args: &Args) -> Outcome {
         Op::CreateSpace => return locked(|tree| create::space(tree, domain, args)),
         Op::CreateThread => return locked(|tree| create::thread(tree, domain, args)),
         Op::CreateVcpu => return locked(|tree| create::vcpu(tree, domain, args)),
-        Op::CreateSched => return locked(|tree| create::sched(tree, domain, args)),
+        Op::CreateSched => return locked(|tree| time::sched(tree, domain, args)),
         Op::CreatePortal => return locked(|tree| create::portal(tree, domain, args)),
         Op::CreateNotification => return locked(|tree| create::notification(tree, domain, args)),
         Op::Delegate => return locked(|tree| delegate::delegate(tree, domain, args)),
         Op::Revoke | Op::Delete => return revoke(cpu, thread, op, args),
         Op::Map => return map(thread, op, args),
-        Op::BindSched => return locked(|tree| create::bind_sched(cpu, tree, domain, args)),
+        Op::BindSched => return locked(|tree| time::bind_sched(cpu, tree, domain, args)),
+        Op::BindOverrun => return locked(|tree| time::bind_overrun(tree, domain, args)),
+        Op::Migrate => return migrate(thread, op, args),
+        Op::SetSchedule => return locked(|tree| time::set_schedule(tree, thread, args)),
         Op::BindKick => return locked(|tree| create::bind_kick(tree, domain, args)),
         Op::InterruptBind => return locked(|tree| interrupt_bind(tree, domain, args)),
         Op::InterruptAck => selector(args[0])
@@ -125,7 +128,10 @@ fn selector(argument: u64) -> Result<Selector, Status> {
 }
 
 /// The notification and the bits that a capability to it may signal. The hot path takes no lock.
-fn signal_target(domain: Ref<Domain>, argument: u64) -> Result<(Ref<Notification>, u64), Status> {
+pub fn signal_target(
+    domain: Ref<Domain>,
+    argument: u64,
+) -> Result<(Ref<Notification>, u64), Status> {
     let slot = domain
         .slot(selector(argument)?)
         .ok_or(Status::BadCapability)?;
@@ -218,6 +224,26 @@ fn revoke(cpu: &Cpu, thread: Ref<Thread>, op: Op, args: &Args) -> Outcome {
     }
     thread.sync.set(None);
     Outcome::Return(Ok(()))
+}
+
+/// The CPU that holds the context lets go of it, and the other one takes it up, while this one goes through user mode.
+fn migrate(thread: Ref<Thread>, op: Op, args: &Args) -> Outcome {
+    let Some(tree) = slot::try_lock() else {
+        return Outcome::Restart;
+    };
+    let asked = synchronised(thread, op, args).is_some();
+    let progress = time::migrate(&tree, thread.domain, args, asked);
+    let again = progress == Ok(Progress::Again);
+    thread.sync.set(again.then_some(Sync {
+        op,
+        selector: args[0],
+        round: Round::NOBODY,
+    }));
+    match progress {
+        Ok(Progress::Again) => Outcome::Restart,
+        Ok(Progress::Done) => Outcome::Return(Ok(())),
+        Err(status) => Outcome::Return(Err(status)),
+    }
 }
 
 fn map(thread: Ref<Thread>, op: Op, args: &Args) -> Outcome {

@@ -54,6 +54,9 @@ pub const PAGE_SIZE: usize = 4096;
 /// Number of priorities of scheduling contexts; 0 is the lowest.
 pub const PRIORITIES: usize = 128;
 
+/// Number of partitions of cyclic schedules.
+pub const PARTITIONS: usize = 8;
+
 /// Longest chain of nested calls. A call that would exceed it returns [`Status::Depth`].
 pub const MAX_CALL_DEPTH: usize = 16;
 

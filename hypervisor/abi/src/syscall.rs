@@ -97,7 +97,8 @@ operations! {
     CreateVcpu = 8,
     /// Creates a scheduling context. `a0` = payer, `a1` = dst, `a2` = CPU number, `a3` =
     /// priority, `a4` = budget and `a5` = period in counter ticks (`a4 <= a5`; both 0: round
-    /// robin within the priority with the kernel's time slice and no limit).
+    /// robin within the priority with the kernel's time slice and no limit), `a6` = time (`CREATE`) with that CPU and
+    /// priority, whose partition it belongs to.
     CreateSched = 9,
     /// Creates a portal. `a0` = payer, `a1` = dst, `a2` = handler thread (`CONTROL`), which is
     /// none that is marked [`ThreadFlags::FOREIGN`], `a3` = identity that the handler receives, `a4` = vCPU state groups that an exit through this
@@ -108,7 +109,9 @@ operations! {
     /// Delegates capability `a0` (right `DELEGATE`) to selector `a2` of domain `a1` (`INSTALL`),
     /// with rights `a3` (those it has and no more). Memory: `a4` = offset, `a5` = size of the
     /// part, in bytes; multiples of the page size (ports: any). Notification: `a4` = badge, a
-    /// subset of the capability's. `a6` = [`DelegateFlags`]. Errors: `Occupied`, `BadSelector`.
+    /// subset of the capability's. Time: `a4` = CPUs, one bit each, a subset of the capability's; `a5` = highest priority in
+    /// bits 0–7, no higher than the capability's, and partition in bits 8–15, the capability's unless that is 0.
+    /// `a6` = [`DelegateFlags`]. Errors: `Occupied`, `BadSelector`.
     Delegate = 12,
     /// Revokes everything that was delegated from or mapped through capability `a0`. When it
     /// returns, no CPU, guest or device can use what was taken back.
@@ -166,7 +169,27 @@ operations! {
     /// write-back, or of AArch32. What else an x86 instruction does than to store is left out. Errors: `Occupied` when
     /// part of the range is bound, or [`MAX_DOORBELLS`] are.
     BindDoorbell = 27,
+    /// Binds notification `a1` (`SIGNAL`, with its badge) to scheduling context `a0` (`CONTROL`): the overrun event. It is
+    /// signalled, at most once in a period, when whoever runs on the scheduling context would go on and the budget is spent.
+    /// Errors: `Busy`.
+    BindOverrun = 28,
+    /// Gives CPU `a1` a cyclic schedule, by time `a0` (`CONTROL`) with that CPU and of partition 0: a major frame of `a2` ticks
+    /// that repeats, with the windows in the UTCB, [`WINDOW_WORDS`] words each: start in the frame and length, in ticks, and
+    /// partition. They are at most [`MAX_WINDOWS`], in ascending order, apart and inside the frame. In a window the
+    /// scheduling contexts of its partition run and no others; between windows none. It begins when the present frame
+    /// ends, or at once where there is none; `a2` = 0, without windows, ends the schedule.
+    SetSchedule = 29,
+    /// Moves thread or vCPU `a0` (`CONTROL`) to CPU `a1`, with the scheduling context that is bound to it, of time `a2` (`CREATE`)
+    /// with that CPU and, if there is a scheduling context, with its priority and partition. The portals that a thread handles are of that CPU
+    /// then; `a3` = selector of a vCPU's portal for exit kind 0 from then on. Errors: `Busy` for who calls or
+    /// helps, serves a call, or has been given a scheduling context just now; `Dead` for who never runs again.
+    Migrate = 30,
 }
+
+/// Most windows of a cyclic schedule ([`Op::SetSchedule`]).
+pub const MAX_WINDOWS: usize = 16;
+/// Words of the UTCB that describe a window.
+pub const WINDOW_WORDS: usize = 3;
 
 /// What [`Op::Power`] does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

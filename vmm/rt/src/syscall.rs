@@ -1,7 +1,10 @@
 //! Typed system calls: one function per [`Op`]. Rights and errors are described there.
 use crate::arch::{self, Registers};
+use crate::ipc::Utcb;
+use abi::cap::TimeLimit;
 use abi::syscall::{
-    Caching, DelegateFlags, DoorbellKind, PowerAction, SpaceKind, ThreadFlags, TriggerMode,
+    Caching, DelegateFlags, DoorbellKind, MAX_WINDOWS, PowerAction, SpaceKind, ThreadFlags,
+    TriggerMode, WINDOW_WORDS,
 };
 use abi::{Badge, Op, Rights, Selector, Status, Tag};
 
@@ -28,8 +31,13 @@ impl Deadline {
 pub type Cpu = u32;
 
 fn raw(op: Op, first: u64, arguments: &[u64]) -> Result<Registers> {
+    raw_long(op, 0, first, arguments)
+}
+
+/// As [`raw`], with `words` words of the UTCB.
+fn raw_long(op: Op, words: u16, first: u64, arguments: &[u64]) -> Result<Registers> {
     let mut r = Registers {
-        tag: Tag::new(op, 0).0,
+        tag: Tag::new(op, words).0,
         first,
         ..Registers::default()
     };
@@ -149,14 +157,21 @@ pub struct Time {
     pub period: u64,
 }
 
-/// Creates a scheduling context.
-pub fn create_sched(payer: Selector, dst: Selector, cpu: Cpu, time: Time) -> Result {
+/// Creates a scheduling context from the time that `source` names.
+pub fn create_sched(
+    payer: Selector,
+    dst: Selector,
+    source: Selector,
+    cpu: Cpu,
+    time: Time,
+) -> Result {
     let arguments = [
         dst.0.into(),
         cpu.into(),
         time.priority.into(),
         time.budget,
         time.period,
+        source.0.into(),
     ];
     invoke(Op::CreateSched, payer, &arguments)
 }
@@ -236,6 +251,29 @@ pub fn delegate_notification(
     )
 }
 
+/// Delegates time of the CPUs whose bits are set in `cpus`.
+pub fn delegate_time(
+    time: Selector,
+    domain: Selector,
+    dst: Selector,
+    rights: Rights,
+    cpus: u64,
+    limit: TimeLimit,
+) -> Result {
+    invoke(
+        Op::Delegate,
+        time,
+        &[
+            domain.0.into(),
+            dst.0.into(),
+            rights.bits().into(),
+            cpus,
+            limit.pack(),
+            0,
+        ],
+    )
+}
+
 /// Gives a capability away.
 pub fn grant(capability: Selector, domain: Selector, dst: Selector) -> Result {
     let flags = DelegateFlags::GRANT.bits();
@@ -300,6 +338,51 @@ pub fn map_cached(
 /// Binds a scheduling context to a thread or vCPU, which starts.
 pub fn bind_sched(sched: Selector, context: Selector) -> Result {
     invoke(Op::BindSched, sched, &[context.0.into()])
+}
+
+/// Has overruns of a scheduling context signalled.
+pub fn bind_overrun(sched: Selector, notification: Selector) -> Result {
+    invoke(Op::BindOverrun, sched, &[notification.0.into()])
+}
+
+/// A window of a cyclic schedule.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Window {
+    /// Ticks from the start of the major frame.
+    pub start: u64,
+    /// Ticks.
+    pub length: u64,
+    /// Whose scheduling contexts run, 0 to [`abi::PARTITIONS`] − 1.
+    pub partition: u8,
+}
+
+/// Gives a CPU a cyclic schedule with a major frame of `frame` ticks; 0 and no window: none. The caller's `utcb` is
+/// overwritten.
+pub fn set_schedule(
+    utcb: &mut Utcb,
+    time: Selector,
+    cpu: Cpu,
+    frame: u64,
+    windows: &[Window],
+) -> Result {
+    if windows.len() > MAX_WINDOWS {
+        return Err(Status::BadArgument);
+    }
+    for (i, window) in windows.iter().enumerate() {
+        let words = [window.start, window.length, window.partition.into()];
+        for (n, word) in words.into_iter().enumerate() {
+            utcb.write(i * WINDOW_WORDS + n, word);
+        }
+    }
+    let words = (windows.len() * WINDOW_WORDS) as u16;
+    raw_long(Op::SetSchedule, words, time.0.into(), &[cpu.into(), frame]).map(|_| ())
+}
+
+/// Moves a thread or vCPU to another CPU, where `time` allows what its scheduling context has. `portals`: where a vCPU's exits
+/// go there.
+pub fn migrate(context: Selector, cpu: Cpu, time: Selector, portals: Selector) -> Result {
+    let arguments = [cpu.into(), time.0.into(), portals.0.into()];
+    invoke(Op::Migrate, context, &arguments)
 }
 
 /// Binds a vCPU's kick.
