@@ -15,3 +15,5 @@ pub mod foreign;
 pub mod ipc;
 #[cfg(target_os = "none")]
 pub mod stats;
+#[cfg(target_os = "none")]
+pub mod throughput;

@@ -15,4 +15,5 @@ mod kernels;
 mod registers;
 mod samples;
 mod sizes;
+mod throughput;
 mod vcpus;
