@@ -173,7 +173,7 @@ pub fn run(kind: Kind, json: Option<&Path>) -> Result<()> {
     print!("{}", report.table("instructions"));
     println!(
         "Every instruction counts one, whatever it costs on silicon; the cost of reading the counter is \
-         subtracted."
+         subtracted. In rows of `throughput` all CPUs do the same at the same time; figures are those of one operation."
     );
     match json {
         Some(file) => append_json(file, kind, &report),

@@ -1,12 +1,12 @@
-//! What independent pairs of client and server cost when every CPU of the machine has one: per operation as much as one pair
-//! alone, if the kernel shares nothing between them that is locked or waited for.
+//! What independent pairs of client and server cost when every CPU of the machine has one.
 //!
 //! Each client makes its operations in a loop, and so long until all clients have their samples: no CPU is ever idle, and
-//! what one client measures are as many turns of the others' loops as of its own. What the machine's counter counts is
-//! found out first, by a loop with a known number of instructions more than another: one tick for each instruction of any
-//! CPU, where an emulator runs them in turns on one clock (QEMU), or one for each instruction of every CPU, where they go on
-//! side by side (Bochs). Both give the instructions of one operation. So that the pairs do not take turns of a million
-//! instructions, each gives way in the middle of its operation.
+//! during one turn of a client's loop each of the others has one turn too. For that, an emulator that runs the CPUs in turns
+//! of a million instructions is told to go on with the next one in the middle of each operation ([`arch::give_way`]).
+//!
+//! What a tick of the machine's counter is, is found out first, by two loops of which one is a known number of instructions
+//! longer: one instruction of any CPU, if they run in turns, or one of each, if they go on side by side. Either gives the
+//! instructions of one operation.
 
 use crate::arch;
 use crate::stats::{self, SAMPLES};
