@@ -81,20 +81,20 @@ pub const MUTATIONS: &[Mutation] = &[
     Mutation {
         name: "revocation forgets grandchildren",
         file: "destroy.rs",
-        line: "grandchild.link_under(&tree, &slot);",
+        line: "grandchild.link_under(tree, &slot);",
         instead: "let _ = &slot;",
     },
     Mutation {
         name: "portals keep a handler that has ended",
         file: "destroy.rs",
-        line: "portal::unbind_all(thread);",
-        instead: "let _ = thread;",
+        line: "if portal::unbind_some(thread) == Progress::Again {",
+        instead: "if thread.is_busy() && portal::unbind_some(thread) == Progress::Again {",
     },
     Mutation {
         name: "a space ends that is used",
         file: "destroy.rs",
-        line: ".load(Ordering::Acquire)\n                != 0",
-        instead: ".load(Ordering::Acquire)\n                == u32::MAX",
+        line: "Kind::Space => object::downcast::<Space>(object)?.user(tree).is_some(),",
+        instead: "Kind::Space => false,",
     },
     // Quotas.
     Mutation {
@@ -186,8 +186,8 @@ pub const MUTATIONS: &[Mutation] = &[
     Mutation {
         name: "a helper does not let go of its handler",
         file: "destroy.rs",
-        line: "context.dismiss_helpers();",
-        instead: "let _ = &context;",
+        line: "thread.context.dismiss_helpers()",
+        instead: "Progress::Done",
     },
     // Time.
     Mutation {
