@@ -7,15 +7,15 @@ use crate::arch::Frame;
 use crate::cell::Ref;
 use crate::context::{Context, ReplyPath, State};
 use crate::cpu::Cpu;
-use crate::delegate;
 use crate::portal::Portal;
 use crate::sched::{self, Activation};
 use crate::space::Progress;
 use crate::thread::{Exception, Thread};
 use crate::vcpu::{self, Vcpu};
+use crate::{create, delegate};
 use abi::syscall::Tag;
 use abi::utcb::{ITEMS, Item, WORDS, exception::ExceptionReply};
-use abi::{MAX_CALL_DEPTH, Rights, Selector, Status};
+use abi::{MAX_CALL_DEPTH, Rights, Status};
 
 /// Why a call did not enter the handler.
 pub enum Refusal {
@@ -107,9 +107,10 @@ fn run_chain(cpu: &Cpu) {
 
 /// System call [`abi::Op::Call`].
 pub fn call(cpu: &Cpu, thread: Ref<Thread>) -> Result<(), Status> {
-    let (selector, tag) = thread.with_frame(|frame| (Selector(frame.arg(0) as u32), frame.tag()));
+    let (portal, tag) = thread.with_frame(|frame| (frame.arg(0), frame.tag()));
     let (words, items) = lengths(tag)?;
-    let portal = thread.domain.find::<Portal>(selector, Rights::CALL)?;
+    let portal = create::selector(portal)?;
+    let portal = thread.domain.find::<Portal>(portal, Rights::CALL)?;
     if items > 0
         && let Some(handler) = portal.handler()
         && can_enter(cpu, thread.context(), handler)
