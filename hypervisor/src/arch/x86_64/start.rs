@@ -193,8 +193,9 @@ fn enter_cpu(cpu: Ref<Cpu>, features: &CpuFeatures) {
     let measures = Measures::choose(&identity, features.mitigate, cpu.index == 0);
     if cpu.index != 0 && measures != cpu::by_index(0).arch.measures.get() {
         log::warn!(
-            "CPU {}: measures against speculation {measures:?}",
-            cpu.index
+            "CPU {}: other measures against speculation: {:#x}",
+            cpu.index,
+            measures.bits()
         );
     }
     cpu.arch.set_measures(measures);
@@ -230,7 +231,10 @@ fn start_others(platform: &Platform) {
             break;
         }
         let Some(cpu) = make_cpu(index, id) else {
-            log::warn!("no memory for CPU {id:?} and those after it");
+            log::warn!(
+                "no memory for the CPU with APIC {} and those after it",
+                id.0
+            );
             break;
         };
         let stack = HostVirt(cpu.arch.stack_top);
@@ -238,7 +242,7 @@ fn start_others(platform: &Platform) {
         if unsafe { smp::start(id, index as usize, stack, paging::kernel_root()) } {
             index += 1;
         } else {
-            log::warn!("{id:?} did not start");
+            log::warn!("the CPU with APIC {} did not start", id.0);
             cpu::unregister(index);
         }
     }

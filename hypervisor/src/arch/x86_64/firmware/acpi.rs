@@ -74,7 +74,7 @@ pub fn read(rsdp: Option<HostPhys>, boot_cpu: ApicId) -> AcpiInfo {
     let tables = match tables(rsdp) {
         Ok(tables) => tables,
         Err(error) => {
-            log::warn!("ACPI tables unusable ({error:?}): one CPU, no device interrupts");
+            log::warn!("ACPI tables {}: one CPU, no device interrupts", flaw(error));
             return info;
         }
     };
@@ -83,12 +83,19 @@ pub fn read(rsdp: Option<HostPhys>, boot_cpu: ApicId) -> AcpiInfo {
             Ok(platform) => info.platform = platform,
             Err(error) => log::warn!("{error}: one CPU, no device interrupts"),
         },
-        Err(error) => log::warn!("no ACPI MADT ({error:?}): one CPU, no device interrupts"),
+        Err(error) => log::warn!("ACPI MADT {}: one CPU, no device interrupts", flaw(error)),
     }
     if let Ok(fadt) = tables.find_table::<Fadt>() {
         info.pm_timer = pm_timer(&fadt);
     }
     info
+}
+
+fn flaw(error: AcpiError) -> &'static str {
+    match error {
+        AcpiError::TableMissing(_) => "missing",
+        _ => "damaged",
+    }
 }
 
 fn tables(rsdp: HostPhys) -> Result<AcpiTables<BootHandler>, AcpiError> {
