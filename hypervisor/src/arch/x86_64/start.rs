@@ -1,7 +1,6 @@
 //! From the boot code to the root task.
 
 use super::features::CpuFeatures;
-use super::firmware::acpi;
 use super::gdt::GdtTss;
 use super::interrupts::{apic, ioapic};
 use super::paging;
@@ -10,7 +9,7 @@ use super::{CpuArch, boot, clock, entry, layout, smp, tags, traps, virt};
 use crate::addr::{HostPhys, HostVirt};
 use crate::boot::madt::{ApicId, Platform};
 use crate::boot::memory_map::{MemoryMap, PhysRange};
-use crate::boot::{BootParams, handover, image};
+use crate::boot::{BootParams, acpi, handover, image};
 use crate::cell::{CpuCell, Ref};
 use crate::context::State;
 use crate::cpu::{self, Cpu};
@@ -58,7 +57,7 @@ pub fn kernel_main(params: &'static BootParams) -> ! {
     }
     // SAFETY: the boot page tables have supervisor pages only, and CR3 holds no flags.
     unsafe { features.enable_on_this_cpu() };
-    let info = acpi::read(params.rsdp, apic::boot_id());
+    let info = acpi::read(&boot::BootWindow, params.rsdp, apic::boot_id());
     let platform = PLATFORM.call_once(|| info.platform);
     let apic_registers = apic::init(features);
     if !clock::calibrate(info.pm_timer) {
