@@ -1,6 +1,7 @@
 //! What every architecture's boot code collects before it enters the kernel's core.
 
 pub mod acpi;
+pub mod fdt;
 pub mod handover;
 #[cfg(target_os = "none")]
 pub mod image;
