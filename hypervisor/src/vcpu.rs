@@ -91,7 +91,7 @@ pub fn run(cpu: &Cpu, vcpu: Ref<Vcpu>) {
         return tell_first(cpu, vcpu);
     }
     cpu.arch.leave_guest(Some(vcpu));
-    let outcome = vcpu.arch.with_mut(|arch| arch.enter(cpu, &vcpu.guest));
+    let outcome = vcpu.arch.in_place().enter(cpu, &vcpu.guest);
     left(cpu, vcpu, outcome);
 }
 
@@ -124,7 +124,7 @@ fn call_monitor(cpu: &Cpu, vcpu: Ref<Vcpu>, exit: Exit) {
     match ipc::enter(cpu, vcpu.context(), portal) {
         Ok(handler) => {
             handler.context.reply_path.set(ReplyPath::Vcpu);
-            vcpu.arch.with_mut(|arch| arch.save(cpu, portal.groups));
+            vcpu.arch.in_place().save(cpu, portal.groups);
             let kind = exit.kind as u64 | (exit.instruction_length as u64) << 8;
             let [first, second, third] = exit.info;
             arch::deliver(cpu, handler, portal.identity, [kind, first, second, third]);
@@ -163,7 +163,7 @@ pub fn resume(cpu: &Cpu, vcpu: Ref<Vcpu>, groups: u64) {
         halt,
         deadline,
         timer,
-    } = vcpu.arch.with_mut(|arch| arch.load(cpu, groups));
+    } = vcpu.arch.in_place().load(cpu, groups);
     if let Some(deadline) = deadline {
         vcpu.expired.set(false);
         vcpu.deadline.set(deadline);

@@ -110,7 +110,7 @@ impl CpuArch {
     }
 
     /// Suspends the vCPU whose registers are loaded, unless it is `next`.
-    #[inline]
+    #[inline(always)]
     pub fn leave_guest(&self, next: Option<Ref<Vcpu>>) {
         if self.guest.get() != next {
             if let Some(vcpu) = self.guest.get() {

@@ -159,7 +159,7 @@ impl CpuArch {
     }
 
     /// Suspends the vCPU that ran last, unless it is `next`.
-    #[inline]
+    #[inline(always)]
     pub fn leave_guest(&self, next: Option<Ref<Vcpu>>) {
         if self.guest.get() != next {
             if let Some(vcpu) = self.guest.get() {
@@ -183,7 +183,7 @@ impl CpuArch {
         self.set_general_switch();
     }
 
-    #[inline]
+    #[inline(always)]
     fn set_general_switch(&self) {
         let loaded = self.guest.get().is_some();
         let xcr0 = self.virt.with_mut(|virt| virt.has_guests_xcr0());
