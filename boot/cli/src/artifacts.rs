@@ -86,7 +86,7 @@ impl Mode {
             (true, Architecture::X86_64) => &[
                 "-Crelocation-model=static",
                 "-Ccode-model=kernel",
-                "-Cllvm-args=-inline-threshold=30",
+                "-Cllvm-args=-inline-threshold=40",
             ],
             // Code that functions share (outlined) would cost two instructions more wherever it is on a hot path.
             (true, Architecture::Arm64) => &[
