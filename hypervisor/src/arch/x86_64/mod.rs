@@ -269,9 +269,7 @@ pub fn flush_translations(cpu: &Cpu) {
 
 /// Writes to the debug UART while the kernel still owns it.
 pub fn early_output(bytes: &[u8]) {
-    if let Ok(text) = core::str::from_utf8(bytes) {
-        uart::early_print(text);
-    }
+    uart::early_print(bytes);
 }
 
 /// Sets this CPU's timer to fire at `deadline`, in counter ticks; `u64::MAX`: never.
