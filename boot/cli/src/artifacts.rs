@@ -82,11 +82,12 @@ impl Mode {
     /// Flags of the compiler.
     fn flags(&self, architecture: Architecture) -> &'static [&'static str] {
         match (self.at_top, architecture) {
-            // The code model that can reach it. In the kernel little becomes part of its callers that does not say so.
+            // The code model that can reach it. In the kernel little becomes part of its callers that does not say so, and
+            // there are few indirect jumps.
             (true, Architecture::X86_64) => &[
                 "-Crelocation-model=static",
                 "-Ccode-model=kernel",
-                "-Cllvm-args=-inline-threshold=40",
+                "-Cllvm-args=-inline-threshold=40 -min-jump-table-entries=16",
             ],
             // Code that functions share (outlined) would cost two instructions more wherever it is on a hot path.
             (true, Architecture::Arm64) => &[
@@ -97,15 +98,13 @@ impl Mode {
         }
     }
 
-    /// What the profile is changed by. The kernel is built for the least size on Arm; on x86 that would cost a call 20
-    /// instructions.
-    fn profile(&self, architecture: Architecture) -> &'static [&'static str] {
+    /// Optimisation levels of packages that differ from the profile's: that of the kernel, which for the least size would
+    /// take 20 instructions more for a call on x86, and those of others in it, none of which is on a hot path.
+    fn levels(&self, architecture: Architecture) -> &'static [(&'static str, &'static str)] {
         match (self.at_top, architecture) {
-            (true, Architecture::Arm64) => &[
-                "--config",
-                "profile.release.package.hypervisor.opt-level='z'",
-            ],
-            _ => &[],
+            (true, Architecture::X86_64) => &[("bulkhead-abi", "z"), ("log", "z"), ("x86", "z")],
+            (true, Architecture::Arm64) => &[("hypervisor", "z")],
+            (false, _) => &[],
         }
     }
 
@@ -121,7 +120,10 @@ impl Mode {
             .current_dir(workspace::root())
             .env("CARGO_TARGET_DIR", self.target_dir(toolchain));
         command.args(["--release", "--features", "image"]);
-        command.args(self.profile(toolchain.architecture));
+        for (package, level) in self.levels(toolchain.architecture) {
+            let level = format!("profile.release.package.{package}.opt-level='{level}'");
+            command.args(["--config", &level]);
+        }
         for (_, package) in self.programs {
             command.args(["-p", package]);
         }
