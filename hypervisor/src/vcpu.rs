@@ -87,12 +87,16 @@ fn take_kick(vcpu: Ref<Vcpu>) -> Exit {
 
 /// Runs `vcpu`, the current context, until it leaves guest mode once, or for good where leaving it is a kernel entry.
 pub fn run(cpu: &Cpu, vcpu: Ref<Vcpu>) {
-    if vcpu.pending.with_mut(|pending| pending.is_some()) || is_kicked(vcpu) {
-        return tell_first(cpu, vcpu);
+    let exit = if vcpu.pending.with_mut(|pending| pending.is_some()) || is_kicked(vcpu) {
+        Some(take_waiting(vcpu))
+    } else {
+        cpu.arch.leave_guest(Some(vcpu));
+        let outcome = vcpu.arch.in_place().enter(cpu, &vcpu.guest);
+        after_guest(cpu, vcpu, outcome)
+    };
+    if let Some(exit) = exit {
+        call_monitor(cpu, vcpu, exit);
     }
-    cpu.arch.leave_guest(Some(vcpu));
-    let outcome = vcpu.arch.in_place().enter(cpu, &vcpu.guest);
-    left(cpu, vcpu, outcome);
 }
 
 /// `vcpu` has left guest mode.
@@ -103,11 +107,10 @@ pub fn left(cpu: &Cpu, vcpu: Ref<Vcpu>, outcome: Outcome) {
     }
 }
 
-/// Tells what waits to be told.
+/// Takes what waits to be told.
 #[cold]
-fn tell_first(cpu: &Cpu, vcpu: Ref<Vcpu>) {
-    let exit = vcpu.pending.take().unwrap_or_else(|| take_kick(vcpu));
-    call_monitor(cpu, vcpu, exit);
+fn take_waiting(vcpu: Ref<Vcpu>) -> Exit {
+    vcpu.pending.take().unwrap_or_else(|| take_kick(vcpu))
 }
 
 /// Calls the portal of `exit`.
