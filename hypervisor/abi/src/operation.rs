@@ -121,7 +121,7 @@ pub struct Description {
     pub before: &'static [&'static str],
     /// What is true after a success.
     pub after: &'static [&'static str],
-    /// Statuses, and when they are returned, where that is not what they always mean.
+    /// Statuses, and when they are returned beside what they always mean: a sentence that can also follow others.
     pub errors: &'static [(Status, &'static str)],
     /// What it costs.
     pub cost: Cost,

@@ -22,6 +22,14 @@ fn prose(text: &str) -> String {
     joined.replace('|', "\\|")
 }
 
+/// A sentence inside of one.
+fn clause(sentence: &str) -> String {
+    let mut text = prose(sentence.trim_end_matches('.'));
+    let first = text.chars().next().map_or(0, char::len_utf8);
+    text[..first].make_ascii_lowercase();
+    text
+}
+
 fn kind(kind: Kind) -> String {
     match kind {
         Kind::Sched => "scheduling context".into(),
@@ -149,7 +157,7 @@ fn operation(out: &mut String, of: &Description) {
         let name = status.name();
         let when = of.errors.iter().find(|(s, _)| *s == status);
         statuses.push(match (when, status) {
-            (Some((_, when)), _) => format!("`{name}` ({})", prose(when.trim_end_matches('.'))),
+            (Some((_, when)), _) => format!("`{name}` ({})", clause(when)),
             (None, Status::Quota) => {
                 let payer = op.payer() as usize;
                 let payer = of.arguments.iter().find(|field| field.register == payer);
