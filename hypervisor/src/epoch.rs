@@ -101,3 +101,9 @@ pub fn is_over(round: Round) -> bool {
 pub fn is_unused(epoch: u64) -> bool {
     cpu::all().all(|cpu| cpu.epoch.load(Ordering::SeqCst) >= epoch)
 }
+
+/// Nobody has to pass anything.
+#[cfg(test)]
+pub fn reset() {
+    UNLINKED.store(0, Ordering::SeqCst);
+}

@@ -105,7 +105,10 @@ fn run_chain(cpu: &Cpu) {
 
 /// System call [`abi::Op::Call`].
 pub fn call(cpu: &Cpu, thread: Ref<Thread>) -> Result<(), Status> {
-    let (selector, tag) = thread.with_frame(|frame| (Selector(frame.arg(0) as u32), frame.tag()));
+    let (selector, tag) = thread.with_frame(|frame| {
+        frame.scrub();
+        (Selector(frame.arg(0) as u32), frame.tag())
+    });
     let (words, items) = lengths(tag)?;
     let portal = thread.domain.find::<Portal>(selector, Rights::CALL)?;
     if items > 0
@@ -135,7 +138,11 @@ pub fn call(cpu: &Cpu, thread: Ref<Thread>) -> Result<(), Status> {
 
 /// System call [`abi::Op::ReplyWait`].
 pub fn reply_wait(cpu: &Cpu, thread: Ref<Thread>) -> Result<(), Status> {
-    let (words, items) = lengths(thread.with_frame(|frame| frame.tag()))?;
+    let tag = thread.with_frame(|frame| {
+        frame.scrub();
+        frame.tag()
+    });
+    let (words, items) = lengths(tag)?;
     if items > 0 {
         let client = thread.caller.get().and_then(|caller| caller.as_thread());
         let client = client.filter(|client| !client.in_exception.get());
@@ -214,7 +221,11 @@ pub fn abandon(cpu: &Cpu, thread: Ref<Thread>) {
                 client.context.release_waiters(cpu, None);
             }
             Some(client) => {
-                client.with_frame(|frame| frame.set_result(Status::Dead));
+                client.with_frame(|frame| {
+                    // A call on the fast path has not done it.
+                    frame.scrub();
+                    frame.set_result(Status::Dead);
+                });
                 client.context.wake(cpu);
             }
             None => {

@@ -114,6 +114,7 @@ impl World {
             cpu::unregister(index);
         }
         destroy::reset();
+        epoch::reset();
         interrupt::reset();
         logring::reset();
         arch::reset();

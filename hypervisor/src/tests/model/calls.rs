@@ -49,6 +49,7 @@ impl Model {
 
     pub(super) fn call_portal(&mut self, id: Id) -> Result<(), Status> {
         let frame = &mut self.thread_mut(id).frame;
+        frame.scrub();
         let (count, message) = (frame.tag().utcb_words(), frame.message());
         // The kernel looks at the lower half only.
         let at = frame.arg(0) as u32;
@@ -76,6 +77,7 @@ impl Model {
 
     pub(super) fn reply_wait(&mut self, id: Id) -> Result<(), Status> {
         let frame = &mut self.thread_mut(id).frame;
+        frame.scrub();
         let (count, message) = (frame.tag().utcb_words(), frame.message());
         if count > abi::utcb::WORDS {
             return Err(Status::BadArgument);
@@ -131,7 +133,9 @@ impl Model {
             return;
         };
         if self.is_thread(client) && !self.thread(client).in_exception {
-            self.thread_mut(client).frame.set_result(Status::Dead);
+            let frame = &mut self.thread_mut(client).frame;
+            frame.scrub();
+            frame.set_result(Status::Dead);
             self.set_state(client, State::Ready);
         } else {
             if self.is_thread(client) {
