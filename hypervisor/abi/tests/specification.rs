@@ -99,10 +99,10 @@ fn form(of: &Form) -> String {
 /// Enumerations and flags that `of` is made of.
 fn codes(of: &'static Form, into: &mut Vec<&'static Codes>) {
     match of {
-        Form::OneOf(codes) | Form::SetOf(codes) => {
-            if !into.iter().any(|other| other.name == codes.name) {
-                into.push(codes);
-            }
+        Form::OneOf(codes) | Form::SetOf(codes)
+            if into.iter().all(|other| other.name != codes.name) =>
+        {
+            into.push(codes);
         }
         Form::Packed(parts) => parts.iter().for_each(|(.., of)| codes(of, into)),
         Form::Low(of) => codes(of, into),
