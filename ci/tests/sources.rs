@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use bulkhead::artifacts::{KERNEL, TRIAL, USER};
+use bulkhead::artifacts::{KERNEL, MEASURED_KERNEL, TRIAL, USER};
 use bulkhead::toolchain::{Compiler, Toolchain, host_cargo};
 use bulkhead::{apt, child, workspace};
 use configs::Architecture;
@@ -56,7 +56,7 @@ fn lints_on_bare_metal(architecture: Architecture) {
         apt::install(&["rust-web-clippy"], "clippy for bare metal")
             .unwrap_or_else(|e| panic!("{e:#}"));
     }
-    for mode in [KERNEL, USER, TRIAL] {
+    for mode in [KERNEL, MEASURED_KERNEL, USER, TRIAL] {
         let mut command = mode.cargo(&toolchain, "clippy");
         command.args(["--locked", "--", "-D", "warnings"]);
         run(

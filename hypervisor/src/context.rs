@@ -4,12 +4,17 @@ use crate::cell::{CpuCell, Ref};
 use crate::cpu::Cpu;
 use crate::notification::Notification;
 use crate::object::{Header, Object};
-use crate::sched::{self, Sched};
+use crate::ring::Ring;
+use crate::sched::Sched;
+use crate::space::Progress;
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::thread::Thread;
 use crate::timeout::{Expiry, Timeout};
 use crate::vcpu::Vcpu;
 use abi::cap::Kind;
+
+/// Helpers that are dismissed at once.
+const BATCH: usize = 16;
 
 /// What a context is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,7 +70,7 @@ pub struct Context {
     /// How this handler's next reply can be carried out.
     pub reply_path: CpuCell<ReplyPath>,
     /// Scheduling contexts whose chain of calls ends here, as long as it is blocked.
-    waiters: CpuCell<Option<Ref<Sched>>>,
+    waiters: Ring,
     /// Contexts that help this handler.
     helpers: CpuCell<Option<Ref<Context>>>,
     helper_next: CpuCell<Option<Ref<Context>>>,
@@ -89,7 +94,7 @@ impl Context {
             callee: CpuCell::new(None),
             sched: CpuCell::new(None),
             reply_path: CpuCell::new(ReplyPath::Thread),
-            waiters: CpuCell::new(None),
+            waiters: Ring::new(),
             helpers: CpuCell::new(None),
             helper_next: CpuCell::new(None),
             helper_prev: CpuCell::new(None),
@@ -134,28 +139,31 @@ impl Context {
         self.state.set(State::Ready);
     }
 
-    /// Sends those away who help this handler, which is about to end.
-    pub fn dismiss_helpers(&self) {
-        while let Some(helper) = self.helpers.get() {
-            helper.stop_helping();
-        }
-    }
-
-    /// Lets all waiting scheduling contexts compete again, but keeps `except`.
-    pub fn release_waiters(&self, cpu: &Cpu, except: Option<Ref<Sched>>) {
-        let mut link = self.waiters.get();
-        while let Some(sched) = link {
-            link = sched.waiter_link();
-            if except != Some(sched) {
-                self.remove_waiter(sched);
-                sched::ready(cpu, sched);
+    /// Sends a batch of those away who help this handler, which is about to end and is helped by nobody new.
+    pub fn dismiss_helpers(&self) -> Progress {
+        for _ in 0..BATCH {
+            match self.helpers.get() {
+                Some(helper) => helper.stop_helping(),
+                None => return Progress::Done,
             }
         }
+        Progress::Again
     }
 
-    /// Takes `sched` off the list of those that wait here.
-    pub fn remove_waiter(&self, sched: Ref<Sched>) {
-        sched.unlink_waiter(&self.waiters);
+    /// Lets all waiting scheduling contexts compete again, from the scheduler's next turn on, but has `except`, which
+    /// is this context's own, go on waiting here if it waits.
+    pub fn release_waiters(&self, cpu: &Cpu, except: Option<Ref<Sched>>) {
+        let kept = except.filter(|sched| sched.waiting.is_linked());
+        if let Some(sched) = kept {
+            sched.waiting.unlink();
+        }
+        if !self.waiters.is_empty() {
+            cpu.released.take_all(&self.waiters);
+            cpu.reschedule.set(true);
+        }
+        if let Some(sched) = kept {
+            self.waiters.push(sched.waiting_link());
+        }
     }
 
     /// Makes a blocked context ready.
@@ -168,7 +176,7 @@ impl Context {
 impl Ref<Context> {
     /// `sched`, which is in no queue, waits until this context can run, or can be called.
     pub fn add_waiter(self, sched: Ref<Sched>) {
-        sched.link_waiter(self, &self.waiters);
+        self.waiters.push(sched.waiting_link());
         self.reply_path.set(ReplyPath::General);
     }
 

@@ -3,14 +3,24 @@
 use crate::arch::{self, CpuArch};
 use crate::cell::{CpuCell, Ref};
 use crate::context::{Context, State};
+use crate::epoch;
 use crate::mem::KernelPage;
 use crate::notification::{self, Notification};
 use crate::object::{AnyRef, Ending};
+use crate::ring::Ring;
 use crate::sched::{self, RunQueue, Sched};
+use crate::space::Progress;
 use crate::sync::TicketMutex;
 use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use crate::timeout::{Expiry, TimeoutQueue};
 use abi::Status;
+
+/// A thing that another CPU asks for.
+enum Work {
+    Notification(Ref<Notification>),
+    Start(Ref<Sched>),
+    Ending(AnyRef),
+}
 
 /// Work from other CPUs.
 struct Inbox {
@@ -40,6 +50,8 @@ pub struct Cpu {
     pub time_slice: u64,
     /// Ready scheduling contexts.
     pub run_queue: RunQueue,
+    /// Those that wait no more and are not in the run queue yet.
+    pub released: Ring,
     /// Deadlines.
     pub timeouts: TimeoutQueue,
     /// Last epoch that this CPU passed.
@@ -47,6 +59,7 @@ pub struct Cpu {
     /// Last epoch that it has to pass for translations that it may hold.
     pub stale: AtomicU64,
     timer: CpuCell<u64>,
+    asked: CpuCell<bool>,
     inbox: TicketMutex<Inbox>,
 }
 
@@ -123,10 +136,12 @@ impl Cpu {
             yielded: CpuCell::new(false),
             time_slice,
             run_queue: RunQueue::new(),
+            released: Ring::new(),
             timeouts: TimeoutQueue::new(),
             epoch: AtomicU64::new(0),
             stale: AtomicU64::new(0),
             timer: CpuCell::new(u64::MAX),
+            asked: CpuCell::new(false),
             inbox: TicketMutex::new(Inbox {
                 notifications: None,
                 starts: None,
@@ -164,12 +179,14 @@ impl Cpu {
 
     /// From another CPU: has `object` detached ([`crate::destroy::detach`]).
     pub fn post_ending(&self, object: AnyRef) {
-        {
-            let mut inbox = self.inbox.lock();
-            object.ending_next.store(inbox.endings, Ordering::Relaxed);
-            inbox.endings = object.address();
-        }
+        self.put_ending(object);
         self.interrupt();
+    }
+
+    fn put_ending(&self, object: AnyRef) {
+        let mut inbox = self.inbox.lock();
+        object.ending_next.store(inbox.endings, Ordering::Relaxed);
+        inbox.endings = object.address();
     }
 
     /// Whether nothing was posted that has not been served.
@@ -178,41 +195,55 @@ impl Cpu {
         inbox.notifications.is_none() && inbox.starts.is_none() && inbox.endings == 0
     }
 
-    /// On this CPU: does what others asked for.
-    pub fn serve_inbox(&self) {
-        loop {
-            let (notification, start, ending) = {
-                let mut inbox = self.inbox.lock();
-                let notification = inbox.notifications;
-                if let Some(n) = notification {
-                    inbox.notifications = n.posted_next.get();
-                    n.posted.store(false, Ordering::Release);
-                }
-                let start = inbox.starts;
-                if let Some(sched) = start {
-                    inbox.starts = sched.start_next.get();
-                }
-                // SAFETY: an object stays until it is detached, which happens here.
-                let ending: Option<AnyRef> =
-                    (inbox.endings != 0).then(|| unsafe { Ref::from_address(inbox.endings) });
-                if let Some(object) = ending {
-                    inbox.endings = object.ending_next.load(Ordering::Relaxed);
-                }
-                (notification, start, ending)
-            };
-            if let Some(notification) = notification {
-                notification::arrive(self, notification);
+    /// Another CPU has interrupted this one: its work is done before anything is chosen to run.
+    pub fn note_inbox(&self) {
+        self.asked.set(true);
+        self.reschedule.set(true);
+    }
+
+    fn next_work(&self) -> Option<Work> {
+        let mut inbox = self.inbox.lock();
+        if let Some(notification) = inbox.notifications {
+            inbox.notifications = notification.posted_next.get();
+            notification.posted.store(false, Ordering::Release);
+            return Some(Work::Notification(notification));
+        }
+        if let Some(sched) = inbox.starts {
+            inbox.starts = sched.start_next.get();
+            return Some(Work::Start(sched));
+        }
+        if inbox.endings == 0 {
+            return None;
+        }
+        // SAFETY: an object stays until it is detached, which happens here.
+        let object: AnyRef = unsafe { Ref::from_address(inbox.endings) };
+        inbox.endings = object.ending_next.load(Ordering::Relaxed);
+        Some(Work::Ending(object))
+    }
+
+    /// Does one thing that others asked for. `Done` when nothing was left: this CPU has then passed the epoch. Between two
+    /// calls interrupts are taken, and nothing is kept that was found before.
+    pub fn serve_inbox(&self) -> Progress {
+        if !self.asked.get() {
+            return Progress::Done;
+        }
+        // Before the look at the inbox: what ends with this epoch was posted earlier.
+        let epoch = epoch::current();
+        match self.next_work() {
+            None => {
+                self.asked.set(false);
+                epoch::pass(self, epoch);
+                return Progress::Done;
             }
-            if let Some(sched) = start {
-                begin(self, sched);
-            }
-            if let Some(object) = ending {
-                crate::destroy::detach(self, object);
-            }
-            if notification.is_none() && start.is_none() && ending.is_none() {
-                return;
+            Some(Work::Notification(notification)) => notification::arrive(self, notification),
+            Some(Work::Start(sched)) => begin(self, sched),
+            Some(Work::Ending(object)) => {
+                if crate::destroy::detach(self, object) == Progress::Again {
+                    self.put_ending(object);
+                }
             }
         }
+        Progress::Again
     }
 
     /// Sets the timer to whatever comes first: end of the slice or a deadline.

@@ -7,11 +7,11 @@ use crate::cpu::{self, Cpu};
 use crate::domain::{Domain, MAX_LEVEL, MAX_SLOTS};
 use crate::mem::{self, KernelPage};
 use crate::notification::Notification;
-use crate::object::{self, Header, Object};
+use crate::object::{self, AnyRef, Header, Object};
 use crate::portal::{self, Portal};
 use crate::sched::Sched;
-use crate::slot::{self, CapWord, ORIGIN, Slot, Tree};
-use crate::space::Space;
+use crate::slot::{CapWord, ORIGIN, Slot, Tree};
+use crate::space::{Space, User};
 use crate::sync::atomic::Ordering;
 use crate::thread::Thread;
 use crate::vcpu::{MAX_ARCH_PAGES, Vcpu};
@@ -30,13 +30,12 @@ pub fn selector(argument: u64) -> Result<Selector, Status> {
 }
 
 /// The paying domain `a0` and the empty slot `a1` of a creation, which the lock keeps empty.
-fn target(caller: &Domain, args: &Args) -> Result<(Ref<Domain>, Ref<Slot>, Tree), Status> {
-    let tree = slot::lock();
+fn target(_tree: &Tree, caller: &Domain, args: &Args) -> Result<(Ref<Domain>, Ref<Slot>), Status> {
     let payer = caller.find::<Domain>(selector(args[0])?, Rights::CREATE)?;
     if payer.is_dying() {
         return Err(Status::Dead);
     }
-    Ok((payer, caller.empty_slot(selector(args[1])?)?, tree))
+    Ok((payer, caller.empty_slot(selector(args[1])?)?))
 }
 
 /// Publishes the first capability of a new object.
@@ -50,8 +49,8 @@ fn publish<T: Object>(tree: &Tree, slot: Ref<Slot>, object: Ref<T>) {
 }
 
 /// [`abi::Op::CreateDomain`].
-pub fn domain(caller: Ref<Domain>, args: &Args) -> Result<(), Status> {
-    let (payer, slot, tree) = target(&caller, args)?;
+pub fn domain(tree: &Tree, caller: Ref<Domain>, args: &Args) -> Result<(), Status> {
+    let (payer, slot) = target(tree, &caller, args)?;
     let slots = u32::try_from(args[3]).map_err(|_| Status::BadArgument)?;
     let level = payer.level().max(caller.level());
     if slots == 0 || slots > MAX_SLOTS || args[2] > 1 << 40 || level >= MAX_LEVEL {
@@ -64,21 +63,27 @@ pub fn domain(caller: Ref<Domain>, args: &Args) -> Result<(), Status> {
         return Err(Status::Quota);
     };
     payer.adopt(object::header(domain));
-    publish(&tree, slot, domain);
+    publish(tree, slot, domain);
     Ok(())
 }
 
 /// [`abi::Op::CreateSpace`].
-pub fn space(caller: Ref<Domain>, args: &Args) -> Result<(), Status> {
-    let (payer, slot, tree) = target(&caller, args)?;
+pub fn space(tree: &Tree, caller: Ref<Domain>, args: &Args) -> Result<(), Status> {
+    let (payer, slot) = target(tree, &caller, args)?;
     let kind = SpaceKind::from_code(args[2]).ok_or(Status::BadArgument)?;
     // The cell first: what comes after it cannot fail, or leaves nothing behind.
     let cell = payer.alloc_cell()?;
     let table = PageTable::new(kind, &payer).inspect_err(|_| payer.free_cell(cell))?;
     let header = Header::new(Kind::Space, Some(payer));
     let space = Space::new(header, kind, arch::alloc_space_tag(kind), table);
-    publish(&tree, slot, payer.make_in(cell, space));
+    publish(tree, slot, payer.make_in(cell, space));
     Ok(())
+}
+
+/// The object that [`place`] will put into `page`.
+fn future(page: KernelPage) -> AnyRef {
+    // SAFETY: nobody looks at it before it is there.
+    unsafe { Ref::from_address(page.virt.0) }
 }
 
 /// Puts an object that takes a page of its own there.
@@ -101,8 +106,8 @@ fn check_cpu(argument: u64) -> Result<u32, Status> {
 }
 
 /// [`abi::Op::CreateThread`].
-pub fn thread(caller: Ref<Domain>, args: &Args) -> Result<(), Status> {
-    let (payer, slot, tree) = target(&caller, args)?;
+pub fn thread(tree: &Tree, caller: Ref<Domain>, args: &Args) -> Result<(), Status> {
+    let (payer, slot) = target(tree, &caller, args)?;
     let domain = caller.find::<Domain>(selector(args[2])?, Rights::INSTALL)?;
     let space = caller.find::<Space>(selector(args[3])?, Rights::INSTALL)?;
     // They end together, so that no reference between them outlives its object.
@@ -112,7 +117,7 @@ pub fn thread(caller: Ref<Domain>, args: &Args) -> Result<(), Status> {
     let (cpu, flags) = (args[4] & u32::MAX as u64, args[4] & !(u32::MAX as u64));
     let flags = ThreadFlags::from_bits(flags).ok_or(Status::BadArgument)?;
     let thread = make_thread(
-        &tree,
+        tree,
         payer,
         space,
         &ThreadArgs {
@@ -124,7 +129,7 @@ pub fn thread(caller: Ref<Domain>, args: &Args) -> Result<(), Status> {
             foreign: flags.contains(ThreadFlags::FOREIGN),
         },
     )?;
-    publish(&tree, slot, thread);
+    publish(tree, slot, thread);
     Ok(())
 }
 
@@ -163,7 +168,6 @@ pub fn make_thread(
         domain.free_page(page);
         return Err(status);
     }
-    space.add_user(tree, args.cpu);
     let header = Header::new(Kind::Thread, Some(domain));
     let context = Context::new(header, args.cpu, State::New);
     if args.foreign {
@@ -175,6 +179,7 @@ pub fn make_thread(
         caller: CpuCell::new(None),
         domain,
         space,
+        use_of_space: User::new(future(page)),
         utcb,
         utcb_address: args.utcb,
         exception_portal: args.exception_portal,
@@ -186,13 +191,15 @@ pub fn make_thread(
     };
     // SAFETY: a fresh page; that a Thread fits is asserted beside its definition.
     let thread = unsafe { place(page, thread) };
+    thread.use_of_space.enter(tree, &space);
+    space.runs_on(tree, args.cpu);
     domain.adopt(object::header(thread));
     Ok(thread)
 }
 
 /// [`abi::Op::CreateVcpu`].
-pub fn vcpu(caller: Ref<Domain>, args: &Args) -> Result<(), Status> {
-    let (payer, slot, tree) = target(&caller, args)?;
+pub fn vcpu(tree: &Tree, caller: Ref<Domain>, args: &Args) -> Result<(), Status> {
+    let (payer, slot) = target(tree, &caller, args)?;
     let domain = caller.find::<Domain>(selector(args[2])?, Rights::INSTALL)?;
     let guest = caller.find::<Space>(selector(args[3])?, Rights::INSTALL)?;
     let monitor = caller.find::<Space>(selector(args[5])?, Rights::INSTALL)?;
@@ -205,23 +212,21 @@ pub fn vcpu(caller: Ref<Domain>, args: &Args) -> Result<(), Status> {
     let count = arch::pages_per_vcpu()
         .ok_or(Status::Unsupported)?
         .min(MAX_ARCH_PAGES);
-    payer.charge(count as u64 + 2)?;
-    let mut pages = [KernelPage::NONE; MAX_ARCH_PAGES + 2];
-    for page in pages.iter_mut().take(count + 2) {
-        // Charged pages are there: quotas together never exceed the pool.
-        *page = mem::alloc().ok_or(Status::Quota)?;
-    }
-    let (own, state_page) = (pages[count], pages[count + 1]);
-    if let Err(status) = monitor.map_kernel_page(&tree, args[6], state_page) {
-        for &page in pages.iter().take(count + 2) {
-            payer.free_page(page);
-        }
+    payer.charge(count as u64 + 1)?;
+    let state_page = payer
+        .alloc_page()
+        .inspect_err(|_| payer.uncharge(count as u64 + 1))?;
+    if let Err(status) = monitor.map_kernel_page(tree, args[6], state_page) {
+        payer.free_page(state_page);
+        payer.uncharge(count as u64 + 1);
         return Err(status);
     }
-    guest.add_user(&tree, cpu);
-    monitor.users.fetch_add(1, Ordering::AcqRel);
+    // Charged pages are there: quotas together never exceed the pool.
+    let own = mem::alloc().ok_or(Status::Quota)?;
     let mut arch_pages = [KernelPage::NONE; MAX_ARCH_PAGES];
-    arch_pages[..count].copy_from_slice(&pages[..count]);
+    for page in arch_pages.iter_mut().take(count) {
+        *page = mem::alloc().ok_or(Status::Quota)?;
+    }
     let header = Header::new(Kind::Vcpu, Some(payer));
     // The first thing that a vCPU does is to ask its monitor for its state.
     let startup = crate::vcpu::Exit {
@@ -234,6 +239,7 @@ pub fn vcpu(caller: Ref<Domain>, args: &Args) -> Result<(), Status> {
         domain,
         guest,
         monitor,
+        uses: [User::new(future(own)), User::new(future(own))],
         state_page,
         state_address: args[6],
         exit_base,
@@ -245,14 +251,18 @@ pub fn vcpu(caller: Ref<Domain>, args: &Args) -> Result<(), Status> {
     };
     // SAFETY: a fresh page; that a Vcpu fits is asserted beside its definition.
     let vcpu = unsafe { place(own, vcpu) };
+    for (user, space) in vcpu.uses.iter().zip([guest, monitor]) {
+        user.enter(tree, &space);
+    }
+    guest.runs_on(tree, cpu);
     payer.adopt(object::header(vcpu));
-    publish(&tree, slot, vcpu);
+    publish(tree, slot, vcpu);
     Ok(())
 }
 
 /// [`abi::Op::CreateSched`].
-pub fn sched(caller: Ref<Domain>, args: &Args) -> Result<(), Status> {
-    let (payer, slot, tree) = target(&caller, args)?;
+pub fn sched(tree: &Tree, caller: Ref<Domain>, args: &Args) -> Result<(), Status> {
+    let (payer, slot) = target(tree, &caller, args)?;
     let cpu = check_cpu(args[2])?;
     let priority = u8::try_from(args[3]).map_err(|_| Status::BadArgument)?;
     let (budget, period) = (args[4], args[5]);
@@ -261,7 +271,7 @@ pub fn sched(caller: Ref<Domain>, args: &Args) -> Result<(), Status> {
     }
     let header = Header::new(Kind::Sched, Some(payer));
     publish(
-        &tree,
+        tree,
         slot,
         payer.make(Sched::new(header, cpu, priority, budget, period))?,
     );
@@ -269,8 +279,8 @@ pub fn sched(caller: Ref<Domain>, args: &Args) -> Result<(), Status> {
 }
 
 /// [`abi::Op::CreatePortal`].
-pub fn portal(caller: Ref<Domain>, args: &Args) -> Result<(), Status> {
-    let (payer, slot, tree) = target(&caller, args)?;
+pub fn portal(tree: &Tree, caller: Ref<Domain>, args: &Args) -> Result<(), Status> {
+    let (payer, slot) = target(tree, &caller, args)?;
     let handler = caller.find::<Thread>(selector(args[2])?, Rights::CONTROL)?;
     if handler.foreign {
         return Err(Status::BadArgument);
@@ -278,22 +288,21 @@ pub fn portal(caller: Ref<Domain>, args: &Args) -> Result<(), Status> {
     let header = Header::new(Kind::Portal, Some(payer));
     let portal = payer.make(Portal::new(header, args[3], args[4]))?;
     portal::bind(portal, handler);
-    publish(&tree, slot, portal);
+    publish(tree, slot, portal);
     Ok(())
 }
 
 /// [`abi::Op::CreateNotification`].
-pub fn notification(caller: Ref<Domain>, args: &Args) -> Result<(), Status> {
-    let (payer, slot, tree) = target(&caller, args)?;
+pub fn notification(tree: &Tree, caller: Ref<Domain>, args: &Args) -> Result<(), Status> {
+    let (payer, slot) = target(tree, &caller, args)?;
     let header = Header::new(Kind::Notification, Some(payer));
-    publish(&tree, slot, payer.make(Notification::new(header))?);
+    publish(tree, slot, payer.make(Notification::new(header))?);
     Ok(())
 }
 
 /// [`abi::Op::BindSched`].
-pub fn bind_sched(cpu: &Cpu, caller: Ref<Domain>, args: &Args) -> Result<(), Status> {
+pub fn bind_sched(cpu: &Cpu, _tree: &Tree, caller: Ref<Domain>, args: &Args) -> Result<(), Status> {
     // What is bound under this lock is found when either ends.
-    let _tree = slot::lock();
     let sched = caller.find::<Sched>(selector(args[0])?, Rights::CONTROL)?;
     let word = caller.capability(selector(args[1])?);
     if !matches!(word.kind(), Kind::Thread | Kind::Vcpu) {
@@ -311,8 +320,7 @@ pub fn bind_sched(cpu: &Cpu, caller: Ref<Domain>, args: &Args) -> Result<(), Sta
 }
 
 /// [`abi::Op::BindKick`].
-pub fn bind_kick(caller: Ref<Domain>, args: &Args) -> Result<(), Status> {
-    let _tree = slot::lock();
+pub fn bind_kick(_tree: &Tree, caller: Ref<Domain>, args: &Args) -> Result<(), Status> {
     let vcpu = caller.find::<Vcpu>(selector(args[0])?, Rights::CONTROL)?;
     let notification = caller.find::<Notification>(selector(args[1])?, Rights::WAIT)?;
     // Until it is started, no CPU touches the vCPU.

@@ -4,6 +4,7 @@ use crate::cell::Ref;
 use crate::create::Args;
 use crate::domain::Domain;
 use crate::slot::{self, CapWord, ORIGIN, Slot, Tree};
+use crate::space::Progress;
 use crate::sync::atomic::Ordering;
 use crate::thread::Thread;
 use abi::cap::{Kind, MemoryKind};
@@ -105,27 +106,29 @@ fn carry_out(tree: &Tree, checked: &Checked) {
 }
 
 /// [`abi::Op::Delegate`].
-pub fn delegate(caller: Ref<Domain>, args: &Args) -> Result<(), Status> {
+pub fn delegate(tree: &Tree, caller: Ref<Domain>, args: &Args) -> Result<(), Status> {
     let selector = |argument| {
         let number = u32::try_from(argument).map_err(|_| Status::BadArgument)?;
         Ok(Selector(number))
     };
     let receiver = caller.find::<Domain>(selector(args[1])?, Rights::INSTALL)?;
-    let tree = slot::lock();
     let from = (&*caller, selector(args[0])?);
     let to = (&*receiver, selector(args[2]));
-    let checked = check(&tree, from, to, args[3], [args[4], args[5]], args[6])?;
-    carry_out(&tree, &checked);
+    let checked = check(tree, from, to, args[3], [args[4], args[5]], args[6])?;
+    carry_out(tree, &checked);
     Ok(())
 }
 
-/// Delegates the `count` capabilities of the message of `from` to the window of `to`: all of them, or none.
-pub fn transfer(from: Ref<Thread>, to: Ref<Thread>, count: usize) -> Result<(), Status> {
+/// Delegates the `count` capabilities of the message of `from` to the window of `to`: all of them, or none. `Again`: none
+/// yet, as another CPU changes the tree.
+pub fn transfer(from: Ref<Thread>, to: Ref<Thread>, count: usize) -> Result<Progress, Status> {
     let window = Window::from_word(to.utcb.read(WINDOW));
     if count > (window.slots as usize).min(ITEMS) {
         return Err(Status::NoWindow);
     }
-    let tree = slot::lock();
+    let Some(tree) = slot::try_lock() else {
+        return Ok(Progress::Again);
+    };
     let mut all: [Option<Checked>; ITEMS] = [None; ITEMS];
     for number in 0..count {
         let at = HEAD + Item::place(number);
@@ -147,7 +150,7 @@ pub fn transfer(from: Ref<Thread>, to: Ref<Thread>, count: usize) -> Result<(), 
     for checked in all.iter().flatten() {
         carry_out(&tree, checked);
     }
-    Ok(())
+    Ok(Progress::Done)
 }
 
 /// Index of the window in a UTCB page, and of the first message word.

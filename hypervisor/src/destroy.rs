@@ -14,7 +14,7 @@ use crate::notification::{self, Notification};
 use crate::object::{self, AnyRef, Ending};
 use crate::portal::{self, Portal};
 use crate::sched::{self, Sched};
-use crate::slot::{self, CapWord, Slot, ZOMBIE};
+use crate::slot::{CapWord, Slot, Tree, ZOMBIE};
 use crate::space::{self, Progress, Space};
 use crate::sync::TicketMutex;
 use crate::sync::atomic::Ordering;
@@ -24,11 +24,19 @@ use crate::{arch, cpu, epoch, interrupt, ipc, logring};
 use abi::Status;
 use abi::cap::Kind;
 
-/// Steps that one run of a revocation or destruction takes.
-const BATCH: usize = 32;
+/// Light steps that one run of a revocation or destruction takes; a heavy one ends it.
+const BATCH: usize = 16;
 
-/// Steps of different CPUs exclude each other, so that an object ends once.
-static DESTROY: TicketMutex<()> = TicketMutex::new(());
+/// What a step did.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Step {
+    /// Nothing: it is complete.
+    Done,
+    /// One node of the tree.
+    Light,
+    /// As much as is done without taking interrupts.
+    Heavy,
+}
 
 struct Retired {
     first: u64,
@@ -38,41 +46,44 @@ struct Retired {
 static RETIRED: TicketMutex<Retired> = TicketMutex::new(Retired { first: 0, last: 0 });
 
 /// Revokes what was derived from the capability in `slot`; with `whole`, deletes it too.
-pub fn revoke(cpu: &Cpu, slot: Ref<Slot>, whole: bool) -> Result<Progress, Status> {
-    let _steps = DESTROY.lock();
+pub fn revoke(cpu: &Cpu, tree: &Tree, slot: Ref<Slot>, whole: bool) -> Result<Progress, Status> {
     for _ in 0..BATCH {
-        if revoke_step(slot) == Progress::Done
-            && (!whole || delete_self(cpu, slot)? == Progress::Done)
-        {
-            return Ok(Progress::Done);
+        let mut step = revoke_step(tree, slot);
+        if step == Step::Done && whole {
+            step = delete_self(cpu, tree, slot)?;
+        }
+        match step {
+            Step::Done => return Ok(Progress::Done),
+            Step::Light => {}
+            Step::Heavy => return Ok(Progress::Again),
         }
     }
     Ok(Progress::Again)
 }
 
 /// One step of revocation: the number of descendants or their depth gets smaller.
-fn revoke_step(slot: Ref<Slot>) -> Progress {
-    let tree = slot::lock();
-    let Some(child) = slot.first_child(&tree) else {
-        return Progress::Done;
+fn revoke_step(tree: &Tree, slot: Ref<Slot>) -> Step {
+    let Some(child) = slot.first_child(tree) else {
+        return Step::Done;
     };
     if child.word().kind() == Kind::Mapping {
-        space::unmap_step(&tree, child);
-    } else if let Some(grandchild) = child.first_child(&tree) {
-        let kind = child.word().kind();
+        space::unmap_step(tree, child);
+        return Step::Heavy;
+    }
+    let kind = child.word().kind();
+    if let Some(grandchild) = child.first_child(tree) {
         if child.extra.load(Ordering::Relaxed) & ZOMBIE == 0 {
-            child.withdraw(&tree);
+            child.withdraw(tree);
         }
         taken_back(kind);
-        grandchild.unlink(&tree);
-        grandchild.link_under(&tree, &slot);
+        grandchild.unlink(tree);
+        grandchild.link_under(tree, &slot);
     } else {
-        let kind = child.word().kind();
-        child.unlink(&tree);
-        child.clear(&tree);
+        child.unlink(tree);
+        child.clear(tree);
         taken_back(kind);
     }
-    Progress::Again
+    Step::Light
 }
 
 /// A capability of `kind` is no longer there: other CPUs may have found its object before. Memory is found and used
@@ -84,63 +95,51 @@ fn taken_back(kind: Kind) {
 }
 
 /// Deletes the capability in `slot`, from which nothing is derived any more.
-fn delete_self(cpu: &Cpu, slot: Ref<Slot>) -> Result<Progress, Status> {
-    let address = {
-        let tree = slot::lock();
-        // Another CPU may have derived something from it since.
-        if slot.first_child(&tree).is_some() {
-            return Ok(Progress::Again);
-        }
-        if slot.word().kind() == Kind::Mapping {
-            return Ok(space::unmap_step(&tree, slot));
-        }
-        let address = slot.own_object();
-        if address == 0 {
-            let kind = slot.word().kind();
-            slot.unlink(&tree);
-            slot.clear(&tree);
-            taken_back(kind);
-            return Ok(Progress::Done);
-        }
-        if slot.word() != CapWord::NULL {
-            // SAFETY: the capability holds the address of an object, which ends only here.
-            may_end(cpu, unsafe { Ref::from_address(address) })?;
-            slot.condemn(&tree);
-        }
-        address
-    };
-    // SAFETY: as above.
-    let object: AnyRef = unsafe { Ref::from_address(address) };
-    if end(cpu, object)? == Progress::Again {
-        return Ok(Progress::Again);
+fn delete_self(cpu: &Cpu, tree: &Tree, slot: Ref<Slot>) -> Result<Step, Status> {
+    if slot.word().kind() == Kind::Mapping {
+        return Ok(match space::unmap_step(tree, slot) {
+            Progress::Done => Step::Done,
+            Progress::Again => Step::Heavy,
+        });
     }
-    forget_origin(object);
+    let address = slot.own_object();
+    if address == 0 {
+        let kind = slot.word().kind();
+        slot.unlink(tree);
+        slot.clear(tree);
+        taken_back(kind);
+        return Ok(Step::Done);
+    }
+    // SAFETY: the capability holds the address of an object, which ends only here.
+    let object: AnyRef = unsafe { Ref::from_address(address) };
+    if slot.word() != CapWord::NULL {
+        may_end(cpu, tree, object)?;
+        slot.condemn(tree);
+    }
+    if end(cpu, tree, object)? == Progress::Again {
+        return Ok(Step::Heavy);
+    }
+    forget_origin(tree, object);
     retire(object);
-    Ok(Progress::Done)
+    Ok(Step::Done)
 }
 
 /// Empties the slot of the first capability of `object`, which nobody can find any more then.
-fn forget_origin(object: AnyRef) {
-    let tree = slot::lock();
+fn forget_origin(tree: &Tree, object: AnyRef) {
     if let Some(slot) = Slot::from_link(object.origin.load(Ordering::Relaxed)) {
-        slot.unlink(&tree);
-        slot.clear(&tree);
+        slot.unlink(tree);
+        slot.clear(tree);
     }
 }
 
-/// Whether `object` can end now, with the tree locked: what the caller itself runs on cannot, and neither can what
+/// Whether `object` can end now: what the caller itself runs on cannot, and neither can what
 /// others were made to use.
-fn may_end(cpu: &Cpu, object: AnyRef) -> Result<(), Status> {
+fn may_end(cpu: &Cpu, tree: &Tree, object: AnyRef) -> Result<(), Status> {
     let current = cpu.current.get();
     let busy = match object.kind {
         Kind::Thread | Kind::Vcpu => current.is_some_and(|c| c.address() == object.address()),
         Kind::Domain => runs_in(cpu, object::downcast(object)?),
-        Kind::Space => {
-            object::downcast::<Space>(object)?
-                .users
-                .load(Ordering::Acquire)
-                != 0
-        }
+        Kind::Space => object::downcast::<Space>(object)?.user(tree).is_some(),
         _ => false,
     };
     if busy { Err(Status::Busy) } else { Ok(()) }
@@ -156,15 +155,14 @@ fn runs_in(cpu: &Cpu, domain: Ref<Domain>) -> bool {
 
 /// Ends an object that nobody can find any more. When it says `Done`, nothing refers to the object but its
 /// payer's list.
-fn end(cpu: &Cpu, object: AnyRef) -> Result<Progress, Status> {
+fn end(cpu: &Cpu, tree: &Tree, object: AnyRef) -> Result<Progress, Status> {
     match object.kind {
-        Kind::Domain => return end_domain(cpu, object::downcast(object)?),
+        Kind::Domain => return end_domain(cpu, tree, object::downcast(object)?),
         Kind::Space => {
             let space: Ref<Space> = object::downcast(object)?;
-            let tree = slot::lock();
             for _ in 0..BATCH {
                 match Slot::from_link(space.mappings.load(Ordering::Relaxed)) {
-                    Some(mapping) => space::remove_mapping(&tree, mapping),
+                    Some(mapping) => space::remove_mapping(tree, mapping),
                     None => return Ok(Progress::Done),
                 }
             }
@@ -175,7 +173,7 @@ fn end(cpu: &Cpu, object: AnyRef) -> Result<Progress, Status> {
             if !detached(cpu, object)? {
                 return Ok(Progress::Again);
             }
-            unmap_kernel_pages(object)?;
+            unmap_kernel_pages(tree, object)?;
         }
         // These have no payer and no first capability.
         Kind::Null
@@ -189,20 +187,20 @@ fn end(cpu: &Cpu, object: AnyRef) -> Result<Progress, Status> {
 }
 
 /// Takes the shared pages of a thread or vCPU out of its program's space.
-fn unmap_kernel_pages(object: AnyRef) -> Result<(), Status> {
-    let _tree = slot::lock();
+fn unmap_kernel_pages(tree: &Tree, object: AnyRef) -> Result<(), Status> {
     let page = abi::PAGE_SIZE as u64;
     match object.kind {
         Kind::Thread => {
             let thread: Ref<Thread> = object::downcast(object)?;
             thread.space.table.unmap(thread.utcb_address, page);
-            thread.space.users.fetch_sub(1, Ordering::AcqRel);
+            thread.use_of_space.leave(tree);
         }
         Kind::Vcpu => {
             let vcpu: Ref<Vcpu> = object::downcast(object)?;
             vcpu.monitor.table.unmap(vcpu.state_address, page);
-            vcpu.monitor.users.fetch_sub(1, Ordering::AcqRel);
-            vcpu.guest.users.fetch_sub(1, Ordering::AcqRel);
+            for user in &vcpu.uses {
+                user.leave(tree);
+            }
         }
         _ => {}
     }
@@ -231,46 +229,66 @@ fn detached(cpu: &Cpu, object: AnyRef) -> Result<bool, Status> {
                 cpu::by_index(other).post_ending(object);
                 Ok(false)
             }
-            _ => {
-                detach(cpu, object);
-                Ok(true)
-            }
+            _ => Ok(detach(cpu, object) == Progress::Done),
         },
     }
 }
 
-/// On the CPU that holds on to `object`: lets go of it.
-pub fn detach(cpu: &Cpu, object: AnyRef) {
-    if let Ok(thread) = object::downcast::<Thread>(object) {
-        portal::unbind_all(thread);
-        detach_context(cpu, thread.context());
-        ipc::abandon(cpu, thread);
+/// On the CPU that holds on to `object`: lets go of it, in steps. What is stopped by the first one may have been given
+/// time before the next.
+pub fn detach(cpu: &Cpu, object: AnyRef) -> Progress {
+    let progress = if let Ok(thread) = object::downcast::<Thread>(object) {
+        detach_thread(cpu, thread)
     } else if let Ok(vcpu) = object::downcast::<Vcpu>(object) {
         // First: what leaves the CPU may have its timer looked after.
         cpu.arch.leave_guest(None);
         vcpu.arch.with_mut(|arch| arch.leave_cpu(cpu));
         detach_context(cpu, vcpu.context());
+        Progress::Done
     } else if let Ok(sched) = object::downcast::<Sched>(object) {
         detach_sched(cpu, sched);
+        Progress::Done
     } else if let Ok(notification) = object::downcast::<Notification>(object) {
-        interrupt::forget(notification);
-        logring::forget(notification);
-        // It is closed: who waits now is the last one.
-        if let Some(waiter) = notification.waiter() {
-            if waiter.state.get() == State::Waiting {
-                notification::end_wait(cpu, waiter, Status::Aborted);
-            } else {
-                notification.detach(waiter);
-                waiter.notification.set(None);
-            }
+        detach_notification(cpu, notification)
+    } else {
+        Progress::Done
+    };
+    if progress == Progress::Done {
+        object.set_ending(Ending::Detached);
+    }
+    progress
+}
+
+/// Stops `thread`: from then on whoever calls or helps it gets a status, so that the lists that are emptied here
+/// do not grow again.
+fn detach_thread(cpu: &Cpu, thread: Ref<Thread>) -> Progress {
+    detach_context(cpu, thread.context());
+    ipc::abandon(cpu, thread);
+    if portal::unbind_some(thread) == Progress::Again {
+        return Progress::Again;
+    }
+    thread.context.dismiss_helpers()
+}
+
+fn detach_notification(cpu: &Cpu, notification: Ref<Notification>) -> Progress {
+    if interrupt::forget(notification) == Progress::Again {
+        return Progress::Again;
+    }
+    logring::forget(notification);
+    // It is closed: who waits now is the last one.
+    if let Some(waiter) = notification.waiter() {
+        if waiter.state.get() == State::Waiting {
+            notification::end_wait(cpu, waiter, Status::Aborted);
+        } else {
+            notification.detach(waiter);
+            waiter.notification.set(None);
         }
     }
-    object.set_ending(Ending::Detached);
+    Progress::Done
 }
 
 fn detach_context(cpu: &Cpu, context: Ref<Context>) {
     sched::release_chain(cpu, context);
-    context.dismiss_helpers();
     if context.state.get() == State::Helping {
         context.stop_helping();
     }
@@ -294,6 +312,8 @@ fn detach_context(cpu: &Cpu, context: Ref<Context>) {
 
 fn detach_sched(cpu: &Cpu, sched: Ref<Sched>) {
     if let Some(home) = sched.home.get() {
+        // A handler that ran on it may have time of its own, which has waited since it was idle.
+        sched::release_chain(cpu, home);
         home.sched.set(None);
         home.set_started(false);
     }
@@ -328,29 +348,26 @@ fn next_victim(domain: &Domain) -> Victim {
 
 /// One step of the end of a domain, or of a domain that it paid for or created, which ends first.
 /// [`Domain::level`] grows on the way there and bounds it.
-fn end_domain(cpu: &Cpu, top: Ref<Domain>) -> Result<Progress, Status> {
+fn end_domain(cpu: &Cpu, tree: &Tree, top: Ref<Domain>) -> Result<Progress, Status> {
     let mut domain = top;
     loop {
         if runs_in(cpu, domain) {
             return Err(Status::Busy);
         }
-        {
-            // Whoever creates or delegates holds this lock from its look at the mark to the end.
-            let _tree = slot::lock();
-            domain.set_dying();
-        }
+        // Whoever creates or delegates holds the tree's lock from its look at the mark to the end.
+        domain.set_dying();
         let slot = match next_victim(&domain) {
             Victim::Slot(slot) => slot,
             Victim::Again => return Ok(Progress::Again),
             Victim::None => break,
         };
-        if revoke_step(slot) == Progress::Again {
+        if revoke_step(tree, slot) != Step::Done {
             return Ok(Progress::Again);
         }
         match first_capability_of_domain(slot) {
             Some(inner) => domain = inner,
             None => {
-                end_one(cpu, slot)?;
+                end_one(cpu, tree, slot)?;
                 return Ok(Progress::Again);
             }
         }
@@ -358,18 +375,18 @@ fn end_domain(cpu: &Cpu, top: Ref<Domain>) -> Result<Progress, Status> {
     if domain == top {
         return Ok(Progress::Done);
     }
-    forget_origin(object::header(domain));
+    forget_origin(tree, object::header(domain));
     retire(object::header(domain));
     Ok(Progress::Again)
 }
 
 /// Deletes the capability in `slot`; if that cannot be, because others use the space that ends with it, one of those.
-fn end_one(cpu: &Cpu, slot: Ref<Slot>) -> Result<(), Status> {
-    match delete_self(cpu, slot) {
+fn end_one(cpu: &Cpu, tree: &Tree, slot: Ref<Slot>) -> Result<(), Status> {
+    match delete_self(cpu, tree, slot) {
         Err(Status::Busy) => {
-            let user = user_of_space(slot).ok_or(Status::Busy)?;
-            if revoke_step(user) == Progress::Done {
-                delete_self(cpu, user)?;
+            let user = user_of_space(tree, slot).ok_or(Status::Busy)?;
+            if revoke_step(tree, user) == Step::Done {
+                delete_self(cpu, tree, user)?;
             }
             Ok(())
         }
@@ -379,14 +396,9 @@ fn end_one(cpu: &Cpu, slot: Ref<Slot>) -> Result<(), Status> {
 
 /// The first capability of a thread or vCPU that uses the space whose first capability is in `slot`. A domain may
 /// end before it that holds the space, as somebody else paid for both.
-fn user_of_space(slot: Ref<Slot>) -> Option<Ref<Slot>> {
+fn user_of_space(tree: &Tree, slot: Ref<Slot>) -> Option<Ref<Slot>> {
     let space = crate::domain::resolve::<Space>(slot.word(), abi::Rights::empty()).ok()?;
-    let uses = |object: AnyRef| {
-        object::downcast::<Thread>(object).is_ok_and(|t| t.space == space)
-            || object::downcast::<Vcpu>(object)
-                .is_ok_and(|v| v.guest == space || v.monitor == space)
-    };
-    let user = space.header.payer?.find_object(uses)?;
+    let user = space.user(tree)?;
     Slot::from_link(user.origin.load(Ordering::Relaxed))
 }
 
@@ -416,69 +428,84 @@ fn retire(object: AnyRef) {
     queue.last = object.address();
 }
 
+/// Pages that are freed at once, but for an object of more.
+const PAGES: usize = 2;
+
+/// Who frees memory: one CPU at a time.
+static RECLAIM: TicketMutex<()> = TicketMutex::new(());
+
 /// Frees the memory of retired objects whose epoch is over, a batch at a time.
 pub fn reclaim() -> Progress {
-    let mut queue = RETIRED.lock();
+    let Some(_turn) = RECLAIM.try_lock() else {
+        return Progress::Again;
+    };
+    let mut pages = 0;
     for _ in 0..BATCH {
-        if queue.first == 0 {
+        let first = RETIRED.lock().first;
+        if first == 0 {
             return Progress::Done;
         }
         // SAFETY: as in `retire`.
-        let object: AnyRef = unsafe { Ref::from_address(queue.first) };
+        let object: AnyRef = unsafe { Ref::from_address(first) };
         if !epoch::is_unused(object.prev.load(Ordering::Relaxed)) {
             return Progress::Done;
         }
-        let next = object.next.load(Ordering::Relaxed);
-        if reclaim_step(object) == Progress::Done {
-            queue.first = next;
-            if next == 0 {
-                queue.last = 0;
-            }
+        pages += reclaim_step(object);
+        if pages >= PAGES {
+            break;
         }
     }
     Progress::Again
 }
 
-fn reclaim_step(object: AnyRef) -> Progress {
-    if let Ok(domain) = object::downcast::<Domain>(object) {
-        if domain.free_step() {
-            return Progress::Again;
-        }
-        Domain::free_last(domain);
-        return Progress::Done;
+/// Takes the first of the retired objects, whose memory is about to be freed, out of the queue.
+fn leave_queue(object: AnyRef) {
+    let mut queue = RETIRED.lock();
+    queue.first = object.next.load(Ordering::Relaxed);
+    if queue.first == 0 {
+        queue.last = 0;
     }
-    let Some(payer) = object.payer else {
-        return Progress::Done;
+}
+
+/// Frees all or a part of a retired object, the first in the queue; returns how many pages, or what takes as long.
+fn reclaim_step(object: AnyRef) -> usize {
+    let payer = match (object::downcast::<Domain>(object), object.payer) {
+        (Ok(domain), _) if domain.free_step() => return 1,
+        (Ok(domain), _) => {
+            leave_queue(object);
+            Domain::free_last(domain);
+            return 2;
+        }
+        (Err(_), Some(payer)) => payer,
+        (Err(_), None) => {
+            leave_queue(object);
+            return 0;
+        }
     };
-    match object.kind {
-        Kind::Thread => {
-            if let Ok(thread) = object::downcast::<Thread>(object) {
-                payer.free_page(thread.utcb);
-            }
-            payer.free_page(KernelPage::from_virt(object.address()));
+    if let Ok(space) = object::downcast::<Space>(object) {
+        if space.free_step(&payer) {
+            // Tables are searched for.
+            return PAGES;
         }
-        Kind::Vcpu => {
-            if let Ok(vcpu) = object::downcast::<Vcpu>(object) {
-                payer.free_page(vcpu.state_page);
-                let (pages, count) = vcpu.arch_pages;
-                for &page in pages.iter().take(count) {
-                    payer.free_page(page);
-                }
-            }
-            payer.free_page(KernelPage::from_virt(object.address()));
-        }
-        Kind::Space => {
-            if let Ok(space) = object::downcast::<Space>(object) {
-                if space.free_step(&payer) {
-                    return Progress::Again;
-                }
-                arch::free_space_tag(space.tag);
-            }
-            payer.free_cell(object.address());
-        }
-        _ => payer.free_cell(object.address()),
+        arch::free_space_tag(space.tag);
     }
-    Progress::Done
+    leave_queue(object);
+    if let Ok(thread) = object::downcast::<Thread>(object) {
+        payer.free_page(thread.utcb);
+        payer.free_page(KernelPage::from_virt(object.address()));
+        return 2;
+    }
+    let Ok(vcpu) = object::downcast::<Vcpu>(object) else {
+        payer.free_cell(object.address());
+        return 0;
+    };
+    let (pages, count) = vcpu.arch_pages;
+    for &page in pages.iter().take(count) {
+        payer.free_page(page);
+    }
+    payer.free_page(vcpu.state_page);
+    payer.free_page(KernelPage::from_virt(object.address()));
+    count + 2
 }
 
 /// Forgets what waits for the end of its epoch: the world it was part of is gone.

@@ -18,6 +18,16 @@ pub const CELL: u64 = 192;
 /// Highest level of a domain: bounds how deep destruction descends.
 pub const MAX_LEVEL: u8 = 8;
 
+/// Where the directory leads as long as nothing was put into a page of the table: empty slots, which are only read.
+#[repr(C, align(4096))]
+struct EmptySlots([AtomicU64; 512]);
+
+static EMPTY: EmptySlots = EmptySlots([const { AtomicU64::new(0) }; 512]);
+
+fn empty_slots() -> u64 {
+    &raw const EMPTY as u64
+}
+
 /// Small objects of one domain: pages cut into cells.
 struct Cells {
     free: u64,
@@ -66,7 +76,7 @@ impl Domain {
     }
 
     /// Makes a domain of `slots` slots and `quota` pages. The caller has charged the payer
-    /// for [`Domain::overhead`] and the quota.
+    /// for [`Domain::overhead`] and the quota. Pages of the table are taken when they are used first.
     pub fn create(
         payer: Option<Ref<Domain>>,
         level: u8,
@@ -76,7 +86,7 @@ impl Domain {
         let page = mem::alloc()?;
         let directory = mem::alloc()?;
         for i in 0..slots.div_ceil(SLOTS_PER_PAGE) {
-            directory.write(i as usize, mem::alloc()?.virt.0);
+            directory.write(i as usize, empty_slots());
         }
         let domain = Domain {
             header: Header::new(Kind::Domain, payer),
@@ -115,8 +125,8 @@ impl Domain {
             return None;
         }
         let page = self.directory.read((s / SLOTS_PER_PAGE) as usize);
-        // SAFETY: the directory holds a table page for every selector below `slots`; a page of zeros
-        // is a page of empty slots.
+        // SAFETY: the directory holds a table page, or that of empty slots, for every selector below `slots`; a page
+        // of zeros is a page of empty slots.
         Some(unsafe { Ref::from_address(page + (s % SLOTS_PER_PAGE) as u64 * 64) })
     }
 
@@ -133,7 +143,7 @@ impl Domain {
         resolve(self.capability(selector), rights)
     }
 
-    /// An empty slot for a new capability.
+    /// An empty slot for a new capability. The tree is locked.
     pub fn empty_slot(&self, selector: Selector) -> Result<Ref<Slot>, Status> {
         let slot = self.slot(selector).ok_or(Status::BadSelector)?;
         if selector == Selector::NULL {
@@ -145,7 +155,14 @@ impl Domain {
         if self.is_dying() {
             return Err(Status::Dead);
         }
-        Ok(slot)
+        let place = (selector.0 / SLOTS_PER_PAGE) as usize;
+        if self.directory.read(place) != empty_slots() {
+            return Ok(slot);
+        }
+        // It was paid with the domain.
+        let page = mem::alloc().ok_or(Status::Quota)?;
+        self.directory.write(place, page.virt.0);
+        self.slot(selector).ok_or(Status::BadSelector)
     }
 
     /// Charges `pages` to the quota.
@@ -270,11 +287,6 @@ impl Domain {
         self.objects.lock().first()
     }
 
-    /// The object of which `matches` is true that was made last. Looks at all of them.
-    pub fn find_object(&self, matches: impl Fn(AnyRef) -> bool) -> Option<AnyRef> {
-        self.objects.lock().find(matches)
-    }
-
     /// Whether destruction has begun.
     pub fn is_dying(&self) -> bool {
         self.dying.load(Ordering::Acquire)
@@ -290,9 +302,16 @@ impl Domain {
         self.slot(Selector(self.cursor.load(Ordering::Relaxed)))
     }
 
-    /// Goes on to the next slot.
+    /// Goes on to the next slot, or to the next page of slots where nothing was ever put into this one.
     pub fn destruction_advance(&self) {
-        self.cursor.fetch_add(1, Ordering::Relaxed);
+        let cursor = self.cursor.load(Ordering::Relaxed);
+        let page = self.directory.read((cursor / SLOTS_PER_PAGE) as usize);
+        let step = if page == empty_slots() {
+            SLOTS_PER_PAGE - cursor % SLOTS_PER_PAGE
+        } else {
+            1
+        };
+        self.cursor.store(cursor + step, Ordering::Relaxed);
     }
 
     /// Frees one of the pages of small objects or of the table; `false` when none is left.
@@ -313,9 +332,10 @@ impl Domain {
         if left == 0 {
             return false;
         }
-        mem::free(KernelPage::from_virt(
-            self.directory.read(left as usize - 1),
-        ));
+        let page = self.directory.read(left as usize - 1);
+        if page != empty_slots() {
+            mem::free(KernelPage::from_virt(page));
+        }
         self.cursor
             .store((left - 1) * SLOTS_PER_PAGE, Ordering::Relaxed);
         true

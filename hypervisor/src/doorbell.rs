@@ -9,7 +9,7 @@ use crate::create::{Args, selector};
 use crate::domain::{self, Domain};
 use crate::mem::KernelPage;
 use crate::notification::{self, Notification};
-use crate::slot::{self, CapWord, DOORBELL, Slot, Tree};
+use crate::slot::{CapWord, DOORBELL, Slot, Tree};
 use crate::space::{PORTS, Space};
 use crate::sync::TicketMutex;
 use crate::sync::atomic::{AtomicU64, Ordering};
@@ -132,8 +132,7 @@ fn after(page: KernelPage, count: usize, at: u64) -> usize {
 }
 
 /// [`abi::Op::BindDoorbell`].
-pub fn bind(caller: Ref<Domain>, args: &Args) -> Result<(), Status> {
-    let tree = slot::lock();
+pub fn bind(tree: &Tree, caller: Ref<Domain>, args: &Args) -> Result<(), Status> {
     let source = caller
         .slot(selector(args[0])?)
         .ok_or(Status::BadCapability)?;
@@ -153,13 +152,13 @@ pub fn bind(caller: Ref<Domain>, args: &Args) -> Result<(), Status> {
     let bits = source.first.load(Ordering::Relaxed);
     let doorbell = [base + first, size, notification.address(), bits];
     space.doorbells.insert(&*space.payer()?, doorbell)?;
-    slot.describe(&tree, DOORBELL);
+    slot.describe(tree, DOORBELL);
     slot.first.store(base + first, Ordering::Release);
     slot.second.store(size, Ordering::Relaxed);
-    slot.link_under(&tree, &source);
-    slot.join_space(&tree, &space.mappings);
+    slot.link_under(tree, &source);
+    slot.join_space(tree, &space.mappings);
     let word = CapWord::new(Kind::Mapping, Rights::empty(), space.address());
-    slot.publish(&tree, word);
+    slot.publish(tree, word);
     Ok(())
 }
 

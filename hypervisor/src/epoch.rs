@@ -73,14 +73,15 @@ pub fn begin() -> Round {
     Round { epoch, cpus }
 }
 
-/// Says that this CPU holds nothing that it found before now. Called where that is true: at the
-/// interrupt that [`begin`] sends.
-pub fn pass() {
-    let me = cpu::current();
-    let epoch = CURRENT.load(Ordering::SeqCst);
+/// The epoch that began last.
+pub fn current() -> u64 {
+    CURRENT.load(Ordering::SeqCst)
+}
+
+/// Says that `me`, this CPU, holds nothing that it found before `epoch`, and has done what others asked for until then.
+/// Called where that is true: after the interrupt that [`begin`] sends.
+pub fn pass(me: &Cpu, epoch: u64) {
     if is_behind(me) {
-        // After the look at the number: what ends with this epoch was posted before.
-        me.serve_inbox();
         quiesce(me, epoch);
     }
 }
@@ -102,8 +103,9 @@ pub fn is_unused(epoch: u64) -> bool {
     cpu::all().all(|cpu| cpu.epoch.load(Ordering::SeqCst) >= epoch)
 }
 
-/// Nobody has to pass anything.
+/// Forgets what was marked: the world it was part of is gone.
 #[cfg(test)]
 pub fn reset() {
+    CURRENT.store(0, Ordering::SeqCst);
     UNLINKED.store(0, Ordering::SeqCst);
 }

@@ -9,7 +9,10 @@ use crate::cell::Ref;
 use crate::cpu::Cpu;
 use crate::notification::{self, Notification};
 use crate::object::{Header, Object};
+use crate::slot::Tree;
+use crate::space::Progress;
 use crate::sync::TicketMutex;
+use crate::sync::atomic::{AtomicU32, Ordering};
 use abi::Status;
 use abi::cap::Kind;
 use abi::syscall::TriggerMode;
@@ -48,6 +51,8 @@ pub struct Interrupt {
     /// Common part.
     pub header: Header,
     state: TicketMutex<Line>,
+    /// Number of the next line of its notification, plus one, or 0.
+    next: AtomicU32,
 }
 
 // SAFETY: repr(C), header first, 64-byte aligned.
@@ -60,6 +65,7 @@ impl Interrupt {
         Interrupt {
             header: Header::fixed(Kind::Interrupt),
             state: TicketMutex::new(Line::NEW),
+            next: AtomicU32::new(0),
         }
     }
 }
@@ -81,6 +87,7 @@ pub fn line(line: u32) -> Option<Ref<Interrupt>> {
 
 /// Binds a line to the bits of a notification and unmasks it.
 pub fn bind(
+    _tree: &Tree,
     interrupt: Ref<Interrupt>,
     notification: Ref<Notification>,
     bits: u64,
@@ -98,6 +105,10 @@ pub fn bind(
         pending: false,
         again: false,
     };
+    let first = notification
+        .lines
+        .swap(interrupt.line() + 1, Ordering::Relaxed);
+    interrupt.next.store(first, Ordering::Relaxed);
     arch::interrupt_unmask(interrupt.line());
     Ok(())
 }
@@ -147,18 +158,22 @@ fn signal(cpu: &Cpu, binding: Option<Binding>) {
     }
 }
 
-/// Forgets `notification`, which is about to end: its lines are masked.
-pub fn forget(notification: Ref<Notification>) {
-    for interrupt in &LINES {
-        let mut state = interrupt.state.lock();
-        if state
-            .binding
-            .is_some_and(|b| b.notification == notification)
-        {
-            *state = Line::NEW;
-            arch::interrupt_mask(interrupt.line());
-        }
+/// Lines that are taken from a notification at once.
+const BATCH: usize = 8;
+
+/// Takes a batch of lines from `notification`, which is about to end and gets no new ones: they are masked.
+pub fn forget(notification: Ref<Notification>) -> Progress {
+    for _ in 0..BATCH {
+        let first = notification.lines.load(Ordering::Relaxed);
+        let Some(interrupt) = first.checked_sub(1).and_then(line) else {
+            return Progress::Done;
+        };
+        let next = interrupt.next.load(Ordering::Relaxed);
+        notification.lines.store(next, Ordering::Relaxed);
+        *interrupt.state.lock() = Line::NEW;
+        arch::interrupt_mask(interrupt.line());
     }
+    Progress::Again
 }
 
 /// All lines as at boot.

@@ -3,12 +3,14 @@
 //! The fast path (`arch::*::fastpath`) takes a call or reply without words in the UTCB between idle handlers of one
 //! CPU, and leaves everything else to this one.
 
+use crate::arch::Frame;
 use crate::cell::Ref;
 use crate::context::{Context, ReplyPath, State};
 use crate::cpu::Cpu;
 use crate::delegate;
 use crate::portal::Portal;
 use crate::sched::{self, Activation};
+use crate::space::Progress;
 use crate::thread::{Exception, Thread};
 use crate::vcpu::{self, Vcpu};
 use abi::syscall::Tag;
@@ -115,7 +117,10 @@ pub fn call(cpu: &Cpu, thread: Ref<Thread>) -> Result<(), Status> {
         && let Some(handler) = portal.handler()
         && can_enter(cpu, thread.context(), handler)
     {
-        delegate::transfer(thread, handler, items)?;
+        if delegate::transfer(thread, handler, items)? == Progress::Again {
+            thread.with_frame(Frame::restart);
+            return Ok(());
+        }
     }
     match enter(cpu, thread.context(), portal) {
         Ok(handler) => {
@@ -129,7 +134,7 @@ pub fn call(cpu: &Cpu, thread: Ref<Thread>) -> Result<(), Status> {
             Ok(())
         }
         Err(Refusal::Busy) => {
-            thread.with_frame(|frame| frame.restart());
+            thread.with_frame(Frame::restart);
             Ok(())
         }
         Err(Refusal::Status(status)) => Err(status),
@@ -146,7 +151,11 @@ pub fn reply_wait(cpu: &Cpu, thread: Ref<Thread>) -> Result<(), Status> {
     if items > 0 {
         let client = thread.caller.get().and_then(|caller| caller.as_thread());
         let client = client.filter(|client| !client.in_exception.get());
-        delegate::transfer(thread, client.ok_or(Status::BadArgument)?, items)?;
+        let client = client.ok_or(Status::BadArgument)?;
+        if delegate::transfer(thread, client, items)? == Progress::Again {
+            thread.with_frame(Frame::restart);
+            return Ok(());
+        }
     }
     thread.context.state.set(State::Idle);
     thread.context.depth.set(0);
@@ -249,9 +258,7 @@ fn stop(cpu: &Cpu, thread: Ref<Thread>) {
 /// Copies `count` message words from one UTCB to the other, each read once.
 fn copy_words(from: Ref<Thread>, to: Ref<Thread>, count: usize) {
     let head = (abi::PAGE_SIZE / 8) - WORDS;
-    for i in head..head + count {
-        to.utcb.write(i, from.utcb.read(i));
-    }
+    to.utcb.copy(from.utcb, head, count);
 }
 
 /// Tells the exception of `thread`, the current context, to its handler.

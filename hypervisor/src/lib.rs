@@ -20,6 +20,7 @@ pub mod early_log;
 pub mod epoch;
 pub mod interrupt;
 pub mod ipc;
+pub mod latency;
 pub mod logring;
 pub mod mem;
 pub mod notification;
@@ -28,6 +29,7 @@ pub mod object;
 pub mod panic;
 pub mod platform;
 pub mod portal;
+pub mod ring;
 pub mod root;
 #[cfg(target_os = "none")]
 pub mod run;

@@ -13,12 +13,38 @@ use abi::cap::Kind;
 use core::fmt::{self, Write};
 
 const SIZE: usize = 16 << 10;
+/// Longest line of the kernel's own.
+const LINE: usize = 160;
 
 struct Ring {
     bytes: [u8; SIZE],
     start: usize,
     length: usize,
     listener: Option<(Ref<Notification>, u64)>,
+}
+
+impl Ring {
+    /// Appends up to [`SIZE`] bytes.
+    fn put(&mut self, bytes: &[u8]) {
+        let end = (self.start + self.length) % SIZE;
+        let (first, second) = bytes.split_at(bytes.len().min(SIZE - end));
+        self.bytes[end..end + first.len()].copy_from_slice(first);
+        self.bytes[..second.len()].copy_from_slice(second);
+        let lost = (self.length + bytes.len()).saturating_sub(SIZE);
+        self.start = (self.start + lost) % SIZE;
+        self.length += bytes.len() - lost;
+    }
+
+    /// Takes the oldest bytes; returns how many.
+    fn get(&mut self, out: &mut [u8]) -> usize {
+        let count = out.len().min(self.length);
+        let (first, second) = out[..count].split_at_mut(count.min(SIZE - self.start));
+        first.copy_from_slice(&self.bytes[self.start..self.start + first.len()]);
+        second.copy_from_slice(&self.bytes[..second.len()]);
+        self.start = (self.start + count) % SIZE;
+        self.length -= count;
+        count
+    }
 }
 
 static RING: TicketMutex<Ring> = TicketMutex::new(Ring {
@@ -57,15 +83,7 @@ pub fn append(bytes: &[u8]) {
     }
     let listener = {
         let mut ring = RING.lock();
-        for &byte in bytes {
-            let end = (ring.start + ring.length) % SIZE;
-            ring.bytes[end] = byte;
-            if ring.length < SIZE {
-                ring.length += 1;
-            } else {
-                ring.start = (ring.start + 1) % SIZE;
-            }
-        }
+        ring.put(bytes);
         ring.listener
     };
     if let Some((notification, bits)) = listener {
@@ -80,13 +98,7 @@ pub fn take(out: &mut [u8], take_over: bool) -> usize {
     if take_over && !TAKEN_OVER.swap(true, Ordering::Relaxed) {
         ring.length = 0;
     }
-    let count = out.len().min(ring.length);
-    for byte in &mut out[..count] {
-        *byte = ring.bytes[ring.start];
-        ring.start = (ring.start + 1) % SIZE;
-    }
-    ring.length -= count;
-    count
+    ring.get(out)
 }
 
 /// Signals `bits` of `notification` whenever something is appended.
@@ -104,18 +116,16 @@ pub fn forget(notification: Ref<Notification>) {
 
 /// A line of the kernel's log.
 struct Line {
-    bytes: [u8; 160],
+    bytes: [u8; LINE],
     used: usize,
 }
 
 impl Write for Line {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        for &byte in text.as_bytes() {
-            if self.used < self.bytes.len() - 1 {
-                self.bytes[self.used] = byte;
-                self.used += 1;
-            }
-        }
+        let room = &mut self.bytes[self.used..LINE - 1];
+        let count = text.len().min(room.len());
+        room[..count].copy_from_slice(&text.as_bytes()[..count]);
+        self.used += count;
         Ok(())
     }
 }
@@ -123,7 +133,7 @@ impl Write for Line {
 /// Appends formatted text, cut to a line's length: where the kernel's own messages go.
 pub fn append_text(text: fmt::Arguments<'_>) {
     let mut line = Line {
-        bytes: [0; 160],
+        bytes: [0; LINE],
         used: 0,
     };
     // A Line never fails: it cuts what is too long.

@@ -4,7 +4,7 @@
 //! caller ([`crate::domain::Domain`]): the quotas of all domains together never exceed the pool.
 
 use crate::addr::{HostPhys, HostVirt};
-use crate::arch::layout;
+use crate::arch::{self, layout};
 use crate::sync::TicketMutex;
 use core::sync::atomic::{AtomicU64, Ordering};
 
@@ -46,8 +46,22 @@ impl KernelPage {
 
     /// Fills the page with zeros.
     pub fn clear(&self) {
+        self.fill(0);
+    }
+
+    /// Fills the page with copies of a word.
+    pub fn fill(&self, word: u64) {
         // SAFETY: the page belongs to the holder and is mapped writable in the window.
-        unsafe { core::ptr::write_bytes(self.virt.0 as *mut u8, 0, PAGE as usize) }
+        unsafe { arch::fill_page(self.virt.0, word) };
+    }
+
+    /// Copies `count` words from the same place of another page, each read once.
+    pub fn copy(&self, from: KernelPage, first: usize, count: usize) {
+        assert!(first + count <= 512);
+        let offset = first as u64 * 8;
+        // SAFETY: inside the pages, which the holder may read and write. What programs or other CPUs change in them
+        // meanwhile is copied as it was before or after.
+        unsafe { arch::copy_words(from.virt.0 + offset, self.virt.0 + offset, count) };
     }
 
     /// Reads word `index` (0 to 511).
@@ -70,6 +84,7 @@ impl KernelPage {
     }
 }
 
+/// Free pages are full of zeros but for their link, so that who takes many at once does not clear many at once.
 struct FreeList {
     head: u64,
     untouched: u64,
@@ -85,12 +100,14 @@ static POOL: TicketMutex<FreeList> = TicketMutex::new(FreeList {
 });
 static POOL_BASE: AtomicU64 = AtomicU64::new(0);
 
-/// Gives the pool its memory, once, at boot: `size` bytes at `base`, mapped in the window.
+/// Gives the pool its memory, once, at boot: `size` bytes at `base`, mapped in the window. Clears them.
 ///
 /// # Safety
 /// The range belongs to the kernel alone and is mapped read-write.
 pub unsafe fn init(base: HostPhys, size: u64) {
     let start = layout::window(base).0;
+    // SAFETY: the caller's word.
+    unsafe { core::ptr::write_bytes(start as *mut u8, 0, size as usize) };
     let mut pool = POOL.lock();
     *pool = FreeList {
         head: 0,
@@ -116,7 +133,9 @@ pub fn alloc() -> Option<KernelPage> {
     let mut pool = POOL.lock();
     let virt = if pool.head != 0 {
         let virt = pool.head;
-        pool.head = KernelPage::from_virt(virt).read(0);
+        let page = KernelPage::from_virt(virt);
+        pool.head = page.read(0);
+        page.write(0, 0);
         virt
     } else if pool.untouched < pool.end {
         pool.untouched += PAGE;
@@ -125,16 +144,12 @@ pub fn alloc() -> Option<KernelPage> {
         return None;
     };
     pool.free -= 1;
-    drop(pool);
-    let page = KernelPage::from_virt(virt);
-    page.clear();
-    Some(page)
+    Some(KernelPage::from_virt(virt))
 }
 
-/// Returns a page that nothing refers to any more.
+/// Returns a page that nothing refers to any more, and clears it.
 pub fn free(page: KernelPage) {
-    #[cfg(test)]
-    poison(page.virt.0, PAGE);
+    page.clear();
     let mut pool = POOL.lock();
     page.write(0, pool.head);
     pool.head = page.virt.0;

@@ -8,7 +8,7 @@ use crate::context::{Context, State};
 use crate::cpu::{self, Cpu};
 use crate::object::{Header, Object};
 use crate::sync::TicketMutex;
-use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use abi::Status;
 use abi::cap::Kind;
 
@@ -26,6 +26,8 @@ pub struct Notification {
     pub header: Header,
     word: AtomicU64,
     waiter: TicketMutex<Waiter>,
+    /// Number of the first interrupt line that is bound to it, plus one, or 0; under the tree's lock until it ends.
+    pub lines: AtomicU32,
     /// Whether it is in a CPU's inbox, and what comes after it there.
     pub posted: AtomicBool,
     /// Link in the inbox; under its lock.
@@ -47,6 +49,7 @@ impl Notification {
                 context: None,
                 closed: false,
             }),
+            lines: AtomicU32::new(0),
             posted: AtomicBool::new(false),
             posted_next: CpuCell::new(None),
         }

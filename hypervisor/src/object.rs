@@ -123,17 +123,6 @@ impl ObjectList {
         (self.head != 0).then(|| unsafe { Ref::from_address(self.head) })
     }
 
-    /// The first object of which `matches` is true.
-    pub fn find(&self, matches: impl Fn(AnyRef) -> bool) -> Option<AnyRef> {
-        let mut link = self.first();
-        while let Some(object) = link.filter(|&object| !matches(object)) {
-            let next = object.next.load(Ordering::Relaxed);
-            // SAFETY: as in `first`.
-            link = (next != 0).then(|| unsafe { Ref::from_address(next) });
-        }
-        link
-    }
-
     /// Adds an object at the front.
     pub fn push(&mut self, object: AnyRef) {
         object.prev.store(0, Ordering::Relaxed);

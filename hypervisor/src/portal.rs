@@ -2,6 +2,7 @@
 
 use crate::cell::{CpuCell, Ref};
 use crate::object::{Header, Object};
+use crate::space::Progress;
 use crate::sync::TicketMutex;
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::thread::Thread;
@@ -59,6 +60,9 @@ impl Portal {
     }
 }
 
+/// Portals that a thread loses at once.
+const BATCH: usize = 16;
+
 static BINDINGS: TicketMutex<()> = TicketMutex::new(());
 
 /// Makes `thread` the handler of `portal`.
@@ -81,12 +85,16 @@ pub fn unbind(portal: Ref<Portal>) {
     }
 }
 
-/// Takes all portals away from `thread`, which is about to end.
-pub fn unbind_all(thread: Ref<Thread>) {
+/// Takes a batch of portals away from `thread`, which is about to end and gets no new ones.
+pub fn unbind_some(thread: Ref<Thread>) -> Progress {
     let _lock = BINDINGS.lock();
-    while let Some(portal) = thread.portals.get() {
-        unlink(portal, thread);
+    for _ in 0..BATCH {
+        match thread.portals.get() {
+            Some(portal) => unlink(portal, thread),
+            None => return Progress::Done,
+        }
     }
+    Progress::Again
 }
 
 /// With the lock held: takes `portal` off the list of `thread`.

@@ -131,7 +131,7 @@ pub fn start(cpu: &Cpu, machine: Machine<'_>) -> Result<(), Status> {
             size: segment.size,
             access: segment.rights as u64,
         };
-        while space::map(&domain, &request)? == Progress::Again {}
+        while space::map(&slot::lock(), &domain, &request)? == Progress::Again {}
     }
     let stack = boot::ROOT_STACK_TOP - boot::ROOT_STACK_SIZE;
     for at in (stack..boot::ROOT_STACK_TOP).step_by(abi::PAGE_SIZE) {

@@ -2,14 +2,19 @@
 
 use crate::arch;
 use crate::cpu::Cpu;
+use crate::space::Progress;
 use crate::thread::Thread;
 use crate::{ipc, sched, vcpu};
 
 /// Runs whatever is to run on this CPU, until the next kernel entry.
 pub fn run(cpu: &'static Cpu) -> ! {
     loop {
-        if cpu.reschedule.get() {
-            sched::schedule(cpu);
+        if cpu.reschedule.get()
+            && (cpu.serve_inbox() == Progress::Again || sched::schedule(cpu) == Progress::Again)
+        {
+            // A preemption point: nothing is held.
+            arch::take_interrupts(cpu);
+            continue;
         }
         let Some(current) = cpu.current.get() else {
             arch::idle(cpu);

@@ -8,6 +8,8 @@ use crate::cell::{CpuCell, Ref};
 use crate::context::{Context, ReplyPath, State};
 use crate::cpu::Cpu;
 use crate::object::{Header, Object};
+use crate::ring::Link;
+use crate::space::Progress;
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::timeout::{Expiry, Timeout};
 use abi::PRIORITIES;
@@ -37,8 +39,8 @@ pub struct Sched {
     pub home: CpuCell<Option<Ref<Context>>>,
     next: CpuCell<Option<Ref<Sched>>>,
     prev: CpuCell<Option<Ref<Sched>>>,
-    /// The blocked context whose list of waiters it is on.
-    waits_at: CpuCell<Option<Ref<Context>>>,
+    /// Place among the waiters of the blocked context that its chain of calls ends at, or among those released.
+    pub waiting: Link,
     /// The end of the period, while the budget is spent.
     pub replenish: Timeout,
 }
@@ -64,7 +66,7 @@ impl Sched {
             home: CpuCell::new(None),
             next: CpuCell::new(None),
             prev: CpuCell::new(None),
-            waits_at: CpuCell::new(None),
+            waiting: Link::new(),
             replenish: Timeout::new(Expiry::Replenish),
         }
     }
@@ -72,6 +74,13 @@ impl Sched {
     /// Says whether it is bound; returns what was before.
     pub fn set_bound(&self, bound: bool) -> bool {
         self.bound.swap(bound, Ordering::AcqRel)
+    }
+
+    /// The scheduling context that `link` is the `waiting` field of.
+    fn of_waiting(link: Ref<Link>) -> Ref<Sched> {
+        let offset = core::mem::offset_of!(Sched, waiting) as u64;
+        // SAFETY: rings of waiters hold such fields of live objects only.
+        unsafe { Ref::from_address(link.address() - offset) }
     }
 
     /// The scheduling context that `timeout` is in.
@@ -180,6 +189,9 @@ pub enum Activation {
     Blocked(Ref<Context>),
 }
 
+/// Scheduling contexts that are looked at in one turn of the scheduler: each may lead along a chain of the greatest length.
+const BATCH: usize = 8;
+
 /// Links of a chain that are followed at once. Calls nest to [`abi::MAX_CALL_DEPTH`]; of links of helping there can be
 /// more, and what is further away is then not helped.
 pub const LONGEST_CHAIN: usize = 2 * abi::MAX_CALL_DEPTH;
@@ -240,7 +252,7 @@ pub fn replenished(cpu: &Cpu, sched: Ref<Sched>) {
 
 /// Makes `sched` compete for the CPU, unless it does already or has spent its budget.
 pub fn ready(cpu: &Cpu, sched: Ref<Sched>) {
-    let waits = sched.replenish.is_armed() || sched.waits_at.get().is_some();
+    let waits = sched.replenish.is_armed() || sched.waiting.is_linked();
     if cpu.sched.get() == Some(sched) || waits {
         return;
     }
@@ -265,9 +277,7 @@ pub fn ready(cpu: &Cpu, sched: Ref<Sched>) {
 pub fn unbind(cpu: &Cpu, sched: Ref<Sched>) {
     sched.home.set(None);
     cpu.run_queue.remove(sched);
-    if let Some(context) = sched.waits_at.get() {
-        context.remove_waiter(sched);
-    }
+    sched.waiting.unlink();
     if cpu.sched.get() == Some(sched) {
         let now = crate::arch::now();
         settle(cpu, now);
@@ -299,10 +309,19 @@ pub fn release_chain(cpu: &Cpu, context: Ref<Context>) {
     }
 }
 
-/// Chooses what runs next: sets `cpu.sched` and `cpu.current`.
-pub fn schedule(cpu: &Cpu) {
+/// Chooses what runs next: sets `cpu.sched` and `cpu.current`. With `Again` the choice is not made yet: interrupts are
+/// to be taken, and the rest is to be looked at.
+pub fn schedule(cpu: &Cpu) -> Progress {
+    let mut looks = BATCH;
+    // First: who waits no more comes before an equal who gives up its turn now.
+    while let Some(link) = cpu.released.pop() {
+        ready(cpu, Sched::of_waiting(link));
+        looks -= 1;
+        if looks == 0 {
+            return Progress::Again;
+        }
+    }
     let now = crate::arch::now();
-    cpu.reschedule.set(false);
     if let Some(running) = cpu.sched.get() {
         settle(cpu, now);
         cpu.sched.set(None);
@@ -312,8 +331,13 @@ pub fn schedule(cpu: &Cpu) {
     }
     cpu.yielded.set(false);
     cpu.current.set(None);
-    // Each turn takes one scheduling context out of the queue for good.
-    while let Some(sched) = cpu.run_queue.pop() {
+    let mut progress = Progress::Again;
+    for _ in 0..looks {
+        // Each turn takes one out of the queue for good.
+        let Some(sched) = cpu.run_queue.pop() else {
+            progress = Progress::Done;
+            break;
+        };
         let Some(home) = sched.home.get() else {
             continue;
         };
@@ -324,42 +348,23 @@ pub fn schedule(cpu: &Cpu) {
                 cpu.sched.set(Some(sched));
                 cpu.current.set(Some(context));
                 cpu.slice_end.set(now.saturating_add(sched.left.get()));
+                progress = Progress::Done;
                 break;
             }
             // Whoever it waits for will wake it.
             Activation::Blocked(end) => end.add_waiter(sched),
         }
     }
+    cpu.reschedule.set(progress == Progress::Again);
     cpu.program_timer();
+    progress
 }
 
 impl Ref<Sched> {
-    /// Puts it, which is in no queue, on the list of waiters of `context` that starts at `head`.
-    pub fn link_waiter(self, context: Ref<Context>, head: &CpuCell<Option<Ref<Sched>>>) {
-        self.prev.set(None);
-        self.next.set(head.get());
-        if let Some(first) = head.get() {
-            first.prev.set(Some(self));
-        }
-        head.set(Some(self));
-        self.waits_at.set(Some(context));
-    }
-
-    /// Takes it off the list of waiters that starts at `head`.
-    pub fn unlink_waiter(self, head: &CpuCell<Option<Ref<Sched>>>) {
-        let (next, prev) = (self.next.take(), self.prev.take());
-        match prev {
-            Some(prev) => prev.next.set(next),
-            None => head.set(next),
-        }
-        if let Some(next) = next {
-            next.prev.set(prev);
-        }
-        self.waits_at.set(None);
-    }
-
-    /// The next in the list of waiters.
-    pub fn waiter_link(self) -> Option<Ref<Sched>> {
-        self.next.get()
+    /// Its link among those that wait.
+    pub fn waiting_link(self) -> Ref<Link> {
+        let offset = core::mem::offset_of!(Sched, waiting) as u64;
+        // SAFETY: it is there; what waits no more before it ends.
+        unsafe { Ref::from_address(self.address() + offset) }
     }
 }

@@ -99,7 +99,12 @@ static TREE: TicketMutex<()> = TicketMutex::new(());
 /// Proof that the tree is locked.
 pub struct Tree(#[allow(dead_code)] TicketMutexGuard<'static, ()>);
 
-/// Locks the tree of derivations. Held for a bounded number of steps.
+/// Locks the tree of derivations, if no other CPU has it locked: who waits for that does so in user mode.
+pub fn try_lock() -> Option<Tree> {
+    TREE.try_lock().map(Tree)
+}
+
+/// Locks the tree of derivations while nothing but the boot is under way.
 pub fn lock() -> Tree {
     Tree(TREE.lock())
 }

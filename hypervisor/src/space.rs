@@ -7,7 +7,8 @@ use crate::domain::Domain;
 use crate::doorbell::{self, Doorbells};
 use crate::epoch;
 use crate::mem::KernelPage;
-use crate::object::{Header, Object};
+use crate::object::{AnyRef, Header, Object};
+use crate::ring::{Link, Ring};
 use crate::slot::{self, DOORBELL, Slot, Tree};
 use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use abi::cap::{Kind, MemoryKind, Rights};
@@ -33,9 +34,9 @@ pub struct Space {
     pub mappings: AtomicU32,
     /// What switches to it, as the architecture has it; 0: that takes more than loading a register.
     pub fast: AtomicU64,
-    /// Threads and vCPUs that use it.
-    pub users: AtomicU32,
-    /// The CPUs that threads or vCPUs were made for which use it, a bit for each: no other one loads its tables. None
+    /// Threads and vCPUs that use it; under the tree's lock.
+    users: Ring,
+    /// The CPUs that threads or vCPUs were made for which run in it, a bit for each: no other one loads its tables. None
     /// leaves, as a CPU can hold translations of a space that it has left.
     pub cpus: AtomicU64,
     /// Doorbells of guests.
@@ -47,6 +48,36 @@ pub struct Space {
 // SAFETY: repr(C), header first, 64-byte aligned.
 unsafe impl Object for Space {
     const KIND: Kind = Kind::Space;
+}
+
+/// A thread or vCPU among the users of a space; part of it.
+#[repr(C)]
+pub struct User {
+    link: Link,
+    object: AnyRef,
+}
+
+impl User {
+    /// `object`, which uses no space yet.
+    pub const fn new(object: AnyRef) -> User {
+        User {
+            link: Link::new(),
+            object,
+        }
+    }
+
+    /// From now on it uses `space`.
+    pub fn enter(&self, _tree: &Tree, space: &Space) {
+        // SAFETY: it leaves before the object ends that it is part of.
+        space
+            .users
+            .push(unsafe { Ref::from_address(&raw const self.link as u64) });
+    }
+
+    /// It uses the space no more.
+    pub fn leave(&self, _tree: &Tree) {
+        self.link.unlink();
+    }
 }
 
 /// A physical range that is mapped, and how.
@@ -84,17 +115,24 @@ impl Space {
             table,
             fast: AtomicU64::new(fast),
             mappings: AtomicU32::new(0),
-            users: AtomicU32::new(0),
+            users: Ring::new(),
             cpus: AtomicU64::new(0),
             doorbells: Doorbells::new(),
             ports: [const { AtomicU64::new(0) }; 2],
         }
     }
 
-    /// Counts a thread or vCPU on CPU `cpu` that is to use it.
-    pub fn add_user(&self, _tree: &Tree, cpu: u32) {
-        self.users.fetch_add(1, Ordering::AcqRel);
+    /// From now on it may run on CPU `cpu`.
+    pub fn runs_on(&self, _tree: &Tree, cpu: u32) {
         self.cpus.fetch_or(1 << cpu, Ordering::Relaxed);
+    }
+
+    /// One of the threads and vCPUs that use it.
+    pub fn user(&self, _tree: &Tree) -> Option<AnyRef> {
+        let link = self.users.first()?;
+        // SAFETY: the links in this ring are the first parts of Users.
+        let user: Ref<User> = unsafe { Ref::from_address(link.address()) };
+        Some(user.object)
     }
 
     /// The domain that pays for page tables. Spaces are never made without one, but for the root's at boot,
@@ -138,9 +176,7 @@ impl Space {
         for page in &self.ports {
             if page.load(Ordering::Acquire) == 0 {
                 let fresh = self.payer()?.alloc_page()?;
-                for i in 0..512 {
-                    fresh.write(i, u64::MAX);
-                }
+                fresh.fill(u64::MAX);
                 page.store(fresh.virt.0, Ordering::Release);
             }
         }
@@ -194,7 +230,7 @@ pub enum Progress {
 }
 
 /// Steps (page-table entries) that one run of a long operation takes.
-const BATCH: usize = 32;
+const BATCH: usize = 12;
 
 /// Arguments of [`abi::Op::Map`].
 pub struct MapRequest {
@@ -215,8 +251,7 @@ pub struct MapRequest {
 }
 
 /// Maps memory into a space. On an error, what was mapped before it stays in the destination slot.
-pub fn map(domain: &Domain, request: &MapRequest) -> Result<Progress, Status> {
-    let tree = slot::lock();
+pub fn map(tree: &Tree, domain: &Domain, request: &MapRequest) -> Result<Progress, Status> {
     let memory = domain.slot(request.memory).ok_or(Status::BadCapability)?;
     let word = memory.word();
     if word.kind() != Kind::Memory {
@@ -272,33 +307,33 @@ pub fn map(domain: &Domain, request: &MapRequest) -> Result<Progress, Status> {
     let slot = domain
         .slot(request.destination)
         .ok_or(Status::BadSelector)?;
-    let mut done = if slot.is_free() {
-        domain.empty_slot(request.destination)?;
+    let (slot, mut done) = if slot.is_free() {
+        let slot = domain.empty_slot(request.destination)?;
         if ports {
             space.make_port_bitmap()?;
         }
-        slot.describe(&tree, (kind as u64) << 8);
+        slot.describe(tree, (kind as u64) << 8);
         slot.first.store(request.address, Ordering::Release);
         slot.second.store(request.size, Ordering::Relaxed);
-        slot.link_under(&tree, &memory);
-        slot.join_space(&tree, &space.mappings);
+        slot.link_under(tree, &memory);
+        slot.join_space(tree, &space.mappings);
         slot.publish(
-            &tree,
+            tree,
             slot::CapWord::new(Kind::Mapping, Rights::empty(), space.address()),
         );
-        0
+        (slot, 0)
     } else {
         // A restart goes on where it stopped; anything else finds the slot in use.
         let mine = slot.word().kind() == Kind::Mapping
             && slot.word().address() == space.address()
             && slot.first.load(Ordering::Relaxed) == request.address
             && slot.second.load(Ordering::Relaxed) == request.size
-            && slot.is_child_of(&tree, &memory);
+            && slot.is_child_of(tree, &memory);
         let done = slot.done.load(Ordering::Relaxed);
         if !mine || done >= request.size {
             return Err(Status::Occupied);
         }
-        done
+        (slot, done)
     };
     for _ in 0..BATCH {
         let left = request.size - done;
@@ -321,7 +356,7 @@ pub fn map(domain: &Domain, request: &MapRequest) -> Result<Progress, Status> {
                 slot.done.store(done, Ordering::Relaxed);
                 slot.second.store(done, Ordering::Relaxed);
                 if done == 0 {
-                    remove_mapping(&tree, slot);
+                    remove_mapping(tree, slot);
                 }
                 return Err(status);
             }

@@ -9,6 +9,7 @@ use crate::domain::Domain;
 use crate::doorbell;
 use crate::epoch::Round;
 use crate::interrupt::{self, Interrupt};
+use crate::latency::{self, Path};
 use crate::logring::{self, LogObject};
 use crate::notification::{self, Notification};
 use crate::platform::{self, PlatformObject};
@@ -42,6 +43,7 @@ pub fn dispatch(cpu: &Cpu, thread: Ref<Thread>, syndrome: u64) {
         return ipc::raise(cpu, thread, call);
     }
     let (tag, args) = thread.with_frame(|frame| (frame.tag(), frame.args()));
+    latency::is(Path::SystemCall(tag.op()));
     let outcome = match Op::from_code(tag.op()) {
         None => Outcome::Return(Err(Status::BadOperation)),
         Some(_) if tag.has_reserved() => Outcome::Return(Err(Status::BadArgument)),
@@ -79,33 +81,41 @@ fn execute(cpu: &Cpu, thread: Ref<Thread>, op: Op, args: &Args) -> Outcome {
             cpu.reschedule.set(true);
             Ok(())
         }
-        Op::CreateDomain => create::domain(domain, args),
-        Op::CreateSpace => create::space(domain, args),
-        Op::CreateThread => create::thread(domain, args),
-        Op::CreateVcpu => create::vcpu(domain, args),
-        Op::CreateSched => create::sched(domain, args),
-        Op::CreatePortal => create::portal(domain, args),
-        Op::CreateNotification => create::notification(domain, args),
-        Op::Delegate => delegate::delegate(domain, args),
+        Op::CreateDomain => return locked(|tree| create::domain(tree, domain, args)),
+        Op::CreateSpace => return locked(|tree| create::space(tree, domain, args)),
+        Op::CreateThread => return locked(|tree| create::thread(tree, domain, args)),
+        Op::CreateVcpu => return locked(|tree| create::vcpu(tree, domain, args)),
+        Op::CreateSched => return locked(|tree| create::sched(tree, domain, args)),
+        Op::CreatePortal => return locked(|tree| create::portal(tree, domain, args)),
+        Op::CreateNotification => return locked(|tree| create::notification(tree, domain, args)),
+        Op::Delegate => return locked(|tree| delegate::delegate(tree, domain, args)),
         Op::Revoke | Op::Delete => return revoke(cpu, thread, op, args),
         Op::Map => return map(thread, op, args),
-        Op::BindSched => create::bind_sched(cpu, domain, args),
-        Op::BindKick => create::bind_kick(domain, args),
-        Op::InterruptBind => interrupt_bind(domain, args),
+        Op::BindSched => return locked(|tree| create::bind_sched(cpu, tree, domain, args)),
+        Op::BindKick => return locked(|tree| create::bind_kick(tree, domain, args)),
+        Op::InterruptBind => return locked(|tree| interrupt_bind(tree, domain, args)),
         Op::InterruptAck => selector(args[0])
             .and_then(|s| domain.find::<Interrupt>(s, Rights::CONTROL))
             .map(|interrupt| interrupt::acknowledge(cpu, interrupt)),
-        Op::QuotaQuery => quota_query(thread, args),
+        Op::QuotaQuery => return locked(|tree| quota_query(tree, thread, args)),
         Op::LogWrite => log_write(domain, args),
         Op::LogRead => log_read(thread, args),
-        Op::LogBind => log_bind(domain, args),
+        Op::LogBind => return locked(|tree| log_bind(tree, domain, args)),
         Op::Power => selector(args[0])
             .and_then(|s| domain.find::<PlatformObject>(s, Rights::CONTROL))
             .and_then(|_| Err(platform::power(args[1]))),
-        Op::QuotaGive => quota_move(domain, args, Domain::give),
-        Op::QuotaTake => quota_move(domain, args, Domain::take_back),
-        Op::BindDoorbell => doorbell::bind(domain, args),
+        Op::QuotaGive => return locked(|tree| quota_move(tree, domain, args, Domain::give)),
+        Op::QuotaTake => return locked(|tree| quota_move(tree, domain, args, Domain::take_back)),
+        Op::BindDoorbell => return locked(|tree| doorbell::bind(tree, domain, args)),
     })
+}
+
+/// Does what changes or binds to the tree of derivations. While another CPU does, this one waits in user mode.
+fn locked(work: impl FnOnce(&Tree) -> Result<(), Status>) -> Outcome {
+    match slot::try_lock() {
+        Some(tree) => Outcome::Return(work(&tree)),
+        None => Outcome::Restart,
+    }
 }
 
 fn selector(argument: u64) -> Result<Selector, Status> {
@@ -172,37 +182,37 @@ fn synchronised(thread: Ref<Thread>, op: Op, args: &Args) -> Option<Round> {
     (sync.op == op && sync.selector == args[0]).then_some(sync.round)
 }
 
-/// Begins an epoch whose end this system call waits for.
-fn synchronise(thread: Ref<Thread>, op: Op, args: &Args) -> Round {
-    let round = epoch::begin();
+/// Begins an epoch whose end this system call waits for, from its next run on.
+fn synchronise(thread: Ref<Thread>, op: Op, args: &Args) {
     thread.sync.set(Some(Sync {
         op,
         selector: args[0],
-        round,
+        round: epoch::begin(),
     }));
-    round
 }
 
 /// Revocation and destruction return only when no CPU can use what was taken back.
 fn revoke(cpu: &Cpu, thread: Ref<Thread>, op: Op, args: &Args) -> Outcome {
-    let round = match synchronised(thread, op, args) {
-        Some(round) => round,
-        None => {
-            let found = selector(args[0]).and_then(|s| {
-                let slot = thread.domain.slot(s).ok_or(Status::BadCapability)?;
-                if slot.is_free() {
-                    Err(Status::BadCapability)
-                } else {
-                    Ok(slot)
-                }
-            });
-            match found.and_then(|slot| destroy::revoke(cpu, slot, op == Op::Delete)) {
-                Err(status) => return Outcome::Return(Err(status)),
-                Ok(Progress::Again) => return Outcome::Restart,
-                Ok(Progress::Done) => synchronise(thread, op, args),
+    let Some(round) = synchronised(thread, op, args) else {
+        let found = selector(args[0]).and_then(|s| {
+            let slot = thread.domain.slot(s).ok_or(Status::BadCapability)?;
+            if slot.is_free() {
+                Err(Status::BadCapability)
+            } else {
+                Ok(slot)
             }
+        });
+        let Some(tree) = slot::try_lock() else {
+            return Outcome::Restart;
+        };
+        match found.and_then(|slot| destroy::revoke(cpu, &tree, slot, op == Op::Delete)) {
+            Err(status) => return Outcome::Return(Err(status)),
+            Ok(Progress::Again) => {}
+            Ok(Progress::Done) => synchronise(thread, op, args),
         }
+        return Outcome::Restart;
     };
+    latency::is(Path::Reclaim);
     if !epoch::is_over(round) || destroy::reclaim() == Progress::Again {
         return Outcome::Restart;
     }
@@ -222,19 +232,21 @@ fn map(thread: Ref<Thread>, op: Op, args: &Args) -> Outcome {
             access: args[6],
         })
     };
-    let round = match synchronised(thread, op, args) {
-        Some(round) => round,
-        None => {
-            match request().and_then(|request| space::map(&thread.domain, &request)) {
-                Ok(Progress::Done) => {}
-                Ok(Progress::Again) => return Outcome::Restart,
-                Err(status) => return Outcome::Return(Err(status)),
-            }
-            if !space::is_port_mapping(&thread.domain, Selector(args[2] as u32)) {
-                return Outcome::Return(Ok(()));
-            }
-            synchronise(thread, op, args)
+    let Some(round) = synchronised(thread, op, args) else {
+        let Some(tree) = slot::try_lock() else {
+            return Outcome::Restart;
+        };
+        match request().and_then(|request| space::map(&tree, &thread.domain, &request)) {
+            Ok(Progress::Done) => {}
+            Ok(Progress::Again) => return Outcome::Restart,
+            Err(status) => return Outcome::Return(Err(status)),
         }
+        if !space::is_port_mapping(&thread.domain, Selector(args[2] as u32)) {
+            return Outcome::Return(Ok(()));
+        }
+        // CPUs that run in the space have a copy of its I/O permissions.
+        synchronise(thread, op, args);
+        return Outcome::Restart;
     };
     if !epoch::is_over(round) {
         return Outcome::Restart;
@@ -243,24 +255,20 @@ fn map(thread: Ref<Thread>, op: Op, args: &Args) -> Outcome {
     Outcome::Return(Ok(()))
 }
 
-fn interrupt_bind(domain: Ref<Domain>, args: &Args) -> Result<(), Status> {
+fn interrupt_bind(tree: &Tree, domain: Ref<Domain>, args: &Args) -> Result<(), Status> {
     // What is bound under this lock is found when the notification ends.
-    let _tree = slot::lock();
     let interrupt = domain.find::<Interrupt>(selector(args[0])?, Rights::CONTROL)?;
     let (notification, bits) = signal_target(domain, args[1])?;
     let mode = TriggerMode::from_code(args[2]).ok_or(Status::BadArgument)?;
-    interrupt::bind(interrupt, notification, bits, mode)
+    interrupt::bind(tree, interrupt, notification, bits, mode)
 }
 
-fn quota_query(thread: Ref<Thread>, args: &Args) -> Result<(), Status> {
-    let (limit, used) = {
-        // What moves a quota holds this lock.
-        let _tree = slot::lock();
-        let target = thread
-            .domain
-            .find::<Domain>(selector(args[0])?, Rights::CONTROL)?;
-        target.quota()
-    };
+fn quota_query(_tree: &Tree, thread: Ref<Thread>, args: &Args) -> Result<(), Status> {
+    // What moves a quota holds the lock.
+    let target = thread
+        .domain
+        .find::<Domain>(selector(args[0])?, Rights::CONTROL)?;
+    let (limit, used) = target.quota();
     thread.with_frame(|frame| {
         frame.set_arg(1, limit);
         frame.set_arg(2, used);
@@ -269,17 +277,17 @@ fn quota_query(thread: Ref<Thread>, args: &Args) -> Result<(), Status> {
 }
 
 fn quota_move(
+    tree: &Tree,
     caller: Ref<Domain>,
     args: &Args,
     change: fn(&Domain, &Tree, &Domain, u64) -> Result<(), Status>,
 ) -> Result<(), Status> {
-    let tree = slot::lock();
     let payer = caller.find::<Domain>(selector(args[0])?, Rights::CREATE)?;
     let domain = caller.find::<Domain>(selector(args[1])?, Rights::CREATE)?;
     if domain.header.payer != Some(payer) {
         return Err(Status::BadArgument);
     }
-    change(&payer, &tree, &domain, args[2])
+    change(&payer, tree, &domain, args[2])
 }
 
 /// Bytes that travel in registers.
@@ -319,8 +327,7 @@ fn log_read(thread: Ref<Thread>, args: &Args) -> Result<(), Status> {
     Ok(())
 }
 
-fn log_bind(domain: Ref<Domain>, args: &Args) -> Result<(), Status> {
-    let _tree = slot::lock();
+fn log_bind(_tree: &Tree, domain: Ref<Domain>, args: &Args) -> Result<(), Status> {
     domain.find::<LogObject>(selector(args[0])?, Rights::READ)?;
     let (notification, bits) = signal_target(domain, args[1])?;
     logring::listen(notification, bits);

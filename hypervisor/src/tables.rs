@@ -3,6 +3,7 @@
 use crate::addr::HostPhys;
 use crate::mem::KernelPage;
 use abi::Status;
+use core::sync::atomic::{AtomicU64, Ordering};
 
 /// A format of translation tables.
 pub trait Format: Copy {
@@ -104,28 +105,59 @@ pub fn unmap<F: Format>(format: F, root: KernelPage, at: u64, left: u64) -> u64 
     }
 }
 
-/// Takes out one table that leads to no other, of those behind the first `entries` of the root; `None` if there is
-/// none, the root apart.
-pub fn take_table<F: Format>(format: F, root: KernelPage, entries: usize) -> Option<KernelPage> {
-    let mut parent: Option<(KernelPage, usize)> = None;
+/// Entries that one call of [`take_table`] passes over.
+const BATCH: usize = 128;
+
+/// What [`take_table`] found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Taken {
+    /// A table, which leads to no other and is not the root.
+    Table(KernelPage),
+    /// Nothing so far: the next call goes on.
+    Nothing,
+    /// There is none any more but the root.
+    Last,
+}
+
+/// Takes out a table, of those behind the first `entries` of the root. `from` is the address below which there is none:
+/// 0 at first, then as the last call left it. Nobody maps anything meanwhile.
+pub fn take_table<F: Format>(
+    format: F,
+    root: KernelPage,
+    entries: usize,
+    from: &AtomicU64,
+) -> Taken {
+    let is_table = |entry: u64| format.is_present(entry) && !format.is_block(entry);
+    let mut at = from.load(Ordering::Relaxed);
     let (mut page, mut level) = (root, format.levels() - 1);
+    let mut above: Option<(KernelPage, usize)> = None;
+    let (mut i, mut end) = ((at / span(level)) as usize, entries);
+    let mut looks = BATCH;
     while level > 0 {
-        let entries = if level == format.levels() - 1 {
-            entries
-        } else {
-            512
-        };
-        let is_table = |entry: u64| format.is_present(entry) && !format.is_block(entry);
-        let Some(i) = (0..entries).find(|&i| is_table(page.read(i))) else {
+        while i < end && !is_table(page.read(i)) {
+            i += 1;
+            at = (at & !(span(level) - 1)) + span(level);
+            looks -= 1;
+            // At its end a table can be taken, and is not found again from the address behind.
+            if looks == 0 && i < end {
+                from.store(at, Ordering::Relaxed);
+                return Taken::Nothing;
+            }
+        }
+        if i == end {
             break;
-        };
-        parent = Some((page, i));
+        }
+        above = Some((page, i));
         page = table::<F>(page.read(i));
         level -= 1;
+        (i, end) = (index(at, level), 512);
     }
-    let (above, i) = parent?;
-    above.write(i, 0);
-    Some(page)
+    let Some((parent, i)) = above else {
+        return Taken::Last;
+    };
+    parent.write(i, 0);
+    from.store(at, Ordering::Relaxed);
+    Taken::Table(page)
 }
 
 /// Rights of mappings of the kernel's own.

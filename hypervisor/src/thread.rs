@@ -8,7 +8,7 @@ use crate::epoch::Round;
 use crate::mem::KernelPage;
 use crate::object::Object;
 use crate::portal::Portal;
-use crate::space::Space;
+use crate::space::{Space, User};
 use abi::cap::Kind;
 use abi::{Op, Selector};
 
@@ -47,6 +47,8 @@ pub struct Thread {
     pub domain: Ref<Domain>,
     /// Where its addresses are.
     pub space: Ref<Space>,
+    /// Its place among the space's users.
+    pub use_of_space: User,
     /// Its UTCB.
     pub utcb: KernelPage,
     /// Where the UTCB is in its space.

@@ -6,10 +6,11 @@ use crate::context::{Context, HasContext, ReplyPath, State};
 use crate::cpu::Cpu;
 use crate::domain::Domain;
 use crate::ipc;
+use crate::latency::{self, Path};
 use crate::mem::KernelPage;
 use crate::object::Object;
 use crate::portal::Portal;
-use crate::space::Space;
+use crate::space::{Space, User};
 use abi::cap::Kind;
 use abi::vcpu::ExitKind;
 use abi::{Rights, Selector};
@@ -39,6 +40,8 @@ pub struct Vcpu {
     pub guest: Ref<Space>,
     /// Host space that the state page is mapped into.
     pub monitor: Ref<Space>,
+    /// Its place among the users of the two.
+    pub uses: [User; 2],
     /// The state page.
     pub state_page: KernelPage,
     /// Address of the state page in `monitor`.
@@ -113,6 +116,7 @@ fn tell_first(cpu: &Cpu, vcpu: Ref<Vcpu>) {
 /// Calls the portal of `exit`.
 #[inline(always)]
 fn call_monitor(cpu: &Cpu, vcpu: Ref<Vcpu>, exit: Exit) {
+    latency::is(Path::Exit(exit.kind));
     let selector = vcpu.exit_base.offset(exit.kind as u32);
     let portal = match vcpu.domain.find::<Portal>(selector, Rights::CALL) {
         Ok(portal) => portal,

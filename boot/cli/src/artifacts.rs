@@ -55,6 +55,8 @@ pub struct Mode {
     pub name: &'static str,
     /// Names and packages of what it builds.
     pub programs: &'static [(&'static str, &'static str)],
+    /// Features of the packages.
+    features: &'static str,
     /// It runs at the top of the address space.
     at_top: bool,
 }
@@ -63,18 +65,27 @@ pub struct Mode {
 pub const KERNEL: Mode = Mode {
     name: "kernel",
     programs: &[("hypervisor", "hypervisor")],
+    features: "image",
     at_top: true,
+};
+/// The build of the kernel that prints its longest stretches with interrupts off.
+pub const MEASURED_KERNEL: Mode = Mode {
+    name: "kernel-latency",
+    features: "image,latency",
+    ..KERNEL
 };
 /// The build of systems' programs.
 pub const USER: Mode = Mode {
     name: "user",
     programs: PROGRAMS,
+    features: "image",
     at_top: false,
 };
 /// The build of the programs that are no part of a system, with the flags of those that are.
 pub const TRIAL: Mode = Mode {
     name: "user",
     programs: TRIALS,
+    features: "image",
     at_top: false,
 };
 
@@ -99,7 +110,7 @@ impl Mode {
         command
             .current_dir(workspace::root())
             .env("CARGO_TARGET_DIR", self.target_dir(toolchain));
-        command.args(["--release", "--features", "image"]);
+        command.args(["--release", "--features", self.features]);
         for (_, package) in self.programs {
             command.args(["-p", package]);
         }
@@ -131,16 +142,7 @@ impl Artifacts {
 
     fn build_with(architecture: Architecture, mode: Mode) -> Result<Artifacts> {
         let toolchain = Toolchain::prepare(architecture)?;
-        let elf = KERNEL
-            .build(
-                &toolchain,
-                &format!("Building the hypervisor for {architecture}"),
-            )?
-            .join("hypervisor");
-        let kernel = match architecture {
-            Architecture::X86_64 => elf,
-            Architecture::Arm64 => boot_image(&elf)?,
-        };
+        let kernel = kernel(&toolchain, KERNEL)?;
         let programs = mode.build(
             &toolchain,
             &format!("Building the programs for {architecture}"),
@@ -163,6 +165,22 @@ impl Artifacts {
             );
         }
         Ok(self.programs.join(name))
+    }
+}
+
+/// Builds the kernel of [`MEASURED_KERNEL`].
+pub fn measured_kernel(architecture: Architecture) -> Result<PathBuf> {
+    kernel(&Toolchain::prepare(architecture)?, MEASURED_KERNEL)
+}
+
+/// Builds a kernel, in the form that machines of its architecture boot.
+fn kernel(toolchain: &Toolchain, mode: Mode) -> Result<PathBuf> {
+    let architecture = toolchain.architecture;
+    let what = format!("Building the hypervisor for {architecture}");
+    let elf = mode.build(toolchain, &what)?.join("hypervisor");
+    match architecture {
+        Architecture::X86_64 => Ok(elf),
+        Architecture::Arm64 => boot_image(&elf),
     }
 }
 

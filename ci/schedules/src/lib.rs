@@ -31,6 +31,8 @@ pub mod epoch;
 pub mod interrupt;
 #[path = "../../../hypervisor/src/ipc.rs"]
 pub mod ipc;
+#[path = "../../../hypervisor/src/latency.rs"]
+pub mod latency;
 #[path = "../../../hypervisor/src/logring.rs"]
 pub mod logring;
 #[path = "../../../hypervisor/src/mem.rs"]
@@ -43,6 +45,8 @@ pub mod object;
 pub mod platform;
 #[path = "../../../hypervisor/src/portal.rs"]
 pub mod portal;
+#[path = "../../../hypervisor/src/ring.rs"]
+pub mod ring;
 #[path = "../../../hypervisor/src/sched.rs"]
 pub mod sched;
 #[path = "../../../hypervisor/src/slot.rs"]

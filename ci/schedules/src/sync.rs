@@ -159,6 +159,12 @@ impl<T> TicketMutex<T> {
             shuttle::thread::yield_now();
         }
     }
+
+    /// Locks it, if it is free.
+    pub fn try_lock(&self) -> Option<TicketMutexGuard<'_, T>> {
+        point();
+        self.0.try_lock()
+    }
 }
 
 /// Where a schedule could have gone on with different tasks.

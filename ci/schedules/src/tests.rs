@@ -509,6 +509,7 @@ fn two_ends_of_one_thing() {
         let (w, [first, second]) = machine();
         let domain = w.selector() as u64;
         w.root(Op::CreateDomain, &[1, domain, 4, 8]);
+        world::use_table(w.object(domain as u32).object, 8);
         w.root(Op::CreateNotification, &[domain, w.selector() as u64]);
         let (used, free) = (w.root.quota().1, mem::free_pages());
         together(

@@ -12,6 +12,7 @@ mod failures;
 mod guest;
 mod hostile;
 mod kernels;
+mod latency;
 mod registers;
 mod samples;
 mod sizes;

@@ -53,7 +53,7 @@ impl Agreement {
             None,
         );
         let mut addresses = BTreeMap::from([(root, w.root.address())]);
-        for line in 0..LINES.len() as u32 {
+        for line in 0..world::LINE_COUNT {
             let id = model.add(Object::Line(Line::new(line)), None, Kind::Interrupt, None);
             addresses.insert(id, crate::interrupt::line(line).unwrap().address());
             model.hold(
@@ -110,6 +110,9 @@ impl Agreement {
             let address = self.slot(at).word().address();
             let id = self.model.caps[&at].object.unwrap();
             self.addresses.insert(id, address);
+            if op == CreateDomain {
+                world::use_table(self.address(id), args[3] as u32);
+            }
         }
     }
 

@@ -16,6 +16,7 @@ mod quota;
 mod scheduling;
 mod shootdown;
 mod signals;
+mod steps;
 mod system;
 mod vcpu;
 mod world;

@@ -1,6 +1,6 @@
 //! Quotas: given, taken back, exhausted; and books that balance whatever happens.
 
-use super::world::{DOMAIN, RAM, World};
+use super::world::{DOMAIN, RAM, World, use_table};
 use crate::cell::Ref;
 use crate::domain::Domain;
 use crate::mem::{self, PAGE};
@@ -14,6 +14,7 @@ const SLOTS: u64 = 4;
 fn domain(w: &World, payer: u64, quota: u64) -> u64 {
     let at = w.selector() as u64;
     w.root(Op::CreateDomain, &[payer, at, quota, SLOTS]);
+    use_table(w.object(at as u32).object, SLOTS as u32);
     at
 }
 
@@ -175,6 +176,7 @@ fn apply(w: &World, nodes: &mut Vec<Node>, step: Step) {
         0 => {
             let at = w.selector() as u64;
             if status(w, Op::CreateDomain, &[payer, at, pages, SLOTS]).is_ok() {
+                use_table(w.object(at as u32).object, SLOTS as u32);
                 nodes.push(Node {
                     at,
                     parent: Some(first),

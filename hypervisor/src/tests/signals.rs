@@ -5,8 +5,9 @@ use super::{Object, Running};
 use crate::arch;
 use crate::context::State;
 use crate::notification::Notification;
+use crate::space::Progress;
 use crate::thread::Thread;
-use crate::{cell::Ref, epoch, interrupt};
+use crate::{cell::Ref, interrupt};
 use abi::{Op, Status};
 use core::sync::atomic::Ordering;
 
@@ -99,8 +100,8 @@ impl Pair {
                 if !this.arch.interrupted.swap(false, Ordering::SeqCst) {
                     return false;
                 }
-                this.serve_inbox();
-                epoch::pass();
+                this.note_inbox();
+                while this.serve_inbox() == Progress::Again {}
                 self.w.step(cpu);
             }
             Event::Timer(cpu) => {
@@ -124,8 +125,8 @@ impl Pair {
             // Interrupts only: time does not end the waits.
             let this = self.w.on(cpu);
             if this.arch.interrupted.swap(false, Ordering::SeqCst) {
-                this.serve_inbox();
-                epoch::pass();
+                this.note_inbox();
+                while this.serve_inbox() == Progress::Again {}
                 self.w.step(cpu);
             }
         }

@@ -5,12 +5,12 @@ use crate::cell::Ref;
 use crate::context::{Context, HasContext, State};
 use crate::cpu::{self, Cpu};
 use crate::create::{self, ThreadArgs};
-use crate::domain::Domain;
+use crate::domain::{Domain, SLOTS_PER_PAGE};
 use crate::mem::{self, PAGE};
 use crate::object::{self, Header};
 use crate::sched::{self, Sched};
 use crate::slot::{self, CapWord};
-use crate::space::Space;
+use crate::space::{Progress, Space};
 use crate::thread::Thread;
 use crate::vcpu::{self, Vcpu};
 use crate::{destroy, epoch, interrupt, ipc, logring, syscall};
@@ -45,6 +45,8 @@ pub const PORTS: u32 = 4;
 pub const LOG: u32 = 5;
 /// Interrupt line 0, and three more.
 pub const LINES: u32 = 8;
+/// How many lines those are.
+pub const LINE_COUNT: u32 = 4;
 /// Device registers, of which some are for guests only.
 pub const DEVICE: u32 = 12;
 /// Base of [`DEVICE`].
@@ -106,6 +108,13 @@ pub struct World {
     _turn: MutexGuard<'static, ()>,
 }
 
+/// Takes the pages of a domain's table of `slots` slots, which were paid with the domain: for tests that count pages.
+pub fn use_table(domain: Ref<Domain>, slots: u32) {
+    for first in (0..slots).step_by(SLOTS_PER_PAGE as usize) {
+        domain.empty_slot(Selector(first + 1)).unwrap();
+    }
+}
+
 impl World {
     /// A machine with `cpus` CPUs, on which nothing runs.
     pub fn new(cpus: u32) -> World {
@@ -135,12 +144,14 @@ impl World {
             };
             cpu::register(cpu);
             arch::set_current_cpu(cpu);
-            epoch::pass();
+            cpu.note_inbox();
+            assert!(cpu.serve_inbox() == Progress::Done);
         }
 
         let slots = 1024;
         let quota = mem::free_pages() - Domain::overhead(slots);
         let root = Domain::create(None, 0, slots, quota).unwrap();
+        use_table(root, slots);
         let table = arch::PageTable::new(SpaceKind::Host, &root).unwrap();
         let header = Header::new(Kind::Space, Some(root));
         let tag = arch::alloc_space_tag(SpaceKind::Host);
@@ -148,8 +159,8 @@ impl World {
             .make(Space::new(header, SpaceKind::Host, tag, table))
             .unwrap();
         let install = |at: u32, kind: Kind, rights, address, range: (u64, u64), extra: u64| {
-            let slot = root.slot(Selector(at)).unwrap();
             let tree = slot::lock();
+            let slot = root.empty_slot(Selector(at)).unwrap();
             slot.describe(&tree, extra);
             slot.first.store(range.0, Ordering::Release);
             slot.second.store(range.1, Ordering::Relaxed);
@@ -175,7 +186,7 @@ impl World {
         install(DEVICE, Kind::Memory, rights, 0, range, device);
         let log = logring::object();
         install(LOG, Kind::Log, all, log.address(), (u64::MAX, 0), 0);
-        for i in 0..4 {
+        for i in 0..LINE_COUNT {
             let line = interrupt::line(i).unwrap();
             install(
                 LINES + i,
@@ -249,8 +260,8 @@ impl World {
     pub fn interrupts(&self, index: u32) {
         let cpu = self.on(index);
         if cpu.arch.interrupted.swap(false, Ordering::SeqCst) {
-            cpu.serve_inbox();
-            epoch::pass();
+            cpu.note_inbox();
+            while cpu.serve_inbox() == Progress::Again {}
         }
         if cpu.arch.timer.load(Ordering::SeqCst) <= arch::now() {
             cpu.arch.timer.store(u64::MAX, Ordering::SeqCst);
@@ -276,8 +287,10 @@ impl World {
     /// One turn of the kernel's loop, without interrupts.
     pub fn step(&self, index: u32) -> Option<Running> {
         let cpu = self.on(index);
-        if cpu.reschedule.get() {
-            sched::schedule(&cpu);
+        if cpu.reschedule.get()
+            && (cpu.serve_inbox() == Progress::Again || sched::schedule(&cpu) == Progress::Again)
+        {
+            return None;
         }
         let Some(current) = cpu.current.get() else {
             return Some(Running::Idle);
@@ -360,7 +373,7 @@ impl World {
         driver.context.state.set(State::Ready);
         driver.context.release_waiters(&cpu, None);
         sched::ready(&cpu, sched);
-        sched::schedule(&cpu);
+        while sched::schedule(&cpu) == Progress::Again {}
         self.begin(driver, op, 0, args);
         for turn in 0.. {
             assert!(turn < 10_000, "{op:?} does not end");
@@ -372,12 +385,23 @@ impl World {
                 self.interrupts(other);
             }
             self.on(index);
-            sched::schedule(&cpu);
+            while sched::schedule(&cpu) == Progress::Again {}
             self.enter(&cpu, driver);
         }
         driver.context.state.set(State::Idle);
-        sched::schedule(&cpu);
+        while sched::schedule(&cpu) == Progress::Again {}
         result(driver)
+    }
+
+    /// The root makes a system call on CPU `index` that ends at once; nothing else happens.
+    pub fn root_alone(&self, index: u32, op: Op, args: &[u64]) {
+        let cpu = self.on(index);
+        let (driver, _) = self.drivers[index as usize];
+        let current = cpu.current.get();
+        cpu.current.set(Some(driver.context()));
+        self.begin(driver, op, 0, args);
+        assert!(!self.restarts(driver) && result(driver).is_ok(), "{op:?}");
+        cpu.current.set(current);
     }
 
     /// As [`World::try_root_on`], on CPU 0.

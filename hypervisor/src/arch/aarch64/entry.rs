@@ -198,6 +198,7 @@ const _: () = assert!(frame::SP == frame::X30 + 8);
 /// `registers` is the address of 31 words, which stay; the machine's state is the guest's; nothing on the stack is
 /// needed any more.
 pub unsafe fn enter_guest(cpu: &Cpu, registers: u64) -> ! {
+    crate::latency::leave();
     // SAFETY: by the caller's word; no value of a general register is the kernel's concern.
     unsafe {
         asm!(

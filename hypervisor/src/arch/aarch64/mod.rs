@@ -32,6 +32,7 @@ pub use vcpu::{Outcome, VcpuArch, VcpuReply, after_guest, pages_per_vcpu};
 use crate::cell::{CpuCell, Ref};
 use crate::context::State;
 use crate::cpu::Cpu;
+use crate::latency::{self, Path};
 use crate::space::Space;
 use crate::thread::Thread;
 use crate::vcpu::Vcpu;
@@ -262,13 +263,23 @@ pub fn interrupt_route(line: u32, mode: TriggerMode) -> Result<bool, Status> {
 
 /// Waits for an interrupt and takes it.
 pub fn idle(cpu: &Cpu) {
+    latency::leave();
     entry::wait_for_interrupt();
+    latency::enter(Path::Preempted);
+    traps::interrupts(cpu);
+}
+
+/// Takes the interrupts that are pending. Nothing found before is used after.
+pub fn take_interrupts(cpu: &Cpu) {
+    latency::leave();
+    latency::enter(Path::Preempted);
     traps::interrupts(cpu);
 }
 
 /// Goes on with `thread`, which is current, in user mode.
 pub fn resume_thread(cpu: &Cpu, thread: &Thread) -> ! {
     cpu.arch.load_space(thread.space);
+    latency::leave();
     entry::resume_thread(cpu, thread)
 }
 
@@ -311,6 +322,54 @@ pub fn halt() -> ! {
 pub fn stop_others() {
     if gic::version() != 0 {
         gic::send_to_others(gic::STOP);
+    }
+}
+
+/// Copies `count` words, each of which is read and written once.
+///
+/// # Safety
+/// The ranges are mapped, and the kernel's to read and to write; there are no Rust references to the second.
+pub unsafe fn copy_words(from: u64, to: u64, count: usize) {
+    // SAFETY: by the caller's word.
+    unsafe {
+        asm!(
+            "cbz {count}, 3f",
+            "2:",
+            "ldr {word}, [{from}], #8",
+            "str {word}, [{to}], #8",
+            "sub {count}, {count}, #1",
+            "cbnz {count}, 2b",
+            "3:",
+            from = inout(reg) from => _,
+            to = inout(reg) to => _,
+            count = inout(reg) count => _,
+            word = out(reg) _,
+            options(nostack, preserves_flags)
+        );
+    }
+}
+
+/// Fills a page with copies of a word.
+///
+/// # Safety
+/// The page is mapped, and the kernel's to write; there are no Rust references to it.
+pub unsafe fn fill_page(page: u64, word: u64) {
+    // SAFETY: by the caller's word.
+    unsafe {
+        asm!(
+            "2:",
+            "stp {word}, {word}, [{at}]",
+            "stp {word}, {word}, [{at}, #16]",
+            "stp {word}, {word}, [{at}, #32]",
+            "stp {word}, {word}, [{at}, #48]",
+            "add {at}, {at}, #64",
+            "sub {left}, {left}, #1",
+            "cbnz {left}, 2b",
+            at = inout(reg) page => _,
+            left = inout(reg) abi::PAGE_SIZE / 64 => _,
+            word = in(reg) word,
+            options(nostack, preserves_flags)
+        );
     }
 }
 

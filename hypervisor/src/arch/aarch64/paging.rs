@@ -10,7 +10,7 @@ use crate::addr::{HostPhys, HostVirt};
 use crate::domain::Domain;
 use crate::mem::{self, KernelPage};
 use crate::space::Mapped;
-use crate::tables::{self, Bits, KernelRights};
+use crate::tables::{self, Bits, KernelRights, Taken};
 use abi::Status;
 use abi::cap::Rights;
 use abi::syscall::{Caching, SpaceKind};
@@ -111,6 +111,8 @@ fn bits(leaf: u64, largest: u32) -> Bits {
 /// The stage-2 tables of a space.
 pub struct PageTable {
     root: KernelPage,
+    /// How far freeing has come.
+    freed_to: AtomicU64,
     freed: AtomicBool,
 }
 
@@ -119,6 +121,7 @@ impl PageTable {
     pub fn new(_kind: SpaceKind, payer: &Domain) -> Result<PageTable, Status> {
         Ok(PageTable {
             root: payer.alloc_page()?,
+            freed_to: AtomicU64::new(0),
             freed: AtomicBool::new(false),
         })
     }
@@ -178,14 +181,19 @@ impl PageTable {
         tables::unmap(Format::Stage2, self.root, at, left)
     }
 
-    /// Frees one table; `false` when none is left.
+    /// Frees one table, or looks for one; `false` when none is left.
     pub fn free_step(&self, payer: &Domain) -> bool {
         if self.freed.load(Ordering::Relaxed) {
             return false;
         }
-        let table = tables::take_table(Format::Stage2, self.root, 512);
-        self.freed.store(table.is_none(), Ordering::Relaxed);
-        payer.free_page(table.unwrap_or(self.root));
+        match tables::take_table(Format::Stage2, self.root, 512, &self.freed_to) {
+            Taken::Table(table) => payer.free_page(table),
+            Taken::Nothing => {}
+            Taken::Last => {
+                self.freed.store(true, Ordering::Relaxed);
+                payer.free_page(self.root);
+            }
+        }
         true
     }
 }

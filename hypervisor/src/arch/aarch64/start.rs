@@ -14,7 +14,7 @@ use crate::mem::{self, PAGE};
 use crate::panic::refuse;
 use crate::root::{self, Machine};
 use crate::tables::KernelRights;
-use crate::{early_log, epoch, logring};
+use crate::{early_log, logring};
 use abi::boot::BootInfo;
 use abi::cap::MemoryKind;
 use core::arch::asm;
@@ -99,7 +99,7 @@ pub fn kernel_main(params: &'static BootParams) -> ! {
 /// Called by the boot code of the other CPUs, on their stacks and the kernel's tables.
 pub fn ap_main(index: usize) -> ! {
     enter_cpu(cpu::by_index(index as u32));
-    epoch::pass();
+    cpu::current().note_inbox();
     run()
 }
 

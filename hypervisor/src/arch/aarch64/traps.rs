@@ -5,9 +5,10 @@ use super::sysreg::read;
 use super::{current_cpu, fastpath, interrupts as gic, vcpu as arch_vcpu};
 use crate::cell::Ref;
 use crate::cpu::Cpu;
+use crate::latency::{self, Path};
 use crate::run::run;
 use crate::thread::{Exception, Thread};
-use crate::{epoch, interrupt, ipc, syscall, vcpu};
+use crate::{interrupt, ipc, syscall, vcpu};
 
 /// Exception classes (Arm ARM D17.2.37).
 pub mod class {
@@ -33,10 +34,11 @@ pub mod class {
 }
 
 /// Most interrupts that are handled before user code is looked at again.
-const BATCH: usize = 16;
+const BATCH: usize = 4;
 
 /// The current thread was interrupted or made a system call; its registers are saved.
 pub extern "C" fn user_entry(why: u64) -> ! {
+    latency::enter(Path::Exception(0));
     let cpu = current_cpu();
     if let Some(thread) = cpu.current.get().and_then(|current| current.as_thread()) {
         match why {
@@ -54,6 +56,7 @@ fn exception(cpu: &Cpu, thread: Ref<Thread>) {
     if class::of(syndrome) == class::SYSTEM_CALL {
         return syscall::dispatch(cpu, thread, syndrome);
     }
+    latency::is(Path::Exception(class::of(syndrome) as u8));
     let exception = Exception {
         vector: class::of(syndrome),
         error: syndrome,
@@ -65,6 +68,7 @@ fn exception(cpu: &Cpu, thread: Ref<Thread>) {
 /// The thread `handler`, which is current and whose caller is a vCPU, has replied with `groups`; of its registers only those are saved
 /// that its next call does not set.
 pub extern "C" fn vcpu_reply(cpu: &'static Cpu, handler: Ref<Thread>, groups: u64) -> ! {
+    latency::enter(Path::SystemCall(abi::Op::ReplyWait as u8));
     if let Some(vcpu) = ipc::reply_to_vcpu(cpu, handler, groups)
         && !cpu.reschedule.get()
     {
@@ -75,6 +79,7 @@ pub extern "C" fn vcpu_reply(cpu: &'static Cpu, handler: Ref<Thread>, groups: u6
 
 /// The guest of the vCPU that is loaded was left; its general registers are on its state page.
 pub extern "C" fn guest_left(cpu: &'static Cpu, why: u64) -> ! {
+    latency::enter(Path::Guest);
     if let Some(vcpu) = cpu.arch.guest.get() {
         let outcome = vcpu.arch.with_mut(|arch| arch.leave(why));
         vcpu::left(cpu, vcpu, outcome);
@@ -89,6 +94,7 @@ pub fn deliver(cpu: &Cpu, handler: Ref<Thread>, identity: u64, words: [u64; 4]) 
     if !cpu.reschedule.get() {
         cpu.arch.load_space(handler.space);
         let stack = cpu.arch.stack_top;
+        latency::leave();
         fastpath::deliver(0, identity, first, second, third, fourth, &handler, stack);
     }
     handler.with_frame(|frame| {
@@ -105,14 +111,15 @@ pub fn interrupts(cpu: &Cpu) {
         };
         match taken.number() {
             gic::TIMER => {
+                latency::is(Path::Timer);
                 super::clock::set_deadline(u64::MAX);
                 taken.end();
                 cpu.timer_fired();
             }
             gic::CALL => {
+                latency::is(Path::Inbox);
                 taken.end();
-                cpu.serve_inbox();
-                epoch::pass();
+                cpu.note_inbox();
             }
             gic::STOP => super::halt(),
             gic::VIRTUAL_TIMER => {
@@ -122,6 +129,7 @@ pub fn interrupts(cpu: &Cpu) {
             // What asked for it is off by now.
             gic::MAINTENANCE => taken.end(),
             number => {
+                latency::is(Path::Line);
                 taken.leave_active();
                 if let Some(line) = number.checked_sub(gic::FIRST_SPI) {
                     interrupt::deliver(cpu, line);

@@ -160,6 +160,26 @@ pub fn space_tags() -> u32 {
     TAGS.load(Ordering::Relaxed).count_ones() - 1
 }
 
+/// Copies `count` words.
+///
+/// # Safety
+/// The ranges are the pool's, and there are no Rust references to the second.
+pub unsafe fn copy_words(from: u64, to: u64, count: usize) {
+    // SAFETY: by the caller's word.
+    unsafe { core::ptr::copy_nonoverlapping(from as *const u64, to as *mut u64, count) };
+}
+
+/// Fills a page with copies of a word.
+///
+/// # Safety
+/// The page is the pool's, and there are no Rust references to it.
+pub unsafe fn fill_page(page: u64, word: u64) {
+    for i in 0..512 {
+        // SAFETY: by the caller's word.
+        unsafe { (page as *mut u64).add(i).write(word) };
+    }
+}
+
 /// The virtualisation extension whose table format guest spaces have.
 pub fn virtualization() -> Virtualization {
     Virtualization::Vmx
@@ -175,13 +195,13 @@ pub struct Line {
 }
 
 /// The interrupt lines.
-pub static LINES: [Line; 4] = [const {
+pub static LINES: [Line; 16] = [const {
     Line {
         masked: AtomicBool::new(true),
         active: AtomicBool::new(false),
         mode: AtomicU32::new(0),
     }
-}; 4];
+}; 16];
 
 /// Device registers that only guests may reach.
 pub const GUEST_ONLY: core::ops::Range<u64> = 0xfe00_1000..0xfe00_2000;

@@ -32,6 +32,7 @@ pub use virt::Outcome;
 use crate::boot::madt::{ApicId, Gsi, Polarity, Trigger};
 use crate::cell::{CpuCell, Ref};
 use crate::cpu::Cpu;
+use crate::latency::{self, Path};
 use crate::mem::KernelPage;
 use crate::space::Space;
 use crate::thread::Thread;
@@ -108,11 +109,10 @@ impl CpuArch {
             return;
         };
         if self.ports.get() != Some(space) {
-            let bitmap = self.tables.io_bitmap();
-            for (i, pair) in bitmap.chunks_exact(2).enumerate() {
-                let word = pages[i / 512].read(i % 512);
-                pair[0].store(word as u32, Ordering::Relaxed);
-                pair[1].store((word >> 32) as u32, Ordering::Relaxed);
+            for (part, page) in self.tables.io_bitmap().chunks_exact(1024).zip(&pages) {
+                // SAFETY: both are a page of memory of the kernel's. Another CPU may change a bit of the space's page
+                // meanwhile; then an epoch begins, after which it is read again.
+                unsafe { copy_words(page.virt.0, part.as_ptr() as u64, 512) };
             }
             self.ports.set(Some(space));
         }
@@ -209,6 +209,40 @@ impl CpuArch {
     /// Descriptor tables and task state.
     pub fn tables(&self) -> &'static GdtTss {
         self.tables
+    }
+}
+
+/// Copies `count` words, each of which is read and written once.
+///
+/// # Safety
+/// The ranges are mapped, and the kernel's to read and to write; there are no Rust references to the second.
+pub unsafe fn copy_words(from: u64, to: u64, count: usize) {
+    // SAFETY: by the caller's word; the direction flag is clear in the kernel.
+    unsafe {
+        asm!(
+            "rep movsq",
+            inout("rcx") count => _,
+            inout("rsi") from => _,
+            inout("rdi") to => _,
+            options(nostack, preserves_flags)
+        );
+    }
+}
+
+/// Fills a page with copies of a word.
+///
+/// # Safety
+/// The page is mapped, and the kernel's to write; there are no Rust references to it.
+pub unsafe fn fill_page(page: u64, word: u64) {
+    // SAFETY: as in `copy_words`.
+    unsafe {
+        asm!(
+            "rep stosq",
+            inout("rcx") 512u64 => _,
+            inout("rdi") page => _,
+            in("rax") word,
+            options(nostack, preserves_flags)
+        );
     }
 }
 
@@ -320,12 +354,22 @@ pub fn interrupt_route(line: u32, mode: TriggerMode) -> Result<bool, Status> {
 /// Waits for an interrupt and takes it.
 pub fn idle(_cpu: &Cpu) {
     interrupts::apic::look_again();
+    latency::leave();
     entry::wait_for_interrupt();
+    latency::enter(Path::Preempted);
+}
+
+/// Takes the interrupts that are pending. Nothing found before is used after.
+pub fn take_interrupts(_cpu: &Cpu) {
+    latency::leave();
+    entry::take_interrupts();
+    latency::enter(Path::Preempted);
 }
 
 /// Goes on with `thread`, which is current, in user mode.
 pub fn resume_thread(cpu: &Cpu, thread: &Thread) -> ! {
     cpu.arch.prepare_thread(thread.space);
+    latency::leave();
     entry::resume_thread(thread)
 }
 

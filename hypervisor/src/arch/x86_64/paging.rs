@@ -8,7 +8,7 @@ use crate::addr::{HostPhys, HostVirt};
 use crate::domain::Domain;
 use crate::mem::{self, KernelPage};
 use crate::space::Mapped;
-use crate::tables::{self, Bits, KernelRights, index};
+use crate::tables::{self, Bits, KernelRights, Taken, index};
 use abi::boot::Virtualization;
 use abi::cap::Rights;
 use abi::syscall::{Caching, SpaceKind};
@@ -54,6 +54,8 @@ enum Format {
 pub struct PageTable {
     root: KernelPage,
     format: Format,
+    /// How far freeing has come.
+    freed_to: AtomicU64,
     freed: AtomicBool,
 }
 
@@ -98,6 +100,7 @@ impl PageTable {
         Ok(PageTable {
             root,
             format,
+            freed_to: AtomicU64::new(0),
             freed: AtomicBool::new(false),
         })
     }
@@ -170,16 +173,21 @@ impl PageTable {
         tables::unmap(self.format, self.root, at, left)
     }
 
-    /// Frees one table; `false` when none is left.
+    /// Frees one table, or looks for one; `false` when none is left.
     pub fn free_step(&self, payer: &Domain) -> bool {
         if self.freed.load(Ordering::Relaxed) {
             return false;
         }
         let user_half = self.format == Format::Host;
         let entries = if user_half { 256 } else { 512 };
-        let table = tables::take_table(self.format, self.root, entries);
-        self.freed.store(table.is_none(), Ordering::Relaxed);
-        payer.free_page(table.unwrap_or(self.root));
+        match tables::take_table(self.format, self.root, entries, &self.freed_to) {
+            Taken::Table(table) => payer.free_page(table),
+            Taken::Nothing => {}
+            Taken::Last => {
+                self.freed.store(true, Ordering::Relaxed);
+                payer.free_page(self.root);
+            }
+        }
         true
     }
 }

@@ -18,7 +18,7 @@ use crate::mem::{self, PAGE};
 use crate::panic::refuse;
 use crate::root::{self, Machine};
 use crate::tables::KernelRights;
-use crate::{early_log, epoch, logring};
+use crate::{early_log, logring};
 use abi::boot::{BootInfo, Virtualization};
 use abi::cap::MemoryKind;
 use core::arch::asm;
@@ -115,7 +115,7 @@ pub fn ap_main(index: usize) -> ! {
     unsafe { features.enable_on_this_cpu() };
     apic::init_this_cpu();
     enter_cpu(cpu::by_index(index as u32), features);
-    epoch::pass();
+    cpu::current().note_inbox();
     run()
 }
 

@@ -5,9 +5,10 @@ use super::interrupts::apic;
 use super::{cr2, current_cpu, entry};
 use crate::cell::Ref;
 use crate::cpu::Cpu;
+use crate::latency::{self, Path};
 use crate::run::run;
 use crate::thread::{Exception, Thread};
-use crate::{epoch, interrupt, ipc, syscall, vcpu};
+use crate::{interrupt, ipc, syscall, vcpu};
 
 /// Vector of interrupt line 0.
 pub const FIRST_LINE: u8 = 0x30;
@@ -22,6 +23,7 @@ const PAGE_FAULT: u64 = 14;
 
 /// A system call was made by the current thread; its registers are saved.
 pub extern "C" fn system_call() -> ! {
+    latency::enter(Path::SystemCall(0));
     let cpu = current_cpu();
     if let Some(thread) = cpu.current.get().and_then(|current| current.as_thread()) {
         syscall::dispatch(cpu, thread, 0);
@@ -32,6 +34,7 @@ pub extern "C" fn system_call() -> ! {
 /// The current thread, whose caller is a vCPU, has replied with `groups`; of its registers only those are saved
 /// that its next call does not set.
 pub extern "C" fn vcpu_reply(cpu: &'static Cpu, groups: u64) -> ! {
+    latency::enter(Path::SystemCall(abi::Op::ReplyWait as u8));
     if let Some(handler) = cpu.current.get().and_then(|current| current.as_thread()) {
         let next = ipc::reply_to_vcpu(cpu, handler, groups);
         if let Some(vcpu) = next
@@ -49,6 +52,7 @@ pub fn deliver(cpu: &Cpu, handler: Ref<Thread>, identity: u64, words: [u64; 4]) 
     let waits = handler.with_frame(|frame| frame.vector == SYSCALL);
     if waits && !cpu.reschedule.get() {
         cpu.arch.prepare_thread(handler.space);
+        latency::leave();
         entry::deliver(identity, words[0], words[1], words[2], words[3], &handler);
     }
     handler.with_frame(|frame| {
@@ -59,6 +63,7 @@ pub fn deliver(cpu: &Cpu, handler: Ref<Thread>, identity: u64, words: [u64; 4]) 
 
 /// The current thread was interrupted; its registers are saved.
 pub extern "C" fn user_trap() -> ! {
+    latency::enter(Path::Exception(0));
     let cpu = current_cpu();
     if let Some(thread) = cpu.current.get().and_then(|current| current.as_thread()) {
         let (vector, error) = thread.with_frame(|frame: &mut Frame| (frame.vector, frame.error));
@@ -67,6 +72,7 @@ pub extern "C" fn user_trap() -> ! {
         } else if vector >= 32 {
             handle(cpu, vector as u8);
         } else {
+            latency::is(Path::Exception(vector as u8));
             let address = if vector == PAGE_FAULT { cr2() } else { 0 };
             ipc::raise(
                 cpu,
@@ -89,7 +95,11 @@ pub extern "C" fn nested(frame: &Frame) {
         // A program can have a debug exception strike right after its system call (CVE-2018-8897).
         DEBUG => {}
         0..32 => entry::kernel_fault(frame),
-        vector => handle(current_cpu(), vector as u8),
+        vector => {
+            latency::enter(Path::Line);
+            handle(current_cpu(), vector as u8);
+            latency::leave();
+        }
     }
 }
 
@@ -103,16 +113,18 @@ fn nmi() {
 pub fn handle(cpu: &Cpu, vector: u8) {
     match vector {
         TIMER => {
+            latency::is(Path::Timer);
             apic::eoi();
             cpu.timer_fired();
         }
         CALL => {
+            latency::is(Path::Inbox);
             apic::eoi();
-            cpu.serve_inbox();
-            epoch::pass();
+            cpu.note_inbox();
         }
         apic::SPURIOUS_VECTOR => {}
         FIRST_LINE..TIMER => {
+            latency::is(Path::Line);
             interrupt::deliver(cpu, (vector - FIRST_LINE) as u32);
             apic::eoi();
         }

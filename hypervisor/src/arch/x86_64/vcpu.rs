@@ -52,7 +52,7 @@ pub fn after_guest(cpu: &Cpu, vcpu: Ref<Vcpu>, outcome: Outcome) -> Option<Exit>
         Outcome::HostInterrupt {
             vector: Some(vector),
         } => traps::handle(cpu, vector),
-        Outcome::HostInterrupt { vector: None } => entry::take_interrupts(),
+        Outcome::HostInterrupt { vector: None } => super::take_interrupts(cpu),
         Outcome::HostNmi { call } => {
             if call {
                 entry::call_nmi();

@@ -19,6 +19,7 @@ use super::debug::DebugRegisters;
 use super::event::Event;
 use super::state::{self, StatePage, peek, poke};
 use super::{Exit, GuestRoot, HostPhys, KernelPage, Leave, Outcome, fpu};
+use crate::latency::{self, Path};
 use vmcb::{Clean, Intercepts1, InterruptControl, Vmcb};
 
 pub(super) use host::{Capabilities, HostState};
@@ -193,6 +194,7 @@ impl Vcpu {
         // clears it when VMRUN refuses the state.
         vmcb.interrupt_control
             .insert(InterruptControl::V_INTR_MASKING);
+        latency::leave();
         let host = host_of(&cpu.host).saved.0;
         if self.plain {
             // SAFETY: SVM is enabled, as the CPU's CpuVirt exists; the VMCB is complete; interrupts are off.
@@ -200,6 +202,7 @@ impl Vcpu {
         } else {
             self.run(host, cpu.fills_returns);
         }
+        latency::enter(Path::Guest);
         let next_rip = self.capabilities.next_rip;
         let vmcb = self.vmcb();
         vmcb.tlb_control = vmcb::TLB_KEEP;

@@ -19,6 +19,7 @@ use super::debug::DebugRegisters;
 use super::event::{self, Event};
 use super::state::{self, StatePage, cr0, cr4, peek};
 use super::{Exit, GuestRoot, HostPhys, KernelPage, Leave, Outcome, fpu, hw};
+use crate::latency::{self, Path};
 
 use super::super::speculation::overwrite_buffers;
 pub(super) use capabilities::Capabilities;
@@ -235,8 +236,10 @@ impl Vcpu {
             // SAFETY: the kernel has read what it needs from CR2 when it enters a guest.
             unsafe { hw::set_cr2(self.cr2) };
         }
+        latency::leave();
         // SAFETY: the VMCS is current, its controls and host state are complete.
         let failed = unsafe { entry::run(self.page.as_ptr(), self.way, &mut self.host_rsp) };
+        latency::enter(Path::Guest);
         self.cr2 = hw::cr2();
         let reason = vmcs::read(ro::EXIT_REASON) as u32;
         if failed != 0 || reason & exit::ENTRY_FAILED != 0 {
