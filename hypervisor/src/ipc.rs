@@ -14,8 +14,8 @@ use crate::space::Progress;
 use crate::thread::{Exception, Thread};
 use crate::vcpu::{self, Vcpu};
 use abi::syscall::Tag;
-use abi::utcb::{ITEMS, Item, WORDS, exception::ExceptionReply};
-use abi::{MAX_CALL_DEPTH, Rights, Selector, Status};
+use abi::utcb::{ITEMS, Item, REGISTER_WORDS, WORDS, exception::ExceptionReply};
+use abi::{MAX_CALL_DEPTH, Rights, Status, call};
 
 /// Why a call did not enter the handler.
 pub enum Refusal {
@@ -51,8 +51,12 @@ fn can_enter(cpu: &Cpu, caller: Ref<Context>, handler: Ref<Thread>) -> bool {
         && (caller.depth.get() as usize) < MAX_CALL_DEPTH
 }
 
-/// Words in the UTCB and capabilities of the message that `tag` describes.
-fn lengths(tag: Tag) -> Result<(usize, usize), Status> {
+/// Begins a call or reply of `thread`: words in the UTCB and capabilities of its message.
+fn begin(thread: Ref<Thread>) -> Result<(usize, usize), Status> {
+    let tag = thread.with_frame(|frame| {
+        frame.scrub();
+        frame.tag()
+    });
     let (words, items) = (tag.utcb_words(), tag.items());
     if items > ITEMS || words > Item::words_beside(items) {
         return Err(Status::BadArgument);
@@ -106,13 +110,9 @@ fn run_chain(cpu: &Cpu) {
 }
 
 /// System call [`abi::Op::Call`].
-pub fn call(cpu: &Cpu, thread: Ref<Thread>) -> Result<(), Status> {
-    let (selector, tag) = thread.with_frame(|frame| {
-        frame.scrub();
-        (Selector(frame.arg(0) as u32), frame.tag())
-    });
-    let (words, items) = lengths(tag)?;
-    let portal = thread.domain.find::<Portal>(selector, Rights::CALL)?;
+pub fn call(cpu: &Cpu, thread: Ref<Thread>, call: &call::Call) -> Result<(), Status> {
+    let (words, items) = begin(thread)?;
+    let portal = thread.domain.object(call.portal.0)?;
     if items > 0
         && let Some(handler) = portal.handler()
         && can_enter(cpu, thread.context(), handler)
@@ -125,11 +125,10 @@ pub fn call(cpu: &Cpu, thread: Ref<Thread>) -> Result<(), Status> {
     match enter(cpu, thread.context(), portal) {
         Ok(handler) => {
             handler.context.reply_path.set(ReplyPath::Thread);
-            let message = thread.with_frame(|frame| frame.message());
             copy_words(thread, handler, words);
             handler.with_frame(|frame| {
                 frame.receive(portal.identity, words, items);
-                frame.set_message(&message);
+                frame.set_message(&call.message);
             });
             Ok(())
         }
@@ -142,12 +141,8 @@ pub fn call(cpu: &Cpu, thread: Ref<Thread>) -> Result<(), Status> {
 }
 
 /// System call [`abi::Op::ReplyWait`].
-pub fn reply_wait(cpu: &Cpu, thread: Ref<Thread>) -> Result<(), Status> {
-    let tag = thread.with_frame(|frame| {
-        frame.scrub();
-        frame.tag()
-    });
-    let (words, items) = lengths(tag)?;
+pub fn reply_wait(cpu: &Cpu, thread: Ref<Thread>, reply: &call::ReplyWait) -> Result<(), Status> {
+    let (words, items) = begin(thread)?;
     if items > 0 {
         let client = thread.caller.get().and_then(|caller| caller.as_thread());
         let client = client.filter(|client| !client.in_exception.get());
@@ -165,12 +160,11 @@ pub fn reply_wait(cpu: &Cpu, thread: Ref<Thread>) -> Result<(), Status> {
         caller.state.set(State::Ready);
         if let Some(client) = caller.as_thread() {
             if client.in_exception.get() {
-                exception_reply(cpu, client, thread);
+                exception_reply(cpu, client, thread, &reply.message);
             } else {
-                let message = thread.with_frame(|frame| frame.message());
                 copy_words(thread, client, words);
                 client.with_frame(|frame| {
-                    frame.set_message(&message);
+                    frame.set_message(&reply.message);
                     frame.set_arg(0, 0);
                     frame.scrub();
                     frame.set_result_tag(
@@ -179,8 +173,7 @@ pub fn reply_wait(cpu: &Cpu, thread: Ref<Thread>) -> Result<(), Status> {
                 });
             }
         } else if let Some(client) = caller.as_vcpu() {
-            let groups = thread.with_frame(|frame| frame.arg(1));
-            vcpu::resume(cpu, client, groups);
+            vcpu::resume(cpu, client, reply.message[0]);
         }
     }
     // Those who helped try their calls again.
@@ -301,8 +294,12 @@ pub fn raise(cpu: &Cpu, thread: Ref<Thread>, exception: Exception) {
     }
 }
 
-fn exception_reply(cpu: &Cpu, client: Ref<Thread>, handler: Ref<Thread>) {
-    let message = handler.with_frame(|frame| frame.message());
+fn exception_reply(
+    cpu: &Cpu,
+    client: Ref<Thread>,
+    handler: Ref<Thread>,
+    message: &[u64; REGISTER_WORDS],
+) {
     let action = ExceptionReply::from_bits_truncate(message[0]);
     client.in_exception.set(false);
     if !action.contains(ExceptionReply::RESUME) {

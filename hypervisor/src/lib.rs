@@ -22,6 +22,7 @@ pub mod interrupt;
 pub mod ipc;
 pub mod latency;
 pub mod logring;
+pub mod lookup;
 pub mod mem;
 pub mod notification;
 pub mod object;

@@ -9,8 +9,8 @@ use crate::cpu::{self, Cpu};
 use crate::object::{Header, Object};
 use crate::sync::TicketMutex;
 use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use abi::Status;
 use abi::cap::Kind;
+use abi::{Status, call};
 
 /// Who waits, or the vCPU that it kicks.
 struct Waiter {
@@ -134,10 +134,8 @@ pub fn arrive(cpu: &Cpu, notification: Ref<Notification>) {
             }
             notification.detach(waiter);
             if let Some(thread) = waiter.as_thread() {
-                thread.with_frame(|frame| {
-                    frame.set_result(Status::Success);
-                    frame.set_arg(1, bits);
-                });
+                thread.with_frame(|frame| frame.set_result(Status::Success));
+                thread.return_values(&call::Waited { bits });
             }
             cpu.timeouts.disarm(&waiter.timeout);
             waiter.notification.set(None);

@@ -303,6 +303,11 @@ impl<const FIRST: u64, const LAST: u64> Argument for Number<FIRST, LAST> {
     }
 }
 
+/// Address in a host space that instructions can be at.
+pub type CodeAddress = Number<0, { crate::USER_END - 1 }>;
+/// Address in a host space, or its end.
+pub type StackAddress = Number<0, { crate::USER_END }>;
+
 /// Address of a page in a host space: a multiple of the page size, and not 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PageAddress(u64);

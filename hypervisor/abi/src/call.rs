@@ -8,7 +8,8 @@
 
 use crate::argument::right::*;
 use crate::argument::{
-    Access, Argument, Cap, Destination, LogBytes, Low, Number, PageAddress, Placement, Words,
+    Access, Argument, Cap, CodeAddress, Destination, LogBytes, Low, Number, PageAddress, Placement,
+    StackAddress, Words,
 };
 use crate::kind::{
     Any, Context, Domain, Interrupt, Log, Memory, Notification, Platform, Portal, Sched, Space,
@@ -18,7 +19,7 @@ use crate::operation::{Cost, Description, Field, Operation, Registers, operation
 use crate::status::{Status, StatusSet};
 use crate::syscall::{DelegateFlags, DoorbellKind, PowerAction, SpaceKind, TriggerMode};
 use crate::utcb::REGISTER_WORDS;
-use crate::{MAX_QUOTA, MAX_SLOTS, PRIORITIES, Rights, Selector, USER_END};
+use crate::{MAX_QUOTA, MAX_SLOTS, PRIORITIES, Rights, Selector};
 
 operations! {
     /// Calls a portal: the handler receives the message and runs on the caller's scheduling context until it replies. [`crate::Tag`]
@@ -152,9 +153,9 @@ operations! {
         /// Where its UTCB is to be.
         5 utcb: PageAddress,
         /// Its instruction pointer: where it starts, if need be with its first call.
-        6 ip: Number<0, { USER_END - 1 }>,
+        6 ip: CodeAddress,
         /// Its stack pointer.
-        7 sp: Number<0, USER_END>,
+        7 sp: StackAddress,
         /// The portal that handles its exceptions, in its domain.
         8 exceptions: Selector,
     }
