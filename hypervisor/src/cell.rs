@@ -28,6 +28,12 @@ impl<T: Copy> CpuCell<T> {
         self.0.get()
     }
 
+    /// Replaces the value and returns the one before.
+    #[inline(always)]
+    pub fn replace(&self, value: T) -> T {
+        self.0.replace(value)
+    }
+
     /// Replaces the value.
     #[inline(always)]
     pub fn set(&self, value: T) {

@@ -2,12 +2,13 @@
 
 use crate::cell::{CpuCell, Ref};
 use crate::cpu::Cpu;
+use crate::migrate::Migration;
 use crate::notification::Notification;
 use crate::object::{Header, Object};
 use crate::ring::Ring;
 use crate::sched::Sched;
 use crate::space::Progress;
-use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use crate::thread::Thread;
 use crate::timeout::{Expiry, Timeout};
 use crate::vcpu::Vcpu;
@@ -36,6 +37,8 @@ pub enum State {
     Stopped = 6,
     /// A thread that has not run yet: its first call, or a scheduling context, starts it.
     New = 7,
+    /// On its way to another CPU.
+    Moving = 8,
 }
 
 /// How a reply can be carried out.
@@ -56,7 +59,7 @@ pub struct Context {
     /// Common part of all objects.
     pub header: Header,
     /// The CPU that it belongs to. The fast path compares it and the state at once.
-    pub cpu: u32,
+    pub cpu: AtomicU32,
     /// What it is doing.
     pub state: CpuCell<State>,
     /// Calls that led here.
@@ -79,6 +82,8 @@ pub struct Context {
     pub notification: CpuCell<Option<Ref<Notification>>>,
     /// Deadline of a wait, or of the vCPU.
     pub timeout: Timeout,
+    /// Its way to another CPU.
+    pub migration: Migration,
 }
 
 impl Context {
@@ -86,7 +91,7 @@ impl Context {
     pub fn new(header: Header, cpu: u32, state: State) -> Context {
         Context {
             header,
-            cpu,
+            cpu: AtomicU32::new(cpu),
             state: CpuCell::new(state),
             depth: CpuCell::new(0),
             started: AtomicBool::new(false),
@@ -100,6 +105,7 @@ impl Context {
             helper_prev: CpuCell::new(None),
             notification: CpuCell::new(None),
             timeout: Timeout::new(Expiry::Context),
+            migration: Migration::new(),
         }
     }
 
@@ -111,6 +117,18 @@ impl Context {
         let offset = core::mem::offset_of!(Context, timeout) as u64;
         // SAFETY: by the caller's word, the object starts that far before its field.
         unsafe { Ref::from_address(timeout.address() - offset) }
+    }
+
+    /// The CPU that it belongs to.
+    #[inline(always)]
+    pub fn cpu(&self) -> u32 {
+        // With what the one that it came from did to it.
+        self.cpu.load(Ordering::Acquire)
+    }
+
+    /// Whether a scheduling context is bound to it that its CPU has not been told of yet.
+    pub fn is_to_start(&self) -> bool {
+        self.started.load(Ordering::Acquire) && self.sched.get().is_none()
     }
 
     /// Whether a scheduling context was ever bound to it: its CPU may be touching it.

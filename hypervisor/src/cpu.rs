@@ -3,22 +3,25 @@
 use crate::arch::{self, CpuArch};
 use crate::cell::{CpuCell, Ref};
 use crate::context::{Context, State};
+use crate::cyclic::Cyclic;
 use crate::epoch;
 use crate::mem::KernelPage;
 use crate::notification::{self, Notification};
 use crate::object::{AnyRef, Ending};
 use crate::ring::Ring;
-use crate::sched::{self, RunQueue, Sched};
+use crate::sched::{self, RunQueues, Sched};
 use crate::space::Progress;
 use crate::sync::TicketMutex;
 use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use crate::timeout::{Expiry, TimeoutQueue};
+use crate::{destroy, migrate};
 use abi::Status;
 
 /// A thing that another CPU asks for.
 enum Work {
     Notification(Ref<Notification>),
     Start(Ref<Sched>),
+    Migration(Ref<Context>),
     Ending(AnyRef),
 }
 
@@ -26,6 +29,8 @@ enum Work {
 struct Inbox {
     notifications: Option<Ref<Notification>>,
     starts: Option<Ref<Sched>>,
+    /// Contexts that are to leave, or that come.
+    migrations: Option<Ref<Context>>,
     endings: u64,
 }
 
@@ -44,14 +49,18 @@ pub struct Cpu {
     pub slice_end: CpuCell<u64>,
     /// A better choice may be ready.
     pub reschedule: CpuCell<bool>,
+    /// When the interrupt came that brought a better choice, or later: the kernel's time since is that choice's.
+    pub choice_since: CpuCell<u64>,
     /// The running scheduling context has given up its turn.
     pub yielded: CpuCell<bool>,
     /// Counter ticks of a time slice without a budget.
     pub time_slice: u64,
     /// Ready scheduling contexts.
-    pub run_queue: RunQueue,
-    /// Those that wait no more and are not in the run queue yet.
+    pub run_queues: RunQueues,
+    /// Those that wait no more and are not in a run queue yet.
     pub released: Ring,
+    /// Which of them may run when.
+    pub cyclic: Cyclic,
     /// Deadlines.
     pub timeouts: TimeoutQueue,
     /// Last epoch that this CPU passed.
@@ -65,6 +74,9 @@ pub struct Cpu {
 
 static COUNT: AtomicU32 = AtomicU32::new(0);
 static CPUS: [AtomicU64; abi::boot::MAX_CPUS] = [const { AtomicU64::new(0) }; abi::boot::MAX_CPUS];
+
+/// Timeouts that one interrupt of the timer ends. What is left brings the next one, as soon as interrupts can be taken.
+const EXPIRED_AT_ONCE: usize = 16;
 
 /// Pages that a CPU's data takes.
 pub const PAGES: usize = size_of::<Cpu>().div_ceil(abi::PAGE_SIZE);
@@ -119,9 +131,9 @@ impl Cpu {
     pub fn is_contended(&self) -> bool {
         #[cold]
         fn is_important(cpu: &Cpu) -> bool {
-            cpu.run_queue.top() >= cpu.sched.get().map(|sched| sched.priority)
+            cpu.run_queues.top() >= cpu.sched.get().map(|sched| sched.priority)
         }
-        self.run_queue.top().is_some() && is_important(self)
+        self.run_queues.is_anybody_ready() && is_important(self)
     }
 
     /// The data of CPU `index`, before it runs.
@@ -133,10 +145,12 @@ impl Cpu {
             sched: CpuCell::new(None),
             slice_end: CpuCell::new(u64::MAX),
             reschedule: CpuCell::new(true),
+            choice_since: CpuCell::new(u64::MAX),
             yielded: CpuCell::new(false),
             time_slice,
-            run_queue: RunQueue::new(),
+            run_queues: RunQueues::new(),
             released: Ring::new(),
+            cyclic: Cyclic::new(),
             timeouts: TimeoutQueue::new(),
             epoch: AtomicU64::new(0),
             stale: AtomicU64::new(0),
@@ -145,17 +159,18 @@ impl Cpu {
             inbox: TicketMutex::new(Inbox {
                 notifications: None,
                 starts: None,
+                migrations: None,
                 endings: 0,
             }),
         }
     }
 
-    /// Interrupts this CPU, from another one.
+    /// Interrupts this CPU, from whichever one.
     pub fn interrupt(&self) {
         arch::send_interrupt(&self.arch);
     }
 
-    /// From another CPU: has `notification`, which has a waiter here and whose waiter is locked, looked at.
+    /// Has `notification`, which has a waiter here and whose waiter is locked, looked at.
     pub fn post(&self, notification: Ref<Notification>) {
         {
             let mut inbox = self.inbox.lock();
@@ -171,8 +186,35 @@ impl Cpu {
     fn post_start(&self, sched: Ref<Sched>) {
         {
             let mut inbox = self.inbox.lock();
-            sched.start_next.set(inbox.starts);
+            sched.next.set(inbox.starts);
             inbox.starts = Some(sched);
+        }
+        self.interrupt();
+    }
+
+    /// Has `context`, which is on this CPU, moved ([`migrate::serve`]).
+    pub fn post_migration(&self, context: Ref<Context>) {
+        self.put_migration(context);
+        self.interrupt();
+    }
+
+    fn put_migration(&self, context: Ref<Context>) {
+        let mut inbox = self.inbox.lock();
+        context.migration.next.set(inbox.migrations);
+        inbox.migrations = Some(context);
+    }
+
+    /// From another CPU, which has let go of `context` and of `sched`, which is bound to it: has them taken up. Whoever
+    /// finds them on this CPU posts what it has for them behind.
+    pub fn post_arrival(&self, context: Ref<Context>, sched: Option<Ref<Sched>>) {
+        {
+            let mut inbox = self.inbox.lock();
+            context.migration.next.set(inbox.migrations);
+            inbox.migrations = Some(context);
+            if let Some(sched) = sched {
+                sched.cpu.store(self.index, Ordering::Release);
+            }
+            context.cpu.store(self.index, Ordering::Release);
         }
         self.interrupt();
     }
@@ -192,13 +234,18 @@ impl Cpu {
     /// Whether nothing was posted that has not been served.
     pub fn is_inbox_empty(&self) -> bool {
         let inbox = self.inbox.lock();
-        inbox.notifications.is_none() && inbox.starts.is_none() && inbox.endings == 0
+        inbox.notifications.is_none()
+            && inbox.starts.is_none()
+            && inbox.migrations.is_none()
+            && inbox.endings == 0
     }
 
     /// Another CPU has interrupted this one: its work is done before anything is chosen to run.
     pub fn note_inbox(&self) {
-        self.asked.set(true);
-        self.reschedule.set(true);
+        self.interrupted(|_| {
+            self.asked.set(true);
+            self.reschedule.set(true);
+        });
     }
 
     fn next_work(&self) -> Option<Work> {
@@ -209,9 +256,14 @@ impl Cpu {
             return Some(Work::Notification(notification));
         }
         if let Some(sched) = inbox.starts {
-            inbox.starts = sched.start_next.get();
+            inbox.starts = sched.next.get();
             return Some(Work::Start(sched));
         }
+        if let Some(context) = inbox.migrations {
+            inbox.migrations = context.migration.next.get();
+            return Some(Work::Migration(context));
+        }
+        // Last: what comes here to end must have come.
         if inbox.endings == 0 {
             return None;
         }
@@ -227,6 +279,9 @@ impl Cpu {
         if !self.asked.get() {
             return Progress::Done;
         }
+        if self.cyclic.may_begin() {
+            self.enter_window(arch::now());
+        }
         // Before the look at the inbox: what ends with this epoch was posted earlier.
         let epoch = epoch::current();
         match self.next_work() {
@@ -237,8 +292,13 @@ impl Cpu {
             }
             Some(Work::Notification(notification)) => notification::arrive(self, notification),
             Some(Work::Start(sched)) => begin(self, sched),
+            Some(Work::Migration(context)) => {
+                if migrate::serve(self, context) == Progress::Again {
+                    self.put_migration(context);
+                }
+            }
             Some(Work::Ending(object)) => {
-                if crate::destroy::detach(self, object) == Progress::Again {
+                if destroy::detach_posted(self, object) == Progress::Again {
                     self.put_ending(object);
                 }
             }
@@ -246,14 +306,31 @@ impl Cpu {
         Progress::Again
     }
 
-    /// Sets the timer to whatever comes first: end of the slice or a deadline.
+    /// Does what an interrupt asks for. Whoever pre-empts the running scheduling context on account of it pays for it.
+    pub fn interrupted(&self, handle: impl FnOnce(u64)) {
+        let now = arch::now();
+        handle(now);
+        if self.reschedule.get() {
+            self.choice_since.set(now.min(self.choice_since.get()));
+        }
+    }
+
+    /// Has the cyclic schedule say who may run.
+    fn enter_window(&self, now: u64) {
+        self.run_queues.set_open(self.cyclic.advance(now));
+        self.reschedule.set(true);
+    }
+
+    /// Sets the timer to whatever comes first: end of the slice or of the window, or a deadline.
     pub fn program_timer(&self) {
         let slice_end = if self.sched.get().is_some() {
             self.slice_end.get()
         } else {
             u64::MAX
         };
-        let next = slice_end.min(self.timeouts.earliest());
+        let next = slice_end
+            .min(self.timeouts.earliest())
+            .min(self.cyclic.next());
         if self.timer.get() != next {
             self.timer.set(next);
             arch::set_timer(next);
@@ -269,8 +346,17 @@ impl Cpu {
     /// The timer has fired: ends what is due.
     pub fn timer_fired(&self) {
         self.timer.set(u64::MAX);
-        let now = arch::now();
-        while let Some(timeout) = self.timeouts.pop_expired(now) {
+        self.interrupted(|now| self.end_what_is_due(now));
+        if !self.reschedule.get() {
+            self.program_timer();
+        }
+    }
+
+    fn end_what_is_due(&self, now: u64) {
+        for _ in 0..EXPIRED_AT_ONCE {
+            let Some(timeout) = self.timeouts.pop_expired(now) else {
+                break;
+            };
             match timeout.expiry {
                 Expiry::Context => {
                     // SAFETY: the queue holds timeouts of live contexts, by their expiry.
@@ -286,11 +372,11 @@ impl Cpu {
                 }
             }
         }
+        if now >= self.cyclic.next() {
+            self.enter_window(now);
+        }
         if now >= self.slice_end.get() {
             self.reschedule.set(true);
-        }
-        if !self.reschedule.get() {
-            self.program_timer();
         }
     }
 }
@@ -307,10 +393,10 @@ pub fn start(cpu: &Cpu, sched: Ref<Sched>, context: Ref<Context>) -> Result<(), 
     }
     // Nobody else looks at it before it is started.
     sched.home.set(Some(context));
-    if sched.cpu == cpu.index {
+    if sched.cpu() == cpu.index {
         begin(cpu, sched);
     } else {
-        by_index(sched.cpu).post_start(sched);
+        by_index(sched.cpu()).post_start(sched);
     }
     Ok(())
 }
@@ -325,7 +411,7 @@ fn begin(cpu: &Cpu, sched: Ref<Sched>) {
     }
     context.sched.set(Some(sched));
     if context.state.get() == State::New {
-        context.state.set(State::Ready);
+        context.wake(cpu);
     }
     sched::ready(cpu, sched);
 }

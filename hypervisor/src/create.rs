@@ -3,13 +3,12 @@
 use crate::arch::{self, Frame, PageTable, VcpuArch};
 use crate::cell::{CpuCell, Ref};
 use crate::context::{Context, ReplyPath, State};
-use crate::cpu::{self, Cpu};
+use crate::cpu;
 use crate::domain::Domain;
 use crate::mem::{self, KernelPage};
 use crate::notification::Notification;
 use crate::object::{self, AnyRef, Header, Object};
 use crate::portal::{self, Portal};
-use crate::sched::Sched;
 use crate::slot::{CapWord, ORIGIN, Slot, Tree};
 use crate::space::{Space, User};
 use crate::sync::atomic::Ordering;
@@ -22,7 +21,7 @@ use abi::syscall::{SpaceKind, ThreadFlags};
 use abi::{MAX_DOMAIN_DEPTH, Rights, Selector, Status, call, kind};
 
 /// The payer and the slot of a creation. The lock keeps the slot empty.
-fn target(
+pub fn target(
     _tree: &Tree,
     caller: &Domain,
     payer: Cap<kind::Domain, CREATE>,
@@ -36,7 +35,7 @@ fn target(
 }
 
 /// Publishes the first capability of a new object.
-fn publish<T: Object>(tree: &Tree, slot: Ref<Slot>, object: Ref<T>) {
+pub fn publish<T: Object>(tree: &Tree, slot: Ref<Slot>, object: Ref<T>) {
     slot.describe(tree, ORIGIN);
     slot.first.store(u64::MAX, Ordering::Release);
     object::header(object)
@@ -96,7 +95,7 @@ unsafe fn place<T: Object>(page: KernelPage, object: T) -> Ref<T> {
 }
 
 /// `cpu`, if the machine has it.
-fn check_cpu(cpu: u32) -> Result<u32, Status> {
+pub fn check_cpu(cpu: u32) -> Result<u32, Status> {
     if cpu >= cpu::count() {
         return Err(Status::BadArgument);
     }
@@ -230,7 +229,7 @@ pub fn vcpu(tree: &Tree, caller: &Domain, call: &call::CreateVcpu) -> Result<(),
         uses: [User::new(future(own)), User::new(future(own))],
         state_page,
         state_address: call.state.get(),
-        exit_base: call.portals,
+        exit_base: CpuCell::new(call.portals),
         pending: CpuCell::new(Some(startup)),
         deadline: CpuCell::new(u64::MAX),
         expired: CpuCell::new(false),
@@ -245,24 +244,6 @@ pub fn vcpu(tree: &Tree, caller: &Domain, call: &call::CreateVcpu) -> Result<(),
     guest.runs_on(tree, cpu);
     payer.adopt(object::header(vcpu));
     publish(tree, slot, vcpu);
-    Ok(())
-}
-
-/// [`abi::Op::CreateSched`].
-pub fn sched(tree: &Tree, caller: &Domain, call: &call::CreateSched) -> Result<(), Status> {
-    let (payer, slot) = target(tree, caller, call.payer, call.destination)?;
-    let cpu = check_cpu(call.cpu)?;
-    let priority = call.priority.get() as u8;
-    let (budget, period) = (call.budget, call.period);
-    if budget > period || (budget == 0) != (period == 0) {
-        return Err(Status::BadArgument);
-    }
-    let header = Header::new(Kind::Sched, Some(payer));
-    publish(
-        tree,
-        slot,
-        payer.make(Sched::new(header, cpu, priority, budget, period))?,
-    );
     Ok(())
 }
 
@@ -290,22 +271,6 @@ pub fn notification(
     let header = Header::new(Kind::Notification, Some(payer));
     publish(tree, slot, payer.make(Notification::new(header))?);
     Ok(())
-}
-
-/// [`abi::Op::BindSched`].
-pub fn bind_sched(
-    cpu: &Cpu,
-    _tree: &Tree,
-    caller: &Domain,
-    call: &call::BindSched,
-) -> Result<(), Status> {
-    // What is bound under this lock is found when either ends.
-    let sched = caller.object(call.sched)?;
-    let context = caller.context(call.context)?;
-    if sched.cpu != context.cpu {
-        return Err(Status::WrongCpu);
-    }
-    cpu::start(cpu, sched, context)
 }
 
 /// [`abi::Op::BindKick`].

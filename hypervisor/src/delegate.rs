@@ -8,7 +8,7 @@ use crate::sync::atomic::Ordering;
 use crate::thread::Thread;
 use abi::argument::right::DELEGATE;
 use abi::argument::{Cap, Destination};
-use abi::cap::{Kind, MemoryKind};
+use abi::cap::{Kind, MemoryKind, TimeLimit};
 use abi::syscall::DelegateFlags;
 use abi::utcb::{ITEM_WORDS, ITEMS, Item, Window};
 use abi::{Rights, Selector, Status, call, kind};
@@ -29,7 +29,7 @@ struct Checked {
 /// Finds out what a delegation of `source`, a capability of `giver`, to the empty slot `target` of `receiver` gives.
 fn check(
     tree: &Tree,
-    (giver, source): (&Domain, Cap<kind::Any, DELEGATE>),
+    (giver, source): (&Domain, Cap<kind::Delegable, DELEGATE>),
     (receiver, target): (&Domain, Destination),
     rights: Rights,
     [from, size]: [u64; 2],
@@ -72,6 +72,15 @@ fn check(
         }
         Kind::Notification if from & !first != 0 => return Err(Status::Denied),
         Kind::Notification => (from, 0),
+        Kind::Time => {
+            let (cpus, narrower) = (from, TimeLimit::unpack(size));
+            let narrower = narrower.ok_or(Status::BadArgument)?;
+            let inside = TimeLimit::unpack(second).is_some_and(|limit| limit.includes(narrower));
+            if cpus & !first != 0 || !inside {
+                return Err(Status::Denied);
+            }
+            (cpus, narrower.pack())
+        }
         _ => (first, second),
     };
     Ok(Checked {

@@ -20,7 +20,7 @@ use crate::sync::TicketMutex;
 use crate::sync::atomic::Ordering;
 use crate::thread::Thread;
 use crate::vcpu::Vcpu;
-use crate::{arch, cpu, epoch, interrupt, ipc, logring};
+use crate::{arch, cpu, epoch, interrupt, ipc, logring, overrun};
 use abi::Status;
 use abi::cap::Kind;
 
@@ -86,10 +86,10 @@ fn revoke_step(tree: &Tree, slot: Ref<Slot>) -> Step {
     Step::Light
 }
 
-/// A capability of `kind` is no longer there: other CPUs may have found its object before. Memory is found and used
-/// with the tree locked.
+/// A capability of `kind` is no longer there: other CPUs may have found its object before. Memory and time are found and
+/// used with the tree locked.
 fn taken_back(kind: Kind) {
-    if !matches!(kind, Kind::Memory | Kind::Null) {
+    if !matches!(kind, Kind::Memory | Kind::Time | Kind::Null) {
         epoch::unlinked();
     }
 }
@@ -170,6 +170,11 @@ fn end(cpu: &Cpu, tree: &Tree, object: AnyRef) -> Result<Progress, Status> {
         }
         Kind::Portal => portal::unbind(object::downcast::<Portal>(object)?),
         Kind::Thread | Kind::Vcpu | Kind::Sched | Kind::Notification => {
+            if let Ok(notification) = object::downcast::<Notification>(object)
+                && overrun::unbind_some(notification, BATCH) == Progress::Again
+            {
+                return Ok(Progress::Again);
+            }
             if !detached(cpu, object)? {
                 return Ok(Progress::Again);
             }
@@ -181,7 +186,8 @@ fn end(cpu: &Cpu, tree: &Tree, object: AnyRef) -> Result<Progress, Status> {
         | Kind::Mapping
         | Kind::Interrupt
         | Kind::Log
-        | Kind::Platform => {}
+        | Kind::Platform
+        | Kind::Time => {}
     }
     Ok(Progress::Done)
 }
@@ -210,9 +216,9 @@ fn unmap_kernel_pages(tree: &Tree, object: AnyRef) -> Result<(), Status> {
 /// The CPU that holds on to `object`, if any does.
 fn holder(object: AnyRef) -> Result<Option<u32>, Status> {
     Ok(match object.kind {
-        Kind::Thread => Some(object::downcast::<Thread>(object)?.context.cpu),
-        Kind::Vcpu => Some(object::downcast::<Vcpu>(object)?.context.cpu),
-        Kind::Sched => Some(object::downcast::<Sched>(object)?.cpu),
+        Kind::Thread => Some(object::downcast::<Thread>(object)?.context.cpu()),
+        Kind::Vcpu => Some(object::downcast::<Vcpu>(object)?.context.cpu()),
+        Kind::Sched => Some(object::downcast::<Sched>(object)?.cpu()),
         Kind::Notification => object::downcast::<Notification>(object)?.close(),
         _ => None,
     })
@@ -234,9 +240,20 @@ fn detached(cpu: &Cpu, object: AnyRef) -> Result<bool, Status> {
     }
 }
 
+/// On a CPU that held on to `object` when it was asked: lets go of it, in steps, or asks the one that does so now.
+pub fn detach_posted(cpu: &Cpu, object: AnyRef) -> Progress {
+    match holder(object) {
+        Ok(Some(other)) if other != cpu.index => {
+            cpu::by_index(other).post_ending(object);
+            Progress::Done
+        }
+        _ => detach(cpu, object),
+    }
+}
+
 /// On the CPU that holds on to `object`: lets go of it, in steps. What is stopped by the first one may have been given
 /// time before the next.
-pub fn detach(cpu: &Cpu, object: AnyRef) -> Progress {
+fn detach(cpu: &Cpu, object: AnyRef) -> Progress {
     let progress = if let Ok(thread) = object::downcast::<Thread>(object) {
         detach_thread(cpu, thread)
     } else if let Ok(vcpu) = object::downcast::<Vcpu>(object) {
@@ -318,6 +335,7 @@ fn detach_sched(cpu: &Cpu, sched: Ref<Sched>) {
         home.set_started(false);
     }
     sched::remove(cpu, sched);
+    overrun::unbind(sched);
 }
 
 /// What the end of a domain takes away next.

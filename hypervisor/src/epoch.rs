@@ -25,6 +25,11 @@ pub struct Round {
     cpus: u64,
 }
 
+impl Round {
+    /// What nobody has to pass.
+    pub const NOBODY: Round = Round { epoch: 0, cpus: 0 };
+}
+
 const _: () = assert!(abi::boot::MAX_CPUS <= u64::BITS as usize);
 
 /// The number of an epoch that has not begun yet.

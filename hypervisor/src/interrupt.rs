@@ -134,6 +134,10 @@ pub fn acknowledge(cpu: &Cpu, interrupt: Ref<Interrupt>) {
 
 /// A line has fired.
 pub fn deliver(cpu: &Cpu, line: u32) {
+    cpu.interrupted(|_| deliver_line(cpu, line));
+}
+
+fn deliver_line(cpu: &Cpu, line: u32) {
     let Some(interrupt) = LINES.get(line as usize) else {
         return;
     };

@@ -47,7 +47,7 @@ pub fn enter(cpu: &Cpu, caller: Ref<Context>, portal: Ref<Portal>) -> Result<Ref
 #[inline(always)]
 fn can_enter(cpu: &Cpu, caller: Ref<Context>, handler: Ref<Thread>) -> bool {
     matches!(handler.context.state.get(), State::Idle | State::New)
-        && handler.context.cpu == cpu.index
+        && handler.context.cpu() == cpu.index
         && (caller.depth.get() as usize) < MAX_CALL_DEPTH
 }
 
@@ -67,7 +67,7 @@ fn begin(thread: Ref<Thread>) -> Result<(usize, usize), Status> {
 /// Why `caller` cannot call `handler` now; if that is busy, `caller` helps it.
 #[cold]
 fn cannot_enter(cpu: &Cpu, caller: Ref<Context>, handler: Ref<Thread>) -> Refusal {
-    if handler.context.cpu != cpu.index {
+    if handler.context.cpu() != cpu.index {
         return Refusal::Status(Status::WrongCpu);
     }
     if caller.depth.get() as usize >= MAX_CALL_DEPTH {

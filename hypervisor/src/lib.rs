@@ -11,6 +11,7 @@ pub mod cell;
 pub mod context;
 pub mod cpu;
 pub mod create;
+pub mod cyclic;
 pub mod delegate;
 pub mod destroy;
 pub mod domain;
@@ -24,8 +25,10 @@ pub mod latency;
 pub mod logring;
 pub mod lookup;
 pub mod mem;
+pub mod migrate;
 pub mod notification;
 pub mod object;
+pub mod overrun;
 #[cfg(target_os = "none")]
 pub mod panic;
 pub mod platform;
@@ -43,6 +46,7 @@ pub mod syscall;
 pub mod tables;
 pub mod tags;
 pub mod thread;
+pub mod time;
 pub mod timeout;
 pub mod vcpu;
 

@@ -7,6 +7,7 @@ use crate::cell::{CpuCell, Ref};
 use crate::context::{Context, State};
 use crate::cpu::{self, Cpu};
 use crate::object::{Header, Object};
+use crate::sched::Sched;
 use crate::sync::TicketMutex;
 use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use abi::cap::Kind;
@@ -32,6 +33,8 @@ pub struct Notification {
     pub posted: AtomicBool,
     /// Link in the inbox; under its lock.
     pub posted_next: CpuCell<Option<Ref<Notification>>>,
+    /// Scheduling contexts whose overruns it tells; under the lock of [`crate::overrun::bind`].
+    pub overruns: CpuCell<Option<Ref<Sched>>>,
 }
 
 // SAFETY: repr(C), header first, 64-byte aligned.
@@ -52,6 +55,7 @@ impl Notification {
             lines: AtomicU32::new(0),
             posted: AtomicBool::new(false),
             posted_next: CpuCell::new(None),
+            overruns: CpuCell::new(None),
         }
     }
 
@@ -92,7 +96,7 @@ impl Notification {
     pub fn close(&self) -> Option<u32> {
         let mut waiter = self.waiter.lock();
         waiter.closed = true;
-        waiter.context.map(|context| context.cpu)
+        waiter.context.map(|context| context.cpu())
     }
 
     /// Who waits or is kicked.
@@ -105,11 +109,11 @@ impl Notification {
 fn waiter_here(cpu: &Cpu, notification: Ref<Notification>) -> Option<Ref<Context>> {
     let waiter = notification.waiter.lock();
     let context = waiter.context?;
-    if context.cpu == cpu.index {
+    if context.cpu() == cpu.index {
         return Some(context);
     }
     // Before the lock is released: once a notification is closed and has no waiter, it enters no inbox.
-    cpu::by_index(context.cpu).post(notification);
+    cpu::by_index(context.cpu()).post(notification);
     None
 }
 
@@ -119,6 +123,16 @@ pub fn signal(cpu: &Cpu, notification: Ref<Notification>, bits: u64) {
     // Sequentially consistent: either the bits are seen by who is about to wait, after it
     // attached itself, or it is seen here.
     arrive(cpu, notification);
+}
+
+/// As [`signal`], for who is in the midst of changing queues: whoever waits is woken by an interrupt, on this CPU too.
+pub fn signal_later(notification: Ref<Notification>, bits: u64) {
+    notification.word.fetch_or(bits, Ordering::SeqCst);
+    let waiter = notification.waiter.lock();
+    if let Some(context) = waiter.context {
+        // Under the lock, as in `waiter_here`.
+        cpu::by_index(context.cpu()).post(notification);
+    }
 }
 
 /// Wakes who waits, or has its CPU do so.

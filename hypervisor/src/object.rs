@@ -11,15 +11,15 @@ use abi::cap::Kind;
 pub struct Header {
     /// Kind of the object that this header belongs to.
     pub kind: Kind,
-    /// The domain whose quota paid for it; `None` for objects made at boot.
-    pub payer: Option<Ref<Domain>>,
+    ending: AtomicU8,
     /// Slot of the capability that the creation made.
     pub origin: AtomicU32,
+    /// The domain whose quota paid for it; `None` for objects made at boot.
+    pub payer: Option<Ref<Domain>>,
     /// List of the payer's objects, then of the retired ones; under the payer's lock.
     pub next: AtomicU64,
     /// As `next`.
     pub prev: AtomicU64,
-    ending: AtomicU8,
     /// Link in the list of objects that a CPU is to detach; under its inbox's lock.
     pub ending_next: AtomicU64,
 }

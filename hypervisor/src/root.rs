@@ -16,12 +16,10 @@ use crate::{arch, interrupt, logring, platform};
 use abi::argument::Argument;
 use abi::boot::{self, BootInfo, Region};
 use abi::bundle::Head;
-use abi::cap::{Kind, MemoryKind};
+use abi::cap::{Kind, MemoryKind, TimeLimit};
 use abi::syscall::{Caching, SpaceKind};
 use abi::{Rights, Selector, Status, call};
 
-/// Priority of the root task: above everything that it starts.
-const PRIORITY: u8 = 127;
 /// Selector of the first mapping of the root task's own segments.
 const SEGMENTS: u32 = 16;
 
@@ -95,6 +93,8 @@ pub fn start(cpu: &Cpu, machine: Machine<'_>) -> Result<(), Status> {
     root.object(boot::ROOT_SPACE, space)?;
     root.object(boot::ROOT_LOG, logring::object())?;
     root.object(boot::ROOT_PLATFORM, platform::object())?;
+    let time = CapWord::new(Kind::Time, Rights::all(), 0);
+    root.install(boot::ROOT_TIME, time, (u64::MAX, TimeLimit::ALL.pack()), 0)?;
     root.memory(boot::ROOT_PORTS, 0, space::PORTS, MemoryKind::Ports)?;
     root.memory(
         boot::ROOT_BUNDLE,
@@ -149,7 +149,7 @@ pub fn start(cpu: &Cpu, machine: Machine<'_>) -> Result<(), Status> {
     let thread = create::make_thread(&slot::lock(), domain, space, &start)?;
     thread.with_frame(|frame| frame.set_start_argument(boot::ROOT_BOOT_INFO));
     let header = Header::new(Kind::Sched, Some(domain));
-    let sched = domain.make(Sched::new(header, cpu.index, PRIORITY, 0, 0))?;
+    let sched = domain.make(Sched::new(header, cpu.index, TimeLimit::ALL, 0, 0))?;
     root.object(boot::ROOT_THREAD, thread)?;
     root.object(boot::ROOT_SCHED, sched)?;
 

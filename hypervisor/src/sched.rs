@@ -8,12 +8,13 @@ use crate::cell::{CpuCell, Ref};
 use crate::context::{Context, ReplyPath, State};
 use crate::cpu::Cpu;
 use crate::object::{Header, Object};
+use crate::overrun::{self, Event};
 use crate::ring::Link;
 use crate::space::Progress;
-use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use crate::timeout::{Expiry, Timeout};
-use abi::PRIORITIES;
-use abi::cap::Kind;
+use abi::cap::{Kind, TimeLimit};
+use abi::{PARTITIONS, PRIORITIES};
 
 /// A scheduling context.
 #[repr(C, align(64))]
@@ -21,28 +22,33 @@ pub struct Sched {
     /// Common part.
     pub header: Header,
     /// The CPU whose time it is.
-    pub cpu: u32,
+    pub cpu: AtomicU32,
     /// Priority, 0 to 127.
     pub priority: u8,
+    /// Partition of the cyclic schedule.
+    pub partition: u8,
     /// Whether it is in the run queue.
     queued: CpuCell<bool>,
+    /// Whether its overrun was told in this period.
+    pub overrun_told: CpuCell<bool>,
+    bound: AtomicBool,
     /// Ticks per period; 0: no limit.
     pub budget: u64,
     /// Period in ticks.
     pub period: u64,
     /// Ticks left of the budget or the time slice.
     left: CpuCell<u64>,
-    bound: AtomicBool,
-    /// Link in its CPU's inbox while it is to be started; under the inbox's lock.
-    pub start_next: CpuCell<Option<Ref<Sched>>>,
     /// Bound to.
     pub home: CpuCell<Option<Ref<Context>>>,
-    next: CpuCell<Option<Ref<Sched>>>,
+    /// Link in the run queue; in its CPU's inbox while it is to be started, under the inbox's lock.
+    pub next: CpuCell<Option<Ref<Sched>>>,
     prev: CpuCell<Option<Ref<Sched>>>,
     /// Place among the waiters of the blocked context that its chain of calls ends at, or among those released.
     pub waiting: Link,
     /// The end of the period, while the budget is spent.
     pub replenish: Timeout,
+    /// What happens when it would go on with its budget spent.
+    pub overrun: Event,
 }
 
 // SAFETY: repr(C), header first, 64-byte aligned.
@@ -51,23 +57,38 @@ unsafe impl Object for Sched {
 }
 
 impl Sched {
-    /// A scheduling context that is bound to nothing.
-    pub fn new(header: Header, cpu: u32, priority: u8, budget: u64, period: u64) -> Sched {
+    /// A scheduling context that is bound to nothing, with the priority and partition of `limit`.
+    pub fn new(header: Header, cpu: u32, limit: TimeLimit, budget: u64, period: u64) -> Sched {
         Sched {
             header,
-            cpu,
-            priority,
+            cpu: AtomicU32::new(cpu),
+            priority: limit.priority,
+            partition: limit.partition,
             queued: CpuCell::new(false),
+            overrun_told: CpuCell::new(false),
+            bound: AtomicBool::new(false),
             budget,
             period,
             left: CpuCell::new(0),
-            bound: AtomicBool::new(false),
-            start_next: CpuCell::new(None),
             home: CpuCell::new(None),
             next: CpuCell::new(None),
             prev: CpuCell::new(None),
             waiting: Link::new(),
             replenish: Timeout::new(Expiry::Replenish),
+            overrun: Event::new(),
+        }
+    }
+
+    /// The CPU whose time it is.
+    pub fn cpu(&self) -> u32 {
+        self.cpu.load(Ordering::Acquire)
+    }
+
+    /// What time must allow for it.
+    pub fn limit(&self) -> TimeLimit {
+        TimeLimit {
+            priority: self.priority,
+            partition: self.partition,
         }
     }
 
@@ -94,90 +115,172 @@ impl Sched {
     }
 }
 
-/// Ready scheduling contexts of one CPU, by priority, first in first out.
-pub struct RunQueue {
+/// Ready scheduling contexts of one partition, by priority, first in first out: rings.
+struct RunQueue {
     occupied: CpuCell<u128>,
     heads: [CpuCell<Option<Ref<Sched>>>; PRIORITIES],
-    tails: [CpuCell<Option<Ref<Sched>>>; PRIORITIES],
 }
 
 impl RunQueue {
-    /// An empty queue.
-    pub const fn new() -> RunQueue {
+    const fn new() -> RunQueue {
         RunQueue {
             occupied: CpuCell::new(0),
             heads: [const { CpuCell::new(None) }; PRIORITIES],
-            tails: [const { CpuCell::new(None) }; PRIORITIES],
         }
     }
 
     /// The highest priority that has somebody ready.
     #[inline]
-    pub fn top(&self) -> Option<u8> {
+    fn top(&self) -> Option<u8> {
         match self.occupied.get() {
             0 => None,
             bits => Some((127 - bits.leading_zeros()) as u8),
         }
     }
 
-    /// Appends `sched`, or with `front` puts it first. Nothing happens if it is queued.
-    pub fn enqueue(&self, sched: Ref<Sched>, front: bool) {
-        if sched.queued.get() {
-            return;
-        }
+    fn enqueue(&self, sched: Ref<Sched>, front: bool) {
         let p = sched.priority as usize % PRIORITIES;
-        sched.queued.set(true);
-        sched.next.set(None);
-        sched.prev.set(None);
-        match (self.heads[p].get(), self.tails[p].get()) {
-            (Some(head), _) if front => {
-                sched.next.set(Some(head));
-                head.prev.set(Some(sched));
-                self.heads[p].set(Some(sched));
-            }
-            (_, Some(tail)) => {
-                sched.prev.set(Some(tail));
-                tail.next.set(Some(sched));
-                self.tails[p].set(Some(sched));
+        let Some(head) = self.heads[p].get() else {
+            sched.next.set(Some(sched));
+            sched.prev.set(Some(sched));
+            self.heads[p].set(Some(sched));
+            return self.occupied.set(self.occupied.get() | 1 << p);
+        };
+        let tail = head.prev.get().unwrap_or(head);
+        sched.next.set(Some(head));
+        sched.prev.set(Some(tail));
+        tail.next.set(Some(sched));
+        head.prev.set(Some(sched));
+        if front {
+            self.heads[p].set(Some(sched));
+        }
+    }
+
+    fn remove(&self, sched: Ref<Sched>) {
+        let p = sched.priority as usize % PRIORITIES;
+        match (sched.next.take(), sched.prev.take()) {
+            (Some(next), Some(prev)) if next != sched => {
+                prev.next.set(Some(next));
+                next.prev.set(Some(prev));
+                if self.heads[p].get() == Some(sched) {
+                    self.heads[p].set(Some(next));
+                }
             }
             _ => {
-                self.heads[p].set(Some(sched));
-                self.tails[p].set(Some(sched));
+                self.heads[p].set(None);
+                self.occupied.set(self.occupied.get() & !(1 << p));
             }
         }
-        self.occupied.set(self.occupied.get() | 1 << p);
+    }
+}
+
+/// Ready scheduling contexts of one CPU.
+pub struct RunQueues {
+    partitions: [RunQueue; PARTITIONS],
+    /// Partitions, one bit each, that somebody is ready in.
+    occupied: CpuCell<u8>,
+    /// Partitions that may run.
+    open: CpuCell<u8>,
+    /// What both have in common.
+    runnable: CpuCell<u8>,
+    /// The partition that goes first among equals.
+    turn: CpuCell<u8>,
+}
+
+const _: () = assert!(PARTITIONS == u8::BITS as usize);
+
+impl RunQueues {
+    /// Empty queues, of which all may run.
+    pub const fn new() -> RunQueues {
+        RunQueues {
+            partitions: [const { RunQueue::new() }; PARTITIONS],
+            occupied: CpuCell::new(0),
+            open: CpuCell::new(u8::MAX),
+            runnable: CpuCell::new(0),
+            turn: CpuCell::new(0),
+        }
+    }
+
+    /// Lets those partitions run whose bits are set, and no other.
+    pub fn set_open(&self, partitions: u8) {
+        self.open.set(partitions);
+        self.set_occupied(self.occupied.get());
+    }
+
+    fn set_occupied(&self, partitions: u8) {
+        self.occupied.set(partitions);
+        self.runnable.set(partitions & self.open.get());
+    }
+
+    /// Whether somebody is ready who may run.
+    #[inline]
+    pub fn is_anybody_ready(&self) -> bool {
+        self.runnable.get() != 0
+    }
+
+    /// The highest priority of who is ready and may run.
+    pub fn top(&self) -> Option<u8> {
+        let runs = |&(i, _): &(usize, &RunQueue)| self.runnable.get() & 1 << i != 0;
+        let queues = self.partitions.iter().enumerate().filter(runs);
+        queues.filter_map(|(_, queue)| queue.top()).max()
+    }
+
+    fn is_open(&self, sched: Ref<Sched>) -> bool {
+        self.open.get() & 1 << (sched.partition as usize % PARTITIONS) != 0
+    }
+
+    /// Appends `sched`, or with `front` puts it first. Nothing happens if it is queued.
+    fn enqueue(&self, sched: Ref<Sched>, front: bool) {
+        if !sched.queued.get() {
+            let partition = sched.partition as usize % PARTITIONS;
+            sched.queued.set(true);
+            self.partitions[partition].enqueue(sched, front);
+            self.set_occupied(self.occupied.get() | 1 << partition);
+        }
     }
 
     /// Takes `sched` out, if it is in.
-    pub fn remove(&self, sched: Ref<Sched>) {
-        if !sched.queued.get() {
-            return;
-        }
-        let p = sched.priority as usize % PRIORITIES;
-        sched.queued.set(false);
-        match sched.prev.get() {
-            Some(prev) => prev.next.set(sched.next.get()),
-            None => self.heads[p].set(sched.next.get()),
-        }
-        match sched.next.get() {
-            Some(next) => next.prev.set(sched.prev.get()),
-            None => self.tails[p].set(sched.prev.get()),
-        }
-        if self.heads[p].get().is_none() {
-            self.occupied.set(self.occupied.get() & !(1 << p));
+    fn remove(&self, sched: Ref<Sched>) {
+        if sched.queued.get() {
+            let partition = sched.partition as usize % PARTITIONS;
+            sched.queued.set(false);
+            self.partitions[partition].remove(sched);
+            if self.partitions[partition].top().is_none() {
+                self.set_occupied(self.occupied.get() & !(1 << partition));
+            }
         }
     }
 
+    /// Whose turn it is after `sched`, which was put into its queue, in front or not.
+    fn pass_turn(&self, sched: Ref<Sched>, front: bool) {
+        self.turn.set(sched.partition + u8::from(!front));
+    }
+
+    /// Takes the first one of the highest priority of the partitions that may run.
     fn pop(&self) -> Option<Ref<Sched>> {
-        let first = self.heads[self.top()? as usize].get()?;
+        let turn = u32::from(self.turn.get());
+        let mut left = self.runnable.get().rotate_right(turn);
+        let mut best: Option<(u8, &RunQueue)> = None;
+        while left != 0 {
+            let partition = (left.trailing_zeros() + turn) as usize % PARTITIONS;
+            left &= left - 1;
+            let queue = &self.partitions[partition];
+            if let Some(top) = queue.top()
+                && best.is_none_or(|(highest, _)| highest < top)
+            {
+                best = Some((top, queue));
+            }
+        }
+        let (top, queue) = best?;
+        let first = queue.heads[top as usize % PRIORITIES].get()?;
         self.remove(first);
         Some(first)
     }
 }
 
-impl Default for RunQueue {
-    fn default() -> RunQueue {
-        RunQueue::new()
+impl Default for RunQueues {
+    fn default() -> RunQueues {
+        RunQueues::new()
     }
 }
 
@@ -231,20 +334,29 @@ fn settle(cpu: &Cpu, now: u64) {
 fn requeue(cpu: &Cpu, sched: Ref<Sched>, now: u64, front: bool) {
     if sched.budget == 0 && (sched.left.get() == 0 || !front) {
         sched.left.set(cpu.time_slice);
-        cpu.run_queue.enqueue(sched, false);
+        cpu.run_queues.enqueue(sched, false);
+        cpu.run_queues.pass_turn(sched, false);
     } else if sched.left.get() == 0 {
         cpu.timeouts.arm(
             &sched.replenish,
             now.saturating_add(sched.period - sched.budget),
         );
+        match sched.home.get().map(activation) {
+            Some(Activation::Run(_)) => overrun::tell(sched),
+            // It may want to go on before then.
+            Some(Activation::Blocked(end)) => end.add_waiter(sched),
+            None => {}
+        }
     } else {
-        cpu.run_queue.enqueue(sched, front);
+        cpu.run_queues.enqueue(sched, front);
+        cpu.run_queues.pass_turn(sched, front);
     }
 }
 
 /// The period of `sched` has begun anew.
 pub fn replenished(cpu: &Cpu, sched: Ref<Sched>) {
     sched.left.set(sched.budget);
+    sched.overrun_told.set(false);
     if sched.home.get().is_some() {
         ready(cpu, sched);
     }
@@ -252,9 +364,11 @@ pub fn replenished(cpu: &Cpu, sched: Ref<Sched>) {
 
 /// Makes `sched` compete for the CPU, unless it does already or has spent its budget.
 pub fn ready(cpu: &Cpu, sched: Ref<Sched>) {
-    let waits = sched.replenish.is_armed() || sched.waiting.is_linked();
-    if cpu.sched.get() == Some(sched) || waits {
+    if cpu.sched.get() == Some(sched) || sched.waiting.is_linked() {
         return;
+    }
+    if sched.replenish.is_armed() {
+        return overrun::tell(sched);
     }
     if sched.left.get() == 0 {
         sched.left.set(if sched.budget == 0 {
@@ -263,21 +377,15 @@ pub fn ready(cpu: &Cpu, sched: Ref<Sched>) {
             sched.budget
         });
     }
-    cpu.run_queue.enqueue(sched, false);
-    if cpu
-        .sched
-        .get()
-        .is_none_or(|running| running.priority < sched.priority)
-    {
+    cpu.run_queues.enqueue(sched, false);
+    let loses = |running: Ref<Sched>| running.priority < sched.priority;
+    if cpu.run_queues.is_open(sched) && cpu.sched.get().is_none_or(loses) {
         cpu.reschedule.set(true);
     }
 }
 
-/// Takes `sched` away from what it was bound to. What it used of its budget stays used.
-pub fn unbind(cpu: &Cpu, sched: Ref<Sched>) {
-    sched.home.set(None);
-    cpu.run_queue.remove(sched);
-    sched.waiting.unlink();
+/// Takes `sched` off the CPU and out of what it is queued in, but for the end of its period.
+fn withdraw(cpu: &Cpu, sched: Ref<Sched>) {
     if cpu.sched.get() == Some(sched) {
         let now = crate::arch::now();
         settle(cpu, now);
@@ -286,10 +394,25 @@ pub fn unbind(cpu: &Cpu, sched: Ref<Sched>) {
         cpu.reschedule.set(true);
         if sched.left.get() == 0 {
             requeue(cpu, sched, now, true);
-            cpu.run_queue.remove(sched);
         }
     }
+    cpu.run_queues.remove(sched);
+    sched.waiting.unlink();
+}
+
+/// Takes `sched` away from what it was bound to. What it used of its budget stays used.
+pub fn unbind(cpu: &Cpu, sched: Ref<Sched>) {
+    sched.home.set(None);
+    withdraw(cpu, sched);
     sched.set_bound(false);
+}
+
+/// Takes `sched`, which goes to another CPU with its home, away from this one; if its budget is spent, when it comes back.
+pub fn leave(cpu: &Cpu, sched: Ref<Sched>) -> Option<u64> {
+    withdraw(cpu, sched);
+    let spent = sched.replenish.is_armed();
+    cpu.timeouts.disarm(&sched.replenish);
+    spent.then(|| sched.replenish.deadline())
 }
 
 /// Takes `sched`, which is about to end, away from the CPU, wherever it is.
@@ -321,7 +444,7 @@ pub fn schedule(cpu: &Cpu) -> Progress {
             return Progress::Again;
         }
     }
-    let now = crate::arch::now();
+    let now = cpu.choice_since.replace(u64::MAX).min(crate::arch::now());
     if let Some(running) = cpu.sched.get() {
         settle(cpu, now);
         cpu.sched.set(None);
@@ -334,7 +457,7 @@ pub fn schedule(cpu: &Cpu) -> Progress {
     let mut progress = Progress::Again;
     for _ in 0..looks {
         // Each turn takes one out of the queue for good.
-        let Some(sched) = cpu.run_queue.pop() else {
+        let Some(sched) = cpu.run_queues.pop() else {
             progress = Progress::Done;
             break;
         };
@@ -354,6 +477,10 @@ pub fn schedule(cpu: &Cpu) -> Progress {
             // Whoever it waits for will wake it.
             Activation::Blocked(end) => end.add_waiter(sched),
         }
+    }
+    if progress == Progress::Again {
+        // Whoever is chosen in the end pays for the search.
+        cpu.choice_since.set(now);
     }
     cpu.reschedule.set(progress == Progress::Again);
     cpu.program_timer();

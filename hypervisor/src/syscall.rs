@@ -16,7 +16,7 @@ use crate::platform;
 use crate::slot::{self, Tree};
 use crate::space::{self, Progress};
 use crate::thread::{Exception, Sync, Thread};
-use crate::{delegate, destroy, epoch, ipc};
+use crate::{delegate, destroy, epoch, ipc, time};
 use abi::argument::right::{CREATE, NONE};
 use abi::argument::{Cap, LogBytes, Words};
 use abi::operation::Operation;
@@ -82,7 +82,7 @@ fn execute(cpu: &Cpu, thread: Ref<Thread>, op: Op, words: &Words) -> Outcome {
         Op::CreateSpace => args.locked(|tree, call| create::space(tree, domain, &call)),
         Op::CreateThread => args.locked(|tree, call| create::thread(tree, domain, &call)),
         Op::CreateVcpu => args.locked(|tree, call| create::vcpu(tree, domain, &call)),
-        Op::CreateSched => args.locked(|tree, call| create::sched(tree, domain, &call)),
+        Op::CreateSched => args.locked(|tree, call| time::sched(tree, domain, &call)),
         Op::CreatePortal => args.locked(|tree, call| create::portal(tree, domain, &call)),
         Op::CreateNotification => {
             args.locked(|tree, call| create::notification(tree, domain, &call))
@@ -91,7 +91,10 @@ fn execute(cpu: &Cpu, thread: Ref<Thread>, op: Op, words: &Words) -> Outcome {
         Op::Revoke => args.then(|call: call::Revoke| revoke(cpu, thread, op, call.capability)),
         Op::Delete => args.then(|call: call::Delete| revoke(cpu, thread, op, call.capability)),
         Op::Map => args.then(|call| map(thread, op, &call)),
-        Op::BindSched => args.locked(|tree, call| create::bind_sched(cpu, tree, domain, &call)),
+        Op::BindSched => args.locked(|tree, call| time::bind_sched(cpu, tree, domain, &call)),
+        Op::BindOverrun => args.locked(|tree, call| time::bind_overrun(tree, domain, &call)),
+        Op::SetSchedule => args.locked(|tree, call| time::set_schedule(tree, thread, &call)),
+        Op::Migrate => args.then(|call| migrate(thread, op, &call)),
         Op::BindKick => args.locked(|tree, call| create::bind_kick(tree, domain, &call)),
         Op::InterruptBind => args.locked(|tree, call| interrupt_bind(tree, domain, &call)),
         Op::InterruptAck => args.at_once(|call: call::InterruptAck| {
@@ -243,6 +246,27 @@ fn revoke(cpu: &Cpu, thread: Ref<Thread>, op: Op, capability: Cap<kind::Any, NON
     }
     thread.sync.set(None);
     Outcome::Return(Ok(()))
+}
+
+/// The CPU that holds the context lets go of it, and the other one takes it up, while this one goes through user mode.
+fn migrate(thread: Ref<Thread>, op: Op, call: &call::Migrate) -> Outcome {
+    let Some(tree) = slot::try_lock() else {
+        return Outcome::Restart;
+    };
+    let selector = call.context.selector();
+    let asked = synchronised(thread, op, selector).is_some();
+    let progress = time::migrate(&tree, &thread.domain, call, asked);
+    let again = progress == Ok(Progress::Again);
+    thread.sync.set(again.then_some(Sync {
+        op,
+        selector,
+        round: Round::NOBODY,
+    }));
+    match progress {
+        Ok(Progress::Again) => Outcome::Restart,
+        Ok(Progress::Done) => Outcome::Return(Ok(())),
+        Err(status) => Outcome::Return(Err(status)),
+    }
 }
 
 fn map(thread: Ref<Thread>, op: Op, call: &call::Map) -> Outcome {

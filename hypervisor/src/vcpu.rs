@@ -47,7 +47,7 @@ pub struct Vcpu {
     /// Address of the state page in `monitor`.
     pub state_address: u64,
     /// Selector of the portal of exit kind 0.
-    pub exit_base: Selector,
+    pub exit_base: CpuCell<Selector>,
     /// An exit that has not been told yet.
     pub pending: CpuCell<Option<Exit>>,
     /// The deadline that the monitor has set; `u64::MAX`: none.
@@ -117,7 +117,7 @@ fn tell_first(cpu: &Cpu, vcpu: Ref<Vcpu>) {
 #[inline(always)]
 fn call_monitor(cpu: &Cpu, vcpu: Ref<Vcpu>, exit: Exit) {
     latency::is(Path::Exit(exit.kind));
-    let selector = vcpu.exit_base.offset(exit.kind as u32);
+    let selector = vcpu.exit_base.get().offset(exit.kind as u32);
     let portal = match vcpu.domain.find::<Portal>(selector, Rights::CALL) {
         Ok(portal) => portal,
         Err(status) => {

@@ -24,6 +24,7 @@ pub const TRIALS: &[(&str, &str)] = &[
     (HOSTILE, "hostile"),
     (REGISTERS, "registers"),
     (SAMPLES, "samples"),
+    (SHARES, "shares"),
     (LINUX_HELLO, "linux-hello"),
 ];
 
@@ -35,7 +36,9 @@ pub const HOSTILE: &str = "hostile";
 pub const REGISTERS: &str = "registers";
 /// Name of the program that runs the examples.
 pub const SAMPLES: &str = "samples";
-/// Name of the Linux program among them.
+/// Name of the program that measures shares of a CPU.
+pub const SHARES: &str = "shares";
+/// Name of the Linux program among the examples.
 pub const LINUX_HELLO: &str = "linux-hello";
 
 /// Where the built programs are.

@@ -2,7 +2,7 @@
 use crate::desk::{PortalKind, ProgramId, identity};
 use crate::frames::Chunk;
 use crate::root::{Doing, Failure, Result, Root};
-use abi::boot::{ROOT_BUNDLE, ROOT_DOMAIN, ROOT_LOG, ROOT_MEMORY};
+use abi::boot::{ROOT_BUNDLE, ROOT_DOMAIN, ROOT_LOG, ROOT_MEMORY, ROOT_TIME};
 use abi::bundle::Segment;
 use abi::syscall::{SpaceKind, ThreadFlags};
 use abi::{Badge, PAGE_SIZE, Rights, Selector};
@@ -190,7 +190,7 @@ impl Draft {
             priority: self.compartment.priority.number(),
             ..Time::default()
         };
-        syscall::create_sched(self.domain, sched, cpu, time)
+        syscall::create_sched(self.domain, sched, ROOT_TIME, cpu, time)
             .doing("create a scheduling context")?;
         Ok(sched)
     }

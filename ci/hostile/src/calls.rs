@@ -36,6 +36,10 @@ pub mod table {
     pub const EXITS: u64 = 40;
     /// vCPU.
     pub const VCPU: u64 = 62;
+    /// Time of all CPUs, up to priority [`HIGHEST`].
+    pub const TIME: u64 = 63;
+    /// The highest priority that a domain can have made.
+    pub const HIGHEST: u8 = 99;
     /// Portals of exceptions, one for each thread.
     pub const EXCEPTIONS: u64 = 64;
     /// Portals to call, one for each thread.
@@ -86,6 +90,7 @@ enum Means {
     Portal,
     Notification,
     Memory,
+    Time,
     Interrupt,
     Log,
     Vcpu,
@@ -135,7 +140,9 @@ fn meanings(op: Op) -> &'static [Means] {
         Op::CreateVcpu => &[
             Domain, Empty, Domain, GuestSpace, Cpu, Space, Address, Exits,
         ],
-        Op::CreateSched => &[Domain, Empty, Cpu, Priority, Budget, Budget],
+        Op::CreateSched => &[Domain, Empty, Cpu, Priority, Budget, Budget, Time],
+        Op::Migrate => &[Context, Cpu, Time, Exits],
+        Op::SetSchedule => &[Time, Cpu, Budget],
         Op::CreatePortal => &[Domain, Empty, Thread, Small, Word],
         Op::CreateNotification => &[Domain, Empty],
         Op::Delegate => &[Any, Domain, Empty, Rights, Offset, Size, Small],
@@ -143,6 +150,7 @@ fn meanings(op: Op) -> &'static [Means] {
         Op::Delete => &[Created],
         Op::Map => &[Memory, Space, Empty, Offset, Address, Size, Access],
         Op::BindSched => &[Sched, Context],
+        Op::BindOverrun => &[Sched, Notification],
         Op::BindKick => &[Vcpu, Notification],
         Op::InterruptBind => &[Interrupt, Notification, Small],
         Op::InterruptAck => &[Interrupt],
@@ -168,6 +176,7 @@ fn created(random: &mut Random, means: Means) -> u64 {
         Means::Portal => 6,
         Means::Notification => 7,
         Means::Memory => 8,
+        Means::Time => 9,
         _ => random.below((SLOTS - FREE) / BIN),
     };
     FREE + bin * BIN + random.below(BIN)
@@ -185,6 +194,7 @@ fn result(op: Op, arguments: &[u64; 9]) -> Means {
         Op::CreatePortal => Means::Portal,
         Op::CreateNotification => Means::Notification,
         Op::Delegate if arguments[0] == table::MEMORY => Means::Memory,
+        Op::Delegate if arguments[0] == table::TIME => Means::Time,
         _ => Means::Any,
     }
 }
@@ -223,6 +233,7 @@ fn argument(random: &mut Random, means: Means, targets: &Targets) -> u64 {
             &[NOTIFICATION, NOTIFICATION, NOTIFICATION + 1, PEER + 2],
         ),
         Means::Memory => given(random, &[MEMORY, MEMORY, PORTS]),
+        Means::Time => given(random, &[TIME]),
         Means::Interrupt => given(random, &[INTERRUPT]),
         Means::Log => given(random, &[LOG]),
         Means::Vcpu => given(random, &[VCPU]),

@@ -5,7 +5,7 @@ mod domain;
 use crate::arch::{self, watch_entry};
 use crate::place::AREA;
 use crate::random::{Random, mix};
-use abi::boot::{BootInfo, ROOT_DOMAIN, ROOT_FREE, ROOT_LOG, ROOT_SPACE};
+use abi::boot::{BootInfo, ROOT_DOMAIN, ROOT_FREE, ROOT_LOG, ROOT_SPACE, ROOT_TIME};
 use abi::bundle::Head;
 use abi::{Op, Rights, Selector, Tag};
 use core::fmt;
@@ -273,7 +273,7 @@ fn set_up(info: &BootInfo, settings: &Settings) -> Driver {
     };
     must(
         "watch",
-        syscall::create_sched(ROOT_DOMAIN, WATCH_SCHED, 0, time),
+        syscall::create_sched(ROOT_DOMAIN, WATCH_SCHED, ROOT_TIME, 0, time),
     );
     must("watch", syscall::bind_sched(WATCH_SCHED, WATCH_THREAD));
     let virtualization = info.virtualization != 0 && settings.guests != 0;

@@ -1,7 +1,7 @@
 //! Two guests that take turns, and their monitor.
 
 use crate::arch::{self, VcpuState};
-use abi::boot::{BootInfo, ROOT_DOMAIN, ROOT_FREE, ROOT_SPACE};
+use abi::boot::{BootInfo, ROOT_DOMAIN, ROOT_FREE, ROOT_SPACE, ROOT_TIME};
 use abi::syscall::{SpaceKind, ThreadFlags};
 use abi::vcpu::{EXIT_KINDS, ExitKind, exit_kind};
 use abi::{Rights, Selector};
@@ -230,7 +230,7 @@ pub fn run(info: &BootInfo) -> Result<u64, Failure> {
             budget: 0,
             period: 0,
         };
-        syscall::create_sched(ROOT_DOMAIN, of(guest, SCHED), 0, time)?;
+        syscall::create_sched(ROOT_DOMAIN, of(guest, SCHED), ROOT_TIME, 0, time)?;
     }
     for guest in 0..2 {
         syscall::bind_sched(of(guest, SCHED), of(guest, VCPU))?;

@@ -2,8 +2,9 @@
 
 use crate::arch;
 use crate::place::{self, Start, table};
-use abi::boot::{ROOT_BUNDLE, ROOT_DOMAIN, ROOT_FREE, ROOT_LOG, ROOT_SPACE};
+use abi::boot::{ROOT_BUNDLE, ROOT_DOMAIN, ROOT_FREE, ROOT_LOG, ROOT_SPACE, ROOT_TIME};
 use abi::bundle::Head;
+use abi::cap::TimeLimit;
 use abi::syscall::{SpaceKind, ThreadFlags};
 use abi::{Badge, Rights, Selector};
 use core::ptr::NonNull;
@@ -223,13 +224,23 @@ impl Compartment {
         syscall::delegate(client.space(), self.domain(), place, Rights::INSTALL)
     }
 
+    /// Lets it make scheduling contexts of CPU 0 up to `priority`.
+    pub fn give_time(&self, priority: u8) -> Result {
+        let limit = TimeLimit {
+            priority,
+            partition: 0,
+        };
+        let (domain, dst) = (self.domain(), table::TIME);
+        syscall::delegate_time(ROOT_TIME, domain, dst, Rights::CREATE, 1, limit)
+    }
+
     /// Starts its thread.
     pub fn start(&self, priority: u8) -> Result {
         let time = Time {
             priority,
             ..Time::default()
         };
-        syscall::create_sched(self.domain(), self.at(own::SCHED), 0, time)?;
+        syscall::create_sched(self.domain(), self.at(own::SCHED), ROOT_TIME, 0, time)?;
         syscall::bind_sched(self.at(own::SCHED), self.at(own::THREAD))
     }
 

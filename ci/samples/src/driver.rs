@@ -109,6 +109,7 @@ impl Driver {
         let (offset, size) = (file.offset, file.size);
         let server = self.workshop.make(0, LARGE_QUOTA)?;
         self.workshop.give_pool(&server)?;
+        server.give_time(CLIENT)?;
         server.map_file(offset, size)?;
         server.prepare(Start {
             role: Role::Linux,

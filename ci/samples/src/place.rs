@@ -39,6 +39,8 @@ pub mod table {
     pub const EXCEPTIONS: Selector = Selector(7);
     /// A portal that echoes.
     pub const ECHO: Selector = Selector(8);
+    /// Time of CPU 0.
+    pub const TIME: Selector = Selector(9);
     /// Spaces of its clients.
     pub const SPACES: Selector = Selector(16);
     /// From here on all are free.

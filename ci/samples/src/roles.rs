@@ -104,6 +104,7 @@ fn linux(utcb: Utcb, report: Report, arguments: &[u64; 7]) -> ! {
         frames: memory(place::POOL_ADDRESS, place::POOL),
         log: table::LOG,
         selectors: table::FREE,
+        time_source: table::TIME,
         time: Time {
             priority: PRIORITY,
             ..Time::default()

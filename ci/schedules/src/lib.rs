@@ -17,6 +17,8 @@ pub mod context;
 pub mod cpu;
 #[path = "../../../hypervisor/src/create.rs"]
 pub mod create;
+#[path = "../../../hypervisor/src/cyclic.rs"]
+pub mod cyclic;
 #[path = "../../../hypervisor/src/delegate.rs"]
 pub mod delegate;
 #[path = "../../../hypervisor/src/destroy.rs"]
@@ -37,10 +39,14 @@ pub mod latency;
 pub mod logring;
 #[path = "../../../hypervisor/src/mem.rs"]
 pub mod mem;
+#[path = "../../../hypervisor/src/migrate.rs"]
+pub mod migrate;
 #[path = "../../../hypervisor/src/notification.rs"]
 pub mod notification;
 #[path = "../../../hypervisor/src/object.rs"]
 pub mod object;
+#[path = "../../../hypervisor/src/overrun.rs"]
+pub mod overrun;
 #[path = "../../../hypervisor/src/platform.rs"]
 pub mod platform;
 #[path = "../../../hypervisor/src/portal.rs"]
@@ -60,6 +66,8 @@ pub mod syscall;
 pub mod tables;
 #[path = "../../../hypervisor/src/thread.rs"]
 pub mod thread;
+#[path = "../../../hypervisor/src/time.rs"]
+pub mod time;
 #[path = "../../../hypervisor/src/timeout.rs"]
 pub mod timeout;
 #[path = "../../../hypervisor/src/vcpu.rs"]

@@ -129,12 +129,14 @@ pub mod atomic {
     atomics! {
         AtomicBool(bool);
         AtomicU8(u8);
+        AtomicU16(u16);
         AtomicU32(u32);
         AtomicU64(u64);
     }
 
     integers! {
         AtomicU8(u8);
+        AtomicU16(u16);
         AtomicU32(u32);
         AtomicU64(u64);
     }

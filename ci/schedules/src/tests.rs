@@ -84,7 +84,7 @@ fn completes(w: &World, thread: Ref<Thread>, op: Op, args: &[u64]) -> Result<[u6
     w.begin(thread, op, 0, args);
     while w.restarts(thread) {
         shuttle::thread::yield_now();
-        w.interrupts(thread.context.cpu);
+        w.interrupts(thread.context.cpu());
         w.again(thread);
     }
     world::result(thread)

@@ -15,5 +15,6 @@ mod kernels;
 mod latency;
 mod registers;
 mod samples;
+mod shares;
 mod sizes;
 mod vcpus;

@@ -1,6 +1,6 @@
 //! What a root task starts from: the bundle, RAM, threads.
 
-use abi::boot::{BootInfo, ROOT_BUNDLE, ROOT_DOMAIN, ROOT_MEMORY, ROOT_SPACE};
+use abi::boot::{BootInfo, ROOT_BUNDLE, ROOT_DOMAIN, ROOT_MEMORY, ROOT_SPACE, ROOT_TIME};
 use abi::bundle::{HEAD_SIZE, Head};
 use abi::cap::MemoryKind;
 use abi::syscall::ThreadFlags;
@@ -151,7 +151,7 @@ pub fn start(sched: Selector, context: Selector) -> Result {
         budget: 0,
         period: 0,
     };
-    syscall::create_sched(ROOT_DOMAIN, sched, 0, time)?;
+    syscall::create_sched(ROOT_DOMAIN, sched, ROOT_TIME, 0, time)?;
     syscall::bind_sched(sched, context)
 }
 

@@ -34,6 +34,8 @@ pub const ROOT_PORTS: Selector = Selector(6);
 pub const ROOT_BUNDLE: Selector = Selector(7);
 /// The machine's power ([`crate::Op::Power`]).
 pub const ROOT_PLATFORM: Selector = Selector(8);
+/// The time of all CPUs, with all rights.
+pub const ROOT_TIME: Selector = Selector(9);
 /// Capability of memory region 0 ([`BootInfo::regions()`]); region `i` is at `+ i`.
 pub const ROOT_MEMORY: Selector = Selector(64);
 /// Capability of interrupt line 0 (x86: GSI, Arm: SPI, whose INTID is 32 more); line `i` is at `+ i`.

@@ -12,8 +12,8 @@ use crate::argument::{
     StackAddress, Words,
 };
 use crate::kind::{
-    Any, Context, Domain, Interrupt, Log, Memory, Notification, Platform, Portal, Sched, Space,
-    Thread, Vcpu,
+    Any, Context, Delegable, Domain, Interrupt, Log, Memory, Notification, Platform, Portal, Sched,
+    Space, Thread, Time, Vcpu,
 };
 use crate::operation::{Cost, Description, Field, Operation, Registers, operations, registers};
 use crate::status::{Status, StatusSet};
@@ -75,7 +75,7 @@ operations! {
         Occupied "A slot of the caller's window is in use."
         Dead "The caller's domain is ending."
         Busy "A capability cannot be granted: things were derived from it, or an object ends with it.";
-    cost: Linear("the words in the UTCB, and who has helped the handler");
+    cost: Linear("the words in the UTCB");
 
     /// Sets the bits of the capability's badge in a notification and wakes its waiter, on whichever CPU that is.
     Signal = 2 {
@@ -100,7 +100,7 @@ operations! {
     errors: Timeout "The deadline passed, or a poll found no bit."
         Busy "Somebody else waits, or a vCPU is kicked by it."
         Aborted "The notification ended.";
-    cost: Linear("the timeouts that are armed on the CPU");
+    cost: Linear("the logarithm of the number of timeouts that are armed on the CPU");
 
     /// Gives the rest of the turn to the next scheduling context of the same priority.
     Yield = 4 {}
@@ -211,10 +211,13 @@ operations! {
         4 budget: u64,
         /// Ticks.
         5 period: u64,
+        /// The time that it is made from, and whose partition it belongs to.
+        6 time: Cap<Time, CREATE>,
     }
-    before: "The machine has the CPU."
+    before: "The machine has the CPU, and the time has CPU and priority."
         "The budget is not larger than the period. Both are 0 for one without limit, which takes turns within its priority by the kernel's time slice; else neither is.";
     errors: BadArgument "There is no such CPU; budget and period do not fit each other."
+        Denied "The time has not that CPU, or not that priority."
         Dead "The payer is ending.";
     pays: 0;
     cost: Constant;
@@ -250,29 +253,32 @@ operations! {
     pays: 0;
     cost: Constant;
 
-    /// Delegates a capability, of which a mapping is none. What arrives is derived from it.
+    /// Delegates a capability. What arrives is derived from it.
     Delegate = 12 {
         /// What is delegated.
-        0 capability: Cap<Any, DELEGATE>,
+        0 capability: Cap<Delegable, DELEGATE>,
         /// Into whose table.
         1 domain: Cap<Domain, INSTALL>,
         /// Where, in that domain's table.
         2 destination: Destination,
         /// The rights that arrive: those of these that the capability has.
         3 rights: Rights,
-        /// Memory: offset of the part, in bytes (ports: in ports). Notification: badge. Else not looked at.
+        /// Memory: offset of the part, in bytes (ports: in ports). Notification: badge. Time: CPUs, a bit for each. Else not
+        /// looked at.
         4 first: u64,
-        /// Memory: size of the part, in bytes (ports: in ports). Else not looked at.
+        /// Memory: size of the part, in bytes (ports: in ports). Time: highest priority in bits 0–7, partition in bits 8–15. Else
+        /// not looked at.
         5 second: u64,
         /// How.
         6 flags: DelegateFlags,
     }
     before: "Of memory, the part is not empty and inside the capability's, and its bounds are multiples of the page size unless it is ports."
         "Of a notification, the badge has no bit that the capability's lacks."
+        "Of time, the CPUs are some of the capability's, the priority is no higher, and the partition is the same unless the capability's is 0."
         "A capability that is granted has no descendants, and is not the one that a creation made.";
     after: "If it is granted, the capability is where it was delegated to, as it was, and no longer where it came from.";
-    errors: BadArgument "The part is none of the memory."
-        Denied "The badge has other bits than the capability's."
+    errors: BadArgument "The part is none of the memory; priority or partition are none."
+        Denied "The badge has other bits than the capability's; the time is more than the capability's."
         Busy "It cannot be granted."
         Dead "The domain is ending.";
     cost: Constant;
@@ -482,4 +488,55 @@ operations! {
         Occupied "Part of the range is bound, or [`crate::syscall::MAX_DOORBELLS`] are.";
     pays: 1;
     cost: Linear("the doorbells of the space");
+
+    /// Binds a notification to a scheduling context: the overrun event. It is signalled, at most once in a period, when whoever
+    /// runs on the scheduling context would go on and the budget is spent.
+    BindOverrun = 28 {
+        /// The scheduling context.
+        0 sched: Cap<Sched, CONTROL>,
+        /// What is signalled, with the capability's badge.
+        1 notification: Cap<Notification, SIGNAL>,
+    }
+    before: "The scheduling context has no overrun event.";
+    errors: Busy "It has one.";
+    cost: Constant;
+
+    /// Gives a CPU a cyclic schedule: a major frame that repeats, with windows. In a window the scheduling contexts of its
+    /// partition run and no others; between windows none. The windows are in the UTCB, and the tag says how many words they
+    /// are: [`crate::syscall::WINDOW_WORDS`] for each, with its start in the frame and its length, in ticks, and its partition.
+    SetSchedule = 29 {
+        /// Time of the CPU, of partition 0.
+        0 time: Cap<Time, CONTROL>,
+        /// The CPU.
+        1 cpu: u32,
+        /// Ticks of the major frame. 0, without windows: there is no schedule from then on.
+        2 frame: u64,
+    }
+    before: "The machine has the CPU, and the time has it too."
+        "The windows are at most [`crate::syscall::MAX_WINDOWS`], in ascending order, apart, not empty and inside the frame.";
+    after: "The schedule begins when the present frame ends, or at once where there is none.";
+    errors: BadArgument "There is no such CPU; the windows are not in order."
+        Denied "The time has not that CPU, or is of another partition than 0.";
+    cost: Constant;
+
+    /// Moves a thread or vCPU to another CPU, with the scheduling context that is bound to it and, of a thread, the portals that
+    /// it handles.
+    Migrate = 30 {
+        /// The thread or vCPU.
+        0 context: Cap<Context, CONTROL>,
+        /// The CPU that it goes to.
+        1 cpu: u32,
+        /// Time of that CPU.
+        2 time: Cap<Time, CREATE>,
+        /// A vCPU's portal for exit kind 0 from then on. Of a thread, it means nothing.
+        3 portals: Selector,
+    }
+    before: "The machine has the CPU, and the time has it, with the priority and the partition of the scheduling context if there is one."
+        "It does not call, help or serve a call.";
+    after: "It goes on there as it was, with what is left of its budget and its deadline.";
+    errors: BadArgument "There is no such CPU."
+        Denied "The time has not that CPU, or not what the scheduling context has."
+        Busy "It calls, helps or serves a call; it has been given a scheduling context just now; somebody else moves it."
+        Dead "It never runs again.";
+    cost: Steps("who helps it");
 }

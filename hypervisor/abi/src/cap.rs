@@ -51,6 +51,8 @@ codes! {
         Log = 11,
         /// The machine's power.
         Platform = 12,
+        /// Time of some CPUs, up to some priority.
+        Time = 13,
     }
 }
 
@@ -66,12 +68,12 @@ flags! {
         const EXEC = 1 << 2;
         /// Portal: call it.
         const CALL = 1 << 3;
-        /// Domain: create objects that its quota pays for; give and take back quota.
+        /// Domain: create objects that its quota pays for; give and take back quota. Time: create scheduling contexts.
         const CREATE = 1 << 4;
         /// Domain: put capabilities into its table and take them out. Space: map into it.
         const INSTALL = 1 << 5;
         /// Thread, vCPU, scheduling context, interrupt: bind, start, acknowledge. Platform: switch off. Domain:
-        /// query its quota. Thread: create portals that it handles.
+        /// query its quota. Thread: create portals that it handles. Time: set the cyclic schedule.
         const CONTROL = 1 << 6;
         /// Any: delegate the capability further.
         const DELEGATE = 1 << 7;
@@ -87,6 +89,50 @@ impl Rights {
     pub const RW: Rights = Rights::READ.union(Rights::WRITE);
     /// Read and execute.
     pub const RX: Rights = Rights::READ.union(Rights::EXEC);
+}
+
+/// What a capability to time allows on its CPUs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TimeLimit {
+    /// The highest priority, below [`crate::PRIORITIES`].
+    pub priority: u8,
+    /// The partition of the cyclic schedule that what is made with it belongs to, below [`crate::PARTITIONS`]. From 0, and
+    /// from no other, capabilities of other partitions can be derived.
+    pub partition: u8,
+}
+
+impl TimeLimit {
+    /// All priorities and partitions.
+    pub const ALL: TimeLimit = TimeLimit {
+        priority: crate::PRIORITIES as u8 - 1,
+        partition: 0,
+    };
+
+    /// As an argument of [`crate::Op::Delegate`]: the priority in bits 0–7, the partition in bits 8–15.
+    pub const fn pack(self) -> u64 {
+        self.priority as u64 | (self.partition as u64) << 8
+    }
+
+    /// What [`TimeLimit::pack`] made, unless it is out of range.
+    pub const fn unpack(word: u64) -> Option<TimeLimit> {
+        let limit = TimeLimit {
+            priority: word as u8,
+            partition: (word >> 8) as u8,
+        };
+        let inside = (limit.priority as usize) < crate::PRIORITIES
+            && (limit.partition as usize) < crate::PARTITIONS;
+        if inside && word >> 16 == 0 {
+            Some(limit)
+        } else {
+            None
+        }
+    }
+
+    /// Whether `narrower` allows no more.
+    pub const fn includes(self, narrower: TimeLimit) -> bool {
+        narrower.priority <= self.priority
+            && (self.partition == 0 || narrower.partition == self.partition)
+    }
 }
 
 codes! {

@@ -29,11 +29,19 @@ macro_rules! kinds {
                 const KIND: Kind = Kind::$name;
             }
         )*
+
+        /// What can be delegated: any kind but [`Kind::Mapping`].
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub struct Delegable;
+
+        impl Target for Delegable {
+            const KINDS: &'static [Kind] = &[$(Kind::$name),*];
+        }
     };
 }
 
 kinds! {
-    Domain Space Thread Vcpu Sched Portal Notification Memory Interrupt Log Platform
+    Domain Space Thread Vcpu Sched Portal Notification Memory Interrupt Log Platform Time
 }
 
 /// What can have a scheduling context: [`Kind::Thread`] or [`Kind::Vcpu`].

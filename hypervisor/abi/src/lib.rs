@@ -74,6 +74,9 @@ pub const MAX_DOMAIN_DEPTH: u8 = 8;
 /// Most bytes that one operation moves to or from the log.
 pub const LOG_CHUNK: usize = 56;
 
+/// Number of partitions of cyclic schedules.
+pub const PARTITIONS: usize = 8;
+
 /// Longest chain of nested calls. A call that would exceed it returns [`Status::Depth`].
 pub const MAX_CALL_DEPTH: usize = 16;
 

@@ -25,6 +25,11 @@ codes! {
     }
 }
 
+/// Most windows of a cyclic schedule ([`Op::SetSchedule`]).
+pub const MAX_WINDOWS: usize = 16;
+/// Words of the UTCB that describe a window.
+pub const WINDOW_WORDS: usize = 3;
+
 /// Most doorbells of a space ([`Op::BindDoorbell`]).
 pub const MAX_DOORBELLS: usize = 128;
 

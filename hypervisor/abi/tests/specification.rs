@@ -4,6 +4,7 @@
 
 use abi::argument::Form;
 use abi::codes::Codes;
+use abi::kind::{Delegable, Target as _};
 use abi::operation::{Cost, Description, Field};
 use abi::{Kind, Op, Rights, Status};
 use std::fmt::Write as _;
@@ -77,6 +78,9 @@ fn form(of: &Form) -> String {
             kinds: [],
             rights: r,
         } => format!("any capability{}", rights(*r, &[])),
+        Form::Capability { kinds, rights: r } if *kinds == Delegable::KINDS => {
+            format!("any capability but a mapping{}", rights(*r, kinds))
+        }
         Form::Capability { kinds, rights: r } => {
             let names: Vec<String> = kinds.iter().copied().map(kind).collect();
             format!("{}{}", names.join(" or "), rights(*r, kinds))

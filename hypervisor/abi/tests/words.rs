@@ -67,7 +67,7 @@ fn each(words: &Words) -> Vec<(Op, bool)> {
     each! {
         Call ReplyWait Signal Wait Yield CreateDomain CreateSpace CreateThread CreateVcpu CreateSched CreatePortal
         CreateNotification Delegate Revoke Delete Map BindSched BindKick InterruptBind InterruptAck QuotaQuery LogWrite
-        LogRead LogBind Power QuotaGive QuotaTake BindDoorbell
+        LogRead LogBind Power QuotaGive QuotaTake BindDoorbell BindOverrun SetSchedule Migrate
     }
 }
 
@@ -107,6 +107,7 @@ fn every_register_that_is_checked_is_checked() {
         (Op::QuotaGive, 0b100),
         (Op::QuotaTake, 0b100),
         (Op::BindDoorbell, 0b11_0000),
+        (Op::SetSchedule, 0b100),
     ];
     for &op in Op::ALL {
         let description = op.description();

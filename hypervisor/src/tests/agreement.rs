@@ -14,7 +14,7 @@ use crate::sched::Sched;
 use crate::slot;
 use crate::space::Space as KernelSpace;
 use crate::thread::Thread;
-use abi::cap::Kind;
+use abi::cap::{Kind, TimeLimit};
 use abi::syscall::SpaceKind;
 use abi::{Op, Rights, Selector, Status};
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -77,6 +77,13 @@ impl Agreement {
             None,
             Rights::RW | Rights::EXEC | Rights::DELEGATE,
             (RAM_BASE, world::RAM_SIZE),
+        );
+        model.hold(
+            (root, world::TIME),
+            Kind::Time,
+            None,
+            Rights::all(),
+            (u64::MAX, TimeLimit::ALL.pack()),
         );
         // The rest of the fixture's is only in the way.
         for at in [world::SPACE, world::PORTS, world::LOG] {

@@ -4,7 +4,7 @@
 //! `BULKHEAD_DEPTH` goes so many steps further.
 
 use super::system::{ALL, System};
-use super::world::{RAM, SLICE};
+use super::world::{RAM, SLICE, TIME};
 use crate::mem::PAGE;
 use abi::vcpu::ExitKind;
 use abi::vcpu::x86_64::{CONTROL_HALT, Groups};
@@ -105,7 +105,7 @@ fn active_domain(s: &mut System, at: u64, cpu: u64, quota: u64) {
     s.must(Op::CreateDomain, &[1, at, quota, 16]);
     s.must(Op::CreateSpace, &[at, at + 1, 0]);
     s.must(Op::CreateThread, &thread);
-    s.must(Op::CreateSched, &[1, at + 3, cpu, 5]);
+    s.must(Op::CreateSched, &[1, at + 3, cpu, 5, 0, 0, TIME as u64]);
     s.must(Op::BindSched, &[at + 3, at + 2]);
     s.must(Op::Delegate, &[at, at, 1, ALL]);
     s.must(Op::Delegate, &[at + 1, at, 2, ALL]);
@@ -192,9 +192,9 @@ mod calls {
         }
         s.must(Op::CreateNotification, &[1, 43]);
         s.must(Op::Delegate, &[43, 20, 13, ALL, 1]);
-        s.must(Op::CreateSched, &[1, 35, 0, 3]);
-        s.must(Op::CreateSched, &[1, 36, 0, 5, 100, 1000]);
-        s.must(Op::CreateSched, &[1, 37, 0, 5]);
+        s.must(Op::CreateSched, &[1, 35, 0, 3, 0, 0, TIME as u64]);
+        s.must(Op::CreateSched, &[1, 36, 0, 5, 100, 1000, TIME as u64]);
+        s.must(Op::CreateSched, &[1, 37, 0, 5, 0, 0, TIME as u64]);
         s.must(Op::BindSched, &[35, 31]);
         s
     }
@@ -249,7 +249,7 @@ mod signals {
         }
         s.must(Op::CreateVcpu, &[26, 34, 26, 33, 1, 27, 0x9000, 5]);
         s.must(Op::BindKick, &[34, 41]);
-        s.must(Op::CreateSched, &[1, 35, 1, 4]);
+        s.must(Op::CreateSched, &[1, 35, 1, 4, 0, 0, TIME as u64]);
         s.must(Op::Delegate, &[42, 20, 3, ALL, 1]);
         s.must(Op::Delegate, &[42, 26, 3, ALL, 2]);
         s.must(Op::BindSched, &[35, 34]);
@@ -306,9 +306,9 @@ mod time {
         s.must(Op::Delegate, &[41, 20, 11, ALL]);
         s.must(Op::CreateNotification, &[1, 43]);
         s.must(Op::Delegate, &[43, 20, 13, ALL, 1]);
-        s.must(Op::CreateSched, &[1, 35, 0, 5, 20, 100]);
-        s.must(Op::CreateSched, &[1, 36, 0, 4]);
-        s.must(Op::CreateSched, &[1, 37, 0, 4]);
+        s.must(Op::CreateSched, &[1, 35, 0, 5, 20, 100, TIME as u64]);
+        s.must(Op::CreateSched, &[1, 36, 0, 4, 0, 0, TIME as u64]);
+        s.must(Op::CreateSched, &[1, 37, 0, 4, 0, 0, TIME as u64]);
         s.must(BindSched, &[36, 32]);
         s.must(BindSched, &[37, 33]);
         s

@@ -291,6 +291,7 @@ impl Picker<'_> {
             Op::Yield | Op::LogWrite | Op::LogRead | Op::LogBind | Op::Power => vec![],
             // The model does not know them.
             Op::QuotaGive | Op::QuotaTake | Op::BindDoorbell => vec![],
+            Op::BindOverrun | Op::SetSchedule | Op::Migrate => vec![],
             Op::QuotaQuery => vec![payer],
             Op::CreateDomain => {
                 let slots = self.one(&[0, 5, 20, 32, 40_000], 3);
@@ -317,7 +318,8 @@ impl Picker<'_> {
             Op::CreateSched => {
                 let times = [(0, 0), (0, 0), (50, 100), (10, 5000), (7, 7), (9, 2)];
                 let (budget, period) = self.one(&times, 5);
-                vec![payer, to, cpu, self.picks[3] as u64 % 8, budget, period]
+                let (priority, time) = (self.picks[3] as u64 % 8, self.held(&[Kind::Time], 6));
+                vec![payer, to, cpu, priority, budget, period, time]
             }
             Op::CreatePortal => vec![payer, to, self.held(&[Thread], 2), 90, 1],
             Op::CreateNotification => vec![payer, to],
@@ -329,20 +331,19 @@ impl Picker<'_> {
                 let target = target.and_then(|cap| cap.object).unwrap_or(self.domain);
                 let to = self.empty(target, 2);
                 let cap = self.s.a.model.caps.get(&(self.domain, from as u32));
-                let fourth = match cap.map(|cap| cap.kind) {
-                    Some(Notification) => self.one(&[0, 1, 16, self.picks[8] as u64], 4),
-                    _ => self.size(4),
+                let (fourth, fifth) = match cap.map(|cap| cap.kind) {
+                    Some(Notification) => {
+                        let badges = [0, 1, 16, self.picks[8] as u64];
+                        (self.one(&badges, 4), self.size(5))
+                    }
+                    Some(Kind::Time) => {
+                        let limits = [4, 6, 7, 0x104, 0x106, 0x205, 0x804, 0x80];
+                        (self.picks[4] as u64 % 8, self.one(&limits, 5))
+                    }
+                    _ => (self.size(4), self.size(5)),
                 };
                 let flags = self.one(&[0, 0, 0, 0, 0, 1, 1, 2], 6);
-                vec![
-                    from,
-                    receiver,
-                    to,
-                    self.rights(3),
-                    fourth,
-                    self.size(5),
-                    flags,
-                ]
+                vec![from, receiver, to, self.rights(3), fourth, fifth, flags]
             }
             Op::Revoke | Op::Delete if self.is_root() => {
                 // Domains seldom, and what everything hangs on never.

@@ -1,7 +1,7 @@
 //! Ends of objects, while other CPUs use them.
 
 use super::Running;
-use super::world::{DEVICE, DEVICE_BASE, World, result, state};
+use super::world::{DEVICE, DEVICE_BASE, TIME, World, result, state};
 use crate::arch;
 use crate::context::State;
 use crate::domain::Domain;
@@ -113,6 +113,8 @@ fn busy_domain(w: &World) -> u32 {
     w.root(Op::Delegate, &[domain, domain, 1, all]);
     w.root(Op::Delegate, &[space, domain, 2, all]);
     w.root(Op::Delegate, &[3, domain, 3, all, 0, 1 << 20]);
+    let time = TIME as u64;
+    w.root(Op::Delegate, &[time, domain, 4, all, 3, 9]);
     let threads: Vec<_> = (0..4u64)
         .map(|i| {
             let at = w.selector();
@@ -159,7 +161,7 @@ fn busy_domain(w: &World) -> u32 {
             &[1, base + 5, 1, base + 2, i, 2, (10 + i) << 20, 200],
         );
         does(Op::BindKick, &[base + 5, base]);
-        does(Op::CreateSched, &[1, base + 6, i, 3, 10, 100]);
+        does(Op::CreateSched, &[1, base + 6, i, 3, 10, 100, 4]);
         does(Op::BindSched, &[base + 6, base + 5]);
         does(Op::CreateDomain, &[1, base + 7, 2, 3]);
         does(Op::CreateNotification, &[base + 7, base + 8]);

@@ -2,6 +2,7 @@
 
 mod agreement;
 mod caching;
+mod cyclic;
 mod device_spaces;
 mod donation;
 mod doorbells;
@@ -11,6 +12,7 @@ mod histories;
 mod ipc;
 mod items;
 mod lifetime;
+mod migration;
 mod model;
 mod quota;
 mod scheduling;

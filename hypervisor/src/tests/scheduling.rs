@@ -1,13 +1,16 @@
 //! Who runs, and for how long.
 
-use super::world::{SLICE, World};
+use super::world::{self, SLICE, World, state};
 use super::{Object, Running};
 use crate::arch;
-use crate::cell::Ref;
+use crate::context::State;
 use crate::thread::Thread;
 use crate::timeout::{Expiry, Timeout, TimeoutQueue};
-use abi::Op;
+use abi::{Op, Status};
+use core::sync::atomic::Ordering;
 use proptest::prelude::*;
+
+const TIME: u64 = world::TIME as u64;
 
 /// Lets time pass in steps until `end`; how long each of `threads` ran. What runs for a step does `act` at its end.
 fn simulate(
@@ -128,12 +131,125 @@ fn the_budget_of_a_client_ends_in_its_server() {
     assert_eq!(w.run(0), Running::User(client.object));
 }
 
+/// The bits that a notification has collected.
+fn bits(w: &World, n: u64) -> u64 {
+    w.try_root(Op::Wait, &[n, 0])
+        .map_or(0, |results| results[1])
+}
+
+#[test]
+fn an_overrun_is_told_once_in_a_period() {
+    let w = World::new(1);
+    let (greedy, low) = (w.thread(0), w.client(0, 1));
+    let (sched, n) = (w.sched(0, 100, 100, 1000), w.notification());
+    w.bind(sched, greedy);
+    w.root(Op::BindOverrun, &[sched.at as u64, n]);
+    assert_eq!(
+        w.try_root(Op::BindOverrun, &[sched.at as u64, n]),
+        Err(Status::Busy)
+    );
+    for period in 0..3 {
+        arch::set_now(period * 1000);
+        assert_eq!(w.run(0), Running::User(greedy.object));
+        arch::set_now(period * 1000 + 99);
+        assert_eq!(w.run(0), Running::User(greedy.object));
+        assert_eq!(bits(&w, n), 0);
+        arch::set_now(period * 1000 + 100);
+        assert_eq!(w.run(0), Running::User(low.object));
+        assert_eq!(bits(&w, n), u64::MAX);
+        arch::set_now(period * 1000 + 999);
+        assert_eq!(w.run(0), Running::User(low.object));
+        assert_eq!(bits(&w, n), 0);
+    }
+    // Nor is another thread's, in the same period.
+    w.delete(greedy.at);
+    let greedy = w.thread(0);
+    w.bind(sched, greedy);
+    assert_eq!(w.run(0), Running::User(low.object));
+    assert_eq!(bits(&w, n), 0);
+    // Nobody is told when either has ended.
+    w.delete(n as u32);
+    arch::set_now(3000);
+    assert_eq!(w.run(0), Running::User(greedy.object));
+    arch::set_now(3100);
+    assert_eq!(w.run(0), Running::User(low.object));
+    let n = w.notification();
+    w.root(Op::BindOverrun, &[sched.at as u64, n]);
+    w.delete(sched.at);
+    w.delete(n as u32);
+}
+
+#[test]
+fn who_blocks_with_its_budget_spent_overruns_when_it_wakes() {
+    let w = World::new(1);
+    let (greedy, low) = (w.thread(0), w.client(0, 1));
+    let (sched, told, n) = (
+        w.sched(0, 100, 100, 1000),
+        w.notification(),
+        w.notification(),
+    );
+    w.bind(sched, greedy);
+    w.root(Op::BindOverrun, &[sched.at as u64, told]);
+    assert_eq!(w.run(0), Running::User(greedy.object));
+    arch::set_now(100);
+    w.begin(greedy.object, Op::Wait, 0, &[n, u64::MAX]);
+    assert_eq!(w.run(0), Running::User(low.object));
+    assert_eq!(bits(&w, told), 0);
+    w.root(Op::Signal, &[n]);
+    assert_eq!(w.run(0), Running::User(low.object));
+    assert_eq!(bits(&w, told), u64::MAX);
+    arch::set_now(1000);
+    assert_eq!(w.run(0), Running::User(greedy.object));
+    // Awake again only when the budget has come back.
+    arch::set_now(1100);
+    w.begin(greedy.object, Op::Wait, 0, &[n, 2500]);
+    assert_eq!(w.run(0), Running::User(low.object));
+    arch::set_now(2400);
+    assert_eq!(w.run(0), Running::User(low.object));
+    arch::set_now(2500);
+    assert_eq!(w.run(0), Running::User(greedy.object));
+    assert_eq!(bits(&w, told), 0);
+}
+
+#[test]
+fn overruns_wake_each_other_and_many_end_with_their_notification() {
+    let w = World::new(1);
+    let low = w.client(0, 1);
+    let ring: Vec<_> = (0..70)
+        .map(|_| (w.thread(0), w.sched(0, 50, 10, 100_000), w.notification()))
+        .collect();
+    let all = w.notification();
+    for (i, &(thread, sched, own)) in ring.iter().enumerate() {
+        w.bind(sched, thread);
+        assert_eq!(w.run(0), Running::User(thread.object));
+        // Its budget ends while it waits for its own notification, which is told of the next one's overrun.
+        arch::set_now(arch::now() + 10);
+        w.begin(thread.object, Op::Wait, 0, &[own, u64::MAX]);
+        assert_eq!(w.run(0), Running::User(low.object));
+        let told = ring.get(i + 1).map_or(own, |next| next.2);
+        w.root(Op::BindOverrun, &[sched.at as u64, told]);
+    }
+    w.root(Op::Signal, &[ring[0].2]);
+    assert_eq!(w.run(0), Running::User(low.object));
+    let awake = |thread: Object<Thread>| state(thread) == State::Ready;
+    assert!(ring.iter().all(|&(thread, ..)| awake(thread)));
+    for &(.., own) in &ring {
+        w.delete(own as u32);
+    }
+    for n in [all, w.notification()] {
+        for &(_, sched, _) in &ring {
+            w.root(Op::BindOverrun, &[sched.at as u64, n]);
+        }
+        w.delete(n as u32);
+    }
+}
+
 #[test]
 fn hostile_times() {
     let w = World::new(1);
     let max = u64::MAX;
     for (budget, period) in [(1, 0), (0, 1), (2, 1)] {
-        let args = [1, 99, 0, 5, budget, period];
+        let args = [1, 99, 0, 5, budget, period, TIME];
         assert_eq!(
             w.try_root(Op::CreateSched, &args),
             Err(abi::Status::BadArgument)
@@ -148,14 +264,42 @@ fn hostile_times() {
         w.delete(sched.at);
     }
     assert_eq!(
-        w.try_root(Op::CreateSched, &[1, 99, 1, 5]),
+        w.try_root(Op::CreateSched, &[1, 99, 1, 5, 0, 0, TIME]),
         Err(abi::Status::BadArgument)
     );
     assert_eq!(
-        w.try_root(Op::CreateSched, &[1, 99, 0, 128]),
+        w.try_root(Op::CreateSched, &[1, 99, 0, 128, 0, 0, TIME]),
         Err(abi::Status::BadArgument)
     );
 }
+
+#[test]
+fn the_timer_ends_a_few_waits_at_a_time() {
+    let w = World::new(1);
+    let sleepers: Vec<_> = (0..50).map(|_| w.client(0, 5)).collect();
+    while let Running::User(sleeper) = w.run(0) {
+        let n = w.notification();
+        w.run(0);
+        w.begin(sleeper, Op::Wait, 0, &[n, 500]);
+    }
+    let asleep = || {
+        let waits = |t: &&Object<Thread>| state(**t) == State::Waiting;
+        sleepers.iter().filter(waits).count()
+    };
+    assert_eq!((asleep(), w.cpu(0).timeouts.check()), (50, 50));
+    arch::set_now(500);
+    for left in [34, 18, 2, 0] {
+        // It fires again at once, until nothing is left to do.
+        assert!(w.cpu(0).arch.timer.load(Ordering::SeqCst) <= 500);
+        w.interrupts(0);
+        assert_eq!(asleep(), left);
+        while w.step(0).is_none() {}
+    }
+    assert!(w.cpu(0).arch.timer.load(Ordering::SeqCst) > 500);
+}
+
+/// Timeouts of the property test.
+const TIMEOUTS: usize = 40;
 
 #[derive(Clone, Copy, Debug)]
 enum Action {
@@ -165,14 +309,14 @@ enum Action {
 }
 
 fn actions() -> impl Strategy<Value = Vec<Action>> {
-    let time = || prop_oneof![0..8u64, Just(u64::MAX)];
+    let time = || prop_oneof![4 => 0..20u64, 1 => Just(u64::MAX)];
     prop::collection::vec(
         prop_oneof![
-            3 => (0..6usize, time()).prop_map(|(i, t)| Action::Arm(i, t)),
-            1 => (0..6usize).prop_map(Action::Disarm),
+            5 => (0..TIMEOUTS, time()).prop_map(|(i, t)| Action::Arm(i, t)),
+            2 => (0..TIMEOUTS).prop_map(Action::Disarm),
             1 => time().prop_map(Action::Pop),
         ],
-        0..60,
+        0..300,
     )
 }
 
@@ -182,31 +326,35 @@ proptest! {
     #[test]
     fn timeouts_expire_in_order(actions in actions()) {
         let queue = TimeoutQueue::new();
-        let timeouts: [_; 6] = core::array::from_fn(|_| Timeout::new(Expiry::Context));
-        // Deadline, order of arming, number.
-        let mut model: Vec<(u64, usize, usize)> = Vec::new();
-        for (turn, action) in actions.into_iter().enumerate() {
+        let timeouts: [_; TIMEOUTS] = core::array::from_fn(|_| Timeout::new(Expiry::Context));
+        let mut model = [None; TIMEOUTS];
+        for action in actions {
             match action {
                 Action::Arm(i, deadline) => {
                     queue.arm(&timeouts[i], deadline);
-                    model.retain(|t| t.2 != i);
-                    model.push((deadline, turn, i));
-                    model.sort();
+                    model[i] = Some(deadline);
                 }
                 Action::Disarm(i) => {
                     queue.disarm(&timeouts[i]);
-                    model.retain(|t| t.2 != i);
+                    model[i] = None;
                 }
                 Action::Pop(now) => {
-                    let first = model.first().filter(|t| t.0 <= now).map(|t| t.2);
-                    let expired = queue.pop_expired(now).map(Ref::address);
-                    prop_assert_eq!(expired, first.map(|i| &raw const timeouts[i] as u64));
-                    model.retain(|t| Some(t.2) != first);
+                    let first = model.iter().flatten().min().copied().filter(|&t| t <= now);
+                    let expired = queue.pop_expired(now).map(|expired| {
+                        let is = |t: &Timeout| &raw const *t as u64 == expired.address();
+                        timeouts.iter().position(is).unwrap()
+                    });
+                    prop_assert_eq!(expired.and_then(|i| model[i]), first);
+                    if let Some(i) = expired {
+                        model[i] = None;
+                    }
                 }
             }
-            prop_assert_eq!(queue.earliest(), model.first().map_or(u64::MAX, |t| t.0));
-            for (i, timeout) in timeouts.iter().enumerate() {
-                prop_assert_eq!(timeout.is_armed(), model.iter().any(|t| t.2 == i));
+            prop_assert_eq!(queue.check(), model.iter().flatten().count());
+            let earliest = model.iter().flatten().min();
+            prop_assert_eq!(queue.earliest(), earliest.copied().unwrap_or(u64::MAX));
+            for (timeout, deadline) in timeouts.iter().zip(model) {
+                prop_assert_eq!(timeout.is_armed().then(|| timeout.deadline()), deadline);
             }
         }
     }

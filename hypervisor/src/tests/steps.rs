@@ -4,7 +4,7 @@ use super::Running;
 use super::world::{Object, World, state};
 use crate::arch;
 use crate::context::State;
-use crate::domain::{self, Domain};
+use crate::domain::Domain;
 use crate::interrupt;
 use crate::mem;
 use crate::notification::Notification;

@@ -3,7 +3,7 @@
 use super::agreement::{Agreement, HEAD, nine};
 use super::model::running::Exit;
 use super::model::{Caller, Id, Model, Object};
-use super::world::{INSTRUCTION, RAM, Running, SLICE};
+use super::world::{self, INSTRUCTION, RAM, Running, SLICE};
 use crate::arch::vcpu::{CONTROLS, DEADLINE};
 use crate::arch::{self, LINES as HARDWARE};
 use crate::epoch;
@@ -15,6 +15,8 @@ use abi::syscall::Tag;
 use abi::vcpu::ExitKind;
 use abi::{Op, Rights, Status};
 use core::sync::atomic::Ordering;
+
+const TIME: u64 = world::TIME as u64;
 
 /// All rights.
 pub const ALL: u64 = Rights::all().bits() as u64;
@@ -408,8 +410,10 @@ pub mod own {
     pub const SPARE: u64 = 14;
     /// Portals of the exits of its vCPU.
     pub const EXITS: u64 = 15;
+    /// Time of both CPUs, up to priority 6.
+    pub const TIME: u64 = 26;
     /// The first that is free.
-    pub const FREE: u64 = 26;
+    pub const FREE: u64 = 27;
 }
 
 /// How a machine begins.
@@ -473,9 +477,10 @@ impl System {
         }
         self.must(
             Op::CreateSched,
-            &[1, d + SCHED, cpu, shape.priorities[i as usize]],
+            &[1, d + SCHED, cpu, shape.priorities[i as usize], 0, 0, TIME],
         );
-        self.must(Op::CreateSched, &[1, d + SPARE, cpu, 6, SLICE / 10, SLICE]);
+        let spare = [1, d + SPARE, cpu, 6, SLICE / 10, SLICE, TIME];
+        self.must(Op::CreateSched, &spare);
         self.must(
             Op::CreatePortal,
             &[1, d + PORTAL, d + SERVER, 70 + i as u64],
@@ -491,6 +496,7 @@ impl System {
         ] {
             self.must(Op::Delegate, &[d + from, d, to, ALL]);
         }
+        self.must(Op::Delegate, &[TIME, d, own::TIME, ALL, 3, 6]);
         let size = shape.frames * PAGE;
         self.must(
             Op::Delegate,
@@ -513,7 +519,7 @@ impl System {
             &[d, vcpu, d, guest, cpu, monitor, 0x10_2000, own::EXITS],
         );
         self.must(Op::BindKick, &[vcpu, d + place::NOTIFICATION]);
-        self.must(Op::CreateSched, &[1, sched, cpu, 4]);
+        self.must(Op::CreateSched, &[1, sched, cpu, 4, 0, 0, TIME]);
         self.must(Op::BindSched, &[sched, vcpu]);
     }
 }

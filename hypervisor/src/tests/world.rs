@@ -15,7 +15,7 @@ use crate::thread::Thread;
 use crate::vcpu::{self, Vcpu};
 use crate::{destroy, epoch, interrupt, ipc, logring, syscall};
 use abi::argument::{CodeAddress, PageAddress, Placement, StackAddress};
-use abi::cap::{Kind, MemoryKind};
+use abi::cap::{Kind, MemoryKind, TimeLimit};
 use abi::syscall::{SpaceKind, Tag, ThreadFlags};
 use abi::{Op, Rights, Selector, Status};
 use core::sync::atomic::Ordering;
@@ -44,6 +44,8 @@ pub const RAM: u32 = 3;
 pub const PORTS: u32 = 4;
 /// The log.
 pub const LOG: u32 = 5;
+/// The time of all CPUs.
+pub const TIME: u32 = 6;
 /// Interrupt line 0, and three more.
 pub const LINES: u32 = 8;
 /// How many lines those are.
@@ -186,6 +188,8 @@ impl World {
         let range = (DEVICE_BASE, 0x1_0000);
         install(DEVICE, Kind::Memory, rights, 0, range, device);
         let log = logring::object();
+        let limit = TimeLimit::ALL.pack();
+        install(TIME, Kind::Time, all, 0, (u64::MAX, limit), 0);
         install(LOG, Kind::Log, all, log.address(), (u64::MAX, 0), 0);
         for i in 0..LINE_COUNT {
             let line = interrupt::line(i).unwrap();
@@ -218,7 +222,9 @@ impl World {
             };
             let driver = create::make_thread(&slot::lock(), root, space, &start).unwrap();
             let header = Header::new(Kind::Sched, Some(root));
-            let sched = root.make(Sched::new(header, cpu, 127, 0, 0)).unwrap();
+            let sched = root
+                .make(Sched::new(header, cpu, TimeLimit::ALL, 0, 0))
+                .unwrap();
             world.on(cpu);
             crate::cpu::start(&world.cpu(cpu), sched, driver.context()).unwrap();
             driver.context.state.set(State::Idle);
@@ -338,7 +344,7 @@ impl World {
 
     /// `thread`, which runs, executes its system call again.
     pub fn again(&self, thread: Ref<Thread>) {
-        self.enter(&self.cpu(thread.context.cpu), thread);
+        self.enter(&self.cpu(thread.context.cpu()), thread);
     }
 
     /// `thread`, which runs, makes a system call with `words` words in its UTCB; the CPU goes no further.
@@ -348,7 +354,7 @@ impl World {
 
     /// As [`World::begin`], with any tag.
     pub fn begin_with(&self, thread: Ref<Thread>, tag: Tag, args: &[u64]) {
-        let cpu = self.on(thread.context.cpu);
+        let cpu = self.on(thread.context.cpu());
         thread.with_frame(|frame| {
             frame.set_tag(tag);
             for i in 0..9 {
@@ -361,7 +367,7 @@ impl World {
     /// `thread`, which runs, makes a system call, and its CPU goes on.
     pub fn does(&self, thread: Object<Thread>, op: Op, args: &[u64]) -> Running {
         self.begin(thread.object, op, 0, args);
-        self.run(thread.object.context.cpu)
+        self.run(thread.object.context.cpu())
     }
 
     /// What the last system call of `thread` returned.
@@ -448,6 +454,18 @@ impl World {
 
     /// A scheduling context, bound to nothing.
     pub fn sched(&self, cpu: u32, priority: u8, budget: u64, period: u64) -> Object<Sched> {
+        self.sched_of(TIME, cpu, priority, budget, period)
+    }
+
+    /// The same, made from the root's time at selector `time`.
+    pub fn sched_of(
+        &self,
+        time: u32,
+        cpu: u32,
+        priority: u8,
+        budget: u64,
+        period: u64,
+    ) -> Object<Sched> {
         let at = self.selector();
         let args = [
             DOMAIN as u64,
@@ -456,6 +474,7 @@ impl World {
             priority as u64,
             budget,
             period,
+            time as u64,
         ];
         self.root(Op::CreateSched, &args);
         self.object(at)

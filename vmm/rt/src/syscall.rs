@@ -1,13 +1,16 @@
 //! System calls: one function for each operation of [`abi::call`], which has their rights, conditions and errors. An argument that
 //! no word can say is `BadArgument` without a system call.
-use crate::arch;
+use crate::arch::{self, Registers};
+use crate::ipc::Utcb;
 use abi::argument::{Access, LogBytes, Number, PageAddress, Placement};
 use abi::call;
+use abi::cap::TimeLimit;
 use abi::operation::Operation;
 use abi::syscall::{
-    Caching, DelegateFlags, DoorbellKind, PowerAction, SpaceKind, ThreadFlags, TriggerMode,
+    Caching, DelegateFlags, DoorbellKind, MAX_WINDOWS, PowerAction, SpaceKind, ThreadFlags,
+    TriggerMode, WINDOW_WORDS,
 };
-use abi::{Badge, Rights, Selector, Status};
+use abi::{Badge, Rights, Selector, Status, Tag};
 
 pub use abi::LOG_CHUNK;
 pub use abi::call::Quota;
@@ -36,9 +39,18 @@ pub type Cpu = u32;
 
 /// Makes the system call that `operation` says, and returns its results.
 #[inline(always)]
-pub(crate) fn invoke<T: Operation>(operation: T) -> Result<T::Results> {
-    let r = arch::system_call(arch::Registers::new(&operation));
-    r.results::<T>()
+fn invoke<T: Operation>(operation: T) -> Result<T::Results> {
+    invoke_with(operation, 0)
+}
+
+/// As [`invoke`], with `words` words of the UTCB.
+#[inline(always)]
+fn invoke_with<T: Operation>(operation: T, words: u16) -> Result<T::Results> {
+    let r = Registers {
+        tag: Tag::new(T::OP, words).0,
+        ..Registers::new(&operation)
+    };
+    arch::system_call(r).results::<T>()
 }
 
 /// A number that an argument has the range of.
@@ -171,8 +183,14 @@ pub struct Time {
     pub period: u64,
 }
 
-/// Creates a scheduling context.
-pub fn create_sched(payer: Selector, dst: Selector, cpu: Cpu, time: Time) -> Result {
+/// Creates a scheduling context from the time that `source` names.
+pub fn create_sched(
+    payer: Selector,
+    dst: Selector,
+    source: Selector,
+    cpu: Cpu,
+    time: Time,
+) -> Result {
     invoke(call::CreateSched {
         payer: payer.into(),
         destination: dst.into(),
@@ -180,6 +198,7 @@ pub fn create_sched(payer: Selector, dst: Selector, cpu: Cpu, time: Time) -> Res
         priority: number(time.priority.into())?,
         budget: time.budget,
         period: time.period,
+        time: source.into(),
     })
 }
 
@@ -257,6 +276,22 @@ pub fn delegate_notification(
     })
 }
 
+/// Delegates time of the CPUs whose bits are set in `cpus`.
+pub fn delegate_time(
+    time: Selector,
+    domain: Selector,
+    dst: Selector,
+    rights: Rights,
+    cpus: u64,
+    limit: TimeLimit,
+) -> Result {
+    invoke(call::Delegate {
+        first: cpus,
+        second: limit.pack(),
+        ..whole(time, domain, dst, rights)
+    })
+}
+
 /// Gives a capability away.
 pub fn grant(capability: Selector, domain: Selector, dst: Selector) -> Result {
     invoke(call::Delegate {
@@ -322,6 +357,59 @@ pub fn bind_sched(sched: Selector, context: Selector) -> Result {
     invoke(call::BindSched {
         sched: sched.into(),
         context: context.into(),
+    })
+}
+
+/// Has overruns of a scheduling context signalled.
+pub fn bind_overrun(sched: Selector, notification: Selector) -> Result {
+    invoke(call::BindOverrun {
+        sched: sched.into(),
+        notification: notification.into(),
+    })
+}
+
+/// A window of a cyclic schedule.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Window {
+    /// Ticks from the start of the major frame.
+    pub start: u64,
+    /// Ticks.
+    pub length: u64,
+    /// Whose scheduling contexts run, 0 to [`abi::PARTITIONS`] − 1.
+    pub partition: u8,
+}
+
+/// Gives a CPU a cyclic schedule with a major frame of `frame` ticks; 0 and no window: none. The caller's `utcb` is
+/// overwritten.
+pub fn set_schedule(
+    utcb: &mut Utcb,
+    time: Selector,
+    cpu: Cpu,
+    frame: u64,
+    windows: &[Window],
+) -> Result {
+    if windows.len() > MAX_WINDOWS {
+        return Err(Status::BadArgument);
+    }
+    for (i, window) in windows.iter().enumerate() {
+        let words = [window.start, window.length, window.partition.into()];
+        for (n, word) in words.into_iter().enumerate() {
+            utcb.write(i * WINDOW_WORDS + n, word);
+        }
+    }
+    let words = windows.len() * WINDOW_WORDS;
+    let time = time.into();
+    invoke_with(call::SetSchedule { time, cpu, frame }, words as u16)
+}
+
+/// Moves a thread or vCPU to another CPU, where `time` allows what its scheduling context has. `portals`: where a vCPU's exits
+/// go there.
+pub fn migrate(context: Selector, cpu: Cpu, time: Selector, portals: Selector) -> Result {
+    invoke(call::Migrate {
+        context: context.into(),
+        cpu,
+        time: time.into(),
+        portals,
     })
 }
 

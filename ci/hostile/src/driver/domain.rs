@@ -6,7 +6,8 @@ use crate::calls::table;
 use crate::monitor;
 use crate::place::{self, AREA, Control};
 use crate::random::{Random, mix};
-use abi::boot::{ROOT_DOMAIN, ROOT_FREE, ROOT_INTERRUPTS, ROOT_LOG, ROOT_PORTS};
+use abi::boot::{ROOT_DOMAIN, ROOT_FREE, ROOT_INTERRUPTS, ROOT_LOG, ROOT_PORTS, ROOT_TIME};
+use abi::cap::TimeLimit;
 use abi::syscall::{SpaceKind, ThreadFlags};
 use abi::vcpu::EXIT_KINDS;
 use abi::{Badge, Rights, Selector, Tag};
@@ -188,7 +189,7 @@ impl Driver {
             let _ = self.make_vcpu(v);
         }
         let time = self.time();
-        let _ = syscall::create_sched(domain, v.at(own::SPARE_SCHED), 0, time);
+        let _ = syscall::create_sched(domain, v.at(own::SPARE_SCHED), ROOT_TIME, 0, time);
         self.give(v);
         Ok(())
     }
@@ -264,7 +265,7 @@ impl Driver {
             if !v.handles(t) {
                 let cpu = v.cpu(t, self.cpus);
                 let time = self.time();
-                syscall::create_sched(domain, v.at(own::SCHEDS + n), cpu, time)?;
+                syscall::create_sched(domain, v.at(own::SCHEDS + n), ROOT_TIME, cpu, time)?;
             }
         }
         Ok(())
@@ -310,7 +311,7 @@ impl Driver {
             let _ = syscall::bind_kick(v.at(own::VCPU), v.at(own::NOTIFICATION));
         }
         let time = self.time();
-        syscall::create_sched(domain, v.at(own::VCPU_SCHED), cpu, time)
+        syscall::create_sched(domain, v.at(own::VCPU_SCHED), ROOT_TIME, cpu, time)
     }
 
     /// Fills the domain's table. What is missing is missing.
@@ -351,6 +352,14 @@ impl Driver {
                 );
             }
         }
+        // Not the right to set schedules: nobody else would run any more.
+        let create = Rights::CREATE | Rights::DELEGATE;
+        let limit = TimeLimit {
+            priority: table::HIGHEST,
+            partition: random.below(3) as u8,
+        };
+        let to = Selector(table::TIME as u32);
+        let _ = syscall::delegate_time(ROOT_TIME, domain, to, create, u64::MAX, limit);
         for i in 0..2 {
             let (from, to) = (
                 v.at(own::NOTIFICATION + i),

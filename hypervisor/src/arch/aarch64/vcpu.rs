@@ -528,7 +528,7 @@ impl VcpuArch {
         });
     }
 
-    /// Takes the vCPU off this CPU, before it ends.
+    /// Takes the vCPU off this CPU, before it ends or goes to another one.
     pub fn leave_cpu(&mut self, cpu: &Cpu) {
         self.suspend();
         if let Some(loaded) = cpu.arch.guest.get()

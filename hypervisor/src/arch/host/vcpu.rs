@@ -65,7 +65,7 @@ pub struct VcpuArch {
     /// Bytes of writes that the guest went on after.
     pub skipped: u64,
     /// Whether it holds registers of the CPU.
-    resident: bool,
+    pub resident: bool,
 }
 
 impl VcpuArch {

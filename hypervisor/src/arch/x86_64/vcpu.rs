@@ -158,8 +158,9 @@ impl VcpuArch {
         false
     }
 
-    /// Takes the vCPU off this CPU, before it ends.
+    /// Takes the vCPU off this CPU, before it ends or goes to another one.
     pub fn leave_cpu(&mut self, cpu: &Cpu) {
+        self.tag = GuestTag::default();
         cpu.arch.virt.with_mut(|virt| self.inner.leave_cpu(virt));
     }
 }

@@ -48,23 +48,33 @@ impl Model {
             let first = match cap.kind {
                 Kind::Memory => cap.second == RAM_SIZE,
                 Kind::Domain => cap.object == Some(0),
+                Kind::Time => (cap.first, cap.second) == (u64::MAX, 127),
                 kind => matches!(kind, Kind::Null | Kind::Interrupt),
             };
             assert!(cap.origin || first, "{at:?} comes from nowhere");
             return;
         };
         let parent = &self.caps[&from];
-        let inside =
-            cap.first >= parent.first && cap.first + cap.second <= parent.first + parent.second;
         match (cap.kind, parent.kind) {
             (Kind::Mapping, Kind::Memory) => return,
-            (Kind::Memory, Kind::Memory) => assert!(inside, "{at:?} is more than {from:?}"),
+            (Kind::Memory, Kind::Memory) => {
+                let (end, last) = (cap.first + cap.second, parent.first + parent.second);
+                let inside = cap.first >= parent.first && end <= last;
+                assert!(inside, "{at:?} is more than {from:?}");
+            }
             (Kind::Notification, Kind::Notification) => {
                 assert_eq!(
                     cap.first & !parent.first,
                     0,
                     "{at:?} signals more than {from:?}"
                 );
+            }
+            (Kind::Time, Kind::Time) => {
+                let [(priority, partition), (most, of)] =
+                    [cap, parent].map(|cap| (cap.second & 0xff, cap.second >> 8));
+                let inside = cap.first & !parent.first == 0 && priority <= most;
+                let inside = inside && (of == 0 || partition == of);
+                assert!(inside, "{at:?} is more than {from:?}");
             }
             (kind, of) => assert_eq!(kind, of),
         }

@@ -30,7 +30,7 @@ pub const CELLS: u64 = (PAGE - 8) / CELL;
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Cap {
     pub kind: Kind,
-    /// The object, of a mapping the space; memory has none.
+    /// The object, of a mapping the space; memory and time have none.
     pub object: Option<Id>,
     pub rights: Rights,
     pub first: u64,
@@ -310,8 +310,13 @@ impl Model {
                 if priority > 127 || budget > period || (budget == 0) != (period == 0) {
                     return Err(Status::BadArgument);
                 }
+                let limit = self.limit(caller, args[6], cpu)?;
+                if priority > limit & 0xff {
+                    return Err(Status::Denied);
+                }
                 self.take_cell(payer)?;
-                let sched = Sched::new(cpu, priority as u8, budget, period);
+                let partition = (limit >> 8) as u8;
+                let sched = Sched::new(cpu, priority as u8, partition, budget, period);
                 (Object::Sched(sched), Kind::Sched)
             }
             Op::CreatePortal => {
@@ -335,6 +340,17 @@ impl Model {
         };
         self.add(object, Some(payer), kind, Some(at));
         Ok(())
+    }
+
+    /// What the time at selector `time` allows to create on `cpu`: the priority in bits 0 to 7, the partition above.
+    pub(super) fn limit(&self, caller: Id, time: u64, cpu: u32) -> Result<u64, Status> {
+        let at = (caller, selector(time)?);
+        let cap = self.caps.get(&at).filter(|cap| cap.kind == Kind::Time);
+        let cap = cap.ok_or(Status::BadCapability)?;
+        if !cap.rights.contains(Rights::CREATE) || cap.first >> cpu & 1 == 0 {
+            return Err(Status::Denied);
+        }
+        Ok(cap.second)
     }
 
     fn new_domain(&mut self, caller: Id, payer: Id, args: &[u64; 9]) -> Result<Object, Status> {
@@ -481,6 +497,17 @@ impl Model {
             }
             Kind::Notification if args[4] & !cap.first != 0 => return Err(Status::Denied),
             Kind::Notification => (args[4], 0),
+            Kind::Time => {
+                let (priority, partition) = (args[5] & 0xff, args[5] >> 8);
+                if priority > 127 || partition > 7 {
+                    return Err(Status::BadArgument);
+                }
+                let moves = cap.second >> 8 != 0 && partition != cap.second >> 8;
+                if args[4] & !cap.first != 0 || priority > cap.second & 0xff || moves {
+                    return Err(Status::Denied);
+                }
+                (args[4], args[5])
+            }
             _ => (cap.first, cap.second),
         };
         let parent = Some(from);

@@ -85,6 +85,8 @@ pub struct Vcpu {
 pub struct Sched {
     pub cpu: u32,
     pub priority: u8,
+    /// Whose turn it is among equals; there are no schedules here.
+    pub(super) partition: u8,
     pub(super) budget: u64,
     pub(super) period: u64,
     pub(super) left: u64,
@@ -165,10 +167,11 @@ impl Vcpu {
 }
 
 impl Sched {
-    pub fn new(cpu: u32, priority: u8, budget: u64, period: u64) -> Sched {
+    pub fn new(cpu: u32, priority: u8, partition: u8, budget: u64, period: u64) -> Sched {
         Sched {
             cpu,
             priority,
+            partition,
             budget,
             period,
             left: if budget == 0 { SLICE } else { budget },

@@ -228,7 +228,10 @@ impl Model {
             if other_priority > priority {
                 return Err(format!("CPU {cpu} runs {id}, and {other} comes first"));
             }
+            // In another partition somebody else's turn may have come since.
+            let is_beside = self.sched(other).partition == self.sched(id).partition;
             if other_priority == priority
+                && is_beside
                 && self.sched(other).preempted
                 && !self.sched(id).preempted
             {

@@ -40,6 +40,8 @@ pub struct Resources {
     pub log: Selector,
     /// The first of [`SELECTORS`] empty selectors.
     pub selectors: Selector,
+    /// Time that a scheduling context for the program can be made from.
+    pub time_source: Selector,
     /// The program's time.
     pub time: Time,
 }
@@ -167,7 +169,13 @@ impl Server {
             flags: ThreadFlags::FOREIGN,
         };
         syscall::create_thread(domain, thread, &parameters)?;
-        syscall::create_sched(domain, sched, resources.cpu, resources.time)?;
+        syscall::create_sched(
+            domain,
+            sched,
+            resources.time_source,
+            resources.cpu,
+            resources.time,
+        )?;
         syscall::bind_sched(sched, thread)?;
         Ok(Server {
             domain,

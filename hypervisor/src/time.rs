@@ -1,0 +1,115 @@
+//! System calls about time: scheduling contexts, what they are made from and bound to, schedules, migration.
+
+use crate::cell::Ref;
+use crate::cpu::{self, Cpu};
+use crate::create::{check_cpu, publish, target};
+use crate::cyclic::Frame;
+use crate::domain::Domain;
+use crate::object::Header;
+use crate::sched::Sched;
+use crate::slot::Tree;
+use crate::space::Progress;
+use crate::sync::atomic::Ordering;
+use crate::thread::Thread;
+use crate::{migrate, overrun};
+use abi::argument::Cap;
+use abi::cap::{Kind, TimeLimit};
+use abi::utcb::WORDS;
+use abi::{Status, call, kind};
+
+/// What `time` allows on `cpu`.
+fn limit<const RIGHTS: u16>(
+    _tree: &Tree,
+    caller: &Domain,
+    time: Cap<kind::Time, RIGHTS>,
+    cpu: u32,
+) -> Result<TimeLimit, Status> {
+    let slot = caller.holder(time)?;
+    if slot.first.load(Ordering::Relaxed) >> cpu & 1 == 0 {
+        return Err(Status::Denied);
+    }
+    TimeLimit::unpack(slot.second.load(Ordering::Relaxed)).ok_or(Status::Denied)
+}
+
+/// [`abi::Op::CreateSched`].
+pub fn sched(tree: &Tree, caller: &Domain, call: &call::CreateSched) -> Result<(), Status> {
+    let (payer, slot) = target(tree, caller, call.payer, call.destination)?;
+    let cpu = check_cpu(call.cpu)?;
+    let priority = call.priority.get() as u8;
+    let (budget, period) = (call.budget, call.period);
+    if budget > period || (budget == 0) != (period == 0) {
+        return Err(Status::BadArgument);
+    }
+    let most = limit(tree, caller, call.time, cpu)?;
+    let limit = TimeLimit { priority, ..most };
+    if !most.includes(limit) {
+        return Err(Status::Denied);
+    }
+    let header = Header::new(Kind::Sched, Some(payer));
+    let sched = Sched::new(header, cpu, limit, budget, period);
+    publish(tree, slot, payer.make(sched)?);
+    Ok(())
+}
+
+/// [`abi::Op::SetSchedule`].
+pub fn set_schedule(
+    tree: &Tree,
+    thread: Ref<Thread>,
+    call: &call::SetSchedule,
+) -> Result<(), Status> {
+    let cpu = check_cpu(call.cpu)?;
+    let words = thread.with_frame(|frame| frame.tag().utcb_words());
+    let head = abi::PAGE_SIZE / 8 - WORDS;
+    let frame = Frame::new(call.frame, words, |i| thread.utcb.read(head + i))?;
+    let limit = limit(tree, &thread.domain, call.time, cpu)?;
+    if limit.partition != 0 {
+        return Err(Status::Denied);
+    }
+    let cpu = cpu::by_index(cpu);
+    cpu.cyclic.propose(frame);
+    cpu.interrupt();
+    Ok(())
+}
+
+/// [`abi::Op::BindSched`]. What is bound under the lock is found when either ends.
+pub fn bind_sched(
+    cpu: &Cpu,
+    _tree: &Tree,
+    caller: &Domain,
+    call: &call::BindSched,
+) -> Result<(), Status> {
+    let sched = caller.object(call.sched)?;
+    let context = caller.context(call.context)?;
+    if sched.cpu() != context.cpu() {
+        return Err(Status::WrongCpu);
+    }
+    cpu::start(cpu, sched, context)
+}
+
+/// [`abi::Op::BindOverrun`]. What is bound under the lock is found when either ends.
+pub fn bind_overrun(_tree: &Tree, caller: &Domain, call: &call::BindOverrun) -> Result<(), Status> {
+    let sched = caller.object(call.sched)?;
+    let (notification, bits) = caller.signal_target(call.notification)?;
+    overrun::bind(sched, notification, bits)
+}
+
+/// [`abi::Op::Migrate`]; `asked`: by an earlier run of this system call.
+pub fn migrate(
+    tree: &Tree,
+    caller: &Domain,
+    call: &call::Migrate,
+    asked: bool,
+) -> Result<Progress, Status> {
+    let context = caller.context(call.context)?;
+    if asked {
+        return migrate::answer(context, call.cpu);
+    }
+    let to = check_cpu(call.cpu)?;
+    let request = migrate::Request {
+        to,
+        limit: limit(tree, caller, call.time, to)?,
+        exit_base: call.portals,
+    };
+    migrate::ask(tree, context, request)?;
+    Ok(Progress::Again)
+}
