@@ -1,4 +1,4 @@
-//! Format and lints of all sources, for the host and for bare metal.
+//! Format and lints of all sources, for the host and for bare metal; and whether the kernel's can still be broken.
 
 use std::process::Command;
 
@@ -6,6 +6,7 @@ use bulkhead::artifacts::{KERNEL, MEASURED_KERNEL, TRIAL, USER};
 use bulkhead::toolchain::{Compiler, Toolchain, host_cargo};
 use bulkhead::{apt, child, workspace};
 use configs::Architecture;
+use mutations::MUTATIONS;
 
 fn run(what: &str, mut command: Command) {
     eprintln!("{what} ...");
@@ -74,4 +75,14 @@ fn lints_on_x86_64() {
 #[test]
 fn lints_on_arm64() {
     lints_on_bare_metal(Architecture::Arm64);
+}
+
+/// They are tried by hand only (`cargo run -p mutate`).
+#[test]
+fn mutations_are_of_lines_that_are_there() {
+    let kernel = workspace::root().join("hypervisor/src");
+    for mutation in MUTATIONS {
+        let text = std::fs::read_to_string(kernel.join(mutation.file)).unwrap();
+        assert!(mutation.apply(&text).is_some(), "{}", mutation.name);
+    }
 }

@@ -51,12 +51,9 @@ fn can_enter(cpu: &Cpu, caller: Ref<Context>, handler: Ref<Thread>) -> bool {
         && (caller.depth.get() as usize) < MAX_CALL_DEPTH
 }
 
-/// Begins a call or reply of `thread`: words in the UTCB and capabilities of its message.
-fn begin(thread: Ref<Thread>) -> Result<(usize, usize), Status> {
-    let tag = thread.with_frame(|frame| {
-        frame.scrub();
-        frame.tag()
-    });
+/// Words in the UTCB and capabilities of the message of `thread`.
+fn lengths(thread: Ref<Thread>) -> Result<(usize, usize), Status> {
+    let tag = thread.with_frame(|frame| frame.tag());
     let (words, items) = (tag.utcb_words(), tag.items());
     if items > ITEMS || words > Item::words_beside(items) {
         return Err(Status::BadArgument);
@@ -111,8 +108,8 @@ fn run_chain(cpu: &Cpu) {
 
 /// System call [`abi::Op::Call`].
 pub fn call(cpu: &Cpu, thread: Ref<Thread>, call: &call::Call) -> Result<(), Status> {
-    let (words, items) = begin(thread)?;
-    let portal = thread.domain.object(call.portal.0)?;
+    let (words, items) = lengths(thread)?;
+    let portal = thread.domain.object(call.portal)?;
     if items > 0
         && let Some(handler) = portal.handler()
         && can_enter(cpu, thread.context(), handler)
@@ -142,7 +139,7 @@ pub fn call(cpu: &Cpu, thread: Ref<Thread>, call: &call::Call) -> Result<(), Sta
 
 /// System call [`abi::Op::ReplyWait`].
 pub fn reply_wait(cpu: &Cpu, thread: Ref<Thread>, reply: &call::ReplyWait) -> Result<(), Status> {
-    let (words, items) = begin(thread)?;
+    let (words, items) = lengths(thread)?;
     if items > 0 {
         let client = thread.caller.get().and_then(|caller| caller.as_thread());
         let client = client.filter(|client| !client.in_exception.get());

@@ -118,6 +118,19 @@ pub unsafe fn init(base: HostPhys, size: u64) {
     POOL_BASE.store(start, Ordering::Relaxed);
 }
 
+/// The pool as after [`init`]: clears what was taken since. Whoever had it is gone.
+#[cfg(test)]
+pub fn reset() {
+    let mut pool = POOL.lock();
+    let start = base();
+    let used = (pool.untouched - start) as usize;
+    // SAFETY: that part of the pool is mapped, and nobody's any more.
+    unsafe { core::ptr::write_bytes(start as *mut u8, 0, used) };
+    pool.head = 0;
+    pool.untouched = start;
+    pool.free = (pool.end - start) / PAGE;
+}
+
 /// Kernel address at which the pool starts.
 pub fn base() -> u64 {
     POOL_BASE.load(Ordering::Relaxed)

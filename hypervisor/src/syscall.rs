@@ -48,7 +48,7 @@ pub fn dispatch(cpu: &Cpu, thread: Ref<Thread>, syndrome: u64) {
     latency::is(Path::SystemCall(tag.op()));
     let outcome = match Op::from_code(tag.op()) {
         None => Outcome::Return(Err(Status::BadOperation)),
-        Some(_) if tag.has_reserved() => Outcome::Return(Err(Status::BadArgument)),
+        Some(op) if tag.has_reserved() => refuse(thread, op),
         Some(op) => execute(cpu, thread, op, &words),
     };
     match outcome {
@@ -65,13 +65,37 @@ pub fn dispatch(cpu: &Cpu, thread: Ref<Thread>, syndrome: u64) {
     }
 }
 
+/// The tag of a call of a known operation is not in order.
+#[cold]
+fn refuse(thread: Ref<Thread>, op: Op) -> Outcome {
+    let outcome = Outcome::Return(Err(Status::BadArgument));
+    match op {
+        Op::Call | Op::ReplyWait => scrubbed(thread, outcome),
+        _ => outcome,
+    }
+}
+
+/// What does not preserve all registers returns at once: it scrubs those all the same.
+fn scrubbed(thread: Ref<Thread>, outcome: Outcome) -> Outcome {
+    if let Outcome::Return(_) = outcome {
+        thread.with_frame(Frame::scrub);
+    }
+    outcome
+}
+
 fn execute(cpu: &Cpu, thread: Ref<Thread>, op: Op, words: &Words) -> Outcome {
     let domain = &*thread.domain;
     let args = Args { op, words };
     match op {
-        Op::Call => args.then(|call| written(ipc::call(cpu, thread, &call))),
-        Op::ReplyWait => args.then(|call| written(ipc::reply_wait(cpu, thread, &call))),
-        Op::Signal => args.at_once(|call| signal(cpu, domain, &call)),
+        Op::Call => scrubbed(
+            thread,
+            args.then(|call| written(ipc::call(cpu, thread, &call))),
+        ),
+        Op::ReplyWait => scrubbed(
+            thread,
+            args.then(|call| written(ipc::reply_wait(cpu, thread, &call))),
+        ),
+        Op::Signal => args.at_once(|call| signal(cpu, domain, call)),
         Op::Wait => args.then(|call| wait(cpu, thread, &call)),
         Op::Yield => args.at_once(|call::Yield {}| {
             cpu.yielded.set(true);
@@ -165,7 +189,7 @@ fn written(result: Result<(), Status>) -> Outcome {
     }
 }
 
-fn signal(cpu: &Cpu, domain: &Domain, call: &call::Signal) -> Result<(), Status> {
+fn signal(cpu: &Cpu, domain: &Domain, call: call::Signal) -> Result<(), Status> {
     let (notification, bits) = domain.signal_target(call.notification)?;
     notification::signal(cpu, notification, bits);
     Ok(())

@@ -16,6 +16,10 @@ use crate::{progress, trial, workspace};
 /// The benchmark takes a second; emulators on a busy machine are slow.
 const LIMIT: Duration = Duration::from_secs(180);
 
+/// Sizes of the machines that it runs on: on each it has as many pairs of client and server as there are CPUs, and measures
+/// the rest on the first one.
+const CPUS: [u32; 3] = [1, 2, 4];
+
 /// One row: counter ticks, the cost of reading the counter subtracted.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct Row {
@@ -90,45 +94,50 @@ impl Report {
     pub fn table(&self, unit: &str) -> String {
         let mut out = String::new();
         let heads = ["min", "median", "p99", "max", "first"];
-        let _ = write!(out, "{:<28}", unit);
+        let _ = write!(out, "{:<36}", unit);
         for head in heads {
             let _ = write!(out, "{head:>9}");
         }
         out.push('\n');
         for row in &self.rows {
-            let _ = write!(out, "{:<28}", row.name);
+            let _ = write!(out, "{:<36}", row.name);
             for value in [row.min, row.median, row.p99, row.max, row.first] {
                 let _ = write!(out, "{value:>9}");
             }
             out.push('\n');
         }
         for (name, why) in &self.unavailable {
-            let _ = writeln!(out, "{name:<28} unavailable: {why}");
+            let _ = writeln!(out, "{name:<36} unavailable: {why}");
         }
         out
     }
 }
 
-/// Runs the benchmark on a machine.
+/// Runs the benchmark on machines of a kind.
 pub fn measure(kind: Kind) -> Result<Report> {
     machine::prepare(kind)?;
     let image = trial::image(kind.architecture(), BENCHMARK, &[])?;
-    let machine = Machine::usual(kind.architecture(), trial::MEMORY, 1);
-    let settings = Settings {
-        count_instructions: kind != Kind::Bochs,
-        ..Settings::new(machine)
-    };
-    let what = "Measuring";
-    let _step = progress::step(what);
-    let mut dialogue = Dialogue::new(machine::start(kind, &image, &settings)?);
-    let end = dialogue.expect("(?m)^bench: end", LIMIT);
-    end.with_context(|| {
-        format!(
-            "the benchmark did not end; it printed:\n{}",
-            dialogue.transcript()
-        )
-    })?;
-    Report::parse(&dialogue.transcript())
+    let mut all = Report::default();
+    for cpus in CPUS {
+        let machine = Machine::usual(kind.architecture(), trial::MEMORY, cpus);
+        let settings = Settings {
+            count_instructions: kind != Kind::Bochs,
+            ..Settings::new(machine)
+        };
+        let _step = progress::step(&format!("Measuring with {cpus} CPUs"));
+        let mut dialogue = Dialogue::new(machine::start(kind, &image, &settings)?);
+        let end = dialogue.expect("(?m)^bench: end", LIMIT);
+        end.with_context(|| {
+            format!(
+                "the benchmark did not end; it printed:\n{}",
+                dialogue.transcript()
+            )
+        })?;
+        let report = Report::parse(&dialogue.transcript())?;
+        all.rows.extend(report.rows);
+        all.unavailable.extend(report.unavailable);
+    }
+    Ok(all)
 }
 
 /// Appends one line of JSON to `file`.
@@ -164,7 +173,7 @@ pub fn run(kind: Kind, json: Option<&Path>) -> Result<()> {
     print!("{}", report.table("instructions"));
     println!(
         "Every instruction counts one, whatever it costs on silicon; the cost of reading the counter is \
-         subtracted."
+         subtracted. In rows of `throughput` all CPUs do the same at the same time; figures are those of one operation."
     );
     match json {
         Some(file) => append_json(file, kind, &report),

@@ -103,8 +103,9 @@ pub struct Image {
 pub struct Settings {
     /// Board, RAM and CPUs.
     pub machine: Machine,
-    /// Make time the count of instructions: QEMU only, one CPU only; Bochs always counts. One tick of the
-    /// machine's counter is one instruction.
+    /// Make time the count of instructions: QEMU only; Bochs always counts. One tick of the machine's counter is one
+    /// instruction: on QEMU one of any CPU, and CPUs take turns, for a million instructions or until one waits or executes
+    /// PAUSE or YIELD; on Bochs one of each CPU, and all go on side by side, in steps of a few instructions.
     pub count_instructions: bool,
     /// Whether the CPU has a virtualisation extension (QEMU only): without one an x86 machine has no VMs, and
     /// the hypervisor cannot run on Arm.

@@ -1,6 +1,7 @@
 //! Samples and what is said of them.
 
 use abi::boot::ROOT_LOG;
+use core::fmt::Display;
 use rt::arch::counter;
 
 /// Samples per row.
@@ -63,7 +64,7 @@ pub fn measure(mut action: impl FnMut()) -> Row {
 }
 
 /// Prints a row.
-pub fn print(name: &str, row: &Row) {
+pub fn print(name: impl Display, row: &Row) {
     let Row {
         min,
         median,
@@ -79,6 +80,6 @@ pub fn print(name: &str, row: &Row) {
 }
 
 /// Says why a row is missing.
-pub fn unavailable(name: &str, why: &str) {
+pub fn unavailable(name: impl Display, why: &str) {
     rt::log::line(ROOT_LOG, "bench", format_args!("{name} unavailable: {why}"));
 }

@@ -7,7 +7,7 @@ use crate::place::AREA;
 use crate::random::{Random, mix};
 use abi::boot::{BootInfo, ROOT_DOMAIN, ROOT_FREE, ROOT_LOG, ROOT_SPACE, ROOT_TIME};
 use abi::bundle::Head;
-use abi::{Op, Rights, Selector, Tag};
+use abi::{Op, Rights, Selector, Status, Tag};
 use core::fmt;
 use core::sync::atomic::{AtomicU64, Ordering};
 use domain::{AREAS, SELECTORS, Victim, own};
@@ -202,15 +202,24 @@ impl Driver {
             self.clear(v);
         }
         self.step(round, 6);
-        let answer = call_portal(Registers {
-            tag: Tag::new(Op::Call, 0).0,
-            first: ECHO.0.into(),
-            words: [round, 1, 2, 3, 4, 5, 6, 7],
-        });
+        let call = |portal: u64| {
+            call_portal(Registers {
+                tag: Tag::new(Op::Call, 0).0,
+                first: portal,
+                words: [round, 1, 2, 3, 4, 5, 6, 7],
+            })
+        };
+        let answer = call(ECHO.0.into());
         if answer.tag != 0 || answer.words != [round, 1, 2, 3, 4, 5, 6, 7] {
             fail(format_args!(
                 "the driver's own call was answered with {answer:x?}"
             ));
+        }
+        // The fast path looks at the whole register, too.
+        let refused = Tag(call(1 << 32 | u64::from(ECHO.0)).tag).status();
+        if refused != Status::BadArgument {
+            let name = refused.name();
+            fail(format_args!("a call of a selector of 33 bits: {name}"));
         }
         let after = must("quota", syscall::quota(ROOT_DOMAIN));
         if before != after {

@@ -4,8 +4,6 @@
 //! `cargo run -p mutate [WORD ...]`: all mutations, or those whose names contain one of the words. The exit status is 0 if
 //! all were caught. It takes about a minute for each; the copy and its builds are in `target/mutate`.
 
-mod mutations;
-
 use anyhow::{Context, Result, bail};
 use mutations::{MUTATIONS, Mutation};
 use std::fs;
@@ -31,23 +29,23 @@ fn main() -> Result<ExitCode> {
     let chosen = |m: &&Mutation| words.is_empty() || words.iter().any(|w| m.name.contains(w));
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     let copy = Copy::new(&root)?;
-    for mutation in MUTATIONS {
-        copy.source(mutation)?;
-    }
     if let Some(test) = copy.failing_test()? {
         bail!("without any mutation, the tests fail: {test}");
     }
     let (mut caught, mut missed) = (0, 0);
     for mutation in MUTATIONS.iter().filter(chosen) {
-        let result = copy.with(mutation, || copy.failing_test())?;
-        match result {
-            Some(test) => {
+        match copy.with(mutation, || copy.failing_test()) {
+            Ok(Some(test)) => {
                 caught += 1;
                 println!("caught  {} ({}): {test}", mutation.name, mutation.file);
             }
-            None => {
+            Ok(None) => {
                 missed += 1;
                 println!("MISSED  {} ({})", mutation.name, mutation.file);
+            }
+            Err(error) => {
+                missed += 1;
+                println!("UNTRIED {} ({}): {error:#}", mutation.name, mutation.file);
             }
         }
     }
@@ -71,22 +69,13 @@ impl Copy {
 
     /// Does `work` while the mutation is in the tree.
     fn with<T>(&self, mutation: &Mutation, work: impl FnOnce() -> Result<T>) -> Result<T> {
-        let (path, text) = self.source(mutation)?;
-        fs::write(&path, text.replace(mutation.line, mutation.instead))?;
-        let result = work().with_context(|| mutation.name.to_owned());
-        fs::write(&path, text)?;
-        result
-    }
-
-    /// The file that the mutation is for, and its text, which has the mutation's line once.
-    fn source(&self, mutation: &Mutation) -> Result<(PathBuf, String)> {
         let path = self.tree.join("hypervisor/src").join(mutation.file);
         let text = fs::read_to_string(&path)?;
-        let places = text.matches(mutation.line).count();
-        if places != 1 {
-            bail!("{}: its line is there {places} times", mutation.name);
-        }
-        Ok((path, text))
+        let broken = mutation.apply(&text).context("its line is not there once");
+        fs::write(&path, broken?)?;
+        let result = work();
+        fs::write(&path, text)?;
+        result
     }
 
     /// The first test that fails, if one does.

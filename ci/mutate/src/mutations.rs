@@ -1,4 +1,5 @@
 //! What is broken.
+#![forbid(unsafe_code)]
 
 /// A line of the kernel, and what is there instead.
 pub struct Mutation {
@@ -12,6 +13,13 @@ pub struct Mutation {
     pub instead: &'static str,
 }
 
+impl Mutation {
+    /// The file's text with the mutation in it; `None` if that does not have the line once.
+    pub fn apply(&self, text: &str) -> Option<String> {
+        (text.matches(self.line).count() == 1).then(|| text.replace(self.line, self.instead))
+    }
+}
+
 /// All of them.
 pub const MUTATIONS: &[Mutation] = &[
     // Authority.
@@ -23,15 +31,15 @@ pub const MUTATIONS: &[Mutation] = &[
     },
     Mutation {
         name: "a delegation adds rights",
-        file: "create.rs",
+        file: "delegate.rs",
         line: "rights.ok_or(Status::BadArgument)? & word.rights()",
         instead: "rights.ok_or(Status::BadArgument)?",
     },
     Mutation {
         name: "a badge is compared with the wrong mask",
-        file: "create.rs",
-        line: "Kind::Notification if args[4] & !first != 0",
-        instead: "Kind::Notification if args[4] & first == 0",
+        file: "delegate.rs",
+        line: "Kind::Notification if from & !first != 0",
+        instead: "Kind::Notification if from & first == 0",
     },
     Mutation {
         name: "a signal has bits that its badge has not",
@@ -53,7 +61,7 @@ pub const MUTATIONS: &[Mutation] = &[
     },
     Mutation {
         name: "a part of memory reaches a page too far",
-        file: "create.rs",
+        file: "delegate.rs",
         line: ".is_some_and(|end| end <= second);",
         instead: ".is_some_and(|end| end <= second + 0x1000);",
     },
@@ -73,27 +81,27 @@ pub const MUTATIONS: &[Mutation] = &[
     Mutation {
         name: "revocation forgets grandchildren",
         file: "destroy.rs",
-        line: "grandchild.link_under(&tree, &slot);",
+        line: "grandchild.link_under(tree, &slot);",
         instead: "let _ = &slot;",
     },
     Mutation {
         name: "portals keep a handler that has ended",
         file: "destroy.rs",
-        line: "portal::unbind_all(thread);",
-        instead: "let _ = thread;",
+        line: "if portal::unbind_some(thread) == Progress::Again {",
+        instead: "if thread.is_busy() && portal::unbind_some(thread) == Progress::Again {",
     },
     Mutation {
         name: "a space ends that is used",
         file: "destroy.rs",
-        line: ".load(Ordering::Acquire)\n                != 0",
-        instead: ".load(Ordering::Acquire)\n                == u32::MAX",
+        line: "Kind::Space => object::downcast::<Space>(object)?.user(tree).is_some(),",
+        instead: "Kind::Space => false,",
     },
     // Quotas.
     Mutation {
         name: "a quota is a page larger than it says",
         file: "domain.rs",
-        line: "filter(|&sum| sum <= limit)",
-        instead: "filter(|&sum| sum <= limit + 1)",
+        line: "free.checked_sub(pages)",
+        instead: "(free + 1).checked_sub(pages).map(|free| free.saturating_sub(1))",
     },
     Mutation {
         name: "the end of a domain does not return its quota",
@@ -154,8 +162,8 @@ pub const MUTATIONS: &[Mutation] = &[
     Mutation {
         name: "calls nest without end",
         file: "ipc.rs",
-        line: "handler.context.depth.set(depth);",
-        instead: "handler.context.depth.set(depth.min(1));",
+        line: "handler.context.depth.set(caller.depth.get() + 1);",
+        instead: "handler.context.depth.set(1);",
     },
     Mutation {
         name: "a caller is not told that its server has ended",
@@ -166,8 +174,8 @@ pub const MUTATIONS: &[Mutation] = &[
     Mutation {
         name: "a call that would wait for itself waits",
         file: "ipc.rs",
-        line: "if waits_for(handler.context(), caller) {",
-        instead: "if handler.context() == caller {",
+        line: "_ if waits_for(handler.context(), caller) =>",
+        instead: "_ if handler.context() == caller =>",
     },
     Mutation {
         name: "a handler serves a client that has ended",
@@ -178,8 +186,8 @@ pub const MUTATIONS: &[Mutation] = &[
     Mutation {
         name: "a helper does not let go of its handler",
         file: "destroy.rs",
-        line: "context.dismiss_helpers();",
-        instead: "let _ = &context;",
+        line: "thread.context.dismiss_helpers()",
+        instead: "Progress::Done",
     },
     // Time.
     Mutation {
@@ -240,14 +248,14 @@ pub const MUTATIONS: &[Mutation] = &[
     Mutation {
         name: "an epoch ends before what was posted is served",
         file: "epoch.rs",
-        line: "if me.is_inbox_empty() {",
-        instead: "if true || me.is_inbox_empty() {",
+        line: "if is_behind(me) && me.is_inbox_empty() {",
+        instead: "if is_behind(me) {",
     },
     Mutation {
         name: "memory is reused before the epoch after its end",
         file: "destroy.rs",
-        line: "object.prev.store(epoch::next(), Ordering::Relaxed);",
-        instead: "object.prev.store(0, Ordering::Relaxed);",
+        line: "object.prev.store(epoch::unlinked(), Ordering::Relaxed);",
+        instead: "epoch::unlinked();\n    object.prev.store(0, Ordering::Relaxed);",
     },
     Mutation {
         name: "a start arrives at what has ended",

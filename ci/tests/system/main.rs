@@ -17,4 +17,5 @@ mod registers;
 mod samples;
 mod shares;
 mod sizes;
+mod throughput;
 mod vcpus;

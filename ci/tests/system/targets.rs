@@ -33,8 +33,10 @@ macro_rules! targets {
 targets! {
     x86: Target::x86(1);
     x86_2cpus: Target::x86(2);
+    x86_4cpus: Target::x86(4);
     bochs: Target::bochs(1);
     bochs_2cpus: Target::bochs(2);
+    bochs_4cpus: Target::bochs(4);
     a53_gic2: Target::arm64("cortex-a53", Gic::V2, 1);
     a53_gic2_4cpus: Target::arm64("cortex-a53", Gic::V2, 4);
     a53_gic3_2cpus: Target::arm64("cortex-a53", Gic::V3, 2);

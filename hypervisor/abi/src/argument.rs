@@ -59,8 +59,6 @@ pub enum Form {
     SetOf(&'static Codes),
     /// Several things in one word: first and last bit of each.
     Packed(&'static [(u32, u32, Form)]),
-    /// Bits 0–31 are this; the others are not looked at.
-    Low(&'static Form),
     /// A count and bytes.
     Bytes(usize),
 }
@@ -241,25 +239,6 @@ impl Argument for Destination {
     #[inline(always)]
     fn load(words: &[u64]) -> Option<Destination> {
         Selector::load(words).map(Destination)
-    }
-
-    #[inline(always)]
-    fn store(&self, words: &mut [u64]) {
-        self.0.store(words);
-    }
-}
-
-/// What bits 0–31 of a word hold; the others are not looked at.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Low<T>(pub T);
-
-impl<T: Argument> Argument for Low<T> {
-    const FORM: Form = Form::Low(&T::FORM);
-    const STATUSES: StatusSet = T::STATUSES;
-
-    #[inline(always)]
-    fn load(words: &[u64]) -> Option<Low<T>> {
-        T::load(&[words[0] & u32::MAX as u64]).map(Low)
     }
 
     #[inline(always)]

@@ -8,7 +8,7 @@
 
 use crate::argument::right::*;
 use crate::argument::{
-    Access, Argument, Cap, CodeAddress, Destination, LogBytes, Low, Number, PageAddress, Placement,
+    Access, Argument, Cap, CodeAddress, Destination, LogBytes, Number, PageAddress, Placement,
     StackAddress, Words,
 };
 use crate::kind::{
@@ -28,7 +28,7 @@ operations! {
     /// them, or the call fails and nothing has happened. If the handler is busy, the caller's time helps it first.
     Call = 0 {
         /// The portal.
-        0 portal: Low<Cap<Portal, CALL>>,
+        0 portal: Cap<Portal, CALL>,
         /// The words of the message that travel in registers.
         1 message: [u64; REGISTER_WORDS],
     }

@@ -93,7 +93,6 @@ fn form(of: &Form) -> String {
                 |(first, last, of): &(u32, u32, Form)| format!("bits {first}–{last}: {}", form(of));
             parts.iter().map(part).collect::<Vec<_>>().join("; ")
         }
-        Form::Low(of) => format!("bits 0–31: {}; the others are not looked at", form(of)),
         Form::Bytes(most) => {
             format!("a word with their number, 0 to {most}; {most} bytes, packed little-endian")
         }
@@ -109,7 +108,6 @@ fn codes(of: &'static Form, into: &mut Vec<&'static Codes>) {
             into.push(codes);
         }
         Form::Packed(parts) => parts.iter().for_each(|(.., of)| codes(of, into)),
-        Form::Low(of) => codes(of, into),
         _ => {}
     }
 }

@@ -3,9 +3,8 @@
 
 use crate::addr::HostPhys;
 
-use super::memory_map::{MapError, MemoryMap, RegionKind};
-use super::params::{CommandLine, MAX_COMMAND_LINE};
-use super::{BootParams, Loader, PhysRange};
+use super::loader::{Fields, LoaderError, LoaderMemory};
+use super::{BootParams, CommandLine, Loader, MemoryMap, PhysRange, RegionKind};
 
 /// `"xEn3"` with the sign bit set: the first word of the start information.
 pub const MAGIC: u32 = 0x336e_c578;
@@ -14,70 +13,6 @@ pub const MAGIC: u32 = 0x336e_c578;
 const VERSION_WITH_MAP: u32 = 1;
 /// More entries than any machine has; bounds the work that a damaged count causes.
 const MAX_ENTRIES: u32 = 1024;
-
-/// The loader's memory, which lies below 4 GiB.
-pub trait LoaderMemory {
-    /// The `size` bytes at `at`; `None` if they are out of reach.
-    fn bytes(&self, at: HostPhys, size: u64) -> Option<&[u8]>;
-
-    /// A text of unknown length at `at`, with what lies behind it.
-    fn text(&self, at: HostPhys) -> Option<&[u8]> {
-        // Only near the end of memory does the shorter length matter.
-        let longest = MAX_COMMAND_LINE as u64 + 1;
-        (1..=longest).rev().find_map(|size| self.bytes(at, size))
-    }
-}
-
-/// Why what the loader says is refused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LoaderError {
-    /// `what` is at an address that the boot code cannot reach.
-    OutOfReach(&'static str, HostPhys),
-    /// The structure does not start with its magic number, or is damaged.
-    Damaged(&'static str),
-    /// There is no memory map.
-    NoMemoryMap,
-    /// The memory map is unusable.
-    Map(MapError),
-}
-
-impl From<MapError> for LoaderError {
-    fn from(error: MapError) -> LoaderError {
-        LoaderError::Map(error)
-    }
-}
-
-impl core::fmt::Display for LoaderError {
-    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        match self {
-            LoaderError::OutOfReach(what, at) => {
-                write!(f, "the loader put {what} at {at:?}, out of reach")
-            }
-            LoaderError::Damaged(what) => write!(f, "the loader's {what} is damaged"),
-            LoaderError::NoMemoryMap => f.write_str("the loader passed no memory map"),
-            LoaderError::Map(error) => write!(f, "{error}"),
-        }
-    }
-}
-
-/// A structure of the protocol: little-endian fields.
-struct Fields<'a>(&'a [u8]);
-
-impl Fields<'_> {
-    fn u32(&self, at: usize) -> u32 {
-        self.0
-            .get(at..)
-            .and_then(|b| b.first_chunk())
-            .map_or(0, |b| u32::from_le_bytes(*b))
-    }
-
-    fn u64(&self, at: usize) -> u64 {
-        self.0
-            .get(at..)
-            .and_then(|b| b.first_chunk())
-            .map_or(0, |b| u64::from_le_bytes(*b))
-    }
-}
 
 /// Size of the start information, of a module's entry and of a memory map's.
 const INFO_SIZE: u64 = 56;
@@ -147,19 +82,8 @@ pub fn read(memory: &impl LoaderMemory, info: HostPhys) -> Result<BootParams, Lo
 
 #[cfg(test)]
 mod tests {
+    use super::super::loader::tests::{BASE, Ram};
     use super::*;
-
-    const BASE: u64 = 0x1000;
-
-    struct Ram(Vec<u8>);
-
-    impl LoaderMemory for Ram {
-        fn bytes(&self, at: HostPhys, size: u64) -> Option<&[u8]> {
-            let start = usize::try_from(at.0.checked_sub(BASE)?).ok()?;
-            self.0
-                .get(start..start.checked_add(usize::try_from(size).ok()?)?)
-        }
-    }
 
     /// Start information at BASE, map at + 0x100, module at + 0x200, command line at + 0x300.
     fn machine() -> Ram {

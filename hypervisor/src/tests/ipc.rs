@@ -51,6 +51,17 @@ fn call_and_reply() {
     let _ = world::SLICE;
 }
 
+#[test]
+fn the_portals_selector_has_32_bits() {
+    let w = World::new(1);
+    let (client, server) = (w.client(0, 10), w.thread(0));
+    let portal = w.portal(server, 77);
+    w.run(0);
+    let args = [portal | 1 << 32];
+    assert_eq!(w.does(client, Op::Call, &args), user(client));
+    assert_eq!(w.result(client), Err(Status::BadArgument));
+}
+
 /// The root signals all bits of a notification.
 fn signal(w: &World, notification: u64) {
     w.root(Op::Signal, &[notification]);
@@ -244,6 +255,7 @@ fn registers_that_calls_do_not_preserve_are_scrubbed_whatever_comes_of_them() {
     for (op, args, expected) in [
         (Op::Signal, [999, 0], 7),
         (Op::Call, [999, 0], 0),
+        (Op::Call, [portal | 1 << 32, 0], 0),
         (Op::ReplyWait, [0, 0], 0),
         (Op::Call, [portal, 50], 0),
     ] {

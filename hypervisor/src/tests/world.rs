@@ -1,5 +1,6 @@
 //! The fixture: a machine with some CPUs and a root domain, whose threads do what the test says.
 
+use crate::addr::HostVirt;
 use crate::arch::{self, CpuArch, paging};
 use crate::cell::Ref;
 use crate::context::{Context, HasContext, State};
@@ -21,7 +22,7 @@ use abi::{Op, Rights, Selector, Status};
 use core::sync::atomic::Ordering;
 use std::alloc::Layout;
 use std::cell::Cell;
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Mutex, MutexGuard, Once, PoisonError};
 
 /// Kernel memory of a world.
 const POOL: u64 = 16 << 20;
@@ -60,7 +61,7 @@ pub const RAM_BASE: u64 = 4 << 30;
 pub const RAM_SIZE: u64 = 1 << 30;
 
 static MACHINE: Mutex<()> = Mutex::new(());
-static POOL_ADDRESS: OnceLock<u64> = OnceLock::new();
+static MAKE_POOL: Once = Once::new();
 
 /// What a CPU does when the kernel has left it to users.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -130,13 +131,15 @@ impl World {
         interrupt::reset();
         logring::reset();
         arch::reset();
-        let pool = *POOL_ADDRESS.get_or_init(|| {
+        MAKE_POOL.call_once(|| {
             let layout = Layout::from_size_align(POOL as usize, PAGE as usize).unwrap();
             // SAFETY: the size is not zero.
-            unsafe { std::alloc::alloc(layout) as u64 }
+            let pool = HostVirt(unsafe { std::alloc::alloc(layout) as u64 });
+            // SAFETY: just allocated, for ever.
+            unsafe { mem::init(arch::layout::window_phys(pool), POOL) };
         });
-        // SAFETY: the pool is allocated for ever, and the previous world is gone.
-        unsafe { mem::init(arch::layout::window_phys(crate::addr::HostVirt(pool)), POOL) };
+        // Not all of it: there are tests that make worlds by the thousand.
+        mem::reset();
         paging::init_kernel(true).unwrap();
         for index in 0..cpus {
             let page = mem::alloc_adjoining(size_of::<Cpu>().div_ceil(PAGE as usize)).unwrap();

@@ -1,7 +1,6 @@
 //! Synchronous IPC: messages and calls.
 use crate::arch::{self, Registers};
 use crate::syscall::Result;
-use abi::argument::Low;
 use abi::utcb::{ITEMS, Item, REGISTER_WORDS, WORDS, Window};
 use abi::{Op, Selector, Status, Tag, call};
 use core::ptr::NonNull;
@@ -86,7 +85,7 @@ pub fn call(portal: Selector, words: Words) -> Result<Words> {
 /// A call without words in the UTCB.
 #[inline(always)]
 fn request(portal: Selector, message: Words) -> call::Call {
-    let portal = Low(portal.into());
+    let portal = portal.into();
     call::Call { portal, message }
 }
 

@@ -52,11 +52,12 @@ struct Hardware {
     emulated: bool,
 }
 
-/// TCG for this many CPUs: each in a thread of its own, if there are several.
-fn tcg(cpus: u32) -> &'static str {
-    match cpus {
-        1 => "tcg,thread=single",
-        _ => "tcg,thread=multi",
+/// TCG for this machine: each CPU in a thread of its own, if there are several, unless instructions are counted.
+fn tcg(settings: &Settings) -> &'static str {
+    if settings.machine.cpus == 1 || settings.count_instructions {
+        "tcg,thread=single"
+    } else {
+        "tcg,thread=multi"
     }
 }
 

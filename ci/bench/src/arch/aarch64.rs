@@ -1,6 +1,7 @@
 //! AArch64: the assembly of the monitor, and a guest at EL1 with its MMU off.
 
 use crate::exit::{DOORBELL, RESULTS, ROUNDS};
+use crate::throughput::KNOWN;
 use abi::Op;
 use abi::boot::Virtualization;
 use abi::syscall::DoorbellKind;
@@ -8,7 +9,7 @@ use abi::utcb::exception::{ExceptionReply, SYSTEM_CALL};
 use abi::vcpu::ExitKind;
 use abi::vcpu::aarch64::Groups;
 pub use abi::vcpu::aarch64::{CONTROL_HALT, VcpuState};
-use core::arch::naked_asm;
+use core::arch::{asm, naked_asm};
 use rt::syscall::DoorbellParameters;
 
 /// All groups of state but the interrupt controller's, which the guest does not use.
@@ -44,6 +45,48 @@ pub extern "C" fn answer() -> ! {
 #[unsafe(naked)]
 pub extern "C" fn foreign() -> ! {
     naked_asm!("bl {measure}", "udf #0", measure = sym crate::foreign::measure)
+}
+
+/// Where the client of a pair starts.
+#[unsafe(naked)]
+pub extern "C" fn client() -> ! {
+    naked_asm!("bl {client}", "udf #0", client = sym crate::throughput::client)
+}
+
+/// Answers each call with what it got, after it has given way.
+#[unsafe(naked)]
+pub extern "C" fn server() -> ! {
+    naked_asm!(
+        "2: mov x0, #{reply}",
+        "svc #0",
+        "yield",
+        "b 2b",
+        reply = const Op::ReplyWait as u32
+    )
+}
+
+/// One instruction, at which an emulator that runs the CPUs in turns goes on with the next CPU.
+#[inline(always)]
+pub fn give_way() {
+    // SAFETY: a hint.
+    unsafe { asm!("yield", options(nomem, nostack, preserves_flags)) };
+}
+
+/// [`crate::throughput::KNOWN`] instructions.
+#[inline(always)]
+pub fn known() {
+    // SAFETY: changes a register that it owns, and flags.
+    unsafe {
+        asm!(
+            "mov {n}, #{rounds}",
+            "2: subs {n}, {n}, #1",
+            "b.ne 2b",
+            "nop",
+            n = out(reg) _,
+            rounds = const KNOWN / 2 - 1,
+            options(nomem, nostack),
+        );
+    }
 }
 
 /// The monitor. A hypercall needs no answer, for the program counter is past it; that is all that is measured.

@@ -1,6 +1,7 @@
 //! x86-64: the assembly of the monitor, and a guest in protected mode.
 
 use crate::exit::{DOORBELL, ROUNDS, STATE};
+use crate::throughput::KNOWN;
 use abi::Op;
 use abi::boot::Virtualization;
 use abi::syscall::DoorbellKind;
@@ -8,7 +9,7 @@ use abi::utcb::exception::{ExceptionReply, SYSTEM_CALL};
 use abi::vcpu::ExitKind;
 use abi::vcpu::x86_64::Groups;
 pub use abi::vcpu::x86_64::{CONTROL_HALT, VcpuState};
-use core::arch::naked_asm;
+use core::arch::{asm, naked_asm};
 use core::mem::offset_of;
 use rt::syscall::DoorbellParameters;
 
@@ -45,6 +46,48 @@ pub extern "C" fn answer() -> ! {
 #[unsafe(naked)]
 pub extern "C" fn foreign() -> ! {
     naked_asm!("call {measure}", "ud2", measure = sym crate::foreign::measure)
+}
+
+/// Where the client of a pair starts.
+#[unsafe(naked)]
+pub extern "C" fn client() -> ! {
+    naked_asm!("call {client}", "ud2", client = sym crate::throughput::client)
+}
+
+/// Answers each call with what it got, after it has given way.
+#[unsafe(naked)]
+pub extern "C" fn server() -> ! {
+    naked_asm!(
+        "2: mov eax, {reply}",
+        "syscall",
+        "pause",
+        "jmp 2b",
+        reply = const Op::ReplyWait as u32
+    )
+}
+
+/// One instruction, at which an emulator that runs the CPUs in turns goes on with the next CPU.
+#[inline(always)]
+pub fn give_way() {
+    // SAFETY: a hint.
+    unsafe { asm!("pause", options(nomem, nostack, preserves_flags)) };
+}
+
+/// [`crate::throughput::KNOWN`] instructions.
+#[inline(always)]
+pub fn known() {
+    // SAFETY: changes a register that it owns, and flags.
+    unsafe {
+        asm!(
+            "mov {n:e}, {rounds}",
+            "2: dec {n:e}",
+            "jnz 2b",
+            "nop",
+            n = out(reg) _,
+            rounds = const KNOWN / 2 - 1,
+            options(nomem, nostack),
+        );
+    }
 }
 
 /// The monitor. A hypercall is answered by stepping over it; that is all that is measured.

@@ -260,11 +260,11 @@ extern "C" fn kernel_fault() -> ! {
     if crate::panic::is_panicked() {
         super::halt();
     }
-    panic!(
+    crate::panic::fatal(format_args!(
         "exception in the kernel: ESR {:#x}, ELR {:#x}, FAR {:#x}, SPSR {:#x}",
         read!("esr_el2"),
         read!("elr_el2"),
         read!("far_el2"),
         read!("spsr_el2")
-    );
+    ))
 }

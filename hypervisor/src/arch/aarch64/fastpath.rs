@@ -121,7 +121,7 @@ system_call_entry:
     cbnz    w0, 9f
     ldr     x12, [x11, #{thread_domain}]
     ldp     x13, x12, [x12, #{directory}]
-    cmp     w1, w12
+    cmp     x1, x12
     b.hs    10f
     ubfx    x14, x1, #6, #26
     ubfiz   x15, x1, #6, #6

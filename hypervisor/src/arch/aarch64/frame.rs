@@ -50,8 +50,10 @@ impl Frame {
     }
 
     /// All arguments.
+    #[inline(always)]
     pub fn args(&mut self) -> [u64; 9] {
-        core::array::from_fn(|i| self.x[ARGUMENTS + i])
+        let [_, a, b, c, d, e, f, g, h, i, ..] = self.x;
+        [a, b, c, d, e, f, g, h, i]
     }
 
     /// Sets result register `index` (0 to 8).
@@ -75,13 +77,16 @@ impl Frame {
     }
 
     /// The message in registers.
+    #[inline(always)]
     pub fn message(&self) -> [u64; REGISTER_WORDS] {
-        core::array::from_fn(|i| self.x[ARGUMENTS + 1 + i])
+        let [_, _, b, c, d, e, f, g, h, i, ..] = self.x;
+        [b, c, d, e, f, g, h, i]
     }
 
     /// Sets the message.
     pub fn set_message(&mut self, words: &[u64; REGISTER_WORDS]) {
-        self.x[ARGUMENTS + 1..][..REGISTER_WORDS].copy_from_slice(words);
+        let [_, _, b, c, d, e, f, g, h, i, ..] = &mut self.x;
+        [*b, *c, *d, *e, *f, *g, *h, *i] = *words;
     }
 
     /// Clears what a call or reply leaves undefined.

@@ -1,6 +1,7 @@
 //! AArch64 at EL2, from Armv8.0 without VHE: what the portable core asks of the architecture.
 
 pub mod boot;
+mod bytes;
 pub mod clock;
 pub mod entry;
 pub mod fastpath;

@@ -134,7 +134,7 @@ extern "C" fn trap(frame: &Frame) -> ! {
     let cpu = current_cpu();
     match cpu.current.get().and_then(|current| current.as_thread()) {
         Some(thread) => thread.frame.set(*frame),
-        None => panic!("user registers without a thread: {frame:x?}"),
+        None => panic!("user registers without a thread"),
     }
     // SAFETY: what is on the stack has been copied; `handle` never returns.
     unsafe {
@@ -309,10 +309,12 @@ pub fn kernel_fault(frame: &Frame) -> ! {
     if crate::panic::is_panicked() {
         super::halt();
     }
-    panic!(
-        "exception {} in the kernel: {:x?}, cr2 {:#x}",
+    crate::panic::fatal(format_args!(
+        "exception {} in the kernel: error {:#x}, rip {:#x}, rsp {:#x}, cr2 {:#x}",
         frame.vector,
-        frame,
+        frame.error,
+        frame.rip,
+        frame.rsp,
         super::cr2()
-    );
+    ))
 }

@@ -61,7 +61,7 @@ pub unsafe extern "C" fn syscall_entry() {
         "cmp byte ptr [rax + {foreign}], 0",
         "jne 12f",
         "mov rbp, [rax + {thread_domain}]",
-        "cmp edi, [rbp + {slots}]",
+        "cmp rdi, [rbp + {slots}]",
         "jae 10f",
         "mov r15d, edi",
         "shr r15d, 6",

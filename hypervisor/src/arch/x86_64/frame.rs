@@ -38,10 +38,10 @@ pub struct Frame {
     pub vector: u64,
     /// Error code.
     pub error: u64,
-    rip: u64,
+    pub(super) rip: u64,
     cs: u64,
     rflags: u64,
-    rsp: u64,
+    pub(super) rsp: u64,
     ss: u64,
 }
 

@@ -5,7 +5,6 @@ pub mod clock;
 pub mod entry;
 pub mod fastpath;
 pub mod features;
-pub mod firmware;
 pub mod frame;
 pub mod gdt;
 pub mod interrupts;

@@ -1,7 +1,6 @@
 //! From the boot code to the root task.
 
 use super::features::CpuFeatures;
-use super::firmware::acpi;
 use super::gdt::GdtTss;
 use super::interrupts::{apic, ioapic};
 use super::paging;
@@ -10,7 +9,7 @@ use super::{CpuArch, boot, clock, entry, layout, smp, tags, traps, virt};
 use crate::addr::{HostPhys, HostVirt};
 use crate::boot::madt::{ApicId, Platform};
 use crate::boot::memory_map::{MemoryMap, PhysRange};
-use crate::boot::{BootParams, handover, image};
+use crate::boot::{BootParams, acpi, handover, image};
 use crate::cell::{CpuCell, Ref};
 use crate::context::State;
 use crate::cpu::{self, Cpu};
@@ -58,7 +57,7 @@ pub fn kernel_main(params: &'static BootParams) -> ! {
     }
     // SAFETY: the boot page tables have supervisor pages only, and CR3 holds no flags.
     unsafe { features.enable_on_this_cpu() };
-    let info = acpi::read(params.rsdp, apic::boot_id());
+    let info = acpi::read(&boot::BootWindow, params.rsdp, apic::boot_id());
     let platform = PLATFORM.call_once(|| info.platform);
     let apic_registers = apic::init(features);
     if !clock::calibrate(info.pm_timer) {
@@ -193,8 +192,9 @@ fn enter_cpu(cpu: Ref<Cpu>, features: &CpuFeatures) {
     let measures = Measures::choose(&identity, features.mitigate, cpu.index == 0);
     if cpu.index != 0 && measures != cpu::by_index(0).arch.measures.get() {
         log::warn!(
-            "CPU {}: measures against speculation {measures:?}",
-            cpu.index
+            "CPU {}: other measures against speculation: {:#x}",
+            cpu.index,
+            measures.bits()
         );
     }
     cpu.arch.set_measures(measures);
@@ -230,7 +230,10 @@ fn start_others(platform: &Platform) {
             break;
         }
         let Some(cpu) = make_cpu(index, id) else {
-            log::warn!("no memory for CPU {id:?} and those after it");
+            log::warn!(
+                "no memory for the CPU with APIC {} and those after it",
+                id.0
+            );
             break;
         };
         let stack = HostVirt(cpu.arch.stack_top);
@@ -238,7 +241,7 @@ fn start_others(platform: &Platform) {
         if unsafe { smp::start(id, index as usize, stack, paging::kernel_root()) } {
             index += 1;
         } else {
-            log::warn!("{id:?} did not start");
+            log::warn!("the CPU with APIC {} did not start", id.0);
             cpu::unregister(index);
         }
     }

@@ -58,7 +58,9 @@ pub fn after_guest(cpu: &Cpu, vcpu: Ref<Vcpu>, outcome: Outcome) -> Option<Exit>
                 entry::call_nmi();
             }
         }
-        Outcome::HostMachineCheck => panic!("machine check while a guest ran"),
+        Outcome::HostMachineCheck => {
+            crate::panic::fatal(format_args!("machine check while a guest ran"))
+        }
         Outcome::Resume => {}
     }
     None

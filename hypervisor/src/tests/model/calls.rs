@@ -49,14 +49,12 @@ impl Model {
 
     pub(super) fn call_portal(&mut self, id: Id) -> Result<(), Status> {
         let frame = &mut self.thread_mut(id).frame;
-        frame.scrub();
         let (count, message) = (frame.tag().utcb_words(), frame.message());
-        // The kernel looks at the lower half only.
-        let at = frame.arg(0) as u32;
+        let at = frame.arg(0);
         if count > abi::utcb::WORDS {
             return Err(Status::BadArgument);
         }
-        let portal = self.find(self.payer(id), at as u64, Kind::Portal, Rights::CALL)?;
+        let portal = self.find(self.payer(id), at, Kind::Portal, Rights::CALL)?;
         let identity = self.portal(portal).identity;
         match self.enter(id, portal)? {
             Some(handler) => {
@@ -77,7 +75,6 @@ impl Model {
 
     pub(super) fn reply_wait(&mut self, id: Id) -> Result<(), Status> {
         let frame = &mut self.thread_mut(id).frame;
-        frame.scrub();
         let (count, message) = (frame.tag().utcb_words(), frame.message());
         if count > abi::utcb::WORDS {
             return Err(Status::BadArgument);

@@ -13,7 +13,7 @@ pub fn hardware(cpu: &str, gic: Gic, settings: &Settings) -> Hardware {
         "max" => "max,pauth-impdef=on",
         real => real,
     };
-    let accelerator = tcg(settings.machine.cpus);
+    let accelerator = tcg(settings);
     let mut options = vec!["-M", &board, "-accel", accelerator, "-cpu", cpu];
     if settings.count_instructions {
         // The counter runs at 62.5 MHz: a tick is 16 ns.

@@ -44,8 +44,8 @@ impl Accelerator {
         // `max` has SVM; its other features are what TCG can do.
         let (accelerator, cpu) = match self {
             Accelerator::Kvm => ("kvm", "host"),
-            Accelerator::Tcg if settings.virtualization => (tcg(settings.machine.cpus), "max"),
-            Accelerator::Tcg => (tcg(settings.machine.cpus), "max,-svm"),
+            Accelerator::Tcg if settings.virtualization => (tcg(settings), "max"),
+            Accelerator::Tcg => (tcg(settings), "max,-svm"),
         };
         let counting = settings
             .count_instructions

@@ -1,13 +1,12 @@
 //! What the device tree says of the machine (Devicetree Specification 0.4; bindings in Linux's
 //! Documentation/devicetree/bindings).
 //!
-//! The tree is a loader's: the parser checks its structure, and here every number is checked before it is used. Nodes
-//! are visited one by one, without recursion deeper than [`MAX_DEPTH`].
+//! The tree is a loader's: [`fdt`](crate::boot::fdt) checks its structure, and here every number is checked before it is
+//! used. Nodes are visited one by one, without recursion deeper than [`MAX_DEPTH`].
 
 use crate::addr::HostPhys;
+use crate::boot::fdt::{self, Node, Tree};
 use crate::boot::{CommandLine, PhysRange};
-use dtoolkit::fdt::{Fdt, FdtNode};
-use dtoolkit::{Node, Property};
 
 /// Largest tree, in bytes.
 pub const MAX_SIZE: u64 = 2 << 20;
@@ -140,18 +139,15 @@ impl core::fmt::Display for TreeError {
 
 /// Size that the header of a tree claims, if it is one.
 pub fn claimed_size(head: &[u8]) -> Option<u64> {
-    let word = |at: usize| Some(u32::from_be_bytes(head.get(at..at + 4)?.try_into().ok()?));
-    (word(0)? == 0xd00d_feed)
-        .then(|| word(4))
-        .flatten()
-        .map(u64::from)
-        .filter(|&size| (40..=MAX_SIZE).contains(&size))
+    let size = Tree::claimed_size(head)? as u64;
+    (size <= MAX_SIZE).then_some(size)
 }
 
 impl Machine {
     /// Reads a tree.
     pub fn read(bytes: &[u8]) -> Result<Machine, TreeError> {
-        let tree = Fdt::new(bytes).map_err(|_| TreeError::Malformed)?;
+        let tree = Tree::new(bytes).ok_or(TreeError::Malformed)?;
+        let root = tree.root().ok_or(TreeError::Malformed)?;
         let mut machine = Machine {
             memory: List::new(),
             reserved: List::new(),
@@ -162,30 +158,30 @@ impl Machine {
             bundle: None,
             command_line: CommandLine::EMPTY,
         };
-        for entry in tree.memory_reservations() {
-            if let Some(range) = PhysRange::new(HostPhys(entry.address()), entry.size()) {
+        for (start, size) in tree.reservations() {
+            if let Some(range) = PhysRange::new(HostPhys(start), size) {
                 machine.reserved.push(range)?;
             }
         }
-        machine.chosen(tree)?;
-        let stdout = stdout_node(tree);
-        walk(tree.root(), &Bus::Root, 0, &mut |node, bus| {
+        machine.chosen(&tree)?;
+        let stdout = stdout_node(&tree);
+        walk(root, &Bus::Root, 0, &mut |node, bus| {
             machine.node(node, bus, stdout.as_ref())
         })?;
         Ok(machine)
     }
 
-    fn chosen(&mut self, tree: Fdt<'_>) -> Result<(), TreeError> {
-        let Some(chosen) = tree.find_node("/chosen") else {
+    fn chosen(&mut self, tree: &Tree<'_>) -> Result<(), TreeError> {
+        let Some(chosen) = tree.find(b"/chosen") else {
             return Ok(());
         };
-        if let Some(property) = chosen.property("bootargs") {
-            self.command_line = CommandLine::new(property.value());
+        if let Some(text) = chosen.property(b"bootargs") {
+            self.command_line = CommandLine::new(text);
         }
-        let start = chosen.property("linux,initrd-start");
-        let end = chosen.property("linux,initrd-end");
+        let start = chosen.property(b"linux,initrd-start");
+        let end = chosen.property(b"linux,initrd-end");
         if let (Some(start), Some(end)) = (start, end) {
-            let (start, end) = (number(start.value())?, number(end.value())?);
+            let (start, end) = (number(start)?, number(end)?);
             let size = end.checked_sub(start).ok_or(TreeError::BadNumber)?;
             self.bundle = PhysRange::new(HostPhys(start), size);
         }
@@ -195,51 +191,44 @@ impl Machine {
     /// Takes what a node on `bus` says.
     fn node(
         &mut self,
-        node: &FdtNode<'_>,
+        node: &Node<'_>,
         bus: &Bus<'_, '_>,
-        stdout: Option<&FdtNode<'_>>,
+        stdout: Option<&Node<'_>>,
     ) -> Result<(), TreeError> {
-        let is = |name: &str| {
-            node.compatible()
-                .is_some_and(|mut all| all.any(|entry| entry == name))
-        };
-        let device_type = node.property("device_type");
-        let has_type = |name: &[u8]| device_type.as_ref().is_some_and(|p| p.value() == name);
+        let is = |name: &[u8]| node.is_compatible(name);
+        let device_type = node.property(b"device_type");
+        let has_type = |name: &[u8]| device_type == Some(name);
         if has_type(b"memory\0") && is_enabled(node) {
-            for range in registers(node, bus)? {
+            for range in registers(node, bus) {
                 self.memory.push(range?)?;
             }
         } else if has_type(b"cpu\0") && is_enabled(node) {
             let id = node
-                .property("reg")
+                .property(b"reg")
                 .ok_or(TreeError::BadNumber)
-                .and_then(|reg| number(reg.value()))?;
+                .and_then(number)?;
             self.cpus.push(id)?;
-        } else if node.name_without_address() == "reserved-memory" {
+        } else if node.base_name() == b"reserved-memory" {
             for child in node.children() {
-                for range in registers(&child, bus)? {
+                for range in registers(&child, bus) {
                     self.reserved.push(range?)?;
                 }
             }
-        } else if is("arm,psci") || is("arm,psci-0.2") || is("arm,psci-1.0") {
-            let method = node.property("method");
-            let has = |name: &[u8]| method.as_ref().is_some_and(|p| p.value() == name);
-            self.conduit = if has(b"smc\0") {
-                Conduit::Smc
-            } else if has(b"hvc\0") {
-                Conduit::Hvc
-            } else {
-                Conduit::None
+        } else if is(b"arm,psci") || is(b"arm,psci-0.2") || is(b"arm,psci-1.0") {
+            self.conduit = match node.property(b"method") {
+                Some(b"smc\0") => Conduit::Smc,
+                Some(b"hvc\0") => Conduit::Hvc,
+                _ => Conduit::None,
             };
-        } else if is("arm,gic-v3") && self.gic.is_none() {
+        } else if is(b"arm,gic-v3") && self.gic.is_none() {
             self.gic = Some(read_gic_v3(node, bus)?);
-        } else if (is("arm,cortex-a15-gic") || is("arm,gic-400")) && self.gic.is_none() {
+        } else if (is(b"arm,cortex-a15-gic") || is(b"arm,gic-400")) && self.gic.is_none() {
             self.gic = read_gic_v2(node, bus)?;
-        } else if is("arm,pl011") && is_enabled(node) {
-            let is_stdout = stdout.is_some_and(|stdout| stdout.name() == node.name());
+        } else if is(b"arm,pl011") && is_enabled(node) {
+            let is_stdout = stdout.is_some_and(|stdout| stdout.is(node));
             if is_stdout || self.uart.is_none() {
                 // One that cannot be reached is none.
-                if let Some(Ok(range)) = registers(node, bus)?.next() {
+                if let Some(Ok(range)) = registers(node, bus).next() {
                     let interrupt = spi(node);
                     self.uart = Some(Uart { range, interrupt });
                 }
@@ -251,10 +240,10 @@ impl Machine {
 
 /// Visits a node, which is on `bus`, and what is below it.
 fn walk<'a>(
-    node: FdtNode<'a>,
+    node: Node<'a>,
     bus: &Bus<'_, 'a>,
     depth: usize,
-    visit: &mut impl FnMut(&FdtNode<'a>, &Bus<'_, 'a>) -> Result<(), TreeError>,
+    visit: &mut impl FnMut(&Node<'a>, &Bus<'_, 'a>) -> Result<(), TreeError>,
 ) -> Result<(), TreeError> {
     visit(&node, bus)?;
     if depth < MAX_DEPTH {
@@ -273,7 +262,7 @@ enum Bus<'b, 'a> {
     /// They are the CPU's own addresses.
     Root,
     /// A node on the first bus passes on what its `ranges` say.
-    Behind(&'b Bus<'b, 'a>, &'b FdtNode<'a>),
+    Behind(&'b Bus<'b, 'a>, &'b Node<'a>),
 }
 
 impl Bus<'_, '_> {
@@ -282,14 +271,20 @@ impl Bus<'_, '_> {
         let Bus::Behind(bus, node) = self else {
             return Some(start);
         };
-        if node.property("ranges")?.value().is_empty() {
+        let ranges = node.property(b"ranges")?;
+        if ranges.is_empty() {
             return bus.translate(start, size);
         }
-        let found = node.ranges().ok()??.find_map(|range| {
+        let (cells, above) = (node.children_cells(), 4 * node.cells.address);
+        let (address, length) = (4 * cells.address, 4 * cells.size);
+        let mut ranges = ranges.chunks_exact((address + above + length).max(1));
+        let found = ranges.find_map(|range| {
             // Of more than two cells are addresses with a type, as of PCI: nothing that the kernel uses.
-            let offset = start.checked_sub(range.child_bus_address::<u64>().ok()?)?;
-            let room = range.length::<u64>().ok()?.checked_sub(offset)?;
-            let parent = range.parent_bus_address::<u64>().ok()?;
+            let (child, range) = range.split_at(address);
+            let (parent, length) = range.split_at(above);
+            let offset = start.checked_sub(fdt::number(child)?)?;
+            let room = fdt::number(length)?.checked_sub(offset)?;
+            let parent = fdt::number(parent)?;
             (room >= size).then(|| parent.checked_add(offset)).flatten()
         });
         bus.translate(found?, size)
@@ -298,53 +293,45 @@ impl Bus<'_, '_> {
 
 /// A number of one or two cells.
 fn number(bytes: &[u8]) -> Result<u64, TreeError> {
-    match bytes.len() {
-        4 | 8 => Ok(bytes
-            .iter()
-            .fold(0, |sum, &byte| sum << 8 | u64::from(byte))),
-        _ => Err(TreeError::BadNumber),
-    }
+    fdt::number(bytes).ok_or(TreeError::BadNumber)
 }
 
-/// The ranges of `reg` of a node on `bus`.
+/// The ranges of `reg` of a node on `bus`. What is empty is nothing.
 fn registers<'a>(
-    node: &FdtNode<'a>,
+    node: &Node<'a>,
     bus: &'a Bus<'_, '_>,
-) -> Result<impl Iterator<Item = Result<PhysRange, TreeError>> + 'a, TreeError> {
-    let reg = node.reg().map_err(|_| TreeError::BadNumber)?;
-    // What is empty is nothing.
-    let reg = reg.into_iter().flatten();
-    let reg = reg.filter(|reg| reg.size::<u64>() != Ok(0));
-    Ok(reg.map(|reg| {
-        let address = reg.address::<u64>().map_err(|_| TreeError::BadNumber)?;
-        let size = reg.size::<u64>().map_err(|_| TreeError::BadNumber)?;
-        let address = bus.translate(address, size).ok_or(TreeError::Unreachable)?;
-        PhysRange::new(HostPhys(address), size).ok_or(TreeError::BadNumber)
-    }))
+) -> impl Iterator<Item = Result<PhysRange, TreeError>> + 'a {
+    let reg = node.property(b"reg").unwrap_or_default();
+    let (address, size) = (4 * node.cells.address, 4 * node.cells.size);
+    reg.chunks_exact((address + size).max(1))
+        .map(move |entry| {
+            let (address, size) = entry.split_at(address);
+            let (address, size) = (number(address)?, number(size)?);
+            if size == 0 {
+                return Ok(None);
+            }
+            let address = bus.translate(address, size).ok_or(TreeError::Unreachable)?;
+            let range = PhysRange::new(HostPhys(address), size);
+            range.map(Some).ok_or(TreeError::BadNumber)
+        })
+        .filter_map(Result::transpose)
 }
 
-fn is_enabled(node: &FdtNode<'_>) -> bool {
-    node.property("status")
-        .is_none_or(|status| matches!(status.value(), b"okay\0" | b"ok\0"))
+fn is_enabled(node: &Node<'_>) -> bool {
+    node.property(b"status")
+        .is_none_or(|status| matches!(status, b"okay\0" | b"ok\0"))
 }
 
 /// The first interrupt of a device, if it is an SPI of a GIC: type, number and flags in a cell each.
-fn spi(node: &FdtNode<'_>) -> Option<u32> {
-    let property = node.property("interrupts")?;
-    let bytes = property.value();
-    let cell = |i: usize| {
-        Some(u32::from_be_bytes(
-            bytes.get(i * 4..i * 4 + 4)?.try_into().ok()?,
-        ))
-    };
-    (cell(0)? == 0)
-        .then(|| cell(1))
-        .flatten()
-        .filter(|&n| n < 988)
+fn spi(node: &Node<'_>) -> Option<u32> {
+    let mut cells = node.property(b"interrupts")?.chunks_exact(4);
+    let kind = fdt::number(cells.next()?)?;
+    let number = fdt::number(cells.next()?)?;
+    (kind == 0 && number < 988).then_some(number as u32)
 }
 
-fn read_gic_v2(node: &FdtNode<'_>, bus: &Bus<'_, '_>) -> Result<Option<Gic>, TreeError> {
-    let mut all = registers(node, bus)?;
+fn read_gic_v2(node: &Node<'_>, bus: &Bus<'_, '_>) -> Result<Option<Gic>, TreeError> {
+    let mut all = registers(node, bus);
     let mut next = || all.next().transpose();
     Ok(match (next()?, next()?, next()?, next()?) {
         (Some(distributor), Some(cpu_interface), Some(control), Some(vcpu_interface)) => {
@@ -363,11 +350,11 @@ fn read_gic_v2(node: &FdtNode<'_>, bus: &Bus<'_, '_>) -> Result<Option<Gic>, Tre
     })
 }
 
-fn read_gic_v3(node: &FdtNode<'_>, bus: &Bus<'_, '_>) -> Result<Gic, TreeError> {
+fn read_gic_v3(node: &Node<'_>, bus: &Bus<'_, '_>) -> Result<Gic, TreeError> {
     let count = node
-        .property("#redistributor-regions")
-        .map_or(Ok(1), |p| number(p.value()))? as usize;
-    let mut all = registers(node, bus)?;
+        .property(b"#redistributor-regions")
+        .map_or(Ok(1), number)? as usize;
+    let mut all = registers(node, bus);
     let distributor = all.next().ok_or(TreeError::BadNumber)??;
     let mut redistributors = List::new();
     for range in all.take(count) {
@@ -380,18 +367,18 @@ fn read_gic_v3(node: &FdtNode<'_>, bus: &Bus<'_, '_>) -> Result<Gic, TreeError> 
 }
 
 /// The node of `stdout-path`, whose options after a colon do not count; an alias is followed once.
-fn stdout_node(tree: Fdt<'_>) -> Option<FdtNode<'_>> {
-    let chosen = tree.find_node("/chosen")?;
-    let property = chosen.property("stdout-path")?;
-    let text = |bytes| core::str::from_utf8(bytes).ok();
-    let path = text(property.value())?.trim_end_matches('\0');
-    let path = path.split(':').next()?;
-    if path.starts_with('/') {
-        return tree.find_node(path);
+fn stdout_node<'a>(tree: &Tree<'a>) -> Option<Node<'a>> {
+    let path = |property: &'a [u8]| {
+        property
+            .split(|&byte| matches!(byte, 0 | b':'))
+            .next()
+            .unwrap_or_default()
+    };
+    let stdout = path(tree.find(b"/chosen")?.property(b"stdout-path")?);
+    if stdout.starts_with(b"/") {
+        return tree.find(stdout);
     }
-    let aliases = tree.find_node("/aliases")?;
-    let alias = aliases.property(path)?;
-    tree.find_node(text(alias.value())?.trim_end_matches('\0'))
+    tree.find(path(tree.find(b"/aliases")?.property(stdout)?))
 }
 
 #[cfg(test)]

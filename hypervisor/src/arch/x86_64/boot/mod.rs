@@ -1,7 +1,6 @@
 //! From the loader to the kernel's core.
 
 mod entry;
-mod multiboot2;
 
 pub use entry::boot_page_tables;
 use entry::trampoline;
@@ -9,9 +8,8 @@ use entry::trampoline;
 use spin::Once;
 
 use crate::addr::HostPhys;
-use crate::boot::BootParams;
-use crate::boot::memory_map::{MemoryMap, PhysRange, RegionKind};
-use crate::boot::pvh::{self, LoaderError, LoaderMemory};
+use crate::boot::loader::{LoaderError, LoaderMemory};
+use crate::boot::{BootParams, MemoryMap, PhysRange, RegionKind, multiboot2, pvh};
 use crate::early_log;
 use crate::panic::refuse;
 
@@ -37,7 +35,7 @@ pub fn image_range() -> PhysRange {
 }
 
 /// The first 4 GiB of physical memory except the kernel's image, through the boot page tables.
-struct BootWindow;
+pub struct BootWindow;
 
 impl LoaderMemory for BootWindow {
     fn bytes(&self, at: HostPhys, size: u64) -> Option<&[u8]> {
@@ -60,7 +58,7 @@ pub(super) extern "C" fn start(magic: u32, info: u32, counter: u64) -> ! {
     let info = HostPhys(info.into());
     let params = match magic {
         pvh::MAGIC => pvh::read(&BootWindow, info),
-        ::multiboot2::MAGIC => multiboot2::read(&BootWindow, info),
+        multiboot2::MAGIC => multiboot2::read(&BootWindow, info),
         _ => refuse(format_args!(
             "started by a loader with neither PVH nor multiboot2"
         )),

@@ -1,3 +1,0 @@
-//! What firmware says of the machine.
-
-pub mod acpi;

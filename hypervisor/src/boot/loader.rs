@@ -1,0 +1,91 @@
+//! What loaders and firmware leave in memory, read where it lies.
+#![forbid(unsafe_code)]
+
+use super::memory_map::MapError;
+use super::params::MAX_COMMAND_LINE;
+use crate::addr::HostPhys;
+
+/// The loader's memory, which lies below 4 GiB.
+pub trait LoaderMemory {
+    /// The `size` bytes at `at`; `None` if they are out of reach.
+    fn bytes(&self, at: HostPhys, size: u64) -> Option<&[u8]>;
+
+    /// A text of unknown length at `at`, with what lies behind it.
+    fn text(&self, at: HostPhys) -> Option<&[u8]> {
+        // Only near the end of memory does the shorter length matter.
+        let longest = MAX_COMMAND_LINE as u64 + 1;
+        (1..=longest).rev().find_map(|size| self.bytes(at, size))
+    }
+}
+
+/// Why what the loader says is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LoaderError {
+    /// `what` is at an address that the boot code cannot reach.
+    OutOfReach(&'static str, HostPhys),
+    /// The structure does not start with its magic number, or is damaged.
+    Damaged(&'static str),
+    /// There is no memory map.
+    NoMemoryMap,
+    /// The memory map is unusable.
+    Map(MapError),
+}
+
+impl From<MapError> for LoaderError {
+    fn from(error: MapError) -> LoaderError {
+        LoaderError::Map(error)
+    }
+}
+
+impl core::fmt::Display for LoaderError {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            LoaderError::OutOfReach(what, at) => {
+                write!(f, "the loader put {what} at {at:?}, out of reach")
+            }
+            LoaderError::Damaged(what) => write!(f, "the loader's {what} is damaged"),
+            LoaderError::NoMemoryMap => f.write_str("the loader passed no memory map"),
+            LoaderError::Map(error) => write!(f, "{error}"),
+        }
+    }
+}
+
+/// A structure in memory: little-endian fields, 0 where it has ended.
+pub struct Fields<'a>(pub &'a [u8]);
+
+impl Fields<'_> {
+    /// The 32-bit field at offset `at`.
+    pub fn u32(&self, at: usize) -> u32 {
+        self.0
+            .get(at..)
+            .and_then(|b| b.first_chunk())
+            .map_or(0, |b| u32::from_le_bytes(*b))
+    }
+
+    /// The 64-bit field at offset `at`.
+    pub fn u64(&self, at: usize) -> u64 {
+        self.0
+            .get(at..)
+            .and_then(|b| b.first_chunk())
+            .map_or(0, |b| u64::from_le_bytes(*b))
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    /// Where memory starts.
+    pub const BASE: u64 = 0x1000;
+
+    /// All of it.
+    pub struct Ram(pub Vec<u8>);
+
+    impl LoaderMemory for Ram {
+        fn bytes(&self, at: HostPhys, size: u64) -> Option<&[u8]> {
+            let start = usize::try_from(at.0.checked_sub(BASE)?).ok()?;
+            self.0
+                .get(start..start.checked_add(usize::try_from(size).ok()?)?)
+        }
+    }
+}
