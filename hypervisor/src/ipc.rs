@@ -13,9 +13,10 @@ use crate::sched::{self, Activation};
 use crate::space::Progress;
 use crate::thread::{Exception, Thread};
 use crate::vcpu::{self, Vcpu};
+use abi::argument::{Cap, right::CALL};
 use abi::syscall::Tag;
-use abi::utcb::{ITEMS, Item, REGISTER_WORDS, WORDS, exception::ExceptionReply};
-use abi::{MAX_CALL_DEPTH, Rights, Status, call};
+use abi::utcb::{ITEMS, Item, WORDS, exception::ExceptionReply};
+use abi::{MAX_CALL_DEPTH, Rights, Status, kind};
 
 /// Why a call did not enter the handler.
 pub enum Refusal {
@@ -107,9 +108,9 @@ fn run_chain(cpu: &Cpu) {
 }
 
 /// System call [`abi::Op::Call`].
-pub fn call(cpu: &Cpu, thread: Ref<Thread>, call: &call::Call) -> Result<(), Status> {
+pub fn call(cpu: &Cpu, thread: Ref<Thread>, portal: Cap<kind::Portal, CALL>) -> Result<(), Status> {
     let (words, items) = lengths(thread)?;
-    let portal = thread.domain.object(call.portal)?;
+    let portal = thread.domain.object(portal)?;
     if items > 0
         && let Some(handler) = portal.handler()
         && can_enter(cpu, thread.context(), handler)
@@ -122,10 +123,11 @@ pub fn call(cpu: &Cpu, thread: Ref<Thread>, call: &call::Call) -> Result<(), Sta
     match enter(cpu, thread.context(), portal) {
         Ok(handler) => {
             handler.context.reply_path.set(ReplyPath::Thread);
+            let message = thread.with_frame(|frame| frame.message());
             copy_words(thread, handler, words);
             handler.with_frame(|frame| {
                 frame.receive(portal.identity, words, items);
-                frame.set_message(&call.message);
+                frame.set_message(&message);
             });
             Ok(())
         }
@@ -138,7 +140,7 @@ pub fn call(cpu: &Cpu, thread: Ref<Thread>, call: &call::Call) -> Result<(), Sta
 }
 
 /// System call [`abi::Op::ReplyWait`].
-pub fn reply_wait(cpu: &Cpu, thread: Ref<Thread>, reply: &call::ReplyWait) -> Result<(), Status> {
+pub fn reply_wait(cpu: &Cpu, thread: Ref<Thread>) -> Result<(), Status> {
     let (words, items) = lengths(thread)?;
     if items > 0 {
         let client = thread.caller.get().and_then(|caller| caller.as_thread());
@@ -157,11 +159,12 @@ pub fn reply_wait(cpu: &Cpu, thread: Ref<Thread>, reply: &call::ReplyWait) -> Re
         caller.state.set(State::Ready);
         if let Some(client) = caller.as_thread() {
             if client.in_exception.get() {
-                exception_reply(cpu, client, thread, &reply.message);
+                exception_reply(cpu, client, thread);
             } else {
+                let message = thread.with_frame(|frame| frame.message());
                 copy_words(thread, client, words);
                 client.with_frame(|frame| {
-                    frame.set_message(&reply.message);
+                    frame.set_message(&message);
                     frame.set_arg(0, 0);
                     frame.scrub();
                     frame.set_result_tag(
@@ -170,7 +173,8 @@ pub fn reply_wait(cpu: &Cpu, thread: Ref<Thread>, reply: &call::ReplyWait) -> Re
                 });
             }
         } else if let Some(client) = caller.as_vcpu() {
-            vcpu::resume(cpu, client, reply.message[0]);
+            let groups = thread.with_frame(|frame| frame.arg(1));
+            vcpu::resume(cpu, client, groups);
         }
     }
     // Those who helped try their calls again.
@@ -291,12 +295,8 @@ pub fn raise(cpu: &Cpu, thread: Ref<Thread>, exception: Exception) {
     }
 }
 
-fn exception_reply(
-    cpu: &Cpu,
-    client: Ref<Thread>,
-    handler: Ref<Thread>,
-    message: &[u64; REGISTER_WORDS],
-) {
+fn exception_reply(cpu: &Cpu, client: Ref<Thread>, handler: Ref<Thread>) {
+    let message = handler.with_frame(|frame| frame.message());
     let action = ExceptionReply::from_bits_truncate(message[0]);
     client.in_exception.set(false);
     if !action.contains(ExceptionReply::RESUME) {

@@ -89,14 +89,14 @@ fn execute(cpu: &Cpu, thread: Ref<Thread>, op: Op, words: &Words) -> Outcome {
     match op {
         Op::Call => scrubbed(
             thread,
-            args.then(|call| written(ipc::call(cpu, thread, &call))),
+            args.then(|call: call::Call| written(ipc::call(cpu, thread, call.portal))),
         ),
         Op::ReplyWait => scrubbed(
             thread,
-            args.then(|call| written(ipc::reply_wait(cpu, thread, &call))),
+            args.then(|_: call::ReplyWait| written(ipc::reply_wait(cpu, thread))),
         ),
         Op::Signal => args.at_once(|call| signal(cpu, domain, call)),
-        Op::Wait => args.then(|call| wait(cpu, thread, &call)),
+        Op::Wait => args.then(|call| wait(cpu, thread, call)),
         Op::Yield => args.at_once(|call::Yield {}| {
             cpu.yielded.set(true);
             cpu.reschedule.set(true);
@@ -195,7 +195,7 @@ fn signal(cpu: &Cpu, domain: &Domain, call: call::Signal) -> Result<(), Status> 
     Ok(())
 }
 
-fn wait(cpu: &Cpu, thread: Ref<Thread>, call: &call::Wait) -> Outcome {
+fn wait(cpu: &Cpu, thread: Ref<Thread>, call: call::Wait) -> Outcome {
     let notification = match thread.domain.object(call.notification) {
         Ok(notification) => notification,
         Err(status) => return Outcome::Return(Err(status)),

@@ -98,14 +98,6 @@ impl Thread {
     /// What a system call returns if it succeeds, beside the status.
     #[inline(always)]
     pub fn return_values<T: Registers>(&self, results: &T) {
-        let mut words = [0; 9];
-        results.store(&mut words);
-        self.with_frame(|frame| {
-            for (i, &word) in words.iter().enumerate() {
-                if T::TAKEN >> i & 1 != 0 {
-                    frame.set_arg(i, word);
-                }
-            }
-        });
+        self.with_frame(|frame| results.each(|register, word| frame.set_arg(register, word)));
     }
 }

@@ -36,8 +36,14 @@ pub trait Registers: Sized {
     /// From the registers; `None` if one of them holds no such thing.
     fn load(words: &Words) -> Option<Self>;
 
+    /// Calls `set` for each register that they take, with what it holds then.
+    fn each(&self, set: impl FnMut(usize, u64));
+
     /// Into the registers that they take.
-    fn store(&self, words: &mut Words);
+    #[inline(always)]
+    fn store(&self, words: &mut Words) {
+        self.each(|register, word| words[register] = word);
+    }
 }
 
 impl Registers for () {
@@ -49,7 +55,7 @@ impl Registers for () {
     }
 
     #[inline(always)]
-    fn store(&self, _words: &mut Words) {}
+    fn each(&self, _set: impl FnMut(usize, u64)) {}
 }
 
 /// How long an operation keeps its CPU from others. Waiting for somebody else is no part of it.
@@ -149,8 +155,14 @@ macro_rules! registers {
             }
 
             #[inline(always)]
-            fn store(&self, _words: &mut Words) {
-                $(self.$field.store(&mut _words[$at..$at + <$type as Argument>::WORDS]);)*
+            fn each(&self, mut _set: impl FnMut(usize, u64)) {
+                $({
+                    let mut words = [0; <$type as Argument>::WORDS];
+                    self.$field.store(&mut words);
+                    for (i, word) in words.into_iter().enumerate() {
+                        _set($at + i, word);
+                    }
+                })*
             }
         }
     };
