@@ -301,7 +301,8 @@ operations! {
     errors: Busy "The object is in use. What was derived has been taken back.";
     cost: Steps("what is taken back");
 
-    /// Maps memory into a space, with the largest pages that fit.
+    /// Maps memory into a space, with the largest pages that fit. If it fails on the way, for a page that is mapped or for quota,
+    /// what comes before that is mapped, and the mapping is there for it; for nothing, none is.
     Map = 15 {
         /// The memory.
         0 memory: Cap<Memory, NONE>,
@@ -324,7 +325,7 @@ operations! {
     after: "The mapping is derived from the memory.";
     errors: BadArgument "The range or access is none that can be."
         Denied "The memory capability lacks a right that is asked for. Registers by which guests reach the virtual CPU interface (GICv2's GICV) are mapped into guest spaces only, as they act on whichever guest is loaded."
-        Occupied "Part of the range is mapped. What comes before that part is mapped now, if it is not empty, and so is the mapping.";
+        Occupied "Part of the range is mapped.";
     pays: 1;
     cost: Steps("page-table entries");
 
