@@ -114,11 +114,10 @@ pub fn call(cpu: &Cpu, thread: Ref<Thread>, portal: Cap<kind::Portal, CALL>) -> 
     if items > 0
         && let Some(handler) = portal.handler()
         && can_enter(cpu, thread.context(), handler)
+        && delegate::transfer(thread, handler, items)? == Progress::Again
     {
-        if delegate::transfer(thread, handler, items)? == Progress::Again {
-            thread.with_frame(Frame::restart);
-            return Ok(());
-        }
+        thread.with_frame(Frame::restart);
+        return Ok(());
     }
     match enter(cpu, thread.context(), portal) {
         Ok(handler) => {
