@@ -30,8 +30,6 @@ pub trait Operation: Registers {
 pub trait Registers: Sized {
     /// What they are.
     const FIELDS: &'static [Field];
-    /// The registers that they take, a bit for each.
-    const TAKEN: u16 = Field::taken(Self::FIELDS);
 
     /// From the registers; `None` if one of them holds no such thing.
     fn load(words: &Words) -> Option<Self>;
@@ -96,7 +94,7 @@ impl Field {
         }
     }
 
-    /// The registers that these fields take.
+    /// The registers that these fields take, a bit for each. No two take the same one.
     pub const fn taken(fields: &[Field]) -> u16 {
         let (mut taken, mut i) = (0, 0);
         while i < fields.len() {
@@ -141,6 +139,8 @@ macro_rules! registers {
         pub struct $name {
             $($(#[doc = $field_doc])* pub $field: $type,)*
         }
+
+        const _: u16 = Field::taken($name::FIELDS);
 
         impl Registers for $name {
             const FIELDS: &'static [Field] = &[

@@ -2,7 +2,7 @@
 
 use abi::argument::Words;
 use abi::call::*;
-use abi::operation::{Operation, Registers};
+use abi::operation::{Field, Operation, Registers};
 use abi::{Op, Status};
 
 /// A generator (SplitMix64).
@@ -43,7 +43,7 @@ fn there_and_back<T: Operation + PartialEq + core::fmt::Debug>(words: &Words) ->
     assert_eq!(decoded.encode().1, encoded);
     for (i, (&word, &given)) in encoded.iter().zip(words).enumerate() {
         match (T::OP, i) {
-            (op, _) if T::TAKEN >> i & 1 == 0 => assert_eq!(word, 0, "{op:?} a{i}"),
+            (op, _) if Field::taken(T::FIELDS) >> i & 1 == 0 => assert_eq!(word, 0, "{op:?} a{i}"),
             // What is past the bytes means nothing.
             (Op::LogWrite, 2..) => {}
             (op, _) => assert_eq!(word, given, "{op:?} a{i}"),
@@ -53,7 +53,8 @@ fn there_and_back<T: Operation + PartialEq + core::fmt::Debug>(words: &Words) ->
     if let Some(results) = T::Results::load(&words) {
         let mut again = [0; 9];
         results.store(&mut again);
-        assert!((0..9).all(|i| again[i] == 0 || T::Results::TAKEN >> i & 1 != 0));
+        let taken = Field::taken(T::Results::FIELDS);
+        assert!((0..9).all(|i| again[i] == 0 || taken >> i & 1 != 0));
     }
     true
 }
@@ -120,7 +121,7 @@ fn every_register_that_is_checked_is_checked() {
         }
         assert_eq!(op.check(&good), Ok(()), "{op:?}");
         let free = free.iter().find(|(other, _)| *other == op);
-        let mut expected = !abi::operation::Field::taken(description.arguments);
+        let mut expected = !Field::taken(description.arguments);
         expected |= free.map_or(0, |(_, free)| *free);
         for i in 0..9 {
             let mut words = good;
