@@ -43,7 +43,8 @@ operations! {
         "The capabilities of message and reply are in the windows, from the first slot on.";
     errors: WrongCpu "The handler belongs to another CPU."
         Depth "The caller itself is at the end of a chain of that many calls."
-        Dead "The portal has no handler any more, or the handler ended before it replied; a domain that a capability is sent to is ending."
+        Dead "The portal has no handler any more, or the handler ended before it replied; a domain that a \
+            capability is sent to is ending."
         Deadlock "The handler waits for the caller."
         BadArgument "Too many words or capabilities; an item is not in order."
         NoWindow "The handler's window has fewer slots than there are capabilities."
@@ -67,7 +68,8 @@ operations! {
     before: "The words in the UTCB are no more than fit beside the capabilities.";
     after: "A portal of this thread has been called."
         "The words in the UTCB and capabilities that the tag names belong to the message.";
-    errors: BadArgument "Too many words or capabilities; an item is not in order; capabilities for nobody. The caller still waits, as after all errors."
+    errors: BadArgument "Too many words or capabilities; an item is not in order; capabilities for nobody. The \
+        caller still waits, as after all errors."
         BadCapability "An item names no capability."
         Denied "An item's capability lacks `DELEGATE`, or bits of the badge."
         NoWindow "The caller's window has fewer slots than there are capabilities."
@@ -162,7 +164,8 @@ operations! {
     before: "The domain is the payer, and pays for the space, which is a host space."
         "The machine has the CPU.";
     after: "The UTCB is mapped in the space for reading and writing.";
-    errors: BadArgument "The domain is not the payer or does not pay for the space; the space is no host space; there is no such CPU."
+    errors: BadArgument "The domain is not the payer or does not pay for the space; the space is no host space; \
+        there is no such CPU."
         Occupied "Something is mapped where the UTCB is to be."
         Dead "The payer is ending.";
     pays: 0;
@@ -187,10 +190,12 @@ operations! {
         /// The portal for exit kind 0, in that domain; kind `k` uses the selector `k` places further.
         7 portals: Selector,
     }
-    before: "The domain is the payer, and pays for both spaces, of which the one is a guest space and the other a host space."
+    before: "The domain is the payer, and pays for both spaces, of which the one is a guest space and the other a \
+        host space."
         "The machine has the CPU.";
     after: "The state page is mapped in the host space for reading and writing.";
-    errors: BadArgument "The domain is not the payer or does not pay for a space; a space is of the wrong kind; there is no such CPU."
+    errors: BadArgument "The domain is not the payer or does not pay for a space; a space is of the wrong kind; \
+        there is no such CPU."
         Occupied "Something is mapped where the state page is to be."
         Dead "The payer is ending."
         Unsupported "The CPU cannot virtualise.";
@@ -215,7 +220,8 @@ operations! {
         6 time: Cap<Time, CREATE>,
     }
     before: "The machine has the CPU, and the time has CPU and priority."
-        "The budget is not larger than the period. Both are 0 for one without limit, which takes turns within its priority by the kernel's time slice; else neither is.";
+        "The budget is not larger than the period. Both are 0 for one without limit, which takes turns within its \
+            priority by the kernel's time slice; else neither is.";
     errors: BadArgument "There is no such CPU; budget and period do not fit each other."
         Denied "The time has not that CPU, or not that priority."
         Dead "The payer is ending.";
@@ -272,9 +278,11 @@ operations! {
         /// How.
         6 flags: DelegateFlags,
     }
-    before: "Of memory, the part is not empty and inside the capability's, and its bounds are multiples of the page size unless it is ports."
+    before: "Of memory, the part is not empty and inside the capability's, and its bounds are multiples of the page \
+        size unless it is ports."
         "Of a notification, the badge has no bit that the capability's lacks."
-        "Of time, the CPUs are some of the capability's, the priority is no higher, and the partition is the same unless the capability's is 0."
+        "Of time, the CPUs are some of the capability's, the priority is no higher, and the partition is the same \
+            unless the capability's is 0."
         "A capability that is granted has no descendants, and is not the one that a creation made.";
     after: "If it is granted, the capability is where it was delegated to, as it was, and no longer where it came from.";
     errors: BadArgument "The part is none of the memory; priority or partition are none."
@@ -297,7 +305,8 @@ operations! {
         0 capability: Cap<Any, NONE>,
     }
     before: "An object that ends is neither the caller, nor its domain, nor a space that threads or vCPUs use.";
-    after: "The slot is empty. No CPU, guest or device can use what was taken back, and what the object was made of is its payer's.";
+    after: "The slot is empty. No CPU, guest or device can use what was taken back, and what the object was made of \
+        is its payer's.";
     errors: Busy "The object is in use. What was derived has been taken back.";
     cost: Steps("what is taken back");
 
@@ -320,11 +329,13 @@ operations! {
         6 access: Access,
     }
     before: "The memory capability has the rights that are asked for, which are `READ`, and `WRITE` or `EXEC` or both."
-        "The range is not empty, inside the memory and inside the space, and its bounds are multiples of the page size. The first page of a host space stays empty."
+        "The range is not empty, inside the memory and inside the space, and its bounds are multiples of the page \
+            size. The first page of a host space stays empty."
         "Ports go to a host space, to the address that is their number, with natural caching.";
     after: "The mapping is derived from the memory.";
     errors: BadArgument "The range or access is none that can be."
-        Denied "The memory capability lacks a right that is asked for. Registers by which guests reach the virtual CPU interface (GICv2's GICV) are mapped into guest spaces only, as they act on whichever guest is loaded."
+        Denied "The memory capability lacks a right that is asked for. Registers by which guests reach the virtual \
+            CPU interface (GICv2's GICV) are mapped into guest spaces only, as they act on whichever guest is loaded."
         Occupied "Part of the range is mapped.";
     pays: 1;
     cost: Steps("page-table entries");
@@ -514,7 +525,8 @@ operations! {
         2 frame: u64,
     }
     before: "The machine has the CPU, and the time has it too."
-        "The windows are at most [`crate::syscall::MAX_WINDOWS`], in ascending order, apart, not empty and inside the frame.";
+        "The windows are at most [`crate::syscall::MAX_WINDOWS`], in ascending order, apart, not empty and inside \
+            the frame.";
     after: "The schedule begins when the present frame ends, or at once where there is none.";
     errors: BadArgument "There is no such CPU; the windows are not in order."
         Denied "The time has not that CPU, or is of another partition than 0.";
@@ -532,7 +544,8 @@ operations! {
         /// A vCPU's portal for exit kind 0 from then on. Of a thread, it means nothing.
         3 portals: Selector,
     }
-    before: "The machine has the CPU, and the time has it, with the priority and the partition of the scheduling context if there is one."
+    before: "The machine has the CPU, and the time has it, with the priority and the partition of the scheduling \
+        context if there is one."
         "It does not call, help or serve a call.";
     after: "It goes on there as it was, with what is left of its budget and its deadline.";
     errors: BadArgument "There is no such CPU."
