@@ -95,8 +95,15 @@ fn execute(cpu: &Cpu, thread: Ref<Thread>, op: Op, words: &Words) -> Outcome {
             thread,
             args.then(|_: call::ReplyWait| written(ipc::reply_wait(cpu, thread))),
         ),
-        Op::Signal => args.at_once(|call| signal(cpu, domain, call)),
-        Op::Wait => args.then(|call| wait(cpu, thread, call)),
+        // These two in one piece with this function, where a closure would be a function of its own.
+        Op::Signal => match args.decode() {
+            Ok(call) => Outcome::Return(signal(cpu, domain, call)),
+            Err(status) => Outcome::Return(Err(status)),
+        },
+        Op::Wait => match args.decode() {
+            Ok(call) => wait(cpu, thread, call),
+            Err(status) => Outcome::Return(Err(status)),
+        },
         Op::Yield => args.at_once(|call::Yield {}| {
             cpu.yielded.set(true);
             cpu.reschedule.set(true);
@@ -156,11 +163,17 @@ struct Args<'a> {
 }
 
 impl Args<'_> {
+    /// What they are.
+    #[inline(always)]
+    fn decode<T: Operation>(&self) -> Result<T, Status> {
+        debug_assert_eq!(self.op, T::OP);
+        T::decode(self.words)
+    }
+
     /// Does `work` with them, if they are in order.
     #[inline(always)]
     fn then<T: Operation>(&self, work: impl FnOnce(T) -> Outcome) -> Outcome {
-        debug_assert_eq!(self.op, T::OP);
-        match T::decode(self.words) {
+        match self.decode() {
             Ok(call) => work(call),
             Err(status) => Outcome::Return(Err(status)),
         }
@@ -189,12 +202,14 @@ fn written(result: Result<(), Status>) -> Outcome {
     }
 }
 
+#[inline(always)]
 fn signal(cpu: &Cpu, domain: &Domain, call: call::Signal) -> Result<(), Status> {
     let (notification, bits) = domain.signal_target(call.notification)?;
     notification::signal(cpu, notification, bits);
     Ok(())
 }
 
+#[inline(always)]
 fn wait(cpu: &Cpu, thread: Ref<Thread>, call: call::Wait) -> Outcome {
     let notification = match thread.domain.object(call.notification) {
         Ok(notification) => notification,
