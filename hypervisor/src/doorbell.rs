@@ -117,6 +117,7 @@ impl Default for Doorbells {
 }
 
 /// How many of the first `count` doorbells in `page` start at `at` or before.
+#[inline(always)]
 fn after(page: KernelPage, count: usize, at: u64) -> usize {
     let (mut low, mut high) = (0, count);
     while low < high {
@@ -165,6 +166,7 @@ pub fn unbind(_tree: &Tree, space: &Space, slot: &Slot) {
 
 /// The guest of `vcpu`, which runs on this CPU, has left for a write: rings the doorbell there, and has the guest go on after
 /// the write. `false`: there is none, or the processor does not say where the next instruction is.
+#[inline(always)]
 pub fn ring(cpu: &Cpu, vcpu: Ref<Vcpu>, exit: &Exit) -> bool {
     let at = match exit.kind {
         ExitKind::Io => PORT + (exit.info[0] & 0xffff),

@@ -131,8 +131,8 @@ pub const MUTATIONS: &[Mutation] = &[
     Mutation {
         name: "a second signal from another CPU is taken for the first",
         file: "cpu.rs",
-        line: "n.posted.store(false, Ordering::Release);",
-        instead: "let _ = n;",
+        line: "notification.posted.store(false, Ordering::Release);",
+        instead: "let _ = notification;",
     },
     Mutation {
         name: "a notification that is posted tells nobody",
@@ -164,6 +164,18 @@ pub const MUTATIONS: &[Mutation] = &[
         file: "ipc.rs",
         line: "handler.context.depth.set(caller.depth.get() + 1);",
         instead: "handler.context.depth.set(1);",
+    },
+    Mutation {
+        name: "a call wakes the time that its handler has of its own",
+        file: "ipc.rs",
+        line: "handler.context.reply_path.set(ReplyPath::Thread);\n            let message",
+        instead: "handler.context.reply_path.set(ReplyPath::Thread);\n            handler.context.release_waiters(cpu, None);\n            let message",
+    },
+    Mutation {
+        name: "a client goes on on the time of its handler",
+        file: "sched.rs",
+        line: "home.reply_path.set(ReplyPath::General);",
+        instead: "let _ = ReplyPath::General;",
     },
     Mutation {
         name: "a caller is not told that its server has ended",
@@ -211,8 +223,8 @@ pub const MUTATIONS: &[Mutation] = &[
     Mutation {
         name: "deadlines are in the wrong order",
         file: "timeout.rs",
-        line: "if at(n).deadline.get() > deadline {",
-        instead: "if at(n).deadline.get() < deadline {",
+        line: "if b.deadline.get() < a.deadline.get() => {",
+        instead: "if b.deadline.get() > a.deadline.get() => {",
     },
     Mutation {
         name: "time stays with what has ended",
