@@ -10,8 +10,8 @@ use crate::object::{Header, Object};
 use crate::sched::Sched;
 use crate::sync::TicketMutex;
 use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use abi::Status;
 use abi::cap::Kind;
+use abi::{Status, call};
 
 /// Who waits, or the vCPU that it kicks.
 struct Waiter {
@@ -161,10 +161,8 @@ fn end_wait_for(cpu: &Cpu, notification: Ref<Notification>, waiter: Ref<Context>
     }
     notification.detach(waiter);
     if let Some(thread) = waiter.as_thread() {
-        thread.with_frame(|frame| {
-            frame.set_result(Status::Success);
-            frame.set_arg(1, bits);
-        });
+        thread.with_frame(|frame| frame.set_result(Status::Success));
+        thread.return_values(&call::Waited { bits });
     }
     cpu.timeouts.disarm(&waiter.timeout);
     waiter.notification.set(None);

@@ -185,6 +185,14 @@ impl Driver {
         for i in 0..victims.len() {
             let v = victims[(first + i) % victims.len()];
             must("end of a domain", syscall::delete(v.at(own::DOMAIN)));
+            if let Some((call, result)) = v.undeclared() {
+                let op = Op::from_code(call.op()).map_or("no operation", Op::name);
+                let status = result.status().name();
+                fail(format_args!(
+                    "{op} ({:#x}) returned {status} ({:#x})",
+                    call.0, result.0
+                ));
+            }
             let (calls, digest) = v.take_calls();
             self.calls += calls;
             self.digest = mix(self.digest ^ digest);

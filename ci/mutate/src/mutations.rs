@@ -32,8 +32,8 @@ pub const MUTATIONS: &[Mutation] = &[
     Mutation {
         name: "a delegation adds rights",
         file: "delegate.rs",
-        line: "rights.ok_or(Status::BadArgument)? & word.rights()",
-        instead: "rights.ok_or(Status::BadArgument)?",
+        line: "let rights = rights & word.rights();",
+        instead: "",
     },
     Mutation {
         name: "a badge is compared with the wrong mask",
@@ -56,7 +56,7 @@ pub const MUTATIONS: &[Mutation] = &[
     Mutation {
         name: "memory is mapped with rights that it has not",
         file: "space.rs",
-        line: "if !word.allows(rights) {",
+        line: "if !memory.word().allows(rights) {",
         instead: "if false {",
     },
     Mutation {
@@ -178,15 +178,9 @@ pub const MUTATIONS: &[Mutation] = &[
         instead: "let _ = ReplyPath::General;",
     },
     Mutation {
-        name: "a call looks at half of its selector",
-        file: "ipc.rs",
-        line: "let portal = create::selector(portal)?;",
-        instead: "let portal = abi::Selector(portal as u32);",
-    },
-    Mutation {
         name: "a caller is not told that its server has ended",
         file: "ipc.rs",
-        line: "client.with_frame(|frame| frame.set_result(Status::Dead));",
+        line: "frame.set_result(Status::Dead);",
         instead: "let _ = Status::Dead;",
     },
     Mutation {
@@ -286,5 +280,18 @@ pub const MUTATIONS: &[Mutation] = &[
         file: "cpu.rs",
         line: "        sched.set_bound(false);\n        return Err(Status::Busy);",
         instead: "        return Err(Status::Busy);",
+    },
+    // The ABI.
+    Mutation {
+        name: "a status that is not declared is returned",
+        file: "interrupt.rs",
+        line: "return Err(Status::Busy);",
+        instead: "return Err(Status::Occupied);",
+    },
+    Mutation {
+        name: "a failing call returns registers as they were",
+        file: "syscall.rs",
+        line: "thread.with_frame(Frame::scrub);",
+        instead: "",
     },
 ];

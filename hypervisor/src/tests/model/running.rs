@@ -354,6 +354,9 @@ impl Model {
         };
         let status = result.err().unwrap_or(Status::Success);
         let frame = &mut self.thread_mut(id).frame;
+        if [Op::Call as u8, Op::ReplyWait as u8].contains(&tag.op()) {
+            frame.scrub();
+        }
         frame.set_result(status);
         if status == Status::Quota {
             // The payer's place: only the space's, in a mapping, is not the first argument.
