@@ -52,9 +52,8 @@ fn can_enter(cpu: &Cpu, caller: Ref<Context>, handler: Ref<Thread>) -> bool {
         && (caller.depth.get() as usize) < MAX_CALL_DEPTH
 }
 
-/// Words in the UTCB and capabilities of the message of `thread`.
-fn lengths(thread: Ref<Thread>) -> Result<(usize, usize), Status> {
-    let tag = thread.with_frame(|frame| frame.tag());
+/// Words in the UTCB and capabilities of the message that `tag` describes.
+fn lengths(tag: Tag) -> Result<(usize, usize), Status> {
     let (words, items) = (tag.utcb_words(), tag.items());
     if items > ITEMS || words > Item::words_beside(items) {
         return Err(Status::BadArgument);
@@ -109,7 +108,7 @@ fn run_chain(cpu: &Cpu) {
 
 /// System call [`abi::Op::Call`].
 pub fn call(cpu: &Cpu, thread: Ref<Thread>, portal: Cap<kind::Portal, CALL>) -> Result<(), Status> {
-    let (words, items) = lengths(thread)?;
+    let (words, items) = lengths(thread.with_frame(|frame| frame.tag()))?;
     let portal = thread.domain.object(portal)?;
     if items > 0
         && let Some(handler) = portal.handler()
@@ -140,7 +139,7 @@ pub fn call(cpu: &Cpu, thread: Ref<Thread>, portal: Cap<kind::Portal, CALL>) -> 
 
 /// System call [`abi::Op::ReplyWait`].
 pub fn reply_wait(cpu: &Cpu, thread: Ref<Thread>) -> Result<(), Status> {
-    let (words, items) = lengths(thread)?;
+    let (words, items) = lengths(thread.with_frame(|frame| frame.tag()))?;
     if items > 0 {
         let client = thread.caller.get().and_then(|caller| caller.as_thread());
         let client = client.filter(|client| !client.in_exception.get());

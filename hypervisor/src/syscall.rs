@@ -68,34 +68,37 @@ pub fn dispatch(cpu: &Cpu, thread: Ref<Thread>, syndrome: u64) {
 /// The tag of a call of a known operation is not in order.
 #[cold]
 fn refuse(thread: Ref<Thread>, op: Op) -> Outcome {
-    let outcome = Outcome::Return(Err(Status::BadArgument));
+    let result = Err(Status::BadArgument);
     match op {
-        Op::Call | Op::ReplyWait => scrubbed(thread, outcome),
-        _ => outcome,
+        Op::Call | Op::ReplyWait => written(thread, result),
+        _ => Outcome::Return(result),
     }
 }
 
-/// What does not preserve all registers returns at once: it scrubs those all the same.
-fn scrubbed(thread: Ref<Thread>, outcome: Outcome) -> Outcome {
-    if let Outcome::Return(_) = outcome {
-        thread.with_frame(Frame::scrub);
+/// How a call or reply ends. If it succeeds, it has written the registers itself; else those that it does not preserve are
+/// scrubbed all the same.
+#[inline(always)]
+fn written(thread: Ref<Thread>, result: Result<(), Status>) -> Outcome {
+    if result.is_ok() {
+        return Outcome::Written;
     }
-    outcome
+    thread.with_frame(Frame::scrub);
+    Outcome::Return(result)
 }
 
 fn execute(cpu: &Cpu, thread: Ref<Thread>, op: Op, words: &Words) -> Outcome {
     let domain = &*thread.domain;
     let args = Args { op, words };
     match op {
-        Op::Call => scrubbed(
-            thread,
-            args.then(|call: call::Call| written(ipc::call(cpu, thread, call.portal))),
-        ),
-        Op::ReplyWait => scrubbed(
-            thread,
-            args.then(|_: call::ReplyWait| written(ipc::reply_wait(cpu, thread))),
-        ),
-        // These two in one piece with this function, where a closure would be a function of its own.
+        // These four in one piece with this function, where a closure would be a function of its own.
+        Op::Call => match args.decode::<call::Call>() {
+            Ok(call) => written(thread, ipc::call(cpu, thread, call.portal)),
+            Err(status) => written(thread, Err(status)),
+        },
+        Op::ReplyWait => match args.decode::<call::ReplyWait>() {
+            Ok(_) => written(thread, ipc::reply_wait(cpu, thread)),
+            Err(status) => written(thread, Err(status)),
+        },
         Op::Signal => match args.decode() {
             Ok(call) => Outcome::Return(signal(cpu, domain, call)),
             Err(status) => Outcome::Return(Err(status)),
@@ -191,14 +194,6 @@ impl Args<'_> {
             Some(tree) => Outcome::Return(work(&tree, call)),
             None => Outcome::Restart,
         })
-    }
-}
-
-/// How a call or reply ends that writes registers itself if it succeeds.
-fn written(result: Result<(), Status>) -> Outcome {
-    match result {
-        Ok(()) => Outcome::Written,
-        Err(status) => Outcome::Return(Err(status)),
     }
 }
 
