@@ -63,17 +63,21 @@ fn fingerprint(s: &System) -> u64 {
 fn explore(start: fn() -> System, events: &[Event], depth: usize) -> usize {
     let further = std::env::var("BULKHEAD_DEPTH").ok();
     let depth = depth + further.and_then(|n| n.parse().ok()).unwrap_or(0);
-    let mut seen = HashSet::from([fingerprint(&start())]);
+    let mut s = start();
+    let begin = s.save();
+    let mut seen = HashSet::from([fingerprint(&s)]);
     let mut frontier: Vec<Vec<u8>> = vec![Vec::new()];
     let mut steps = 0;
     for reached in 1..=depth {
         let mut next = Vec::new();
         for path in &frontier {
+            s.restore(&begin);
+            for &i in path {
+                happen(&mut s, events[i as usize]);
+            }
+            let here = s.save();
             for (i, &event) in events.iter().enumerate() {
-                let mut s = start();
-                for &i in path {
-                    happen(&mut s, events[i as usize]);
-                }
+                s.restore(&here);
                 let checked = catch_unwind(AssertUnwindSafe(|| {
                     happen(&mut s, event);
                     s.compare();

@@ -475,7 +475,7 @@ fn run(shape: &Shape, late: bool, history: &[Choice]) -> Result<(), TestCaseErro
         }
     }));
     let outcome = match (outcome, system) {
-        (Ok(()), Some(s)) => catch_unwind(AssertUnwindSafe(|| s.finish())),
+        (Ok(()), Some(mut s)) => catch_unwind(AssertUnwindSafe(|| s.finish())),
         (Err(cause), Some(s)) => {
             let story = s.history.join("\n");
             let what = cause.downcast_ref::<String>().cloned();

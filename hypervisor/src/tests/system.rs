@@ -15,6 +15,7 @@ use abi::syscall::Tag;
 use abi::vcpu::ExitKind;
 use abi::{Op, Rights, Status};
 use core::sync::atomic::Ordering;
+use std::collections::BTreeMap;
 
 const TIME: u64 = world::TIME as u64;
 
@@ -32,7 +33,33 @@ pub struct System {
     pages: u64,
 }
 
+/// A state of a machine, kernel and model, to go back to.
+pub struct Saved {
+    kernel: Box<dyn Fn()>,
+    model: Model,
+    addresses: BTreeMap<Id, u64>,
+    history: Vec<String>,
+}
+
 impl System {
+    /// The present state. Interrupt lines are not part of it.
+    pub fn save(&self) -> Saved {
+        Saved {
+            kernel: Box::new(self.a.w.save()),
+            model: self.a.model.clone(),
+            addresses: self.a.addresses.clone(),
+            history: self.history.clone(),
+        }
+    }
+
+    /// Goes back to `saved`.
+    pub fn restore(&mut self, saved: &Saved) {
+        (saved.kernel)();
+        self.a.model.clone_from(&saved.model);
+        self.a.addresses.clone_from(&saved.addresses);
+        self.history.clone_from(&saved.history);
+    }
+
     /// A machine with `cpus` CPUs, whose root uses selectors up to `last`.
     pub fn new(cpus: u32, last: u32) -> System {
         let a = Agreement::new(cpus, last);
@@ -345,7 +372,7 @@ impl System {
     }
 
     /// The root deletes all that it has: what it used is free.
-    pub fn finish(mut self) {
+    pub fn finish(&mut self) {
         for _ in 0..2 {
             for at in 0..=self.a.last {
                 let cap = self.a.model.caps.get(&(0, at));
