@@ -1,6 +1,6 @@
 //! The kernel next to the model: what is compared.
 
-use super::model::running::{Line, State};
+use super::model::running::{LAST_WORDS, Line, State};
 use super::model::{Caller, Cap, Id, Model, Object, Place, Space, Table};
 use super::world::{self, RAM_BASE, World};
 use crate::addr::HostPhys;
@@ -227,8 +227,12 @@ impl Agreement {
         assert_eq!(kernel.with_frame(|f| *f), model.frame, "registers of {id}");
         let caller = kernel.caller.get().map(Ref::address);
         assert_eq!(caller, model.caller.map(|id| self.addresses[&id]));
-        for (i, &word) in model.words.iter().enumerate() {
-            assert_eq!(kernel.utcb.read(HEAD + i), word, "word {i} of {id}");
+        assert_eq!(kernel.utcb.read(0), model.shared.window);
+        let last = PAGE as usize / 8 - LAST_WORDS;
+        for (from, words) in [(HEAD, &model.shared.words[..]), (last, &model.shared.last)] {
+            for (i, &word) in words.iter().enumerate() {
+                assert_eq!(kernel.utcb.read(from + i), word, "word {from}+{i} of {id}");
+            }
         }
     }
 

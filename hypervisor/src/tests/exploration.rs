@@ -36,7 +36,7 @@ fn happen(s: &mut System, event: Event) {
             if op == Op::Wait && args[1] != 0 && args[1] != u64::MAX {
                 args[1] += s.a.model.now;
             }
-            s.does(cpu, op, 0, &args);
+            s.does(cpu, op, &args);
         }
         Event::Replies(cpu, halt, deadline) => {
             let controls = if halt { CONTROL_HALT } else { 0 };

@@ -1,7 +1,7 @@
 //! The kernel and the model do the same: the machine of both, and what can happen to it.
 
 use super::agreement::{Agreement, HEAD, nine};
-use super::model::running::Exit;
+use super::model::running::{Exit, LAST_WORDS};
 use super::model::{Caller, Id, Model, Object};
 use super::world::{self, INSTRUCTION, RAM, Running, SLICE};
 use crate::arch::vcpu::{CONTROLS, DEADLINE};
@@ -12,6 +12,7 @@ use crate::thread::Exception;
 use crate::vcpu::{self, Vcpu};
 use crate::{cell::Ref, interrupt, ipc, sched};
 use abi::syscall::Tag;
+use abi::utcb::{Item, Window};
 use abi::vcpu::ExitKind;
 use abi::{Op, Rights, Status};
 use core::sync::atomic::Ordering;
@@ -100,25 +101,30 @@ impl System {
         assert_eq!(self.root(0, op, args), Ok(()), "{op:?} {args:x?}");
     }
 
-    /// The thread that runs on `cpu` makes a system call with `words` words in its UTCB.
-    pub fn does(&mut self, cpu: u32, op: Op, words: u16, args: &[u64]) {
+    /// The thread that runs on `cpu` makes a system call.
+    pub fn does(&mut self, cpu: u32, op: Op, args: &[u64]) {
+        self.does_with(cpu, op, Tag::new(op, 0), args);
+    }
+
+    /// As [`System::does`], with the tag of a message.
+    pub fn does_with(&mut self, cpu: u32, op: Op, tag: Tag, args: &[u64]) {
         let Some(id) = self.running_thread(cpu) else {
             return;
         };
-        self.happens(format!("{id} on {cpu}: {op:?}+{words} {args:x?}"));
+        self.happens(format!("{id} on {cpu}: {op:?}+{:x} {args:x?}", tag.0 >> 8));
         self.prepare(op);
         // What else has arrived may have changed who runs.
         if self.running_thread(cpu) != Some(id) || self.ends_itself(id, op, args) {
             return;
         }
         let frame = &mut self.a.model.thread_mut(id).frame;
-        frame.set_tag(Tag::new(op, words));
+        frame.set_tag(tag);
         for (i, arg) in nine(args).into_iter().enumerate() {
             frame.set_arg(i, arg);
         }
         self.a.model.execute(id, INSTRUCTION);
         let thread = self.a.thread(id);
-        self.a.w.begin(thread, op, words, args);
+        self.a.w.begin_with(thread, tag, args);
         if matches!(op, Op::Map | Op::Revoke | Op::Delete) {
             let mut turns = 0;
             while self.a.w.restarts(thread) {
@@ -137,7 +143,8 @@ impl System {
         let status = thread.with_frame(|frame| frame.tag().status());
         let expected = self.a.model.thread(id).frame.tag().status();
         assert_eq!(status, expected, "{op:?} {args:x?}");
-        if status == Status::Success {
+        // The status that a foreign thread gets is its handler's word.
+        if status == Status::Success && !thread.foreign {
             self.check_flushes(op, Ok(()));
             let by = Caller {
                 domain: self.a.model.payer(id),
@@ -174,7 +181,7 @@ impl System {
 
     /// Whether the call takes away what its caller runs on: it is not seen to its end then.
     fn ends_itself(&self, id: Id, op: Op, args: &[u64]) -> bool {
-        if !matches!(op, Op::Revoke | Op::Delete) {
+        if !matches!(op, Op::Revoke | Op::Delete) || self.a.model.thread(id).foreign {
             return false;
         }
         let mut after = self.a.model.clone();
@@ -210,7 +217,31 @@ impl System {
         if let Some(id) = self.running_thread(cpu) {
             for (i, &word) in words.iter().enumerate() {
                 self.a.thread(id).utcb.write(HEAD + i, word);
-                self.a.model.thread_mut(id).words[i] = word;
+                self.a.model.thread_mut(id).shared.words[i] = word;
+            }
+        }
+    }
+
+    /// The thread that runs on `cpu` opens a window for capabilities.
+    pub fn opens(&mut self, cpu: u32, window: Window) {
+        if let Some(id) = self.running_thread(cpu) {
+            self.happens(format!("{id} on {cpu}: opens {window:?}"));
+            self.a.thread(id).utcb.write(0, window.to_word());
+            self.a.model.thread_mut(id).shared.window = window.to_word();
+        }
+    }
+
+    /// The thread that runs on `cpu` writes the capabilities of its next message.
+    pub fn attaches(&mut self, cpu: u32, items: &[Item]) {
+        if let Some(id) = self.running_thread(cpu) {
+            self.happens(format!("{id} on {cpu}: attaches {items:x?}"));
+            for (number, item) in items.iter().enumerate() {
+                for (i, word) in item.to_words().into_iter().enumerate() {
+                    let at = Item::place(number) + i;
+                    self.a.thread(id).utcb.write(HEAD + at, word);
+                    let last = &mut self.a.model.thread_mut(id).shared.last;
+                    last[at + LAST_WORDS - abi::utcb::WORDS] = word;
+                }
             }
         }
     }
@@ -228,7 +259,7 @@ impl System {
             let vcpu = self.a.model.vcpu_mut(id);
             (vcpu.controls, vcpu.next_deadline) = (controls, deadline);
         }
-        self.does(cpu, Op::ReplyWait, 0, &[0, groups]);
+        self.does(cpu, Op::ReplyWait, &[0, groups]);
     }
 
     /// The thread that runs on `cpu` has an exception.
@@ -258,7 +289,9 @@ impl System {
         // A kick that has come meanwhile comes first: the guest has not gone on.
         if !self.a.model.step(id, INSTRUCTION) {
             let exit: Exit = [kind as u64 | 3 << 8, info[0], info[1], info[2]];
-            self.a.model.tell(id, exit);
+            if !self.a.model.rings(cpu, id, &exit) {
+                self.a.model.tell(id, exit);
+            }
             let exit = vcpu::Exit {
                 kind,
                 instruction_length: 3,
@@ -268,6 +301,9 @@ impl System {
         }
         vcpu::run(&self.a.w.on(cpu), kernel);
         self.settle(cpu);
+        if !self.late {
+            self.settle_all();
+        }
     }
 
     /// The device at `line` fires, on `cpu`.
@@ -441,6 +477,8 @@ pub mod own {
     pub const TIME: u64 = 26;
     /// The first that is free.
     pub const FREE: u64 = 27;
+    /// One more than the last.
+    pub const END: u64 = 36;
 }
 
 /// How a machine begins.
@@ -455,6 +493,8 @@ pub struct Shape {
     /// Of each domain, in pages.
     pub frames: u64,
     pub vcpu: bool,
+    /// Whether the second domain's client is foreign.
+    pub foreign: bool,
 }
 
 /// Highest selector that the root uses.
@@ -494,11 +534,13 @@ impl System {
         use place::{CLIENT, GUEST, NOTIFICATION, PORTAL, SCHED, SERVER, SPACE, SPARE};
         let cpu = (i % shape.cpus) as u64;
         let d = place::domain(i);
-        self.must(Op::CreateDomain, &[1, d, shape.quota, 32]);
+        self.must(Op::CreateDomain, &[1, d, shape.quota, own::END]);
         self.must(Op::CreateSpace, &[d, d + SPACE, 0]);
         self.must(Op::CreateSpace, &[d, d + GUEST, 1]);
         for (at, page) in [(CLIENT, 0x10_0000), (SERVER, 0x10_1000)] {
             let exceptions = own::PORTALS + i as u64;
+            let foreign = shape.foreign && i == 1 && at == CLIENT;
+            let cpu = cpu | u64::from(foreign) << 32;
             let args = [d, d + at, d, d + SPACE, cpu, page, 0x2000, 0, exceptions];
             self.must(Op::CreateThread, &args);
         }
@@ -534,7 +576,8 @@ impl System {
     /// A vCPU of the first domain, kicked by that domain's notification.
     fn add_vcpu(&mut self) {
         let d = place::domain(0);
-        for kind in [ExitKind::Kick, ExitKind::Startup, ExitKind::Halt] {
+        use ExitKind::{Halt, Io, Kick, StageTwoFault, Startup};
+        for kind in [Kick, Startup, StageTwoFault, Halt, Io] {
             let to = own::EXITS + kind as u64;
             self.must(Op::Delegate, &[d + place::PORTAL, d, to, ALL]);
         }

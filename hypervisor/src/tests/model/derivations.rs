@@ -5,67 +5,132 @@ use crate::domain::Domain;
 use crate::mem::PAGE;
 use abi::cap::Kind;
 use abi::syscall::DelegateFlags;
+use abi::utcb::{Item, Window};
 use abi::{Op, Rights, Status};
+
+/// A delegation that is in order.
+struct Delegation {
+    from: Place,
+    to: Place,
+    /// What is at `to` then.
+    cap: Cap,
+    /// Nothing is left at `from`.
+    grant: bool,
+}
 
 impl Model {
     pub(super) fn delegate(&mut self, caller: Id, args: &[u64; 9]) -> Result<(), Status> {
         let receiver = self.find(caller, args[1], Kind::Domain, Rights::INSTALL)?;
         let from = (caller, selector(args[0])?);
+        let terms = [args[3], args[4], args[5], args[6]];
+        let delegation = self.delegation(from, (receiver, args[2]), terms)?;
+        self.carry_out(delegation);
+        Ok(())
+    }
+
+    /// The capabilities of a message of `from` go to the window of `to`: all of them, or none.
+    pub(super) fn transfer(&mut self, from: Id, to: Id, count: usize) -> Result<(), Status> {
+        let window = Window::from_word(self.thread(to).shared.window);
+        if count > window.slots as usize {
+            return Err(Status::NoWindow);
+        }
+        let mut all: Vec<Delegation> = Vec::new();
+        for number in 0..count {
+            let item = Item::from_words(self.thread(from).shared.item(number));
+            let from = (self.payer(from), item.source.0);
+            let to = (self.payer(to), window.base as u64 + number as u64);
+            let (rights, flags) = (item.rights.into(), item.flags.into());
+            let terms = [rights, item.first, item.second, flags];
+            let delegation = self.delegation(from, to, terms)?;
+            // Nothing is given away twice.
+            let same = |other: &&Delegation| other.from == from;
+            if let Some(other) = all.iter().find(same)
+                && (other.grant || delegation.grant)
+            {
+                return Err(Status::BadArgument);
+            }
+            all.push(delegation);
+        }
+        for delegation in all {
+            self.carry_out(delegation);
+        }
+        Ok(())
+    }
+
+    /// What a delegation to a selector of a domain would do. Terms: rights, offset or badge or CPUs, size or limit, flags.
+    fn delegation(
+        &self,
+        from: Place,
+        (receiver, to): (Id, u64),
+        [rights, first, second, flags]: [u64; 4],
+    ) -> Result<Delegation, Status> {
         let cap = self.caps.get(&from).filter(|cap| cap.kind != Kind::Mapping);
         let cap = cap.ok_or(Status::BadCapability)?.clone();
         if !cap.rights.contains(Rights::DELEGATE) {
             return Err(Status::Denied);
         }
-        let flags = DelegateFlags::from_bits(args[6]).ok_or(Status::BadArgument)?;
-        let to = self.empty(receiver, args[2])?;
-        if flags.contains(DelegateFlags::GRANT) {
+        let flags = DelegateFlags::from_bits(flags).ok_or(Status::BadArgument)?;
+        let to = self.empty(receiver, to)?;
+        let grant = flags.contains(DelegateFlags::GRANT);
+        if grant {
             if cap.origin || self.children(from).next().is_some() {
                 return Err(Status::Busy);
             }
-            self.caps.remove(&from);
-            self.caps.insert(to, cap);
-            return Ok(());
+            return Ok(Delegation {
+                from,
+                to,
+                cap,
+                grant,
+            });
         }
-        let rights = u16::try_from(args[3]).ok().and_then(Rights::from_bits);
+        let rights = u16::try_from(rights).ok().and_then(Rights::from_bits);
         let rights = rights.ok_or(Status::BadArgument)? & cap.rights;
         let (first, second) = match cap.kind {
             Kind::Memory => {
-                let inside = args[4]
-                    .checked_add(args[5])
+                let inside = first
+                    .checked_add(second)
                     .is_some_and(|end| end <= cap.second);
-                if args[5] == 0 || !inside || !(args[4] | args[5]).is_multiple_of(PAGE) {
+                if second == 0 || !inside || !(first | second).is_multiple_of(PAGE) {
                     return Err(Status::BadArgument);
                 }
-                (cap.first + args[4], args[5])
+                (cap.first + first, second)
             }
-            Kind::Notification if args[4] & !cap.first != 0 => return Err(Status::Denied),
-            Kind::Notification => (args[4], 0),
+            Kind::Notification if first & !cap.first != 0 => return Err(Status::Denied),
+            Kind::Notification => (first, 0),
             Kind::Time => {
-                let (priority, partition) = (args[5] & 0xff, args[5] >> 8);
+                let (priority, partition) = (second & 0xff, second >> 8);
                 if priority > 127 || partition > 7 {
                     return Err(Status::BadArgument);
                 }
                 let moves = cap.second >> 8 != 0 && partition != cap.second >> 8;
-                if args[4] & !cap.first != 0 || priority > cap.second & 0xff || moves {
+                if first & !cap.first != 0 || priority > cap.second & 0xff || moves {
                     return Err(Status::Denied);
                 }
-                (args[4], args[5])
+                (first, second)
             }
             _ => (cap.first, cap.second),
         };
-        let parent = Some(from);
-        self.caps.insert(
+        let cap = Cap {
+            rights,
+            first,
+            second,
+            origin: false,
+            parent: Some(from),
+            ..cap
+        };
+        Ok(Delegation {
+            from,
             to,
-            Cap {
-                rights,
-                first,
-                second,
-                origin: false,
-                parent,
-                ..cap
-            },
-        );
-        Ok(())
+            cap,
+            grant,
+        })
+    }
+
+    fn carry_out(&mut self, delegation: Delegation) {
+        if delegation.grant {
+            self.caps.remove(&delegation.from);
+        }
+        self.caps.insert(delegation.to, delegation.cap);
     }
 
     pub(super) fn revoke(&mut self, by: Caller, op: Op, args: &[u64; 9]) -> Result<(), Status> {
@@ -128,7 +193,12 @@ impl Model {
             return;
         };
         if cap.kind == Kind::Mapping {
+            let is_doorbell = self.is_doorbell(&cap);
             let space = self.space_mut(cap.object.unwrap());
+            if is_doorbell {
+                space.doorbells.remove(&cap.first).unwrap();
+                return;
+            }
             for page in cap.first / PAGE..(cap.first + cap.second) / PAGE {
                 space.pages.remove(&page).unwrap();
             }
@@ -172,7 +242,7 @@ impl Model {
                 self.table_mut(payer).used -= Domain::overhead(table.slots) + table.limit;
             }
             Object::Space(space) => {
-                self.table_mut(payer).used -= 1 + space.tables.len() as u64;
+                self.table_mut(payer).used -= space.paid();
                 self.table_mut(payer).cells += 1;
             }
             Object::Thread(thread) => {

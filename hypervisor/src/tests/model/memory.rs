@@ -1,12 +1,17 @@
 //! Memory: what is mapped in spaces.
 
+use super::running::Exit;
 use super::{Cap, Id, Model, USED, selector};
 use crate::mem::PAGE;
-use crate::space::GUEST_END;
+use crate::space::{GUEST_END, PORTS};
 use abi::cap::Kind;
-use abi::syscall::SpaceKind;
+use abi::syscall::{MAX_DOORBELLS, SpaceKind};
+use abi::vcpu::{ExitKind, FAULT_WRITE};
 use abi::{Rights, Status, USER_END};
 use std::collections::{BTreeMap, BTreeSet};
+
+/// Ports are beyond all addresses.
+const PORT: u64 = 1 << 63;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Space {
@@ -14,7 +19,11 @@ pub struct Space {
     /// Page of the space: physical page, rights. Physical page `None`: the kernel's (a UTCB).
     pub pages: BTreeMap<u64, (Option<u64>, Rights)>,
     /// Page tables: level and number at that level.
-    pub(super) tables: BTreeSet<(u32, u64)>,
+    tables: BTreeSet<(u32, u64)>,
+    /// By where they start: size, notification and bits.
+    pub doorbells: BTreeMap<u64, (u64, Id, u64)>,
+    /// It ever had a doorbell.
+    has_doorbell_page: bool,
 }
 
 fn span(level: u32) -> u64 {
@@ -22,6 +31,22 @@ fn span(level: u32) -> u64 {
 }
 
 impl Space {
+    /// Nothing is in it.
+    pub(super) fn new(kind: SpaceKind) -> Space {
+        Space {
+            kind,
+            pages: BTreeMap::new(),
+            tables: BTreeSet::new(),
+            doorbells: BTreeMap::new(),
+            has_doorbell_page: false,
+        }
+    }
+
+    /// Pages that its payer pays, beside its cell.
+    pub(super) fn paid(&self) -> u64 {
+        1 + self.tables.len() as u64 + u64::from(self.has_doorbell_page)
+    }
+
     /// Makes the largest leaf that fits; returns its size. `charge` pays for a table.
     fn map(
         &mut self,
@@ -139,5 +164,73 @@ impl Model {
 
     pub(super) fn unmap_kernel_page(&mut self, space: Id, at: u64) {
         self.space_mut(space).pages.remove(&(at / PAGE)).unwrap();
+    }
+}
+
+/// Doorbells.
+impl Model {
+    pub(super) fn bind_doorbell(&mut self, caller: Id, args: &[u64; 9]) -> Result<(), Status> {
+        let (n, bits) = self.signal_target(caller, args[0])?;
+        let space = self.find(caller, args[1], Kind::Space, Rights::INSTALL)?;
+        let to = self.empty(caller, args[2])?;
+        let (base, end) = match args[3] {
+            0 => (0, GUEST_END),
+            1 => (PORT, PORTS),
+            _ => return Err(Status::BadArgument),
+        };
+        let (at, size) = (args[4], args[5]);
+        let inside = at.checked_add(size).is_some_and(|last| last <= end);
+        if self.space(space).kind != SpaceKind::Guest || size == 0 || !inside {
+            return Err(Status::BadArgument);
+        }
+        if !self.space(space).has_doorbell_page {
+            self.charge(self.payer(space), 1)?;
+            self.space_mut(space).has_doorbell_page = true;
+        }
+        let first = base + at;
+        let bound = &mut self.space_mut(space).doorbells;
+        let meets = |(&start, &(length, ..)): (&u64, &(u64, Id, u64))| {
+            start < first + size && first < start + length
+        };
+        if bound.len() == MAX_DOORBELLS || bound.iter().any(meets) {
+            return Err(USED);
+        }
+        bound.insert(first, (size, n, bits));
+        let doorbell = Cap {
+            kind: Kind::Mapping,
+            object: Some(space),
+            rights: Rights::empty(),
+            first,
+            second: size,
+            origin: false,
+            parent: Some((caller, args[0] as u32)),
+        };
+        self.caps.insert(to, doorbell);
+        Ok(())
+    }
+
+    /// Whether a mapping is one of a notification.
+    pub(super) fn is_doorbell(&self, cap: &Cap) -> bool {
+        let parent = cap.parent.and_then(|at| self.caps.get(&at));
+        cap.kind == Kind::Mapping && parent.is_some_and(|cap| cap.kind == Kind::Notification)
+    }
+
+    /// The guest of vCPU `id` leaves guest mode on `cpu` with `exit`; whether that rings a doorbell and is all.
+    pub fn rings(&mut self, cpu: u32, id: Id, exit: &Exit) -> bool {
+        let at = match ExitKind::from_code(exit[0] as u8) {
+            Some(ExitKind::StageTwoFault) if exit[1] & FAULT_WRITE != 0 => exit[2],
+            // Out, of a register.
+            Some(ExitKind::Io) if exit[1] >> 24 & 3 == 0 => PORT + (exit[1] & 0xffff),
+            _ => return false,
+        };
+        let mut bound = self.space(self.vcpu(id).guest).doorbells.range(..=at);
+        let last = bound
+            .next_back()
+            .filter(|(first, (size, ..))| at - **first < *size);
+        let Some((_, &(_, n, bits))) = last else {
+            return false;
+        };
+        self.signal(cpu, n, bits);
+        true
     }
 }

@@ -15,11 +15,11 @@ use crate::arch::{Frame, pages_per_vcpu};
 use crate::domain::{CELL, Domain, MAX_LEVEL, MAX_SLOTS};
 use crate::mem::PAGE;
 use abi::cap::Kind;
-use abi::syscall::SpaceKind;
+use abi::syscall::{SpaceKind, ThreadFlags};
 use abi::{Op, Rights, Status, USER_END};
 pub use memory::Space;
-use running::{Context, Cpu, Line, Notification, Portal, Sched, State, Thread, Vcpu};
-use std::collections::{BTreeMap, BTreeSet};
+use running::{Context, Cpu, Line, Notification, Portal, Sched, State, Thread, Utcb, Vcpu};
+use std::collections::BTreeMap;
 
 /// Name of an object; later ones are greater.
 pub type Id = usize;
@@ -194,6 +194,28 @@ impl Model {
         Ok(())
     }
 
+    /// More or less quota for a domain, from or to who pays for it.
+    fn move_quota(&mut self, caller: Id, op: Op, args: &[u64; 9]) -> Result<(), Status> {
+        let payer = self.find(caller, args[0], Kind::Domain, Rights::CREATE)?;
+        let domain = self.find(caller, args[1], Kind::Domain, Rights::CREATE)?;
+        if self.objects[&domain].1 != Some(payer) {
+            return Err(Status::BadArgument);
+        }
+        let (pages, gives) = (args[2], op == Op::QuotaGive);
+        let giver = self.table(if gives { payer } else { domain });
+        if pages > giver.limit - giver.used {
+            return Err(Status::Quota);
+        }
+        if gives {
+            self.table_mut(payer).used += pages;
+            self.table_mut(domain).limit += pages;
+        } else {
+            self.table_mut(domain).limit -= pages;
+            self.table_mut(payer).used -= pages;
+        }
+        Ok(())
+    }
+
     fn take_cell(&mut self, payer: Id) -> Result<(), Status> {
         if self.table(payer).cells == 0 {
             self.charge(payer, 1)?;
@@ -244,6 +266,8 @@ impl Model {
             Op::BindKick => return self.bind_kick(by, args),
             Op::InterruptBind => return self.interrupt_bind(by, args),
             Op::InterruptAck => return self.interrupt_ack(by, args),
+            Op::BindDoorbell => return self.bind_doorbell(caller, args),
+            Op::QuotaGive | Op::QuotaTake => return self.move_quota(caller, op, args),
             _ => {}
         }
         let payer = self.find(caller, args[0], Kind::Domain, Rights::CREATE)?;
@@ -270,6 +294,9 @@ impl Model {
             }
             Op::CreatePortal => {
                 let handler = self.find(caller, args[2], Kind::Thread, Rights::CONTROL)?;
+                if self.thread(handler).foreign {
+                    return Err(Status::BadArgument);
+                }
                 self.take_cell(payer)?;
                 let portal = Portal {
                     handler: Some(handler),
@@ -327,11 +354,7 @@ impl Model {
             self.table_mut(payer).cells += 1;
             return Err(status);
         }
-        Ok(Object::Space(Space {
-            kind,
-            pages: BTreeMap::new(),
-            tables: BTreeSet::new(),
-        }))
+        Ok(Object::Space(Space::new(kind)))
     }
 
     fn new_thread(&mut self, caller: Id, payer: Id, args: &[u64; 9]) -> Result<Object, Status> {
@@ -341,7 +364,9 @@ impl Model {
         if domain != payer || self.payer(space) != payer || kind != SpaceKind::Host {
             return Err(Status::BadArgument);
         }
-        let cpu = self.check_cpu(args[4])?;
+        let flags = ThreadFlags::from_bits(args[4] >> 32 << 32).ok_or(Status::BadArgument)?;
+        let foreign = flags.contains(ThreadFlags::FOREIGN);
+        let cpu = self.check_cpu(args[4] << 32 >> 32)?;
         let (utcb, ip, sp) = (args[5], args[6], args[7]);
         let exceptions = selector(args[8])?;
         if ip >= USER_END || sp > USER_END {
@@ -357,7 +382,8 @@ impl Model {
             space,
             utcb,
             frame: Frame::user(ip, sp),
-            words: [0; running::WORDS],
+            shared: Utcb::default(),
+            foreign,
             caller: None,
             exceptions,
             in_exception: false,

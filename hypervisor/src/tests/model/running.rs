@@ -1,10 +1,12 @@
 //! What runs: the objects, their ends, and the steps of threads and vCPUs.
 
+use super::super::world::SYNDROME;
 use super::{Caller, Id, Model, Object};
 use crate::arch::Frame;
 use crate::arch::frame::SYSCALL_LENGTH;
 use abi::cap::Kind;
-use abi::utcb::exception::GPRS;
+use abi::utcb::exception::{GPRS, SYSTEM_CALL};
+use abi::utcb::{ITEM_WORDS, ITEMS, Item};
 use abi::vcpu::ExitKind;
 use abi::{Op, Rights, Status};
 use std::collections::BTreeSet;
@@ -13,6 +15,8 @@ use std::collections::BTreeSet;
 pub const SLICE: u64 = super::super::world::SLICE;
 /// Words of a UTCB that are looked at.
 pub const WORDS: usize = GPRS;
+/// Words at its end that are looked at.
+pub const LAST_WORDS: usize = ITEMS * ITEM_WORDS;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum State {
@@ -41,14 +45,25 @@ pub struct Context {
     pub(super) was_started: bool,
 }
 
+/// What is looked at of a UTCB.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Utcb {
+    pub window: u64,
+    /// The first message words.
+    pub words: [u64; WORDS],
+    /// The last ones: capabilities, or as good as any.
+    pub last: [u64; LAST_WORDS],
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Thread {
     pub context: Context,
     pub space: Id,
     pub utcb: u64,
     pub frame: Frame,
-    /// The first message words in its UTCB.
-    pub words: [u64; WORDS],
+    pub shared: Utcb,
+    /// Its system calls are its handler's.
+    pub foreign: bool,
     /// Who waits for its reply.
     pub caller: Option<Id>,
     /// Selector of the portal that is told its exceptions.
@@ -145,6 +160,22 @@ impl Context {
             sched: None,
             was_started: false,
         }
+    }
+}
+
+impl Utcb {
+    /// Takes the first `count` message words of another one.
+    pub(super) fn copy(&mut self, from: &Utcb, count: usize) {
+        let words = count.min(WORDS);
+        self.words[..words].copy_from_slice(&from.words[..words]);
+        let last = count.saturating_sub(abi::utcb::WORDS - LAST_WORDS);
+        self.last[..last].copy_from_slice(&from.last[..last]);
+    }
+
+    /// The words of a capability.
+    pub(super) fn item(&self, number: usize) -> [u64; ITEM_WORDS] {
+        let at = Item::place(number) + LAST_WORDS - abi::utcb::WORDS;
+        core::array::from_fn(|i| self.last[at + i])
     }
 }
 
@@ -318,6 +349,9 @@ impl Model {
         let (sp, flags) = (frame.sp(), frame.flags());
         frame.set_user(instruction + SYSCALL_LENGTH, sp, flags);
         let (tag, args) = (frame.tag(), frame.args());
+        if self.thread(id).foreign {
+            return self.raise(id, [SYSTEM_CALL, SYNDROME, 0]);
+        }
         let by = Caller {
             domain: self.payer(id),
             cpu: self.context(id).cpu,
@@ -356,8 +390,10 @@ impl Model {
         let frame = &mut self.thread_mut(id).frame;
         frame.set_result(status);
         if status == Status::Quota {
-            // The payer's place: only the space's, in a mapping, is not the first argument.
-            frame.set_arg(1, u64::from(tag.op() == Op::Map as u8));
+            // Where the payer is found: in these by the second argument.
+            let second = [Op::Map, Op::QuotaTake, Op::BindDoorbell];
+            let second = second.iter().any(|&op| tag.op() == op as u8);
+            frame.set_arg(1, u64::from(second));
         }
     }
 
