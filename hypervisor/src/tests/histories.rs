@@ -71,8 +71,9 @@ const CAPABILITIES: [Op; 24] = {
 };
 
 /// What a thread does that works with others.
-const COMMUNICATION: [Op; 16] = {
+const COMMUNICATION: [Op; 20] = {
     use Op::{BindDoorbell, BindSched, Call, CreatePortal, CreateThread, Delete};
+    use Op::{BindOverrun, Migrate};
     use Op::{ReplyWait, Signal, Wait, Yield};
     [
         Call,
@@ -90,14 +91,19 @@ const COMMUNICATION: [Op; 16] = {
         CreateThread,
         BindSched,
         BindDoorbell,
+        BindOverrun,
+        Migrate,
+        Migrate,
+        Migrate,
         Delete,
     ]
 };
 
 /// What the root does to them.
-const ROOT: [Op; 22] = {
+const ROOT: [Op; 26] = {
     use Op::{BindDoorbell, QuotaGive, QuotaTake};
     use Op::{BindKick, BindSched, CreateNotification, CreatePortal, CreateSched, CreateThread};
+    use Op::{BindOverrun, Migrate};
     use Op::{CreateVcpu, Delegate, Delete, InterruptAck, InterruptBind, Map, Revoke, Signal};
     [
         Signal,
@@ -122,6 +128,10 @@ const ROOT: [Op; 22] = {
         BindDoorbell,
         QuotaGive,
         QuotaTake,
+        BindOverrun,
+        BindOverrun,
+        Migrate,
+        Migrate,
     ]
 };
 
@@ -350,8 +360,15 @@ impl Picker<'_> {
                 let size = self.one(&[1, 1, 2, 4, 0, PAGE, 1 << 52], 5);
                 vec![n, space, to, kind, self.one(&BELLS, 4), size]
             }
-            // The model does not know them.
-            Op::BindOverrun | Op::SetSchedule | Op::Migrate => vec![],
+            Op::BindOverrun => vec![self.held(&[Sched], 0), self.held(&[Notification], 1)],
+            Op::Migrate => {
+                let to = self.picks[1] as u64 % (1 + self.s.cpus() as u64);
+                let exits = self.one(&[own::EXITS, own::EXITS, own::PORTALS, 1 << 32], 3);
+                let context = self.held(&[Thread, Kind::Vcpu], 0);
+                vec![context, to, self.held(&[Kind::Time], 2), exits]
+            }
+            // The model does not know it.
+            Op::SetSchedule => vec![],
             Op::QuotaQuery => vec![payer],
             Op::CreateDomain => {
                 let slots = self.one(&[0, 5, 20, 32, 40_000], 3);

@@ -1,7 +1,7 @@
 //! The kernel and the model do the same: the machine of both, and what can happen to it.
 
 use super::agreement::{Agreement, HEAD, nine};
-use super::model::running::{Exit, LAST_WORDS};
+use super::model::running::{Exit, LAST_WORDS, Sched};
 use super::model::{Caller, Id, Model, Object};
 use super::world::{self, INSTRUCTION, RAM, Running, SLICE};
 use crate::arch::vcpu::{CONTROLS, DEADLINE};
@@ -84,7 +84,7 @@ impl System {
     /// The root makes a system call on `cpu`.
     pub fn root(&mut self, cpu: u32, op: Op, args: &[u64]) -> Result<(), Status> {
         self.happens(format!("root on {cpu}: {op:?} {args:x?}"));
-        if op == Op::Map {
+        if matches!(op, Op::Map | Op::Migrate) {
             // Where it restarts, the fixture has all CPUs take their interrupts.
             self.settle_all();
         }
@@ -139,6 +139,9 @@ impl System {
                 self.a.w.on(cpu);
                 self.a.w.again(thread);
             }
+        }
+        if self.spins(id) {
+            return self.rest(cpu, op);
         }
         let status = thread.with_frame(|frame| frame.tag().status());
         let expected = self.a.model.thread(id).frame.tag().status();
@@ -195,9 +198,18 @@ impl System {
         !after.objects.contains_key(&id) || !after.runs_now(cpu, id)
     }
 
-    /// The thread that runs on `cpu`, if one does.
+    /// The thread that runs on `cpu`, if one does and does not wait for another CPU.
     pub fn running_thread(&self, cpu: u32) -> Option<Id> {
-        self.running(cpu).filter(|&id| self.a.model.is_thread(id))
+        let goes_on = |&id: &Id| self.a.model.is_thread(id) && !self.spins(id);
+        self.running(cpu).filter(goes_on)
+    }
+
+    /// Whether `id` is a thread that executes its system call again and again, as another CPU has to do something.
+    fn spins(&self, id: Id) -> bool {
+        let model = &self.a.model;
+        model.is_thread(id)
+            && model.thread(id).asks.is_some()
+            && model.thread(id).frame.ip() == INSTRUCTION
     }
 
     /// Whether somebody waits for the reply of the thread that runs on `cpu`.
@@ -336,9 +348,25 @@ impl System {
 
     fn settle_all(&mut self) {
         // What one of them does may concern another one.
-        for _ in 0..2 {
+        for turn in 0.. {
             for cpu in 0..self.cpus() {
                 self.settle(cpu);
+            }
+            if turn > 0 && !self.a.model.is_migrating() {
+                return;
+            }
+            assert!(turn < 5, "somebody never arrives");
+        }
+    }
+
+    /// The model learns which overruns the kernel has told.
+    fn note_overruns(&mut self) {
+        let scheds = self.a.model.all_scheds();
+        let told = |&(id, sched): &(Id, &Sched)| !sched.told && self.a.sched(id).overrun_told.get();
+        let told: Vec<Id> = scheds.filter(told).map(|(id, _)| id).collect();
+        for id in told {
+            if let Err(wrong) = self.a.model.told(id) {
+                panic!("{wrong}");
             }
         }
     }
@@ -346,6 +374,7 @@ impl System {
     /// Lets `cpu` run until a program would do something that the kernel does not know.
     fn settle(&mut self, cpu: u32) {
         for _ in 0..1000 {
+            self.note_overruns();
             let kernel = self.a.w.cpu(cpu);
             let posted = || kernel.arch.interrupted.load(Ordering::SeqCst);
             let due = || kernel.arch.timer.load(Ordering::SeqCst) <= arch::now();
@@ -364,6 +393,10 @@ impl System {
                 Ok(runs) => runs,
                 Err(wrong) => panic!("{wrong}"),
             };
+            self.note_overruns();
+            if let Some(id) = self.a.model.untold(cpu) {
+                panic!("the overrun of {id} is not told");
+            }
             let current = kernel
                 .current
                 .get()
@@ -373,6 +406,9 @@ impl System {
             let running = self.a.w.step(cpu);
             if works {
                 assert!(running.is_none(), "{runs:?} has something to do");
+                if runs.is_some_and(|id| self.spins(id)) && !posted() && !due() {
+                    return;
+                }
                 continue;
             }
             let expected = match runs {

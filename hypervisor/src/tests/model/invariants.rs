@@ -192,6 +192,8 @@ impl Model {
         };
         let waits = match self.state(waiter) {
             State::Waiting(n, _) => n == id,
+            // It looks when it is there.
+            State::Moving => false,
             state => {
                 assert_eq!(self.vcpu(waiter).kick, Some(id));
                 state == State::Halted

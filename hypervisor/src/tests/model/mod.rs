@@ -7,6 +7,7 @@ mod calls;
 mod derivations;
 mod invariants;
 mod memory;
+mod migration;
 pub mod running;
 mod signals;
 mod time;
@@ -266,6 +267,8 @@ impl Model {
             Op::BindKick => return self.bind_kick(by, args),
             Op::InterruptBind => return self.interrupt_bind(by, args),
             Op::InterruptAck => return self.interrupt_ack(by, args),
+            Op::BindOverrun => return self.bind_overrun(caller, args),
+            Op::Migrate => return self.migrate_at_once(by, args),
             Op::BindDoorbell => return self.bind_doorbell(caller, args),
             Op::QuotaGive | Op::QuotaTake => return self.move_quota(caller, op, args),
             _ => {}
@@ -283,7 +286,7 @@ impl Model {
                 if priority > 127 || budget > period || (budget == 0) != (period == 0) {
                     return Err(Status::BadArgument);
                 }
-                let limit = self.limit(caller, args[6], cpu)?;
+                let limit = self.limit(caller, args[6], cpu, Rights::CREATE)?;
                 if priority > limit & 0xff {
                     return Err(Status::Denied);
                 }
@@ -318,12 +321,18 @@ impl Model {
         Ok(())
     }
 
-    /// What the time at selector `time` allows to create on `cpu`: the priority in bits 0 to 7, the partition above.
-    pub(super) fn limit(&self, caller: Id, time: u64, cpu: u32) -> Result<u64, Status> {
+    /// What the time at selector `time` allows on `cpu`: the priority in bits 0 to 7, the partition above.
+    pub(super) fn limit(
+        &self,
+        caller: Id,
+        time: u64,
+        cpu: u32,
+        rights: Rights,
+    ) -> Result<u64, Status> {
         let at = (caller, selector(time)?);
         let cap = self.caps.get(&at).filter(|cap| cap.kind == Kind::Time);
         let cap = cap.ok_or(Status::BadCapability)?;
-        if !cap.rights.contains(Rights::CREATE) || cap.first >> cpu & 1 == 0 {
+        if !cap.rights.contains(rights) || cap.first >> cpu & 1 == 0 {
             return Err(Status::Denied);
         }
         Ok(cap.second)
@@ -384,6 +393,7 @@ impl Model {
             frame: Frame::user(ip, sp),
             shared: Utcb::default(),
             foreign,
+            asks: None,
             caller: None,
             exceptions,
             in_exception: false,

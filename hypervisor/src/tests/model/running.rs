@@ -1,6 +1,7 @@
 //! What runs: the objects, their ends, and the steps of threads and vCPUs.
 
 use super::super::world::SYNDROME;
+use super::migration::Migration;
 use super::{Caller, Id, Model, Object};
 use crate::arch::Frame;
 use crate::arch::frame::SYSCALL_LENGTH;
@@ -31,6 +32,8 @@ pub enum State {
     Waiting(Id, u64),
     Halted,
     Stopped,
+    /// On its way to another CPU.
+    Moving,
 }
 
 /// What threads and vCPUs have in common.
@@ -43,6 +46,9 @@ pub struct Context {
     /// Bound to it.
     pub sched: Option<Id>,
     pub(super) was_started: bool,
+    pub(super) migration: Migration,
+    /// What it goes on with when it is there.
+    pub(super) moves_as: Option<State>,
 }
 
 /// What is looked at of a UTCB.
@@ -64,6 +70,8 @@ pub struct Thread {
     pub shared: Utcb,
     /// Its system calls are its handler's.
     pub foreign: bool,
+    /// Selector of what it has asked to be moved, and waits for.
+    pub asks: Option<u64>,
     /// Who waits for its reply.
     pub caller: Option<Id>,
     /// Selector of the portal that is told its exceptions.
@@ -85,7 +93,7 @@ pub struct Vcpu {
     /// Address of the state page.
     pub page: u64,
     /// Selector of the portal of exit kind 0.
-    pub(super) exits: u32,
+    pub exits: u32,
     pub kick: Option<Id>,
     pub(super) pending: Option<Exit>,
     /// `u64::MAX`: none.
@@ -112,6 +120,10 @@ pub struct Sched {
     pub(super) begun: bool,
     /// It was pre-empted, and is first among its equals.
     pub(super) preempted: bool,
+    /// Notification and bits that tell its overruns.
+    pub(super) overrun: Option<(Id, u64)>,
+    /// It was told in this period.
+    pub told: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -149,6 +161,8 @@ pub struct Cpu {
     /// From other CPUs: notifications that were signalled, scheduling contexts that were bound.
     pub posted: BTreeSet<Id>,
     pub(super) starts: Vec<Id>,
+    /// Who is to leave, or comes; the last one first.
+    pub(super) migrations: Vec<Id>,
 }
 
 impl Context {
@@ -159,6 +173,8 @@ impl Context {
             depth: 0,
             sched: None,
             was_started: false,
+            migration: Migration::None,
+            moves_as: None,
         }
     }
 }
@@ -210,6 +226,8 @@ impl Sched {
             home: None,
             begun: false,
             preempted: false,
+            overrun: None,
+            told: false,
         }
     }
 }
@@ -298,6 +316,8 @@ impl Model {
                         && line.binding.is_some_and(|(n, _)| n == id)
                     {
                         *line = Line::new(line.number);
+                    } else if let Object::Sched(sched) = object {
+                        sched.overrun = sched.overrun.filter(|(n, _)| *n != id);
                     }
                 }
             }
@@ -384,6 +404,10 @@ impl Model {
                     frame.set_arg(1, limit);
                     frame.set_arg(2, used);
                 }),
+            Some(Op::Migrate) => match self.migrate(by, &args) {
+                Some(result) => result,
+                None => return self.thread_mut(id).frame.restart(),
+            },
             Some(op) => self.call(by, op, &args),
         };
         let status = result.err().unwrap_or(Status::Success);

@@ -3,8 +3,8 @@
 //! Which of several equals goes next is not said here: [`Model::choose`] takes what the kernel chose and says whether
 //! it may.
 
-use super::running::{SLICE, State};
-use super::{Caller, Id, Model, Object, selector};
+use super::running::{SLICE, Sched, State};
+use super::{Caller, Id, Model, Object};
 use abi::cap::Kind;
 use abi::{Rights, Status};
 
@@ -20,14 +20,7 @@ enum End {
 impl Model {
     pub(super) fn bind_sched(&mut self, by: Caller, args: &[u64; 9]) -> Result<(), Status> {
         let sched = self.find(by.domain, args[0], Kind::Sched, Rights::CONTROL)?;
-        let at = (by.domain, selector(args[1])?);
-        let cap = self.caps.get(&at);
-        let cap = cap.filter(|cap| matches!(cap.kind, Kind::Thread | Kind::Vcpu));
-        let cap = cap.ok_or(Status::BadCapability)?;
-        if !cap.rights.contains(Rights::CONTROL) {
-            return Err(Status::Denied);
-        }
-        let id = cap.object.unwrap();
+        let id = self.controlled(by.domain, args[1])?;
         let cpu = self.sched(sched).cpu;
         if cpu != self.context(id).cpu {
             return Err(Status::WrongCpu);
@@ -62,13 +55,17 @@ impl Model {
         for n in std::mem::take(&mut self.cpus[cpu as usize].posted) {
             self.arrive(cpu, n);
         }
+        let migrations = std::mem::take(&mut self.cpus[cpu as usize].migrations);
+        for id in migrations.into_iter().rev() {
+            self.serve_migration(cpu, id);
+        }
     }
 
     /// The CPU's timer fires.
     pub fn take_timer(&mut self, cpu: u32) {
         let now = self.now;
         for id in self.contexts() {
-            if self.context(id).cpu != cpu {
+            if self.context(id).cpu != cpu || self.moves(id) {
                 continue;
             }
             if let State::Waiting(_, deadline) = self.state(id) {
@@ -84,23 +81,30 @@ impl Model {
             }
         }
         for id in self.scheds(cpu) {
-            let sched = self.sched_mut(id);
-            if sched.until.is_some_and(|until| until <= now) {
-                (sched.until, sched.left) = (None, sched.budget);
+            if self.is_replenished(id) {
+                let sched = self.sched_mut(id);
+                (sched.until, sched.left, sched.told) = (None, sched.budget, false);
             }
         }
         let cpu = &mut self.cpus[cpu as usize];
         cpu.over |= cpu.running.is_some() && cpu.slice_end <= now;
     }
 
+    /// Whether the end of the period has come of a scheduling context whose budget was spent.
+    fn is_replenished(&self, id: Id) -> bool {
+        let sched = self.sched(id);
+        let moves = sched.home.is_some_and(|home| self.moves(home));
+        !moves && sched.until.is_some_and(|until| until <= self.now)
+    }
+
     /// Whether something is due on a CPU that its timer should have said.
     pub fn is_due(&self, cpu: u32) -> bool {
         let late = |id: &Id| match (&self.objects[id].0, self.context(*id).state) {
             (_, State::Waiting(_, deadline)) => deadline <= self.now,
-            (Object::Vcpu(vcpu), _) => vcpu.deadline <= self.now,
+            (Object::Vcpu(vcpu), state) => state != State::Moving && vcpu.deadline <= self.now,
             _ => false,
         };
-        let spent = |id: &Id| self.sched(*id).until.is_some_and(|until| until <= self.now);
+        let spent = |id: &Id| self.is_replenished(*id);
         let mut contexts = self.contexts().into_iter();
         let running = &self.cpus[cpu as usize];
         contexts.any(|id| self.context(id).cpu == cpu && late(&id))
@@ -120,8 +124,11 @@ impl Model {
         for (object, _) in model.objects.values_mut() {
             match object {
                 Object::Thread(thread) => {
-                    if let State::Waiting(_, deadline) = &mut thread.context.state {
-                        count(deadline);
+                    let context = &mut thread.context;
+                    for state in [Some(&mut context.state), context.moves_as.as_mut()] {
+                        if let Some(State::Waiting(_, deadline)) = state {
+                            count(deadline);
+                        }
                     }
                 }
                 Object::Vcpu(vcpu) => {
@@ -173,6 +180,65 @@ impl Model {
     /// Whether it must be considered: a handler's own time may sleep while the handler serves others on theirs.
     pub(super) fn must_compete(&self, id: Id) -> bool {
         self.context(self.sched(id).home.unwrap()).depth == 0
+    }
+
+    pub(super) fn bind_overrun(&mut self, caller: Id, args: &[u64; 9]) -> Result<(), Status> {
+        let id = self.find(caller, args[0], Kind::Sched, Rights::CONTROL)?;
+        let event = self.signal_target(caller, args[1])?;
+        let sched = self.sched_mut(id);
+        if sched.overrun.is_some() {
+            return Err(Status::Busy);
+        }
+        sched.overrun = Some(event);
+        Ok(())
+    }
+
+    /// Whether the budget of `id` is spent, and whoever would run on it would go on.
+    pub(super) fn overruns(&self, id: Id) -> bool {
+        let sched = self.sched(id);
+        let home = sched.home.filter(|_| sched.begun && sched.until.is_some());
+        home.is_some_and(|home| self.follow(home) != End::Blocked)
+    }
+
+    /// The overrun of `id` is told, by an interrupt of whoever waits for that.
+    pub(super) fn tell_overrun(&mut self, id: Id) {
+        let sched = self.sched_mut(id);
+        if std::mem::replace(&mut sched.told, true) {
+            return;
+        }
+        if let Some((n, bits)) = sched.overrun {
+            let notification = self.notification_mut(n);
+            notification.word |= bits;
+            if let Some(waiter) = notification.waiter {
+                let cpu = self.context(waiter).cpu;
+                self.cpus[cpu as usize].posted.insert(n);
+            }
+        }
+    }
+
+    /// The kernel has told the overrun of `id`: whether it may.
+    pub fn told(&mut self, id: Id) -> Result<(), String> {
+        if !self.overruns(id) {
+            return Err(format!("{id} has not overrun"));
+        }
+        self.tell_overrun(id);
+        Ok(())
+    }
+
+    /// A scheduling context of `cpu` whose overrun should have been told by now.
+    pub fn untold(&self, cpu: u32) -> Option<Id> {
+        let untold = |&id: &Id| !self.sched(id).told && self.overruns(id) && self.must_compete(id);
+        self.scheds(cpu).into_iter().find(untold)
+    }
+
+    /// Scheduling contexts.
+    pub fn all_scheds(&self) -> impl Iterator<Item = (Id, &Sched)> {
+        self.objects
+            .iter()
+            .filter_map(|(&id, (object, _))| match object {
+                Object::Sched(sched) => Some((id, sched)),
+                _ => None,
+            })
     }
 
     /// Charges `id`, which ran on `cpu`.
