@@ -92,6 +92,10 @@ impl System {
         let status = self.a.root(cpu, op, args);
         self.check_flushes(op, status);
         self.rest(cpu, op);
+        if op == Op::Migrate {
+            // They took interrupts, and are to choose what runs.
+            self.settle_all();
+        }
         status
     }
 
