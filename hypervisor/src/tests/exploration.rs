@@ -6,9 +6,11 @@
 use super::system::{ALL, System};
 use super::world::{RAM, SLICE, TIME};
 use crate::mem::PAGE;
-use abi::vcpu::ExitKind;
+use abi::syscall::Tag;
+use abi::utcb::{Item, Window};
 use abi::vcpu::x86_64::{CONTROL_HALT, Groups};
-use abi::{Op, Rights};
+use abi::vcpu::{ExitKind, FAULT_WRITE};
+use abi::{Op, Rights, Selector};
 use std::collections::HashSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -22,6 +24,12 @@ enum Event {
     /// The monitor that runs replies; whether the guest halts, and how far its deadline is.
     Replies(u32, bool, Option<u64>),
     Exits(u32),
+    /// The guest that runs writes to this address.
+    Writes(u32, u64),
+    /// The thread that runs makes a call or replies, with capabilities.
+    Sends(u32, Op, u64, &'static [Item]),
+    /// The thread that runs opens a window: where, and how many slots.
+    Opens(u32, u32, u32),
     Faults(u32),
     Passes(u64),
     Interrupts(u32),
@@ -46,6 +54,13 @@ fn happen(s: &mut System, event: Event) {
             s.replies(cpu, groups.bits(), controls, deadline);
         }
         Event::Exits(cpu) => s.exits(cpu, ExitKind::Halt, [0; 3]),
+        Event::Writes(cpu, at) => s.exits(cpu, ExitKind::StageTwoFault, [FAULT_WRITE, at, 0]),
+        Event::Sends(cpu, op, portal, items) => {
+            s.attaches(cpu, items);
+            let tag = Tag::new(op, 0).with_items(items.len());
+            s.does_with(cpu, op, tag, &[portal, 1, 2, 3]);
+        }
+        Event::Opens(cpu, base, slots) => s.opens(cpu, Window { base, slots }),
         Event::Faults(cpu) => s.faults(cpu, [14, 0, 0xbad]),
         Event::Passes(ticks) => s.passes(ticks),
         Event::Interrupts(cpu) => s.interrupts(cpu),
@@ -235,7 +250,7 @@ mod calls {
 /// A waiting thread on each of two CPUs, and a vCPU with its monitor on the second. Interrupts between them are late.
 mod signals {
     use super::*;
-    use Op::{Delete, Signal, Wait};
+    use Op::{BindDoorbell, Delete, Signal, Wait};
 
     /// A monitor at 32, a vCPU at 34, its kick at 41; what the threads wait for at 42.
     fn start() -> System {
@@ -258,12 +273,14 @@ mod signals {
         s.must(Op::Delegate, &[42, 26, 3, ALL, 2]);
         s.must(Op::BindSched, &[35, 34]);
         s.must(Op::Delegate, &[42, 1, 43, ALL, 4]);
+        s.must(Op::Delegate, &[33, 26, 12, ALL]);
+        s.must(Op::BindDoorbell, &[43, 33, 44, 0, 0x1000, 8]);
         s.late = true;
         s
     }
 
-    const EVENTS: [Event; 19] = {
-        use Event::{Does, Exits, Interrupts, Passes, Replies, Root};
+    const EVENTS: [Event; 22] = {
+        use Event::{Does, Exits, Interrupts, Passes, Replies, Root, Writes};
         [
             Does(0, Wait, [3, u64::MAX, 0, 0, 0, 0, 0]),
             Does(0, Wait, [3, 5, 0, 0, 0, 0, 0]),
@@ -275,6 +292,9 @@ mod signals {
             Root(1, Signal, [41, 0, 0, 0, 0, 0, 0]),
             Root(0, Signal, [43, 0, 0, 0, 0, 0, 0]),
             Exits(1),
+            Writes(1, 0x1004),
+            Does(1, BindDoorbell, [3, 12, 13, 0, 0x1007, 4, 0]),
+            Root(0, Delete, [43, 0, 0, 0, 0, 0, 0]),
             Replies(1, true, None),
             Replies(1, true, Some(5)),
             Replies(1, false, None),
@@ -315,6 +335,7 @@ mod time {
         s.must(Op::CreateSched, &[1, 37, 0, 4, 0, 0, TIME as u64]);
         s.must(BindSched, &[36, 32]);
         s.must(BindSched, &[37, 33]);
+        s.must(Op::BindOverrun, &[35, 43]);
         s
     }
 
@@ -340,6 +361,157 @@ mod time {
 
     #[test]
     fn priorities_and_budgets() {
+        assert!(explore(start, &EVENTS, 5) > 1000);
+    }
+}
+
+/// A client and a server of two domains on a CPU, that send each other capabilities.
+mod messages {
+    use super::*;
+    use Op::{Call, Delete, Map, ReplyWait, Revoke};
+
+    /// Memory of four pages at the root's 40, of which two are the client's, at 5; its notification is at 6, the portal at 7.
+    fn start() -> System {
+        let mut s = System::new(1, 50);
+        active_domain(&mut s, 20, 0, 13);
+        s.must(Op::CreateDomain, &[1, 30, 13, 16]);
+        s.must(Op::CreateSpace, &[30, 31, 0]);
+        s.must(Op::CreateThread, &[30, 32, 30, 31, 0, 0x7000, 0x2000]);
+        s.must(Op::CreatePortal, &[1, 41, 32, 7]);
+        s.must(Op::CreateNotification, &[1, 42]);
+        s.must(Op::Delegate, &[31, 30, 2, ALL]);
+        s.must(Op::Delegate, &[RAM as u64, 1, 40, ALL, 0, 4 * PAGE]);
+        s.must(Op::Delegate, &[40, 20, 5, ALL, 0, 2 * PAGE]);
+        s.must(Op::Delegate, &[42, 20, 6, ALL, 3]);
+        s.must(Op::Delegate, &[41, 20, 7, ALL]);
+        s.opens(0, Window { base: 9, slots: 2 });
+        s.does(0, Call, &[7]);
+        s.opens(0, Window { base: 9, slots: 2 });
+        s.does(0, ReplyWait, &[0]);
+        s
+    }
+
+    const fn item(source: u32, rights: u64, flags: u16, first: u64, second: u64) -> Item {
+        Item {
+            source: Selector(source),
+            rights: rights as u16,
+            flags,
+            first,
+            second,
+        }
+    }
+
+    const MEMORY: Item = item(5, ALL, 0, PAGE, PAGE);
+    const GRANTED: Item = item(5, 0, 1, 0, 0);
+    const SIGNAL: Item = item(6, ALL, 0, 1, 0);
+    const TOO_MUCH: Item = item(6, ALL, 0, 4, 0);
+    /// What arrived first, and second.
+    const BACK: Item = item(9, ALL, 0, 0, PAGE);
+    const OTHER_BACK: Item = item(10, 0, 1, 0, 0);
+
+    const EVENTS: [Event; 20] = {
+        use Event::{Does, Opens, Root, Sends};
+        [
+            Sends(0, Call, 7, &[MEMORY]),
+            Sends(0, Call, 7, &[GRANTED]),
+            Sends(0, Call, 7, &[SIGNAL, MEMORY]),
+            Sends(0, Call, 7, &[SIGNAL, TOO_MUCH]),
+            Sends(0, Call, 7, &[MEMORY, GRANTED]),
+            Sends(0, Call, 9, &[BACK]),
+            Sends(0, ReplyWait, 0, &[]),
+            Sends(0, ReplyWait, 0, &[BACK]),
+            Sends(0, ReplyWait, 0, &[OTHER_BACK, BACK]),
+            Opens(0, 9, 1),
+            Opens(0, 10, 4),
+            Does(0, Map, [9, 2, 12, 0, PAGE, PAGE, 1]),
+            Does(0, Map, [5, 2, 13, PAGE, PAGE, PAGE, 3]),
+            Does(0, Revoke, [5, 0, 0, 0, 0, 0, 0]),
+            Does(0, Delete, [9, 0, 0, 0, 0, 0, 0]),
+            Does(0, Delete, [10, 0, 0, 0, 0, 0, 0]),
+            Event::Faults(0),
+            Root(0, Revoke, [42, 0, 0, 0, 0, 0, 0]),
+            Root(0, Revoke, [40, 0, 0, 0, 0, 0, 0]),
+            Root(0, Delete, [30, 0, 0, 0, 0, 0, 0]),
+        ]
+    };
+
+    #[test]
+    fn all_capabilities_or_none() {
+        assert!(explore(start, &EVENTS, 5) > 1000);
+    }
+}
+
+/// A thread and a vCPU that move between two CPUs, each with a monitor and somebody who asks. Interrupts are late.
+mod migration {
+    use super::*;
+    use Op::{Delete, Migrate, Signal, Wait};
+
+    /// The thread is at 28, the vCPU at 34, its portals from 5 and 16 on; they wait for 42 and 41.
+    fn start() -> System {
+        let mut s = System::new(2, 60);
+        s.must(Op::CreateDomain, &[1, 20, 40, 32]);
+        s.must(Op::CreateSpace, &[20, 21, 0]);
+        s.must(Op::CreateSpace, &[20, 22, 1]);
+        s.must(Op::CreateNotification, &[1, 41]);
+        s.must(Op::CreateNotification, &[1, 42]);
+        for cpu in 0..2 {
+            // A monitor, and the one that asks.
+            for (at, page) in [(23, 0x7000), (25, 0x9000)] {
+                let args = [20, at + cpu, 20, 21, cpu, page + cpu * PAGE, 0x2000];
+                s.must(Op::CreateThread, &args);
+            }
+            s.must(Op::CreatePortal, &[1, 43 + cpu, 23 + cpu, 7 + cpu]);
+            for kind in [ExitKind::Kick, ExitKind::Startup, ExitKind::Halt] {
+                let to = [5, 16][cpu as usize] + kind as u64;
+                s.must(Op::Delegate, &[43 + cpu, 20, to, ALL]);
+            }
+            s.must(Op::CreateSched, &[1, 45 + cpu, cpu, 3, 0, 0, TIME as u64]);
+            s.must(Op::BindSched, &[45 + cpu, 25 + cpu]);
+        }
+        s.must(Op::CreateThread, &[20, 28, 20, 21, 0, 0xb000, 0x2000]);
+        s.must(Op::CreateVcpu, &[20, 34, 20, 22, 0, 21, 0xc000, 5]);
+        s.must(Op::BindKick, &[34, 41]);
+        s.must(Op::CreateSched, &[1, 47, 0, 6, 10, 20, TIME as u64]);
+        s.must(Op::CreateSched, &[1, 48, 0, 4, 0, 0, TIME as u64]);
+        s.must(Op::BindOverrun, &[47, 41]);
+        s.must(Op::BindSched, &[47, 28]);
+        s.must(Op::BindSched, &[48, 34]);
+        s.must(Op::Delegate, &[TIME as u64, 20, 1, ALL, 3, 6]);
+        s.must(Op::Delegate, &[28, 20, 2, ALL]);
+        s.must(Op::Delegate, &[34, 20, 3, ALL]);
+        s.must(Op::Delegate, &[42, 20, 4, ALL, 1]);
+        s.late = true;
+        s
+    }
+
+    const EVENTS: [Event; 20] = {
+        use Event::{Does, Exits, Interrupts, Passes, Replies, Root};
+        [
+            Does(0, Wait, [4, u64::MAX, 0, 0, 0, 0, 0]),
+            Does(0, Wait, [4, 5, 0, 0, 0, 0, 0]),
+            Does(1, Wait, [4, u64::MAX, 0, 0, 0, 0, 0]),
+            Does(0, Migrate, [2, 1, 1, 0, 0, 0, 0]),
+            Does(1, Migrate, [2, 0, 1, 0, 0, 0, 0]),
+            Does(1, Migrate, [2, 1, 1, 0, 0, 0, 0]),
+            Does(0, Migrate, [3, 1, 1, 16, 0, 0, 0]),
+            Does(1, Migrate, [3, 1, 1, 16, 0, 0, 0]),
+            Root(0, Migrate, [34, 0, TIME as u64, 5, 0, 0, 0]),
+            Root(0, Signal, [41, 0, 0, 0, 0, 0, 0]),
+            Root(1, Signal, [41, 0, 0, 0, 0, 0, 0]),
+            Root(0, Signal, [42, 0, 0, 0, 0, 0, 0]),
+            Root(1, Signal, [42, 0, 0, 0, 0, 0, 0]),
+            Exits(0),
+            Replies(0, true, Some(5)),
+            Replies(1, true, None),
+            Interrupts(0),
+            Interrupts(1),
+            Passes(10),
+            Root(0, Delete, [28, 0, 0, 0, 0, 0, 0]),
+        ]
+    };
+
+    #[test]
+    fn no_wakeup_is_lost_on_the_way() {
         assert!(explore(start, &EVENTS, 5) > 1000);
     }
 }

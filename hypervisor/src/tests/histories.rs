@@ -200,7 +200,7 @@ fn pick<T: Copy>(of: &[T], pick: u16) -> Option<T> {
 }
 
 /// Where doorbells start, and guests write; ports and addresses.
-const BELLS: [u64; 6] = [0, 1, 3, 0x60, 0x1000, 0xffff];
+const BELLS: [u64; 5] = [0, 1, 3, 0x1000, 0xffff];
 
 /// Arguments for somebody of a domain.
 struct Picker<'a> {
@@ -357,13 +357,21 @@ impl Picker<'_> {
                 let (n, space) = (self.held(&[Notification], 0), self.guest_space(1));
                 let to = self.empty(self.domain, 2);
                 let kind = self.one(&[0, 0, 1, 1, 1, 2], 3);
-                let size = self.one(&[1, 1, 2, 4, 0, PAGE, 1 << 52], 5);
+                let size = self.one(&[1, 4, 4, PAGE, PAGE, 0, 1 << 52], 5);
                 vec![n, space, to, kind, self.one(&BELLS, 4), size]
             }
             Op::BindOverrun => vec![self.held(&[Sched], 0), self.held(&[Notification], 1)],
             Op::Migrate => {
-                let to = self.picks[1] as u64 % (1 + self.s.cpus() as u64);
-                let exits = self.one(&[own::EXITS, own::EXITS, own::PORTALS, 1 << 32], 3);
+                let cpus = self.s.cpus() as u64;
+                let to = match self.picks[1] as u64 {
+                    number if number.is_multiple_of(16) => cpus,
+                    number => number % cpus,
+                };
+                let exits = match self.picks[3] % 16 {
+                    0 => 1 << 32,
+                    1 => own::PORTALS,
+                    _ => own::EXITS,
+                };
                 let context = self.held(&[Thread, Kind::Vcpu], 0);
                 vec![context, to, self.held(&[Kind::Time], 2), exits]
             }
@@ -466,7 +474,7 @@ impl Picker<'_> {
 /// Ticks that pass at once.
 const TIMES: [u64; 6] = [1, 5, 100, SLICE / 2, SLICE, 3 * SLICE];
 /// Lengths of messages in the UTCB, and one that is wrong.
-const LENGTHS: [u16; 8] = [0, 0, 3, 16, 0, 495, 504, 505];
+const LENGTHS: [u16; 11] = [0, 0, 0, 0, 0, 3, 3, 16, 495, 504, 505];
 const EXITS: [ExitKind; 7] = [
     ExitKind::Halt,
     ExitKind::Halt,
@@ -515,7 +523,7 @@ fn happen(s: &mut System, choice: &Choice) {
                 let args = picker.arguments(op);
                 let window = Window {
                     base: picker.empty(domain, 5) as u32,
-                    slots: picks[3] as u32 % 6,
+                    slots: [0, 1, 3, 4, 9][picks[3] as usize % 5],
                 };
                 let mut tag = Tag::new(op, LENGTHS[picks[8] as usize % LENGTHS.len()]);
                 if matches!(op, Op::Call | Op::ReplyWait) && picks[6].is_multiple_of(3) {
