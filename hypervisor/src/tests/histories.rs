@@ -71,9 +71,9 @@ const CAPABILITIES: [Op; 24] = {
 };
 
 /// What a thread does that works with others.
-const COMMUNICATION: [Op; 20] = {
+const COMMUNICATION: [Op; 21] = {
     use Op::{BindDoorbell, BindSched, Call, CreatePortal, CreateThread, Delete};
-    use Op::{BindOverrun, Migrate};
+    use Op::{BindOverrun, Migrate, SetSchedule};
     use Op::{ReplyWait, Signal, Wait, Yield};
     [
         Call,
@@ -95,21 +95,23 @@ const COMMUNICATION: [Op; 20] = {
         Migrate,
         Migrate,
         Migrate,
+        SetSchedule,
         Delete,
     ]
 };
 
 /// What the root does to them.
-const ROOT: [Op; 26] = {
+const ROOT: [Op; 27] = {
     use Op::{BindDoorbell, QuotaGive, QuotaTake};
     use Op::{BindKick, BindSched, CreateNotification, CreatePortal, CreateSched, CreateThread};
-    use Op::{BindOverrun, Migrate};
+    use Op::{BindOverrun, Migrate, SetSchedule};
     use Op::{CreateVcpu, Delegate, Delete, InterruptAck, InterruptBind, Map, Revoke, Signal};
     [
         Signal,
         Signal,
         Signal,
         Delete,
+        SetSchedule,
         Delete,
         Revoke,
         Delegate,
@@ -201,6 +203,11 @@ fn pick<T: Copy>(of: &[T], pick: u16) -> Option<T> {
 
 /// Where doorbells start, and guests write; ports and addresses.
 const BELLS: [u64; 5] = [0, 1, 3, 0x1000, 0xffff];
+
+/// The length of a cyclic schedule's frame.
+const FRAME: u64 = 900;
+/// Its windows: that of most, one that nobody may be in, one that ends with the frame.
+const WINDOWS: [[u64; 3]; 3] = [[0, 300, 0], [400, 100, 1], [500, 400, 0]];
 
 /// Arguments for somebody of a domain.
 struct Picker<'a> {
@@ -375,8 +382,12 @@ impl Picker<'_> {
                 let context = self.held(&[Thread, Kind::Vcpu], 0);
                 vec![context, to, self.held(&[Kind::Time], 2), exits]
             }
-            // The model does not know it.
-            Op::SetSchedule => vec![],
+            Op::SetSchedule => {
+                // The other CPU is left to the root.
+                let to = if self.s.cpus() == 1 { 1 } else { 0 };
+                let length = self.one(&[FRAME, FRAME, FRAME, 0, 7], 2);
+                vec![self.held(&[Kind::Time], 0), to, length]
+            }
             Op::QuotaQuery => vec![payer],
             Op::CreateDomain => {
                 let slots = self.one(&[0, 5, 20, 32, 40_000], 3);
@@ -472,7 +483,7 @@ impl Picker<'_> {
 }
 
 /// Ticks that pass at once.
-const TIMES: [u64; 6] = [1, 5, 100, SLICE / 2, SLICE, 3 * SLICE];
+const TIMES: [u64; 7] = [1, 5, 100, 300, SLICE / 2, SLICE, 3 * SLICE];
 /// Lengths of messages in the UTCB, and one that is wrong.
 const LENGTHS: [u16; 11] = [0, 0, 0, 0, 0, 3, 3, 16, 495, 504, 505];
 const EXITS: [ExitKind; 7] = [
@@ -538,7 +549,15 @@ fn happen(s: &mut System, choice: &Choice) {
                         .collect();
                     s.attaches(cpu, &items);
                 }
-                s.writes(cpu, &[picks[7] as u64, 5, 6]);
+                if op == Op::SetSchedule {
+                    let count = picks[5] as usize % 5;
+                    let wrong = [[900, 0, 0]];
+                    let windows = WINDOWS.iter().chain(&wrong).take(count);
+                    s.writes(cpu, &windows.flatten().copied().collect::<Vec<_>>());
+                    tag = Tag::new(op, 3 * count as u16);
+                } else {
+                    s.writes(cpu, &[picks[7] as u64, 5, 6]);
+                }
                 s.opens(cpu, window);
                 s.does_with(cpu, op, tag, &args);
             }

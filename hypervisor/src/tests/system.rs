@@ -89,6 +89,10 @@ impl System {
             self.settle_all();
         }
         self.prepare(op);
+        // The fixture's thread waits for no window.
+        let is_free = |&cpu: &u32| !self.a.model.cpus[cpu as usize].cyclic.is_on();
+        let cpu = [cpu].into_iter().chain(0..self.cpus()).find(is_free);
+        let cpu = cpu.expect("a CPU without a schedule");
         let status = self.a.root(cpu, op, args);
         self.check_flushes(op, status);
         self.rest(cpu, op);

@@ -4,6 +4,7 @@
 //! is mapped; [`running`], [`calls`], [`signals`] and [`time`] what runs; [`invariants`] what is true of every state.
 
 mod calls;
+mod cyclic;
 mod derivations;
 mod invariants;
 mod memory;
@@ -268,6 +269,7 @@ impl Model {
             Op::InterruptBind => return self.interrupt_bind(by, args),
             Op::InterruptAck => return self.interrupt_ack(by, args),
             Op::BindOverrun => return self.bind_overrun(caller, args),
+            Op::SetSchedule => return self.set_schedule(by, args),
             Op::Migrate => return self.migrate_at_once(by, args),
             Op::BindDoorbell => return self.bind_doorbell(caller, args),
             Op::QuotaGive | Op::QuotaTake => return self.move_quota(caller, op, args),

@@ -1,6 +1,7 @@
 //! What runs: the objects, their ends, and the steps of threads and vCPUs.
 
 use super::super::world::SYNDROME;
+use super::cyclic::Cyclic;
 use super::migration::Migration;
 use super::{Caller, Id, Model, Object};
 use crate::arch::Frame;
@@ -108,7 +109,7 @@ pub struct Vcpu {
 pub struct Sched {
     pub cpu: u32,
     pub priority: u8,
-    /// Whose turn it is among equals; there are no schedules here.
+    /// The windows of schedules that it runs in; without one, whose turn it is among equals.
     pub(super) partition: u8,
     pub(super) budget: u64,
     pub(super) period: u64,
@@ -163,6 +164,7 @@ pub struct Cpu {
     pub(super) starts: Vec<Id>,
     /// Who is to leave, or comes; the last one first.
     pub(super) migrations: Vec<Id>,
+    pub cyclic: Cyclic,
 }
 
 impl Context {

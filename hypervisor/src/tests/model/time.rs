@@ -49,6 +49,7 @@ impl Model {
 
     /// The CPU takes the interrupt that others have sent.
     pub fn take_posted(&mut self, cpu: u32) {
+        self.begin_schedule(cpu);
         for sched in std::mem::take(&mut self.cpus[cpu as usize].starts) {
             self.begin(sched);
         }
@@ -87,6 +88,7 @@ impl Model {
             }
         }
         let cpu = &mut self.cpus[cpu as usize];
+        cpu.cyclic.advance(now);
         cpu.over |= cpu.running.is_some() && cpu.slice_end <= now;
     }
 
@@ -109,6 +111,7 @@ impl Model {
         let running = &self.cpus[cpu as usize];
         contexts.any(|id| self.context(id).cpu == cpu && late(&id))
             || self.scheds(cpu).iter().any(spent)
+            || running.cyclic.is_due(self.now)
             || running.running.is_some() && running.slice_end <= self.now
     }
 
@@ -145,6 +148,7 @@ impl Model {
         }
         for cpu in &mut model.cpus {
             count(&mut cpu.slice_end);
+            cpu.cyclic.since(now);
         }
         model
     }
@@ -175,6 +179,13 @@ impl Model {
         let sched = self.sched(id);
         let home = sched.home.filter(|_| sched.begun && sched.until.is_none());
         home.is_some_and(|home| self.follow(home) != End::Blocked)
+    }
+
+    /// Whether it is eligible, and its partition's turn.
+    fn may_run(&self, id: Id) -> bool {
+        let sched = self.sched(id);
+        let cyclic = &self.cpus[sched.cpu as usize].cyclic;
+        self.is_eligible(id) && cyclic.is_open(self.now, sched.partition)
     }
 
     /// Whether it must be considered: a handler's own time may sleep while the handler serves others on theirs.
@@ -276,7 +287,7 @@ impl Model {
                 self.sched_mut(id).preempted = false;
             }
         }
-        let compete = |model: &Model, id: &Id| model.is_eligible(*id) && model.must_compete(*id);
+        let compete = |model: &Model, id: &Id| model.may_run(*id) && model.must_compete(*id);
         let others = scheds.iter().filter(|&&id| Some(id) != chosen);
         let mut others = others.filter(|id| compete(self, id));
         let Some(id) = chosen else {
@@ -285,8 +296,10 @@ impl Model {
                 None => Ok(None),
             };
         };
-        if !self.is_eligible(id) {
-            return Err(format!("CPU {cpu} runs {id}, which is not ready"));
+        if !self.may_run(id) {
+            return Err(format!(
+                "CPU {cpu} runs {id}, which is not ready, or not in its window"
+            ));
         }
         let priority = self.sched(id).priority;
         for &other in others {
