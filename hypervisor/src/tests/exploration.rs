@@ -28,6 +28,8 @@ enum Event {
     Writes(u32, u64),
     /// The thread that runs makes a call or replies, with capabilities.
     Sends(u32, Op, u64, &'static [Item]),
+    /// The thread that runs gives CPU 0 a schedule, by the time at its selector 1: length of the frame, and windows.
+    Schedules(u32, u64, &'static [u64]),
     /// The thread that runs opens a window: where, and how many slots.
     Opens(u32, u32, u32),
     Faults(u32),
@@ -59,6 +61,11 @@ fn happen(s: &mut System, event: Event) {
             s.attaches(cpu, items);
             let tag = Tag::new(op, 0).with_items(items.len());
             s.does_with(cpu, op, tag, &[portal, 1, 2, 3]);
+        }
+        Event::Schedules(cpu, length, windows) => {
+            s.writes(cpu, windows);
+            let tag = Tag::new(Op::SetSchedule, windows.len() as u16);
+            s.does_with(cpu, Op::SetSchedule, tag, &[1, 0, length]);
         }
         Event::Opens(cpu, base, slots) => s.opens(cpu, Window { base, slots }),
         Event::Faults(cpu) => s.faults(cpu, [14, 0, 0xbad]),
@@ -512,6 +519,65 @@ mod migration {
 
     #[test]
     fn no_wakeup_is_lost_on_the_way() {
+        assert!(explore(start, &EVENTS, 5) > 1000);
+    }
+}
+
+/// Two partitions of a CPU, and a thread on another one that sets its schedule.
+mod schedules {
+    use super::*;
+    use Op::{Delete, Migrate, Signal, Wait, Yield};
+
+    /// Threads at 31 to 33, of which the first two are of partitions 1 and 2; a notification at 43.
+    fn start() -> System {
+        let mut s = System::new(2, 60);
+        s.must(Op::CreateDomain, &[1, 20, 24, 16]);
+        s.must(Op::CreateSpace, &[20, 21, 0]);
+        s.must(Op::CreateNotification, &[1, 43]);
+        for i in 1..4 {
+            let (thread, sched, time) = (30 + i, 34 + i, 50 + i);
+            let (cpu, partition) = (i / 3, i % 3);
+            let args = [20, thread, 20, 21, cpu, 0x7000 + i * PAGE, 0x2000];
+            s.must(Op::CreateThread, &args);
+            let limit = 6 | partition << 8;
+            s.must(Op::Delegate, &[TIME as u64, 1, time, ALL, 3, limit]);
+            let (budget, period) = [(0, 0), (30, 70), (0, 0)][i as usize - 1];
+            s.must(
+                Op::CreateSched,
+                &[1, sched, cpu, 6 - i, budget, period, time],
+            );
+            s.must(Op::BindSched, &[sched, thread]);
+        }
+        s.must(Op::Delegate, &[TIME as u64, 20, 1, ALL, 3, 6]);
+        s.must(Op::Delegate, &[31, 20, 2, ALL]);
+        s.must(Op::Delegate, &[43, 20, 4, ALL, 1]);
+        s.must(Op::BindOverrun, &[36, 43]);
+        s
+    }
+
+    const EVENTS: [Event; 15] = {
+        use Event::{Does, Passes, Root, Schedules};
+        [
+            Schedules(1, 100, &[0, 40, 1, 50, 30, 2]),
+            Schedules(1, 60, &[10, 20, 2, 30, 30, 1]),
+            Schedules(1, 100, &[0, 40, 1, 30, 30, 2]),
+            Schedules(1, 0, &[]),
+            Passes(10),
+            Passes(35),
+            Passes(SLICE),
+            Does(0, Yield, [0; 7]),
+            Does(0, Wait, [4, 30, 0, 0, 0, 0, 0]),
+            Does(0, Wait, [4, u64::MAX, 0, 0, 0, 0, 0]),
+            Does(1, Signal, [4, 0, 0, 0, 0, 0, 0]),
+            Does(1, Migrate, [2, 1, 1, 0, 0, 0, 0]),
+            Root(1, Migrate, [31, 0, TIME as u64, 0, 0, 0, 0]),
+            Root(1, Delete, [31, 0, 0, 0, 0, 0, 0]),
+            Root(1, Delete, [36, 0, 0, 0, 0, 0, 0]),
+        ]
+    };
+
+    #[test]
+    fn windows_and_who_runs_in_them() {
         assert!(explore(start, &EVENTS, 5) > 1000);
     }
 }
