@@ -21,6 +21,8 @@ enum Event {
     Root(u32, Op, [u64; 7]),
     /// The thread that runs makes a system call.
     Does(u32, Op, [u64; 7]),
+    /// The same, and so many ticks have passed by then that the timers have not told.
+    Lags(u32, u64, Op, [u64; 7]),
     /// The monitor that runs replies; whether the guest halts, and how far its deadline is.
     Replies(u32, bool, Option<u64>),
     Exits(u32),
@@ -42,11 +44,12 @@ fn happen(s: &mut System, event: Event) {
         Event::Root(cpu, op, args) => {
             let _ = s.root(cpu, op, &args);
         }
-        Event::Does(cpu, op, mut args) => {
-            if op == Op::Wait && args[1] != 0 && args[1] != u64::MAX {
-                args[1] += s.a.model.now;
+        Event::Does(cpu, op, args) => does(s, cpu, op, args),
+        Event::Lags(cpu, ticks, op, args) => {
+            if s.running_thread(cpu).is_some() {
+                s.lags(ticks);
+                does(s, cpu, op, args);
             }
-            s.does(cpu, op, &args);
         }
         Event::Replies(cpu, halt, deadline) => {
             let controls = if halt { CONTROL_HALT } else { 0 };
@@ -72,6 +75,13 @@ fn happen(s: &mut System, event: Event) {
         Event::Passes(ticks) => s.passes(ticks),
         Event::Interrupts(cpu) => s.interrupts(cpu),
     }
+}
+
+fn does(s: &mut System, cpu: u32, op: Op, mut args: [u64; 7]) {
+    if op == Op::Wait && args[1] != 0 && args[1] != u64::MAX {
+        args[1] += s.a.model.now;
+    }
+    s.does(cpu, op, &args);
 }
 
 /// States that differ only in the time that it is are one.
@@ -346,9 +356,10 @@ mod time {
         s
     }
 
-    const EVENTS: [Event; 14] = {
-        use Event::{Does, Passes, Root};
+    const EVENTS: [Event; 15] = {
+        use Event::{Does, Lags, Passes, Root};
         [
+            Lags(0, 20, Wait, [13, u64::MAX, 0, 0, 0, 0, 0]),
             Passes(10),
             Passes(80),
             Passes(SLICE - 10),

@@ -559,6 +559,9 @@ fn happen(s: &mut System, choice: &Choice) {
                     s.writes(cpu, &[picks[7] as u64, 5, 6]);
                 }
                 s.opens(cpu, window);
+                if picks[2].is_multiple_of(8) {
+                    s.lags(one(&TIMES, 1));
+                }
                 s.does_with(cpu, op, tag, &args);
             }
             Some(_) => {

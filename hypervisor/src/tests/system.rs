@@ -30,6 +30,8 @@ pub struct System {
     pub history: Vec<String>,
     /// CPUs take the interrupts of others only when that is said.
     pub late: bool,
+    /// Time has passed that the timers have not told.
+    behind: bool,
     /// Pages that are free or used by the root's quota: constant.
     pages: u64,
 }
@@ -69,6 +71,7 @@ impl System {
             a,
             history: Vec::new(),
             late: false,
+            behind: false,
             pages,
         }
     }
@@ -184,8 +187,9 @@ impl System {
     }
 
     fn rest(&mut self, cpu: u32, op: Op) {
+        self.note_overruns(Some(op));
         self.settle(cpu);
-        if !self.late || matches!(op, Op::Revoke | Op::Delete) {
+        if self.behind || !self.late || matches!(op, Op::Revoke | Op::Delete) {
             self.settle_all();
         }
     }
@@ -348,6 +352,14 @@ impl System {
         self.settle_all();
     }
 
+    /// Time passes that the timers tell only after the next system call of a thread.
+    pub fn lags(&mut self, ticks: u64) {
+        self.happens(format!("{ticks} ticks pass, and the timers are late"));
+        self.a.model.now += ticks;
+        arch::set_now(self.a.model.now);
+        self.behind = true;
+    }
+
     /// The CPU takes what is on its way to it.
     pub fn interrupts(&mut self, cpu: u32) {
         self.happens(format!("{cpu} takes its interrupts"));
@@ -355,6 +367,7 @@ impl System {
     }
 
     fn settle_all(&mut self) {
+        self.behind = false;
         // What one of them does may concern another one.
         for turn in 0.. {
             for cpu in 0..self.cpus() {
@@ -367,22 +380,25 @@ impl System {
         }
     }
 
-    /// The model learns which overruns the kernel has told.
-    fn note_overruns(&mut self) {
+    /// The model learns which overruns the kernel has told. After `op`, in whose course somebody may have gone on who is
+    /// not there any more, it believes that.
+    fn note_overruns(&mut self, op: Option<Op>) {
         let scheds = self.a.model.all_scheds();
         let told = |&(id, sched): &(Id, &Sched)| !sched.told && self.a.sched(id).overrun_told.get();
         let told: Vec<Id> = scheds.filter(told).map(|(id, _)| id).collect();
         for id in told {
-            if let Err(wrong) = self.a.model.told(id) {
-                panic!("{wrong}");
+            let ends = matches!(op, Some(Op::Revoke | Op::Delete));
+            if !ends && !self.a.model.overruns(id) {
+                panic!("{id} has not overrun");
             }
+            self.a.model.tell_overrun(id);
         }
     }
 
     /// Lets `cpu` run until a program would do something that the kernel does not know.
     fn settle(&mut self, cpu: u32) {
         for _ in 0..1000 {
-            self.note_overruns();
+            self.note_overruns(None);
             let kernel = self.a.w.cpu(cpu);
             let posted = || kernel.arch.interrupted.load(Ordering::SeqCst);
             let due = || kernel.arch.timer.load(Ordering::SeqCst) <= arch::now();
@@ -401,7 +417,7 @@ impl System {
                 Ok(runs) => runs,
                 Err(wrong) => panic!("{wrong}"),
             };
-            self.note_overruns();
+            self.note_overruns(None);
             if let Some(id) = self.a.model.untold(cpu) {
                 panic!("the overrun of {id} is not told");
             }

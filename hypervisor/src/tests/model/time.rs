@@ -205,18 +205,24 @@ impl Model {
     }
 
     /// Whether the budget of `id` is spent, and whoever would run on it would go on.
-    pub(super) fn overruns(&self, id: Id) -> bool {
+    pub fn overruns(&self, id: Id) -> bool {
         let sched = self.sched(id);
         let home = sched.home.filter(|_| sched.begun && sched.until.is_some());
         home.is_some_and(|home| self.follow(home) != End::Blocked)
     }
 
     /// The overrun of `id` is told, by an interrupt of whoever waits for that.
-    pub(super) fn tell_overrun(&mut self, id: Id) {
+    pub fn tell_overrun(&mut self, id: Id) {
         let sched = self.sched_mut(id);
         if std::mem::replace(&mut sched.told, true) {
             return;
         }
+        // Who helped somebody who can be called now does not help any more.
+        let home = sched.home;
+        if let Some(End::Retries(context)) = home.map(|home| self.follow(home)) {
+            self.set_state(context, State::Ready);
+        }
+        let sched = self.sched(id);
         if let Some((n, bits)) = sched.overrun {
             let notification = self.notification_mut(n);
             notification.word |= bits;
@@ -225,15 +231,6 @@ impl Model {
                 self.cpus[cpu as usize].posted.insert(n);
             }
         }
-    }
-
-    /// The kernel has told the overrun of `id`: whether it may.
-    pub fn told(&mut self, id: Id) -> Result<(), String> {
-        if !self.overruns(id) {
-            return Err(format!("{id} has not overrun"));
-        }
-        self.tell_overrun(id);
-        Ok(())
     }
 
     /// A scheduling context of `cpu` whose overrun should have been told by now.
