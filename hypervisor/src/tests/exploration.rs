@@ -119,12 +119,15 @@ fn explore(start: fn() -> System, events: &[Event], depth: usize) -> usize {
                     resume_unwind(cause);
                 }
                 steps += 1;
-                if !seen.insert(fingerprint(&s)) {
+                let state = fingerprint(&s);
+                if !seen.insert(state) {
                     continue;
                 }
                 if reached < depth {
                     next.push([path.as_slice(), &[i as u8]].concat());
-                } else {
+                }
+                // That everything can end takes longer than a step, and is tried from some states.
+                if state.is_multiple_of(8) {
                     s.finish();
                 }
             }
@@ -204,7 +207,7 @@ mod memory {
 
     #[test]
     fn authority_and_frames() {
-        assert!(explore(start, &EVENTS, 6) > 1000);
+        assert!(explore(start, &EVENTS, 7) > 1000);
     }
 }
 
@@ -296,7 +299,7 @@ mod signals {
         s
     }
 
-    const EVENTS: [Event; 22] = {
+    const EVENTS: [Event; 23] = {
         use Event::{Does, Exits, Interrupts, Passes, Replies, Root, Writes};
         [
             Does(0, Wait, [3, u64::MAX, 0, 0, 0, 0, 0]),
@@ -310,6 +313,7 @@ mod signals {
             Root(0, Signal, [43, 0, 0, 0, 0, 0, 0]),
             Exits(1),
             Writes(1, 0x1004),
+            Writes(1, 0x1008),
             Does(1, BindDoorbell, [3, 12, 13, 0, 0x1007, 4, 0]),
             Root(0, Delete, [43, 0, 0, 0, 0, 0, 0]),
             Replies(1, true, None),
