@@ -2,7 +2,7 @@
 
 use core::cell::Cell;
 use core::marker::PhantomData;
-use core::ops::Deref;
+use core::ops::{Deref, DerefMut};
 use core::ptr::NonNull;
 
 /// A value that only one CPU touches: that of the context, portal or queue that holds it.
@@ -46,6 +46,27 @@ impl<T: Copy> CpuCell<Option<T>> {
     #[inline(always)]
     pub fn take(&self) -> Option<T> {
         self.with_mut(Option::take)
+    }
+}
+
+/// The value of a [`CpuCell`], for one expression.
+pub struct InPlace<'a, T>(&'a Cell<T>);
+
+impl<T> Deref for InPlace<'_, T> {
+    type Target = T;
+
+    #[inline(always)]
+    fn deref(&self) -> &T {
+        // SAFETY: as for `CpuCell::with_mut`; nothing else reaches the cell meanwhile.
+        unsafe { &*self.0.as_ptr() }
+    }
+}
+
+impl<T> DerefMut for InPlace<'_, T> {
+    #[inline(always)]
+    fn deref_mut(&mut self) -> &mut T {
+        // SAFETY: as above.
+        unsafe { &mut *self.0.as_ptr() }
     }
 }
 
@@ -127,6 +148,13 @@ impl<T> CpuCell<T> {
         // SAFETY: only the owning CPU is here, it cannot be interrupted, and the closures passed
         // in this crate touch nothing but the value and plain data.
         change(unsafe { &mut *self.0.as_ptr() })
+    }
+
+    /// The value, for one expression that must not reach this cell again. Unlike what a closure calls, what that calls
+    /// becomes part of the caller if it is to.
+    #[inline(always)]
+    pub fn in_place(&self) -> InPlace<'_, T> {
+        InPlace(&self.0)
     }
 
     /// A cell that holds `value`, of a type that cannot be copied.

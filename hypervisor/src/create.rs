@@ -4,7 +4,7 @@ use crate::arch::{self, Frame, PageTable, VcpuArch};
 use crate::cell::{CpuCell, Ref};
 use crate::context::{Context, ReplyPath, State};
 use crate::cpu;
-use crate::domain::{Domain, MAX_LEVEL, MAX_SLOTS};
+use crate::domain::Domain;
 use crate::mem::{self, KernelPage};
 use crate::notification::Notification;
 use crate::object::{self, AnyRef, Header, Object};
@@ -14,31 +14,24 @@ use crate::space::{Space, User};
 use crate::sync::atomic::Ordering;
 use crate::thread::Thread;
 use crate::vcpu::{MAX_ARCH_PAGES, Vcpu};
+use abi::argument::right::CREATE;
+use abi::argument::{Cap, CodeAddress, Destination, PageAddress, Placement, StackAddress};
 use abi::cap::Kind;
 use abi::syscall::{SpaceKind, ThreadFlags};
-use abi::{Rights, Selector, Status};
+use abi::{MAX_DOMAIN_DEPTH, Rights, Selector, Status, call, kind};
 
-/// Arguments of a system call, `a0` to `a8`.
-pub type Args = [u64; 9];
-
-/// The selector in an argument.
-pub fn selector(argument: u64) -> Result<Selector, Status> {
-    u32::try_from(argument)
-        .map(Selector)
-        .map_err(|_| Status::BadArgument)
-}
-
-/// The paying domain `a0` and the empty slot `a1` of a creation, which the lock keeps empty.
+/// The payer and the slot of a creation. The lock keeps the slot empty.
 pub fn target(
     _tree: &Tree,
     caller: &Domain,
-    args: &Args,
+    payer: Cap<kind::Domain, CREATE>,
+    destination: Destination,
 ) -> Result<(Ref<Domain>, Ref<Slot>), Status> {
-    let payer = caller.find::<Domain>(selector(args[0])?, Rights::CREATE)?;
+    let payer = caller.object(payer)?;
     if payer.is_dying() {
         return Err(Status::Dead);
     }
-    Ok((payer, caller.empty_slot(selector(args[1])?)?))
+    Ok((payer, caller.empty_slot(destination.0)?))
 }
 
 /// Publishes the first capability of a new object.
@@ -52,16 +45,16 @@ pub fn publish<T: Object>(tree: &Tree, slot: Ref<Slot>, object: Ref<T>) {
 }
 
 /// [`abi::Op::CreateDomain`].
-pub fn domain(tree: &Tree, caller: Ref<Domain>, args: &Args) -> Result<(), Status> {
-    let (payer, slot) = target(tree, &caller, args)?;
-    let slots = u32::try_from(args[3]).map_err(|_| Status::BadArgument)?;
+pub fn domain(tree: &Tree, caller: &Domain, call: &call::CreateDomain) -> Result<(), Status> {
+    let (payer, slot) = target(tree, caller, call.payer, call.destination)?;
+    let (quota, slots) = (call.quota.get(), call.slots.get() as u32);
     let level = payer.level().max(caller.level());
-    if slots == 0 || slots > MAX_SLOTS || args[2] > 1 << 40 || level >= MAX_LEVEL {
+    if level >= MAX_DOMAIN_DEPTH {
         return Err(Status::BadArgument);
     }
-    let cost = Domain::overhead(slots) + args[2];
+    let cost = Domain::overhead(slots) + quota;
     payer.charge(cost)?;
-    let Some(domain) = Domain::create(Some(payer), level + 1, slots, args[2]) else {
+    let Some(domain) = Domain::create(Some(payer), level + 1, slots, quota) else {
         payer.uncharge(cost);
         return Err(Status::Quota);
     };
@@ -71,9 +64,9 @@ pub fn domain(tree: &Tree, caller: Ref<Domain>, args: &Args) -> Result<(), Statu
 }
 
 /// [`abi::Op::CreateSpace`].
-pub fn space(tree: &Tree, caller: Ref<Domain>, args: &Args) -> Result<(), Status> {
-    let (payer, slot) = target(tree, &caller, args)?;
-    let kind = SpaceKind::from_code(args[2]).ok_or(Status::BadArgument)?;
+pub fn space(tree: &Tree, caller: &Domain, call: &call::CreateSpace) -> Result<(), Status> {
+    let (payer, slot) = target(tree, caller, call.payer, call.destination)?;
+    let kind = call.kind;
     // The cell first: what comes after it cannot fail, or leaves nothing behind.
     let cell = payer.alloc_cell()?;
     let table = PageTable::new(kind, &payer).inspect_err(|_| payer.free_cell(cell))?;
@@ -101,56 +94,48 @@ unsafe fn place<T: Object>(page: KernelPage, object: T) -> Ref<T> {
     }
 }
 
-/// The number of a CPU that runs.
-pub fn check_cpu(argument: u64) -> Result<u32, Status> {
-    u32::try_from(argument)
-        .ok()
-        .filter(|&c| c < cpu::count())
-        .ok_or(Status::BadArgument)
+/// `cpu`, if the machine has it.
+pub fn check_cpu(cpu: u32) -> Result<u32, Status> {
+    if cpu >= cpu::count() {
+        return Err(Status::BadArgument);
+    }
+    Ok(cpu)
 }
 
 /// [`abi::Op::CreateThread`].
-pub fn thread(tree: &Tree, caller: Ref<Domain>, args: &Args) -> Result<(), Status> {
-    let (payer, slot) = target(tree, &caller, args)?;
-    let domain = caller.find::<Domain>(selector(args[2])?, Rights::INSTALL)?;
-    let space = caller.find::<Space>(selector(args[3])?, Rights::INSTALL)?;
+pub fn thread(tree: &Tree, caller: &Domain, call: &call::CreateThread) -> Result<(), Status> {
+    let (payer, slot) = target(tree, caller, call.payer, call.destination)?;
+    let domain = caller.object(call.domain)?;
+    let space = caller.object(call.space)?;
     // They end together, so that no reference between them outlives its object.
     if domain != payer || space.payer()? != payer || space.kind != SpaceKind::Host {
         return Err(Status::BadArgument);
     }
-    let (cpu, flags) = (args[4] & u32::MAX as u64, args[4] & !(u32::MAX as u64));
-    let flags = ThreadFlags::from_bits(flags).ok_or(Status::BadArgument)?;
-    let thread = make_thread(
-        tree,
-        payer,
-        space,
-        &ThreadArgs {
-            cpu: check_cpu(cpu)?,
-            utcb: args[5],
-            ip: args[6],
-            sp: args[7],
-            exception_portal: selector(args[8])?,
-            foreign: flags.contains(ThreadFlags::FOREIGN),
-        },
-    )?;
+    check_cpu(call.placement.cpu)?;
+    let start = ThreadStart {
+        placement: call.placement,
+        utcb: call.utcb,
+        ip: call.ip,
+        sp: call.sp,
+        exceptions: call.exceptions,
+    };
+    let thread = make_thread(tree, payer, space, &start)?;
     publish(tree, slot, thread);
     Ok(())
 }
 
 /// What a new thread starts with.
-pub struct ThreadArgs {
-    /// CPU.
-    pub cpu: u32,
-    /// Address of the UTCB.
-    pub utcb: u64,
+pub struct ThreadStart {
+    /// CPU, which the machine has, and what the thread is.
+    pub placement: Placement,
+    /// Where its UTCB is to be.
+    pub utcb: PageAddress,
     /// Instruction pointer.
-    pub ip: u64,
+    pub ip: CodeAddress,
     /// Stack pointer.
-    pub sp: u64,
-    /// Selector of the exception portal.
-    pub exception_portal: Selector,
-    /// Whether its system calls go there too.
-    pub foreign: bool,
+    pub sp: StackAddress,
+    /// Portal for its exceptions, in its domain.
+    pub exceptions: Selector,
 }
 
 /// Makes a thread that `domain` pays for.
@@ -158,57 +143,55 @@ pub fn make_thread(
     tree: &Tree,
     domain: Ref<Domain>,
     space: Ref<Space>,
-    args: &ThreadArgs,
+    start: &ThreadStart,
 ) -> Result<Ref<Thread>, Status> {
-    if args.ip >= abi::USER_END || args.sp > abi::USER_END {
-        return Err(Status::BadArgument);
-    }
+    let Placement { cpu, flags } = start.placement;
+    let foreign = flags.contains(ThreadFlags::FOREIGN);
     let page = domain.alloc_page()?;
     let utcb = domain
         .alloc_page()
         .inspect_err(|_| domain.free_page(page))?;
-    if let Err(status) = space.map_kernel_page(tree, args.utcb, utcb) {
+    if let Err(status) = space.map_kernel_page(tree, start.utcb, utcb) {
         domain.free_page(utcb);
         domain.free_page(page);
         return Err(status);
     }
     let header = Header::new(Kind::Thread, Some(domain));
-    let context = Context::new(header, args.cpu, State::New);
-    if args.foreign {
+    let context = Context::new(header, cpu, State::New);
+    if foreign {
         context.reply_path.set(ReplyPath::General);
     }
     let thread = Thread {
         context,
-        frame: CpuCell::new(Frame::user(args.ip, args.sp)),
+        frame: CpuCell::new(Frame::user(start.ip.get(), start.sp.get())),
         caller: CpuCell::new(None),
         domain,
         space,
         use_of_space: User::new(future(page)),
         utcb,
-        utcb_address: args.utcb,
-        exception_portal: args.exception_portal,
+        utcb_address: start.utcb.get(),
+        exception_portal: start.exceptions,
         pending: CpuCell::new(None),
         in_exception: CpuCell::new(false),
-        foreign: args.foreign,
+        foreign,
         portals: CpuCell::new(None),
         sync: CpuCell::new(None),
     };
     // SAFETY: a fresh page; that a Thread fits is asserted beside its definition.
     let thread = unsafe { place(page, thread) };
     thread.use_of_space.enter(tree, &space);
-    space.runs_on(tree, args.cpu);
+    space.runs_on(tree, cpu);
     domain.adopt(object::header(thread));
     Ok(thread)
 }
 
 /// [`abi::Op::CreateVcpu`].
-pub fn vcpu(tree: &Tree, caller: Ref<Domain>, args: &Args) -> Result<(), Status> {
-    let (payer, slot) = target(tree, &caller, args)?;
-    let domain = caller.find::<Domain>(selector(args[2])?, Rights::INSTALL)?;
-    let guest = caller.find::<Space>(selector(args[3])?, Rights::INSTALL)?;
-    let monitor = caller.find::<Space>(selector(args[5])?, Rights::INSTALL)?;
-    let cpu = check_cpu(args[4])?;
-    let exit_base = selector(args[7])?;
+pub fn vcpu(tree: &Tree, caller: &Domain, call: &call::CreateVcpu) -> Result<(), Status> {
+    let (payer, slot) = target(tree, caller, call.payer, call.destination)?;
+    let domain = caller.object(call.domain)?;
+    let guest = caller.object(call.guest_space)?;
+    let monitor = caller.object(call.host_space)?;
+    let cpu = check_cpu(call.cpu)?;
     let one_payer = domain == payer && guest.payer()? == payer && monitor.payer()? == payer;
     if !one_payer || guest.kind != SpaceKind::Guest || monitor.kind != SpaceKind::Host {
         return Err(Status::BadArgument);
@@ -220,7 +203,7 @@ pub fn vcpu(tree: &Tree, caller: Ref<Domain>, args: &Args) -> Result<(), Status>
     let state_page = payer
         .alloc_page()
         .inspect_err(|_| payer.uncharge(count as u64 + 1))?;
-    if let Err(status) = monitor.map_kernel_page(tree, args[6], state_page) {
+    if let Err(status) = monitor.map_kernel_page(tree, call.state, state_page) {
         payer.free_page(state_page);
         payer.uncharge(count as u64 + 1);
         return Err(status);
@@ -245,8 +228,8 @@ pub fn vcpu(tree: &Tree, caller: Ref<Domain>, args: &Args) -> Result<(), Status>
         monitor,
         uses: [User::new(future(own)), User::new(future(own))],
         state_page,
-        state_address: args[6],
-        exit_base: CpuCell::new(exit_base),
+        state_address: call.state.get(),
+        exit_base: CpuCell::new(call.portals),
         pending: CpuCell::new(Some(startup)),
         deadline: CpuCell::new(u64::MAX),
         expired: CpuCell::new(false),
@@ -265,31 +248,35 @@ pub fn vcpu(tree: &Tree, caller: Ref<Domain>, args: &Args) -> Result<(), Status>
 }
 
 /// [`abi::Op::CreatePortal`].
-pub fn portal(tree: &Tree, caller: Ref<Domain>, args: &Args) -> Result<(), Status> {
-    let (payer, slot) = target(tree, &caller, args)?;
-    let handler = caller.find::<Thread>(selector(args[2])?, Rights::CONTROL)?;
+pub fn portal(tree: &Tree, caller: &Domain, call: &call::CreatePortal) -> Result<(), Status> {
+    let (payer, slot) = target(tree, caller, call.payer, call.destination)?;
+    let handler = caller.object(call.handler)?;
     if handler.foreign {
         return Err(Status::BadArgument);
     }
     let header = Header::new(Kind::Portal, Some(payer));
-    let portal = payer.make(Portal::new(header, args[3], args[4]))?;
+    let portal = payer.make(Portal::new(header, call.identity, call.groups))?;
     portal::bind(portal, handler);
     publish(tree, slot, portal);
     Ok(())
 }
 
 /// [`abi::Op::CreateNotification`].
-pub fn notification(tree: &Tree, caller: Ref<Domain>, args: &Args) -> Result<(), Status> {
-    let (payer, slot) = target(tree, &caller, args)?;
+pub fn notification(
+    tree: &Tree,
+    caller: &Domain,
+    call: &call::CreateNotification,
+) -> Result<(), Status> {
+    let (payer, slot) = target(tree, caller, call.payer, call.destination)?;
     let header = Header::new(Kind::Notification, Some(payer));
     publish(tree, slot, payer.make(Notification::new(header))?);
     Ok(())
 }
 
 /// [`abi::Op::BindKick`].
-pub fn bind_kick(_tree: &Tree, caller: Ref<Domain>, args: &Args) -> Result<(), Status> {
-    let vcpu = caller.find::<Vcpu>(selector(args[0])?, Rights::CONTROL)?;
-    let notification = caller.find::<Notification>(selector(args[1])?, Rights::WAIT)?;
+pub fn bind_kick(_tree: &Tree, caller: &Domain, call: &call::BindKick) -> Result<(), Status> {
+    let vcpu = caller.object(call.vcpu)?;
+    let notification = caller.object(call.notification)?;
     // Until it is started, no CPU touches the vCPU.
     if vcpu.context.was_started() || vcpu.context.notification.get().is_some() {
         return Err(Status::Busy);

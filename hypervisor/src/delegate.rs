@@ -1,16 +1,17 @@
 //! Delegation of capabilities, by system call and in messages.
 
 use crate::cell::Ref;
-use crate::create::Args;
 use crate::domain::Domain;
 use crate::slot::{self, CapWord, ORIGIN, Slot, Tree};
 use crate::space::Progress;
 use crate::sync::atomic::Ordering;
 use crate::thread::Thread;
+use abi::argument::right::DELEGATE;
+use abi::argument::{Cap, Destination};
 use abi::cap::{Kind, MemoryKind, TimeLimit};
 use abi::syscall::DelegateFlags;
 use abi::utcb::{ITEM_WORDS, ITEMS, Item, Window};
-use abi::{Rights, Selector, Status};
+use abi::{Rights, Selector, Status, call, kind};
 
 /// A delegation that was found to be in order; the tree is locked from then until it is carried out.
 #[derive(Clone, Copy)]
@@ -28,23 +29,16 @@ struct Checked {
 /// Finds out what a delegation of `source`, a capability of `giver`, to the empty slot `target` of `receiver` gives.
 fn check(
     tree: &Tree,
-    (giver, source): (&Domain, Selector),
-    (receiver, target): (&Domain, Result<Selector, Status>),
-    rights: u64,
+    (giver, source): (&Domain, Cap<kind::Delegable, DELEGATE>),
+    (receiver, target): (&Domain, Destination),
+    rights: Rights,
     [from, size]: [u64; 2],
-    flags: u64,
+    flags: DelegateFlags,
 ) -> Result<Checked, Status> {
-    let source = giver.slot(source).ok_or(Status::BadCapability)?;
+    let source = giver.holder(source)?;
     let word = source.word();
-    if matches!(word.kind(), Kind::Null | Kind::Mapping) {
-        return Err(Status::BadCapability);
-    }
-    if !word.allows(Rights::DELEGATE) {
-        return Err(Status::Denied);
-    }
-    let flags = DelegateFlags::from_bits(flags).ok_or(Status::BadArgument)?;
     let grant = flags.contains(DelegateFlags::GRANT);
-    let target = receiver.empty_slot(target?)?;
+    let target = receiver.empty_slot(target.0)?;
     let extra = source.extra.load(Ordering::Relaxed);
     let (first, second) = (
         source.first.load(Ordering::Relaxed),
@@ -65,8 +59,7 @@ fn check(
             extra,
         });
     }
-    let rights = u16::try_from(rights).ok().and_then(Rights::from_bits);
-    let rights = rights.ok_or(Status::BadArgument)? & word.rights();
+    let rights = rights & word.rights();
     let (first, second) = match word.kind() {
         Kind::Memory => {
             let ports = extra >> 8 & 0xff == MemoryKind::Ports as u64;
@@ -115,15 +108,12 @@ fn carry_out(tree: &Tree, checked: &Checked) {
 }
 
 /// [`abi::Op::Delegate`].
-pub fn delegate(tree: &Tree, caller: Ref<Domain>, args: &Args) -> Result<(), Status> {
-    let selector = |argument| {
-        let number = u32::try_from(argument).map_err(|_| Status::BadArgument)?;
-        Ok(Selector(number))
-    };
-    let receiver = caller.find::<Domain>(selector(args[1])?, Rights::INSTALL)?;
-    let from = (&*caller, selector(args[0])?);
-    let to = (&*receiver, selector(args[2]));
-    let checked = check(tree, from, to, args[3], [args[4], args[5]], args[6])?;
+pub fn delegate(tree: &Tree, caller: &Domain, call: &call::Delegate) -> Result<(), Status> {
+    let receiver = caller.object(call.domain)?;
+    let from = (caller, call.capability);
+    let to = (&*receiver, call.destination);
+    let range = [call.first, call.second];
+    let checked = check(tree, from, to, call.rights, range, call.flags)?;
     carry_out(tree, &checked);
     Ok(())
 }
@@ -143,9 +133,10 @@ pub fn transfer(from: Ref<Thread>, to: Ref<Thread>, count: usize) -> Result<Prog
         let at = HEAD + Item::place(number);
         let words = core::array::from_fn::<_, ITEM_WORDS, _>(|i| from.utcb.read(at + i));
         let item = Item::from_words(words);
-        let giver = (&*from.domain, item.source);
-        let receiver = (&*to.domain, Ok(Selector(window.base).offset(number as u32)));
-        let (rights, flags) = (item.rights.into(), item.flags.into());
+        let giver = (&*from.domain, item.source.into());
+        let place = Selector(window.base).offset(number as u32);
+        let receiver = (&*to.domain, place.into());
+        let (rights, flags) = item.terms().ok_or(Status::BadArgument)?;
         let range = [item.first, item.second];
         let checked = check(&tree, giver, receiver, rights, range, flags)?;
         // What is granted is not there any more for another item.

@@ -11,12 +11,10 @@ use abi::{Selector, Status};
 
 /// Slots in a page of a capability table.
 pub const SLOTS_PER_PAGE: u32 = (PAGE / 64) as u32;
-/// Most slots of a table: one directory page of table pages.
-pub const MAX_SLOTS: u32 = 512 * SLOTS_PER_PAGE;
+// One directory page of table pages.
+const _: () = assert!(abi::MAX_SLOTS == 512 * SLOTS_PER_PAGE);
 /// Size of the cells that small objects are made in.
 pub const CELL: u64 = 192;
-/// Highest level of a domain: bounds how deep destruction descends.
-pub const MAX_LEVEL: u8 = 8;
 
 /// Where the directory leads as long as nothing was put into a page of the table: empty slots, which are only read.
 #[repr(C, align(4096))]

@@ -5,8 +5,7 @@
 
 use crate::cell::Ref;
 use crate::cpu::Cpu;
-use crate::create::{Args, selector};
-use crate::domain::{self, Domain};
+use crate::domain::Domain;
 use crate::mem::KernelPage;
 use crate::notification::{self, Notification};
 use crate::slot::{CapWord, DOORBELL, Slot, Tree};
@@ -14,10 +13,10 @@ use crate::space::{PORTS, Space};
 use crate::sync::TicketMutex;
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::vcpu::{Exit, Vcpu};
-use abi::Status;
 use abi::cap::{Kind, Rights};
 use abi::syscall::{DoorbellKind, SpaceKind};
 use abi::vcpu::ExitKind;
+use abi::{Status, call};
 
 pub use abi::syscall::MAX_DOORBELLS;
 
@@ -118,6 +117,7 @@ impl Default for Doorbells {
 }
 
 /// How many of the first `count` doorbells in `page` start at `at` or before.
+#[inline(always)]
 fn after(page: KernelPage, count: usize, at: u64) -> usize {
     let (mut low, mut high) = (0, count);
     while low < high {
@@ -132,19 +132,16 @@ fn after(page: KernelPage, count: usize, at: u64) -> usize {
 }
 
 /// [`abi::Op::BindDoorbell`].
-pub fn bind(tree: &Tree, caller: Ref<Domain>, args: &Args) -> Result<(), Status> {
-    let source = caller
-        .slot(selector(args[0])?)
-        .ok_or(Status::BadCapability)?;
-    let notification = domain::resolve::<Notification>(source.word(), Rights::SIGNAL)?;
-    let space = caller.find::<Space>(selector(args[1])?, Rights::INSTALL)?;
-    let slot = caller.empty_slot(selector(args[2])?)?;
-    let kind = DoorbellKind::from_code(args[3]).ok_or(Status::BadArgument)?;
-    let (end, base) = match kind {
+pub fn bind(tree: &Tree, caller: &Domain, call: &call::BindDoorbell) -> Result<(), Status> {
+    let source = caller.holder(call.notification)?;
+    let notification = caller.object(call.notification)?;
+    let space = caller.object(call.space)?;
+    let slot = caller.empty_slot(call.destination.0)?;
+    let (end, base) = match call.kind {
         DoorbellKind::Memory => (space.end(), 0),
         DoorbellKind::Ports => (PORTS, PORT),
     };
-    let (first, size) = (args[4], args[5]);
+    let (first, size) = (call.first, call.size);
     let inside = first.checked_add(size).is_some_and(|last| last <= end);
     if space.kind != SpaceKind::Guest || size == 0 || !inside {
         return Err(Status::BadArgument);
@@ -169,6 +166,7 @@ pub fn unbind(_tree: &Tree, space: &Space, slot: &Slot) {
 
 /// The guest of `vcpu`, which runs on this CPU, has left for a write: rings the doorbell there, and has the guest go on after
 /// the write. `false`: there is none, or the processor does not say where the next instruction is.
+#[inline(always)]
 pub fn ring(cpu: &Cpu, vcpu: Ref<Vcpu>, exit: &Exit) -> bool {
     let at = match exit.kind {
         ExitKind::Io => PORT + (exit.info[0] & 0xffff),

@@ -7,15 +7,16 @@ use crate::arch::Frame;
 use crate::cell::Ref;
 use crate::context::{Context, ReplyPath, State};
 use crate::cpu::Cpu;
+use crate::delegate;
 use crate::portal::Portal;
 use crate::sched::{self, Activation};
 use crate::space::Progress;
 use crate::thread::{Exception, Thread};
 use crate::vcpu::{self, Vcpu};
-use crate::{create, delegate};
+use abi::argument::{Cap, right::CALL};
 use abi::syscall::Tag;
 use abi::utcb::{ITEMS, Item, WORDS, exception::ExceptionReply};
-use abi::{MAX_CALL_DEPTH, Rights, Status};
+use abi::{MAX_CALL_DEPTH, Rights, Status, kind};
 
 /// Why a call did not enter the handler.
 pub enum Refusal {
@@ -106,19 +107,16 @@ fn run_chain(cpu: &Cpu) {
 }
 
 /// System call [`abi::Op::Call`].
-pub fn call(cpu: &Cpu, thread: Ref<Thread>) -> Result<(), Status> {
-    let (portal, tag) = thread.with_frame(|frame| (frame.arg(0), frame.tag()));
-    let (words, items) = lengths(tag)?;
-    let portal = create::selector(portal)?;
-    let portal = thread.domain.find::<Portal>(portal, Rights::CALL)?;
+pub fn call(cpu: &Cpu, thread: Ref<Thread>, portal: Cap<kind::Portal, CALL>) -> Result<(), Status> {
+    let (words, items) = lengths(thread.with_frame(|frame| frame.tag()))?;
+    let portal = thread.domain.object(portal)?;
     if items > 0
         && let Some(handler) = portal.handler()
         && can_enter(cpu, thread.context(), handler)
+        && delegate::transfer(thread, handler, items)? == Progress::Again
     {
-        if delegate::transfer(thread, handler, items)? == Progress::Again {
-            thread.with_frame(Frame::restart);
-            return Ok(());
-        }
+        thread.with_frame(Frame::restart);
+        return Ok(());
     }
     match enter(cpu, thread.context(), portal) {
         Ok(handler) => {
@@ -224,7 +222,11 @@ pub fn abandon(cpu: &Cpu, thread: Ref<Thread>) {
                 client.context.release_waiters(cpu, None);
             }
             Some(client) => {
-                client.with_frame(|frame| frame.set_result(Status::Dead));
+                client.with_frame(|frame| {
+                    // A call on the fast path has not done it.
+                    frame.scrub();
+                    frame.set_result(Status::Dead);
+                });
                 client.context.wake(cpu);
             }
             None => {

@@ -23,6 +23,7 @@ pub mod interrupt;
 pub mod ipc;
 pub mod latency;
 pub mod logring;
+pub mod lookup;
 pub mod mem;
 pub mod migrate;
 pub mod notification;

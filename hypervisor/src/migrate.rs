@@ -92,10 +92,10 @@ pub fn ask(tree: &Tree, context: Ref<Context>, request: Request) -> Result<(), S
 }
 
 /// What has become of the request to move `context` to CPU `to`.
-pub fn answer(context: Ref<Context>, to: u64) -> Result<Progress, Status> {
+pub fn answer(context: Ref<Context>, to: u32) -> Result<Progress, Status> {
     match context.migration.phase.load(Ordering::Acquire) {
         ASKED => Ok(Progress::Again),
-        FREE if u64::from(context.cpu()) == to => Ok(Progress::Done),
+        FREE if context.cpu() == to => Ok(Progress::Done),
         // Somebody else has moved it since.
         FREE => Err(Status::Busy),
         refused => Err(Status::from_code(refused as u8)),

@@ -10,8 +10,8 @@ use crate::object::{Header, Object};
 use crate::sched::Sched;
 use crate::sync::TicketMutex;
 use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use abi::Status;
 use abi::cap::Kind;
+use abi::{Status, call};
 
 /// Who waits, or the vCPU that it kicks.
 struct Waiter {
@@ -106,6 +106,7 @@ impl Notification {
 }
 
 /// Who waits, if it is on this CPU. If it is on another one, that is told.
+#[inline(always)]
 fn waiter_here(cpu: &Cpu, notification: Ref<Notification>) -> Option<Ref<Context>> {
     let waiter = notification.waiter.lock();
     let context = waiter.context?;
@@ -118,6 +119,7 @@ fn waiter_here(cpu: &Cpu, notification: Ref<Notification>) -> Option<Ref<Context
 }
 
 /// Sets `bits` and wakes whoever waits.
+#[inline(always)]
 pub fn signal(cpu: &Cpu, notification: Ref<Notification>, bits: u64) {
     notification.word.fetch_or(bits, Ordering::SeqCst);
     // Sequentially consistent: either the bits are seen by who is about to wait, after it
@@ -141,28 +143,30 @@ pub fn arrive(cpu: &Cpu, notification: Ref<Notification>) {
         return;
     };
     match waiter.state.get() {
-        State::Waiting => {
-            let bits = notification.take();
-            if bits == 0 {
-                return;
-            }
-            notification.detach(waiter);
-            if let Some(thread) = waiter.as_thread() {
-                thread.with_frame(|frame| {
-                    frame.set_result(Status::Success);
-                    frame.set_arg(1, bits);
-                });
-            }
-            cpu.timeouts.disarm(&waiter.timeout);
-            waiter.notification.set(None);
-            waiter.wake(cpu);
-        }
+        State::Waiting => end_wait_for(cpu, notification, waiter),
         // Without bits there is nothing to tell the monitor: the guest must not go on behind its back.
         State::Halted if notification.is_set() => waiter.wake(cpu),
         // A vCPU in guest mode is left by the interrupt that brought us here; before each entry
         // it looks at the bits.
         _ => {}
     }
+}
+
+/// Gives the bits, if there are any, to `waiter`, a thread, which waits for them on this CPU.
+#[inline(never)]
+fn end_wait_for(cpu: &Cpu, notification: Ref<Notification>, waiter: Ref<Context>) {
+    let bits = notification.take();
+    if bits == 0 {
+        return;
+    }
+    notification.detach(waiter);
+    if let Some(thread) = waiter.as_thread() {
+        thread.with_frame(|frame| frame.set_result(Status::Success));
+        thread.return_values(&call::Waited { bits });
+    }
+    cpu.timeouts.disarm(&waiter.timeout);
+    waiter.notification.set(None);
+    waiter.wake(cpu);
 }
 
 /// Ends a wait with `status`. On the waiter's CPU.

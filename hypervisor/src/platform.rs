@@ -29,9 +29,6 @@ pub fn object() -> Ref<PlatformObject> {
 }
 
 /// [`abi::Op::Power`]: returns only if it fails.
-pub fn power(action: u64) -> Status {
-    match PowerAction::from_code(action) {
-        Some(action) => arch::power(action),
-        None => Status::BadArgument,
-    }
+pub fn power(action: PowerAction) -> Status {
+    arch::power(action)
 }

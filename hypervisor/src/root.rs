@@ -4,20 +4,21 @@ use crate::addr::HostPhys;
 use crate::boot::memory_map::{MemoryMap, PhysRange, RegionKind};
 use crate::cell::Ref;
 use crate::cpu::Cpu;
-use crate::create::{self, ThreadArgs};
+use crate::create::{self, ThreadStart};
 use crate::domain::Domain;
 use crate::mem::{self, KernelPage};
 use crate::object::{Header, Object};
 use crate::sched::Sched;
 use crate::slot::{self, CapWord};
-use crate::space::{self, MapRequest, Mapped, Progress, Space};
+use crate::space::{self, Mapped, Progress, Space};
 use crate::sync::atomic::Ordering;
 use crate::{arch, interrupt, logring, platform};
+use abi::argument::Argument;
 use abi::boot::{self, BootInfo, Region};
 use abi::bundle::Head;
 use abi::cap::{Kind, MemoryKind, TimeLimit};
 use abi::syscall::{Caching, SpaceKind};
-use abi::{Rights, Selector, Status};
+use abi::{Rights, Selector, Status, call};
 
 /// Selector of the first mapping of the root task's own segments.
 const SEGMENTS: u32 = 16;
@@ -122,31 +123,30 @@ pub fn start(cpu: &Cpu, machine: Machine<'_>) -> Result<(), Status> {
     }
 
     for (i, segment) in head.segments().iter().enumerate() {
-        let request = MapRequest {
-            memory: boot::ROOT_BUNDLE,
-            space: boot::ROOT_SPACE,
-            destination: Selector(SEGMENTS + i as u32),
+        let request = call::Map {
+            memory: boot::ROOT_BUNDLE.into(),
+            space: boot::ROOT_SPACE.into(),
+            destination: Selector(SEGMENTS + i as u32).into(),
             offset: segment.offset,
             address: segment.address,
             size: segment.size,
-            access: segment.rights as u64,
+            access: argument(segment.rights.into())?,
         };
         while space::map(&slot::lock(), &domain, &request)? == Progress::Again {}
     }
     let stack = boot::ROOT_STACK_TOP - boot::ROOT_STACK_SIZE;
     for at in (stack..boot::ROOT_STACK_TOP).step_by(abi::PAGE_SIZE) {
-        space.map_kernel_page(&slot::lock(), at, domain.alloc_page()?)?;
+        space.map_kernel_page(&slot::lock(), argument(at)?, domain.alloc_page()?)?;
     }
 
-    let args = ThreadArgs {
-        cpu: cpu.index,
-        utcb: boot::ROOT_UTCB,
-        ip: head.entry,
-        sp: boot::ROOT_STACK_TOP,
-        exception_portal: Selector::NULL,
-        foreign: false,
+    let start = ThreadStart {
+        placement: argument(cpu.index.into())?,
+        utcb: argument(boot::ROOT_UTCB)?,
+        ip: argument(head.entry)?,
+        sp: argument(boot::ROOT_STACK_TOP)?,
+        exceptions: Selector::NULL,
     };
-    let thread = create::make_thread(&slot::lock(), domain, space, &args)?;
+    let thread = create::make_thread(&slot::lock(), domain, space, &start)?;
     thread.with_frame(|frame| frame.set_start_argument(boot::ROOT_BOOT_INFO));
     let header = Header::new(Kind::Sched, Some(domain));
     let sched = domain.make(Sched::new(header, cpu.index, TimeLimit::ALL, 0, 0))?;
@@ -170,6 +170,11 @@ pub fn start(cpu: &Cpu, machine: Machine<'_>) -> Result<(), Status> {
         &domain,
     )?;
     crate::cpu::start(cpu, sched, thread.context())
+}
+
+/// What a system call would make of `word`.
+fn argument<T: Argument>(word: u64) -> Result<T, Status> {
+    T::load(&[word]).ok_or(Status::BadArgument)
 }
 
 fn write_info(page: KernelPage, info: &BootInfo) {

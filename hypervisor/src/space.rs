@@ -11,9 +11,10 @@ use crate::object::{AnyRef, Header, Object};
 use crate::ring::{Link, Ring};
 use crate::slot::{self, DOORBELL, Slot, Tree};
 use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use abi::argument::{Access, PageAddress};
 use abi::cap::{Kind, MemoryKind, Rights};
 use abi::syscall::{Caching, SpaceKind};
-use abi::{Selector, Status, USER_END};
+use abi::{Selector, Status, USER_END, call};
 
 pub use crate::arch::layout::GUEST_END;
 /// Number of I/O ports.
@@ -150,8 +151,13 @@ impl Space {
     }
 
     /// Maps a page of kernel memory (UTCB, state page) for its users.
-    pub fn map_kernel_page(&self, _tree: &Tree, at: u64, page: KernelPage) -> Result<(), Status> {
-        if at & 0xfff != 0 || at == 0 || at >= self.end() || self.kind != SpaceKind::Host {
+    pub fn map_kernel_page(
+        &self,
+        _tree: &Tree,
+        at: PageAddress,
+        page: KernelPage,
+    ) -> Result<(), Status> {
+        if self.kind != SpaceKind::Host {
             return Err(Status::BadArgument);
         }
         let mapped = Mapped {
@@ -161,7 +167,7 @@ impl Space {
             caching: Caching::Natural,
         };
         self.table
-            .map(at, abi::PAGE_SIZE as u64, &mapped, &*self.payer()?)
+            .map(at.get(), abi::PAGE_SIZE as u64, &mapped, &*self.payer()?)
             .map(|_| ())
     }
 
@@ -232,44 +238,21 @@ pub enum Progress {
 /// Steps (page-table entries) that one run of a long operation takes.
 const BATCH: usize = 12;
 
-/// Arguments of [`abi::Op::Map`].
-pub struct MapRequest {
-    /// Memory capability.
-    pub memory: Selector,
-    /// Space capability.
-    pub space: Selector,
-    /// Slot for the mapping.
-    pub destination: Selector,
-    /// Offset in the memory.
-    pub offset: u64,
-    /// Address in the space.
-    pub address: u64,
-    /// Bytes, or ports.
-    pub size: u64,
-    /// Requested rights and caching, as the system call has them.
-    pub access: u64,
-}
-
 /// Maps memory into a space. On an error, what was mapped before it stays in the destination slot.
-pub fn map(tree: &Tree, domain: &Domain, request: &MapRequest) -> Result<Progress, Status> {
-    let memory = domain.slot(request.memory).ok_or(Status::BadCapability)?;
-    let word = memory.word();
-    if word.kind() != Kind::Memory {
-        return Err(Status::BadCapability);
-    }
-    let space = domain.find::<Space>(request.space, Rights::INSTALL)?;
+pub fn map(tree: &Tree, domain: &Domain, request: &call::Map) -> Result<Progress, Status> {
+    let memory = domain.holder(request.memory)?;
+    let space = domain.object(request.space)?;
     let (base, length) = (
         memory.first.load(Ordering::Relaxed),
         memory.second.load(Ordering::Relaxed),
     );
     let kind = MemoryKind::from_code((memory.extra.load(Ordering::Relaxed) >> 8) as u8)
         .ok_or(Status::BadCapability)?;
-    let caching =
-        Caching::from_code(request.access >> Caching::SHIFT).ok_or(Status::BadArgument)?;
-    let rights = Rights::from_bits(request.access as u16)
-        .filter(|r| (Rights::RW | Rights::EXEC).contains(*r) && r.contains(Rights::READ))
-        .ok_or(Status::BadArgument)?;
-    if !word.allows(rights) {
+    let Access { rights, caching } = request.access;
+    if !(Rights::RW | Rights::EXEC).contains(rights) || !rights.contains(Rights::READ) {
+        return Err(Status::BadArgument);
+    }
+    if !memory.word().allows(rights) {
         return Err(Status::Denied);
     }
     let ports = kind == MemoryKind::Ports;
@@ -305,10 +288,10 @@ pub fn map(tree: &Tree, domain: &Domain, request: &MapRequest) -> Result<Progres
     }
 
     let slot = domain
-        .slot(request.destination)
+        .slot(request.destination.0)
         .ok_or(Status::BadSelector)?;
     let (slot, mut done) = if slot.is_free() {
-        let slot = domain.empty_slot(request.destination)?;
+        let slot = domain.empty_slot(request.destination.0)?;
         if ports {
             space.make_port_bitmap()?;
         }

@@ -4,22 +4,24 @@ use crate::arch::Frame;
 use crate::cell::Ref;
 use crate::context::State;
 use crate::cpu::Cpu;
-use crate::create::{self, Args};
+use crate::create;
 use crate::domain::Domain;
 use crate::doorbell;
 use crate::epoch::Round;
-use crate::interrupt::{self, Interrupt};
+use crate::interrupt;
 use crate::latency::{self, Path};
-use crate::logring::{self, LogObject};
-use crate::notification::{self, Notification};
-use crate::platform::{self, PlatformObject};
+use crate::logring;
+use crate::notification;
+use crate::platform;
 use crate::slot::{self, Tree};
-use crate::space::{self, MapRequest, Progress};
+use crate::space::{self, Progress};
 use crate::thread::{Exception, Sync, Thread};
 use crate::{delegate, destroy, epoch, ipc, time};
-use abi::syscall::TriggerMode;
+use abi::argument::right::{CREATE, NONE};
+use abi::argument::{Cap, LogBytes, Words};
+use abi::operation::Operation;
 use abi::utcb::exception;
-use abi::{Op, Rights, Selector, Status};
+use abi::{LOG_CHUNK, Op, Selector, Status, call, kind};
 
 /// How a system call that has not switched to another context ends.
 enum Outcome {
@@ -42,12 +44,12 @@ pub fn dispatch(cpu: &Cpu, thread: Ref<Thread>, syndrome: u64) {
         };
         return ipc::raise(cpu, thread, call);
     }
-    let (tag, args) = thread.with_frame(|frame| (frame.tag(), frame.args()));
+    let (tag, words) = thread.with_frame(|frame| (frame.tag(), frame.args()));
     latency::is(Path::SystemCall(tag.op()));
     let outcome = match Op::from_code(tag.op()) {
         None => Outcome::Return(Err(Status::BadOperation)),
-        Some(_) if tag.has_reserved() => Outcome::Return(Err(Status::BadArgument)),
-        Some(op) => execute(cpu, thread, op, &args),
+        Some(op) if tag.has_reserved() => refuse(thread, op),
+        Some(op) => execute(cpu, thread, op, &words),
     };
     match outcome {
         Outcome::Return(Ok(())) => thread.with_frame(|frame| frame.set_result(Status::Success)),
@@ -63,96 +65,152 @@ pub fn dispatch(cpu: &Cpu, thread: Ref<Thread>, syndrome: u64) {
     }
 }
 
-fn execute(cpu: &Cpu, thread: Ref<Thread>, op: Op, args: &Args) -> Outcome {
-    let domain = thread.domain;
-    Outcome::Return(match op {
-        Op::Call => match ipc::call(cpu, thread) {
-            Ok(()) => return Outcome::Written,
-            Err(status) => Err(status),
-        },
-        Op::ReplyWait => match ipc::reply_wait(cpu, thread) {
-            Ok(()) => return Outcome::Written,
-            Err(status) => Err(status),
-        },
-        Op::Signal => signal(cpu, domain, args),
-        Op::Wait => return wait(cpu, thread, args),
-        Op::Yield => {
-            cpu.yielded.set(true);
-            cpu.reschedule.set(true);
-            Ok(())
-        }
-        Op::CreateDomain => return locked(|tree| create::domain(tree, domain, args)),
-        Op::CreateSpace => return locked(|tree| create::space(tree, domain, args)),
-        Op::CreateThread => return locked(|tree| create::thread(tree, domain, args)),
-        Op::CreateVcpu => return locked(|tree| create::vcpu(tree, domain, args)),
-        Op::CreateSched => return locked(|tree| time::sched(tree, domain, args)),
-        Op::CreatePortal => return locked(|tree| create::portal(tree, domain, args)),
-        Op::CreateNotification => return locked(|tree| create::notification(tree, domain, args)),
-        Op::Delegate => return locked(|tree| delegate::delegate(tree, domain, args)),
-        Op::Revoke | Op::Delete => return revoke(cpu, thread, op, args),
-        Op::Map => return map(thread, op, args),
-        Op::BindSched => return locked(|tree| time::bind_sched(cpu, tree, domain, args)),
-        Op::BindOverrun => return locked(|tree| time::bind_overrun(tree, domain, args)),
-        Op::Migrate => return migrate(thread, op, args),
-        Op::SetSchedule => return locked(|tree| time::set_schedule(tree, thread, args)),
-        Op::BindKick => return locked(|tree| create::bind_kick(tree, domain, args)),
-        Op::InterruptBind => return locked(|tree| interrupt_bind(tree, domain, args)),
-        Op::InterruptAck => selector(args[0])
-            .and_then(|s| domain.find::<Interrupt>(s, Rights::CONTROL))
-            .map(|interrupt| interrupt::acknowledge(cpu, interrupt)),
-        Op::QuotaQuery => return locked(|tree| quota_query(tree, thread, args)),
-        Op::LogWrite => log_write(domain, args),
-        Op::LogRead => log_read(thread, args),
-        Op::LogBind => return locked(|tree| log_bind(tree, domain, args)),
-        Op::Power => selector(args[0])
-            .and_then(|s| domain.find::<PlatformObject>(s, Rights::CONTROL))
-            .and_then(|_| Err(platform::power(args[1]))),
-        Op::QuotaGive => return locked(|tree| quota_move(tree, domain, args, Domain::give)),
-        Op::QuotaTake => return locked(|tree| quota_move(tree, domain, args, Domain::take_back)),
-        Op::BindDoorbell => return locked(|tree| doorbell::bind(tree, domain, args)),
-    })
-}
-
-/// Does what changes or binds to the tree of derivations. While another CPU does, this one waits in user mode.
-fn locked(work: impl FnOnce(&Tree) -> Result<(), Status>) -> Outcome {
-    match slot::try_lock() {
-        Some(tree) => Outcome::Return(work(&tree)),
-        None => Outcome::Restart,
+/// The tag of a call of a known operation is not in order.
+#[cold]
+fn refuse(thread: Ref<Thread>, op: Op) -> Outcome {
+    let result = Err(Status::BadArgument);
+    match op {
+        Op::Call | Op::ReplyWait => written(thread, result),
+        _ => Outcome::Return(result),
     }
 }
 
-fn selector(argument: u64) -> Result<Selector, Status> {
-    u32::try_from(argument)
-        .map(Selector)
-        .map_err(|_| Status::BadArgument)
+/// How a call or reply ends. If it succeeds, it has written the registers itself; else those that it does not preserve are
+/// scrubbed all the same.
+#[inline(always)]
+fn written(thread: Ref<Thread>, result: Result<(), Status>) -> Outcome {
+    if result.is_ok() {
+        return Outcome::Written;
+    }
+    thread.with_frame(Frame::scrub);
+    Outcome::Return(result)
 }
 
-/// The notification and the bits that a capability to it may signal. The hot path takes no lock.
-pub fn signal_target(
-    domain: Ref<Domain>,
-    argument: u64,
-) -> Result<(Ref<Notification>, u64), Status> {
-    let slot = domain
-        .slot(selector(argument)?)
-        .ok_or(Status::BadCapability)?;
-    let (word, badge) = slot.badge().ok_or(Status::BadCapability)?;
-    let notification = crate::domain::resolve::<Notification>(word, Rights::SIGNAL)?;
-    Ok((notification, badge))
+fn execute(cpu: &Cpu, thread: Ref<Thread>, op: Op, words: &Words) -> Outcome {
+    let domain = &*thread.domain;
+    let args = Args { op, words };
+    match op {
+        // These four in one piece with this function, where a closure would be a function of its own.
+        Op::Call => match args.decode::<call::Call>() {
+            Ok(call) => written(thread, ipc::call(cpu, thread, call.portal)),
+            Err(status) => written(thread, Err(status)),
+        },
+        Op::ReplyWait => match args.decode::<call::ReplyWait>() {
+            Ok(_) => written(thread, ipc::reply_wait(cpu, thread)),
+            Err(status) => written(thread, Err(status)),
+        },
+        Op::Signal => match args.decode() {
+            Ok(call) => Outcome::Return(signal(cpu, domain, call)),
+            Err(status) => Outcome::Return(Err(status)),
+        },
+        Op::Wait => match args.decode() {
+            Ok(call) => wait(cpu, thread, call),
+            Err(status) => Outcome::Return(Err(status)),
+        },
+        Op::Yield => args.at_once(|call::Yield {}| {
+            cpu.yielded.set(true);
+            cpu.reschedule.set(true);
+            Ok(())
+        }),
+        Op::CreateDomain => args.locked(|tree, call| create::domain(tree, domain, &call)),
+        Op::CreateSpace => args.locked(|tree, call| create::space(tree, domain, &call)),
+        Op::CreateThread => args.locked(|tree, call| create::thread(tree, domain, &call)),
+        Op::CreateVcpu => args.locked(|tree, call| create::vcpu(tree, domain, &call)),
+        Op::CreateSched => args.locked(|tree, call| time::sched(tree, domain, &call)),
+        Op::CreatePortal => args.locked(|tree, call| create::portal(tree, domain, &call)),
+        Op::CreateNotification => {
+            args.locked(|tree, call| create::notification(tree, domain, &call))
+        }
+        Op::Delegate => args.locked(|tree, call| delegate::delegate(tree, domain, &call)),
+        Op::Revoke => args.then(|call: call::Revoke| revoke(cpu, thread, op, call.capability)),
+        Op::Delete => args.then(|call: call::Delete| revoke(cpu, thread, op, call.capability)),
+        Op::Map => args.then(|call| map(thread, op, &call)),
+        Op::BindSched => args.locked(|tree, call| time::bind_sched(cpu, tree, domain, &call)),
+        Op::BindOverrun => args.locked(|tree, call| time::bind_overrun(tree, domain, &call)),
+        Op::SetSchedule => args.locked(|tree, call| time::set_schedule(tree, thread, &call)),
+        Op::Migrate => args.then(|call| migrate(thread, op, &call)),
+        Op::BindKick => args.locked(|tree, call| create::bind_kick(tree, domain, &call)),
+        Op::InterruptBind => args.locked(|tree, call| interrupt_bind(tree, domain, &call)),
+        Op::InterruptAck => args.at_once(|call: call::InterruptAck| {
+            interrupt::acknowledge(cpu, domain.object(call.line)?);
+            Ok(())
+        }),
+        Op::QuotaQuery => args.locked(|tree, call| quota_query(tree, thread, &call)),
+        Op::LogWrite => args.at_once(|call: call::LogWrite| {
+            domain.object(call.log)?;
+            logring::append(call.bytes.bytes());
+            Ok(())
+        }),
+        Op::LogRead => args.at_once(|call| log_read(thread, &call)),
+        Op::LogBind => args.locked(|tree, call| log_bind(tree, domain, &call)),
+        Op::Power => args.at_once(|call: call::Power| {
+            domain.object(call.platform)?;
+            Err(platform::power(call.action))
+        }),
+        Op::QuotaGive => args.locked(|tree, call: call::QuotaGive| {
+            let (payer, domain) = payer_and_paid(domain, call.payer, call.domain)?;
+            payer.give(tree, &domain, call.pages)
+        }),
+        Op::QuotaTake => args.locked(|tree, call: call::QuotaTake| {
+            let (payer, domain) = payer_and_paid(domain, call.payer, call.domain)?;
+            payer.take_back(tree, &domain, call.pages)
+        }),
+        Op::BindDoorbell => args.locked(|tree, call| doorbell::bind(tree, domain, &call)),
+    }
 }
 
-fn signal(cpu: &Cpu, domain: Ref<Domain>, args: &Args) -> Result<(), Status> {
-    let (notification, bits) = signal_target(domain, args[0])?;
+/// The arguments of an operation.
+struct Args<'a> {
+    op: Op,
+    words: &'a Words,
+}
+
+impl Args<'_> {
+    /// What they are.
+    #[inline(always)]
+    fn decode<T: Operation>(&self) -> Result<T, Status> {
+        debug_assert_eq!(self.op, T::OP);
+        T::decode(self.words)
+    }
+
+    /// Does `work` with them, if they are in order.
+    #[inline(always)]
+    fn then<T: Operation>(&self, work: impl FnOnce(T) -> Outcome) -> Outcome {
+        match self.decode() {
+            Ok(call) => work(call),
+            Err(status) => Outcome::Return(Err(status)),
+        }
+    }
+
+    /// Does what is done then.
+    #[inline(always)]
+    fn at_once<T: Operation>(&self, work: impl FnOnce(T) -> Result<(), Status>) -> Outcome {
+        self.then(|call| Outcome::Return(work(call)))
+    }
+
+    /// Does what changes or binds to the tree of derivations. While another CPU does, this one waits in user mode.
+    fn locked<T: Operation>(&self, work: impl FnOnce(&Tree, T) -> Result<(), Status>) -> Outcome {
+        self.then(|call| match slot::try_lock() {
+            Some(tree) => Outcome::Return(work(&tree, call)),
+            None => Outcome::Restart,
+        })
+    }
+}
+
+#[inline(always)]
+fn signal(cpu: &Cpu, domain: &Domain, call: call::Signal) -> Result<(), Status> {
+    let (notification, bits) = domain.signal_target(call.notification)?;
     notification::signal(cpu, notification, bits);
     Ok(())
 }
 
-fn wait(cpu: &Cpu, thread: Ref<Thread>, args: &Args) -> Outcome {
-    let found = selector(args[0]).and_then(|s| thread.domain.find::<Notification>(s, Rights::WAIT));
-    let notification = match found {
+#[inline(always)]
+fn wait(cpu: &Cpu, thread: Ref<Thread>, call: call::Wait) -> Outcome {
+    let notification = match thread.domain.object(call.notification) {
         Ok(notification) => notification,
         Err(status) => return Outcome::Return(Err(status)),
     };
-    let deadline = args[1];
+    let deadline = call.deadline;
     if deadline != 0
         && !notification.is_set()
         && let Err(status) = notification.attach(thread.context())
@@ -163,7 +221,7 @@ fn wait(cpu: &Cpu, thread: Ref<Thread>, args: &Args) -> Outcome {
     let bits = notification.take();
     if bits != 0 {
         notification.detach(thread.context());
-        thread.with_frame(|frame| frame.set_arg(1, bits));
+        thread.return_values(&call::Waited { bits });
         return Outcome::Return(Ok(()));
     }
     if deadline == 0 {
@@ -183,38 +241,36 @@ fn wait(cpu: &Cpu, thread: Ref<Thread>, args: &Args) -> Outcome {
 }
 
 /// The epoch whose end `thread` waits for since an earlier run of this system call.
-fn synchronised(thread: Ref<Thread>, op: Op, args: &Args) -> Option<Round> {
+fn synchronised(thread: Ref<Thread>, op: Op, selector: Selector) -> Option<Round> {
     let sync = thread.sync.get()?;
-    (sync.op == op && sync.selector == args[0]).then_some(sync.round)
+    (sync.op == op && sync.selector == selector).then_some(sync.round)
 }
 
 /// Begins an epoch whose end this system call waits for, from its next run on.
-fn synchronise(thread: Ref<Thread>, op: Op, args: &Args) {
+fn synchronise(thread: Ref<Thread>, op: Op, selector: Selector) {
     thread.sync.set(Some(Sync {
         op,
-        selector: args[0],
+        selector,
         round: epoch::begin(),
     }));
 }
 
 /// Revocation and destruction return only when no CPU can use what was taken back.
-fn revoke(cpu: &Cpu, thread: Ref<Thread>, op: Op, args: &Args) -> Outcome {
-    let Some(round) = synchronised(thread, op, args) else {
-        let found = selector(args[0]).and_then(|s| {
-            let slot = thread.domain.slot(s).ok_or(Status::BadCapability)?;
-            if slot.is_free() {
-                Err(Status::BadCapability)
-            } else {
-                Ok(slot)
-            }
-        });
+fn revoke(cpu: &Cpu, thread: Ref<Thread>, op: Op, capability: Cap<kind::Any, NONE>) -> Outcome {
+    let selector = capability.selector();
+    let Some(round) = synchronised(thread, op, selector) else {
+        // Not only capabilities: also those that are gone, but not what was derived from them.
+        let slot = thread.domain.slot(selector).filter(|slot| !slot.is_free());
+        let Some(slot) = slot else {
+            return Outcome::Return(Err(Status::BadCapability));
+        };
         let Some(tree) = slot::try_lock() else {
             return Outcome::Restart;
         };
-        match found.and_then(|slot| destroy::revoke(cpu, &tree, slot, op == Op::Delete)) {
+        match destroy::revoke(cpu, &tree, slot, op == Op::Delete) {
             Err(status) => return Outcome::Return(Err(status)),
             Ok(Progress::Again) => {}
-            Ok(Progress::Done) => synchronise(thread, op, args),
+            Ok(Progress::Done) => synchronise(thread, op, selector),
         }
         return Outcome::Restart;
     };
@@ -227,16 +283,17 @@ fn revoke(cpu: &Cpu, thread: Ref<Thread>, op: Op, args: &Args) -> Outcome {
 }
 
 /// The CPU that holds the context lets go of it, and the other one takes it up, while this one goes through user mode.
-fn migrate(thread: Ref<Thread>, op: Op, args: &Args) -> Outcome {
+fn migrate(thread: Ref<Thread>, op: Op, call: &call::Migrate) -> Outcome {
     let Some(tree) = slot::try_lock() else {
         return Outcome::Restart;
     };
-    let asked = synchronised(thread, op, args).is_some();
-    let progress = time::migrate(&tree, thread.domain, args, asked);
+    let selector = call.context.selector();
+    let asked = synchronised(thread, op, selector).is_some();
+    let progress = time::migrate(&tree, &thread.domain, call, asked);
     let again = progress == Ok(Progress::Again);
     thread.sync.set(again.then_some(Sync {
         op,
-        selector: args[0],
+        selector,
         round: Round::NOBODY,
     }));
     match progress {
@@ -246,32 +303,22 @@ fn migrate(thread: Ref<Thread>, op: Op, args: &Args) -> Outcome {
     }
 }
 
-fn map(thread: Ref<Thread>, op: Op, args: &Args) -> Outcome {
-    let request = || {
-        Ok(MapRequest {
-            memory: selector(args[0])?,
-            space: selector(args[1])?,
-            destination: selector(args[2])?,
-            offset: args[3],
-            address: args[4],
-            size: args[5],
-            access: args[6],
-        })
-    };
-    let Some(round) = synchronised(thread, op, args) else {
+fn map(thread: Ref<Thread>, op: Op, call: &call::Map) -> Outcome {
+    let selector = call.memory.selector();
+    let Some(round) = synchronised(thread, op, selector) else {
         let Some(tree) = slot::try_lock() else {
             return Outcome::Restart;
         };
-        match request().and_then(|request| space::map(&tree, &thread.domain, &request)) {
+        match space::map(&tree, &thread.domain, call) {
             Ok(Progress::Done) => {}
             Ok(Progress::Again) => return Outcome::Restart,
             Err(status) => return Outcome::Return(Err(status)),
         }
-        if !space::is_port_mapping(&thread.domain, Selector(args[2] as u32)) {
+        if !space::is_port_mapping(&thread.domain, call.destination.0) {
             return Outcome::Return(Ok(()));
         }
         // CPUs that run in the space have a copy of its I/O permissions.
-        synchronise(thread, op, args);
+        synchronise(thread, op, selector);
         return Outcome::Restart;
     };
     if !epoch::is_over(round) {
@@ -281,81 +328,46 @@ fn map(thread: Ref<Thread>, op: Op, args: &Args) -> Outcome {
     Outcome::Return(Ok(()))
 }
 
-fn interrupt_bind(tree: &Tree, domain: Ref<Domain>, args: &Args) -> Result<(), Status> {
+fn interrupt_bind(tree: &Tree, domain: &Domain, call: &call::InterruptBind) -> Result<(), Status> {
     // What is bound under this lock is found when the notification ends.
-    let interrupt = domain.find::<Interrupt>(selector(args[0])?, Rights::CONTROL)?;
-    let (notification, bits) = signal_target(domain, args[1])?;
-    let mode = TriggerMode::from_code(args[2]).ok_or(Status::BadArgument)?;
-    interrupt::bind(tree, interrupt, notification, bits, mode)
+    let interrupt = domain.object(call.line)?;
+    let (notification, bits) = domain.signal_target(call.notification)?;
+    interrupt::bind(tree, interrupt, notification, bits, call.mode)
 }
 
-fn quota_query(_tree: &Tree, thread: Ref<Thread>, args: &Args) -> Result<(), Status> {
+fn quota_query(_tree: &Tree, thread: Ref<Thread>, call: &call::QuotaQuery) -> Result<(), Status> {
     // What moves a quota holds the lock.
-    let target = thread
-        .domain
-        .find::<Domain>(selector(args[0])?, Rights::CONTROL)?;
-    let (limit, used) = target.quota();
-    thread.with_frame(|frame| {
-        frame.set_arg(1, limit);
-        frame.set_arg(2, used);
-    });
+    let (pages, used) = thread.domain.object(call.domain)?.quota();
+    thread.return_values(&call::Quota { pages, used });
     Ok(())
 }
 
-fn quota_move(
-    tree: &Tree,
-    caller: Ref<Domain>,
-    args: &Args,
-    change: fn(&Domain, &Tree, &Domain, u64) -> Result<(), Status>,
-) -> Result<(), Status> {
-    let payer = caller.find::<Domain>(selector(args[0])?, Rights::CREATE)?;
-    let domain = caller.find::<Domain>(selector(args[1])?, Rights::CREATE)?;
+/// A payer, and a domain that it paid for.
+fn payer_and_paid(
+    caller: &Domain,
+    payer: Cap<kind::Domain, CREATE>,
+    domain: Cap<kind::Domain, CREATE>,
+) -> Result<(Ref<Domain>, Ref<Domain>), Status> {
+    let (payer, domain) = (caller.object(payer)?, caller.object(domain)?);
     if domain.header.payer != Some(payer) {
         return Err(Status::BadArgument);
     }
-    change(&payer, tree, &domain, args[2])
+    Ok((payer, domain))
 }
 
-/// Bytes that travel in registers.
-const LOG_BYTES: usize = 56;
-
-fn log_write(domain: Ref<Domain>, args: &Args) -> Result<(), Status> {
-    domain.find::<LogObject>(selector(args[0])?, Rights::WRITE)?;
-    let count = usize::try_from(args[1]).map_err(|_| Status::BadArgument)?;
-    if count > LOG_BYTES {
-        return Err(Status::BadArgument);
-    }
-    let mut bytes = [0; LOG_BYTES];
-    for (chunk, word) in bytes.chunks_exact_mut(8).zip(&args[2..]) {
-        chunk.copy_from_slice(&word.to_le_bytes());
-    }
-    logring::append(&bytes[..count]);
-    Ok(())
-}
-
-fn log_read(thread: Ref<Thread>, args: &Args) -> Result<(), Status> {
-    thread
-        .domain
-        .find::<LogObject>(selector(args[0])?, Rights::READ)?;
-    if args[1] > 1 {
-        return Err(Status::BadArgument);
-    }
-    let mut bytes = [0; LOG_BYTES];
-    let count = logring::take(&mut bytes, args[1] == 1);
-    thread.with_frame(|frame| {
-        frame.set_arg(1, count as u64);
-        for (i, chunk) in bytes.chunks_exact(8).enumerate() {
-            let mut raw = [0; 8];
-            raw.copy_from_slice(chunk);
-            frame.set_arg(2 + i, u64::from_le_bytes(raw));
-        }
+fn log_read(thread: Ref<Thread>, call: &call::LogRead) -> Result<(), Status> {
+    thread.domain.object(call.log)?;
+    let mut bytes = [0; LOG_CHUNK];
+    let count = logring::take(&mut bytes, call.take_over);
+    thread.return_values(&call::LogTaken {
+        bytes: LogBytes::new(&bytes[..count]),
     });
     Ok(())
 }
 
-fn log_bind(_tree: &Tree, domain: Ref<Domain>, args: &Args) -> Result<(), Status> {
-    domain.find::<LogObject>(selector(args[0])?, Rights::READ)?;
-    let (notification, bits) = signal_target(domain, args[1])?;
+fn log_bind(_tree: &Tree, domain: &Domain, call: &call::LogBind) -> Result<(), Status> {
+    domain.object(call.log)?;
+    let (notification, bits) = domain.signal_target(call.notification)?;
     logring::listen(notification, bits);
     Ok(())
 }

@@ -10,6 +10,7 @@ use crate::object::Object;
 use crate::portal::Portal;
 use crate::space::{Space, User};
 use abi::cap::Kind;
+use abi::operation::Registers;
 use abi::{Op, Selector};
 
 /// An exception that is to be told to the thread's handler.
@@ -28,8 +29,8 @@ pub struct Exception {
 pub struct Sync {
     /// The operation.
     pub op: Op,
-    /// Its first argument.
-    pub selector: u64,
+    /// What its first argument names.
+    pub selector: Selector,
     /// The epoch.
     pub round: Round,
 }
@@ -92,5 +93,11 @@ impl Thread {
     #[inline(always)]
     pub fn with_frame<R>(&self, change: impl FnOnce(&mut Frame) -> R) -> R {
         self.frame.with_mut(change)
+    }
+
+    /// What a system call returns if it succeeds, beside the status.
+    #[inline(always)]
+    pub fn return_values<T: Registers>(&self, results: &T) {
+        self.with_frame(|frame| results.each(|register, word| frame.set_arg(register, word)));
     }
 }

@@ -90,12 +90,16 @@ fn take_kick(vcpu: Ref<Vcpu>) -> Exit {
 
 /// Runs `vcpu`, the current context, until it leaves guest mode once, or for good where leaving it is a kernel entry.
 pub fn run(cpu: &Cpu, vcpu: Ref<Vcpu>) {
-    if vcpu.pending.with_mut(|pending| pending.is_some()) || is_kicked(vcpu) {
-        return tell_first(cpu, vcpu);
+    let exit = if vcpu.pending.with_mut(|pending| pending.is_some()) || is_kicked(vcpu) {
+        Some(take_waiting(vcpu))
+    } else {
+        cpu.arch.leave_guest(Some(vcpu));
+        let outcome = vcpu.arch.in_place().enter(cpu, &vcpu.guest);
+        after_guest(cpu, vcpu, outcome)
+    };
+    if let Some(exit) = exit {
+        call_monitor(cpu, vcpu, exit);
     }
-    cpu.arch.leave_guest(Some(vcpu));
-    let outcome = vcpu.arch.with_mut(|arch| arch.enter(cpu, &vcpu.guest));
-    left(cpu, vcpu, outcome);
 }
 
 /// `vcpu` has left guest mode.
@@ -106,11 +110,10 @@ pub fn left(cpu: &Cpu, vcpu: Ref<Vcpu>, outcome: Outcome) {
     }
 }
 
-/// Tells what waits to be told.
+/// Takes what waits to be told.
 #[cold]
-fn tell_first(cpu: &Cpu, vcpu: Ref<Vcpu>) {
-    let exit = vcpu.pending.take().unwrap_or_else(|| take_kick(vcpu));
-    call_monitor(cpu, vcpu, exit);
+fn take_waiting(vcpu: Ref<Vcpu>) -> Exit {
+    vcpu.pending.take().unwrap_or_else(|| take_kick(vcpu))
 }
 
 /// Calls the portal of `exit`.
@@ -128,7 +131,7 @@ fn call_monitor(cpu: &Cpu, vcpu: Ref<Vcpu>, exit: Exit) {
     match ipc::enter(cpu, vcpu.context(), portal) {
         Ok(handler) => {
             handler.context.reply_path.set(ReplyPath::Vcpu);
-            vcpu.arch.with_mut(|arch| arch.save(cpu, portal.groups));
+            vcpu.arch.in_place().save(cpu, portal.groups);
             let kind = exit.kind as u64 | (exit.instruction_length as u64) << 8;
             let [first, second, third] = exit.info;
             arch::deliver(cpu, handler, portal.identity, [kind, first, second, third]);
@@ -167,7 +170,7 @@ pub fn resume(cpu: &Cpu, vcpu: Ref<Vcpu>, groups: u64) {
         halt,
         deadline,
         timer,
-    } = vcpu.arch.with_mut(|arch| arch.load(cpu, groups));
+    } = vcpu.arch.in_place().load(cpu, groups);
     if let Some(deadline) = deadline {
         vcpu.expired.set(false);
         vcpu.deadline.set(deadline);

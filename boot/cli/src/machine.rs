@@ -107,6 +107,8 @@ pub struct Settings {
     /// instruction: on QEMU one of any CPU, and CPUs take turns, for a million instructions or until one waits or executes
     /// PAUSE or YIELD; on Bochs one of each CPU, and all go on side by side, in steps of a few instructions.
     pub count_instructions: bool,
+    /// QEMU only: its option `-plugin`, which loads what watches the machine's instructions.
+    pub plugin: Option<&'static str>,
     /// Whether the CPU has a virtualisation extension (QEMU only): without one an x86 machine has no VMs, and
     /// the hypervisor cannot run on Arm.
     pub virtualization: bool,
@@ -135,6 +137,7 @@ impl Settings {
         Settings {
             machine,
             count_instructions: false,
+            plugin: None,
             virtualization: true,
             silence: Duration::from_secs(60),
         }

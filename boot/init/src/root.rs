@@ -112,7 +112,7 @@ impl Root {
     pub unsafe fn new(info: u64) -> Result<Root> {
         // SAFETY: the caller's promise: the kernel mapped a `BootInfo` there and does not change it.
         let info = unsafe { (info as *const BootInfo).read() };
-        if info.magic != BOOT_INFO_MAGIC || info.abi_version != abi::ABI_VERSION {
+        if info.magic != BOOT_INFO_MAGIC || info.abi_version != abi::VERSION {
             return Err(Failure("the kernel has another version of the ABI".into()));
         }
         let selectors = Selectors::new(ROOT_FREE.0..ROOT_SLOTS - 1);

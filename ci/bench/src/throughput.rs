@@ -8,12 +8,13 @@
 //! longer: one instruction of any CPU, if they run in turns, or one of each, if they go on side by side. Either gives the
 //! instructions of one operation.
 
-use crate::arch;
 use crate::stats::{self, SAMPLES};
+use crate::{LOOP_BEGINS, LOOP_ENDS, arch};
 use abi::boot::{BootInfo, MAX_CPUS, ROOT_DOMAIN, ROOT_SPACE, ROOT_TIME};
 use abi::bundle::Head;
 use abi::syscall::{SpaceKind, ThreadFlags};
 use abi::{Badge, Op, Rights, Selector, Status, Tag};
+use core::mem::offset_of;
 use core::sync::atomic::{AtomicU64, Ordering};
 use rt::arch::{Registers, call_portal, counter};
 use rt::syscall::{self, Deadline, MapParameters, Result, ThreadParameters, Time};
@@ -36,7 +37,7 @@ const CLIENT_UTCB: u64 = 0x5000_0000;
 const SERVER_UTCB: u64 = 0x5000_1000;
 /// Where a client finds what all of them share, and what is its own.
 const SHARED: u64 = 0x5001_0000;
-const OWN: u64 = 0x5002_0000;
+const OWN: u64 = LOOP_BEGINS;
 const OWN_SIZE: u64 = 0x1_0000;
 const SHARED_SIZE: u64 = size_of::<Shared>() as u64;
 /// Where the root task finds the same: first the page that is shared, then the pages of each client.
@@ -85,6 +86,10 @@ struct Shared {
 /// A client's part of the memory; its stack is behind it.
 #[repr(C)]
 struct Own {
+    /// [`LOOP_BEGINS`].
+    begins: AtomicU64,
+    /// [`LOOP_ENDS`].
+    ends: AtomicU64,
     /// The number of its CPU, and of all that take part.
     me: usize,
     count: usize,
@@ -101,11 +106,16 @@ struct Loop {
     batches: [u64; BATCHES],
 }
 
-const _: () = assert!(size_of::<Own>() as u64 + 0x4000 <= OWN_SIZE);
+const _: () = {
+    assert!(size_of::<Own>() as u64 + 0x4000 <= OWN_SIZE);
+    assert!(offset_of!(Own, begins) == 0 && offset_of!(Own, ends) as u64 == LOOP_ENDS - OWN);
+};
 
 /// A client at work.
 struct Client {
     shared: &'static Shared,
+    begins: &'static AtomicU64,
+    ends: &'static AtomicU64,
     me: usize,
     count: usize,
     /// Where `met` is when all have come to the next meeting.
@@ -120,6 +130,8 @@ pub(crate) extern "C" fn client() -> ! {
     let (me, count) = (own.me, own.count);
     let mut client = Client {
         shared,
+        begins: &own.begins,
+        ends: &own.ends,
         me,
         count,
         all_met: 0,
@@ -200,6 +212,7 @@ impl Client {
         let before = self.turns();
         let turns = &self.shared.turns[self.me].0;
         let mut done = before[self.me];
+        self.begins.store(1, Ordering::Relaxed);
         for ticks in &mut result.batches[..batches(self.count)] {
             let start = counter();
             for _ in 0..BATCH {
@@ -209,6 +222,7 @@ impl Client {
             }
             *ticks = counter().wrapping_sub(start);
         }
+        self.ends.store(1, Ordering::Relaxed);
         let after = self.turns();
         let others = (0..self.count).filter(|&cpu| cpu != self.me);
         let least = others.map(|cpu| after[cpu] - before[cpu]).min();

@@ -2,7 +2,7 @@
 
 use crate::random::Random;
 use abi::syscall::{Caching, ThreadFlags};
-use abi::{Op, Tag};
+use abi::{Op, Status, Tag};
 
 /// What a hostile domain finds in its capability table: first selectors.
 pub mod table {
@@ -344,9 +344,32 @@ pub fn next(random: &mut Random, targets: &Targets) -> Call {
     call
 }
 
+/// Whether the specification has the call with tag `call` return `result`. The call of a foreign thread returns what its
+/// handler says, which is mostly nothing: the tag of the call.
+pub fn is_declared(call: Tag, result: Tag) -> bool {
+    result == call
+        || match Op::from_code(call.op()) {
+            Some(op) => op.statuses().contains(result.status()),
+            None => result.status() == Status::BadOperation,
+        }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_no_specification_says_is_found() {
+        let result = |status| Tag::result(status, 0);
+        let signal = Tag::new(Op::Signal, 0);
+        assert!(is_declared(signal, result(Status::Denied)));
+        assert!(is_declared(signal, signal));
+        assert!(!is_declared(signal, result(Status::Occupied)));
+        assert!(!is_declared(signal, result(Status::BadOperation)));
+        assert!(!is_declared(signal, Tag(200)));
+        assert!(is_declared(Tag(200), result(Status::BadOperation)));
+        assert!(!is_declared(Tag(200), result(Status::Success)));
+    }
 
     fn targets() -> Targets {
         Targets {

@@ -185,6 +185,14 @@ impl Driver {
         for i in 0..victims.len() {
             let v = victims[(first + i) % victims.len()];
             must("end of a domain", syscall::delete(v.at(own::DOMAIN)));
+            if let Some((call, result)) = v.undeclared() {
+                let op = Op::from_code(call.op()).map_or("no operation", Op::name);
+                let status = result.status().name();
+                fail(format_args!(
+                    "{op} ({:#x}) returned {status} ({:#x})",
+                    call.0, result.0
+                ));
+            }
             let (calls, digest) = v.take_calls();
             self.calls += calls;
             self.digest = mix(self.digest ^ digest);
@@ -298,12 +306,15 @@ pub fn run(info: &BootInfo) -> ! {
     let begin = counter();
     let time = info.counter_hz.saturating_mul(settings.seconds);
     let end = time.saturating_add(begin);
-    let mut round = 0;
+    let (mut round, mut said) = (0, begin);
     while counter() < end && driver.calls < settings.calls {
         round += 1;
         driver.round(round);
-        if round % 100 == 0 {
+        let now = counter();
+        // A slow emulator takes minutes for a hundred.
+        if round % 100 == 0 || now.saturating_sub(said) > info.counter_hz {
             print(format_args!("{round} rounds, {} calls", driver.calls));
+            said = now;
         }
     }
     ROUND.store(0, Ordering::Relaxed);

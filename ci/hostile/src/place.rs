@@ -38,8 +38,8 @@ pub struct Control {
     pub cpus: u64,
     /// What the calls returned, as one number.
     pub digest: u64,
-    /// Fills the cache line.
-    pub reserved: u64,
+    /// 0, or a call that returned what it must not: its tag, and bits 32–63 the tag that it returned.
+    pub undeclared: u64,
 }
 
 /// Offset of the control block of thread `number`, which is also its first stack pointer.

@@ -1,6 +1,6 @@
 //! What runs in a hostile domain. Only its stacks are writable there.
 
-use crate::arch::{FLAGS, entry, moves};
+use crate::arch::{self, FLAGS, entry, moves};
 use crate::calls::{self, Call, Targets, table};
 use crate::monitor;
 use crate::place::{self, Control};
@@ -9,7 +9,7 @@ use abi::utcb::exception::ExceptionReply;
 use abi::utcb::{ITEMS, Item, Utcb, Window};
 use abi::vcpu::EXIT_KINDS;
 use abi::{Op, Selector, Tag};
-use rt::arch::{Registers, call_portal, counter};
+use rt::arch::{Registers, counter};
 
 struct Thread {
     control: *mut Control,
@@ -39,13 +39,18 @@ impl Thread {
         }
         let mut words = [0; 8];
         words.copy_from_slice(&call.arguments[1..]);
-        let result = call_portal(Registers {
+        let (result, tag) = arch::system_call(Registers {
             tag: call.tag,
             first: call.arguments[0],
             words,
         });
+        let undeclared = tag != 0 && !calls::is_declared(Tag(tag), Tag(result.tag));
         // SAFETY: as above.
         unsafe {
+            if undeclared {
+                let both = tag & u64::from(u32::MAX) | result.tag << 32;
+                (&raw mut (*self.control).undeclared).write_volatile(both);
+            }
             let digest = &raw mut (*self.control).digest;
             digest.write_volatile(mix(digest.read_volatile() ^ result.tag));
         }

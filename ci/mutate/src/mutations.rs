@@ -32,8 +32,8 @@ pub const MUTATIONS: &[Mutation] = &[
     Mutation {
         name: "a delegation adds rights",
         file: "delegate.rs",
-        line: "rights.ok_or(Status::BadArgument)? & word.rights()",
-        instead: "rights.ok_or(Status::BadArgument)?",
+        line: "let rights = rights & word.rights();",
+        instead: "",
     },
     Mutation {
         name: "a badge is compared with the wrong mask",
@@ -56,7 +56,7 @@ pub const MUTATIONS: &[Mutation] = &[
     Mutation {
         name: "memory is mapped with rights that it has not",
         file: "space.rs",
-        line: "if !word.allows(rights) {",
+        line: "if !memory.word().allows(rights) {",
         instead: "if false {",
     },
     Mutation {
@@ -173,8 +173,8 @@ pub const MUTATIONS: &[Mutation] = &[
     Mutation {
         name: "a second signal from another CPU is taken for the first",
         file: "cpu.rs",
-        line: "n.posted.store(false, Ordering::Release);",
-        instead: "let _ = n;",
+        line: "notification.posted.store(false, Ordering::Release);",
+        instead: "let _ = notification;",
     },
     Mutation {
         name: "a notification that is posted tells nobody",
@@ -208,9 +208,21 @@ pub const MUTATIONS: &[Mutation] = &[
         instead: "handler.context.depth.set(1);",
     },
     Mutation {
+        name: "a call wakes the time that its handler has of its own",
+        file: "ipc.rs",
+        line: "handler.context.reply_path.set(ReplyPath::Thread);\n            let message",
+        instead: "handler.context.reply_path.set(ReplyPath::Thread);\n            handler.context.release_waiters(cpu, None);\n            let message",
+    },
+    Mutation {
+        name: "a client goes on on the time of its handler",
+        file: "sched.rs",
+        line: "home.reply_path.set(ReplyPath::General);",
+        instead: "let _ = ReplyPath::General;",
+    },
+    Mutation {
         name: "a caller is not told that its server has ended",
         file: "ipc.rs",
-        line: "client.with_frame(|frame| frame.set_result(Status::Dead));",
+        line: "frame.set_result(Status::Dead);",
         instead: "let _ = Status::Dead;",
     },
     Mutation {
@@ -232,6 +244,12 @@ pub const MUTATIONS: &[Mutation] = &[
         instead: "Progress::Done",
     },
     // Time.
+    Mutation {
+        name: "a migration founds a partition, and raises the priority",
+        file: "migrate.rs",
+        line: "Some(sched) if !request.limit.includes(sched.limit()) =>",
+        instead: "Some(sched) if sched.budget == u64::MAX =>",
+    },
     Mutation {
         name: "an overrun is told more than once in a period",
         file: "overrun.rs",
@@ -271,8 +289,8 @@ pub const MUTATIONS: &[Mutation] = &[
     Mutation {
         name: "deadlines are in the wrong order",
         file: "timeout.rs",
-        line: "if b.deadline.get() < a.deadline.get() =>",
-        instead: "if b.deadline.get() > a.deadline.get() =>",
+        line: "if b.deadline.get() < a.deadline.get() => {",
+        instead: "if b.deadline.get() > a.deadline.get() => {",
     },
     Mutation {
         name: "time stays with what has ended",
@@ -340,5 +358,18 @@ pub const MUTATIONS: &[Mutation] = &[
         file: "cpu.rs",
         line: "        sched.set_bound(false);\n        return Err(Status::Busy);",
         instead: "        return Err(Status::Busy);",
+    },
+    // The ABI.
+    Mutation {
+        name: "a status that is not declared is returned",
+        file: "interrupt.rs",
+        line: "return Err(Status::Busy);",
+        instead: "return Err(Status::Occupied);",
+    },
+    Mutation {
+        name: "a failing call returns registers as they were",
+        file: "syscall.rs",
+        line: "thread.with_frame(Frame::scrub);",
+        instead: "",
     },
 ];

@@ -37,6 +37,8 @@ pub mod ipc;
 pub mod latency;
 #[path = "../../../hypervisor/src/logring.rs"]
 pub mod logring;
+#[path = "../../../hypervisor/src/lookup.rs"]
+pub mod lookup;
 #[path = "../../../hypervisor/src/mem.rs"]
 pub mod mem;
 #[path = "../../../hypervisor/src/migrate.rs"]

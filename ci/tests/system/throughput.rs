@@ -1,11 +1,17 @@
-//! A client with its servers on each CPU: an operation takes as many instructions as where there is one CPU.
+//! A client with its servers on each CPU: an operation takes as many instructions as where there is one CPU, and writes to
+//! no cache line that another CPU uses.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::OnceLock;
 
+use anyhow::{Context, Result, ensure};
 use bulkhead::artifacts::BENCHMARK;
 use bulkhead::bench::Report;
-use bulkhead::machine::Kind;
-use ci::{Target, seconds};
+use bulkhead::machine::{Kind, Settings, qemu};
+use bulkhead::toolchain::host_cargo;
+use bulkhead::{child, trial, workspace};
+use ci::{Target, seconds, with_machine};
 
 /// Instructions of each operation that is measured on all CPUs at the same time.
 fn instructions(on: Target) -> BTreeMap<String, u64> {
@@ -20,11 +26,11 @@ fn instructions(on: Target) -> BTreeMap<String, u64> {
             operation.strip_suffix(&suffix).map(str::to_owned)
         };
         for (row, why) in report.unavailable {
-            anyhow::ensure!(name(&row).is_none(), "{row}: {why}");
+            ensure!(name(&row).is_none(), "{row}: {why}");
         }
         let rows = report.rows.iter();
         figures.extend(rows.filter_map(|row| Some((name(&row.name)?, row.median))));
-        anyhow::ensure!(!figures.is_empty(), "nothing was measured on all CPUs");
+        ensure!(!figures.is_empty(), "nothing was measured on all CPUs");
         Ok(())
     });
     figures
@@ -35,6 +41,48 @@ fn independent_pairs_share_nothing(on: Target) {
     assert_eq!(instructions(on), alone, "on {on}; with one CPU: the latter");
 }
 
+/// Builds the plugin that watches the CPUs.
+fn plugin() -> Result<PathBuf> {
+    // Beside the tests' own builds, which hold their folder's lock.
+    let target = workspace::output().join("plugin");
+    let mut command = host_cargo()?;
+    command.current_dir(workspace::root());
+    command.args(["build", "--locked", "--release", "-p", "lines"]);
+    child::run(command.env("CARGO_TARGET_DIR", &target), None)?;
+    Ok(target.join("release/liblines.so"))
+}
+
+fn what_a_cpu_writes_is_its_own(on: Target) {
+    static PLUGIN: OnceLock<PathBuf> = OnceLock::new();
+    if !qemu::loads_plugins(on.architecture()).unwrap_or_else(|e| panic!("{e:#}")) {
+        eprintln!("skipped: this QEMU loads no plugins, or such of another version");
+        return;
+    }
+    let library = PLUGIN.get_or_init(|| plugin().unwrap_or_else(|e| panic!("{e:#}")));
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("lines");
+    let (begin, end) = (bench::LOOP_BEGINS, bench::LOOP_ENDS);
+    let (file, seen) = (library.display(), out.display());
+    let option = format!("file={file},begin={begin},end={end},out={seen}");
+    let settings = Settings {
+        count_instructions: true,
+        plugin: Some(option.leak()),
+        ..Settings::new(on.machine(trial::MEMORY))
+    };
+    let image = trial::image(on.architecture(), BENCHMARK, &[]);
+    let image = image.unwrap_or_else(|error| panic!("{on}: {error:#}"));
+    with_machine("watched bench", on, &image, &settings, |machine| {
+        machine.expect("(?m)^bench: end", seconds(180))?;
+        let report = Report::parse(&machine.transcript())?;
+        ensure!(report.unavailable.is_empty(), "{:?}", report.unavailable);
+        let seen = std::fs::read_to_string(&out).context("the plugin says nothing")?;
+        let all = format!("{} cpus wrote ", on.cpus);
+        ensure!(seen.starts_with(&all), "{seen}");
+        Ok(())
+    });
+}
+
 tests! {
     independent_pairs_share_nothing: x86_4cpus, bochs_4cpus, a53_gic2_4cpus, max_gic3_4cpus;
+    what_a_cpu_writes_is_its_own: x86_4cpus, a53_gic2_4cpus;
 }

@@ -80,7 +80,7 @@ impl Region {
 pub struct BootInfo {
     /// [`BOOT_INFO_MAGIC`].
     pub magic: u64,
-    /// [`crate::ABI_VERSION`].
+    /// [`crate::VERSION`].
     pub abi_version: u32,
     /// Size of a UTCB in bytes.
     pub utcb_size: u32,

@@ -1,6 +1,6 @@
 //! Capabilities: selectors, kinds, rights.
 
-use bitflags::bitflags;
+use crate::codes::{codes, flags};
 
 /// Index into the capability table of the calling thread's protection domain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -22,67 +22,43 @@ impl Selector {
 #[repr(transparent)]
 pub struct Badge(pub u64);
 
-/// Kind of the object that a capability names.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[repr(u8)]
-pub enum Kind {
-    /// Empty slot.
-    Null = 0,
-    /// Protection domain: capability table and kernel-memory quota.
-    Domain = 1,
-    /// Address space: host, guest or device.
-    Space = 2,
-    /// Thread.
-    Thread = 3,
-    /// vCPU.
-    Vcpu = 4,
-    /// Scheduling context.
-    Sched = 5,
-    /// Portal.
-    Portal = 6,
-    /// Notification.
-    Notification = 7,
-    /// A physical range: RAM, device memory or I/O ports.
-    Memory = 8,
-    /// A mapping of a memory capability into a space. Deleting it unmaps.
-    Mapping = 9,
-    /// An interrupt line.
-    Interrupt = 10,
-    /// The kernel's log.
-    Log = 11,
-    /// The machine's power.
-    Platform = 12,
-    /// Time of some CPUs, up to some priority.
-    Time = 13,
-}
-
-impl Kind {
-    /// The kind with this code, if there is one.
-    pub const fn from_code(code: u8) -> Option<Kind> {
-        Some(match code {
-            0 => Kind::Null,
-            1 => Kind::Domain,
-            2 => Kind::Space,
-            3 => Kind::Thread,
-            4 => Kind::Vcpu,
-            5 => Kind::Sched,
-            6 => Kind::Portal,
-            7 => Kind::Notification,
-            8 => Kind::Memory,
-            9 => Kind::Mapping,
-            10 => Kind::Interrupt,
-            11 => Kind::Log,
-            12 => Kind::Platform,
-            13 => Kind::Time,
-            _ => return None,
-        })
+codes! {
+    /// Kind of the object that a capability names.
+    pub enum Kind: u8 {
+        /// Empty slot.
+        Null = 0,
+        /// Protection domain: capability table and kernel-memory quota.
+        Domain = 1,
+        /// Address space: host, guest or device.
+        Space = 2,
+        /// Thread.
+        Thread = 3,
+        /// vCPU.
+        Vcpu = 4,
+        /// Scheduling context.
+        Sched = 5,
+        /// Portal.
+        Portal = 6,
+        /// Notification.
+        Notification = 7,
+        /// A physical range: RAM, device memory or I/O ports.
+        Memory = 8,
+        /// A mapping of a memory capability into a space. Deleting it unmaps.
+        Mapping = 9,
+        /// An interrupt line.
+        Interrupt = 10,
+        /// The kernel's log.
+        Log = 11,
+        /// The machine's power.
+        Platform = 12,
+        /// Time of some CPUs, up to some priority.
+        Time = 13,
     }
 }
 
-bitflags! {
+flags! {
     /// Rights of a capability. What a bit allows depends on the kind of the object; a
     /// delegation can only remove rights.
-    #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
     pub struct Rights: u16 {
         /// Memory: map readable. Log: read. Notification: wait.
         const READ = 1 << 0;
@@ -159,29 +135,16 @@ impl TimeLimit {
     }
 }
 
-/// Kind of a memory capability's range.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub enum MemoryKind {
-    /// RAM; mapped write-back, unless [`crate::syscall::Caching`] says otherwise.
-    Ram = 0,
-    /// Device memory; mapped uncached or write-combining, never executable.
-    Device = 1,
-    /// RAM that firmware wrote (ACPI tables); mapped write-back, read-only.
-    Firmware = 2,
-    /// x86 I/O ports: "addresses" 0 to 0xffff, one byte each.
-    Ports = 3,
-}
-
-impl MemoryKind {
-    /// The kind with this code, if there is one.
-    pub const fn from_code(code: u8) -> Option<MemoryKind> {
-        Some(match code {
-            0 => MemoryKind::Ram,
-            1 => MemoryKind::Device,
-            2 => MemoryKind::Firmware,
-            3 => MemoryKind::Ports,
-            _ => return None,
-        })
+codes! {
+    /// Kind of a memory capability's range.
+    pub enum MemoryKind: u8 {
+        /// RAM; mapped write-back, unless [`crate::syscall::Caching`] says otherwise.
+        Ram = 0,
+        /// Device memory; mapped uncached or write-combining, never executable.
+        Device = 1,
+        /// RAM that firmware wrote (ACPI tables); mapped write-back, read-only.
+        Firmware = 2,
+        /// x86 I/O ports: "addresses" 0 to 0xffff, one byte each.
+        Ports = 3,
     }
 }

@@ -1,8 +1,9 @@
 //! The system-call ABI of the Bulkhead microhypervisor.
 //!
-//! Kernel and user programs compile this one definition: operation numbers and their arguments,
-//! status codes, capability rights, the layouts of the pages that both sides read and write
-//! ([`utcb`], [`vcpu`], [`boot`]) and the head of the boot bundle ([`bundle`]).
+//! Kernel and user programs compile this one definition: the operations with their arguments, rights, conditions, statuses
+//! and costs ([`call`]), status codes, capability rights, the layouts of the pages that both sides read and
+//! write ([`utcb`], [`vcpu`], [`boot`]) and the head of the boot bundle ([`bundle`]). From the table in [`call`] come the
+//! kernel's decoder, the system calls of programs, and what `hypervisor/SPEC.md` says of operations.
 //!
 //! # Registers (x86-64, `SYSCALL`)
 //!
@@ -33,26 +34,45 @@
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 
+pub mod argument;
 pub mod boot;
 pub mod bundle;
+pub mod call;
 pub mod cap;
+pub mod codes;
+pub mod kind;
+pub mod operation;
 pub mod status;
 pub mod syscall;
 pub mod utcb;
 pub mod vcpu;
 
+pub use call::Op;
 pub use cap::{Badge, Kind, Rights, Selector};
 pub use status::Status;
-pub use syscall::{Op, Tag};
+pub use syscall::Tag;
 
-/// Version of this ABI. The kernel puts it in [`boot::BootInfo::abi_version`].
-pub const ABI_VERSION: u32 = 0;
+/// Version of this ABI, to which `hypervisor/CHANGELOG.md` says what has changed. The kernel puts it in
+/// [`boot::BootInfo::abi_version`].
+pub const VERSION: u32 = 1;
 
 /// Bytes in a page, the unit of memory delegation and of kernel-memory quota.
 pub const PAGE_SIZE: usize = 4096;
 
 /// Number of priorities of scheduling contexts; 0 is the lowest.
 pub const PRIORITIES: usize = 128;
+
+/// Most slots of a domain's capability table.
+pub const MAX_SLOTS: u32 = 1 << 15;
+
+/// Most pages of a domain's quota.
+pub const MAX_QUOTA: u64 = 1 << 40;
+
+/// How deep domains nest: the root domain is at depth 0, and a new one below those that make it and pay for it.
+pub const MAX_DOMAIN_DEPTH: u8 = 8;
+
+/// Most bytes that one operation moves to or from the log.
+pub const LOG_CHUNK: usize = 56;
 
 /// Number of partitions of cyclic schedules.
 pub const PARTITIONS: usize = 8;

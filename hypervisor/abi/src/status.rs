@@ -69,6 +69,46 @@ statuses! {
     Unknown = 255,
 }
 
+/// A set of statuses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StatusSet(u32);
+
+impl StatusSet {
+    /// None.
+    pub const EMPTY: StatusSet = StatusSet(0);
+
+    /// These. None of them is [`Status::Unknown`], which is not returned.
+    pub const fn of(statuses: &[Status]) -> StatusSet {
+        let (mut set, mut i) = (StatusSet::EMPTY, 0);
+        while i < statuses.len() {
+            set = set.with(statuses[i]);
+            i += 1;
+        }
+        set
+    }
+
+    /// These and `status`.
+    pub const fn with(self, status: Status) -> StatusSet {
+        StatusSet(self.0 | 1 << status as u8)
+    }
+
+    /// Those of both.
+    pub const fn union(self, other: StatusSet) -> StatusSet {
+        StatusSet(self.0 | other.0)
+    }
+
+    /// Whether `status` is one of them.
+    pub const fn contains(self, status: Status) -> bool {
+        (status as u8) < 32 && self.0 >> status as u8 & 1 != 0
+    }
+
+    /// Each of them, in ascending order of code.
+    pub fn iter(self) -> impl Iterator<Item = Status> {
+        let all = Status::ALL.iter().copied();
+        all.filter(move |&status| self.contains(status))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::Status;

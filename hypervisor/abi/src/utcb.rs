@@ -1,7 +1,8 @@
 //! The user thread control block (UTCB): a page that a thread shares with the kernel, for
 //! messages that do not fit into registers.
 
-use crate::Selector;
+use crate::syscall::DelegateFlags;
+use crate::{Rights, Selector};
 
 /// Message words in a UTCB.
 pub const WORDS: usize = 504;
@@ -51,6 +52,12 @@ impl Item {
     /// Message words that are left beside `count` items.
     pub const fn words_beside(count: usize) -> usize {
         WORDS.saturating_sub(ITEM_WORDS * count)
+    }
+
+    /// Rights and flags, unless they have bits that mean nothing.
+    pub fn terms(self) -> Option<(Rights, DelegateFlags)> {
+        let rights = Rights::from_bits(self.rights)?;
+        Some((rights, DelegateFlags::from_bits(self.flags.into())?))
     }
 
     /// As it is in the UTCB.

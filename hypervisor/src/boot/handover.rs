@@ -36,8 +36,8 @@ pub fn claim_pool(
     command_line: &CommandLine,
     within: PhysRange,
 ) -> Option<PhysRange> {
-    let asked = command_line.value("pool").and_then(|v| v.parse().ok());
-    let mib: u64 = asked
+    let asked = command_line.number("pool");
+    let mib = asked
         .filter(|mib| (4..=1024).contains(mib))
         .unwrap_or(POOL_MIB);
     // Whole large pages.

@@ -127,7 +127,7 @@ mod tests {
         let params = read(&ram, HostPhys(BASE)).unwrap();
         // The first module.
         assert_eq!(params.bundle, PhysRange::new(HostPhys(32 << 20), 12345));
-        assert_eq!(params.command_line.as_str(), "a=b");
+        assert_eq!(params.command_line.text(), b"a=b");
         assert_eq!(params.memory_map.regions().len(), 2);
         assert_eq!(params.memory_map.total(RegionKind::Usable), 64 << 20);
         let rsdp = params.rsdp.unwrap();

@@ -70,9 +70,9 @@ impl CommandLine {
         line
     }
 
-    /// All of it.
-    pub fn as_str(&self) -> &str {
-        core::str::from_utf8(&self.bytes[..self.len]).unwrap_or_default()
+    /// All of it: ASCII.
+    pub fn text(&self) -> &[u8] {
+        &self.bytes[..self.len]
     }
 
     /// Whether the loader's line was longer than what is kept.
@@ -80,24 +80,35 @@ impl CommandLine {
         self.truncated
     }
 
+    fn words(&self) -> impl DoubleEndedIterator<Item = &[u8]> {
+        self.text().split(|&byte| byte == b' ')
+    }
+
     /// Whether `word` is among the words.
     pub fn has(&self, word: &str) -> bool {
-        self.as_str().split(' ').any(|w| w == word)
+        self.words().any(|w| w == word.as_bytes())
     }
 
     /// The value of the last word `key=value`.
-    pub fn value(&self, key: &str) -> Option<&str> {
-        self.as_str()
-            .split(' ')
-            .filter_map(|word| word.split_once('='))
-            .rfind(|(name, _)| *name == key)
-            .map(|(_, value)| value)
+    pub fn value(&self, key: &str) -> Option<&[u8]> {
+        self.words().rev().find_map(|word| {
+            word.strip_prefix(key.as_bytes())
+                .and_then(|rest| rest.strip_prefix(b"="))
+        })
+    }
+
+    /// The value of the last word `key=value`, if that is a number of up to nine digits.
+    pub fn number(&self, key: &str) -> Option<u64> {
+        let digits = self.value(key)?;
+        let is_number = matches!(digits.len(), 1..=9) && digits.iter().all(u8::is_ascii_digit);
+        let number = || digits.iter().fold(0, |n, d| n * 10 + u64::from(d - b'0'));
+        is_number.then(number)
     }
 }
 
 impl core::fmt::Debug for CommandLine {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        write!(f, "{:?}", self.as_str())
+        write!(f, "\"{}\"", self.text().escape_ascii())
     }
 }
 
@@ -110,19 +121,30 @@ mod tests {
         let line = CommandLine::new(b"a mitigations=off x=1 x=2 y==\0junk=1");
         assert!(line.has("mitigations=off") && line.has("a"));
         assert!(!line.has("mitigations") && !line.has("junk=1"));
-        assert_eq!(line.value("x"), Some("2"));
-        assert_eq!(line.value("y"), Some("="));
+        assert_eq!(line.value("x"), Some(&b"2"[..]));
+        assert_eq!(line.number("x"), Some(2));
+        assert_eq!(line.value("y"), Some(&b"="[..]));
+        assert_eq!(line.number("y"), None);
         assert_eq!(line.value("junk"), None);
-        assert_eq!(CommandLine::new(b"").as_str(), "");
+        assert_eq!(CommandLine::new(b"").text(), b"");
+        for (text, number) in [
+            ("12 x", Some(12)),
+            ("", None),
+            ("-1", None),
+            ("1234567890", None),
+        ] {
+            let line = CommandLine::new(format!("n={text}").as_bytes());
+            assert_eq!(line.number("n"), number, "{text}");
+        }
     }
 
     #[test]
     fn hostile_lines() {
         let line = CommandLine::new(b"\xff\x1b[2J\ta");
-        assert_eq!(line.as_str(), "??[2J a");
+        assert_eq!(line.text(), b"??[2J a");
         let long = CommandLine::new(&[b'x'; MAX_COMMAND_LINE + 1]);
         assert!(long.is_truncated());
-        assert_eq!(long.as_str().len(), MAX_COMMAND_LINE);
+        assert_eq!(long.text().len(), MAX_COMMAND_LINE);
         assert!(!CommandLine::new(&[b'x'; MAX_COMMAND_LINE]).is_truncated());
     }
 }

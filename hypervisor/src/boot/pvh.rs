@@ -114,7 +114,7 @@ mod tests {
     fn reads_everything() {
         let params = read(&machine(), HostPhys(BASE)).unwrap();
         assert_eq!(params.bundle, PhysRange::new(HostPhys(32 << 20), 12345));
-        assert_eq!(params.command_line.as_str(), "a=b");
+        assert_eq!(params.command_line.text(), b"a=b");
         assert_eq!(params.rsdp, Some(HostPhys(0xf_5000)));
         assert_eq!(params.memory_map.regions().len(), 2);
         assert_eq!(params.memory_map.total(RegionKind::Usable), 64 << 20);
@@ -153,8 +153,8 @@ mod tests {
         ram.0[24..32].copy_from_slice(&(BASE + 0xffe).to_le_bytes());
         ram.0[0xffe..].copy_from_slice(b"xy");
         assert_eq!(
-            read(&ram, HostPhys(BASE)).unwrap().command_line.as_str(),
-            "xy"
+            read(&ram, HostPhys(BASE)).unwrap().command_line.text(),
+            b"xy"
         );
     }
 

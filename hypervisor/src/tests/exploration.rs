@@ -570,7 +570,7 @@ mod schedules {
         s
     }
 
-    const EVENTS: [Event; 15] = {
+    const EVENTS: [Event; 16] = {
         use Event::{Does, Passes, Root, Schedules};
         [
             Schedules(1, 100, &[0, 40, 1, 50, 30, 2]),
@@ -586,6 +586,8 @@ mod schedules {
             Does(1, Signal, [4, 0, 0, 0, 0, 0, 0]),
             Does(1, Migrate, [2, 1, 1, 0, 0, 0, 0]),
             Root(1, Migrate, [31, 0, TIME as u64, 0, 0, 0, 0]),
+            // With time of the other partition.
+            Root(1, Migrate, [32, 1, 51, 0, 0, 0, 0]),
             Root(1, Delete, [31, 0, 0, 0, 0, 0, 0]),
             Root(1, Delete, [36, 0, 0, 0, 0, 0, 0]),
         ]

@@ -5,7 +5,7 @@ use super::{Object, Running};
 use crate::context::State;
 use crate::ipc;
 use crate::thread::{Exception, Thread};
-use abi::{Op, Status};
+use abi::{Op, Status, Tag};
 
 fn user(thread: Object<Thread>) -> Running {
     Running::User(thread.object)
@@ -231,6 +231,46 @@ fn the_client_and_its_time_end_while_the_server_waits() {
     assert_eq!(w.does(next, Op::Call, &[portal, 60]), user(server));
     assert_eq!(w.does(server, Op::ReplyWait, &[]), user(server));
     assert_eq!(w.does(server, Op::ReplyWait, &[]), user(next));
+}
+
+#[test]
+fn registers_that_calls_do_not_preserve_are_scrubbed_whatever_comes_of_them() {
+    let w = World::new(1);
+    let client = w.client(0, 5);
+    let server = w.thread(0);
+    let portal = w.portal(server, 1);
+    w.run(0);
+    let fill = |value| {
+        client.object.with_frame(|frame| {
+            for at in [3, 5, 15] {
+                frame.gpr[at] = value;
+            }
+        });
+    };
+    let kept = || {
+        client
+            .object
+            .with_frame(|frame| [3, 5, 15].map(|at| frame.gpr[at]))
+    };
+    for (op, args, expected) in [
+        (Op::Signal, [999, 0], 7),
+        (Op::Call, [999, 0], 0),
+        (Op::Call, [portal | 1 << 32, 0], 0),
+        (Op::ReplyWait, [0, 0], 0),
+    ] {
+        fill(7);
+        // Of ReplyWait, one that fails: it has a capability for nobody.
+        let items = usize::from(op == Op::ReplyWait);
+        w.begin_with(client.object, Tag::new(op, 0).with_items(items), &args);
+        w.run(0);
+        assert_eq!(kept(), [expected; 3], "{op:?}");
+    }
+    // The fast path does not touch the frame: it is as an earlier system call left it.
+    assert_eq!(w.does(client, Op::Call, &[portal, 50]), user(server));
+    fill(7);
+    w.delete(server.at);
+    assert_eq!(w.run(0), user(client));
+    assert_eq!((w.result(client), kept()), (Err(Status::Dead), [0; 3]));
 }
 
 #[test]

@@ -12,7 +12,7 @@ use core::sync::atomic::Ordering;
 /// Index of the first message word in a UTCB page.
 const HEAD: usize = 8;
 
-fn memory(source: u64, page: u64) -> Item {
+pub fn memory(source: u64, page: u64) -> Item {
     Item {
         source: Selector(source as u32),
         rights: (Rights::READ | Rights::DELEGATE).bits(),
@@ -22,14 +22,14 @@ fn memory(source: u64, page: u64) -> Item {
     }
 }
 
-fn granted(source: u64) -> Item {
+pub fn granted(source: u64) -> Item {
     Item {
         flags: DelegateFlags::GRANT.bits() as u16,
         ..memory(source, 0)
     }
 }
 
-fn put(thread: Object<Thread>, items: &[Item]) {
+pub fn put(thread: Object<Thread>, items: &[Item]) {
     for (number, item) in items.iter().enumerate() {
         for (i, word) in item.to_words().into_iter().enumerate() {
             thread
@@ -41,7 +41,7 @@ fn put(thread: Object<Thread>, items: &[Item]) {
 }
 
 /// Opens a window of `slots` new selectors; returns the first.
-fn open(w: &World, thread: Object<Thread>, slots: u32) -> u32 {
+pub fn open(w: &World, thread: Object<Thread>, slots: u32) -> u32 {
     let all: Vec<u32> = (0..slots.max(1)).map(|_| w.selector()).collect();
     let base = all[0];
     thread

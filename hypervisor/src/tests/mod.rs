@@ -18,6 +18,7 @@ mod quota;
 mod scheduling;
 mod shootdown;
 mod signals;
+mod statuses;
 mod steps;
 mod system;
 mod vcpu;

@@ -69,9 +69,10 @@ impl Pair {
         let waits = state(thread) == State::Waiting;
         if !waits && let Ok(results) = result(thread.object) {
             self.received |= results[1];
+            // Only once.
             thread
                 .object
-                .with_frame(|frame| frame.set_result(Status::Timeout));
+                .with_frame(|frame| frame.gpr[0] = Status::Timeout as u64);
         }
         waits
     }

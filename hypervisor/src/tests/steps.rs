@@ -4,7 +4,7 @@ use super::Running;
 use super::world::{Object, World, state};
 use crate::arch;
 use crate::context::State;
-use crate::domain::{self, Domain};
+use crate::domain::Domain;
 use crate::interrupt;
 use crate::mem;
 use crate::notification::Notification;
@@ -257,11 +257,11 @@ fn a_table_takes_its_pages_when_they_are_used() {
     let w = World::new(1);
     let (at, n) = (w.selector() as u64, w.notification());
     let (used, free) = (w.root.quota().1, mem::free_pages());
-    let last = domain::MAX_SLOTS as u64 - 1;
+    let last = abi::MAX_SLOTS as u64 - 1;
     w.root(Op::CreateDomain, &[1, at, 3, last + 1]);
     assert_eq!(
         w.root.quota().1,
-        used + 3 + Domain::overhead(domain::MAX_SLOTS)
+        used + 3 + Domain::overhead(abi::MAX_SLOTS)
     );
     assert_eq!(mem::free_pages(), free - 2);
     let all = Rights::all().bits() as u64;

@@ -5,7 +5,7 @@ use crate::arch::{self, CpuArch, paging};
 use crate::cell::Ref;
 use crate::context::{Context, HasContext, State};
 use crate::cpu::{self, Cpu};
-use crate::create::{self, ThreadArgs};
+use crate::create::{self, ThreadStart};
 use crate::domain::{Domain, SLOTS_PER_PAGE};
 use crate::mem::{self, PAGE};
 use crate::object::{self, Header};
@@ -15,6 +15,7 @@ use crate::space::{Progress, Space};
 use crate::thread::Thread;
 use crate::vcpu::{self, Vcpu};
 use crate::{destroy, epoch, interrupt, ipc, logring, syscall};
+use abi::argument::{CodeAddress, PageAddress, Placement, StackAddress};
 use abi::cap::{Kind, MemoryKind, TimeLimit};
 use abi::syscall::{SpaceKind, Tag, ThreadFlags};
 use abi::{Op, Rights, Selector, Status};
@@ -212,15 +213,17 @@ impl World {
             _turn: turn,
         };
         for cpu in 0..cpus {
-            let args = ThreadArgs {
-                cpu,
-                utcb: world.page(),
-                ip: START,
-                sp: 0,
-                exception_portal: Selector::NULL,
-                foreign: false,
+            let start = ThreadStart {
+                placement: Placement {
+                    cpu,
+                    flags: ThreadFlags::empty(),
+                },
+                utcb: PageAddress::new(world.page()).unwrap(),
+                ip: CodeAddress::new(START).unwrap(),
+                sp: StackAddress::new(0).unwrap(),
+                exceptions: Selector::NULL,
             };
-            let driver = create::make_thread(&slot::lock(), root, space, &args).unwrap();
+            let driver = create::make_thread(&slot::lock(), root, space, &start).unwrap();
             let header = Header::new(Kind::Sched, Some(root));
             let sched = root
                 .make(Sched::new(header, cpu, TimeLimit::ALL, 0, 0))

@@ -2,7 +2,7 @@
 use crate::arch::{self, Registers};
 use crate::syscall::Result;
 use abi::utcb::{ITEMS, Item, REGISTER_WORDS, WORDS, Window};
-use abi::{Op, Selector, Status, Tag};
+use abi::{Op, Selector, Status, Tag, call};
 use core::ptr::NonNull;
 
 /// Words of a short message.
@@ -78,15 +78,15 @@ impl Utcb {
 /// Calls `portal` with a short message and returns the short reply.
 #[inline(always)]
 pub fn call(portal: Selector, words: Words) -> Result<Words> {
-    let r = arch::call_portal(Registers {
-        tag: Tag::new(Op::Call, 0).0,
-        first: portal.0.into(),
-        words,
-    });
-    match Tag(r.tag).status() {
-        Status::Success => Ok(r.words),
-        status => Err(status),
-    }
+    let r = arch::call_portal(Registers::new(&request(portal, words)));
+    Ok(r.results::<call::Call>()?.message)
+}
+
+/// A call without words in the UTCB.
+#[inline(always)]
+fn request(portal: Selector, message: Words) -> call::Call {
+    let portal = portal.into();
+    call::Call { portal, message }
 }
 
 /// A long message or reply, beside its words in registers.
@@ -109,24 +109,17 @@ pub fn call_long(
     if length.items > ITEMS || length.words > Item::words_beside(length.items) {
         return Err(Status::BadArgument);
     }
+    let tag = Tag::new(Op::Call, length.words as u16).with_items(length.items);
     let r = arch::call_portal(Registers {
-        tag: Tag::new(Op::Call, length.words as u16)
-            .with_items(length.items)
-            .0,
-        first: portal.0.into(),
-        words,
+        tag: tag.0,
+        ..Registers::new(&request(portal, words))
     });
-    let tag = Tag(r.tag);
-    match tag.status() {
-        Status::Success => Ok((
-            r.words,
-            Length {
-                words: tag.utcb_words(),
-                items: tag.items(),
-            },
-        )),
-        status => Err(status),
-    }
+    let (tag, reply) = (Tag(r.tag), r.results::<call::Call>()?);
+    let length = Length {
+        words: tag.utcb_words(),
+        items: tag.items(),
+    };
+    Ok((reply.message, length))
 }
 
 /// A message that a handler received, and then its reply.

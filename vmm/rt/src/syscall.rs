@@ -1,12 +1,19 @@
-//! Typed system calls: one function per [`Op`]. Rights and errors are described there.
+//! System calls: one function for each operation of [`abi::call`], which has their rights, conditions and errors. An argument that
+//! no word can say is `BadArgument` without a system call.
 use crate::arch::{self, Registers};
 use crate::ipc::Utcb;
+use abi::argument::{Access, LogBytes, Number, PageAddress, Placement};
+use abi::call;
 use abi::cap::TimeLimit;
+use abi::operation::Operation;
 use abi::syscall::{
     Caching, DelegateFlags, DoorbellKind, MAX_WINDOWS, PowerAction, SpaceKind, ThreadFlags,
     TriggerMode, WINDOW_WORDS,
 };
-use abi::{Badge, Op, Rights, Selector, Status, Tag};
+use abi::{Badge, Rights, Selector, Status, Tag};
+
+pub use abi::LOG_CHUNK;
+pub use abi::call::Quota;
 
 /// Result of a system call.
 pub type Result<T = ()> = core::result::Result<T, Status>;
@@ -30,53 +37,69 @@ impl Deadline {
 /// Number of a CPU.
 pub type Cpu = u32;
 
-fn raw(op: Op, first: u64, arguments: &[u64]) -> Result<Registers> {
-    raw_long(op, 0, first, arguments)
+/// Makes the system call that `operation` says, and returns its results.
+#[inline(always)]
+fn invoke<T: Operation>(operation: T) -> Result<T::Results> {
+    invoke_with(operation, 0)
 }
 
-/// As [`raw`], with `words` words of the UTCB.
-fn raw_long(op: Op, words: u16, first: u64, arguments: &[u64]) -> Result<Registers> {
-    let mut r = Registers {
-        tag: Tag::new(op, words).0,
-        first,
-        ..Registers::default()
+/// As [`invoke`], with `words` words of the UTCB.
+#[inline(always)]
+fn invoke_with<T: Operation>(operation: T, words: u16) -> Result<T::Results> {
+    let r = Registers {
+        tag: Tag::new(T::OP, words).0,
+        ..Registers::new(&operation)
     };
-    r.words[..arguments.len()].copy_from_slice(arguments);
-    let r = arch::system_call(r);
-    match Tag(r.tag).status() {
-        Status::Success => Ok(r),
-        status => Err(status),
-    }
+    arch::system_call(r).results::<T>()
 }
 
-fn invoke(op: Op, first: Selector, arguments: &[u64]) -> Result {
-    raw(op, first.0.into(), arguments).map(|_| ())
+/// A number that an argument has the range of.
+fn number<const FIRST: u64, const LAST: u64>(value: u64) -> Result<Number<FIRST, LAST>> {
+    Number::new(value).ok_or(Status::BadArgument)
+}
+
+fn page(address: u64) -> Result<PageAddress> {
+    PageAddress::new(address).ok_or(Status::BadArgument)
 }
 
 /// Sets the capability's badge bits in a notification.
 pub fn signal(notification: Selector) -> Result {
-    invoke(Op::Signal, notification, &[])
+    let notification = notification.into();
+    invoke(call::Signal { notification })
 }
 
 /// Waits for bits of a notification; returns and clears them.
 pub fn wait(notification: Selector, deadline: Deadline) -> Result<u64> {
-    Ok(raw(Op::Wait, notification.0.into(), &[deadline.0])?.words[0])
+    let waited = invoke(call::Wait {
+        notification: notification.into(),
+        deadline: deadline.0,
+    })?;
+    Ok(waited.bits)
 }
 
 /// Gives the rest of the turn to the next scheduling context of the same priority.
 pub fn yield_turn() {
     // It has no way to fail that a caller could act on.
-    let _ = invoke(Op::Yield, Selector::NULL, &[]);
+    let _ = invoke(call::Yield {});
 }
 
 /// Creates a domain with a quota of `pages` of kernel memory and a table of `slots` capabilities.
 pub fn create_domain(payer: Selector, dst: Selector, pages: u64, slots: u64) -> Result {
-    invoke(Op::CreateDomain, payer, &[dst.0.into(), pages, slots])
+    invoke(call::CreateDomain {
+        payer: payer.into(),
+        destination: dst.into(),
+        quota: number(pages)?,
+        slots: number(slots)?,
+    })
 }
 
 /// Creates an address space.
 pub fn create_space(payer: Selector, dst: Selector, kind: SpaceKind) -> Result {
-    invoke(Op::CreateSpace, payer, &[dst.0.into(), kind as u64])
+    invoke(call::CreateSpace {
+        payer: payer.into(),
+        destination: dst.into(),
+        kind,
+    })
 }
 
 /// What a new thread is made of.
@@ -102,17 +125,20 @@ pub struct ThreadParameters {
 
 /// Creates a thread.
 pub fn create_thread(payer: Selector, dst: Selector, p: &ThreadParameters) -> Result {
-    let arguments = [
-        dst.0.into(),
-        p.domain.0.into(),
-        p.space.0.into(),
-        u64::from(p.cpu) | p.flags.bits(),
-        p.utcb,
-        p.ip,
-        p.sp,
-        p.exceptions.0.into(),
-    ];
-    invoke(Op::CreateThread, payer, &arguments)
+    invoke(call::CreateThread {
+        payer: payer.into(),
+        destination: dst.into(),
+        domain: p.domain.into(),
+        space: p.space.into(),
+        placement: Placement {
+            cpu: p.cpu,
+            flags: p.flags,
+        },
+        utcb: page(p.utcb)?,
+        ip: number(p.ip)?,
+        sp: number(p.sp)?,
+        exceptions: p.exceptions,
+    })
 }
 
 /// What a new vCPU is made of.
@@ -134,16 +160,16 @@ pub struct VcpuParameters {
 
 /// Creates a vCPU.
 pub fn create_vcpu(payer: Selector, dst: Selector, p: &VcpuParameters) -> Result {
-    let arguments = [
-        dst.0.into(),
-        p.domain.0.into(),
-        p.guest_space.0.into(),
-        p.cpu.into(),
-        p.host_space.0.into(),
-        p.state,
-        p.portals.0.into(),
-    ];
-    invoke(Op::CreateVcpu, payer, &arguments)
+    invoke(call::CreateVcpu {
+        payer: payer.into(),
+        destination: dst.into(),
+        domain: p.domain.into(),
+        guest_space: p.guest_space.into(),
+        cpu: p.cpu,
+        host_space: p.host_space.into(),
+        state: page(p.state)?,
+        portals: p.portals,
+    })
 }
 
 /// How much time a scheduling context gives.
@@ -165,15 +191,15 @@ pub fn create_sched(
     cpu: Cpu,
     time: Time,
 ) -> Result {
-    let arguments = [
-        dst.0.into(),
-        cpu.into(),
-        time.priority.into(),
-        time.budget,
-        time.period,
-        source.0.into(),
-    ];
-    invoke(Op::CreateSched, payer, &arguments)
+    invoke(call::CreateSched {
+        payer: payer.into(),
+        destination: dst.into(),
+        cpu,
+        priority: number(time.priority.into())?,
+        budget: time.budget,
+        period: time.period,
+        time: source.into(),
+    })
 }
 
 /// Creates a portal whose calls `handler` receives with `identity`. `groups`: vCPU state that exits
@@ -185,25 +211,39 @@ pub fn create_portal(
     identity: u64,
     groups: u64,
 ) -> Result {
-    invoke(
-        Op::CreatePortal,
-        payer,
-        &[dst.0.into(), handler.0.into(), identity, groups],
-    )
+    invoke(call::CreatePortal {
+        payer: payer.into(),
+        destination: dst.into(),
+        handler: handler.into(),
+        identity,
+        groups,
+    })
 }
 
 /// Creates a notification.
 pub fn create_notification(payer: Selector, dst: Selector) -> Result {
-    invoke(Op::CreateNotification, payer, &[dst.0.into()])
+    invoke(call::CreateNotification {
+        payer: payer.into(),
+        destination: dst.into(),
+    })
+}
+
+/// A delegation of a capability as it is.
+fn whole(capability: Selector, domain: Selector, dst: Selector, rights: Rights) -> call::Delegate {
+    call::Delegate {
+        capability: capability.into(),
+        domain: domain.into(),
+        destination: dst.into(),
+        rights,
+        first: 0,
+        second: 0,
+        flags: DelegateFlags::empty(),
+    }
 }
 
 /// Delegates a capability that is neither memory nor a notification.
 pub fn delegate(capability: Selector, domain: Selector, dst: Selector, rights: Rights) -> Result {
-    invoke(
-        Op::Delegate,
-        capability,
-        &[domain.0.into(), dst.0.into(), rights.bits().into(), 0, 0, 0],
-    )
+    invoke(whole(capability, domain, dst, rights))
 }
 
 /// Delegates `size` bytes at `offset` of a memory capability (ports: in ports).
@@ -215,18 +255,11 @@ pub fn delegate_memory(
     offset: u64,
     size: u64,
 ) -> Result {
-    invoke(
-        Op::Delegate,
-        memory,
-        &[
-            domain.0.into(),
-            dst.0.into(),
-            rights.bits().into(),
-            offset,
-            size,
-            0,
-        ],
-    )
+    invoke(call::Delegate {
+        first: offset,
+        second: size,
+        ..whole(memory, domain, dst, rights)
+    })
 }
 
 /// Delegates a notification with a badge.
@@ -237,18 +270,10 @@ pub fn delegate_notification(
     rights: Rights,
     badge: Badge,
 ) -> Result {
-    invoke(
-        Op::Delegate,
-        notification,
-        &[
-            domain.0.into(),
-            dst.0.into(),
-            rights.bits().into(),
-            badge.0,
-            0,
-            0,
-        ],
-    )
+    invoke(call::Delegate {
+        first: badge.0,
+        ..whole(notification, domain, dst, rights)
+    })
 }
 
 /// Delegates time of the CPUs whose bits are set in `cpus`.
@@ -260,38 +285,31 @@ pub fn delegate_time(
     cpus: u64,
     limit: TimeLimit,
 ) -> Result {
-    invoke(
-        Op::Delegate,
-        time,
-        &[
-            domain.0.into(),
-            dst.0.into(),
-            rights.bits().into(),
-            cpus,
-            limit.pack(),
-            0,
-        ],
-    )
+    invoke(call::Delegate {
+        first: cpus,
+        second: limit.pack(),
+        ..whole(time, domain, dst, rights)
+    })
 }
 
 /// Gives a capability away.
 pub fn grant(capability: Selector, domain: Selector, dst: Selector) -> Result {
-    let flags = DelegateFlags::GRANT.bits();
-    invoke(
-        Op::Delegate,
-        capability,
-        &[domain.0.into(), dst.0.into(), 0, 0, 0, flags],
-    )
+    invoke(call::Delegate {
+        flags: DelegateFlags::GRANT,
+        ..whole(capability, domain, dst, Rights::empty())
+    })
 }
 
 /// Revokes all that was delegated from or mapped through a capability.
 pub fn revoke(capability: Selector) -> Result {
-    invoke(Op::Revoke, capability, &[])
+    let capability = capability.into();
+    invoke(call::Revoke { capability })
 }
 
 /// Revokes and deletes a capability.
 pub fn delete(capability: Selector) -> Result {
-    invoke(Op::Delete, capability, &[])
+    let capability = capability.into();
+    invoke(call::Delete { capability })
 }
 
 /// What [`map`] maps where.
@@ -320,29 +338,34 @@ pub fn map_cached(
     p: &MapParameters,
     caching: Caching,
 ) -> Result {
-    let access = u64::from(p.rights.bits()) | caching.bits();
-    invoke(
-        Op::Map,
-        memory,
-        &[
-            space.0.into(),
-            dst.0.into(),
-            p.offset,
-            p.address,
-            p.size,
-            access,
-        ],
-    )
+    invoke(call::Map {
+        memory: memory.into(),
+        space: space.into(),
+        destination: dst.into(),
+        offset: p.offset,
+        address: p.address,
+        size: p.size,
+        access: Access {
+            rights: p.rights,
+            caching,
+        },
+    })
 }
 
 /// Binds a scheduling context to a thread or vCPU, which starts.
 pub fn bind_sched(sched: Selector, context: Selector) -> Result {
-    invoke(Op::BindSched, sched, &[context.0.into()])
+    invoke(call::BindSched {
+        sched: sched.into(),
+        context: context.into(),
+    })
 }
 
 /// Has overruns of a scheduling context signalled.
 pub fn bind_overrun(sched: Selector, notification: Selector) -> Result {
-    invoke(Op::BindOverrun, sched, &[notification.0.into()])
+    invoke(call::BindOverrun {
+        sched: sched.into(),
+        notification: notification.into(),
+    })
 }
 
 /// A window of a cyclic schedule.
@@ -374,20 +397,28 @@ pub fn set_schedule(
             utcb.write(i * WINDOW_WORDS + n, word);
         }
     }
-    let words = (windows.len() * WINDOW_WORDS) as u16;
-    raw_long(Op::SetSchedule, words, time.0.into(), &[cpu.into(), frame]).map(|_| ())
+    let words = windows.len() * WINDOW_WORDS;
+    let time = time.into();
+    invoke_with(call::SetSchedule { time, cpu, frame }, words as u16)
 }
 
 /// Moves a thread or vCPU to another CPU, where `time` allows what its scheduling context has. `portals`: where a vCPU's exits
 /// go there.
 pub fn migrate(context: Selector, cpu: Cpu, time: Selector, portals: Selector) -> Result {
-    let arguments = [cpu.into(), time.0.into(), portals.0.into()];
-    invoke(Op::Migrate, context, &arguments)
+    invoke(call::Migrate {
+        context: context.into(),
+        cpu,
+        time: time.into(),
+        portals,
+    })
 }
 
 /// Binds a vCPU's kick.
 pub fn bind_kick(vcpu: Selector, notification: Selector) -> Result {
-    invoke(Op::BindKick, vcpu, &[notification.0.into()])
+    invoke(call::BindKick {
+        vcpu: vcpu.into(),
+        notification: notification.into(),
+    })
 }
 
 /// Where a guest's writes are to signal.
@@ -408,88 +439,87 @@ pub fn bind_doorbell(
     dst: Selector,
     p: &DoorbellParameters,
 ) -> Result {
-    invoke(
-        Op::BindDoorbell,
-        notification,
-        &[space.0.into(), dst.0.into(), p.kind as u64, p.first, p.size],
-    )
+    invoke(call::BindDoorbell {
+        notification: notification.into(),
+        space: space.into(),
+        destination: dst.into(),
+        kind: p.kind,
+        first: p.first,
+        size: p.size,
+    })
 }
 
 /// Binds an interrupt line to a notification and unmasks it.
 pub fn bind_interrupt(line: Selector, notification: Selector, mode: TriggerMode) -> Result {
-    invoke(
-        Op::InterruptBind,
-        line,
-        &[notification.0.into(), mode as u64],
-    )
+    invoke(call::InterruptBind {
+        line: line.into(),
+        notification: notification.into(),
+        mode,
+    })
 }
 
 /// Acknowledges an interrupt.
 pub fn acknowledge_interrupt(line: Selector) -> Result {
-    invoke(Op::InterruptAck, line, &[])
-}
-
-/// A domain's kernel memory, in pages.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Quota {
-    /// What it may use.
-    pub pages: u64,
-    /// What it uses.
-    pub used: u64,
+    let line = line.into();
+    invoke(call::InterruptAck { line })
 }
 
 /// Queries a domain's quota.
 pub fn quota(domain: Selector) -> Result<Quota> {
-    let r = raw(Op::QuotaQuery, domain.0.into(), &[])?;
-    Ok(Quota {
-        pages: r.words[0],
-        used: r.words[1],
-    })
+    let domain = domain.into();
+    invoke(call::QuotaQuery { domain })
 }
 
 /// Gives `domain` that much more quota, in pages, of its payer's.
 pub fn give_quota(payer: Selector, domain: Selector, pages: u64) -> Result {
-    invoke(Op::QuotaGive, payer, &[domain.0.into(), pages])
+    invoke(call::QuotaGive {
+        payer: payer.into(),
+        domain: domain.into(),
+        pages,
+    })
 }
 
 /// Takes that much quota, in pages, which must be free, back from `domain` to its payer.
 pub fn take_quota(payer: Selector, domain: Selector, pages: u64) -> Result {
-    invoke(Op::QuotaTake, payer, &[domain.0.into(), pages])
+    invoke(call::QuotaTake {
+        payer: payer.into(),
+        domain: domain.into(),
+        pages,
+    })
 }
 
-/// Most bytes that one log operation moves.
-pub const LOG_CHUNK: usize = 56;
-
-/// Appends bytes to the log; at most [`LOG_CHUNK`] at once.
+/// Appends bytes to the log, by as many system calls as it takes.
 pub fn log_write(log: Selector, bytes: &[u8]) -> Result {
     for chunk in bytes.chunks(LOG_CHUNK) {
-        let mut arguments = [0; 8];
-        arguments[0] = chunk.len() as u64;
-        for (word, part) in arguments[1..].iter_mut().zip(chunk.chunks(8)) {
-            let mut raw = [0; 8];
-            raw[..part.len()].copy_from_slice(part);
-            *word = u64::from_le_bytes(raw);
-        }
-        invoke(Op::LogWrite, log, &arguments)?;
+        invoke(call::LogWrite {
+            log: log.into(),
+            bytes: LogBytes::new(chunk),
+        })?;
     }
     Ok(())
 }
 
 /// Takes bytes from the log and returns their number. `take_over` stops the kernel's own output.
 pub fn log_read(log: Selector, take_over: bool, into: &mut [u8; LOG_CHUNK]) -> Result<usize> {
-    let r = raw(Op::LogRead, log.0.into(), &[take_over.into()])?;
-    for (chunk, word) in into.chunks_mut(8).zip(&r.words[1..]) {
-        chunk.copy_from_slice(&word.to_le_bytes());
-    }
-    Ok((r.words[0] as usize).min(LOG_CHUNK))
+    let log = log.into();
+    let taken = invoke(call::LogRead { log, take_over })?.bytes;
+    let bytes = taken.bytes();
+    into[..bytes.len()].copy_from_slice(bytes);
+    Ok(bytes.len())
 }
 
 /// Has the kernel signal a notification when the log becomes non-empty.
 pub fn log_bind(log: Selector, notification: Selector) -> Result {
-    invoke(Op::LogBind, log, &[notification.0.into()])
+    invoke(call::LogBind {
+        log: log.into(),
+        notification: notification.into(),
+    })
 }
 
 /// Switches the machine off or resets it. Does not return if it succeeds.
 pub fn power(platform: Selector, action: PowerAction) -> Result {
-    invoke(Op::Power, platform, &[action as u64])
+    invoke(call::Power {
+        platform: platform.into(),
+        action,
+    })
 }

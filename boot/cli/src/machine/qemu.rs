@@ -39,6 +39,17 @@ pub fn prepare(architecture: Architecture) -> Result<()> {
     }
 }
 
+/// Whether it loads plugins of version 1 of its interface: not if it was built without them, or is of version 9 or later.
+pub fn loads_plugins(architecture: Architecture) -> Result<bool> {
+    prepare(architecture)?;
+    let qemu = program(architecture)?;
+    let says = |option| child::run(Command::new(&qemu).arg(option), None);
+    let version = says("--version")?;
+    let number = version.split_once("version ").map(|(_, rest)| rest);
+    let major = number.and_then(|text| text.split('.').next()?.parse().ok());
+    Ok(major.is_some_and(|major: u32| major < 9) && says("--help")?.contains("\n-plugin "))
+}
+
 fn program(architecture: Architecture) -> Result<PathBuf> {
     let (program, _) = names(architecture);
     child::find(program).with_context(|| format!("{program} is not in the search path"))
@@ -100,6 +111,9 @@ pub fn start(image: &Image, settings: &Settings) -> Result<Running> {
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(File::create(&messages)?);
+    if let Some(plugin) = settings.plugin {
+        command.args(["-plugin", plugin]);
+    }
     let mut emulator = Group::spawn(&mut command)?;
     let stdin = emulator.child().stdin.take().context("QEMU has no input")?;
     let stdout = emulator

@@ -3,8 +3,9 @@
 use abi::boot::{BootInfo, ROOT_MEMORY, ROOT_SPACE};
 use abi::cap::MemoryKind;
 use abi::{Rights, Selector};
-use core::arch::naked_asm;
+use core::arch::{asm, naked_asm};
 use core::fmt::{self, Write};
+use rt::arch::Registers;
 use rt::mmio::Mmio;
 use rt::syscall::{self, MapParameters};
 
@@ -37,6 +38,40 @@ pub extern "C" fn entry() -> ! {
         "udf #0",
         main = sym crate::victim::main,
     )
+}
+
+/// Any system call, and its tag again, as a register has kept it: the stack may have been somebody else's meanwhile.
+#[inline(always)]
+pub fn system_call(mut r: Registers) -> (Registers, u64) {
+    let mut kept = r.tag;
+    // SAFETY: as for `rt::arch::call_portal`.
+    unsafe {
+        asm!(
+            "svc #0",
+            inlateout("x0") r.tag,
+            inlateout("x1") r.first,
+            inlateout("x2") r.words[0],
+            inlateout("x3") r.words[1],
+            inlateout("x4") r.words[2],
+            inlateout("x5") r.words[3],
+            inlateout("x6") r.words[4],
+            inlateout("x7") r.words[5],
+            inlateout("x8") r.words[6],
+            inlateout("x9") r.words[7],
+            inlateout("x20") kept,
+            lateout("x10") _,
+            lateout("x11") _,
+            lateout("x12") _,
+            lateout("x13") _,
+            lateout("x14") _,
+            lateout("x15") _,
+            lateout("x16") _,
+            lateout("x17") _,
+            lateout("x18") _,
+            options(nostack),
+        );
+    }
+    (r, kept)
 }
 
 /// A PL011's registers.

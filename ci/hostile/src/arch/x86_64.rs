@@ -2,9 +2,9 @@
 
 use abi::boot::{BootInfo, ROOT_PORTS, ROOT_SPACE};
 use abi::{Rights, Selector};
-use core::arch::naked_asm;
+use core::arch::{asm, naked_asm};
 use core::fmt::{self, Write};
-use rt::arch::{port_in, port_out};
+use rt::arch::{Registers, port_in, port_out};
 use rt::syscall::{self, MapParameters};
 
 pub mod guest;
@@ -33,6 +33,37 @@ pub extern "C" fn entry() -> ! {
         "ud2",
         main = sym crate::victim::main,
     )
+}
+
+/// Any system call, and its tag again, as a register has kept it: the stack may have been somebody else's meanwhile. 0 for calls
+/// and replies, where the kernel scrubs all registers.
+#[inline(always)]
+pub fn system_call(mut r: Registers) -> (Registers, u64) {
+    let mut kept = r.tag;
+    // SAFETY: as for `rt::arch::call_portal`.
+    unsafe {
+        asm!(
+            "push rbx",
+            "push rbp",
+            "syscall",
+            "pop rbp",
+            "pop rbx",
+            inlateout("rax") r.tag,
+            inlateout("rdi") r.first,
+            inlateout("rsi") r.words[0],
+            inlateout("rdx") r.words[1],
+            inlateout("r8") r.words[2],
+            inlateout("r9") r.words[3],
+            inlateout("r10") r.words[4],
+            inlateout("r12") r.words[5],
+            inlateout("r13") r.words[6],
+            inlateout("r14") r.words[7],
+            inlateout("r15") kept,
+            lateout("rcx") _,
+            lateout("r11") _,
+        );
+    }
+    (r, kept)
 }
 
 /// The UART's first port.

@@ -10,7 +10,7 @@ use abi::boot::{ROOT_DOMAIN, ROOT_FREE, ROOT_INTERRUPTS, ROOT_LOG, ROOT_PORTS, R
 use abi::cap::TimeLimit;
 use abi::syscall::{SpaceKind, ThreadFlags};
 use abi::vcpu::EXIT_KINDS;
-use abi::{Badge, Rights, Selector};
+use abi::{Badge, Rights, Selector, Tag};
 use rt::syscall::{self, MapParameters, Result, ThreadParameters, Time, VcpuParameters};
 use trial::{map_code, place_code};
 
@@ -99,6 +99,16 @@ impl Victim {
 
     fn control(&self, thread: u64) -> *mut Control {
         (self.area() + place::control(thread)) as *mut Control
+    }
+
+    /// A call and what it must not have returned, if there was such a call: their tags.
+    pub fn undeclared(&self) -> Option<(Tag, Tag)> {
+        let mut found = (0..self.threads).map(|thread| {
+            // SAFETY: as in `take_calls`.
+            unsafe { (&raw const (*self.control(thread)).undeclared).read_volatile() }
+        });
+        let both = found.find(|&both| both != 0)?;
+        Some((Tag(both & u64::from(u32::MAX)), Tag(both >> 32)))
     }
 
     /// The number of system calls that it made, for a domain that has ended, and what they returned as one number. They
@@ -217,7 +227,7 @@ impl Driver {
                 number: t,
                 cpus: self.cpus,
                 digest: 0,
-                reserved: 0,
+                undeclared: 0,
             };
             // SAFETY: the domain's memory is mapped here for the driver, and nobody else runs on it yet.
             unsafe { v.control(t).write_volatile(control) };

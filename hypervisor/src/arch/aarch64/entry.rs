@@ -115,8 +115,7 @@ lower_entry:
     stp     x4, x5, [x0]
     mov     x0, x1
     mov     x29, xzr
-    mov     x30, xzr
-    b       {user_entry}
+    bl      {user_entry}
 
 guest_exit:
     mrs     x0, tpidr_el2
@@ -129,8 +128,7 @@ guest_exit:
     stp     x2, x3, [x0]
     mrs     x0, tpidr_el2
     mov     x29, xzr
-    mov     x30, xzr
-    b       {guest_left}
+    bl      {guest_left}
 
     // PAR_EL1 for the guest's address in x0, as EL1 would read it; 1 if the walk fails. The walk may end in an external abort: the
     // only exception that the kernel expects of itself, whose way here changes x3 to x5.

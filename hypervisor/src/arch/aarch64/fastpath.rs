@@ -218,8 +218,7 @@ system_call_entry:
     mov     x0, x10
     mov     x1, x11
     mov     x29, xzr
-    mov     x30, xzr
-    b       {vcpu_reply}
+    bl      {vcpu_reply}
 
     // No register is changed yet but x0, x10 and x11.
 41: mov     x0, #{reply_wait}

@@ -111,7 +111,7 @@ impl CpuArch {
     }
 
     /// Suspends the vCPU whose registers are loaded, unless it is `next`.
-    #[inline]
+    #[inline(always)]
     pub fn leave_guest(&self, next: Option<Ref<Vcpu>>) {
         if self.guest.get() != next {
             if let Some(vcpu) = self.guest.get() {
@@ -229,9 +229,7 @@ pub fn flush_translations(cpu: &Cpu) {
 
 /// Writes to the debug UART while the kernel still owns it.
 pub fn early_output(bytes: &[u8]) {
-    if let Ok(text) = core::str::from_utf8(bytes) {
-        uart::early_print(text);
-    }
+    uart::early_print(bytes);
 }
 
 /// Interrupts another CPU.

@@ -127,7 +127,7 @@ impl PageTable {
     }
 
     /// VTTBR_EL2 for these tables with VMID `tag`.
-    #[inline]
+    #[inline(always)]
     pub fn translation_base(&self, tag: u16) -> u64 {
         self.root.phys.0 | u64::from(tag) << 48
     }

@@ -208,7 +208,7 @@ fn boot_info(params: &BootParams, map: &MemoryMap, pool: PhysRange) -> BootInfo 
     let uart = boot::machine().uart.filter(|_| uart::base().is_some());
     BootInfo {
         magic: abi::boot::BOOT_INFO_MAGIC,
-        abi_version: abi::ABI_VERSION,
+        abi_version: abi::VERSION,
         utcb_size: abi::PAGE_SIZE as u32,
         counter_hz: clock::counter_hz(),
         cpus: cpu::count(),

@@ -81,14 +81,14 @@ pub extern "C" fn vcpu_reply(cpu: &'static Cpu, handler: Ref<Thread>, groups: u6
 pub extern "C" fn guest_left(cpu: &'static Cpu, why: u64) -> ! {
     latency::enter(Path::Guest);
     if let Some(vcpu) = cpu.arch.guest.get() {
-        let outcome = vcpu.arch.with_mut(|arch| arch.leave(why));
+        let outcome = vcpu.arch.in_place().leave(why);
         vcpu::left(cpu, vcpu, outcome);
     }
     run(cpu)
 }
 
 /// Gives `handler`, the current thread, the message of an exit: at once, if nobody else is to run.
-#[inline]
+#[inline(always)]
 pub fn deliver(cpu: &Cpu, handler: Ref<Thread>, identity: u64, words: [u64; 4]) {
     let [first, second, third, fourth] = words;
     if !cpu.reschedule.get() {

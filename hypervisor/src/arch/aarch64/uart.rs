@@ -57,8 +57,8 @@ pub fn init() {
 }
 
 /// Prints text, with carriage returns before line feeds.
-pub fn early_print(text: &str) {
-    for byte in text.bytes() {
+pub fn early_print(text: &[u8]) {
+    for &byte in text {
         if byte == b'\n' {
             put(b'\r');
         }
@@ -79,7 +79,7 @@ pub struct EarlyConsole;
 
 impl fmt::Write for EarlyConsole {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        early_print(text);
+        early_print(text.as_bytes());
         Ok(())
     }
 }

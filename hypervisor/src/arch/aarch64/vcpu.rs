@@ -47,27 +47,42 @@ pub struct VcpuReply {
 #[must_use]
 pub enum Outcome {
     /// Tell the monitor.
-    Exit(Exit),
-    /// Tell the monitor, if no doorbell is there: a write to memory of one register, by an instruction that does nothing
-    /// else.
-    Write(Exit),
+    Exit {
+        /// What.
+        exit: Exit,
+        /// Unless a doorbell is there: a write to memory of one register, by an instruction that does nothing else.
+        plain_write: bool,
+    },
     /// An interrupt of the machine is pending.
     Interrupt,
     /// Enter again, after looking for kicks.
     Resume,
 }
 
+impl Outcome {
+    #[inline(always)]
+    const fn exit(exit: Exit) -> Outcome {
+        Outcome::Exit {
+            exit,
+            plain_write: false,
+        }
+    }
+}
+
 /// Does what ended guest mode, if it was the host's; the exit for the monitor otherwise. Interrupts can end any
 /// object: nothing that the caller holds is certain to be there after `None`.
-#[inline]
+#[inline(always)]
 pub fn after_guest(cpu: &Cpu, vcpu: Ref<Vcpu>, outcome: Outcome) -> Option<Exit> {
     match outcome {
-        Outcome::Exit(exit) => return Some(exit),
-        Outcome::Write(exit) => return (!doorbell::ring(cpu, vcpu, &exit)).then_some(exit),
-        Outcome::Interrupt => traps::interrupts(cpu),
-        Outcome::Resume => {}
+        Outcome::Exit { exit, plain_write } => {
+            (!plain_write || !doorbell::ring(cpu, vcpu, &exit)).then_some(exit)
+        }
+        Outcome::Interrupt => {
+            traps::interrupts(cpu);
+            None
+        }
+        Outcome::Resume => None,
     }
-    None
 }
 
 /// The virtual timer of the vCPU that is loaded has fired: it is masked, and the monitor will be told.
@@ -221,7 +236,7 @@ impl VcpuArch {
     }
 
     /// Whether the monitor has to be told something though the guest does not run.
-    #[inline]
+    #[inline(always)]
     pub fn has_event(&self) -> bool {
         self.events != 0
     }
@@ -238,7 +253,7 @@ impl VcpuArch {
     /// `cpu.arch.guest`.
     ///
     /// Returns without having been there, if there is something to be told.
-    #[inline]
+    #[inline(always)]
     pub fn enter(&mut self, cpu: &Cpu, guest: &Space) -> Outcome {
         // Who spins gives way, if there is anybody to give way to.
         let mut hcr = if cpu.is_contended() {
@@ -248,7 +263,7 @@ impl VcpuArch {
         };
         if self.to_do {
             if let Some(exit) = self.prepare() {
-                return Outcome::Exit(exit);
+                return Outcome::exit(exit);
             }
             hcr |= self.serror;
         }
@@ -277,7 +292,7 @@ impl VcpuArch {
     }
 
     /// Guest mode was left for the reason `why` ([`cause`]).
-    #[inline]
+    #[inline(always)]
     pub fn leave(&mut self, why: u64) -> Outcome {
         self.pc = read!("elr_el2");
         self.pstate = read!("spsr_el2");
@@ -290,7 +305,7 @@ impl VcpuArch {
             cause::SYNCHRONOUS => self.decode(),
             cause::INTERRUPT => Outcome::Interrupt,
             // SError: the monitor decides what becomes of its guest.
-            _ => Outcome::Exit(Exit {
+            _ => Outcome::exit(Exit {
                 kind: ExitKind::Other,
                 instruction_length: 0,
                 info: [read!("esr_el2"), 0, 0],
@@ -541,13 +556,13 @@ impl VcpuArch {
 
 impl VcpuArch {
     /// What a synchronous exception of the guest means, as long as the machine's state is the guest's.
-    #[inline]
+    #[inline(always)]
     fn decode(&mut self) -> Outcome {
         let syndrome = read!("esr_el2");
         // IL: the instruction has 32 bits.
         let length = if syndrome & 1 << 25 != 0 { 4 } else { 2 };
         let exit = |kind, instruction_length, info| {
-            Outcome::Exit(Exit {
+            Outcome::exit(Exit {
                 kind,
                 instruction_length,
                 info,
@@ -568,11 +583,9 @@ impl VcpuArch {
                         instruction_length: length,
                         info,
                     };
-                    if abort::is_plain_write(syndrome) && self.pstate & PSTATE_IS_32 == 0 {
-                        Outcome::Write(exit)
-                    } else {
-                        Outcome::Exit(exit)
-                    }
+                    let plain_write =
+                        abort::is_plain_write(syndrome) && self.pstate & PSTATE_IS_32 == 0;
+                    Outcome::Exit { exit, plain_write }
                 }
                 None if abort::status(syndrome) > abort::PERMISSION => {
                     exit(ExitKind::Other, 0, [syndrome, 0, 0])

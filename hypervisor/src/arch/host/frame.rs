@@ -1,8 +1,9 @@
 //! User registers of a thread that is not running: sixteen, of which nine are arguments.
 
+use abi::status::StatusSet;
 use abi::syscall::Tag;
 use abi::utcb::{REGISTER_WORDS, exception};
-use abi::{Status, USER_END};
+use abi::{Op, Status, USER_END};
 
 /// Places of `a0` to `a8`.
 const ARGUMENTS: [usize; 9] = [7, 6, 2, 8, 9, 10, 12, 13, 14];
@@ -61,8 +62,12 @@ impl Frame {
         self.set_result_tag(Tag::result(status, 0));
     }
 
-    /// Sets the status and what else the tag of a result says.
+    /// Sets the status and what else the tag of a result says. It is one of those that the specification has for the
+    /// operation, which is still there.
     pub fn set_result_tag(&mut self, tag: Tag) {
+        let (op, status) = (Op::from_code(self.tag().op()), tag.status());
+        let declared = op.map_or(StatusSet::of(&[Status::BadOperation]), Op::statuses);
+        assert!(declared.contains(status), "{op:?} returns {status:?}");
         self.gpr[0] = tag.0;
     }
 

@@ -37,15 +37,20 @@ macro_rules! pop_registers {
     };
 }
 
-/// One entry for each vector, 16 bytes apart: pushes a zero where the processor pushes no error code, then the
-/// vector.
+/// Vectors of exceptions, and bytes between their entries.
+const EXCEPTIONS: u8 = 32;
+const EXCEPTION_ENTRY: u64 = 16;
+/// Bytes between the entries of other vectors.
+const INTERRUPT_ENTRY: u64 = 8;
+
+/// One entry for each exception: pushes a zero where the processor pushes no error code, then the vector.
 #[unsafe(naked)]
 #[rustfmt::skip]
-unsafe extern "C" fn vectors() {
+unsafe extern "C" fn exceptions() {
     naked_asm!(
         ".set vector, 0",
-        ".rept 256",
-        ".balign 16",
+        ".rept {count}",
+        ".balign {size}",
         // 8, 10 to 14, 17, 21, 29 and 30 have an error code (Intel SDM vol. 3, 6.13; AMD APM vol. 2, 8.2).
         ".if vector != 8 && (vector < 10 || vector > 14) && vector != 17 && vector != 21 \
              && vector != 29 && vector != 30",
@@ -59,7 +64,42 @@ unsafe extern "C" fn vectors() {
         ".endif",
         ".set vector, vector + 1",
         ".endr",
+        count = const EXCEPTIONS,
+        size = const EXCEPTION_ENTRY,
         paranoid = sym paranoid_entry,
+        common = sym common_entry,
+    )
+}
+
+/// One entry for each other vector: pushes it as a number with a sign, which is shortest.
+#[unsafe(naked)]
+unsafe extern "C" fn interrupts() {
+    naked_asm!(
+        ".set vector, {first} - 256",
+        ".rept 256 - {first}",
+        ".balign {size}",
+        ".if vector < -128",
+        "push vector + 256",
+        ".else",
+        "push vector",
+        ".endif",
+        "jmp {interrupt}",
+        ".set vector, vector + 1",
+        ".endr",
+        first = const EXCEPTIONS,
+        size = const INTERRUPT_ENTRY,
+        interrupt = sym interrupt_entry,
+    )
+}
+
+/// Puts the vector, and a zero for an error code, where those of an exception are.
+#[unsafe(naked)]
+unsafe extern "C" fn interrupt_entry() {
+    naked_asm!(
+        "push qword ptr [rsp]",
+        "and qword ptr [rsp], 255",
+        "and qword ptr [rsp + 8], 0",
+        "jmp {common}",
         common = sym common_entry,
     )
 }
@@ -213,7 +253,10 @@ pub extern "C" fn deliver(
 
 /// Gate of the interrupt descriptor table (Intel SDM vol. 3, 6.14.1).
 fn gate(vector: usize) -> [u64; 2] {
-    let address = vectors as *const () as u64 + vector as u64 * 16;
+    let address = match vector.checked_sub(EXCEPTIONS as usize) {
+        None => exceptions as *const () as u64 + vector as u64 * EXCEPTION_ENTRY,
+        Some(i) => interrupts as *const () as u64 + i as u64 * INTERRUPT_ENTRY,
+    };
     let ist = match vector {
         1 => Ist::Debug as u64,
         2 => Ist::Nmi as u64,

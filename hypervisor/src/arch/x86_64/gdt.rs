@@ -9,10 +9,7 @@ use core::mem::offset_of;
 use core::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering::Relaxed};
 
 use x86::Ring;
-use x86::segmentation::{
-    BuildDescriptor, CodeSegmentType, DataSegmentType, Descriptor, DescriptorBuilder,
-    SegmentDescriptorBuilder, SegmentSelector,
-};
+use x86::segmentation::{Descriptor, SegmentSelector};
 
 use crate::addr::HostVirt;
 
@@ -106,6 +103,13 @@ const _: () = {
     assert!(offset_of!(GdtTss, io_end) - TASK_OFFSET == TASK_LIMIT as usize);
 };
 
+/// Descriptors of all memory as code, 64-bit, and as data (Intel SDM 3A 3.4.5). They are marked as accessed, so that the CPU
+/// has no reason to write to the table.
+const CODE: u64 = 0x00af_9b00_0000_ffff;
+const DATA: u64 = 0x00cf_9300_0000_ffff;
+/// Privilege level 3.
+const FOR_PROGRAMS: u64 = 3 << 45;
+
 /// Bit of a system descriptor's type that LTR sets, and that must be clear for LTR.
 const TASK_BUSY: u64 = 1 << 41;
 /// Type of an available 64-bit TSS (Intel SDM 3A 3.5, table 3-2).
@@ -133,23 +137,6 @@ impl GdtTss {
     /// Fills in all tables for use at this address; `kernel_stack` is the stack pointer that
     /// interrupts from user programs get. All ports are forbidden.
     pub fn init(&'static self, kernel_stack: HostVirt) {
-        let code = |ring: Ring| -> Descriptor {
-            // ACCESSED, so that the CPU has no reason to write to the table.
-            DescriptorBuilder::code_descriptor(0, 0xf_ffff, CodeSegmentType::ExecuteReadAccessed)
-                .present()
-                .dpl(ring)
-                .limit_granularity_4kb()
-                .l()
-                .finish()
-        };
-        let data = |ring: Ring| -> Descriptor {
-            DescriptorBuilder::data_descriptor(0, 0xf_ffff, DataSegmentType::ReadWriteAccessed)
-                .present()
-                .dpl(ring)
-                .limit_granularity_4kb()
-                .db()
-                .finish()
-        };
         let base = (&raw const self.task_reserved0).addr() as u64;
         let mut task = Descriptor::default();
         task.set_base_limit(base as u32, TASK_LIMIT);
@@ -158,11 +145,11 @@ impl GdtTss {
         let table = [
             0,
             0,
-            code(Ring::Ring0).as_u64(),
-            data(Ring::Ring0).as_u64(),
+            CODE,
+            DATA,
             0,
-            data(Ring::Ring3).as_u64(),
-            code(Ring::Ring3).as_u64(),
+            DATA | FOR_PROGRAMS,
+            CODE | FOR_PROGRAMS,
             task.as_u64(),
             base >> 32,
         ];

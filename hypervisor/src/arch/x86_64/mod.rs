@@ -159,7 +159,7 @@ impl CpuArch {
     }
 
     /// Suspends the vCPU that ran last, unless it is `next`.
-    #[inline]
+    #[inline(always)]
     pub fn leave_guest(&self, next: Option<Ref<Vcpu>>) {
         if self.guest.get() != next {
             if let Some(vcpu) = self.guest.get() {
@@ -183,7 +183,7 @@ impl CpuArch {
         self.set_general_switch();
     }
 
-    #[inline]
+    #[inline(always)]
     fn set_general_switch(&self) {
         let loaded = self.guest.get().is_some();
         let xcr0 = self.virt.with_mut(|virt| virt.has_guests_xcr0());
@@ -303,9 +303,7 @@ pub fn flush_translations(cpu: &Cpu) {
 
 /// Writes to the debug UART while the kernel still owns it.
 pub fn early_output(bytes: &[u8]) {
-    if let Ok(text) = core::str::from_utf8(bytes) {
-        uart::early_print(text);
-    }
+    uart::early_print(bytes);
 }
 
 /// Sets this CPU's timer to fire at `deadline`, in counter ticks; `u64::MAX`: never.

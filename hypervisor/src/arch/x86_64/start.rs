@@ -271,7 +271,7 @@ fn boot_info(
     }
     BootInfo {
         magic: abi::boot::BOOT_INFO_MAGIC,
-        abi_version: abi::ABI_VERSION,
+        abi_version: abi::VERSION,
         utcb_size: abi::PAGE_SIZE as u32,
         counter_hz: clock::tsc_hz(),
         cpus: cpu::count(),

@@ -47,7 +47,7 @@ pub extern "C" fn vcpu_reply(cpu: &'static Cpu, groups: u64) -> ! {
 }
 
 /// Gives `handler`, the current thread, the message of an exit: at once, if it waits in a system call.
-#[inline]
+#[inline(always)]
 pub fn deliver(cpu: &Cpu, handler: Ref<Thread>, identity: u64, words: [u64; 4]) {
     let waits = handler.with_frame(|frame| frame.vector == SYSCALL);
     if waits && !cpu.reschedule.get() {

@@ -106,8 +106,8 @@ fn put(byte: u8) {
 
 /// Prints `text`, line ends as CR LF. It takes no lock and works at any time on any CPU, so that a
 /// panic can be reported; the lines of CPUs that print at once can mix.
-pub fn early_print(text: &str) {
-    for byte in text.bytes() {
+pub fn early_print(text: &[u8]) {
+    for &byte in text {
         if byte == b'\n' {
             put(b'\r');
         }
@@ -120,7 +120,7 @@ pub struct EarlyConsole;
 
 impl fmt::Write for EarlyConsole {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        early_print(text);
+        early_print(text.as_bytes());
         Ok(())
     }
 }

@@ -37,7 +37,7 @@ pub struct VcpuReply {
 
 /// Does what ended guest mode, if it was the host's; the exit for the monitor otherwise. Interrupts can end any
 /// object: nothing that the caller holds is certain to be there after `None`.
-#[inline]
+#[inline(always)]
 pub fn after_guest(cpu: &Cpu, vcpu: Ref<Vcpu>, outcome: Outcome) -> Option<Exit> {
     match outcome {
         Outcome::Exit(exit) => {
@@ -87,7 +87,7 @@ impl VcpuArch {
     }
 
     /// Enters guest mode until something ends it.
-    #[inline]
+    #[inline(always)]
     pub fn enter(&mut self, cpu: &Cpu, guest: &Space) -> Outcome {
         let tag = &mut self.tag;
         let flush = cpu
@@ -120,14 +120,14 @@ impl VcpuArch {
     }
 
     /// Writes the groups in `groups` to the state page.
-    #[inline]
+    #[inline(always)]
     pub fn save(&mut self, cpu: &Cpu, groups: u64) {
         let groups = Groups::from_bits_truncate(groups);
         cpu.arch.virt.with_mut(|virt| self.inner.save(virt, groups));
     }
 
     /// Takes the groups in `groups` from the state page.
-    #[inline]
+    #[inline(always)]
     pub fn load(&mut self, cpu: &Cpu, groups: u64) -> VcpuReply {
         let groups = Groups::from_bits_truncate(groups);
         cpu.arch.virt.with_mut(|virt| self.inner.load(virt, groups));

@@ -146,7 +146,9 @@ impl Model {
             return;
         };
         if self.is_thread(client) && !self.thread(client).in_exception {
-            self.thread_mut(client).frame.set_result(Status::Dead);
+            let frame = &mut self.thread_mut(client).frame;
+            frame.scrub();
+            frame.set_result(Status::Dead);
             self.set_state(client, State::Ready);
         } else {
             if self.is_thread(client) {

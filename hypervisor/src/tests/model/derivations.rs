@@ -39,7 +39,8 @@ impl Model {
             let item = Item::from_words(self.thread(from).shared.item(number));
             let from = (self.payer(from), item.source.0);
             let to = (self.payer(to), window.base as u64 + number as u64);
-            let (rights, flags) = (item.rights.into(), item.flags.into());
+            let (rights, flags) = item.terms().ok_or(Status::BadArgument)?;
+            let (rights, flags) = (rights.bits().into(), flags.bits());
             let terms = [rights, item.first, item.second, flags];
             let delegation = self.delegation(from, to, terms)?;
             // Nothing is given away twice.

@@ -3,7 +3,7 @@
 use super::running::State;
 use super::{Caller, Id, Model, selector};
 use abi::cap::Kind;
-use abi::{Rights, Status};
+use abi::{Op, Rights, Status};
 
 /// What is asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -43,7 +43,9 @@ impl Model {
     /// A turn of the system call; `None`: it is not decided yet.
     pub(super) fn migrate(&mut self, by: Caller, args: &[u64; 9]) -> Option<Result<(), Status>> {
         let asked = by.thread.map(|id| self.thread(id).asks) == Some(Some(args[0]));
-        let result = if asked {
+        let result = if let Err(status) = Op::Migrate.check(args) {
+            Some(Err(status))
+        } else if asked {
             self.controlled(by.domain, args[0])
                 .map_or_else(|status| Some(Err(status)), |id| self.answer(id, args[1]))
         } else {

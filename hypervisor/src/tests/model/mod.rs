@@ -14,11 +14,11 @@ mod signals;
 mod time;
 
 use crate::arch::{Frame, pages_per_vcpu};
-use crate::domain::{CELL, Domain, MAX_LEVEL, MAX_SLOTS};
+use crate::domain::{CELL, Domain};
 use crate::mem::PAGE;
 use abi::cap::Kind;
 use abi::syscall::{SpaceKind, ThreadFlags};
-use abi::{Op, Rights, Status, USER_END};
+use abi::{MAX_DOMAIN_DEPTH, Op, Rights, Status, USER_END};
 pub use memory::Space;
 use running::{Context, Cpu, Line, Notification, Portal, Sched, State, Thread, Utcb, Vcpu};
 use std::collections::BTreeMap;
@@ -259,6 +259,7 @@ impl Model {
     /// The system call `op`, if it is one of those that leave the caller's registers alone but for the status.
     pub fn call(&mut self, by: Caller, op: Op, args: &[u64; 9]) -> Result<(), Status> {
         let caller = by.domain;
+        op.check(args)?;
         match op {
             Op::Delegate => return self.delegate(caller, args),
             Op::Map => return self.map(caller, args),
@@ -343,8 +344,7 @@ impl Model {
     fn new_domain(&mut self, caller: Id, payer: Id, args: &[u64; 9]) -> Result<Object, Status> {
         let (quota, slots) = (args[2], args[3]);
         let level = self.table(payer).level.max(self.table(caller).level);
-        let bad = slots == 0 || slots > MAX_SLOTS as u64 || quota > 1 << 40;
-        if bad || level >= MAX_LEVEL {
+        if level >= MAX_DOMAIN_DEPTH {
             return Err(Status::BadArgument);
         }
         let slots = slots as u32;

@@ -414,6 +414,9 @@ impl Model {
         };
         let status = result.err().unwrap_or(Status::Success);
         let frame = &mut self.thread_mut(id).frame;
+        if [Op::Call as u8, Op::ReplyWait as u8].contains(&tag.op()) {
+            frame.scrub();
+        }
         frame.set_result(status);
         if status == Status::Quota {
             // Where the payer is found: in these by the second argument.

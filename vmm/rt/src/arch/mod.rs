@@ -15,6 +15,9 @@ mod hosted;
 #[cfg(not(target_os = "none"))]
 pub use hosted::*;
 
+use abi::operation::{Operation, Registers as _};
+use abi::{Status, Tag};
+
 /// The registers of a system call: on entry operation and arguments, on return status and results.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
@@ -25,6 +28,33 @@ pub struct Registers {
     pub first: u64,
     /// `a1`–`a8`, or message words 0–7.
     pub words: [u64; abi::utcb::REGISTER_WORDS],
+}
+
+impl Registers {
+    /// Those of a system call.
+    #[inline(always)]
+    pub fn new<T: Operation>(operation: &T) -> Registers {
+        let (tag, [first, words @ ..]) = operation.encode();
+        Registers {
+            tag: tag.0,
+            first,
+            words,
+        }
+    }
+
+    /// What they say after one.
+    #[inline(always)]
+    pub fn results<T: Operation>(&self) -> Result<T::Results, Status> {
+        match Tag(self.tag).status() {
+            Status::Success => {
+                let mut words = [self.first; 9];
+                words[1..].copy_from_slice(&self.words);
+                // The kernel returns nothing else.
+                T::Results::load(&words).ok_or(Status::Unknown)
+            }
+            status => Err(status),
+        }
+    }
 }
 
 #[cfg(target_os = "none")]

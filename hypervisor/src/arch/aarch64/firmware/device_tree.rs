@@ -495,7 +495,7 @@ mod tests {
         assert_eq!(machine.cpus.iter().collect::<Vec<_>>(), [0, 0x101]);
         assert_eq!(machine.conduit, Conduit::Smc);
         assert_eq!(machine.bundle, Some(range(0x4800_0000, 0x100_0000)));
-        assert_eq!(machine.command_line.value("pool"), Some("16"));
+        assert_eq!(machine.command_line.number("pool"), Some(16));
         let uart = machine.uart.unwrap();
         assert_eq!(
             (uart.range.start().0, uart.interrupt),

@@ -159,7 +159,7 @@ impl VcpuArch {
     /// # Panics
     ///
     /// If another vCPU of this CPU was not suspended.
-    #[inline]
+    #[inline(always)]
     pub fn enter(&mut self, cpu: &mut CpuVirt, space: &GuestRoot, spins_exit: bool) -> Outcome {
         match &mut self.0 {
             Inner::Vmx(vcpu) => vcpu.enter(cpu, space, spins_exit),
@@ -189,7 +189,7 @@ impl VcpuArch {
     /// Copies `groups` of guest state to the state page. `interrupted` is the event that the next entry would
     /// inject: one whose delivery the exit interrupted, or one that was loaded but not injected yet. If the
     /// monitor does not load [`Groups::EVENTS`], it is injected.
-    #[inline]
+    #[inline(always)]
     pub fn save(&mut self, cpu: &mut CpuVirt, groups: Groups) {
         match &mut self.0 {
             Inner::Vmx(vcpu) => vcpu.save(cpu, groups),
@@ -200,7 +200,7 @@ impl VcpuArch {
     /// Takes `groups` of guest state from the state page, made harmless. [`Groups::EVENTS`] replaces the event
     /// to be injected, and zeroes it on the page. [`Groups::RIP`] without `EVENTS` ends an interrupt shadow,
     /// as the instruction in it is done. `CONTROL_HALT` and [`Groups::DEADLINE`] are the caller's.
-    #[inline]
+    #[inline(always)]
     pub fn load(&mut self, cpu: &mut CpuVirt, groups: Groups) {
         match &mut self.0 {
             Inner::Vmx(vcpu) => vcpu.load(cpu, groups),

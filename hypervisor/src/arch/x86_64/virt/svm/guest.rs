@@ -55,7 +55,7 @@ impl Vcpu {
         vmcb.rflags = state::RFLAGS_FIXED;
     }
 
-    #[inline]
+    #[inline(always)]
     pub fn save(&mut self, cpu: &mut CpuVirt, groups: Groups) {
         let page = self.page;
         // What most exits ask for.
@@ -152,7 +152,7 @@ impl Vcpu {
         poke!(page, controls, controls);
     }
 
-    #[inline]
+    #[inline(always)]
     pub fn load(&mut self, cpu: &mut CpuVirt, groups: Groups) {
         // What most exits change.
         if groups == Groups::RIP {

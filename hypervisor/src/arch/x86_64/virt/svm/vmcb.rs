@@ -110,6 +110,7 @@ const DPL: u32 = 3 << 5;
 impl VmcbSegment {
     /// From the ABI's format: bits 12 to 15 of the access rights move to 8 to 11, an unusable segment is
     /// one without attributes. The base is for the caller to check.
+    #[inline(never)]
     pub const fn from_abi(segment: Segment) -> VmcbSegment {
         let access = segment.access;
         let attributes = if access & UNUSABLE != 0 {
@@ -126,6 +127,7 @@ impl VmcbSegment {
     }
 
     /// To the ABI's format.
+    #[inline(never)]
     pub const fn to_abi(self) -> Segment {
         let attributes = self.attributes as u32;
         let mut access = attributes & 0xff | (attributes & 0xf00) << 4;

@@ -146,7 +146,7 @@ impl Vcpu {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     pub fn save(&mut self, cpu: &mut CpuVirt, groups: Groups) {
         if groups.is_empty() {
             return;
@@ -256,7 +256,7 @@ impl Vcpu {
         poke!(page, vmcs::read(field::IA32_SYSENTER_EIP), sysenter_eip);
     }
 
-    #[inline]
+    #[inline(always)]
     pub fn load(&mut self, cpu: &mut CpuVirt, groups: Groups) {
         if groups.is_empty() {
             return;

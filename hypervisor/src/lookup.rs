@@ -1,0 +1,100 @@
+//! What the capabilities among the arguments of a system call name: the kernel's objects for the kinds of the ABI.
+
+use crate::cell::Ref;
+use crate::context::Context;
+use crate::domain::{Domain, resolve};
+use crate::interrupt::Interrupt;
+use crate::logring::LogObject;
+use crate::notification::Notification;
+use crate::object::Object;
+use crate::platform::PlatformObject;
+use crate::portal::Portal;
+use crate::sched::Sched;
+use crate::slot::Slot;
+use crate::space::Space;
+use crate::thread::Thread;
+use crate::vcpu::Vcpu;
+use abi::Status;
+use abi::argument::Cap;
+use abi::cap::Kind;
+use abi::kind::{self, Single, Target};
+
+/// A kind of which each capability names an object of one type.
+pub trait Named: Single {
+    /// The type.
+    type Object: Object;
+}
+
+macro_rules! named {
+    ($($kind:ident: $object:ty,)*) => {
+        $(impl Named for kind::$kind {
+            type Object = $object;
+        })*
+
+        $(const _: () = assert!(<$object as Object>::KIND as u8 == kind::$kind::KIND as u8);)*
+    };
+}
+
+named! {
+    Domain: Domain,
+    Space: Space,
+    Thread: Thread,
+    Vcpu: Vcpu,
+    Sched: Sched,
+    Portal: Portal,
+    Notification: Notification,
+    Interrupt: Interrupt,
+    Log: LogObject,
+    Platform: PlatformObject,
+}
+
+/// What a domain's capabilities name.
+impl Domain {
+    /// The object.
+    #[inline(always)]
+    pub fn object<K: Named, const RIGHTS: u16>(
+        &self,
+        cap: Cap<K, RIGHTS>,
+    ) -> Result<Ref<K::Object>, Status> {
+        self.find(cap.selector(), Cap::<K, RIGHTS>::RIGHTS)
+    }
+
+    /// The slot of the capability, for what is in it beside object, kind and rights.
+    pub fn holder<K: Target, const RIGHTS: u16>(
+        &self,
+        cap: Cap<K, RIGHTS>,
+    ) -> Result<Ref<Slot>, Status> {
+        let slot = self.slot(cap.selector()).ok_or(Status::BadCapability)?;
+        let word = slot.word();
+        let kinds = K::KINDS;
+        if word.is(Kind::Null) || !kinds.is_empty() && !kinds.contains(&word.kind()) {
+            return Err(Status::BadCapability);
+        }
+        if !word.allows(Cap::<K, RIGHTS>::RIGHTS) {
+            return Err(Status::Denied);
+        }
+        Ok(slot)
+    }
+
+    /// The thread or vCPU.
+    pub fn context<const RIGHTS: u16>(
+        &self,
+        cap: Cap<kind::Context, RIGHTS>,
+    ) -> Result<Ref<Context>, Status> {
+        let address = self.holder(cap)?.word().address();
+        // SAFETY: threads and vCPUs start with their context.
+        Ok(unsafe { Ref::from_address(address) })
+    }
+
+    /// The notification and the bits that the capability may signal. Takes no lock.
+    #[inline(always)]
+    pub fn signal_target<const RIGHTS: u16>(
+        &self,
+        cap: Cap<kind::Notification, RIGHTS>,
+    ) -> Result<(Ref<Notification>, u64), Status> {
+        let slot = self.slot(cap.selector()).ok_or(Status::BadCapability)?;
+        let (word, badge) = slot.badge().ok_or(Status::BadCapability)?;
+        let notification = resolve(word, Cap::<kind::Notification, RIGHTS>::RIGHTS)?;
+        Ok((notification, badge))
+    }
+}
