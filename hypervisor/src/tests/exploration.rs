@@ -46,10 +46,8 @@ fn happen(s: &mut System, event: Event) {
         }
         Event::Does(cpu, op, args) => does(s, cpu, op, args),
         Event::Lags(cpu, ticks, op, args) => {
-            if s.running_thread(cpu).is_some() {
-                s.lags(ticks);
-                does(s, cpu, op, args);
-            }
+            s.lags(cpu, ticks);
+            does(s, cpu, op, args);
         }
         Event::Replies(cpu, halt, deadline) => {
             let controls = if halt { CONTROL_HALT } else { 0 };

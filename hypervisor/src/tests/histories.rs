@@ -560,7 +560,7 @@ fn happen(s: &mut System, choice: &Choice) {
                 }
                 s.opens(cpu, window);
                 if picks[2].is_multiple_of(8) {
-                    s.lags(one(&TIMES, 1));
+                    s.lags(cpu, one(&TIMES, 1));
                 }
                 s.does_with(cpu, op, tag, &args);
             }

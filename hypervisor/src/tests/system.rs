@@ -352,8 +352,11 @@ impl System {
         self.settle_all();
     }
 
-    /// Time passes that the timers tell only after the next system call of a thread.
-    pub fn lags(&mut self, ticks: u64) {
+    /// Time passes that the timers tell only after the system call that the thread that runs on `cpu` makes next.
+    pub fn lags(&mut self, cpu: u32, ticks: u64) {
+        if self.running_thread(cpu).is_none() {
+            return;
+        }
         self.happens(format!("{ticks} ticks pass, and the timers are late"));
         self.a.model.now += ticks;
         arch::set_now(self.a.model.now);
