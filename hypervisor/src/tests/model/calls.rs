@@ -97,23 +97,35 @@ impl Model {
         }
         let thread = self.thread_mut(id);
         (thread.context.state, thread.context.depth) = (State::Idle, 0);
-        let Some(client) = thread.caller.take() else {
-            return Ok(());
-        };
+        let client = thread.caller.take();
+        if let Some(client) = client {
+            self.answer_call(id, client, (count, items), &message);
+        }
+        let cpu = self.context(id).cpu;
+        self.go_on(cpu);
+        Ok(())
+    }
+
+    fn answer_call(
+        &mut self,
+        id: Id,
+        client: Id,
+        (count, items): (usize, usize),
+        message: &[u64; 8],
+    ) {
         self.set_state(client, State::Ready);
         if !self.is_thread(client) {
             self.resume(client, message[0]);
         } else if self.thread(client).in_exception {
-            self.answer_exception(client, id, &message);
+            self.answer_exception(client, id, message);
         } else {
             self.copy_words(id, client, count);
             let frame = &mut self.thread_mut(client).frame;
-            frame.set_message(&message);
+            frame.set_message(message);
             frame.set_arg(0, 0);
             frame.scrub();
             frame.set_result_tag(Tag::result(Status::Success, count as u16).with_items(items));
         }
-        Ok(())
     }
 
     pub(super) fn answer_exception(&mut self, client: Id, handler: Id, message: &[u64; 8]) {

@@ -166,6 +166,15 @@ impl Model {
         }
     }
 
+    /// Whoever helped somebody with the time that `cpu` runs on tries its call again, if that can be called now.
+    pub(super) fn go_on(&mut self, cpu: u32) {
+        let running = self.cpus[cpu as usize].running;
+        let home = running.and_then(|sched| self.sched(sched).home);
+        if let Some(End::Retries(context)) = home.map(|home| self.follow(home)) {
+            self.set_state(context, State::Ready);
+        }
+    }
+
     /// What runs on the time of `id`.
     pub fn leads_to(&self, id: Id) -> Option<Id> {
         match self.follow(id) {
