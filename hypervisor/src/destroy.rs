@@ -531,3 +531,10 @@ fn reclaim_step(object: AnyRef) -> usize {
 pub fn reset() {
     *RETIRED.lock() = Retired { first: 0, last: 0 };
 }
+
+/// What brings back what waits for the end of its epoch.
+#[cfg(test)]
+pub fn save() -> impl Fn() {
+    let Retired { first, last } = *RETIRED.lock();
+    move || *RETIRED.lock() = Retired { first, last }
+}

@@ -114,3 +114,14 @@ pub fn reset() {
     CURRENT.store(0, Ordering::SeqCst);
     UNLINKED.store(0, Ordering::SeqCst);
 }
+
+/// What brings the epochs back to where they are.
+#[cfg(test)]
+pub fn save() -> impl Fn() {
+    let saved = [&CURRENT, &UNLINKED].map(|number| (number, number.load(Ordering::SeqCst)));
+    move || {
+        for (number, value) in saved {
+            number.store(value, Ordering::SeqCst);
+        }
+    }
+}

@@ -131,6 +131,28 @@ pub fn reset() {
     pool.free = (pool.end - start) / PAGE;
 }
 
+/// What brings the pool back to its present state.
+#[cfg(test)]
+pub fn save() -> impl Fn() {
+    let (head, untouched, free) = {
+        let pool = POOL.lock();
+        (pool.head, pool.untouched, pool.free)
+    };
+    let size = (untouched - base()) as usize;
+    // SAFETY: that part of the pool is mapped. Whatever refers to it, nobody writes there now.
+    let bytes = unsafe { core::slice::from_raw_parts(base() as *const u8, size) }.to_vec();
+    move || {
+        let mut pool = POOL.lock();
+        let since = pool.untouched.saturating_sub(untouched) as usize;
+        // SAFETY: as above; what was taken since is clear again, as all that was never taken.
+        unsafe {
+            core::ptr::copy_nonoverlapping(bytes.as_ptr(), base() as *mut u8, size);
+            core::ptr::write_bytes(untouched as *mut u8, 0, since);
+        }
+        (pool.head, pool.untouched, pool.free) = (head, untouched, free);
+    }
+}
+
 /// Kernel address at which the pool starts.
 pub fn base() -> u64 {
     POOL_BASE.load(Ordering::Relaxed)

@@ -89,11 +89,8 @@ fn unlink(sched: Ref<Sched>) {
     }
 }
 
-/// On its CPU: `sched` would run, but has spent its budget. Says so once in a period.
+/// On its CPU: `sched` would run, but has spent its budget, which was not told yet in this period.
 pub fn tell(sched: Ref<Sched>) {
-    if sched.overrun_told.get() {
-        return;
-    }
     sched.overrun_told.set(true);
     let event = &sched.overrun;
     let _lock = BINDINGS.lock();

@@ -341,15 +341,23 @@ fn requeue(cpu: &Cpu, sched: Ref<Sched>, now: u64, front: bool) {
             &sched.replenish,
             now.saturating_add(sched.period - sched.budget),
         );
-        match sched.home.get().map(activation) {
-            Some(Activation::Run(_)) => overrun::tell(sched),
-            // It may want to go on before then.
-            Some(Activation::Blocked(end)) => end.add_waiter(sched),
-            None => {}
-        }
+        is_spent(sched);
     } else {
         cpu.run_queues.enqueue(sched, front);
         cpu.run_queues.pass_turn(sched, front);
+    }
+}
+
+/// The budget of `sched`, which is in no queue, is spent: tells that, or waits until who runs on it would go on.
+fn is_spent(sched: Ref<Sched>) {
+    if sched.overrun_told.get() {
+        return;
+    }
+    match sched.home.get().map(activation) {
+        Some(Activation::Run(_)) => overrun::tell(sched),
+        // It may want to go on before the next period.
+        Some(Activation::Blocked(end)) => end.add_waiter(sched),
+        None => {}
     }
 }
 
@@ -368,7 +376,7 @@ pub fn ready(cpu: &Cpu, sched: Ref<Sched>) {
         return;
     }
     if sched.replenish.is_armed() {
-        return overrun::tell(sched);
+        return is_spent(sched);
     }
     if sched.left.get() == 0 {
         sched.left.set(if sched.budget == 0 {

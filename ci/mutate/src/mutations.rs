@@ -71,6 +71,30 @@ pub const MUTATIONS: &[Mutation] = &[
         line: "if domain != payer || space.payer()? != payer",
         instead: "if space.payer()? != payer",
     },
+    Mutation {
+        name: "what a message gives away is given twice",
+        file: "delegate.rs",
+        line: "if all.iter().flatten().any(twice) {",
+        instead: "let _ = &twice;\n        if false {",
+    },
+    Mutation {
+        name: "some capabilities of a message arrive though it fails",
+        file: "delegate.rs",
+        line: "all[number] = Some(checked);",
+        instead: "carry_out(&tree, &checked);",
+    },
+    Mutation {
+        name: "a message reaches beyond its receiver's window",
+        file: "delegate.rs",
+        line: "if count > (window.slots as usize).min(ITEMS) {",
+        instead: "if count > ITEMS {",
+    },
+    Mutation {
+        name: "a foreign thread handles calls",
+        file: "create.rs",
+        line: "if handler.foreign {",
+        instead: "if false {",
+    },
     // Trees and lists.
     Mutation {
         name: "a capability is not unlinked from the next one",
@@ -115,7 +139,25 @@ pub const MUTATIONS: &[Mutation] = &[
         line: "payer.free_page(thread.utcb);",
         instead: "let _ = thread;",
     },
+    Mutation {
+        name: "what is taken back of a quota stays",
+        file: "domain.rs",
+        line: "domain.limit.fetch_sub(pages, Ordering::Relaxed);",
+        instead: "",
+    },
     // Signals.
+    Mutation {
+        name: "a doorbell outlives its capability",
+        file: "doorbell.rs",
+        line: "space.doorbells.remove(slot.first.load(Ordering::Relaxed));",
+        instead: "let _ = (space, slot);",
+    },
+    Mutation {
+        name: "a doorbell is a byte too long",
+        file: "doorbell.rs",
+        line: "if at - page.read(word) >= page.read(word + 1) {",
+        instead: "if at - page.read(word) > page.read(word + 1) {",
+    },
     Mutation {
         name: "who waits is looked for before the bits are set",
         file: "syscall.rs",
@@ -203,6 +245,30 @@ pub const MUTATIONS: &[Mutation] = &[
     },
     // Time.
     Mutation {
+        name: "a migration founds a partition, and raises the priority",
+        file: "migrate.rs",
+        line: "Some(sched) if !request.limit.includes(sched.limit()) =>",
+        instead: "Some(sched) if sched.budget == u64::MAX =>",
+    },
+    Mutation {
+        name: "an overrun is told more than once in a period",
+        file: "overrun.rs",
+        line: "sched.overrun_told.set(true);",
+        instead: "",
+    },
+    Mutation {
+        name: "who wakes with its budget spent does not overrun",
+        file: "sched.rs",
+        line: "return is_spent(sched);",
+        instead: "return;",
+    },
+    Mutation {
+        name: "a window is open before it begins",
+        file: "cyclic.rs",
+        line: "Some(window) if window.start <= offset =>",
+        instead: "Some(window) =>",
+    },
+    Mutation {
         name: "the lower priority pre-empts",
         file: "sched.rs",
         line: "running.priority < sched.priority",
@@ -233,6 +299,18 @@ pub const MUTATIONS: &[Mutation] = &[
         instead: "let _ = (cpu, sched);",
     },
     // Other CPUs.
+    Mutation {
+        name: "a signal is lost that comes during a migration",
+        file: "migrate.rs",
+        line: "notification::arrive(cpu, notification);",
+        instead: "let _ = notification;",
+    },
+    Mutation {
+        name: "a deadline stays behind",
+        file: "migrate.rs",
+        line: "cpu.timeouts.arm(&context.timeout, deadline);",
+        instead: "let _ = deadline;",
+    },
     Mutation {
         name: "what ends shows its address as a badge",
         file: "slot.rs",

@@ -1,6 +1,6 @@
 //! The kernel next to the model: what is compared.
 
-use super::model::running::{Line, State};
+use super::model::running::{LAST_WORDS, Line, State};
 use super::model::{Caller, Cap, Id, Model, Object, Place, Space, Table};
 use super::world::{self, RAM_BASE, World};
 use crate::addr::HostPhys;
@@ -148,6 +148,10 @@ impl Agreement {
         self.address(id)
     }
 
+    pub fn sched(&self, id: Id) -> Ref<Sched> {
+        self.address(id)
+    }
+
     pub fn context(&self, id: Id) -> Ref<Context> {
         self.address(id)
     }
@@ -178,6 +182,10 @@ impl Agreement {
                     let kernel: Ref<Sched> = self.address(id);
                     let home = kernel.home.get().map(|home| home.address());
                     assert_eq!(home, sched.home.map(|home| self.addresses[&home]));
+                    assert_eq!(
+                        (kernel.cpu(), kernel.overrun_told.get()),
+                        (sched.cpu, sched.told)
+                    );
                 }
                 Object::Portal(portal) => {
                     let kernel: Ref<crate::portal::Portal> = self.address(id);
@@ -214,21 +222,28 @@ impl Agreement {
             State::Waiting(..) => context::State::Waiting,
             State::Halted => context::State::Halted,
             State::Stopped => context::State::Stopped,
+            State::Moving => context::State::Moving,
         };
+        assert_eq!(kernel.cpu(), model.cpu, "CPU of {id}");
         assert_eq!(kernel.state.get(), state, "state of {id}");
         if let State::InCall(callee) | State::Helping(callee) = model.state {
             let found = kernel.callee.get().map(Ref::address);
             assert_eq!(found, Some(self.addresses[&callee]), "callee of {id}");
         }
-        if !self.model.is_thread(id) {
-            return;
+        if let Some(vcpu) = kernel.as_vcpu() {
+            let exits = Selector(self.model.vcpu(id).exits);
+            return assert_eq!(vcpu.exit_base.get(), exits);
         }
         let (kernel, model) = (self.thread(id), self.model.thread(id));
         assert_eq!(kernel.with_frame(|f| *f), model.frame, "registers of {id}");
         let caller = kernel.caller.get().map(Ref::address);
         assert_eq!(caller, model.caller.map(|id| self.addresses[&id]));
-        for (i, &word) in model.words.iter().enumerate() {
-            assert_eq!(kernel.utcb.read(HEAD + i), word, "word {i} of {id}");
+        assert_eq!(kernel.utcb.read(0), model.shared.window);
+        let last = PAGE as usize / 8 - LAST_WORDS;
+        for (from, words) in [(HEAD, &model.shared.words[..]), (last, &model.shared.last)] {
+            for (i, &word) in words.iter().enumerate() {
+                assert_eq!(kernel.utcb.read(from + i), word, "word {from}+{i} of {id}");
+            }
         }
     }
 

@@ -6,9 +6,11 @@
 use super::system::{ALL, System};
 use super::world::{RAM, SLICE, TIME};
 use crate::mem::PAGE;
-use abi::vcpu::ExitKind;
+use abi::syscall::Tag;
+use abi::utcb::{Item, Window};
 use abi::vcpu::x86_64::{CONTROL_HALT, Groups};
-use abi::{Op, Rights};
+use abi::vcpu::{ExitKind, FAULT_WRITE};
+use abi::{Op, Rights, Selector};
 use std::collections::HashSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -19,9 +21,19 @@ enum Event {
     Root(u32, Op, [u64; 7]),
     /// The thread that runs makes a system call.
     Does(u32, Op, [u64; 7]),
+    /// The same, and so many ticks have passed by then that the timers have not told.
+    Lags(u32, u64, Op, [u64; 7]),
     /// The monitor that runs replies; whether the guest halts, and how far its deadline is.
     Replies(u32, bool, Option<u64>),
     Exits(u32),
+    /// The guest that runs writes to this address.
+    Writes(u32, u64),
+    /// The thread that runs makes a call or replies, with capabilities.
+    Sends(u32, Op, u64, &'static [Item]),
+    /// The thread that runs gives CPU 0 a schedule, by the time at its selector 1: length of the frame, and windows.
+    Schedules(u32, u64, &'static [u64]),
+    /// The thread that runs opens a window: where, and how many slots.
+    Opens(u32, u32, u32),
     Faults(u32),
     Passes(u64),
     Interrupts(u32),
@@ -32,11 +44,10 @@ fn happen(s: &mut System, event: Event) {
         Event::Root(cpu, op, args) => {
             let _ = s.root(cpu, op, &args);
         }
-        Event::Does(cpu, op, mut args) => {
-            if op == Op::Wait && args[1] != 0 && args[1] != u64::MAX {
-                args[1] += s.a.model.now;
-            }
-            s.does(cpu, op, 0, &args);
+        Event::Does(cpu, op, args) => does(s, cpu, op, args),
+        Event::Lags(cpu, ticks, op, args) => {
+            s.lags(cpu, ticks);
+            does(s, cpu, op, args);
         }
         Event::Replies(cpu, halt, deadline) => {
             let controls = if halt { CONTROL_HALT } else { 0 };
@@ -46,10 +57,29 @@ fn happen(s: &mut System, event: Event) {
             s.replies(cpu, groups.bits(), controls, deadline);
         }
         Event::Exits(cpu) => s.exits(cpu, ExitKind::Halt, [0; 3]),
+        Event::Writes(cpu, at) => s.exits(cpu, ExitKind::StageTwoFault, [FAULT_WRITE, at, 0]),
+        Event::Sends(cpu, op, portal, items) => {
+            s.attaches(cpu, items);
+            let tag = Tag::new(op, 0).with_items(items.len());
+            s.does_with(cpu, op, tag, &[portal, 1, 2, 3]);
+        }
+        Event::Schedules(cpu, length, windows) => {
+            s.writes(cpu, windows);
+            let tag = Tag::new(Op::SetSchedule, windows.len() as u16);
+            s.does_with(cpu, Op::SetSchedule, tag, &[1, 0, length]);
+        }
+        Event::Opens(cpu, base, slots) => s.opens(cpu, Window { base, slots }),
         Event::Faults(cpu) => s.faults(cpu, [14, 0, 0xbad]),
         Event::Passes(ticks) => s.passes(ticks),
         Event::Interrupts(cpu) => s.interrupts(cpu),
     }
+}
+
+fn does(s: &mut System, cpu: u32, op: Op, mut args: [u64; 7]) {
+    if op == Op::Wait && args[1] != 0 && args[1] != u64::MAX {
+        args[1] += s.a.model.now;
+    }
+    s.does(cpu, op, &args);
 }
 
 /// States that differ only in the time that it is are one.
@@ -63,17 +93,21 @@ fn fingerprint(s: &System) -> u64 {
 fn explore(start: fn() -> System, events: &[Event], depth: usize) -> usize {
     let further = std::env::var("BULKHEAD_DEPTH").ok();
     let depth = depth + further.and_then(|n| n.parse().ok()).unwrap_or(0);
-    let mut seen = HashSet::from([fingerprint(&start())]);
+    let mut s = start();
+    let begin = s.save();
+    let mut seen = HashSet::from([fingerprint(&s)]);
     let mut frontier: Vec<Vec<u8>> = vec![Vec::new()];
     let mut steps = 0;
     for reached in 1..=depth {
         let mut next = Vec::new();
         for path in &frontier {
+            s.restore(&begin);
+            for &i in path {
+                happen(&mut s, events[i as usize]);
+            }
+            let here = s.save();
             for (i, &event) in events.iter().enumerate() {
-                let mut s = start();
-                for &i in path {
-                    happen(&mut s, events[i as usize]);
-                }
+                s.restore(&here);
                 let checked = catch_unwind(AssertUnwindSafe(|| {
                     happen(&mut s, event);
                     s.compare();
@@ -83,12 +117,15 @@ fn explore(start: fn() -> System, events: &[Event], depth: usize) -> usize {
                     resume_unwind(cause);
                 }
                 steps += 1;
-                if !seen.insert(fingerprint(&s)) {
+                let state = fingerprint(&s);
+                if !seen.insert(state) {
                     continue;
                 }
                 if reached < depth {
                     next.push([path.as_slice(), &[i as u8]].concat());
-                } else {
+                }
+                // That everything can end takes longer than a step, and is tried from some states.
+                if state.is_multiple_of(8) {
                     s.finish();
                 }
             }
@@ -168,7 +205,7 @@ mod memory {
 
     #[test]
     fn authority_and_frames() {
-        assert!(explore(start, &EVENTS, 6) > 1000);
+        assert!(explore(start, &EVENTS, 7) > 1000);
     }
 }
 
@@ -231,7 +268,7 @@ mod calls {
 /// A waiting thread on each of two CPUs, and a vCPU with its monitor on the second. Interrupts between them are late.
 mod signals {
     use super::*;
-    use Op::{Delete, Signal, Wait};
+    use Op::{BindDoorbell, Delete, Signal, Wait};
 
     /// A monitor at 32, a vCPU at 34, its kick at 41; what the threads wait for at 42.
     fn start() -> System {
@@ -254,12 +291,14 @@ mod signals {
         s.must(Op::Delegate, &[42, 26, 3, ALL, 2]);
         s.must(Op::BindSched, &[35, 34]);
         s.must(Op::Delegate, &[42, 1, 43, ALL, 4]);
+        s.must(Op::Delegate, &[33, 26, 12, ALL]);
+        s.must(Op::BindDoorbell, &[43, 33, 44, 0, 0x1000, 8]);
         s.late = true;
         s
     }
 
-    const EVENTS: [Event; 19] = {
-        use Event::{Does, Exits, Interrupts, Passes, Replies, Root};
+    const EVENTS: [Event; 23] = {
+        use Event::{Does, Exits, Interrupts, Passes, Replies, Root, Writes};
         [
             Does(0, Wait, [3, u64::MAX, 0, 0, 0, 0, 0]),
             Does(0, Wait, [3, 5, 0, 0, 0, 0, 0]),
@@ -271,6 +310,10 @@ mod signals {
             Root(1, Signal, [41, 0, 0, 0, 0, 0, 0]),
             Root(0, Signal, [43, 0, 0, 0, 0, 0, 0]),
             Exits(1),
+            Writes(1, 0x1004),
+            Writes(1, 0x1008),
+            Does(1, BindDoorbell, [3, 12, 13, 0, 0x1007, 4, 0]),
+            Root(0, Delete, [43, 0, 0, 0, 0, 0, 0]),
             Replies(1, true, None),
             Replies(1, true, Some(5)),
             Replies(1, false, None),
@@ -311,12 +354,14 @@ mod time {
         s.must(Op::CreateSched, &[1, 37, 0, 4, 0, 0, TIME as u64]);
         s.must(BindSched, &[36, 32]);
         s.must(BindSched, &[37, 33]);
+        s.must(Op::BindOverrun, &[35, 43]);
         s
     }
 
-    const EVENTS: [Event; 14] = {
-        use Event::{Does, Passes, Root};
+    const EVENTS: [Event; 15] = {
+        use Event::{Does, Lags, Passes, Root};
         [
+            Lags(0, 20, Wait, [13, u64::MAX, 0, 0, 0, 0, 0]),
             Passes(10),
             Passes(80),
             Passes(SLICE - 10),
@@ -336,6 +381,218 @@ mod time {
 
     #[test]
     fn priorities_and_budgets() {
+        assert!(explore(start, &EVENTS, 5) > 1000);
+    }
+}
+
+/// A client and a server of two domains on a CPU, that send each other capabilities.
+mod messages {
+    use super::*;
+    use Op::{Call, Delete, Map, ReplyWait, Revoke};
+
+    /// Memory of four pages at the root's 40, of which two are the client's, at 5; its notification is at 6, the portal at 7.
+    fn start() -> System {
+        let mut s = System::new(1, 50);
+        active_domain(&mut s, 20, 0, 13);
+        s.must(Op::CreateDomain, &[1, 30, 13, 16]);
+        s.must(Op::CreateSpace, &[30, 31, 0]);
+        s.must(Op::CreateThread, &[30, 32, 30, 31, 0, 0x7000, 0x2000]);
+        s.must(Op::CreatePortal, &[1, 41, 32, 7]);
+        s.must(Op::CreateNotification, &[1, 42]);
+        s.must(Op::Delegate, &[31, 30, 2, ALL]);
+        s.must(Op::Delegate, &[RAM as u64, 1, 40, ALL, 0, 4 * PAGE]);
+        s.must(Op::Delegate, &[40, 20, 5, ALL, 0, 2 * PAGE]);
+        s.must(Op::Delegate, &[42, 20, 6, ALL, 3]);
+        s.must(Op::Delegate, &[41, 20, 7, ALL]);
+        s.opens(0, Window { base: 9, slots: 2 });
+        s.does(0, Call, &[7]);
+        s.opens(0, Window { base: 9, slots: 2 });
+        s.does(0, ReplyWait, &[0]);
+        s
+    }
+
+    const fn item(source: u32, rights: u64, flags: u16, first: u64, second: u64) -> Item {
+        Item {
+            source: Selector(source),
+            rights: rights as u16,
+            flags,
+            first,
+            second,
+        }
+    }
+
+    const MEMORY: Item = item(5, ALL, 0, PAGE, PAGE);
+    const GRANTED: Item = item(5, 0, 1, 0, 0);
+    const SIGNAL: Item = item(6, ALL, 0, 1, 0);
+    const TOO_MUCH: Item = item(6, ALL, 0, 4, 0);
+    /// What arrived first, and second.
+    const BACK: Item = item(9, ALL, 0, 0, PAGE);
+    const OTHER_BACK: Item = item(10, 0, 1, 0, 0);
+
+    const EVENTS: [Event; 20] = {
+        use Event::{Does, Opens, Root, Sends};
+        [
+            Sends(0, Call, 7, &[MEMORY]),
+            Sends(0, Call, 7, &[GRANTED]),
+            Sends(0, Call, 7, &[SIGNAL, MEMORY]),
+            Sends(0, Call, 7, &[SIGNAL, TOO_MUCH]),
+            Sends(0, Call, 7, &[MEMORY, GRANTED]),
+            Sends(0, Call, 9, &[BACK]),
+            Sends(0, ReplyWait, 0, &[]),
+            Sends(0, ReplyWait, 0, &[BACK]),
+            Sends(0, ReplyWait, 0, &[OTHER_BACK, BACK]),
+            Opens(0, 9, 1),
+            Opens(0, 10, 4),
+            Does(0, Map, [9, 2, 12, 0, PAGE, PAGE, 1]),
+            Does(0, Map, [5, 2, 13, PAGE, PAGE, PAGE, 3]),
+            Does(0, Revoke, [5, 0, 0, 0, 0, 0, 0]),
+            Does(0, Delete, [9, 0, 0, 0, 0, 0, 0]),
+            Does(0, Delete, [10, 0, 0, 0, 0, 0, 0]),
+            Event::Faults(0),
+            Root(0, Revoke, [42, 0, 0, 0, 0, 0, 0]),
+            Root(0, Revoke, [40, 0, 0, 0, 0, 0, 0]),
+            Root(0, Delete, [30, 0, 0, 0, 0, 0, 0]),
+        ]
+    };
+
+    #[test]
+    fn all_capabilities_or_none() {
+        assert!(explore(start, &EVENTS, 5) > 1000);
+    }
+}
+
+/// A thread and a vCPU that move between two CPUs, each with a monitor and somebody who asks. Interrupts are late.
+mod migration {
+    use super::*;
+    use Op::{Delete, Migrate, Signal, Wait};
+
+    /// The thread is at 28, the vCPU at 34, its portals from 5 and 16 on; they wait for 42 and 41.
+    fn start() -> System {
+        let mut s = System::new(2, 60);
+        s.must(Op::CreateDomain, &[1, 20, 40, 32]);
+        s.must(Op::CreateSpace, &[20, 21, 0]);
+        s.must(Op::CreateSpace, &[20, 22, 1]);
+        s.must(Op::CreateNotification, &[1, 41]);
+        s.must(Op::CreateNotification, &[1, 42]);
+        for cpu in 0..2 {
+            // A monitor, and the one that asks.
+            for (at, page) in [(23, 0x7000), (25, 0x9000)] {
+                let args = [20, at + cpu, 20, 21, cpu, page + cpu * PAGE, 0x2000];
+                s.must(Op::CreateThread, &args);
+            }
+            s.must(Op::CreatePortal, &[1, 43 + cpu, 23 + cpu, 7 + cpu]);
+            for kind in [ExitKind::Kick, ExitKind::Startup, ExitKind::Halt] {
+                let to = [5, 16][cpu as usize] + kind as u64;
+                s.must(Op::Delegate, &[43 + cpu, 20, to, ALL]);
+            }
+            s.must(Op::CreateSched, &[1, 45 + cpu, cpu, 3, 0, 0, TIME as u64]);
+            s.must(Op::BindSched, &[45 + cpu, 25 + cpu]);
+        }
+        s.must(Op::CreateThread, &[20, 28, 20, 21, 0, 0xb000, 0x2000]);
+        s.must(Op::CreateVcpu, &[20, 34, 20, 22, 0, 21, 0xc000, 5]);
+        s.must(Op::BindKick, &[34, 41]);
+        s.must(Op::CreateSched, &[1, 47, 0, 6, 10, 20, TIME as u64]);
+        s.must(Op::CreateSched, &[1, 48, 0, 4, 0, 0, TIME as u64]);
+        s.must(Op::BindOverrun, &[47, 41]);
+        s.must(Op::BindSched, &[47, 28]);
+        s.must(Op::BindSched, &[48, 34]);
+        s.must(Op::Delegate, &[TIME as u64, 20, 1, ALL, 3, 6]);
+        s.must(Op::Delegate, &[28, 20, 2, ALL]);
+        s.must(Op::Delegate, &[34, 20, 3, ALL]);
+        s.must(Op::Delegate, &[42, 20, 4, ALL, 1]);
+        s.late = true;
+        s
+    }
+
+    const EVENTS: [Event; 20] = {
+        use Event::{Does, Exits, Interrupts, Passes, Replies, Root};
+        [
+            Does(0, Wait, [4, u64::MAX, 0, 0, 0, 0, 0]),
+            Does(0, Wait, [4, 5, 0, 0, 0, 0, 0]),
+            Does(1, Wait, [4, u64::MAX, 0, 0, 0, 0, 0]),
+            Does(0, Migrate, [2, 1, 1, 0, 0, 0, 0]),
+            Does(1, Migrate, [2, 0, 1, 0, 0, 0, 0]),
+            Does(1, Migrate, [2, 1, 1, 0, 0, 0, 0]),
+            Does(0, Migrate, [3, 1, 1, 16, 0, 0, 0]),
+            Does(1, Migrate, [3, 1, 1, 16, 0, 0, 0]),
+            Root(0, Migrate, [34, 0, TIME as u64, 5, 0, 0, 0]),
+            Root(0, Signal, [41, 0, 0, 0, 0, 0, 0]),
+            Root(1, Signal, [41, 0, 0, 0, 0, 0, 0]),
+            Root(0, Signal, [42, 0, 0, 0, 0, 0, 0]),
+            Root(1, Signal, [42, 0, 0, 0, 0, 0, 0]),
+            Exits(0),
+            Replies(0, true, Some(5)),
+            Replies(1, true, None),
+            Interrupts(0),
+            Interrupts(1),
+            Passes(10),
+            Root(0, Delete, [28, 0, 0, 0, 0, 0, 0]),
+        ]
+    };
+
+    #[test]
+    fn no_wakeup_is_lost_on_the_way() {
+        assert!(explore(start, &EVENTS, 5) > 1000);
+    }
+}
+
+/// Two partitions of a CPU, and a thread on another one that sets its schedule.
+mod schedules {
+    use super::*;
+    use Op::{Delete, Migrate, Signal, Wait, Yield};
+
+    /// Threads at 31 to 33, of which the first two are of partitions 1 and 2; a notification at 43.
+    fn start() -> System {
+        let mut s = System::new(2, 60);
+        s.must(Op::CreateDomain, &[1, 20, 24, 16]);
+        s.must(Op::CreateSpace, &[20, 21, 0]);
+        s.must(Op::CreateNotification, &[1, 43]);
+        for i in 1..4 {
+            let (thread, sched, time) = (30 + i, 34 + i, 50 + i);
+            let (cpu, partition) = (i / 3, i % 3);
+            let args = [20, thread, 20, 21, cpu, 0x7000 + i * PAGE, 0x2000];
+            s.must(Op::CreateThread, &args);
+            let limit = 6 | partition << 8;
+            s.must(Op::Delegate, &[TIME as u64, 1, time, ALL, 3, limit]);
+            let (budget, period) = [(0, 0), (30, 70), (0, 0)][i as usize - 1];
+            s.must(
+                Op::CreateSched,
+                &[1, sched, cpu, 6 - i, budget, period, time],
+            );
+            s.must(Op::BindSched, &[sched, thread]);
+        }
+        s.must(Op::Delegate, &[TIME as u64, 20, 1, ALL, 3, 6]);
+        s.must(Op::Delegate, &[31, 20, 2, ALL]);
+        s.must(Op::Delegate, &[43, 20, 4, ALL, 1]);
+        s.must(Op::BindOverrun, &[36, 43]);
+        s
+    }
+
+    const EVENTS: [Event; 16] = {
+        use Event::{Does, Passes, Root, Schedules};
+        [
+            Schedules(1, 100, &[0, 40, 1, 50, 30, 2]),
+            Schedules(1, 60, &[10, 20, 2, 30, 30, 1]),
+            Schedules(1, 100, &[0, 40, 1, 30, 30, 2]),
+            Schedules(1, 0, &[]),
+            Passes(10),
+            Passes(35),
+            Passes(SLICE),
+            Does(0, Yield, [0; 7]),
+            Does(0, Wait, [4, 30, 0, 0, 0, 0, 0]),
+            Does(0, Wait, [4, u64::MAX, 0, 0, 0, 0, 0]),
+            Does(1, Signal, [4, 0, 0, 0, 0, 0, 0]),
+            Does(1, Migrate, [2, 1, 1, 0, 0, 0, 0]),
+            Root(1, Migrate, [31, 0, TIME as u64, 0, 0, 0, 0]),
+            // With time of the other partition.
+            Root(1, Migrate, [32, 1, 51, 0, 0, 0, 0]),
+            Root(1, Delete, [31, 0, 0, 0, 0, 0, 0]),
+            Root(1, Delete, [36, 0, 0, 0, 0, 0, 0]),
+        ]
+    };
+
+    #[test]
+    fn windows_and_who_runs_in_them() {
         assert!(explore(start, &EVENTS, 5) > 1000);
     }
 }

@@ -2,15 +2,16 @@
 //!
 //! `BULKHEAD_HISTORIES` says how many; what a failure prints can be read as a story.
 
-use super::model::{Id, Object};
-use super::system::{ALL, LAST, ROOT_FREE, Shape, System, own};
+use super::model::{Cap, Id, Object};
+use super::system::{ALL, LAST, ROOT_FREE, Shape, System, own, place};
 use super::world::{LINES, SLICE};
 use crate::mem::PAGE;
 use abi::cap::Kind;
-use abi::syscall::SpaceKind;
+use abi::syscall::{SpaceKind, Tag};
+use abi::utcb::{ITEMS, Item, Window};
 use abi::vcpu::ExitKind;
 use abi::vcpu::x86_64::{CONTROL_HALT, Groups};
-use abi::{Op, Rights};
+use abi::{Op, Rights, Selector};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestCaseError};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -37,7 +38,8 @@ enum What {
 }
 
 /// What a thread does that works on capabilities and memory.
-const CAPABILITIES: [Op; 20] = {
+const CAPABILITIES: [Op; 24] = {
+    use Op::{BindDoorbell, QuotaGive, QuotaTake};
     use Op::{CreateDomain, CreateNotification, CreateSched, CreateSpace, CreateThread};
     use Op::{CreateVcpu, Delegate, Delete, Map, QuotaQuery, Revoke, Yield};
     [
@@ -59,14 +61,19 @@ const CAPABILITIES: [Op; 20] = {
         Revoke,
         Delete,
         QuotaQuery,
+        QuotaGive,
+        QuotaGive,
+        QuotaTake,
+        BindDoorbell,
         Yield,
         Yield,
     ]
 };
 
 /// What a thread does that works with others.
-const COMMUNICATION: [Op; 15] = {
-    use Op::{BindSched, Call, CreatePortal, CreateThread, Delete};
+const COMMUNICATION: [Op; 21] = {
+    use Op::{BindDoorbell, BindSched, Call, CreatePortal, CreateThread, Delete};
+    use Op::{BindOverrun, Migrate, SetSchedule};
     use Op::{ReplyWait, Signal, Wait, Yield};
     [
         Call,
@@ -83,19 +90,28 @@ const COMMUNICATION: [Op; 15] = {
         CreatePortal,
         CreateThread,
         BindSched,
+        BindDoorbell,
+        BindOverrun,
+        Migrate,
+        Migrate,
+        Migrate,
+        SetSchedule,
         Delete,
     ]
 };
 
 /// What the root does to them.
-const ROOT: [Op; 18] = {
+const ROOT: [Op; 27] = {
+    use Op::{BindDoorbell, QuotaGive, QuotaTake};
     use Op::{BindKick, BindSched, CreateNotification, CreatePortal, CreateSched, CreateThread};
+    use Op::{BindOverrun, Migrate, SetSchedule};
     use Op::{CreateVcpu, Delegate, Delete, InterruptAck, InterruptBind, Map, Revoke, Signal};
     [
         Signal,
         Signal,
         Signal,
         Delete,
+        SetSchedule,
         Delete,
         Revoke,
         Delegate,
@@ -110,6 +126,14 @@ const ROOT: [Op; 18] = {
         CreatePortal,
         InterruptBind,
         InterruptAck,
+        BindDoorbell,
+        BindDoorbell,
+        QuotaGive,
+        QuotaTake,
+        BindOverrun,
+        BindOverrun,
+        Migrate,
+        Migrate,
     ]
 };
 
@@ -130,14 +154,16 @@ fn choices(own: &'static [Op]) -> impl Strategy<Value = Choice> {
 fn shapes() -> impl Strategy<Value = Shape> {
     let priorities = prop::array::uniform3(3..6u64);
     let frames = prop::sample::select(&[4u64, 41, 2048][..]);
-    let shape = (1..3u32, 22..60u64, priorities, frames, any::<bool>());
-    shape.prop_map(|(cpus, quota, priorities, frames, vcpu)| Shape {
+    let bools = (any::<bool>(), any::<bool>());
+    let shape = (1..3u32, 22..60u64, priorities, frames, bools);
+    shape.prop_map(|(cpus, quota, priorities, frames, (vcpu, foreign))| Shape {
         cpus,
         domains: 3,
         quota,
         priorities,
         frames,
         vcpu,
+        foreign,
     })
 }
 
@@ -175,6 +201,14 @@ fn pick<T: Copy>(of: &[T], pick: u16) -> Option<T> {
     (!of.is_empty()).then(|| of[pick as usize / 16 % of.len()])
 }
 
+/// Where doorbells start, and guests write; ports and addresses.
+const BELLS: [u64; 5] = [0, 1, 3, 0x1000, 0xffff];
+
+/// The length of a cyclic schedule's frame.
+const FRAME: u64 = 900;
+/// Its windows: that of most, one that nobody may be in, one that ends with the frame.
+const WINDOWS: [[u64; 3]; 3] = [[0, 300, 0], [400, 100, 1], [500, 400, 0]];
+
 /// Arguments for somebody of a domain.
 struct Picker<'a> {
     s: &'a System,
@@ -204,7 +238,7 @@ impl Picker<'_> {
         let range = if domain == 0 {
             ROOT_FREE as u32..LAST + 1
         } else {
-            own::FREE as u32..32
+            own::FREE as u32..own::END as u32
         };
         let free = range.filter(|&at| !self.s.a.model.caps.contains_key(&(domain, at)));
         let all: Vec<u32> = free.collect();
@@ -240,6 +274,37 @@ impl Picker<'_> {
         match pick(&all, self.picks[i]) {
             Some(at) => self.or_wrong(at as u64, i),
             None => self.held(&[Kind::Space], i),
+        }
+    }
+
+    /// A selector of who pays for the domain at `paid`.
+    fn payer(&self, paid: u64) -> Option<u64> {
+        let model = &self.s.a.model;
+        let payer = self.object(paid).and_then(|id| model.objects.get(&id)?.1)?;
+        let range = (self.domain, 0)..(self.domain + 1, 0);
+        let mut caps = model.caps.range(range);
+        let names = |cap: &Cap| cap.kind == Kind::Domain && cap.object == Some(payer);
+        caps.find(|(_, cap)| names(cap)).map(|(at, _)| at.1 as u64)
+    }
+
+    /// A selector: mostly one of a guest space.
+    fn guest_space(&self, i: usize) -> u64 {
+        match self.picks[i] % 4 {
+            0 => self.held(&[Kind::Space], i),
+            _ if self.is_root() => place::domain(0) + place::GUEST,
+            _ => own::GUEST,
+        }
+    }
+
+    /// What a delegation says, but for the places; and the capability.
+    fn item(&self) -> Item {
+        let args = self.arguments(Op::Delegate);
+        Item {
+            source: Selector(args[0] as u32),
+            rights: args[3] as u16,
+            flags: args[6] as u16,
+            first: args[4],
+            second: args[5],
         }
     }
 
@@ -289,9 +354,40 @@ impl Picker<'_> {
                 vec![self.held(&[Notification], 0), self.one(&deadlines, 1)]
             }
             Op::Yield | Op::LogWrite | Op::LogRead | Op::LogBind | Op::Power => vec![],
-            // The model does not know them.
-            Op::QuotaGive | Op::QuotaTake | Op::BindDoorbell => vec![],
-            Op::BindOverrun | Op::SetSchedule | Op::Migrate => vec![],
+            Op::QuotaGive | Op::QuotaTake => {
+                let paid = self.held(&[Domain], 1);
+                let payer = self.payer(paid).unwrap_or(payer);
+                let pages = self.one(&[0, 1, 2, 5, 30, u64::MAX], 2);
+                vec![self.mostly(payer, 0), paid, pages]
+            }
+            Op::BindDoorbell => {
+                let (n, space) = (self.held(&[Notification], 0), self.guest_space(1));
+                let to = self.empty(self.domain, 2);
+                let kind = self.one(&[0, 0, 1, 1, 1, 2], 3);
+                let size = self.one(&[1, 4, 4, PAGE, PAGE, 0, 1 << 52], 5);
+                vec![n, space, to, kind, self.one(&BELLS, 4), size]
+            }
+            Op::BindOverrun => vec![self.held(&[Sched], 0), self.held(&[Notification], 1)],
+            Op::Migrate => {
+                let cpus = self.s.cpus() as u64;
+                let to = match self.picks[1] as u64 {
+                    number if number.is_multiple_of(16) => cpus,
+                    number => number % cpus,
+                };
+                let exits = match self.picks[3] % 16 {
+                    0 => 1 << 32,
+                    1 => own::PORTALS,
+                    _ => own::EXITS,
+                };
+                let context = self.held(&[Thread, Kind::Vcpu], 0);
+                vec![context, to, self.held(&[Kind::Time], 2), exits]
+            }
+            Op::SetSchedule => {
+                // The other CPU is left to the root.
+                let to = if self.s.cpus() == 1 { 1 } else { 0 };
+                let length = self.one(&[FRAME, FRAME, FRAME, 0, 7], 2);
+                vec![self.held(&[Kind::Time], 0), to, length]
+            }
             Op::QuotaQuery => vec![payer],
             Op::CreateDomain => {
                 let slots = self.one(&[0, 5, 20, 32, 40_000], 3);
@@ -306,6 +402,7 @@ impl Picker<'_> {
                     self.one(&[0x2000, 0x2000, 0x2000, 0x2000, 1 << 40], 6),
                 );
                 let domain = self.mostly(payer, 2);
+                let cpu = cpu | u64::from(self.picks[7].is_multiple_of(8)) << 32;
                 vec![payer, to, domain, space, cpu, page, start, 0, exceptions]
             }
             Op::CreateVcpu => {
@@ -386,13 +483,16 @@ impl Picker<'_> {
 }
 
 /// Ticks that pass at once.
-const TIMES: [u64; 6] = [1, 5, 100, SLICE / 2, SLICE, 3 * SLICE];
+const TIMES: [u64; 7] = [1, 5, 100, 300, SLICE / 2, SLICE, 3 * SLICE];
 /// Lengths of messages in the UTCB, and one that is wrong.
-const LENGTHS: [u16; 5] = [0, 0, 3, 16, 505];
-const EXITS: [ExitKind; 4] = [
+const LENGTHS: [u16; 11] = [0, 0, 0, 0, 0, 3, 3, 16, 495, 504, 505];
+const EXITS: [ExitKind; 7] = [
     ExitKind::Halt,
     ExitKind::Halt,
-    ExitKind::Halt,
+    ExitKind::StageTwoFault,
+    ExitKind::StageTwoFault,
+    ExitKind::Io,
+    ExitKind::Io,
     ExitKind::Cpuid,
 ];
 
@@ -430,14 +530,49 @@ fn happen(s: &mut System, choice: &Choice) {
                 } else {
                     op
                 };
-                let args = Picker { s, domain, picks }.arguments(op);
-                let words = LENGTHS[picks[8] as usize % LENGTHS.len()];
-                s.writes(cpu, &[picks[7] as u64, 5, 6]);
-                s.does(cpu, op, words, &args);
+                let picker = Picker { s, domain, picks };
+                let args = picker.arguments(op);
+                let window = Window {
+                    base: picker.empty(domain, 5) as u32,
+                    slots: [0, 1, 3, 4, 9][picks[3] as usize % 5],
+                };
+                let mut tag = Tag::new(op, LENGTHS[picks[8] as usize % LENGTHS.len()]);
+                if matches!(op, Op::Call | Op::ReplyWait) && picks[6].is_multiple_of(3) {
+                    let count = [1, 1, 2, 2, 3, 4, 5][picks[7] as usize % 7];
+                    tag = tag.with_items(count);
+                    let items: Vec<Item> = (0..count.min(ITEMS))
+                        .map(|i| {
+                            let mut picks = picks;
+                            picks.rotate_left(i);
+                            Picker { s, domain, picks }.item()
+                        })
+                        .collect();
+                    s.attaches(cpu, &items);
+                }
+                if op == Op::SetSchedule {
+                    let count = picks[5] as usize % 5;
+                    let wrong = [[900, 0, 0]];
+                    let windows = WINDOWS.iter().chain(&wrong).take(count);
+                    s.writes(cpu, &windows.flatten().copied().collect::<Vec<_>>());
+                    tag = Tag::new(op, 3 * count as u16);
+                } else {
+                    s.writes(cpu, &[picks[7] as u64, 5, 6]);
+                }
+                s.opens(cpu, window);
+                if picks[2].is_multiple_of(8) {
+                    s.lags(cpu, one(&TIMES, 1));
+                }
+                s.does_with(cpu, op, tag, &args);
             }
             Some(_) => {
                 let kind = EXITS[picks[0] as usize % EXITS.len()];
-                s.exits(cpu, kind, [picks[1] as u64, 8, 9]);
+                let at = one(&BELLS, 2) + picks[3] as u64 % 2;
+                let info = match kind {
+                    ExitKind::StageTwoFault => [picks[1] as u64 % 4, at, 0],
+                    ExitKind::Io => [at & 0xffff | (picks[1] as u64 % 4) << 24, 7, 0],
+                    _ => [picks[1] as u64, 8, 9],
+                };
+                s.exits(cpu, kind, info);
             }
         },
         What::Reply if !s.serves(cpu) => {}
@@ -461,7 +596,7 @@ fn run(shape: &Shape, late: bool, history: &[Choice]) -> Result<(), TestCaseErro
     let outcome = catch_unwind(AssertUnwindSafe(|| {
         let s = system.insert(System::populated(shape));
         for line in 0..2 {
-            let n = super::system::place::domain(line) + super::system::place::NOTIFICATION;
+            let n = place::domain(line) + place::NOTIFICATION;
             s.must(
                 Op::InterruptBind,
                 &[LINES as u64 + line as u64, n, 1 + line as u64],
@@ -475,7 +610,7 @@ fn run(shape: &Shape, late: bool, history: &[Choice]) -> Result<(), TestCaseErro
         }
     }));
     let outcome = match (outcome, system) {
-        (Ok(()), Some(s)) => catch_unwind(AssertUnwindSafe(|| s.finish())),
+        (Ok(()), Some(mut s)) => catch_unwind(AssertUnwindSafe(|| s.finish())),
         (Err(cause), Some(s)) => {
             let story = s.history.join("\n");
             let what = cause.downcast_ref::<String>().cloned();

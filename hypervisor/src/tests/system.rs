@@ -1,7 +1,7 @@
 //! The kernel and the model do the same: the machine of both, and what can happen to it.
 
 use super::agreement::{Agreement, HEAD, nine};
-use super::model::running::Exit;
+use super::model::running::{Exit, LAST_WORDS, Sched};
 use super::model::{Caller, Id, Model, Object};
 use super::world::{self, INSTRUCTION, RAM, Running, SLICE};
 use crate::arch::vcpu::{CONTROLS, DEADLINE};
@@ -12,9 +12,11 @@ use crate::thread::Exception;
 use crate::vcpu::{self, Vcpu};
 use crate::{cell::Ref, interrupt, ipc, sched};
 use abi::syscall::Tag;
+use abi::utcb::{Item, Window};
 use abi::vcpu::ExitKind;
 use abi::{Op, Rights, Status};
 use core::sync::atomic::Ordering;
+use std::collections::BTreeMap;
 
 const TIME: u64 = world::TIME as u64;
 
@@ -28,11 +30,39 @@ pub struct System {
     pub history: Vec<String>,
     /// CPUs take the interrupts of others only when that is said.
     pub late: bool,
+    /// Time has passed that the timers have not told.
+    behind: bool,
     /// Pages that are free or used by the root's quota: constant.
     pages: u64,
 }
 
+/// A state of a machine, kernel and model, to go back to.
+pub struct Saved {
+    kernel: Box<dyn Fn()>,
+    model: Model,
+    addresses: BTreeMap<Id, u64>,
+    history: Vec<String>,
+}
+
 impl System {
+    /// The present state. Interrupt lines are not part of it.
+    pub fn save(&self) -> Saved {
+        Saved {
+            kernel: Box::new(self.a.w.save()),
+            model: self.a.model.clone(),
+            addresses: self.a.addresses.clone(),
+            history: self.history.clone(),
+        }
+    }
+
+    /// Goes back to `saved`.
+    pub fn restore(&mut self, saved: &Saved) {
+        (saved.kernel)();
+        self.a.model.clone_from(&saved.model);
+        self.a.addresses.clone_from(&saved.addresses);
+        self.history.clone_from(&saved.history);
+    }
+
     /// A machine with `cpus` CPUs, whose root uses selectors up to `last`.
     pub fn new(cpus: u32, last: u32) -> System {
         let a = Agreement::new(cpus, last);
@@ -41,6 +71,7 @@ impl System {
             a,
             history: Vec::new(),
             late: false,
+            behind: false,
             pages,
         }
     }
@@ -56,14 +87,22 @@ impl System {
     /// The root makes a system call on `cpu`.
     pub fn root(&mut self, cpu: u32, op: Op, args: &[u64]) -> Result<(), Status> {
         self.happens(format!("root on {cpu}: {op:?} {args:x?}"));
-        if op == Op::Map {
+        if matches!(op, Op::Map | Op::Migrate) {
             // Where it restarts, the fixture has all CPUs take their interrupts.
             self.settle_all();
         }
         self.prepare(op);
+        // The fixture's thread waits for no window.
+        let is_free = |&cpu: &u32| !self.a.model.cpus[cpu as usize].cyclic.is_on();
+        let cpu = [cpu].into_iter().chain(0..self.cpus()).find(is_free);
+        let cpu = cpu.expect("a CPU without a schedule");
         let status = self.a.root(cpu, op, args);
         self.check_flushes(op, status);
         self.rest(cpu, op);
+        if op == Op::Migrate {
+            // They took interrupts, and are to choose what runs.
+            self.settle_all();
+        }
         status
     }
 
@@ -73,25 +112,30 @@ impl System {
         assert_eq!(self.root(0, op, args), Ok(()), "{op:?} {args:x?}");
     }
 
-    /// The thread that runs on `cpu` makes a system call with `words` words in its UTCB.
-    pub fn does(&mut self, cpu: u32, op: Op, words: u16, args: &[u64]) {
+    /// The thread that runs on `cpu` makes a system call.
+    pub fn does(&mut self, cpu: u32, op: Op, args: &[u64]) {
+        self.does_with(cpu, op, Tag::new(op, 0), args);
+    }
+
+    /// As [`System::does`], with the tag of a message.
+    pub fn does_with(&mut self, cpu: u32, op: Op, tag: Tag, args: &[u64]) {
         let Some(id) = self.running_thread(cpu) else {
             return;
         };
-        self.happens(format!("{id} on {cpu}: {op:?}+{words} {args:x?}"));
+        self.happens(format!("{id} on {cpu}: {op:?}+{:x} {args:x?}", tag.0 >> 8));
         self.prepare(op);
         // What else has arrived may have changed who runs.
         if self.running_thread(cpu) != Some(id) || self.ends_itself(id, op, args) {
             return;
         }
         let frame = &mut self.a.model.thread_mut(id).frame;
-        frame.set_tag(Tag::new(op, words));
+        frame.set_tag(tag);
         for (i, arg) in nine(args).into_iter().enumerate() {
             frame.set_arg(i, arg);
         }
         self.a.model.execute(id, INSTRUCTION);
         let thread = self.a.thread(id);
-        self.a.w.begin(thread, op, words, args);
+        self.a.w.begin_with(thread, tag, args);
         if matches!(op, Op::Map | Op::Revoke | Op::Delete) {
             let mut turns = 0;
             while self.a.w.restarts(thread) {
@@ -107,10 +151,14 @@ impl System {
                 self.a.w.again(thread);
             }
         }
+        if self.spins(id) {
+            return self.rest(cpu, op);
+        }
         let status = thread.with_frame(|frame| frame.tag().status());
         let expected = self.a.model.thread(id).frame.tag().status();
         assert_eq!(status, expected, "{op:?} {args:x?}");
-        if status == Status::Success {
+        // The status that a foreign thread gets is its handler's word.
+        if status == Status::Success && !thread.foreign {
             self.check_flushes(op, Ok(()));
             let by = Caller {
                 domain: self.a.model.payer(id),
@@ -139,15 +187,16 @@ impl System {
     }
 
     fn rest(&mut self, cpu: u32, op: Op) {
+        self.note_overruns(Some(op));
         self.settle(cpu);
-        if !self.late || matches!(op, Op::Revoke | Op::Delete) {
+        if self.behind || !self.late || matches!(op, Op::Revoke | Op::Delete) {
             self.settle_all();
         }
     }
 
     /// Whether the call takes away what its caller runs on: it is not seen to its end then.
     fn ends_itself(&self, id: Id, op: Op, args: &[u64]) -> bool {
-        if !matches!(op, Op::Revoke | Op::Delete) {
+        if !matches!(op, Op::Revoke | Op::Delete) || self.a.model.thread(id).foreign {
             return false;
         }
         let mut after = self.a.model.clone();
@@ -161,9 +210,18 @@ impl System {
         !after.objects.contains_key(&id) || !after.runs_now(cpu, id)
     }
 
-    /// The thread that runs on `cpu`, if one does.
+    /// The thread that runs on `cpu`, if one does and does not wait for another CPU.
     pub fn running_thread(&self, cpu: u32) -> Option<Id> {
-        self.running(cpu).filter(|&id| self.a.model.is_thread(id))
+        let goes_on = |&id: &Id| self.a.model.is_thread(id) && !self.spins(id);
+        self.running(cpu).filter(goes_on)
+    }
+
+    /// Whether `id` is a thread that executes its system call again and again, as another CPU has to do something.
+    fn spins(&self, id: Id) -> bool {
+        let model = &self.a.model;
+        model.is_thread(id)
+            && model.thread(id).asks.is_some()
+            && model.thread(id).frame.ip() == INSTRUCTION
     }
 
     /// Whether somebody waits for the reply of the thread that runs on `cpu`.
@@ -183,7 +241,31 @@ impl System {
         if let Some(id) = self.running_thread(cpu) {
             for (i, &word) in words.iter().enumerate() {
                 self.a.thread(id).utcb.write(HEAD + i, word);
-                self.a.model.thread_mut(id).words[i] = word;
+                self.a.model.thread_mut(id).shared.words[i] = word;
+            }
+        }
+    }
+
+    /// The thread that runs on `cpu` opens a window for capabilities.
+    pub fn opens(&mut self, cpu: u32, window: Window) {
+        if let Some(id) = self.running_thread(cpu) {
+            self.happens(format!("{id} on {cpu}: opens {window:?}"));
+            self.a.thread(id).utcb.write(0, window.to_word());
+            self.a.model.thread_mut(id).shared.window = window.to_word();
+        }
+    }
+
+    /// The thread that runs on `cpu` writes the capabilities of its next message.
+    pub fn attaches(&mut self, cpu: u32, items: &[Item]) {
+        if let Some(id) = self.running_thread(cpu) {
+            self.happens(format!("{id} on {cpu}: attaches {items:x?}"));
+            for (number, item) in items.iter().enumerate() {
+                for (i, word) in item.to_words().into_iter().enumerate() {
+                    let at = Item::place(number) + i;
+                    self.a.thread(id).utcb.write(HEAD + at, word);
+                    let last = &mut self.a.model.thread_mut(id).shared.last;
+                    last[at + LAST_WORDS - abi::utcb::WORDS] = word;
+                }
             }
         }
     }
@@ -201,7 +283,7 @@ impl System {
             let vcpu = self.a.model.vcpu_mut(id);
             (vcpu.controls, vcpu.next_deadline) = (controls, deadline);
         }
-        self.does(cpu, Op::ReplyWait, 0, &[0, groups]);
+        self.does(cpu, Op::ReplyWait, &[0, groups]);
     }
 
     /// The thread that runs on `cpu` has an exception.
@@ -231,7 +313,9 @@ impl System {
         // A kick that has come meanwhile comes first: the guest has not gone on.
         if !self.a.model.step(id, INSTRUCTION) {
             let exit: Exit = [kind as u64 | 3 << 8, info[0], info[1], info[2]];
-            self.a.model.tell(id, exit);
+            if !self.a.model.rings(cpu, id, &exit) {
+                self.a.model.tell(id, exit);
+            }
             let exit = vcpu::Exit {
                 kind,
                 instruction_length: 3,
@@ -241,6 +325,9 @@ impl System {
         }
         vcpu::run(&self.a.w.on(cpu), kernel);
         self.settle(cpu);
+        if !self.late {
+            self.settle_all();
+        }
     }
 
     /// The device at `line` fires, on `cpu`.
@@ -265,6 +352,17 @@ impl System {
         self.settle_all();
     }
 
+    /// Time passes that the timers tell only after the system call that the thread that runs on `cpu` makes next.
+    pub fn lags(&mut self, cpu: u32, ticks: u64) {
+        if self.running_thread(cpu).is_none() {
+            return;
+        }
+        self.happens(format!("{ticks} ticks pass, and the timers are late"));
+        self.a.model.now += ticks;
+        arch::set_now(self.a.model.now);
+        self.behind = true;
+    }
+
     /// The CPU takes what is on its way to it.
     pub fn interrupts(&mut self, cpu: u32) {
         self.happens(format!("{cpu} takes its interrupts"));
@@ -272,17 +370,38 @@ impl System {
     }
 
     fn settle_all(&mut self) {
+        self.behind = false;
         // What one of them does may concern another one.
-        for _ in 0..2 {
+        for turn in 0.. {
             for cpu in 0..self.cpus() {
                 self.settle(cpu);
             }
+            if turn > 0 && !self.a.model.is_migrating() {
+                return;
+            }
+            assert!(turn < 5, "somebody never arrives");
+        }
+    }
+
+    /// The model learns which overruns the kernel has told. After `op`, in whose course somebody may have gone on who is
+    /// not there any more, it believes that.
+    fn note_overruns(&mut self, op: Option<Op>) {
+        let scheds = self.a.model.all_scheds();
+        let told = |&(id, sched): &(Id, &Sched)| !sched.told && self.a.sched(id).overrun_told.get();
+        let told: Vec<Id> = scheds.filter(told).map(|(id, _)| id).collect();
+        for id in told {
+            let ends = matches!(op, Some(Op::Revoke | Op::Delete));
+            if !ends && !self.a.model.overruns(id) {
+                panic!("{id} has not overrun");
+            }
+            self.a.model.tell_overrun(id);
         }
     }
 
     /// Lets `cpu` run until a program would do something that the kernel does not know.
     fn settle(&mut self, cpu: u32) {
         for _ in 0..1000 {
+            self.note_overruns(None);
             let kernel = self.a.w.cpu(cpu);
             let posted = || kernel.arch.interrupted.load(Ordering::SeqCst);
             let due = || kernel.arch.timer.load(Ordering::SeqCst) <= arch::now();
@@ -301,6 +420,10 @@ impl System {
                 Ok(runs) => runs,
                 Err(wrong) => panic!("{wrong}"),
             };
+            self.note_overruns(None);
+            if let Some(id) = self.a.model.untold(cpu) {
+                panic!("the overrun of {id} is not told");
+            }
             let current = kernel
                 .current
                 .get()
@@ -310,6 +433,9 @@ impl System {
             let running = self.a.w.step(cpu);
             if works {
                 assert!(running.is_none(), "{runs:?} has something to do");
+                if runs.is_some_and(|id| self.spins(id)) && !posted() && !due() {
+                    return;
+                }
                 continue;
             }
             let expected = match runs {
@@ -345,7 +471,7 @@ impl System {
     }
 
     /// The root deletes all that it has: what it used is free.
-    pub fn finish(mut self) {
+    pub fn finish(&mut self) {
         for _ in 0..2 {
             for at in 0..=self.a.last {
                 let cap = self.a.model.caps.get(&(0, at));
@@ -414,6 +540,8 @@ pub mod own {
     pub const TIME: u64 = 26;
     /// The first that is free.
     pub const FREE: u64 = 27;
+    /// One more than the last.
+    pub const END: u64 = 36;
 }
 
 /// How a machine begins.
@@ -428,6 +556,8 @@ pub struct Shape {
     /// Of each domain, in pages.
     pub frames: u64,
     pub vcpu: bool,
+    /// Whether the second domain's client is foreign.
+    pub foreign: bool,
 }
 
 /// Highest selector that the root uses.
@@ -467,11 +597,13 @@ impl System {
         use place::{CLIENT, GUEST, NOTIFICATION, PORTAL, SCHED, SERVER, SPACE, SPARE};
         let cpu = (i % shape.cpus) as u64;
         let d = place::domain(i);
-        self.must(Op::CreateDomain, &[1, d, shape.quota, 32]);
+        self.must(Op::CreateDomain, &[1, d, shape.quota, own::END]);
         self.must(Op::CreateSpace, &[d, d + SPACE, 0]);
         self.must(Op::CreateSpace, &[d, d + GUEST, 1]);
         for (at, page) in [(CLIENT, 0x10_0000), (SERVER, 0x10_1000)] {
             let exceptions = own::PORTALS + i as u64;
+            let foreign = shape.foreign && i == 1 && at == CLIENT;
+            let cpu = cpu | u64::from(foreign) << 32;
             let args = [d, d + at, d, d + SPACE, cpu, page, 0x2000, 0, exceptions];
             self.must(Op::CreateThread, &args);
         }
@@ -507,7 +639,8 @@ impl System {
     /// A vCPU of the first domain, kicked by that domain's notification.
     fn add_vcpu(&mut self) {
         let d = place::domain(0);
-        for kind in [ExitKind::Kick, ExitKind::Startup, ExitKind::Halt] {
+        use ExitKind::{Halt, Io, Kick, StageTwoFault, Startup};
+        for kind in [Kick, Startup, StageTwoFault, Halt, Io] {
             let to = own::EXITS + kind as u64;
             self.must(Op::Delegate, &[d + place::PORTAL, d, to, ALL]);
         }

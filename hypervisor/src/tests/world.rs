@@ -238,6 +238,17 @@ impl World {
         world
     }
 
+    /// What brings the machine back to its present state. Interrupt lines and the log stay as they are by then.
+    pub fn save(&self) -> impl Fn() + use<> {
+        let parts = (mem::save(), epoch::save(), destroy::save(), arch::save());
+        move || {
+            parts.0();
+            parts.1();
+            parts.2();
+            parts.3();
+        }
+    }
+
     /// CPU `index`.
     pub fn cpu(&self, index: u32) -> Ref<Cpu> {
         cpu::by_index(index)

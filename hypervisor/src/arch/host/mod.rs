@@ -256,6 +256,17 @@ pub fn reset() {
     }
 }
 
+/// What brings back the time and the tags.
+#[cfg(test)]
+pub fn save() -> impl Fn() {
+    let saved = [&NOW, &TAGS].map(|number| (number, number.load(Ordering::SeqCst)));
+    move || {
+        for (number, value) in saved {
+            number.store(value, Ordering::SeqCst);
+        }
+    }
+}
+
 /// There is no firmware to ask: a PC is switched off by way of ports, which the root task has.
 pub fn power(_action: PowerAction) -> Status {
     Status::Unsupported

@@ -4,9 +4,19 @@ use super::running::{Exit, State};
 use super::{Id, Model};
 use abi::cap::Kind;
 use abi::utcb::exception::{ExceptionReply, GPRS};
+use abi::utcb::{ITEM_WORDS, ITEMS};
 use abi::vcpu::ExitKind;
 use abi::vcpu::x86_64::{CONTROL_HALT, Groups};
 use abi::{MAX_CALL_DEPTH, Rights, Status, Tag};
+
+/// Words in the UTCB and capabilities of a message.
+fn lengths(tag: Tag) -> Result<(usize, usize), Status> {
+    let (words, items) = (tag.utcb_words(), tag.items());
+    if items > ITEMS || words + items * ITEM_WORDS > abi::utcb::WORDS {
+        return Err(Status::BadArgument);
+    }
+    Ok((words, items))
+}
 
 /// Calls.
 impl Model {
@@ -49,18 +59,21 @@ impl Model {
 
     pub(super) fn call_portal(&mut self, id: Id) -> Result<(), Status> {
         let frame = &mut self.thread_mut(id).frame;
-        let (count, message) = (frame.tag().utcb_words(), frame.message());
+        let ((count, items), message) = (lengths(frame.tag())?, frame.message());
         let at = frame.arg(0);
-        if count > abi::utcb::WORDS {
-            return Err(Status::BadArgument);
-        }
         let portal = self.find(self.payer(id), at, Kind::Portal, Rights::CALL)?;
         let identity = self.portal(portal).identity;
+        if items > 0 {
+            // Whether it is entered is found out first: who is busy is not told anything.
+            if let Some(handler) = self.clone().enter(id, portal)? {
+                self.transfer(id, handler, items)?;
+            }
+        }
         match self.enter(id, portal)? {
             Some(handler) => {
                 self.copy_words(id, handler, count);
                 let frame = &mut self.thread_mut(handler).frame;
-                frame.receive(identity, count, 0);
+                frame.receive(identity, count, items);
                 frame.set_message(&message);
             }
             None => self.thread_mut(id).frame.restart(),
@@ -69,39 +82,54 @@ impl Model {
     }
 
     pub(super) fn copy_words(&mut self, from: Id, to: Id, count: usize) {
-        let words = self.thread(from).words;
-        self.thread_mut(to).words[..count].copy_from_slice(&words[..count]);
+        let words = self.thread(from).shared.clone();
+        self.thread_mut(to).shared.copy(&words, count);
     }
 
     pub(super) fn reply_wait(&mut self, id: Id) -> Result<(), Status> {
         let frame = &mut self.thread_mut(id).frame;
-        let (count, message) = (frame.tag().utcb_words(), frame.message());
-        if count > abi::utcb::WORDS {
-            return Err(Status::BadArgument);
+        let ((count, items), message) = (lengths(frame.tag())?, frame.message());
+        if items > 0 {
+            let client = self.thread(id).caller;
+            let takes = |&id: &Id| self.is_thread(id) && !self.thread(id).in_exception;
+            let client = client.filter(takes).ok_or(Status::BadArgument)?;
+            self.transfer(id, client, items)?;
         }
         let thread = self.thread_mut(id);
         (thread.context.state, thread.context.depth) = (State::Idle, 0);
-        let Some(client) = thread.caller.take() else {
-            return Ok(());
-        };
+        let client = thread.caller.take();
+        if let Some(client) = client {
+            self.answer_call(id, client, (count, items), &message);
+        }
+        let cpu = self.context(id).cpu;
+        self.go_on(cpu);
+        Ok(())
+    }
+
+    fn answer_call(
+        &mut self,
+        id: Id,
+        client: Id,
+        (count, items): (usize, usize),
+        message: &[u64; 8],
+    ) {
         self.set_state(client, State::Ready);
         if !self.is_thread(client) {
             self.resume(client, message[0]);
         } else if self.thread(client).in_exception {
-            self.answer_exception(client, id, &message);
+            self.answer_exception(client, id, message);
         } else {
             self.copy_words(id, client, count);
             let frame = &mut self.thread_mut(client).frame;
-            frame.set_message(&message);
+            frame.set_message(message);
             frame.set_arg(0, 0);
             frame.scrub();
-            frame.set_result_tag(Tag::result(Status::Success, count as u16));
+            frame.set_result_tag(Tag::result(Status::Success, count as u16).with_items(items));
         }
-        Ok(())
     }
 
     pub(super) fn answer_exception(&mut self, client: Id, handler: Id, message: &[u64; 8]) {
-        let gprs = self.thread(handler).words;
+        let gprs = self.thread(handler).shared.words;
         let thread = self.thread_mut(client);
         thread.in_exception = false;
         let action = ExceptionReply::from_bits_truncate(message[0]);
@@ -154,7 +182,7 @@ impl Model {
                 self.thread_mut(id).in_exception = true;
                 let from = self.thread(id).frame;
                 let thread = self.thread_mut(handler);
-                thread.words = from.gprs();
+                thread.shared.words = from.gprs();
                 thread.frame.receive(identity, GPRS, 0);
                 let [vector, error, address] = exception;
                 let (ip, sp, flags) = (from.ip(), from.sp(), from.flags());

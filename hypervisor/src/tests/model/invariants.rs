@@ -56,7 +56,7 @@ impl Model {
         };
         let parent = &self.caps[&from];
         match (cap.kind, parent.kind) {
-            (Kind::Mapping, Kind::Memory) => return,
+            (Kind::Mapping, Kind::Memory | Kind::Notification) => return,
             (Kind::Memory, Kind::Memory) => {
                 let (end, last) = (cap.first + cap.second, parent.first + parent.second);
                 let inside = cap.first >= parent.first && end <= last;
@@ -97,7 +97,7 @@ impl Model {
             match object {
                 Object::Domain(paid) => pages += Domain::overhead(paid.slots) + paid.limit,
                 Object::Space(space) => {
-                    pages += 1 + space.tables.len() as u64;
+                    pages += space.paid();
                     cells += 1;
                 }
                 Object::Thread(_) => pages += 2,
@@ -116,8 +116,16 @@ impl Model {
     /// A frame is reachable in a space only by a mapping there, from memory that holds it.
     fn check_frames(&self, space: Id) {
         let mut pages = self.space(space).pages.clone();
+        let mut doorbells = self.space(space).doorbells.clone();
         let maps = |cap: &Cap| cap.kind == Kind::Mapping && cap.object == Some(space);
         for cap in self.caps.values().filter(|cap| maps(cap)) {
+            if self.is_doorbell(cap) {
+                let signals = &self.caps[&cap.parent.unwrap()];
+                let (size, n, bits) = doorbells.remove(&cap.first).expect("it is bound");
+                assert_eq!((size, Some(n)), (cap.second, signals.object));
+                assert_eq!(bits & !signals.first, 0, "it rings more than it may");
+                continue;
+            }
             let memory = &self.caps[&cap.parent.unwrap()];
             for page in cap.first / PAGE..(cap.first + cap.second) / PAGE {
                 let (frame, rights) = pages.remove(&page).expect("a mapping maps");
@@ -135,6 +143,10 @@ impl Model {
             let (frame, _) = pages.remove(&(shared / PAGE)).expect("it is mapped");
             assert_eq!(frame, None);
         }
+        assert!(
+            doorbells.is_empty(),
+            "space {space}: nobody bound {doorbells:x?}"
+        );
         assert!(pages.is_empty(), "space {space}: nobody gave it {pages:x?}");
     }
 
@@ -180,6 +192,8 @@ impl Model {
         };
         let waits = match self.state(waiter) {
             State::Waiting(n, _) => n == id,
+            // It looks when it is there.
+            State::Moving => false,
             state => {
                 assert_eq!(self.vcpu(waiter).kick, Some(id));
                 state == State::Halted

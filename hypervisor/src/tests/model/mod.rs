@@ -1,10 +1,14 @@
 //! What the system calls mean, in plain data: the kernel is checked against it.
 //!
-//! Here: capabilities, memory, quotas. [`running`], [`calls`], [`signals`] and [`time`] have what runs, [`invariants`]
-//! what is true of every state.
+//! Here: objects, how they are made, and who pays for them. [`derivations`] has the tree of capabilities, [`memory`] what
+//! is mapped; [`running`], [`calls`], [`signals`] and [`time`] what runs; [`invariants`] what is true of every state.
 
 mod calls;
+mod cyclic;
+mod derivations;
 mod invariants;
+mod memory;
+mod migration;
 pub mod running;
 mod signals;
 mod time;
@@ -12,12 +16,12 @@ mod time;
 use crate::arch::{Frame, pages_per_vcpu};
 use crate::domain::{CELL, Domain};
 use crate::mem::PAGE;
-use crate::space::GUEST_END;
 use abi::cap::Kind;
-use abi::syscall::{DelegateFlags, SpaceKind};
+use abi::syscall::{SpaceKind, ThreadFlags};
 use abi::{MAX_DOMAIN_DEPTH, Op, Rights, Status, USER_END};
-use running::{Context, Cpu, Line, Notification, Portal, Sched, State, Thread, Vcpu};
-use std::collections::{BTreeMap, BTreeSet};
+pub use memory::Space;
+use running::{Context, Cpu, Line, Notification, Portal, Sched, State, Thread, Utcb, Vcpu};
+use std::collections::BTreeMap;
 
 /// Name of an object; later ones are greater.
 pub type Id = usize;
@@ -38,15 +42,6 @@ pub struct Cap {
     /// The object ends with it.
     pub origin: bool,
     pub parent: Option<Place>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Space {
-    pub kind: SpaceKind,
-    /// Page of the space: physical page, rights. Physical page `None`: the kernel's (a UTCB).
-    pub pages: BTreeMap<u64, (Option<u64>, Rights)>,
-    /// Page tables: level and number at that level.
-    tables: BTreeSet<(u32, u64)>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -141,10 +136,6 @@ fn vcpu_pages() -> u64 {
     2 + pages_per_vcpu().unwrap() as u64
 }
 
-fn span(level: u32) -> u64 {
-    1 << (12 + 9 * level)
-}
-
 impl Table {
     /// The root's table.
     pub fn new(slots: u32, limit: u64) -> Table {
@@ -155,45 +146,6 @@ impl Table {
             used: 0,
             cells: 0,
         }
-    }
-}
-
-impl Space {
-    /// Makes the largest leaf that fits; returns its size. `charge` pays for a table.
-    fn map(
-        &mut self,
-        at: u64,
-        left: u64,
-        phys: Option<u64>,
-        rights: Rights,
-        mut charge: impl FnMut() -> Result<(), Status>,
-    ) -> Result<u64, Status> {
-        if self.pages.contains_key(&(at / PAGE)) {
-            return Err(USED);
-        }
-        let base = phys.unwrap_or(PAGE);
-        let fits = |t: u32| (at | base).is_multiple_of(span(t)) && left >= span(t);
-        let level = (0..=2)
-            .rev()
-            .find(|&t| fits(t) && !self.has_table(t, at))
-            .unwrap_or(0);
-        for above in (level..3).rev() {
-            let table = (above, at / span(above + 1));
-            if !self.tables.contains(&table) {
-                charge()?;
-                self.tables.insert(table);
-            }
-        }
-        for page in 0..span(level) / PAGE {
-            self.pages
-                .insert(at / PAGE + page, (phys.map(|p| p / PAGE + page), rights));
-        }
-        Ok(span(level))
-    }
-
-    /// Whether there is a table below the entry of `level`.
-    fn has_table(&self, level: u32, at: u64) -> bool {
-        level > 0 && self.tables.contains(&(level - 1, at / span(level)))
     }
 }
 
@@ -241,6 +193,28 @@ impl Model {
             return Err(Status::Quota);
         }
         table.used += pages;
+        Ok(())
+    }
+
+    /// More or less quota for a domain, from or to who pays for it.
+    fn move_quota(&mut self, caller: Id, op: Op, args: &[u64; 9]) -> Result<(), Status> {
+        let payer = self.find(caller, args[0], Kind::Domain, Rights::CREATE)?;
+        let domain = self.find(caller, args[1], Kind::Domain, Rights::CREATE)?;
+        if self.objects[&domain].1 != Some(payer) {
+            return Err(Status::BadArgument);
+        }
+        let (pages, gives) = (args[2], op == Op::QuotaGive);
+        let giver = self.table(if gives { payer } else { domain });
+        if pages > giver.limit - giver.used {
+            return Err(Status::Quota);
+        }
+        if gives {
+            self.table_mut(payer).used += pages;
+            self.table_mut(domain).limit += pages;
+        } else {
+            self.table_mut(domain).limit -= pages;
+            self.table_mut(payer).used -= pages;
+        }
         Ok(())
     }
 
@@ -295,6 +269,11 @@ impl Model {
             Op::BindKick => return self.bind_kick(by, args),
             Op::InterruptBind => return self.interrupt_bind(by, args),
             Op::InterruptAck => return self.interrupt_ack(by, args),
+            Op::BindOverrun => return self.bind_overrun(caller, args),
+            Op::SetSchedule => return self.set_schedule(by, args),
+            Op::Migrate => return self.migrate_at_once(by, args),
+            Op::BindDoorbell => return self.bind_doorbell(caller, args),
+            Op::QuotaGive | Op::QuotaTake => return self.move_quota(caller, op, args),
             _ => {}
         }
         let payer = self.find(caller, args[0], Kind::Domain, Rights::CREATE)?;
@@ -310,7 +289,7 @@ impl Model {
                 if priority > 127 || budget > period || (budget == 0) != (period == 0) {
                     return Err(Status::BadArgument);
                 }
-                let limit = self.limit(caller, args[6], cpu)?;
+                let limit = self.limit(caller, args[6], cpu, Rights::CREATE)?;
                 if priority > limit & 0xff {
                     return Err(Status::Denied);
                 }
@@ -321,6 +300,9 @@ impl Model {
             }
             Op::CreatePortal => {
                 let handler = self.find(caller, args[2], Kind::Thread, Rights::CONTROL)?;
+                if self.thread(handler).foreign {
+                    return Err(Status::BadArgument);
+                }
                 self.take_cell(payer)?;
                 let portal = Portal {
                     handler: Some(handler),
@@ -342,12 +324,18 @@ impl Model {
         Ok(())
     }
 
-    /// What the time at selector `time` allows to create on `cpu`: the priority in bits 0 to 7, the partition above.
-    pub(super) fn limit(&self, caller: Id, time: u64, cpu: u32) -> Result<u64, Status> {
+    /// What the time at selector `time` allows on `cpu`: the priority in bits 0 to 7, the partition above.
+    pub(super) fn limit(
+        &self,
+        caller: Id,
+        time: u64,
+        cpu: u32,
+        rights: Rights,
+    ) -> Result<u64, Status> {
         let at = (caller, selector(time)?);
         let cap = self.caps.get(&at).filter(|cap| cap.kind == Kind::Time);
         let cap = cap.ok_or(Status::BadCapability)?;
-        if !cap.rights.contains(Rights::CREATE) || cap.first >> cpu & 1 == 0 {
+        if !cap.rights.contains(rights) || cap.first >> cpu & 1 == 0 {
             return Err(Status::Denied);
         }
         Ok(cap.second)
@@ -377,11 +365,7 @@ impl Model {
             self.table_mut(payer).cells += 1;
             return Err(status);
         }
-        Ok(Object::Space(Space {
-            kind,
-            pages: BTreeMap::new(),
-            tables: BTreeSet::new(),
-        }))
+        Ok(Object::Space(Space::new(kind)))
     }
 
     fn new_thread(&mut self, caller: Id, payer: Id, args: &[u64; 9]) -> Result<Object, Status> {
@@ -391,7 +375,9 @@ impl Model {
         if domain != payer || self.payer(space) != payer || kind != SpaceKind::Host {
             return Err(Status::BadArgument);
         }
-        let cpu = self.check_cpu(args[4])?;
+        let flags = ThreadFlags::from_bits(args[4] >> 32 << 32).ok_or(Status::BadArgument)?;
+        let foreign = flags.contains(ThreadFlags::FOREIGN);
+        let cpu = self.check_cpu(args[4] << 32 >> 32)?;
         let (utcb, ip, sp) = (args[5], args[6], args[7]);
         let exceptions = selector(args[8])?;
         if ip >= USER_END || sp > USER_END {
@@ -407,7 +393,9 @@ impl Model {
             space,
             utcb,
             frame: Frame::user(ip, sp),
-            words: [0; running::WORDS],
+            shared: Utcb::default(),
+            foreign,
+            asks: None,
             caller: None,
             exceptions,
             in_exception: false,
@@ -432,264 +420,5 @@ impl Model {
             return Err(status);
         }
         Ok(Object::Vcpu(Vcpu::new(cpu, guest, monitor, args[6], exits)))
-    }
-
-    /// Maps a page of the kernel's for a program.
-    fn map_kernel_page(&mut self, space: Id, at: u64) -> Result<(), Status> {
-        if !at.is_multiple_of(PAGE) || at == 0 || at >= USER_END {
-            return Err(Status::BadArgument);
-        }
-        self.map_step(space, at, PAGE, None, Rights::RW).map(|_| ())
-    }
-
-    fn map_step(
-        &mut self,
-        id: Id,
-        at: u64,
-        left: u64,
-        phys: Option<u64>,
-        rights: Rights,
-    ) -> Result<u64, Status> {
-        let payer = self.payer(id);
-        let (mut limit, used) = (self.table(payer).limit, self.table(payer).used);
-        limit -= used;
-        let mut paid = 0;
-        let result = self.space_mut(id).map(at, left, phys, rights, || {
-            if paid == limit {
-                return Err(Status::Quota);
-            }
-            paid += 1;
-            Ok(())
-        });
-        self.table_mut(payer).used += paid;
-        result
-    }
-
-    fn delegate(&mut self, caller: Id, args: &[u64; 9]) -> Result<(), Status> {
-        let receiver = self.find(caller, args[1], Kind::Domain, Rights::INSTALL)?;
-        let from = (caller, selector(args[0])?);
-        let cap = self.caps.get(&from).filter(|cap| cap.kind != Kind::Mapping);
-        let cap = cap.ok_or(Status::BadCapability)?.clone();
-        if !cap.rights.contains(Rights::DELEGATE) {
-            return Err(Status::Denied);
-        }
-        let flags = DelegateFlags::from_bits(args[6]).ok_or(Status::BadArgument)?;
-        let to = self.empty(receiver, args[2])?;
-        if flags.contains(DelegateFlags::GRANT) {
-            if cap.origin || self.children(from).next().is_some() {
-                return Err(Status::Busy);
-            }
-            self.caps.remove(&from);
-            self.caps.insert(to, cap);
-            return Ok(());
-        }
-        let rights = u16::try_from(args[3]).ok().and_then(Rights::from_bits);
-        let rights = rights.ok_or(Status::BadArgument)? & cap.rights;
-        let (first, second) = match cap.kind {
-            Kind::Memory => {
-                let inside = args[4]
-                    .checked_add(args[5])
-                    .is_some_and(|end| end <= cap.second);
-                if args[5] == 0 || !inside || !(args[4] | args[5]).is_multiple_of(PAGE) {
-                    return Err(Status::BadArgument);
-                }
-                (cap.first + args[4], args[5])
-            }
-            Kind::Notification if args[4] & !cap.first != 0 => return Err(Status::Denied),
-            Kind::Notification => (args[4], 0),
-            Kind::Time => {
-                let (priority, partition) = (args[5] & 0xff, args[5] >> 8);
-                if priority > 127 || partition > 7 {
-                    return Err(Status::BadArgument);
-                }
-                let moves = cap.second >> 8 != 0 && partition != cap.second >> 8;
-                if args[4] & !cap.first != 0 || priority > cap.second & 0xff || moves {
-                    return Err(Status::Denied);
-                }
-                (args[4], args[5])
-            }
-            _ => (cap.first, cap.second),
-        };
-        let parent = Some(from);
-        self.caps.insert(
-            to,
-            Cap {
-                rights,
-                first,
-                second,
-                origin: false,
-                parent,
-                ..cap
-            },
-        );
-        Ok(())
-    }
-
-    fn map(&mut self, caller: Id, args: &[u64; 9]) -> Result<(), Status> {
-        let from = (caller, selector(args[0])?);
-        selector(args[1]).and(selector(args[2]))?;
-        let cap = self.caps.get(&from).filter(|cap| cap.kind == Kind::Memory);
-        let cap = cap.ok_or(Status::BadCapability)?.clone();
-        let space = self.find(caller, args[1], Kind::Space, Rights::INSTALL)?;
-        let (offset, at, size) = (args[3], args[4], args[5]);
-        let rights = u16::try_from(args[6]).ok().and_then(Rights::from_bits);
-        let rights = rights
-            .filter(|r| (Rights::RW | Rights::EXEC).contains(*r) && r.contains(Rights::READ))
-            .ok_or(Status::BadArgument)?;
-        if !cap.rights.contains(rights) {
-            return Err(Status::Denied);
-        }
-        let host = self.space(space).kind == SpaceKind::Host;
-        let end = if host { USER_END } else { GUEST_END };
-        let bad = offset.checked_add(size).is_none_or(|e| e > cap.second)
-            || at.checked_add(size).is_none_or(|e| e > end);
-        if bad || size == 0 || !(offset | at | size).is_multiple_of(PAGE) || host && at == 0 {
-            return Err(Status::BadArgument);
-        }
-        let to = self.empty(caller, args[2])?;
-        let (mut done, mut result) = (0, Ok(()));
-        while done < size && result.is_ok() {
-            let phys = Some(cap.first + offset + done);
-            match self.map_step(space, at + done, size - done, phys, rights) {
-                Ok(bytes) => done += bytes,
-                Err(status) => result = Err(status),
-            }
-        }
-        if done > 0 {
-            let mapping = Cap {
-                kind: Kind::Mapping,
-                object: Some(space),
-                rights: Rights::empty(),
-                first: at,
-                second: done,
-                origin: false,
-                parent: Some(from),
-            };
-            self.caps.insert(to, mapping);
-        }
-        result
-    }
-
-    fn revoke(&mut self, by: Caller, op: Op, args: &[u64; 9]) -> Result<(), Status> {
-        let at = (by.domain, selector(args[0])?);
-        if !self.caps.contains_key(&at) {
-            return Err(Status::BadCapability);
-        }
-        self.take_children(at);
-        if op == Op::Revoke {
-            return Ok(());
-        }
-        let cap = &self.caps[&at];
-        if let Some(object) = cap.object.filter(|_| cap.origin)
-            && (self.user(object).is_some() || by.thread == Some(object))
-        {
-            return Err(Status::Busy);
-        }
-        self.take(at);
-        Ok(())
-    }
-
-    fn children(&self, of: Place) -> impl Iterator<Item = Place> {
-        self.caps
-            .iter()
-            .filter(move |(_, cap)| cap.parent == Some(of))
-            .map(|(&at, _)| at)
-    }
-
-    /// The first capability of a thread or vCPU that uses `space`.
-    fn user(&self, space: Id) -> Option<Place> {
-        let uses = |object: &Object| match object {
-            Object::Thread(thread) => thread.space == space,
-            Object::Vcpu(vcpu) => vcpu.guest == space || vcpu.monitor == space,
-            _ => false,
-        };
-        let mut objects = self.objects.iter();
-        objects
-            .find(|(_, (object, _))| uses(object))
-            .map(|(&id, _)| self.origin(id))
-    }
-
-    fn origin(&self, id: Id) -> Place {
-        let mut caps = self.caps.iter();
-        *caps
-            .find(|(_, cap)| cap.origin && cap.object == Some(id))
-            .unwrap()
-            .0
-    }
-
-    fn take_children(&mut self, of: Place) {
-        for child in self.children(of).collect::<Vec<_>>() {
-            self.take(child);
-        }
-    }
-
-    /// Takes a capability away, with what was derived from it and what ends with it.
-    fn take(&mut self, at: Place) {
-        self.take_children(at);
-        let Some(cap) = self.caps.remove(&at) else {
-            return;
-        };
-        if cap.kind == Kind::Mapping {
-            let space = self.space_mut(cap.object.unwrap());
-            for page in cap.first / PAGE..(cap.first + cap.second) / PAGE {
-                space.pages.remove(&page).unwrap();
-            }
-        } else if cap.origin {
-            self.end(cap.object.unwrap());
-        }
-    }
-
-    fn end(&mut self, id: Id) {
-        match &self.objects[&id].0 {
-            Object::Domain(_) => {
-                let paid = |model: &Model| {
-                    model
-                        .objects
-                        .iter()
-                        .rev()
-                        .find(|(_, o)| o.1 == Some(id))
-                        .map(|(&id, _)| id)
-                };
-                while let Some(object) = paid(self) {
-                    self.take(self.origin(object));
-                }
-                let held = |model: &Model| model.caps.keys().find(|at| at.0 == id).copied();
-                while let Some(at) = held(self) {
-                    self.take(at);
-                }
-            }
-            Object::Space(_) => {
-                while let Some(at) = self.user(id) {
-                    self.take(at);
-                }
-                self.caps
-                    .retain(|_, cap| cap.kind != Kind::Mapping || cap.object != Some(id));
-            }
-            _ => self.detach(id),
-        }
-        let (object, payer) = self.objects.remove(&id).unwrap();
-        let payer = payer.unwrap();
-        match object {
-            Object::Domain(table) => {
-                self.table_mut(payer).used -= Domain::overhead(table.slots) + table.limit;
-            }
-            Object::Space(space) => {
-                self.table_mut(payer).used -= 1 + space.tables.len() as u64;
-                self.table_mut(payer).cells += 1;
-            }
-            Object::Thread(thread) => {
-                self.table_mut(payer).used -= 2;
-                self.unmap_kernel_page(thread.space, thread.utcb);
-            }
-            Object::Vcpu(vcpu) => {
-                self.table_mut(payer).used -= vcpu_pages();
-                self.unmap_kernel_page(vcpu.monitor, vcpu.page);
-            }
-            _ => self.table_mut(payer).cells += 1,
-        }
-    }
-
-    fn unmap_kernel_page(&mut self, space: Id, at: u64) {
-        self.space_mut(space).pages.remove(&(at / PAGE)).unwrap();
     }
 }

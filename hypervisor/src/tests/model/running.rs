@@ -1,10 +1,14 @@
 //! What runs: the objects, their ends, and the steps of threads and vCPUs.
 
+use super::super::world::SYNDROME;
+use super::cyclic::Cyclic;
+use super::migration::Migration;
 use super::{Caller, Id, Model, Object};
 use crate::arch::Frame;
 use crate::arch::frame::SYSCALL_LENGTH;
 use abi::cap::Kind;
-use abi::utcb::exception::GPRS;
+use abi::utcb::exception::{GPRS, SYSTEM_CALL};
+use abi::utcb::{ITEM_WORDS, ITEMS, Item};
 use abi::vcpu::ExitKind;
 use abi::{Op, Rights, Status};
 use std::collections::BTreeSet;
@@ -13,6 +17,8 @@ use std::collections::BTreeSet;
 pub const SLICE: u64 = super::super::world::SLICE;
 /// Words of a UTCB that are looked at.
 pub const WORDS: usize = GPRS;
+/// Words at its end that are looked at.
+pub const LAST_WORDS: usize = ITEMS * ITEM_WORDS;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum State {
@@ -27,6 +33,8 @@ pub enum State {
     Waiting(Id, u64),
     Halted,
     Stopped,
+    /// On its way to another CPU.
+    Moving,
 }
 
 /// What threads and vCPUs have in common.
@@ -39,6 +47,19 @@ pub struct Context {
     /// Bound to it.
     pub sched: Option<Id>,
     pub(super) was_started: bool,
+    pub(super) migration: Migration,
+    /// What it goes on with when it is there.
+    pub(super) moves_as: Option<State>,
+}
+
+/// What is looked at of a UTCB.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Utcb {
+    pub window: u64,
+    /// The first message words.
+    pub words: [u64; WORDS],
+    /// The last ones: capabilities, or as good as any.
+    pub last: [u64; LAST_WORDS],
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -47,8 +68,11 @@ pub struct Thread {
     pub space: Id,
     pub utcb: u64,
     pub frame: Frame,
-    /// The first message words in its UTCB.
-    pub words: [u64; WORDS],
+    pub shared: Utcb,
+    /// Its system calls are its handler's.
+    pub foreign: bool,
+    /// Selector of what it has asked to be moved, and waits for.
+    pub asks: Option<u64>,
     /// Who waits for its reply.
     pub caller: Option<Id>,
     /// Selector of the portal that is told its exceptions.
@@ -70,7 +94,7 @@ pub struct Vcpu {
     /// Address of the state page.
     pub page: u64,
     /// Selector of the portal of exit kind 0.
-    pub(super) exits: u32,
+    pub exits: u32,
     pub kick: Option<Id>,
     pub(super) pending: Option<Exit>,
     /// `u64::MAX`: none.
@@ -85,7 +109,7 @@ pub struct Vcpu {
 pub struct Sched {
     pub cpu: u32,
     pub priority: u8,
-    /// Whose turn it is among equals; there are no schedules here.
+    /// The windows of schedules that it runs in; without one, whose turn it is among equals.
     pub(super) partition: u8,
     pub(super) budget: u64,
     pub(super) period: u64,
@@ -97,6 +121,10 @@ pub struct Sched {
     pub(super) begun: bool,
     /// It was pre-empted, and is first among its equals.
     pub(super) preempted: bool,
+    /// Notification and bits that tell its overruns.
+    pub(super) overrun: Option<(Id, u64)>,
+    /// It was told in this period.
+    pub told: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -134,6 +162,9 @@ pub struct Cpu {
     /// From other CPUs: notifications that were signalled, scheduling contexts that were bound.
     pub posted: BTreeSet<Id>,
     pub(super) starts: Vec<Id>,
+    /// Who is to leave, or comes; the last one first.
+    pub(super) migrations: Vec<Id>,
+    pub cyclic: Cyclic,
 }
 
 impl Context {
@@ -144,7 +175,25 @@ impl Context {
             depth: 0,
             sched: None,
             was_started: false,
+            migration: Migration::None,
+            moves_as: None,
         }
+    }
+}
+
+impl Utcb {
+    /// Takes the first `count` message words of another one.
+    pub(super) fn copy(&mut self, from: &Utcb, count: usize) {
+        let words = count.min(WORDS);
+        self.words[..words].copy_from_slice(&from.words[..words]);
+        let last = count.saturating_sub(abi::utcb::WORDS - LAST_WORDS);
+        self.last[..last].copy_from_slice(&from.last[..last]);
+    }
+
+    /// The words of a capability.
+    pub(super) fn item(&self, number: usize) -> [u64; ITEM_WORDS] {
+        let at = Item::place(number) + LAST_WORDS - abi::utcb::WORDS;
+        core::array::from_fn(|i| self.last[at + i])
     }
 }
 
@@ -179,6 +228,8 @@ impl Sched {
             home: None,
             begun: false,
             preempted: false,
+            overrun: None,
+            told: false,
         }
     }
 }
@@ -267,6 +318,8 @@ impl Model {
                         && line.binding.is_some_and(|(n, _)| n == id)
                     {
                         *line = Line::new(line.number);
+                    } else if let Object::Sched(sched) = object {
+                        sched.overrun = sched.overrun.filter(|(n, _)| *n != id);
                     }
                 }
             }
@@ -318,6 +371,9 @@ impl Model {
         let (sp, flags) = (frame.sp(), frame.flags());
         frame.set_user(instruction + SYSCALL_LENGTH, sp, flags);
         let (tag, args) = (frame.tag(), frame.args());
+        if self.thread(id).foreign {
+            return self.raise(id, [SYSTEM_CALL, SYNDROME, 0]);
+        }
         let by = Caller {
             domain: self.payer(id),
             cpu: self.context(id).cpu,
@@ -350,6 +406,10 @@ impl Model {
                     frame.set_arg(1, limit);
                     frame.set_arg(2, used);
                 }),
+            Some(Op::Migrate) => match self.migrate(by, &args) {
+                Some(result) => result,
+                None => return self.thread_mut(id).frame.restart(),
+            },
             Some(op) => self.call(by, op, &args),
         };
         let status = result.err().unwrap_or(Status::Success);
@@ -359,8 +419,10 @@ impl Model {
         }
         frame.set_result(status);
         if status == Status::Quota {
-            // The payer's place: only the space's, in a mapping, is not the first argument.
-            frame.set_arg(1, u64::from(tag.op() == Op::Map as u8));
+            // Where the payer is found: in these by the second argument.
+            let second = [Op::Map, Op::QuotaTake, Op::BindDoorbell];
+            let second = second.iter().any(|&op| tag.op() == op as u8);
+            frame.set_arg(1, u64::from(second));
         }
     }
 

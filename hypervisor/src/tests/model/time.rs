@@ -3,8 +3,8 @@
 //! Which of several equals goes next is not said here: [`Model::choose`] takes what the kernel chose and says whether
 //! it may.
 
-use super::running::{SLICE, State};
-use super::{Caller, Id, Model, Object, selector};
+use super::running::{SLICE, Sched, State};
+use super::{Caller, Id, Model, Object};
 use abi::cap::Kind;
 use abi::{Rights, Status};
 
@@ -20,14 +20,7 @@ enum End {
 impl Model {
     pub(super) fn bind_sched(&mut self, by: Caller, args: &[u64; 9]) -> Result<(), Status> {
         let sched = self.find(by.domain, args[0], Kind::Sched, Rights::CONTROL)?;
-        let at = (by.domain, selector(args[1])?);
-        let cap = self.caps.get(&at);
-        let cap = cap.filter(|cap| matches!(cap.kind, Kind::Thread | Kind::Vcpu));
-        let cap = cap.ok_or(Status::BadCapability)?;
-        if !cap.rights.contains(Rights::CONTROL) {
-            return Err(Status::Denied);
-        }
-        let id = cap.object.unwrap();
+        let id = self.controlled(by.domain, args[1])?;
         let cpu = self.sched(sched).cpu;
         if cpu != self.context(id).cpu {
             return Err(Status::WrongCpu);
@@ -56,11 +49,16 @@ impl Model {
 
     /// The CPU takes the interrupt that others have sent.
     pub fn take_posted(&mut self, cpu: u32) {
+        self.begin_schedule(cpu);
         for sched in std::mem::take(&mut self.cpus[cpu as usize].starts) {
             self.begin(sched);
         }
         for n in std::mem::take(&mut self.cpus[cpu as usize].posted) {
             self.arrive(cpu, n);
+        }
+        let migrations = std::mem::take(&mut self.cpus[cpu as usize].migrations);
+        for id in migrations.into_iter().rev() {
+            self.serve_migration(cpu, id);
         }
     }
 
@@ -68,7 +66,7 @@ impl Model {
     pub fn take_timer(&mut self, cpu: u32) {
         let now = self.now;
         for id in self.contexts() {
-            if self.context(id).cpu != cpu {
+            if self.context(id).cpu != cpu || self.moves(id) {
                 continue;
             }
             if let State::Waiting(_, deadline) = self.state(id) {
@@ -84,27 +82,36 @@ impl Model {
             }
         }
         for id in self.scheds(cpu) {
-            let sched = self.sched_mut(id);
-            if sched.until.is_some_and(|until| until <= now) {
-                (sched.until, sched.left) = (None, sched.budget);
+            if self.is_replenished(id) {
+                let sched = self.sched_mut(id);
+                (sched.until, sched.left, sched.told) = (None, sched.budget, false);
             }
         }
         let cpu = &mut self.cpus[cpu as usize];
+        cpu.cyclic.advance(now);
         cpu.over |= cpu.running.is_some() && cpu.slice_end <= now;
+    }
+
+    /// Whether the end of the period has come of a scheduling context whose budget was spent.
+    fn is_replenished(&self, id: Id) -> bool {
+        let sched = self.sched(id);
+        let moves = sched.home.is_some_and(|home| self.moves(home));
+        !moves && sched.until.is_some_and(|until| until <= self.now)
     }
 
     /// Whether something is due on a CPU that its timer should have said.
     pub fn is_due(&self, cpu: u32) -> bool {
         let late = |id: &Id| match (&self.objects[id].0, self.context(*id).state) {
             (_, State::Waiting(_, deadline)) => deadline <= self.now,
-            (Object::Vcpu(vcpu), _) => vcpu.deadline <= self.now,
+            (Object::Vcpu(vcpu), state) => state != State::Moving && vcpu.deadline <= self.now,
             _ => false,
         };
-        let spent = |id: &Id| self.sched(*id).until.is_some_and(|until| until <= self.now);
+        let spent = |id: &Id| self.is_replenished(*id);
         let mut contexts = self.contexts().into_iter();
         let running = &self.cpus[cpu as usize];
         contexts.any(|id| self.context(id).cpu == cpu && late(&id))
             || self.scheds(cpu).iter().any(spent)
+            || running.cyclic.is_due(self.now)
             || running.running.is_some() && running.slice_end <= self.now
     }
 
@@ -120,8 +127,11 @@ impl Model {
         for (object, _) in model.objects.values_mut() {
             match object {
                 Object::Thread(thread) => {
-                    if let State::Waiting(_, deadline) = &mut thread.context.state {
-                        count(deadline);
+                    let context = &mut thread.context;
+                    for state in [Some(&mut context.state), context.moves_as.as_mut()] {
+                        if let Some(State::Waiting(_, deadline)) = state {
+                            count(deadline);
+                        }
                     }
                 }
                 Object::Vcpu(vcpu) => {
@@ -138,6 +148,7 @@ impl Model {
         }
         for cpu in &mut model.cpus {
             count(&mut cpu.slice_end);
+            cpu.cyclic.since(now);
         }
         model
     }
@@ -152,6 +163,15 @@ impl Model {
                 _ => self.follow(next),
             },
             _ => End::Blocked,
+        }
+    }
+
+    /// Whoever helped somebody with the time that `cpu` runs on tries its call again, if that can be called now.
+    pub(super) fn go_on(&mut self, cpu: u32) {
+        let running = self.cpus[cpu as usize].running;
+        let home = running.and_then(|sched| self.sched(sched).home);
+        if let Some(End::Retries(context)) = home.map(|home| self.follow(home)) {
+            self.set_state(context, State::Ready);
         }
     }
 
@@ -170,9 +190,72 @@ impl Model {
         home.is_some_and(|home| self.follow(home) != End::Blocked)
     }
 
+    /// Whether it is eligible, and its partition's turn.
+    fn may_run(&self, id: Id) -> bool {
+        let sched = self.sched(id);
+        let cyclic = &self.cpus[sched.cpu as usize].cyclic;
+        self.is_eligible(id) && cyclic.is_open(self.now, sched.partition)
+    }
+
     /// Whether it must be considered: a handler's own time may sleep while the handler serves others on theirs.
     pub(super) fn must_compete(&self, id: Id) -> bool {
         self.context(self.sched(id).home.unwrap()).depth == 0
+    }
+
+    pub(super) fn bind_overrun(&mut self, caller: Id, args: &[u64; 9]) -> Result<(), Status> {
+        let id = self.find(caller, args[0], Kind::Sched, Rights::CONTROL)?;
+        let event = self.signal_target(caller, args[1])?;
+        let sched = self.sched_mut(id);
+        if sched.overrun.is_some() {
+            return Err(Status::Busy);
+        }
+        sched.overrun = Some(event);
+        Ok(())
+    }
+
+    /// Whether the budget of `id` is spent, and whoever would run on it would go on.
+    pub fn overruns(&self, id: Id) -> bool {
+        let sched = self.sched(id);
+        let home = sched.home.filter(|_| sched.begun && sched.until.is_some());
+        home.is_some_and(|home| self.follow(home) != End::Blocked)
+    }
+
+    /// The overrun of `id` is told, by an interrupt of whoever waits for that.
+    pub fn tell_overrun(&mut self, id: Id) {
+        let sched = self.sched_mut(id);
+        if std::mem::replace(&mut sched.told, true) {
+            return;
+        }
+        // Who helped somebody who can be called now does not help any more.
+        let home = sched.home;
+        if let Some(End::Retries(context)) = home.map(|home| self.follow(home)) {
+            self.set_state(context, State::Ready);
+        }
+        let sched = self.sched(id);
+        if let Some((n, bits)) = sched.overrun {
+            let notification = self.notification_mut(n);
+            notification.word |= bits;
+            if let Some(waiter) = notification.waiter {
+                let cpu = self.context(waiter).cpu;
+                self.cpus[cpu as usize].posted.insert(n);
+            }
+        }
+    }
+
+    /// A scheduling context of `cpu` whose overrun should have been told by now.
+    pub fn untold(&self, cpu: u32) -> Option<Id> {
+        let untold = |&id: &Id| !self.sched(id).told && self.overruns(id) && self.must_compete(id);
+        self.scheds(cpu).into_iter().find(untold)
+    }
+
+    /// Scheduling contexts.
+    pub fn all_scheds(&self) -> impl Iterator<Item = (Id, &Sched)> {
+        self.objects
+            .iter()
+            .filter_map(|(&id, (object, _))| match object {
+                Object::Sched(sched) => Some((id, sched)),
+                _ => None,
+            })
     }
 
     /// Charges `id`, which ran on `cpu`.
@@ -210,7 +293,7 @@ impl Model {
                 self.sched_mut(id).preempted = false;
             }
         }
-        let compete = |model: &Model, id: &Id| model.is_eligible(*id) && model.must_compete(*id);
+        let compete = |model: &Model, id: &Id| model.may_run(*id) && model.must_compete(*id);
         let others = scheds.iter().filter(|&&id| Some(id) != chosen);
         let mut others = others.filter(|id| compete(self, id));
         let Some(id) = chosen else {
@@ -219,8 +302,10 @@ impl Model {
                 None => Ok(None),
             };
         };
-        if !self.is_eligible(id) {
-            return Err(format!("CPU {cpu} runs {id}, which is not ready"));
+        if !self.may_run(id) {
+            return Err(format!(
+                "CPU {cpu} runs {id}, which is not ready, or not in its window"
+            ));
         }
         let priority = self.sched(id).priority;
         for &other in others {
