@@ -61,6 +61,8 @@ pub struct Cpu {
     pub released: Ring,
     /// Which of them may run when.
     pub cyclic: Cyclic,
+    /// What the fast path has signalled and found somebody attached to.
+    pub signalled: CpuCell<Option<Ref<Notification>>>,
     /// Deadlines.
     pub timeouts: TimeoutQueue,
     /// Last epoch that this CPU passed.
@@ -151,6 +153,7 @@ impl Cpu {
             run_queues: RunQueues::new(),
             released: Ring::new(),
             cyclic: Cyclic::new(),
+            signalled: CpuCell::new(None),
             timeouts: TimeoutQueue::new(),
             epoch: AtomicU64::new(0),
             stale: AtomicU64::new(0),

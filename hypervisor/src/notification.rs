@@ -10,8 +10,19 @@ use crate::object::{Header, Object};
 use crate::sched::Sched;
 use crate::sync::TicketMutex;
 use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use crate::thread::Thread;
 use abi::cap::Kind;
 use abi::{Status, call};
+
+/// Offsets for the fast path.
+pub mod offset {
+    use super::Notification;
+    use core::mem::offset_of;
+    /// The bits.
+    pub const WORD: usize = offset_of!(Notification, word);
+    /// Whether somebody waits or is kicked.
+    pub const ATTACHED: usize = offset_of!(Notification, attached);
+}
 
 /// Who waits, or the vCPU that it kicks.
 struct Waiter {
@@ -26,6 +37,8 @@ pub struct Notification {
     /// Common part.
     pub header: Header,
     word: AtomicU64,
+    /// Whether somebody waits or is kicked; changes under the lock of `waiter`, read without it.
+    attached: AtomicBool,
     waiter: TicketMutex<Waiter>,
     /// Number of the first interrupt line that is bound to it, plus one, or 0; under the tree's lock until it ends.
     pub lines: AtomicU32,
@@ -48,6 +61,7 @@ impl Notification {
         Notification {
             header,
             word: AtomicU64::new(0),
+            attached: AtomicBool::new(false),
             waiter: TicketMutex::new(Waiter {
                 context: None,
                 closed: false,
@@ -81,6 +95,8 @@ impl Notification {
             return Err(Status::Busy);
         }
         waiter.context = Some(context);
+        // Before the look at the bits that follows, as the bits are set before the look at this.
+        self.attached.store(true, Ordering::SeqCst);
         Ok(())
     }
 
@@ -89,6 +105,7 @@ impl Notification {
         let mut waiter = self.waiter.lock();
         if waiter.context == Some(context) {
             waiter.context = None;
+            self.attached.store(false, Ordering::Relaxed);
         }
     }
 
@@ -124,7 +141,18 @@ pub fn signal(cpu: &Cpu, notification: Ref<Notification>, bits: u64) {
     notification.word.fetch_or(bits, Ordering::SeqCst);
     // Sequentially consistent: either the bits are seen by who is about to wait, after it
     // attached itself, or it is seen here.
-    arrive(cpu, notification);
+    if notification.attached.load(Ordering::SeqCst) {
+        arrive(cpu, notification);
+    }
+}
+
+/// The fast path of `thread`, the current context, has set bits of [`Cpu::signalled`], and somebody was attached.
+#[cold]
+pub fn signalled(cpu: &Cpu, thread: Ref<Thread>) {
+    if let Some(notification) = cpu.signalled.take() {
+        thread.with_frame(|frame| frame.set_result(Status::Success));
+        arrive(cpu, notification);
+    }
 }
 
 /// As [`signal`], for who is in the midst of changing queues: whoever waits is woken by an interrupt, on this CPU too.

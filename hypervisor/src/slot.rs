@@ -96,6 +96,19 @@ pub const DOORBELL: u64 = 1 << 3;
 
 static TREE: TicketMutex<()> = TicketMutex::new(());
 
+/// Offsets for the fast path.
+pub mod offset {
+    use super::{Slot, TURN};
+    use core::mem::offset_of;
+    /// `first`.
+    pub const FIRST: usize = offset_of!(Slot, first);
+    /// `extra`.
+    pub const EXTRA: usize = offset_of!(Slot, extra);
+    /// In `extra`, the first bit of the number of descriptions.
+    pub const TURN_SHIFT: u32 = TURN.trailing_zeros();
+    const _: () = assert!(offset_of!(Slot, word) == 0);
+}
+
 /// Proof that the tree is locked.
 pub struct Tree(#[allow(dead_code)] TicketMutexGuard<'static, ()>);
 

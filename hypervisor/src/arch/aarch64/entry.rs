@@ -21,6 +21,8 @@ pub mod cause {
     pub const INTERRUPT: u64 = 1;
     /// SError.
     pub const ERROR: u64 = 2;
+    /// The fast path of `Signal` has found somebody attached.
+    pub const SIGNALLED: u64 = 3;
 }
 
 /// Loads or stores (`ldp`, `stp`) x2 to x29, in a row of which x0 is the place of the first.

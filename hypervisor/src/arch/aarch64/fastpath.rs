@@ -7,15 +7,18 @@
 //! stack, and the value of x0 is known: so the system call of a foreign thread goes on with all of its registers.
 
 use super::CpuArch;
+use super::entry::cause;
 use super::frame::offset as frame;
 use crate::context::{ReplyPath, State};
 use crate::cpu::Cpu;
 use crate::domain::offset as domain;
+use crate::notification::offset as notification;
 use crate::portal::offset as portal;
+use crate::slot::offset as slot;
 use crate::space::Space;
 use crate::thread::Thread;
 use abi::cap::Kind;
-use abi::{MAX_CALL_DEPTH, Op, Rights};
+use abi::{MAX_CALL_DEPTH, Op, Rights, Status};
 use core::arch::{global_asm, naked_asm};
 use core::mem::offset_of;
 
@@ -25,8 +28,12 @@ const FRAME: usize = offset_of!(Thread, frame);
 const X19: usize = FRAME + 19 * 8;
 const SP: usize = FRAME + frame::SP;
 
+/// The highest number of an operation; all below are operations, too.
+const LAST: u8 = Op::ALL[Op::ALL.len() - 1] as u8;
+
 // What the assembly takes for granted.
 const _: () = {
+    assert!(LAST as usize == Op::ALL.len() - 1);
     assert!(offset_of!(Thread, context) == 0 && offset_of!(Cpu, arch) == 0);
     assert!(Op::Call as u8 == 0 && Op::ReplyWait as u8 == 1 && State::Ready as u32 == 0);
     assert!(offset_of!(Thread, context.state) == offset_of!(Thread, context.cpu) + 4);
@@ -179,7 +186,7 @@ system_call_entry:
     b       lower_entry
 
 20: cmp     x0, #{reply_wait}
-    b.ne    30f
+    b.ne    50f
     // ReplyWait: x12 is the caller. The reply path of a foreign thread is none of the fast ones.
     mrs     x10, tpidr_el2
     ldr     x11, [x10, #{current}]
@@ -220,6 +227,87 @@ system_call_entry:
     mov     x29, xzr
     bl      {vcpu_reply}
 
+    // Signal, if nobody is attached to the notification. x12 to x15 are saved; x13 is the slot, then x10 the notification, and
+    // x12 the badge.
+50: cmp     x0, #{signal}
+    b.ne    60f
+    mrs     x10, tpidr_el2
+    ldr     x11, [x10, #{current}]
+    ldrb    w10, [x11, #{foreign}]
+    cbnz    w10, 30f
+    stp     x12, x13, [sp, #-32]!
+    stp     x14, x15, [sp, #16]
+    ldr     x12, [x11, #{thread_domain}]
+    ldp     x13, x12, [x12, #{directory}]
+    cmp     x1, x12
+    b.hs    53f
+    ubfx    x14, x1, #6, #26
+    ubfiz   x15, x1, #6, #6
+    ldr     x13, [x13, x14, lsl #3]
+    add     x13, x13, x15
+    // Capability and badge, as `Slot::badge` reads them: neither changes meanwhile.
+    add     x14, x13, #{extra}
+    ldar    x15, [x14]
+    ldar    x10, [x13]
+    add     x12, x13, #{first}
+    ldar    x12, [x12]
+    ldr     x11, [x13]
+    ldr     x14, [x14]
+    cmp     x11, x10
+    b.ne    53f
+    eor     x14, x14, x15
+    lsr     x14, x14, #{turn_shift}
+    cbnz    x14, 53f
+    tbz     x10, #{signal_right}, 53f
+    and     x11, x10, #63
+    cmp     x11, #{notification_kind}
+    b.ne    53f
+    and     x10, x10, #0xffffffffffc0
+    // From here on it happens. The release comes before the acquiring look at who is attached (B2.3.7: RCsc).
+    add     x11, x10, #{word}
+51: ldaxr   x14, [x11]
+    orr     x14, x14, x12
+    stlxr   w15, x14, [x11]
+    cbnz    w15, 51b
+    add     x11, x10, #{attached}
+    ldarb   w14, [x11]
+    cbnz    w14, 54f
+    ldp     x14, x15, [sp, #16]
+    ldp     x12, x13, [sp], #32
+    ldp     x10, x11, [sp], #16
+    mov     x0, xzr
+    eret
+    dsb     nsh
+    isb
+
+    // Somebody is attached.
+54: mrs     x11, tpidr_el2
+    str     x10, [x11, #{signalled}]
+    ldp     x14, x15, [sp, #16]
+    ldp     x12, x13, [sp], #32
+    ldp     x10, x11, [sp], #16
+    stp     x0, x1, [sp, #-16]!
+    mov     x1, #{signalled_cause}
+    b       lower_entry
+    // Unusual: nothing has happened.
+53: ldp     x14, x15, [sp, #16]
+    ldp     x12, x13, [sp], #32
+    b       30f
+
+    // What no operation has as its number.
+60: and     x10, x0, #0xff
+    cmp     x10, #{last}
+    b.ls    30f
+    mrs     x10, tpidr_el2
+    ldr     x10, [x10, #{current}]
+    ldrb    w10, [x10, #{foreign}]
+    cbnz    w10, 30f
+    ldp     x10, x11, [sp], #16
+    mov     x0, #{bad_operation}
+    eret
+    dsb     nsh
+    isb
+
     // No register is changed yet but x0, x10 and x11.
 41: mov     x0, #{reply_wait}
     b       30f
@@ -256,6 +344,18 @@ system_call_entry:
     in_call = const State::InCall as u32,
     idle = const State::Idle as u32,
     reply_wait = const Op::ReplyWait as u8,
+    signal = const Op::Signal as u8,
+    last = const LAST,
+    bad_operation = const Status::BadOperation as u8,
+    first = const slot::FIRST,
+    extra = const slot::EXTRA,
+    turn_shift = const slot::TURN_SHIFT,
+    word = const notification::WORD,
+    attached = const notification::ATTACHED,
+    signalled = const offset_of!(Cpu, signalled),
+    signalled_cause = const cause::SIGNALLED,
+    signal_right = const 48 + Rights::SIGNAL.bits().trailing_zeros(),
+    notification_kind = const Kind::Notification as u64,
 );
 
 /// Returns from the `ReplyWait` of `handler`, or starts it, with a message of four words. Its space is loaded and it is

@@ -8,7 +8,7 @@ use crate::cpu::Cpu;
 use crate::latency::{self, Path};
 use crate::run::run;
 use crate::thread::{Exception, Thread};
-use crate::{interrupt, ipc, syscall, vcpu};
+use crate::{interrupt, ipc, notification, syscall, vcpu};
 
 /// Exception classes (Arm ARM D17.2.37).
 pub mod class {
@@ -43,6 +43,10 @@ pub extern "C" fn user_entry(why: u64) -> ! {
     if let Some(thread) = cpu.current.get().and_then(|current| current.as_thread()) {
         match why {
             cause::INTERRUPT => interrupts(cpu),
+            cause::SIGNALLED => {
+                latency::is(Path::SystemCall(abi::Op::Signal as u8));
+                notification::signalled(cpu, thread);
+            }
             _ => exception(cpu, thread),
         }
     }

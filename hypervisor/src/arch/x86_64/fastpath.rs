@@ -13,11 +13,13 @@ use super::gdt::{USER_CODE, USER_DATA};
 use crate::context::{ReplyPath, State};
 use crate::cpu::Cpu;
 use crate::domain::offset as domain;
+use crate::notification::offset as notification;
 use crate::portal::offset as portal;
+use crate::slot::offset as slot;
 use crate::space::Space;
 use crate::thread::Thread;
 use abi::cap::Kind;
-use abi::{MAX_CALL_DEPTH, Op, Rights};
+use abi::{MAX_CALL_DEPTH, Op, Rights, Status};
 use core::arch::naked_asm;
 use core::mem::offset_of;
 
@@ -30,8 +32,12 @@ const CURRENT: usize = offset_of!(Cpu, current);
 const FRAME: usize = offset_of!(Thread, frame);
 const FRAME_END: usize = FRAME + size_of::<Frame>();
 
+/// The highest number of an operation; all below are operations, too.
+const LAST: u8 = Op::ALL[Op::ALL.len() - 1] as u8;
+
 // What the assembly takes for granted.
 const _: () = {
+    assert!(LAST as usize == Op::ALL.len() - 1);
     assert!(offset_of!(Thread, context) == 0 && FRAME_END.is_multiple_of(16));
     assert!(Op::Call as u8 == 0 && Op::ReplyWait as u8 == 1 && State::Ready as u32 == 0);
     assert!(offset_of!(Thread, context.state) == offset_of!(Thread, context.cpu) + 4);
@@ -42,6 +48,26 @@ const _: () = {
 unsafe extern "C" {
     /// As [`syscall_entry`], without the fast path.
     pub fn general_syscall_entry();
+}
+
+/// Saves all user registers in the current thread; rsp is behind its frame then.
+macro_rules! save_registers {
+    () => {
+        concat!(
+            "mov gs:[{scratch}], rsp\n",
+            "mov rsp, gs:[{current}]\n",
+            "lea rsp, [rsp + {frame_end}]\n",
+            "push {ss}\n",
+            "push qword ptr gs:[{scratch}]\n",
+            "push r11\n",
+            "push {cs}\n",
+            "push rcx\n",
+            "push 0\n",
+            "push {syscall}\n",
+            "push rax; push rcx; push rdx; push rbx; push rbp; push rsi; push rdi; push r8; push r9\n",
+            "push r10; push r11; push r12; push r13; push r14; push r15\n",
+        )
+    };
 }
 
 /// Target of `SYSCALL`.
@@ -137,7 +163,7 @@ pub unsafe extern "C" fn syscall_entry() {
 
         "20:",
         "cmp rax, {reply_wait}",
-        "jne 30f",
+        "jne 50f",
         // ReplyWait: rax = handler, rbp = caller. The reply path of a foreign thread is none of the fast ones.
         "mov rax, gs:[{current}]",
         "cmp byte ptr [rax + {reply_path}], 0",
@@ -190,6 +216,91 @@ pub unsafe extern "C" fn syscall_entry() {
         "call {vcpu_reply}",
         "ud2",
 
+        // Signal, if nobody is attached to the notification. rcx, r11, rbx and rbp lie in the frame: they, rax and
+        // nothing else are used. rcx = slot, rbp = notification + kind, r11 = badge.
+        "50:",
+        "cmp rax, {signal}",
+        "jne 60f",
+        "mov rax, gs:[{current}]",
+        "cmp byte ptr [rax + {foreign}], 0",
+        "jne 55f",
+        "mov [rax + {rip}], rcx",
+        "mov [rax + {rflags}], r11",
+        "mov [rax + {rbx}], rbx",
+        "mov [rax + {rbp}], rbp",
+        "mov rcx, [rax + {thread_domain}]",
+        "cmp rdi, [rcx + {slots}]",
+        "jae 53f",
+        "mov ebx, edi",
+        "shr ebx, 6",
+        "mov rcx, [rcx + {directory}]",
+        "mov rcx, [rcx + rbx * 8]",
+        "mov ebx, edi",
+        "and ebx, 63",
+        "shl ebx, 6",
+        "add rcx, rbx",
+        // Capability and badge, as `Slot::badge` reads them: neither changes meanwhile.
+        "mov rbx, [rcx + {extra}]",
+        "mov rbp, [rcx]",
+        "mov r11, [rcx + {first}]",
+        "cmp rbp, [rcx]",
+        "jne 53f",
+        "xor rbx, [rcx + {extra}]",
+        "shr rbx, {turn_shift}",
+        "jnz 53f",
+        "rol rbp, 16",
+        "mov ecx, ebp",
+        "and ecx, {kind_and_signal}",
+        "cmp ecx, {notification_and_signal}",
+        "jne 53f",
+        "sar rbp, 16",
+        // From here on it happens. The locked instruction comes before the look at who is attached.
+        "lock or [rbp - {notification_kind} + {word}], r11",
+        "mov rcx, [rax + {rip}]",
+        "mov r11, [rax + {rflags}]",
+        "mov rbx, [rax + {rbx}]",
+        "cmp byte ptr [rbp - {notification_kind} + {attached}], 0",
+        "jne 54f",
+        "mov rbp, [rax + {rbp}]",
+        "xor eax, eax",
+        "swapgs",
+        "sysretq",
+
+        // Unusual: nothing has happened.
+        "53:",
+        "mov rcx, [rax + {rip}]",
+        "mov r11, [rax + {rflags}]",
+        "mov rbx, [rax + {rbx}]",
+        "mov rbp, [rax + {rbp}]",
+        "55:",
+        "mov eax, {signal}",
+        "jmp 30f",
+        // Somebody is attached.
+        "54:",
+        "sub rbp, {notification_kind}",
+        "mov gs:[{signalled}], rbp",
+        "mov rbp, [rax + {rbp}]",
+        "mov eax, {signal}",
+        save_registers!(),
+        "mov rsp, gs:[{stack}]",
+        "call {signalled_entry}",
+        "ud2",
+
+        // What no operation has as its number.
+        "60:",
+        "cmp al, {last}",
+        "jbe 30f",
+        "mov gs:[{scratch}], rax",
+        "mov rax, gs:[{current}]",
+        "cmp byte ptr [rax + {foreign}], 0",
+        "jne 61f",
+        "mov eax, {bad_operation}",
+        "swapgs",
+        "sysretq",
+        "61:",
+        "mov rax, gs:[{scratch}]",
+        "jmp 30f",
+
         // No register is changed yet but rax.
         "41:",
         "mov eax, {reply_wait}",
@@ -199,18 +310,7 @@ pub unsafe extern "C" fn syscall_entry() {
 
         // The general path: all registers go into the current thread.
         "30:",
-        "mov gs:[{scratch}], rsp",
-        "mov rsp, gs:[{current}]",
-        "lea rsp, [rsp + {frame_end}]",
-        "push {ss}",
-        "push qword ptr gs:[{scratch}]",
-        "push r11",
-        "push {cs}",
-        "push rcx",
-        "push 0",
-        "push {syscall}",
-        "push rax; push rcx; push rdx; push rbx; push rbp; push rsi; push rdi; push r8; push r9",
-        "push r10; push r11; push r12; push r13; push r14; push r15",
+        save_registers!(),
         "mov rsp, gs:[{stack}]",
         "call {general}",
         "ud2",
@@ -254,6 +354,21 @@ pub unsafe extern "C" fn syscall_entry() {
         idle = const State::Idle as u32,
         ready = const State::Ready as u32,
         reply_wait = const Op::ReplyWait as u8,
+        signal = const Op::Signal as u8,
+        last = const LAST,
+        bad_operation = const Status::BadOperation as u8,
+        first = const slot::FIRST,
+        extra = const slot::EXTRA,
+        turn_shift = const slot::TURN_SHIFT,
+        word = const notification::WORD,
+        attached = const notification::ATTACHED,
+        signalled = const offset_of!(Cpu, signalled),
+        signalled_entry = sym super::traps::signalled,
+        rbx = const FRAME + frame::RBX,
+        rbp = const FRAME + frame::RBP,
+        kind_and_signal = const 63 << 16 | Rights::SIGNAL.bits() as u64,
+        notification_and_signal = const (Kind::Notification as u64) << 16 | Rights::SIGNAL.bits() as u64,
+        notification_kind = const Kind::Notification as u64,
         syscall = const SYSCALL,
         ss = const USER_DATA.bits(),
         cs = const USER_CODE.bits(),

@@ -57,6 +57,10 @@ pub mod offset {
     pub const RFLAGS: usize = offset_of!(Frame, rflags);
     /// `rsp`.
     pub const RSP: usize = offset_of!(Frame, rsp);
+    /// `rbx`.
+    pub const RBX: usize = offset_of!(Frame, rbx);
+    /// `rbp`.
+    pub const RBP: usize = offset_of!(Frame, rbp);
 }
 
 impl Frame {

@@ -8,7 +8,7 @@ use crate::cpu::Cpu;
 use crate::latency::{self, Path};
 use crate::run::run;
 use crate::thread::{Exception, Thread};
-use crate::{interrupt, ipc, syscall, vcpu};
+use crate::{interrupt, ipc, notification, syscall, vcpu};
 
 /// Vector of interrupt line 0.
 pub const FIRST_LINE: u8 = 0x30;
@@ -27,6 +27,16 @@ pub extern "C" fn system_call() -> ! {
     let cpu = current_cpu();
     if let Some(thread) = cpu.current.get().and_then(|current| current.as_thread()) {
         syscall::dispatch(cpu, thread, 0);
+    }
+    run(cpu)
+}
+
+/// The current thread, whose registers are saved, has signalled what somebody is attached to.
+pub extern "C" fn signalled() -> ! {
+    latency::enter(Path::SystemCall(abi::Op::Signal as u8));
+    let cpu = current_cpu();
+    if let Some(thread) = cpu.current.get().and_then(|current| current.as_thread()) {
+        notification::signalled(cpu, thread);
     }
     run(cpu)
 }
