@@ -533,7 +533,7 @@ operations! {
     cost: Constant;
 
     /// Moves a thread or vCPU to another CPU, with the scheduling context that is bound to it and, of a thread, the portals that
-    /// it handles.
+    /// it handles. If it is on that CPU, nothing changes.
     Migrate = 30 {
         /// The thread or vCPU.
         0 context: Cap<Context, CONTROL>,
