@@ -32,6 +32,7 @@ pub mod own {
     pub const VCPU: u32 = 12;
     pub const VCPU_SCHED: u32 = 13;
     pub const SPARE_SCHED: u32 = 14;
+    pub const GUEST_CODE: u32 = 15;
     pub const NOTIFICATION: u32 = 16;
     pub const THREADS: u32 = 24;
     pub const SCHEDS: u32 = 48;
@@ -266,16 +267,19 @@ impl Driver {
         syscall::create_space(domain, space, SpaceKind::Guest)?;
         let memory = v.area() + place::GUEST;
         // SAFETY: as for the control blocks.
-        unsafe { place_code(memory..memory + place::GUEST_SIZE, 0, guest::code()) };
-        let rights = Rights::RW | Rights::EXEC;
-        let offset = v.number * AREA + place::GUEST;
-        let p = MapParameters {
-            offset,
-            address: 0,
-            size: place::GUEST_SIZE,
-            rights,
-        };
-        syscall::map(self.memory, space, v.at(own::GUEST_MEMORY), &p)?;
+        unsafe { place_code(memory..memory + place::GUEST_PAGE, 0, guest::code()) };
+        for (mapping, address, rights) in [
+            (own::GUEST_CODE, 0, Rights::RX),
+            (own::GUEST_MEMORY, place::GUEST_PAGE, Rights::RW),
+        ] {
+            let p = MapParameters {
+                offset: v.number * AREA + place::GUEST + address,
+                address,
+                size: place::GUEST_PAGE,
+                rights,
+            };
+            syscall::map(self.memory, space, v.at(mapping), &p)?;
+        }
         let cpu = self.random.below(self.cpus) as u32;
         let handler = v.at(own::THREADS + 2 + (cpu != 0) as u32);
         for kind in 0..EXIT_KINDS {
