@@ -6,6 +6,8 @@ use abi::{Op, Status, Tag};
 
 /// What a hostile domain finds in its capability table: first selectors.
 pub mod table {
+    use abi::vcpu::EXIT_KINDS;
+
     /// Itself.
     pub const DOMAIN: u64 = 1;
     /// Its host space.
@@ -32,24 +34,28 @@ pub mod table {
     pub const THREADS: u64 = 16;
     /// Most threads.
     pub const MOST_THREADS: u64 = 24;
-    /// Portals of vCPU exits.
-    pub const EXITS: u64 = 40;
     /// vCPU.
-    pub const VCPU: u64 = 62;
+    pub const VCPU: u64 = 40;
     /// Time of all CPUs, up to priority [`HIGHEST`].
-    pub const TIME: u64 = 63;
+    pub const TIME: u64 = 41;
     /// The highest priority that a domain can have made.
     pub const HIGHEST: u8 = 99;
     /// Portals of exceptions, one for each thread.
-    pub const EXCEPTIONS: u64 = 64;
+    pub const EXCEPTIONS: u64 = 42;
     /// Portals to call, one for each thread.
-    pub const PORTALS: u64 = 88;
+    pub const PORTALS: u64 = EXCEPTIONS + MOST_THREADS;
+    /// Portals of vCPU exits: a set with handlers on the first CPU, and one with handlers on the last.
+    pub const EXITS: u64 = PORTALS + MOST_THREADS;
+    /// Portals of such a set.
+    pub const SET: u64 = EXIT_KINDS as u64;
     /// Here on nothing is put by the driver. Programs keep what they make in [`BIN`] slots for each kind.
-    pub const FREE: u64 = 112;
+    pub const FREE: u64 = EXITS + 2 * SET;
     /// Slots for a kind of object.
     pub const BIN: u64 = 8;
     /// Size of the table.
-    pub const SLOTS: u64 = 192;
+    pub const SLOTS: u64 = FREE + 10 * BIN;
+
+    const _: () = assert!(THREADS + MOST_THREADS <= VCPU);
 }
 
 /// Addresses that a call can name with a chance that it succeeds.
@@ -237,7 +243,14 @@ fn argument(random: &mut Random, means: Means, targets: &Targets) -> u64 {
         Means::Interrupt => given(random, &[INTERRUPT]),
         Means::Log => given(random, &[LOG]),
         Means::Vcpu => given(random, &[VCPU]),
-        Means::Exits => random.pick(&[EXITS, EXITS, EXITS + 1, PORTALS, SLOTS - 1, 0xffff_fff8]),
+        Means::Exits => random.pick(&[
+            EXITS,
+            EXITS + SET,
+            EXITS + 1,
+            PORTALS,
+            SLOTS - 1,
+            0xffff_fff8,
+        ]),
         Means::Any => {
             if use_created {
                 created

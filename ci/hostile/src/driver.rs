@@ -179,6 +179,10 @@ impl Driver {
                 let v = victims[self.random.below(count) as usize];
                 self.wound(&v);
             }
+            for _ in 0..self.random.below(8) {
+                let v = victims[self.random.below(count) as usize];
+                self.move_one(&v);
+            }
         }
         self.step(round, 4);
         let first = self.random.below(count) as usize;

@@ -8,10 +8,11 @@ pub const MEMORY: u64 = 0x1000_0000;
 pub const AREA: u64 = 0x40000;
 /// Bytes of a thread's stack. Its [`Control`] is at the top.
 pub const STACK: u64 = 0x2000;
-/// Offset of what its guest sees as memory from 0 on.
-pub const GUEST: u64 = AREA - GUEST_SIZE;
-/// Bytes of that.
-pub const GUEST_SIZE: u64 = 0x2000;
+/// Offset of what its guest sees as memory from 0 on: a page of code, then one of data. It cannot make code of its own,
+/// so it loops without an exit only where that is meant: see the x86 guest's code for why.
+pub const GUEST: u64 = AREA - 2 * GUEST_PAGE;
+/// Bytes of each of them.
+pub const GUEST_PAGE: u64 = 0x1000;
 /// First UTCB.
 pub const UTCBS: u64 = 0x3000_0000;
 /// The vCPU's state page.

@@ -32,6 +32,7 @@ pub mod own {
     pub const VCPU: u32 = 12;
     pub const VCPU_SCHED: u32 = 13;
     pub const SPARE_SCHED: u32 = 14;
+    pub const GUEST_CODE: u32 = 15;
     pub const NOTIFICATION: u32 = 16;
     pub const THREADS: u32 = 24;
     pub const SCHEDS: u32 = 48;
@@ -129,6 +130,11 @@ impl Victim {
             .map(take)
             .fold((0, 0), |all, one| (all.0 + one.0, mix(all.1 ^ one.1)))
     }
+}
+
+/// Where a domain finds the portals for exits of its vCPU on `cpu`.
+fn exits(cpu: u32) -> Selector {
+    Selector((table::EXITS + table::SET * (cpu != 0) as u64) as u32)
 }
 
 fn rights(random: &mut Random) -> Rights {
@@ -276,42 +282,54 @@ impl Driver {
         syscall::create_space(domain, space, SpaceKind::Guest)?;
         let memory = v.area() + place::GUEST;
         // SAFETY: as for the control blocks.
-        unsafe { place_code(memory..memory + place::GUEST_SIZE, 0, guest::code()) };
-        let rights = Rights::RW | Rights::EXEC;
-        let offset = v.number * AREA + place::GUEST;
-        let p = MapParameters {
-            offset,
-            address: 0,
-            size: place::GUEST_SIZE,
-            rights,
-        };
-        syscall::map(self.memory, space, v.at(own::GUEST_MEMORY), &p)?;
-        let cpu = self.random.below(self.cpus) as u32;
-        let handler = v.at(own::THREADS + 2 + (cpu != 0) as u32);
-        for kind in 0..EXIT_KINDS {
-            let groups = monitor::saved(&mut self.random);
-            syscall::create_portal(
-                domain,
-                v.at(own::EXITS + kind),
-                handler,
-                kind.into(),
-                groups,
-            )?;
+        unsafe { place_code(memory..memory + place::GUEST_PAGE, 0, guest::code()) };
+        for (mapping, address, rights) in [
+            (own::GUEST_CODE, 0, Rights::RX),
+            (own::GUEST_MEMORY, place::GUEST_PAGE, Rights::RW),
+        ] {
+            let p = MapParameters {
+                offset: v.number * AREA + place::GUEST + address,
+                address,
+                size: place::GUEST_PAGE,
+                rights,
+            };
+            syscall::map(self.memory, space, v.at(mapping), &p)?;
         }
+        let cpu = self.random.below(self.cpus) as u32;
+        self.make_exits(v, cpu)?;
         let p = VcpuParameters {
             domain,
             guest_space: space,
             cpu,
             host_space: v.at(own::SPACE),
             state: place::STATE,
-            portals: Selector(table::EXITS as u32),
+            portals: exits(cpu),
         };
         syscall::create_vcpu(domain, v.at(own::VCPU), &p)?;
         if self.random.one_in(2) {
             let _ = syscall::bind_kick(v.at(own::VCPU), v.at(own::NOTIFICATION));
         }
         let time = self.time();
-        syscall::create_sched(domain, v.at(own::VCPU_SCHED), ROOT_TIME, cpu, time)
+        syscall::create_sched(domain, v.at(own::VCPU_SCHED), ROOT_TIME, cpu, time)?;
+        // For when it is there.
+        let last = self.cpus as u32 - 1;
+        match cpu {
+            0 if last == 0 => Ok(()),
+            0 => self.make_exits(v, last),
+            _ => self.make_exits(v, 0),
+        }
+    }
+
+    /// Makes the portals for exits of the vCPU on `cpu`.
+    fn make_exits(&mut self, v: &Victim, cpu: u32) -> Result {
+        let set = (cpu != 0) as u32;
+        let handler = v.at(own::THREADS + 2 + set);
+        for kind in 0..EXIT_KINDS {
+            let portal = v.at(own::EXITS + set * EXIT_KINDS + kind);
+            let groups = monitor::saved(&mut self.random);
+            syscall::create_portal(v.at(own::DOMAIN), portal, handler, kind.into(), groups)?;
+        }
+        Ok(())
     }
 
     /// Fills the domain's table. What is missing is missing.
@@ -343,7 +361,7 @@ impl Driver {
             );
             give(v.at(own::PORTALS + i), table::PORTALS + n, Rights::all());
         }
-        for kind in 0..EXIT_KINDS {
+        for kind in 0..2 * EXIT_KINDS {
             if !random.one_in(64) {
                 give(
                     v.at(own::EXITS + kind),
@@ -411,6 +429,16 @@ impl Driver {
             let _ = syscall::bind_sched(v.at(own::SCHEDS + t), v.at(own::THREADS + t));
         }
         let _ = syscall::bind_sched(v.at(own::VCPU_SCHED), v.at(own::VCPU));
+    }
+
+    /// Has the vCPU or a thread of a domain that runs go to another CPU.
+    pub(super) fn move_one(&mut self, v: &Victim) {
+        let at = match self.random.below(2) {
+            0 => own::VCPU,
+            _ => own::THREADS + self.random.below(v.threads) as u32,
+        };
+        let cpu = self.random.below(self.cpus) as u32;
+        let _ = syscall::migrate(v.at(at), cpu, ROOT_TIME, exits(cpu));
     }
 
     /// Ends single objects of a domain that runs.

@@ -29,7 +29,8 @@ const CODE: &[[u8; PIECE as usize]] = &[
     *b"\x0f\x57\xc0\xdb\xe3\x0f\x01\xd1\x0f\x01\xd0\x0f\x09\x0f\x08\x90", // xorps, fninit, xsetbv, wbinvd
     *b"\x0f\x01\xd8\x0f\x01\xda\x0f\x01\xdd\x0f\x01\xdc\x0f\xaa\x90\x90", // vmrun, vmload, clgi, stgi, rsm
     // An endless loop, with interrupts off but for a moment: Bochs 2.7, entered with them off, does not leave the guest for the
-    // machine's interrupts before it has changed the flag.
+    // machine's interrupts before it has changed the flag. All other ways through the code come to an exit, and the guest
+    // cannot change it.
     *b"\x90\x90\x90\x90\x90\x90\x90\x90\x90\x90\x90\x90\xfb\xfa\xeb\xfc", // sti, cli
 ];
 
