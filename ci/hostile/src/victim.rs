@@ -37,6 +37,13 @@ impl Thread {
             let calls = &raw mut (*self.control).calls;
             calls.write_volatile(calls.read_volatile() + 1);
         }
+        let sets_registers = call.arguments[1] & ExceptionReply::SET_GPRS.bits() != 0;
+        if Tag(call.tag).op() == Op::ReplyWait as u8 && sets_registers {
+            // Whoever is resumed so has a result that no kernel gave it.
+            let utcb = self.utcb();
+            // SAFETY: as for `scribble`.
+            unsafe { (&raw mut (*utcb).words[arch::KEPT]).write_volatile(0) };
+        }
         let mut words = [0; 8];
         words.copy_from_slice(&call.arguments[1..]);
         let (result, tag) = arch::system_call(Registers {
@@ -57,12 +64,18 @@ impl Thread {
         result
     }
 
-    /// Says something of capabilities in messages in the thread's UTCB, which is there unless somebody has taken it away.
+    /// The thread's UTCB, which is there unless somebody has taken it away.
+    fn utcb(&self) -> *mut Utcb {
+        // SAFETY: as above.
+        let number = unsafe { (&raw const (*self.control).number).read_volatile() };
+        (place::UTCBS + number * 4096) as *mut Utcb
+    }
+
+    /// Says something of capabilities in messages in the thread's UTCB.
     fn scribble(&mut self) {
-        // SAFETY: as above; the page is the kernel's, of any value, or it is not there, and the thread faults.
+        let utcb = self.utcb();
+        // SAFETY: the page is the kernel's, of any value, or it is not there, and the thread faults.
         unsafe {
-            let number = (&raw const (*self.control).number).read_volatile();
-            let utcb = (place::UTCBS + number * 4096) as *mut Utcb;
             let window = Window {
                 base: self.random.below(table::SLOTS) as u32,
                 slots: self.random.below(6) as u32,

@@ -40,6 +40,9 @@ pub extern "C" fn entry() -> ! {
     )
 }
 
+/// Place of the register that keeps the tag among those of an exception ([`abi::utcb::exception`]).
+pub const KEPT: usize = 20;
+
 /// Any system call, and its tag again, as a register has kept it: the stack may have been somebody else's meanwhile.
 #[inline(always)]
 pub fn system_call(mut r: Registers) -> (Registers, u64) {

@@ -35,6 +35,9 @@ pub extern "C" fn entry() -> ! {
     )
 }
 
+/// Place of the register that keeps the tag among those of an exception ([`abi::utcb::exception`]).
+pub const KEPT: usize = 15;
+
 /// Any system call, and its tag again, as a register has kept it: the stack may have been somebody else's meanwhile. 0 for calls
 /// and replies, where the kernel scrubs all registers.
 #[inline(always)]
