@@ -14,10 +14,9 @@ pub const MAX_SEGMENTS: usize = 8;
 /// Bytes in an encoded head.
 pub const HEAD_SIZE: usize = 64 + MAX_SEGMENTS * 32;
 
-static CRC: crc::Crc<u32, crc::Table<1>> =
-    crc::Crc::<u32, crc::Table<1>>::new(&crc::CRC_32_ISO_HDLC);
+static CRC: crc::Crc<u32, crc::NoTable> = crc::Crc::<u32, crc::NoTable>::new(&crc::CRC_32_ISO_HDLC);
 
-/// CRC-32 (ISO-HDLC, as in gzip) of `bytes`, with a small table.
+/// CRC-32 (ISO-HDLC, as in gzip) of `bytes`, without a table: the kernel is small, and so is what it sums.
 pub fn checksum(bytes: &[u8]) -> u32 {
     CRC.checksum(bytes)
 }
@@ -231,7 +230,7 @@ impl Segment {
 }
 
 /// A CRC-32 over several parts, as [`checksum`] computes it over one.
-pub struct Digest(crc::Digest<'static, u32, crc::Table<1>>);
+pub struct Digest(crc::Digest<'static, u32, crc::NoTable>);
 
 impl Digest {
     /// Nothing summed yet.
