@@ -7,7 +7,7 @@ use crate::cell::{CpuCell, Ref};
 use crate::context::{Context, State};
 use crate::cpu::{self, Cpu};
 use crate::object::{Header, Object};
-use crate::sched::Sched;
+use crate::ring::Ring;
 use crate::sync::TicketMutex;
 use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use crate::thread::Thread;
@@ -47,7 +47,7 @@ pub struct Notification {
     /// Link in the inbox; under its lock.
     pub posted_next: CpuCell<Option<Ref<Notification>>>,
     /// Scheduling contexts whose overruns it tells; under the lock of [`crate::overrun::bind`].
-    pub overruns: CpuCell<Option<Ref<Sched>>>,
+    pub overruns: Ring,
 }
 
 // SAFETY: repr(C), header first, 64-byte aligned.
@@ -69,7 +69,7 @@ impl Notification {
             lines: AtomicU32::new(0),
             posted: AtomicBool::new(false),
             posted_next: CpuCell::new(None),
-            overruns: CpuCell::new(None),
+            overruns: Ring::new(),
         }
     }
 

@@ -2,19 +2,20 @@
 
 use crate::cell::{CpuCell, Ref};
 use crate::notification::{self, Notification};
+use crate::ring::Link;
 use crate::sched::Sched;
 use crate::space::Progress;
 use crate::sync::TicketMutex;
 use abi::Status;
+use core::mem::offset_of;
 
 /// A scheduling context's part.
 pub struct Event {
     /// The notification and its bits; under the lock of `bind`.
     notification: CpuCell<Option<Ref<Notification>>>,
     bits: CpuCell<u64>,
-    /// List of the scheduling contexts that are bound to the notification; under the same lock.
-    next: CpuCell<Option<Ref<Sched>>>,
-    prev: CpuCell<Option<Ref<Sched>>>,
+    /// Place among those that are bound to the notification; under the same lock.
+    link: Link,
 }
 
 impl Event {
@@ -23,8 +24,7 @@ impl Event {
         Event {
             notification: CpuCell::new(None),
             bits: CpuCell::new(0),
-            next: CpuCell::new(None),
-            prev: CpuCell::new(None),
+            link: Link::new(),
         }
     }
 }
@@ -44,12 +44,7 @@ pub fn bind(sched: Ref<Sched>, notification: Ref<Notification>, bits: u64) -> Re
     if event.notification.get().is_some() {
         return Err(Status::Busy);
     }
-    let first = notification.overruns.get();
-    event.next.set(first);
-    if let Some(first) = first {
-        first.overrun.prev.set(Some(sched));
-    }
-    notification.overruns.set(Some(sched));
+    notification.overruns.push(link(sched));
     event.bits.set(bits);
     event.notification.set(Some(notification));
     Ok(())
@@ -58,36 +53,35 @@ pub fn bind(sched: Ref<Sched>, notification: Ref<Notification>, bits: u64) -> Re
 /// Nobody is told any more of `sched`, which is about to end.
 pub fn unbind(sched: Ref<Sched>) {
     let _lock = BINDINGS.lock();
-    unlink(sched);
+    sched.overrun.link.unlink();
+    sched.overrun.notification.set(None);
 }
 
 /// Unbinds up to `most` scheduling contexts from `notification`, to which nobody binds any more.
 pub fn unbind_some(notification: Ref<Notification>, most: usize) -> Progress {
     let _lock = BINDINGS.lock();
     for _ in 0..most {
-        match notification.overruns.get() {
-            Some(sched) => unlink(sched),
+        match notification.overruns.pop() {
+            Some(link) => of_link(link).overrun.notification.set(None),
             None => return Progress::Done,
         }
     }
     Progress::Again
 }
 
-/// With the lock held: takes `sched` off the list that it is on, if it is on one.
-fn unlink(sched: Ref<Sched>) {
-    let event = &sched.overrun;
-    let Some(notification) = event.notification.take() else {
-        return;
-    };
-    let (next, prev) = (event.next.take(), event.prev.take());
-    match prev {
-        Some(prev) => prev.overrun.next.set(next),
-        None => notification.overruns.set(next),
-    }
-    if let Some(next) = next {
-        next.overrun.prev.set(prev);
-    }
+/// The place of `sched` among those that are bound to a notification.
+fn link(sched: Ref<Sched>) -> Ref<Link> {
+    // SAFETY: it is there; what is bound is unbound before it ends.
+    unsafe { Ref::from_address(sched.address() + LINK) }
 }
+
+/// The scheduling context whose place `link` is.
+fn of_link(link: Ref<Link>) -> Ref<Sched> {
+    // SAFETY: rings of overruns hold such links of live objects only.
+    unsafe { Ref::from_address(link.address() - LINK) }
+}
+
+const LINK: u64 = (offset_of!(Sched, overrun) + offset_of!(Event, link)) as u64;
 
 /// On its CPU: `sched` would run, but has spent its budget, which was not told yet in this period.
 pub fn tell(sched: Ref<Sched>) {
