@@ -3,7 +3,7 @@
 use abi::boot::{BootInfo, ROOT_MEMORY, ROOT_SPACE};
 use abi::cap::MemoryKind;
 use abi::{Rights, Selector};
-use core::arch::{asm, naked_asm};
+use core::arch::naked_asm;
 use core::fmt::{self, Write};
 use rt::arch::Registers;
 use rt::mmio::Mmio;
@@ -49,18 +49,8 @@ pub fn system_call(mut r: Registers) -> (Registers, u64) {
     let mut kept = r.tag;
     // SAFETY: as for `rt::arch::call_portal`.
     unsafe {
-        asm!(
-            "svc #0",
-            inlateout("x0") r.tag,
-            inlateout("x1") r.first,
-            inlateout("x2") r.words[0],
-            inlateout("x3") r.words[1],
-            inlateout("x4") r.words[2],
-            inlateout("x5") r.words[3],
-            inlateout("x6") r.words[4],
-            inlateout("x7") r.words[5],
-            inlateout("x8") r.words[6],
-            inlateout("x9") r.words[7],
+        rt::svc!(
+            r,
             inlateout("x20") kept,
             lateout("x10") _,
             lateout("x11") _,
@@ -72,7 +62,7 @@ pub fn system_call(mut r: Registers) -> (Registers, u64) {
             lateout("x17") _,
             lateout("x18") _,
             options(nostack),
-        );
+        )
     }
     (r, kept)
 }

@@ -2,7 +2,7 @@
 
 use abi::boot::{BootInfo, ROOT_PORTS, ROOT_SPACE};
 use abi::{Rights, Selector};
-use core::arch::{asm, naked_asm};
+use core::arch::naked_asm;
 use core::fmt::{self, Write};
 use rt::arch::{Registers, port_in, port_out};
 use rt::syscall::{self, MapParameters};
@@ -45,26 +45,11 @@ pub fn system_call(mut r: Registers) -> (Registers, u64) {
     let mut kept = r.tag;
     // SAFETY: as for `rt::arch::call_portal`.
     unsafe {
-        asm!(
-            "push rbx",
-            "push rbp",
-            "syscall",
-            "pop rbp",
-            "pop rbx",
-            inlateout("rax") r.tag,
-            inlateout("rdi") r.first,
-            inlateout("rsi") r.words[0],
-            inlateout("rdx") r.words[1],
-            inlateout("r8") r.words[2],
-            inlateout("r9") r.words[3],
-            inlateout("r10") r.words[4],
-            inlateout("r12") r.words[5],
-            inlateout("r13") r.words[6],
-            inlateout("r14") r.words[7],
+        rt::syscall!(
+            ["push rbx", "push rbp", "syscall", "pop rbp", "pop rbx"],
+            r,
             inlateout("r15") kept,
-            lateout("rcx") _,
-            lateout("r11") _,
-        );
+        )
     }
     (r, kept)
 }

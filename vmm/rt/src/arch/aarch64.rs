@@ -4,9 +4,10 @@ use core::arch::{asm, naked_asm};
 use core::ops::Range;
 
 /// SVC with these registers; the operands that follow say what else the kernel changes.
+#[macro_export]
 macro_rules! svc {
     ($r:ident, $($more:tt)*) => {
-        asm!(
+        ::core::arch::asm!(
             "svc #0",
             inlateout("x0") $r.tag,
             inlateout("x1") $r.first,

@@ -4,9 +4,10 @@ use core::arch::{asm, naked_asm};
 use core::ops::Range;
 
 /// System call by these instructions with these registers; the operands that follow say what else is changed.
+#[macro_export]
 macro_rules! syscall {
     ([$($instruction:literal),+], $r:ident, $($more:tt)*) => {
-        asm!(
+        ::core::arch::asm!(
             $($instruction,)+
             inlateout("rax") $r.tag,
             inlateout("rdi") $r.first,
