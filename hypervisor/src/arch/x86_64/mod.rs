@@ -3,6 +3,7 @@
 pub mod boot;
 pub mod clock;
 pub mod entry;
+pub mod exits;
 pub mod fastpath;
 pub mod features;
 pub mod frame;
@@ -68,6 +69,8 @@ pub struct CpuArch {
     more_to_do: CpuCell<bool>,
     /// A vCPU stays loaded while only its monitor runs.
     guest_stays: CpuCell<bool>,
+    /// Exits take the general path: the vCPU does not stay loaded, or there is more to do for its monitor.
+    general_exit: CpuCell<bool>,
     /// What is done here against speculation.
     measures: CpuCell<Measures>,
     /// Whose branches are in the predictors; `None`: not known, or nobody's.
@@ -180,6 +183,7 @@ impl CpuArch {
         self.ports_enabled.set(enabled);
         let more = enabled || self.measures.get().intersects(Measures::BARRIERS);
         self.more_to_do.set(more);
+        self.general_exit.set(more || !self.guest_stays.get());
         self.set_general_switch();
     }
 

@@ -8,6 +8,7 @@ use crate::cpu::Cpu;
 use crate::latency::{self, Path};
 use crate::run::run;
 use crate::thread::{Exception, Thread};
+use crate::vcpu::Vcpu;
 use crate::{interrupt, ipc, notification, syscall, vcpu};
 
 /// Vector of interrupt line 0.
@@ -54,6 +55,19 @@ pub extern "C" fn vcpu_reply(cpu: &'static Cpu, groups: u64) -> ! {
         }
     }
     run(cpu)
+}
+
+/// The guest of `vcpu` was left; its general registers are on its state page.
+pub extern "C" fn guest_left(cpu: &'static Cpu, vcpu: Ref<Vcpu>) -> ! {
+    latency::enter(Path::Guest);
+    let outcome = vcpu.arch.in_place().left(cpu);
+    vcpu::left(cpu, vcpu, outcome);
+    run(cpu)
+}
+
+/// Saves `groups` of the state of `vcpu`, which was left, for the monitor.
+pub extern "C" fn save_exit(cpu: &'static Cpu, vcpu: Ref<Vcpu>, groups: u64) {
+    vcpu.arch.in_place().save(cpu, groups);
 }
 
 /// Gives `handler`, the current thread, the message of an exit: at once, if it waits in a system call.
