@@ -13,9 +13,11 @@ use super::virt::{self, svm_resume};
 use super::{CpuArch, traps};
 use crate::context::{ReplyPath, State};
 use crate::cpu::Cpu;
+use crate::doorbell;
 use crate::domain::offset as domain;
 use crate::notification::offset as notification;
 use crate::portal::offset as portal;
+use crate::space::Space;
 use crate::thread::Thread;
 use crate::vcpu::Vcpu;
 use abi::cap::Kind;
@@ -211,6 +213,59 @@ pub unsafe extern "C" fn tell() {
     )
 }
 
+unsafe extern "C" {
+    /// Enters guest mode on the vCPU at rbp, which is current, unless there is something else to do first.
+    fn guest_again();
+}
+
+/// Tells a write that may be for a doorbell: rsi, rdx, r8, r9, rsp, rbx and r15 are as for [`tell`], where it goes on if
+/// there is no doorbell. If there is, the guest goes on after the write.
+///
+/// # Safety
+/// Only from the ways out of guest mode, by a jump.
+#[unsafe(naked)]
+pub unsafe extern "C" fn tell_write() {
+    naked_asm!(
+        "mov rax, [rsp + {guest_space}]",
+        "cmp qword ptr [rax + {doorbells}], 0",
+        "je {tell}",
+        "mov rbp, rsp",
+        "mov rsp, gs:[{stack}]",
+        "push rsi",
+        "push rdx",
+        "push r8",
+        "push r9",
+        "mov rcx, rdx",
+        "mov rdx, rsi",
+        "mov rsi, rbp",
+        "mov rdi, gs:[0]",
+        "call {ring}",
+        "pop r9",
+        "pop r8",
+        "pop rdx",
+        "pop rsi",
+        "test al, al",
+        "jnz 2f",
+        "mov rsp, rbp",
+        "jmp {tell}",
+        // Who was signalled may be a better choice.
+        "2:",
+        "cmp byte ptr gs:[{reschedule}], 0",
+        "je {guest_again}",
+        "mov rdi, gs:[0]",
+        "call {again}",
+        "ud2",
+        guest_space = const offset_of!(Vcpu, guest),
+        doorbells = const offset_of!(Space, doorbells) + doorbell::PAGE,
+        stack = const STACK,
+        reschedule = const offset_of!(Cpu, reschedule),
+        tell = sym tell,
+        ring = sym traps::ring,
+        guest_again = sym guest_again,
+        again = sym traps::again,
+    )
+}
+
 /// `ReplyWait` of the handler in rax, whose caller is a vCPU, with the groups in rsi; rcx and r11 are the handler's
 /// instruction pointer and flags, rsp its stack pointer. What its next call does not set is saved, the rest is not needed
 /// any more.
@@ -225,11 +280,30 @@ pub unsafe extern "C" fn reply() {
         "mov [rax + {rsp}], rsp",
         "mov qword ptr [rax + {vector}], {syscall}",
         "cmp rsi, {rip_only}",
-        "jne 9f",
-        // The vCPU: there and loaded, with the tag that it had.
+        "jne 8f",
         "mov rbp, [rax + {caller}]",
         "test rbp, rbp",
-        "jz 9f",
+        "jz 8f",
+        "mov rdx, [rbp + {vmcb}]",
+        "test rdx, rdx",
+        "jz 8f",
+        // From here on it happens.
+        "xor ebx, ebx",
+        "mov dword ptr [rax + {state}], {idle}",
+        "mov [rax + {depth}], bl",
+        "mov [rax + {reply_path}], bl",
+        "mov [rax + {caller}], rbx",
+        "mov [rbp + {callee}], rbx",
+        "mov [rbp + {state}], ebx",
+        "mov gs:[{current}], rbp",
+        "mov rcx, [rbp + {page}]",
+        "mov rax, [rcx + {page_rip}]",
+        "mov [rdx + {vmcb_rip}], rax",
+        "mov [rdx + {shadow}], rbx",
+
+        ".global guest_again",
+        "guest_again:",
+        // It is loaded, and has the tag that it had.
         "cmp rbp, gs:[{guest}]",
         "jne 9f",
         "mov rcx, [rbp + {tag_generation}]",
@@ -248,27 +322,21 @@ pub unsafe extern "C" fn reply() {
         "jne 9f",
         "cmp byte ptr [rbp + {special}], 0",
         "jne 9f",
-        // From here on it happens.
-        "xor ebx, ebx",
-        "mov dword ptr [rax + {state}], {idle}",
-        "mov [rax + {depth}], bl",
-        "mov [rax + {reply_path}], bl",
-        "mov [rax + {caller}], rbx",
-        "mov [rbp + {callee}], rbx",
-        "mov [rbp + {state}], ebx",
-        "mov gs:[{current}], rbp",
         "mov rcx, [rbp + {page}]",
         "mov rdx, [rbp + {vmcb}]",
-        "mov rax, [rcx + {page_rip}]",
-        "mov [rdx + {vmcb_rip}], rax",
-        "mov [rdx + {shadow}], rbx",
         "jmp {svm_resume}",
 
-        // Unusual: nothing has happened.
-        "9:",
+        // An unusual reply: nothing has happened.
+        "8:",
         "mov rdi, gs:[0]",
         "mov rsp, gs:[{stack}]",
         "call {vcpu_reply}",
+        "ud2",
+        // An unusual entry.
+        "9:",
+        "mov rdi, gs:[0]",
+        "mov rsp, gs:[{stack}]",
+        "call {again}",
         "ud2",
         rip = const FRAME + frame::RIP,
         rflags = const FRAME + frame::RFLAGS,
@@ -299,5 +367,6 @@ pub unsafe extern "C" fn reply() {
         svm_resume = sym svm_resume,
         stack = const STACK,
         vcpu_reply = sym traps::vcpu_reply,
+        again = sym traps::again,
     )
 }

@@ -8,8 +8,9 @@ use crate::cpu::Cpu;
 use crate::latency::{self, Path};
 use crate::run::run;
 use crate::thread::{Exception, Thread};
-use crate::vcpu::Vcpu;
-use crate::{interrupt, ipc, notification, syscall, vcpu};
+use crate::vcpu::{Exit, Vcpu};
+use abi::vcpu::ExitKind;
+use crate::{doorbell, interrupt, ipc, notification, syscall, vcpu};
 
 /// Vector of interrupt line 0.
 pub const FIRST_LINE: u8 = 0x30;
@@ -63,6 +64,30 @@ pub extern "C" fn guest_left(cpu: &'static Cpu, vcpu: Ref<Vcpu>) -> ! {
     let outcome = vcpu.arch.in_place().left(cpu);
     vcpu::left(cpu, vcpu, outcome);
     run(cpu)
+}
+
+/// The current context goes on, and there may be something to do first.
+pub extern "C" fn again(cpu: &'static Cpu) -> ! {
+    latency::enter(Path::Guest);
+    run(cpu)
+}
+
+/// Rings the doorbell that is where the guest of `vcpu` wrote, and has it go on after that; whether there is one. `word`
+/// is word 0 of the exit, `first` and `second` are words 1 and 2.
+pub extern "C" fn ring(
+    cpu: &'static Cpu,
+    vcpu: Ref<Vcpu>,
+    word: u64,
+    first: u64,
+    second: u64,
+) -> bool {
+    let kind = abi::vcpu::exit_kind(word).unwrap_or(ExitKind::Other);
+    let exit = Exit {
+        kind,
+        instruction_length: abi::vcpu::instruction_length(word) as u8,
+        info: [first, second, 0],
+    };
+    doorbell::ring(cpu, vcpu, &exit)
 }
 
 /// Saves `groups` of the state of `vcpu`, which was left, for the monitor.
