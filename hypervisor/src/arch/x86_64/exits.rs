@@ -9,12 +9,12 @@
 
 use super::fastpath::{FRAME, KIND_AND_CALL, PORTAL_AND_CALL};
 use super::frame::{SYSCALL, offset as frame};
-use super::virt::{self, svm_resume};
+use super::virt::{self, CpuVirt, svm_resume, vmx_load_rip, vmx_resume, vmx_tell};
 use super::{CpuArch, traps};
 use crate::context::{ReplyPath, State};
 use crate::cpu::Cpu;
-use crate::doorbell;
 use crate::domain::offset as domain;
+use crate::doorbell;
 use crate::notification::offset as notification;
 use crate::portal::offset as portal;
 use crate::space::Space;
@@ -30,6 +30,10 @@ const ARCH: usize = offset_of!(Cpu, arch);
 pub const GUEST: usize = ARCH + offset_of!(CpuArch, guest);
 /// Where it has the top of the kernel's stack.
 pub const STACK: usize = ARCH + offset_of!(CpuArch, stack_top);
+/// Where it has the physical address of the current VMCS.
+pub const CURRENT_VMCS: usize = ARCH + offset_of!(CpuArch, virt) + CpuVirt::CURRENT;
+/// Where it notes that an exit has shortened the task state segment.
+pub const TASK_LIMIT_LOST: usize = ARCH + offset_of!(CpuArch, virt) + CpuVirt::TASK_LIMIT_LOST;
 const CURRENT: usize = offset_of!(Cpu, current);
 
 /// Offsets, from the vCPU's address, of what the assembly uses of its architecture's part.
@@ -48,6 +52,7 @@ pub mod passage {
     }
 
     offsets! {
+        SCRATCH: scratch,
         PAGE: page,
         VMCB: vmcb,
         VMCB_PHYS: vmcb_phys,
@@ -127,11 +132,14 @@ pub unsafe extern "C" fn tell() {
         "mov byte ptr [r14 + {depth}], 1",
         "mov rdi, [rbp - {portal_kind} + {identity}]",
         "mov rax, [rbp - {portal_kind} + {groups}]",
+        "test rbx, rbx",
+        "jz {vmx_tell}",
         "cmp rax, {rip_only}",
         "jne 8f",
         "mov rax, [rbx + {vmcb_rip}]",
         "mov [r15 + {page_rip}], rax",
-        "2:",
+        ".global tell_now",
+        "tell_now:",
         "mov rcx, [r14 + {rip}]",
         "mov r11, [r14 + {rflags}]",
         "mov rsp, [r14 + {rsp}]",
@@ -147,6 +155,8 @@ pub unsafe extern "C" fn tell() {
         "sysretq",
 
         // Other groups: the general path saves them.
+        ".global tell_groups",
+        "tell_groups:",
         "8:",
         "mov rbx, rsp",
         "mov rsp, gs:[{stack}]",
@@ -166,15 +176,17 @@ pub unsafe extern "C" fn tell() {
         "pop rdx",
         "pop rsi",
         "pop rdi",
-        "jmp 2b",
+        "jmp tell_now",
 
         // Unusual: nothing has happened.
         "9:",
         "mov rdi, gs:[0]",
         "mov rsi, rsp",
+        "xor edx, edx",
         "mov rsp, gs:[{stack}]",
         "call {guest_left}",
         "ud2",
+        vmx_tell = sym vmx_tell,
         timer = const crate::cpu::offset::TIMER,
         general_exit = const ARCH + offset_of!(CpuArch, general_exit),
         exit_base = const offset_of!(Vcpu, exit_base),
@@ -214,8 +226,12 @@ pub unsafe extern "C" fn tell() {
 }
 
 unsafe extern "C" {
+    /// The end of [`tell`]: the handler in r14 goes on with what is in rdi, rsi, rdx, r8 and r9.
+    pub fn tell_now();
+    /// The same, after the groups in rax were saved; rsp is the vCPU.
+    pub fn tell_groups();
     /// Enters guest mode on the vCPU at rbp, which is current, unless there is something else to do first.
-    fn guest_again();
+    pub fn guest_again();
 }
 
 /// Tells a write that may be for a doorbell: rsi, rdx, r8, r9, rsp, rbx and r15 are as for [`tell`], where it goes on if
@@ -284,9 +300,6 @@ pub unsafe extern "C" fn reply() {
         "mov rbp, [rax + {caller}]",
         "test rbp, rbp",
         "jz 8f",
-        "mov rdx, [rbp + {vmcb}]",
-        "test rdx, rdx",
-        "jz 8f",
         // From here on it happens.
         "xor ebx, ebx",
         "mov dword ptr [rax + {state}], {idle}",
@@ -297,6 +310,9 @@ pub unsafe extern "C" fn reply() {
         "mov [rbp + {state}], ebx",
         "mov gs:[{current}], rbp",
         "mov rcx, [rbp + {page}]",
+        "mov rdx, [rbp + {vmcb}]",
+        "test rdx, rdx",
+        "jz {vmx_load_rip}",
         "mov rax, [rcx + {page_rip}]",
         "mov [rdx + {vmcb_rip}], rax",
         "mov [rdx + {shadow}], rbx",
@@ -324,7 +340,9 @@ pub unsafe extern "C" fn reply() {
         "jne 9f",
         "mov rcx, [rbp + {page}]",
         "mov rdx, [rbp + {vmcb}]",
-        "jmp {svm_resume}",
+        "test rdx, rdx",
+        "jnz {svm_resume}",
+        "jmp {vmx_resume}",
 
         // An unusual reply: nothing has happened.
         "8:",
@@ -365,6 +383,8 @@ pub unsafe extern "C" fn reply() {
         vmcb_rip = const virt::VMCB_RIP,
         shadow = const virt::VMCB_SHADOW,
         svm_resume = sym svm_resume,
+        vmx_resume = sym vmx_resume,
+        vmx_load_rip = sym vmx_load_rip,
         stack = const STACK,
         vcpu_reply = sym traps::vcpu_reply,
         again = sym traps::again,

@@ -124,14 +124,16 @@ impl CpuArch {
 
     /// Prepares the CPU for a thread in `space`.
     ///
-    /// Under SVM a vCPU stays loaded while only its monitor runs, unless there are barriers to take in between: what is
+    /// A vCPU stays loaded while only its monitor runs, unless there are barriers to take in between: what is
     /// still the guest's then is the monitor's to know (`virt::table`). The fast path switches to no other space meanwhile.
     #[inline]
     pub fn prepare_thread(&self, space: Ref<Space>) {
-        if let Some(vcpu) = self.guest.get()
-            && (vcpu.monitor != space || !self.guest_stays.get())
-        {
-            self.leave_guest(None);
+        if let Some(vcpu) = self.guest.get() {
+            if vcpu.monitor == space && self.guest_stays.get() {
+                vcpu.arch.in_place().lend(self);
+            } else {
+                self.leave_guest(None);
+            }
         }
         if self.space.get() == Some(space) && !self.more_to_do.get() {
             return;
@@ -199,8 +201,7 @@ impl CpuArch {
     fn set_measures(&self, measures: Measures) {
         self.measures.set(measures);
         let barriers = measures.intersects(Measures::BARRIERS);
-        self.guest_stays
-            .set(virtualization() == Virtualization::Svm && !barriers);
+        self.guest_stays.set(!barriers);
         self.set_ports_enabled(self.ports_enabled.get());
     }
 

@@ -9,8 +9,8 @@ use crate::latency::{self, Path};
 use crate::run::run;
 use crate::thread::{Exception, Thread};
 use crate::vcpu::{Exit, Vcpu};
-use abi::vcpu::ExitKind;
 use crate::{doorbell, interrupt, ipc, notification, syscall, vcpu};
+use abi::vcpu::ExitKind;
 
 /// Vector of interrupt line 0.
 pub const FIRST_LINE: u8 = 0x30;
@@ -58,10 +58,10 @@ pub extern "C" fn vcpu_reply(cpu: &'static Cpu, groups: u64) -> ! {
     run(cpu)
 }
 
-/// The guest of `vcpu` was left; its general registers are on its state page.
-pub extern "C" fn guest_left(cpu: &'static Cpu, vcpu: Ref<Vcpu>) -> ! {
+/// The guest of `vcpu` was left, or, with `failed`, the processor did not enter it; its general registers are on its state page.
+pub extern "C" fn guest_left(cpu: &'static Cpu, vcpu: Ref<Vcpu>, failed: bool) -> ! {
     latency::enter(Path::Guest);
-    let outcome = vcpu.arch.in_place().left(cpu);
+    let outcome = vcpu.arch.in_place().left(cpu, failed);
     vcpu::left(cpu, vcpu, outcome);
     run(cpu)
 }
@@ -69,6 +69,14 @@ pub extern "C" fn guest_left(cpu: &'static Cpu, vcpu: Ref<Vcpu>) -> ! {
 /// The current context goes on, and there may be something to do first.
 pub extern "C" fn again(cpu: &'static Cpu) -> ! {
     latency::enter(Path::Guest);
+    run(cpu)
+}
+
+/// The monitor has replied to `vcpu`, which is current, with the instruction pointer.
+pub extern "C" fn load_rip(cpu: &'static Cpu, vcpu: Ref<Vcpu>) -> ! {
+    latency::enter(Path::SystemCall(abi::Op::ReplyWait as u8));
+    let groups = abi::vcpu::x86_64::Groups::RIP;
+    vcpu.arch.in_place().load(cpu, groups.bits());
     run(cpu)
 }
 

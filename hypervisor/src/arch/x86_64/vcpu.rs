@@ -78,6 +78,8 @@ pub mod offset {
     pub const TAG_GENERATION: usize = ARCH + offset_of!(VcpuArch, tag) + tags::GENERATION;
     /// What else assembly uses.
     pub const PASSAGE: usize = ARCH + offset_of!(VcpuArch, inner) + virt::PASSAGE;
+    /// The part of VMX.
+    pub const VMX: u64 = (ARCH + offset_of!(VcpuArch, inner) + virt::BACKEND) as u64;
 }
 
 /// Registers and control structure of a vCPU.
@@ -100,7 +102,7 @@ impl VcpuArch {
         }
     }
 
-    /// Enters guest mode until something ends it, which under SVM leads to [`traps::guest_left`]. The vCPU is the one in
+    /// Enters guest mode until something ends it, which leads to [`traps::guest_left`]. The vCPU is the one in
     /// `cpu.arch.guest`.
     #[inline(always)]
     pub fn enter(&mut self, cpu: &Cpu, guest: &Space) -> Outcome {
@@ -121,10 +123,16 @@ impl VcpuArch {
             .with_mut(|virt| self.inner.enter(virt, &root, spins_exit))
     }
 
-    /// How guest mode was left.
+    /// How guest mode was left; with `failed`, the processor did not enter it.
     #[inline(always)]
-    pub fn left(&mut self, cpu: &Cpu) -> Outcome {
-        cpu.arch.virt.with_mut(|virt| self.inner.left(virt))
+    pub fn left(&mut self, cpu: &Cpu, failed: bool) -> Outcome {
+        let virt = &cpu.arch.virt;
+        virt.with_mut(|virt| self.inner.left(virt, failed))
+    }
+
+    /// Gives threads what they cannot do without, while the vCPU stays loaded for its monitor.
+    pub fn lend(&mut self, cpu: &CpuArch) {
+        cpu.virt.with_mut(|virt| self.inner.lend(virt));
     }
 
     /// Has the guest go on after the write that `exit` tells, with which it has just left; `false` if the

@@ -43,7 +43,7 @@ pub use features::{Features, Missing, detect, features, physical_end};
 pub use fpu::Method;
 pub use state::Limits;
 pub use svm::{VMCB_RIP, VMCB_SHADOW, svm_resume};
-pub use vmx::ControlWord;
+pub use vmx::{ControlWord, vmx_load_rip, vmx_resume, vmx_tell};
 
 /// Pages that a vCPU needs, besides its state page: control structure and vector state. They need not
 /// be contiguous.
@@ -118,6 +118,8 @@ enum Leave {
 /// What assembly uses of a vCPU.
 #[repr(C)]
 pub struct Passage {
+    /// Room for a register, under VMX at exits.
+    pub scratch: u64,
     /// Address of the state page.
     pub page: u64,
     /// Address of the VMCB; 0 under VMX, as the rest.
@@ -145,6 +147,12 @@ pub struct VcpuArch {
     inner: Inner,
 }
 
+/// Where it has the part of the backend: behind the number of the variant, as an enumeration with a primitive
+/// representation is a union of structures that begin with that.
+pub const BACKEND: usize = core::mem::offset_of!(VcpuArch, inner) + size_of::<u64>();
+const _: () = assert!(align_of::<vmx::Vcpu>() == align_of::<u64>());
+
+#[repr(u64)]
 enum Inner {
     Vmx(vmx::Vcpu),
     Svm(svm::Vcpu),
@@ -171,6 +179,7 @@ impl VcpuArch {
             let state = StatePage::new(state);
             let fpu = fpu::Area::new(pages[1]);
             let mut passage = Passage {
+                scratch: 0,
                 page: state.as_ptr() as u64,
                 vmcb: 0,
                 vmcb_phys: 0,
@@ -196,7 +205,7 @@ impl VcpuArch {
     }
 
     /// Runs guest code until an exit. General registers come from the state page and go there. With `spins_exit`, PAUSE
-    /// exits. Under SVM, returns only without having been there: an exit is a kernel entry of its own, after which
+    /// exits. Returns only without having been there: an exit is a kernel entry of its own, after which
     /// [`VcpuArch::left`] tells how guest mode ended.
     ///
     /// # Panics
@@ -205,7 +214,14 @@ impl VcpuArch {
     #[inline(always)]
     pub fn enter(&mut self, cpu: &mut CpuVirt, space: &GuestRoot, spins_exit: bool) -> Outcome {
         match &mut self.inner {
-            Inner::Vmx(vcpu) => vcpu.enter(cpu, space, spins_exit),
+            Inner::Vmx(vcpu) => {
+                vcpu.prepare(cpu, space, spins_exit);
+                self.passage.special = vcpu.is_special(cpu);
+                latency::leave();
+                // SAFETY: the CPU is in VMX operation, as its CpuVirt exists; the VMCS is current, its controls and host
+                // state are complete; the caller needs nothing on the stack any more.
+                unsafe { vmx::enter() }
+            }
             Inner::Svm(vcpu) => {
                 let passage = &mut self.passage;
                 if let Some(exit) = vcpu.prepare(cpu, space, spins_exit, passage) {
@@ -221,11 +237,15 @@ impl VcpuArch {
         }
     }
 
-    /// How guest mode was left.
+    /// How guest mode was left; with `failed`, the processor did not enter it (VMX).
     #[inline(always)]
-    pub fn left(&mut self, cpu: &mut CpuVirt) -> Outcome {
+    pub fn left(&mut self, cpu: &mut CpuVirt, failed: bool) -> Outcome {
         match &mut self.inner {
-            Inner::Vmx(_) => unreachable!("`enter` tells"),
+            Inner::Vmx(vcpu) => {
+                let outcome = vcpu.left(cpu, failed);
+                self.passage.special = vcpu.is_special(cpu);
+                outcome
+            }
             Inner::Svm(vcpu) => {
                 let outcome = vcpu.left(cpu);
                 self.passage.special = vcpu.is_special(cpu);
@@ -247,9 +267,18 @@ impl VcpuArch {
     /// is done already.
     #[inline]
     pub fn suspend(&mut self, cpu: &mut CpuVirt) {
+        self.passage.special = true;
         match &mut self.inner {
             Inner::Vmx(vcpu) => vcpu.suspend(cpu),
             Inner::Svm(vcpu) => vcpu.suspend(cpu),
+        }
+    }
+
+    /// Gives threads what they cannot do without, while the monitor runs and the vCPU stays loaded.
+    #[inline]
+    pub fn lend(&mut self, cpu: &mut CpuVirt) {
+        if let Inner::Vmx(vcpu) = &mut self.inner {
+            vcpu.lend(cpu);
         }
     }
 
@@ -270,7 +299,10 @@ impl VcpuArch {
     #[inline(always)]
     pub fn load(&mut self, cpu: &mut CpuVirt, groups: Groups) {
         match &mut self.inner {
-            Inner::Vmx(vcpu) => vcpu.load(cpu, groups),
+            Inner::Vmx(vcpu) => {
+                vcpu.load(cpu, groups);
+                self.passage.special = vcpu.is_special(cpu);
+            }
             Inner::Svm(vcpu) => {
                 vcpu.load(cpu, groups);
                 self.passage.special = vcpu.is_special(cpu);

@@ -105,6 +105,7 @@ macro_rules! general {
         concat!(
             "mov rdi, gs:[0]\n",
             "mov rsi, rsp\n",
+            "xor edx, edx\n",
             "mov rsp, gs:[{stack}]\n",
             "call {guest_left}\n",
             "ud2\n",
