@@ -2,7 +2,8 @@
 //! it leaves or takes interrupts, and prints each new longest stretch of a way through it on the debug UART.
 //!
 //! Meant for one CPU whose counter counts instructions. The assembly before the first and after the last look at the
-//! counter is not in the figures: some 50 instructions each.
+//! counter is not in the figures: some 50 instructions each, on x86 up to 130 before an exit's and 80 after an entry's. What goes
+//! through the fast paths alone is not either: it is shorter than that.
 
 use abi::vcpu::ExitKind;
 

@@ -124,7 +124,7 @@ impl CpuArch {
 
     /// Prepares the CPU for a thread in `space`.
     ///
-    /// A vCPU stays loaded while only its monitor runs, unless there are barriers to take in between: what is
+    /// A vCPU stays loaded while only its monitor runs, unless something is to be done against speculation in between: what is
     /// still the guest's then is the monitor's to know (`virt::table`). The fast path switches to no other space meanwhile.
     #[inline]
     pub fn prepare_thread(&self, space: Ref<Space>) {
@@ -200,8 +200,8 @@ impl CpuArch {
     /// Takes measures against speculation from now on.
     fn set_measures(&self, measures: Measures) {
         self.measures.set(measures);
-        let barriers = measures.intersects(Measures::BARRIERS);
-        self.guest_stays.set(!barriers);
+        let between = Measures::BARRIERS | Measures::VECTORS;
+        self.guest_stays.set(!measures.intersects(between));
         self.set_ports_enabled(self.ports_enabled.get());
     }
 
