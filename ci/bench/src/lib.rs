@@ -27,11 +27,25 @@ pub const LOOP_ENDS: u64 = LOOP_BEGINS + 8;
 #[cfg(target_os = "none")]
 mod arch;
 #[cfg(target_os = "none")]
+pub mod creation;
+#[cfg(target_os = "none")]
+pub mod cross;
+#[cfg(target_os = "none")]
 pub mod exit;
 #[cfg(target_os = "none")]
 pub mod foreign;
 #[cfg(target_os = "none")]
 pub mod ipc;
+#[cfg(target_os = "none")]
+pub mod memory;
+#[cfg(target_os = "none")]
+pub mod peer;
+#[cfg(target_os = "none")]
+pub mod place;
+#[cfg(target_os = "none")]
+pub mod server;
+#[cfg(target_os = "none")]
+pub mod signals;
 #[cfg(target_os = "none")]
 pub mod stats;
 #[cfg(target_os = "none")]

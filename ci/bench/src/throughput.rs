@@ -72,7 +72,7 @@ const WORDS: u16 = 4;
 
 /// A number in cache lines of its own: two, as processors fetch pairs of them.
 #[repr(C, align(128))]
-struct Line(AtomicU64);
+pub(crate) struct Line(pub AtomicU64);
 
 /// What the clients share. While they measure, each writes to a line of its own, and nobody reads it.
 #[repr(C, align(4096))]
