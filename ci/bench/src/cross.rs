@@ -17,10 +17,19 @@ const OTHER: Cpu = 1;
 static ASKED: Line = Line(AtomicU64::new(0));
 static ANSWERED: Line = Line(AtomicU64::new(0));
 
-/// Measures and prints everything here.
-pub fn run(place: &mut Place) {
-    stats::report("notification.cross_cpu", notification(place));
-    stats::report("shared_memory.cross_cpu", shared_memory(place));
+/// Measures and prints everything here, unless the CPUs run `in_turns`.
+pub fn run(place: &mut Place, in_turns: bool) {
+    let rows: [(&str, fn(&mut Place) -> Result<Row>); 2] = [
+        ("notification.cross_cpu", notification),
+        ("shared_memory.cross_cpu", shared_memory),
+    ];
+    for (name, measure) in rows {
+        if in_turns {
+            stats::unavailable(name, "the emulator runs the CPUs in turns");
+        } else {
+            stats::report(name, measure(place));
+        }
+    }
 }
 
 /// A signal to a thread that waits, which signals back; each CPU is idle meanwhile.

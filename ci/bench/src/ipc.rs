@@ -56,7 +56,7 @@ pub fn run(place: &mut Place) {
         }
     }
     let portal = in_other_domain(place, arch::echo_all);
-    let long = |words| portal.and_then(|portal| stats::measure(|| call(portal, tag(words))));
+    let long = |words| portal.and_then(|portal| stats::measure_call(|| call(portal, tag(words))));
     stats::report("ipc.other_domain.utcb32", long(LONG));
     stats::report("ipc.other_domain.utcb", long(WORDS as u16));
     stats::report("ipc.other_domain.capability", capability(place));
@@ -80,7 +80,7 @@ fn null() -> Result<Row> {
 fn words<const N: usize>(portal: Selector) -> Result<Row> {
     let sent: [u64; N] = core::array::from_fn(|i| i as u64 + 1);
     let mut received = [0; N];
-    let row = stats::measure(|| {
+    let row = stats::measure_call(|| {
         let mut r = request(portal, tag(0));
         for (word, value) in r.words.iter_mut().zip(&sent) {
             // SAFETY: a reference. Volatile, as the values are none that the compiler knows.
@@ -92,8 +92,8 @@ fn words<const N: usize>(portal: Selector) -> Result<Row> {
             unsafe { (&raw mut *value).write_volatile(word) };
         }
         Tag(r.tag)
-    });
-    if received == sent { row } else { Err(Status::Unknown) }
+    })?;
+    if received == sent { Ok(row) } else { Err(Status::Unknown) }
 }
 
 /// A message with a capability, which is taken back after each.
@@ -131,5 +131,5 @@ fn chain(place: &mut Place, servers: usize) -> Result<Row> {
         syscall::delegate(portal, compartment.domain, NEXT, Rights::CALL)?;
         portal = compartment.server(place, arch::relay, 0)?;
     }
-    stats::measure(|| call(portal, tag(0)))
+    stats::measure_call(|| call(portal, tag(0)))
 }

@@ -62,8 +62,8 @@ fn measure_at(place: &mut Place) {
         bench::foreign::run(place);
         bench::exit::run(place.info);
     }
-    bench::throughput::run(place.info, &place.head);
+    let ticks = bench::throughput::run(place.info, &place.head);
     if place.info.cpus == 2 {
-        bench::cross::run(place);
+        bench::cross::run(place, ticks.is_some_and(|ticks| ticks.is_of_any_cpu()));
     }
 }

@@ -11,6 +11,9 @@ use rt::thread::Stack;
 /// Priority of the measuring thread.
 pub const PRIORITY: u8 = 64;
 
+/// Budget of all of them in ticks: no turn ends by itself.
+pub(crate) const FOR_EVER: u64 = 1 << 40;
+
 /// What a thread is, beside what it does.
 pub struct Peer {
     /// Selector that it gets.
@@ -59,8 +62,8 @@ impl Peer {
         };
         let time = Time {
             priority: self.priority,
-            budget: 0,
-            period: 0,
+            budget: FOR_EVER,
+            period: FOR_EVER,
         };
         syscall::create_thread(ROOT_DOMAIN, self.thread, &parameters)?;
         syscall::create_sched(ROOT_DOMAIN, self.sched, ROOT_TIME, self.cpu, time)?;

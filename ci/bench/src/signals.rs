@@ -47,7 +47,7 @@ fn wait(bell: Selector, deadline: Deadline) -> call::Wait {
 }
 
 fn no_waiter(_: &mut Place, bell: Selector) -> Result<Row> {
-    stats::measure(|| invoke(signal(bell)))
+    stats::measure_call(|| invoke(signal(bell)))
 }
 
 /// The waiter is more important: it runs and waits again before the signal returns.
@@ -71,7 +71,7 @@ fn pending(_: &mut Place, bell: Selector) -> Result<Row> {
 }
 
 fn yields() -> Result<Row> {
-    stats::measure(|| invoke(call::Yield {}))
+    stats::measure_call(|| invoke(call::Yield {}))
 }
 
 /// To a thread of the same priority, which does nothing else than to give the turn back.
