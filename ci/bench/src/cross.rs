@@ -17,9 +17,11 @@ const OTHER: Cpu = 1;
 static ASKED: Line = Line(AtomicU64::new(0));
 static ANSWERED: Line = Line(AtomicU64::new(0));
 
+type Measure = fn(&mut Place) -> Result<Row>;
+
 /// Measures and prints everything here, unless the CPUs run `in_turns`.
 pub fn run(place: &mut Place, in_turns: bool) {
-    let rows: [(&str, fn(&mut Place) -> Result<Row>); 2] = [
+    let rows: [(&str, Measure); 2] = [
         ("notification.cross_cpu", notification),
         ("shared_memory.cross_cpu", shared_memory),
     ];

@@ -66,8 +66,7 @@ fn start(place: &mut Place) -> Result<Row> {
     syscall::create_thread(ROOT_DOMAIN, thread, &parameters)?;
     trial::start(place.selector(), thread)?;
     syscall::wait(done, Deadline::NEVER)?;
-    let [min, median, p99, max, first] =
-        core::array::from_fn(|i| ROW[i].load(Ordering::Relaxed));
+    let [min, median, p99, max, first] = core::array::from_fn(|i| ROW[i].load(Ordering::Relaxed));
     Ok(Row {
         min,
         median,

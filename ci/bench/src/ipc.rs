@@ -1,9 +1,9 @@
 //! System calls that do nothing, and synchronous calls.
 
+use crate::arch;
 use crate::place::Place;
 use crate::server::{self, Compartment, in_other_domain, in_same_domain};
 use crate::stats::{self, Outcome, Row};
-use crate::arch;
 use abi::boot::ROOT_DOMAIN;
 use abi::utcb::{Item, WORDS, Window};
 use abi::{Op, Rights, Selector, Status, Tag};
@@ -93,7 +93,11 @@ fn words<const N: usize>(portal: Selector) -> Result<Row> {
         }
         Tag(r.tag)
     })?;
-    if received == sent { Ok(row) } else { Err(Status::Unknown) }
+    if received == sent {
+        Ok(row)
+    } else {
+        Err(Status::Unknown)
+    }
 }
 
 /// A message with a capability, which is taken back after each.

@@ -16,9 +16,12 @@ const DELAY: u64 = 20_000;
 /// When the thread that an interrupt stops was seen last.
 static SEEN: AtomicU64 = AtomicU64::new(0);
 
+/// What measures a row, with a notification of its own.
+type Measure = fn(&mut Place, Selector) -> Result<Row>;
+
 /// Measures and prints everything here.
 pub fn run(place: &mut Place) {
-    let rows: [(&str, fn(&mut Place, Selector) -> Result<Row>); 6] = [
+    let rows: [(&str, Measure); 6] = [
         ("signal.no_waiter", no_waiter),
         ("signal.waiter", waiter),
         ("wait.pending", pending),
