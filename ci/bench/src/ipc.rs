@@ -7,6 +7,7 @@ use crate::stats::{self, Outcome, Row};
 use abi::boot::ROOT_DOMAIN;
 use abi::utcb::{Item, WORDS, Window};
 use abi::{Op, Rights, Selector, Status, Tag};
+use core::hint::black_box;
 use rt::arch::{Registers, call_portal, system_call};
 use rt::handler::serve_for_ever;
 use rt::ipc::Utcb;
@@ -76,20 +77,26 @@ fn null() -> Result<Row> {
     })
 }
 
-/// Messages of `N` words there and back, from memory and to memory.
+/// Messages of `N` words there and back, from memory and to memory. A function of its own, so that it has registers for
+/// what it needs each time.
+#[inline(never)]
 fn words<const N: usize>(portal: Selector) -> Result<Row> {
-    let sent: [u64; N] = core::array::from_fn(|i| i as u64 + 1);
-    let mut received = [0; N];
+    let (mut sent, mut received) = ([0; N], [0; N]);
+    for (number, word) in (1..).zip(&mut sent) {
+        *word = number;
+    }
+    let from = black_box(&sent).as_ptr();
+    let to = black_box(&mut received).as_mut_ptr();
     let row = stats::measure_call(|| {
         let mut r = request(portal, tag(0));
-        for (word, value) in r.words.iter_mut().zip(&sent) {
-            // SAFETY: a reference. Volatile, as the values are none that the compiler knows.
-            *word = unsafe { (&raw const *value).read_volatile() };
+        for (i, word) in r.words.iter_mut().take(N).enumerate() {
+            // SAFETY: inside the array. Volatile, as somebody has put the words there.
+            *word = unsafe { from.add(i).read_volatile() };
         }
         let r = call_portal(r);
-        for (value, word) in received.iter_mut().zip(r.words) {
-            // SAFETY: a reference. Volatile, as somebody is to use them.
-            unsafe { (&raw mut *value).write_volatile(word) };
+        for (i, word) in r.words.into_iter().take(N).enumerate() {
+            // SAFETY: as above. Volatile, as somebody is to use the words.
+            unsafe { to.add(i).write_volatile(word) };
         }
         Tag(r.tag)
     })?;
