@@ -101,13 +101,16 @@ impl CpuArch {
         // its tables are freed, every CPU passes an epoch, which loads others.
         unsafe { load_cr3(space.table.fast_switch(space.tag)) };
         self.virt.with_mut(virt::CpuVirt::restore_xcr0);
+        self.set_general_switch();
         self.load_ports(space);
     }
 
     fn load_ports(&self, space: Ref<Space>) {
         let Some(pages) = space.port_bitmap() else {
-            self.tables.set_io_bitmap(IoBitmap::Disabled);
-            self.set_ports_enabled(false);
+            if self.ports_enabled.get() {
+                self.tables.set_io_bitmap(IoBitmap::Disabled);
+                self.set_ports_enabled(false);
+            }
             return;
         };
         if self.ports.get() != Some(space) {
