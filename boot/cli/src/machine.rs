@@ -144,6 +144,26 @@ impl Settings {
     }
 }
 
+/// What executes a machine's instructions.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// The emulator, with its version.
+    pub emulator: String,
+    /// The model of the CPUs, and what else is said of them.
+    pub cpu: String,
+    /// Whether they are emulated, rather than this computer's own.
+    pub is_emulated: bool,
+}
+
+/// What a machine of this kind with these settings is made of.
+pub fn identity(kind: Kind, settings: &Settings) -> Result<Identity> {
+    prepare(kind)?;
+    match kind {
+        Kind::QemuX86 | Kind::QemuArm64 => qemu::identity(settings),
+        Kind::Bochs => bochs::identity(),
+    }
+}
+
 /// How a machine ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum End {

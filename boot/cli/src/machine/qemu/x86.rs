@@ -56,6 +56,16 @@ impl Accelerator {
     }
 }
 
+/// The model of this computer's processor, as Linux names it.
+pub fn host_model() -> String {
+    let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let mut lines = text.lines().filter_map(|line| line.split_once(':'));
+    let model = lines.find(|(name, _)| name.trim() == "model name");
+    model
+        .map_or("unknown", |(_, model)| model.trim())
+        .to_owned()
+}
+
 /// Whether KVM runs here and offers virtualisation to its guests. Where the CPU shows no extension, a
 /// /dev/kvm is none that could; where it does, only a trial tells.
 fn nested_kvm(qemu: &Path) -> bool {
