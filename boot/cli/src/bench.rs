@@ -5,6 +5,7 @@ pub mod measure;
 pub mod output;
 pub mod report;
 pub mod table;
+pub mod trace;
 
 use std::path::PathBuf;
 use std::process::Command;

@@ -92,7 +92,7 @@ impl Way {
     }
 
     /// The settings of a machine with so many CPUs.
-    pub fn settings(&self, cpus: u32) -> Settings {
+    pub fn settings(&self, cpus: u32) -> Settings<'static> {
         Settings {
             count_instructions: self.unit == Unit::Instructions && self.kind != Kind::Bochs,
             ..Settings::new(machine(self.kind, cpus))
@@ -117,7 +117,7 @@ impl Way {
 }
 
 /// All that a machine prints until the benchmark's end.
-pub fn transcript(kind: Kind, image: &Image, settings: &Settings) -> Result<String> {
+pub fn transcript(kind: Kind, image: &Image, settings: &Settings<'_>) -> Result<String> {
     let mut dialogue = Dialogue::new(machine::start(kind, image, settings)?);
     let end = dialogue.expect("(?m)^bench: end", LIMIT);
     end.with_context(|| {

@@ -66,7 +66,7 @@ pub fn identity() -> Result<Identity> {
 }
 
 /// The machine's description.
-fn configuration(settings: &Settings, iso: &Path, log: &Path, port: u16) -> Result<String> {
+fn configuration(settings: &Settings<'_>, iso: &Path, log: &Path, port: u16) -> Result<String> {
     let memory = settings.machine.memory >> 20;
     // Debian's build simulates at most 2 GiB of guest memory at a time, and has a model of 32 bits of size.
     if memory > 2048 {
@@ -102,7 +102,7 @@ fn configuration(settings: &Settings, iso: &Path, log: &Path, port: u16) -> Resu
 }
 
 /// Starts Bochs.
-pub fn start(image: &Image, settings: &Settings) -> Result<Running> {
+pub fn start(image: &Image, settings: &Settings<'_>) -> Result<Running> {
     let bochs =
         child::find(PROGRAM).with_context(|| format!("{PROGRAM} is not in the search path"))?;
     let dir = scratch()?;

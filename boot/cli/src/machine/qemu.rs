@@ -66,7 +66,7 @@ struct Hardware {
 }
 
 /// TCG for this machine: each CPU in a thread of its own, if there are several, unless instructions are counted.
-fn tcg(settings: &Settings) -> &'static str {
+fn tcg(settings: &Settings<'_>) -> &'static str {
     if settings.machine.cpus == 1 || settings.count_instructions {
         "tcg,thread=single"
     } else {
@@ -74,7 +74,7 @@ fn tcg(settings: &Settings) -> &'static str {
     }
 }
 
-fn hardware(qemu: &Path, settings: &Settings) -> Hardware {
+fn hardware(qemu: &Path, settings: &Settings<'_>) -> Hardware {
     match settings.machine.board {
         Board::Pc => x86::hardware(qemu, settings),
         Board::Virt { cpu, gic } => arm64::hardware(cpu, gic, settings),
@@ -82,7 +82,7 @@ fn hardware(qemu: &Path, settings: &Settings) -> Hardware {
 }
 
 /// QEMU's version, and the CPUs that it makes or passes on.
-pub fn identity(settings: &Settings) -> Result<Identity> {
+pub fn identity(settings: &Settings<'_>) -> Result<Identity> {
     let qemu = program(settings.machine.architecture())?;
     let version = child::run(Command::new(&qemu).arg("--version"), None)?;
     let hardware = hardware(&qemu, settings);
@@ -103,7 +103,7 @@ pub fn identity(settings: &Settings) -> Result<Identity> {
 }
 
 /// Starts QEMU.
-pub fn start(image: &Image, settings: &Settings) -> Result<Running> {
+pub fn start(image: &Image, settings: &Settings<'_>) -> Result<Running> {
     let machine = &settings.machine;
     let qemu = program(machine.architecture())?;
     let hardware = hardware(&qemu, settings);

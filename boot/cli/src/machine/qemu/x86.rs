@@ -12,7 +12,7 @@ use crate::child::{self, Group};
 use crate::progress;
 
 /// The machine.
-pub fn hardware(qemu: &Path, settings: &Settings) -> Hardware {
+pub fn hardware(qemu: &Path, settings: &Settings<'_>) -> Hardware {
     let accelerator = Accelerator::choose(qemu, settings);
     let mut options = vec!["-M".into(), "q35".into()];
     options.extend(accelerator.options(settings).map(String::from));
@@ -30,7 +30,7 @@ enum Accelerator {
 }
 
 impl Accelerator {
-    fn choose(qemu: &Path, settings: &Settings) -> Accelerator {
+    fn choose(qemu: &Path, settings: &Settings<'_>) -> Accelerator {
         let possible = settings.virtualization && !settings.count_instructions;
         if possible && nested_kvm(qemu) {
             Accelerator::Kvm
@@ -40,7 +40,7 @@ impl Accelerator {
     }
 
     /// The options for accelerator and CPU.
-    fn options(self, settings: &Settings) -> impl Iterator<Item = &'static str> {
+    fn options(self, settings: &Settings<'_>) -> impl Iterator<Item = &'static str> {
         // `max` has SVM; its other features are what TCG can do.
         let (accelerator, cpu) = match self {
             Accelerator::Kvm => ("kvm", "host"),
