@@ -3,6 +3,7 @@
 pub mod json;
 pub mod measure;
 pub mod output;
+pub mod path;
 pub mod report;
 pub mod table;
 pub mod trace;
