@@ -1,5 +1,6 @@
 //! The command `bench`: boots the benchmark, prints what it measured, and keeps it as data and as a page.
 
+pub mod guard;
 pub mod json;
 pub mod measure;
 pub mod output;
@@ -17,12 +18,14 @@ use clap::ValueEnum;
 pub use measure::{Measures, Unit, Way};
 pub use report::{Report, Row};
 
-use crate::machine::{self, Kind};
+use crate::machine::{self, Kind, Settings};
 use crate::toolchain::Toolchain;
-use crate::{child, workspace};
+use crate::{child, progress, workspace};
 use json::Run;
 use output::Output;
+use path::Path;
 use table::Column;
+use trace::Tracer;
 
 /// What is measured beside Bulkhead, on the same machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -91,6 +94,15 @@ pub fn run(options: &Options) -> Result<()> {
     let report = way.measure(&measure::CPUS)?;
     let safe = protected.measure(&measure::CPUS[..1])?;
 
+    let paths = match options.unit {
+        Unit::Cycles => Err("instructions cannot be traced under KVM"),
+        Unit::Instructions => trace::obstacle(kind)?.map_or(Ok(()), Err),
+    };
+    let paths = match paths {
+        Ok(()) => Ok(paths_of(&way)?),
+        Err(why) => Err(why),
+    };
+
     let mut columns = vec![Column {
         head: Measures::Default.option(),
         rows: &safe.rows,
@@ -102,6 +114,10 @@ pub fn run(options: &Options) -> Result<()> {
         });
     }
     print!("{}", table::table(&report, options.unit, &columns));
+    match &paths {
+        Ok(paths) => print!("{}", path::text(paths)),
+        Err(why) => println!("\npaths unavailable: {why}"),
+    }
     println!("{}", explanation(options.unit));
     let mut runs = vec![describe(&way, &report)?, describe(&protected, &safe)?];
     if let Some((peer, theirs)) = options.peer.zip(peer.as_ref()) {
@@ -115,6 +131,19 @@ pub fn run(options: &Options) -> Result<()> {
         json.append(&lines?)?;
     }
     Ok(())
+}
+
+/// Runs the benchmark once more, and looks at what it executes.
+fn paths_of(way: &Way) -> Result<Vec<Path>> {
+    let architecture = way.kind.architecture();
+    let tracer = Tracer::new(architecture)?;
+    let settings = Settings {
+        plugin: Some(tracer.option()),
+        ..way.settings(1)
+    };
+    let _step = progress::step("Tracing the benchmark");
+    let report = Report::parse(&measure::transcript(way.kind, &way.image()?, &settings)?)?;
+    tracer.paths(&report, architecture)
 }
 
 /// What figures in `unit` mean.

@@ -1,7 +1,7 @@
 //! The path of a row: what its instructions are for, how much of the kernel's code they touch, and which of them are dear.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
+use std::fmt::{self, Write as _};
 
 use super::trace::{Frame, Kernel, Trace};
 use configs::Architecture;
@@ -93,6 +93,7 @@ const RULES: &[Rule] = &[
     rule("vcpu.rs", "save", Stage::Save, Stage::Save),
     rule("vcpu.rs", "leave", Stage::Save, Stage::Save),
     rule("vcpu.rs", "load", Stage::Load, Stage::Load),
+    rule("aarch64/vcpu.rs", "enter", Stage::Enter, Stage::Enter),
     rule("", "guest_exit", Stage::Save, Stage::Save),
     rule("", "entry::run", Stage::Save, Stage::Enter),
     rule("", "entry::run_and_fill", Stage::Save, Stage::Enter),
@@ -112,6 +113,7 @@ const LABELS: &[(&str, Stage)] = &[
     ("stage_save_", Stage::Save),
     ("stage_switch_", Stage::Switch),
     ("stage_reply_", Stage::Reply),
+    ("stage_load_", Stage::Load),
 ];
 
 /// The stage of the kernel's instruction with these frames.
@@ -317,7 +319,10 @@ impl Path {
             .iter()
             .rposition(|i| is_kernel(i.address));
         let mut is_answered = false;
-        for (at, instruction) in trace.instructions.iter().take(median as usize).enumerate() {
+        // The last one reads the counter; before the first that counts, the counter's value was kept.
+        let end = trace.instructions.len().saturating_sub(1);
+        let start = end.saturating_sub(median as usize);
+        for (at, instruction) in trace.instructions.iter().enumerate().take(end).skip(start) {
             let frames = match is_kernel(instruction.address) {
                 true => kernel.frames(instruction.address),
                 false => Vec::new(),
@@ -326,6 +331,8 @@ impl Path {
                 let end = instruction.address + instruction.size.max(1) - 1;
                 lines.extend([instruction.address / LINE, end / LINE]);
                 path.kernel += 1;
+                // Without a handler, what comes from here on leads into the guest.
+                is_answered |= kernel.begins(instruction.address, "entry::run");
                 stage(&frames, is_answered)
             } else if path.kernel != 0 && Some(at) < last {
                 is_answered = true;
@@ -348,6 +355,15 @@ impl Path {
         path
     }
 
+    /// What is dear in it, as text.
+    pub fn dear(&self) -> String {
+        let each = self
+            .dear
+            .iter()
+            .map(|(name, count)| format!("{count} {name}"));
+        each.collect::<Vec<_>>().join(", ")
+    }
+
     /// Counts an instruction with these frames.
     fn note_part(&mut self, stage: Stage, frames: &[Frame]) {
         // The outermost that is more than the kernel's loop: what was inlined into it says most.
@@ -367,4 +383,45 @@ impl Path {
             _ => self.parts.push((stage, function, 1)),
         }
     }
+}
+
+/// Paths as text: one table of what they are, one of their stages.
+pub fn text(paths: &[Path]) -> String {
+    let mut out = format!(
+        "\n{:<36}{:>9}{:>9}{:>12}{:>12}{:>13}\n",
+        "path", "all", "kernel", "bytes of it", "privileged", "serialising"
+    );
+    for path in paths {
+        let Path {
+            name,
+            instructions,
+            kernel,
+            code,
+            privileged,
+            serialising,
+            ..
+        } = path;
+        let _ = writeln!(
+            out,
+            "{name:<36}{instructions:>9}{kernel:>9}{code:>12}{privileged:>12}{serialising:>13}"
+        );
+    }
+    let _ = write!(out, "\n{:<36}", "instructions by stage");
+    for stage in Stage::ALL {
+        let _ = write!(out, "{stage:>12}");
+    }
+    out.push('\n');
+    for path in paths {
+        let _ = write!(out, "{:<36}", path.name);
+        for stage in Stage::ALL {
+            let count = path.stages.get(&stage).map_or("-".into(), u64::to_string);
+            let _ = write!(out, "{count:>12}");
+        }
+        out.push('\n');
+    }
+    out.push('\n');
+    for path in paths {
+        let _ = writeln!(out, "{}: {}", path.name, path.dear());
+    }
+    out
 }

@@ -4,12 +4,13 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
+use configs::Architecture;
 use object::{Object, ObjectSegment, ObjectSymbol};
 
-use super::measure::{self, Way};
+use super::path;
 use super::report::{Report, Row};
 use crate::artifacts::Artifacts;
-use crate::machine::{Kind, Settings, qemu};
+use crate::machine::{Kind, qemu};
 use crate::toolchain::host_cargo;
 use crate::{child, progress, workspace};
 
@@ -97,6 +98,15 @@ impl Kernel {
         Some(name)
     }
 
+    /// Whether a symbol of this name begins at `address`.
+    pub fn begins(&self, address: u64, name: &str) -> bool {
+        let at = self.symbols.partition_point(|(start, _)| *start < address);
+        let here = self.symbols[at..]
+            .iter()
+            .take_while(|(start, _)| *start == address);
+        here.into_iter().any(|(_, symbol)| symbol.ends_with(name))
+    }
+
     /// The functions that the instruction at `address` belongs to, the innermost first, the symbol last.
     pub fn frames(&self, address: u64) -> Vec<Frame> {
         let mut all = Vec::new();
@@ -151,26 +161,46 @@ pub fn obstacle(kind: Kind) -> Result<Option<&'static str>> {
     })
 }
 
-/// Runs the benchmark on one CPU with the plugin, and finds what is executed for each row that measures one operation at
-/// a time.
-pub fn trace(way: &Way) -> Result<(Kernel, Vec<Trace>)> {
-    let plugin = plugin()?;
-    let image = way.image()?;
-    let architecture = way.kind.architecture();
-    let kernel = Kernel::read(&Artifacts::trials(architecture)?.kernel_elf())?;
-    let dir = tempfile::tempdir()?;
-    let out = dir.path().join("paths");
-    let (file, seen) = (plugin.display(), out.display());
-    let Range { start, end } = kernel.range;
-    let option = format!("file={file},kernel={start},kernel_end={end},out={seen}");
-    let settings = Settings {
-        plugin: Some(&option),
-        ..way.settings(1)
-    };
-    let _step = progress::step("Tracing the benchmark");
-    let report = Report::parse(&measure::transcript(way.kind, &image, &settings)?)?;
-    let text = std::fs::read_to_string(&out).context("the plugin has written nothing")?;
-    Ok((kernel, assign(&report.rows, parse(&text)?)))
+/// What watches a benchmark that runs on one CPU.
+pub struct Tracer {
+    kernel: Kernel,
+    option: String,
+    out: PathBuf,
+    _dir: tempfile::TempDir,
+}
+
+impl Tracer {
+    /// Builds the plugin, and reads the kernel that trials run on.
+    pub fn new(architecture: Architecture) -> Result<Tracer> {
+        let plugin = plugin()?;
+        let kernel = Kernel::read(&Artifacts::trials(architecture)?.kernel_elf())?;
+        let dir = tempfile::tempdir()?;
+        let out = dir.path().join("paths");
+        let (file, seen) = (plugin.display(), out.display());
+        let Range { start, end } = kernel.range;
+        Ok(Tracer {
+            option: format!("file={file},kernel={start},kernel_end={end},out={seen}"),
+            kernel,
+            out,
+            _dir: dir,
+        })
+    }
+
+    /// QEMU's option that loads the plugin ([`crate::machine::Settings::plugin`]).
+    pub fn option(&self) -> &str {
+        &self.option
+    }
+
+    /// When the benchmark has ended, with these figures: the paths of all rows that measure one operation at a time.
+    pub fn paths(&self, report: &Report, architecture: Architecture) -> Result<Vec<path::Path>> {
+        let text = std::fs::read_to_string(&self.out).context("the plugin has written nothing")?;
+        let traces = assign(&report.rows, parse(&text)?);
+        let paths = traces.iter().filter_map(|trace| {
+            let median = report.row(&trace.name)?.median;
+            Some(path::Path::of(trace, median, &self.kernel, architecture))
+        });
+        Ok(paths.collect())
+    }
 }
 
 /// Reads the plugin's file.
