@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{self, Write as _};
 
-use super::trace::{Frame, Kernel, Trace};
+use super::trace::{Frame, Instruction, Kernel, Trace};
 use configs::Architecture;
 
 /// Bytes of a cache line.
@@ -319,8 +319,13 @@ impl Path {
             .iter()
             .rposition(|i| is_kernel(i.address));
         let mut is_answered = false;
-        // The last one reads the counter; before the first that counts, the counter's value was kept.
-        let end = trace.instructions.len().saturating_sub(1);
+        // The last one reads the counter, on Arm after a barrier; before the first that counts, the value was kept.
+        let is_own = |i: &&Instruction| i.text != "isb";
+        let before = trace
+            .instructions
+            .split_last()
+            .map_or(&[][..], |(_, rest)| rest);
+        let end = before.len() - usize::from(!before.last().iter().all(is_own));
         let start = end.saturating_sub(median as usize);
         for (at, instruction) in trace.instructions.iter().enumerate().take(end).skip(start) {
             let frames = match is_kernel(instruction.address) {
