@@ -1,6 +1,7 @@
 //! The command `bench`: boots the benchmark, prints what it measured, and keeps it as data and as a page.
 
 pub mod guard;
+pub mod html;
 pub mod json;
 pub mod measure;
 pub mod output;
@@ -21,6 +22,7 @@ pub use report::{Report, Row};
 use crate::machine::{self, Kind, Settings};
 use crate::toolchain::Toolchain;
 use crate::{child, progress, workspace};
+use html::Page;
 use json::Run;
 use output::Output;
 use path::Path;
@@ -72,8 +74,12 @@ pub fn run(options: &Options) -> Result<()> {
         let path = file.as_deref();
         path.map(|path| Output::open(option, path)).transpose()
     };
-    let json = open("--json", &options.json)?;
+    let json_file = open("--json", &options.json)?;
     let html = open("--html", &options.html)?;
+    let before = match (&options.json, &html) {
+        (Some(file), Some(_)) if file.is_file() => json::read(file)?,
+        _ => Vec::new(),
+    };
     let way = Way {
         kind,
         unit: options.unit,
@@ -89,7 +95,6 @@ pub fn run(options: &Options) -> Result<()> {
             "--cycles: {kind} is emulated here; cycles can be measured on qemu-x86, where KVM offers virtualisation to guests"
         );
     }
-    let _ = html;
     let peer = options.peer.map(|peer| peer.measure(kind)).transpose()?;
     let report = way.measure(&measure::CPUS)?;
     let safe = protected.measure(&measure::CPUS[..1])?;
@@ -119,16 +124,32 @@ pub fn run(options: &Options) -> Result<()> {
         Err(why) => println!("\npaths unavailable: {why}"),
     }
     println!("{}", explanation(options.unit));
-    let mut runs = vec![describe(&way, &report)?, describe(&protected, &safe)?];
+    let run = describe(&way, &report)?;
+    let guarded = describe(&protected, &safe)?;
+    if let Some(html) = html {
+        let earlier = html::earlier(before, &run);
+        let page = Page {
+            report: &report,
+            run: &run,
+            protected: &guarded,
+            peer: options.peer.map(Peer::name).zip(peer.as_ref()),
+            paths: paths.as_deref().map_err(|why| *why),
+            earlier: &earlier,
+            figures: &guard::figures()?,
+            explanation: explanation(options.unit),
+        };
+        html.replace(&page.text())?;
+    }
+    let mut runs = vec![run, guarded];
     if let Some((peer, theirs)) = options.peer.zip(peer.as_ref()) {
         runs.push(Run {
             config: format!("{}, {}", peer.name(), Measures::Off.option()),
             ..describe(&way, theirs)?
         });
     }
-    if let Some(json) = json {
+    if let Some(file) = json_file {
         let lines: Result<String> = runs.iter().map(Run::line).collect();
-        json.append(&lines?)?;
+        file.append(&lines?)?;
     }
     Ok(())
 }
