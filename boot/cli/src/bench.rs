@@ -119,6 +119,9 @@ pub fn run(options: &Options) -> Result<()> {
         });
     }
     print!("{}", table::table(&report, options.unit, &columns));
+    if let Some(guests) = &report.guests {
+        println!("\nguests: {guests}");
+    }
     match &paths {
         Ok(paths) => print!("{}", path::text(paths)),
         Err(why) => println!("\npaths unavailable: {why}"),

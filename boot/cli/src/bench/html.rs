@@ -65,6 +65,7 @@ impl Page<'_> {
                         dt { "Emulator" } dd { (run.emulator) }
                         dt { "CPU" } dd { (run.cpu_flags) }
                         dt { "Built and run with" } dd { (run.config) }
+                        @if let Some(guests) = &self.report.guests { dt { "Guests" } dd { (guests) } }
                         dt { "Unit" } dd { (run.unit) }
                     }
                     p.note { (self.explanation) }

@@ -25,8 +25,8 @@ use super::super::speculation::overwrite_buffers;
 pub(super) use capabilities::Capabilities;
 pub use capabilities::ControlWord;
 use entry::Way;
-pub(super) use host::HostState;
 use host::SwitchedMsrs;
+pub(super) use host::{HostState, LISTED_MSRS};
 
 /// Bits of the interruptibility state (Intel SDM 3C table 25-3).
 const BLOCKING_STI: u64 = 1 << 0;
