@@ -245,7 +245,7 @@ impl Vcpu {
 
     fn save_syscall(&mut self, cpu: &mut CpuVirt) {
         // The processor may have a newer KERNEL_GS_BASE.
-        self.suspend(cpu);
+        self.lend(cpu);
         let page = self.page;
         poke!(page, self.msrs.star, star);
         poke!(page, self.msrs.lstar, lstar);
@@ -394,7 +394,7 @@ impl Vcpu {
 
     fn load_syscall(&mut self, cpu: &mut CpuVirt) {
         // The next entry loads the new values.
-        self.suspend(cpu);
+        self.lend(cpu);
         let page = self.page;
         let limits = &cpu.limits;
         self.msrs.star = peek!(page, star);
