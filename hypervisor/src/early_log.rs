@@ -3,6 +3,7 @@
 
 use core::fmt::{self, Write};
 
+use abi::text::Text;
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use spin::Once;
 use spin::mutex::SpinMutex;
@@ -29,7 +30,7 @@ impl Log for Front {
             Level::Info | Level::Debug | Level::Trace => "",
         };
         let sink = SINK.get().copied().unwrap_or(print);
-        sink(format_args!("bulkhead: {kind}{}\n", record.args()));
+        sink(format_args!("bulkhead: {}{}\n", Text(kind), record.args()));
     }
 
     fn flush(&self) {}

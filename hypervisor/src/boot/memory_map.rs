@@ -8,6 +8,7 @@
 use core::fmt;
 
 use crate::addr::HostPhys;
+use abi::text::Dec;
 
 /// Most regions that a map holds. PCs have 10 to 60.
 pub const MAX_REGIONS: usize = 128;
@@ -83,7 +84,7 @@ impl PhysRange {
 
 impl fmt::Debug for PhysRange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:#012x}-{:#012x}", self.start, self.end)
+        write!(f, "{:?}-{:?}", self.start(), self.end())
     }
 }
 
@@ -164,10 +165,8 @@ impl fmt::Display for MapError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             MapError::TooManyRegions => {
-                write!(
-                    f,
-                    "firmware describes more than {MAX_REGIONS} memory regions"
-                )
+                let most = Dec(MAX_REGIONS as u64);
+                write!(f, "firmware describes more than {most} memory regions")
             }
             MapError::NotUsable(range) => write!(f, "{range:?} is not usable memory"),
         }

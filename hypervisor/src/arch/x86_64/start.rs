@@ -20,6 +20,7 @@ use crate::tables::KernelRights;
 use crate::{early_log, logring};
 use abi::boot::{BootInfo, Virtualization};
 use abi::cap::MemoryKind;
+use abi::text::{Dec, Hex, Text};
 use core::arch::asm;
 use core::sync::atomic::Ordering;
 use spin::Once;
@@ -39,7 +40,7 @@ pub fn platform() -> &'static Platform {
 
 /// Called by the boot code, on its stack and page tables.
 pub fn kernel_main(params: &'static BootParams) -> ! {
-    log::info!("Bulkhead {}", env!("CARGO_PKG_VERSION"));
+    log::info!(concat!("Bulkhead ", env!("CARGO_PKG_VERSION")));
     let Some(bundle) = params.bundle else {
         refuse(format_args!(
             "panic: no boot bundle: the loader passed no module"
@@ -101,7 +102,7 @@ pub fn kernel_main(params: &'static BootParams) -> ! {
     if let Err(status) = root::start(&first, machine) {
         refuse(format_args!(
             "panic: cannot start the root task: {}",
-            status.name()
+            Text(status.name())
         ));
     }
     run()
@@ -192,9 +193,9 @@ fn enter_cpu(cpu: Ref<Cpu>, features: &CpuFeatures) {
     let measures = Measures::choose(&identity, features.mitigate, cpu.index == 0);
     if cpu.index != 0 && measures != cpu::by_index(0).arch.measures.get() {
         log::warn!(
-            "CPU {}: other measures against speculation: {:#x}",
-            cpu.index,
-            measures.bits()
+            "CPU {}: other measures against speculation: {}",
+            Dec(cpu.index.into()),
+            Hex(measures.bits().into())
         );
     }
     cpu.arch.set_measures(measures);
@@ -218,7 +219,7 @@ fn enter_cpu(cpu: Ref<Cpu>, features: &CpuFeatures) {
         .virt
         .with_mut(|virt| unsafe { virt::init_cpu(virt, pages, measures) });
     if let Err(why) = result {
-        log::error!("CPU {}: no virtualisation: {why}", cpu.index);
+        log::error!("CPU {}: no virtualisation: {why}", Dec(cpu.index.into()));
     }
 }
 
@@ -232,7 +233,7 @@ fn start_others(platform: &Platform) {
         let Some(cpu) = make_cpu(index, id) else {
             log::warn!(
                 "no memory for the CPU with APIC {} and those after it",
-                id.0
+                Dec(id.0.into())
             );
             break;
         };
@@ -241,11 +242,11 @@ fn start_others(platform: &Platform) {
         if unsafe { smp::start(id, index as usize, stack, paging::kernel_root()) } {
             index += 1;
         } else {
-            log::warn!("the CPU with APIC {} did not start", id.0);
+            log::warn!("the CPU with APIC {} did not start", Dec(id.0.into()));
             cpu::unregister(index);
         }
     }
-    log::info!("{} CPUs", cpu::count());
+    log::info!("{} CPUs", Dec(cpu::count().into()));
 }
 
 fn boot_info(

@@ -3,6 +3,7 @@
 use core::fmt;
 
 use abi::boot::Virtualization;
+use abi::text::{Dec, Hex, Text};
 use raw_cpuid::cpuid;
 use spin::Once;
 
@@ -96,10 +97,12 @@ impl fmt::Display for Missing {
                 // By number (Intel SDM 3C 25.6 to 25.8): the names would make the kernel a tenth larger.
                 write!(
                     f,
-                    "VMX {word:?} controls lack bits {absent:#x}, force bits {forced:#x}"
+                    "VMX {word:?} controls lack bits {}, force bits {}",
+                    Hex(absent.into()),
+                    Hex(forced.into())
                 )
             }
-            Missing::Ept(what) => write!(f, "EPT without {what}"),
+            Missing::Ept(what) => write!(f, "EPT without {}", Text(what)),
         }
     }
 }
@@ -173,10 +176,10 @@ fn find() -> Features {
         Ok(backend) => {
             log::info!(
                 "guests: {}",
-                match backend {
+                Text(match backend {
                     Backend::Vmx(_) => "VMX with EPT",
                     _ => "SVM with nested paging",
-                }
+                })
             );
             backend
         }
@@ -239,7 +242,8 @@ fn usable_components(leaf: impl Fn(u32) -> raw_cpuid::CpuIdResult) -> u64 {
             let area = leaf(component);
             if area.ebx.saturating_add(area.eax) > abi::PAGE_SIZE as u32 {
                 log::info!(
-                    "guests do without XSAVE component {component}: its state takes more than a page"
+                    "guests do without XSAVE component {}: its state takes more than a page",
+                    Dec(component.into())
                 );
                 components &= !bit;
             }
