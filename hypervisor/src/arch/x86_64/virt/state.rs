@@ -3,7 +3,7 @@
 //! The page is shared with the monitor, which can change it at any time: every field is read once, by
 //! [`peek!`], and made harmless by the functions of [`Limits`] before it is used.
 
-use abi::vcpu::x86_64::VcpuState;
+use abi::vcpu::x86_64::{Segment, VcpuState};
 use raw_cpuid::CpuIdResult;
 use x86::controlregs::{Cr0, Cr4};
 
@@ -26,7 +26,41 @@ macro_rules! poke {
         unsafe { (&raw mut (*page).$($field)+).write_volatile(value) }
     }};
 }
-pub(super) use {peek, poke};
+
+/// The place of a segment register in a [`StatePage`].
+macro_rules! segment {
+    ($page:expr, $field:ident) => {{
+        let page: *mut abi::vcpu::x86_64::VcpuState = $page.as_ptr();
+        // SAFETY: as in `peek!`.
+        unsafe { $crate::arch::x86_64::virt::state::SegmentPlace::new(&raw mut (*page).$field) }
+    }};
+}
+pub(super) use {peek, poke, segment};
+
+/// A segment register in a [`StatePage`], which is as long as `peek!` and `poke!` demand it.
+#[derive(Clone, Copy)]
+pub(super) struct SegmentPlace(*mut Segment);
+
+impl SegmentPlace {
+    /// # Safety
+    ///
+    /// `place` is in a state page.
+    pub unsafe fn new(place: *mut Segment) -> SegmentPlace {
+        SegmentPlace(place)
+    }
+
+    /// Reads it, once.
+    pub fn read(self) -> Segment {
+        // SAFETY: as in `peek!`.
+        unsafe { self.0.read_volatile() }
+    }
+
+    /// Writes it.
+    pub fn write(self, segment: Segment) {
+        // SAFETY: as in `peek!`.
+        unsafe { self.0.write_volatile(segment) }
+    }
+}
 
 /// CR0 bits (Intel SDM 3A 2.5).
 pub(super) mod cr0 {
