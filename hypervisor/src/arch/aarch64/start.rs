@@ -33,7 +33,7 @@ unsafe extern "C" {
 }
 
 /// Called by the boot code, on its stack and tables.
-pub fn kernel_main(params: &'static BootParams) -> ! {
+pub fn kernel_main(params: &BootParams) -> ! {
     log::info!(concat!("Bulkhead ", env!("CARGO_PKG_VERSION")));
     if let Err(why) = features::check() {
         refuse(format_args!("panic: {why}"));

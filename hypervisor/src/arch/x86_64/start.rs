@@ -10,7 +10,7 @@ use crate::addr::{HostPhys, HostVirt};
 use crate::boot::madt::{ApicId, Platform};
 use crate::boot::memory_map::{MemoryMap, PhysRange};
 use crate::boot::{BootParams, acpi, handover, image};
-use crate::cell::{CpuCell, Ref};
+use crate::cell::{CpuCell, Given, Ref};
 use crate::context::State;
 use crate::cpu::{self, Cpu};
 use crate::mem::{self, PAGE};
@@ -23,23 +23,22 @@ use abi::cap::MemoryKind;
 use abi::text::{Dec, Hex, Text};
 use core::arch::asm;
 use core::sync::atomic::Ordering;
-use spin::Once;
 
 /// Pages of a CPU's kernel stack.
 const STACK_PAGES: usize = 4;
 /// Milliseconds of a time slice without a budget.
 const TIME_SLICE: u64 = 10;
 
-static PLATFORM: Once<Platform> = Once::new();
-static FEATURES: Once<CpuFeatures> = Once::new();
+static PLATFORM: Given<Platform> = Given::new();
+static FEATURES: Given<CpuFeatures> = Given::new();
 
 /// What firmware says of CPUs and interrupts.
 pub fn platform() -> &'static Platform {
-    PLATFORM.wait()
+    PLATFORM.get().expect("the kernel reads it first")
 }
 
 /// Called by the boot code, on its stack and page tables.
-pub fn kernel_main(params: &'static BootParams) -> ! {
+pub fn kernel_main(params: &BootParams) -> ! {
     log::info!(concat!("Bulkhead ", env!("CARGO_PKG_VERSION")));
     let Some(bundle) = params.bundle else {
         refuse(format_args!(
@@ -52,14 +51,14 @@ pub fn kernel_main(params: &'static BootParams) -> ! {
         Ok(head) => head,
         Err(why) => refuse(format_args!("panic: {why}")),
     };
-    let features = FEATURES.call_once(|| CpuFeatures::detect(&params.command_line));
+    let features = FEATURES.give(CpuFeatures::detect(&params.command_line));
     if let Err(why) = features.check() {
         refuse(format_args!("panic: {why}"));
     }
     // SAFETY: the boot page tables have supervisor pages only, and CR3 holds no flags.
     unsafe { features.enable_on_this_cpu() };
     let info = acpi::read(&boot::BootWindow, params.rsdp, apic::boot_id());
-    let platform = PLATFORM.call_once(|| info.platform);
+    let platform = PLATFORM.give(info.platform);
     let apic_registers = apic::init(features);
     if !clock::calibrate(info.pm_timer) {
         refuse(format_args!(
@@ -110,7 +109,7 @@ pub fn kernel_main(params: &'static BootParams) -> ! {
 
 /// Called by the boot code of the other CPUs, on their stacks and the kernel's page tables.
 pub fn ap_main(index: usize) -> ! {
-    let features = FEATURES.wait();
+    let features = FEATURES.get().expect("the boot CPU comes first");
     // SAFETY: as on the boot CPU; the kernel's tables have no user pages.
     unsafe { features.enable_on_this_cpu() };
     apic::init_this_cpu();

@@ -4,7 +4,8 @@ use core::fmt;
 
 use abi::boot::Virtualization;
 use abi::text::{Dec, Hex, Text};
-use spin::Once;
+
+use crate::cell::Given;
 
 use super::super::cpuid::{is_amd, leaf};
 use super::fpu::Method;
@@ -107,12 +108,12 @@ impl fmt::Display for Missing {
     }
 }
 
-static FEATURES: Once<Features> = Once::new();
+static FEATURES: Given<Features> = Given::new();
 
 /// Chooses the extension. Called on the boot CPU before anything else of this module; says in the log
-/// what it found, or why guests cannot run. Later calls give the first one's answer.
+/// what it found, or why guests cannot run. Once.
 pub fn detect() -> Virtualization {
-    FEATURES.call_once(find).virtualization
+    FEATURES.give(find()).virtualization
 }
 
 /// What [`detect`] found.
