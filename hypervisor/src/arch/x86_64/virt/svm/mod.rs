@@ -141,7 +141,7 @@ impl Vcpu {
         self.set_flush();
     }
 
-    #[inline]
+    #[inline(never)]
     pub fn suspend(&mut self, cpu: &mut CpuVirt) {
         if cpu.loaded != self.id() {
             return;
