@@ -2,6 +2,7 @@
 
 pub mod boot;
 pub mod clock;
+pub mod cpuid;
 pub mod entry;
 pub mod exits;
 pub mod fastpath;

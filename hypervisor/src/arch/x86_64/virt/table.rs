@@ -68,7 +68,7 @@ const SET_BY_MONITOR: (Keeper, Access) = (Keeper::Kernel, Access::None);
 const TRAPPED: (Keeper, Access) = (Keeper::Nobody, Access::None);
 
 /// The table.
-pub(super) const TABLE: [Row; 17] = [
+pub(super) static TABLE: [Row; 17] = [
     row("general, RIP, RFLAGS", &[], SWITCHED, SWITCHED),
     row("segments, LDTR, TR, GDTR, IDTR", &[], SWITCHED, SWITCHED),
     row("CR0, CR3, CR4, DR7", &[], SWITCHED, SWITCHED),
@@ -161,18 +161,6 @@ pub(super) const TABLE: [Row; 17] = [
         TRAPPED,
     ),
 ];
-
-/// MSRs that guests access in a way without an exit, by the column of the table that `column` picks.
-pub(super) fn free(
-    column: impl Fn(&Row) -> Access,
-    is_free: impl Fn(Access) -> bool,
-) -> impl Iterator<Item = u32> {
-    TABLE
-        .into_iter()
-        .filter(move |row| is_free(column(row)))
-        .flat_map(|row| row.msrs)
-        .copied()
-}
 
 #[cfg(test)]
 mod tests {

@@ -10,6 +10,9 @@ use super::super::{InitError, KernelPage};
 use super::capabilities::{ALL, Capabilities, LOCKED, OUTSIDE_SMX};
 use super::vmcs;
 
+/// MSRs in each of the lists that exits store and load, and entries load: none, see [`SwitchedMsrs`].
+pub const LISTED_MSRS: u64 = 0;
+
 /// MSRs that the host and guests both use, that VMX does not switch by itself, and that the kernel needs only
 /// when a thread runs. They are switched by WRMSR, only those that differ, and not for exits that the
 /// kernel handles itself. Against autoload lists, which cost about as much for each entry as WRMSR does and

@@ -27,8 +27,8 @@ pub(super) use capabilities::Capabilities;
 pub use capabilities::ControlWord;
 pub(super) use entry::enter;
 pub use entry::{vmx_load_rip, vmx_resume, vmx_tell};
-pub(super) use host::HostState;
 use host::SwitchedMsrs;
+pub(super) use host::{HostState, LISTED_MSRS};
 use hw::TablePointer;
 
 /// Bits of the interruptibility state (Intel SDM 3C table 25-3).
@@ -293,7 +293,7 @@ impl Vcpu {
     /// Whether the next entry has to come by [`Vcpu::prepare`] though nothing happens before it.
     #[inline(always)]
     pub fn is_special(&self, cpu: &CpuVirt) -> bool {
-        self.to_do || self.spins_exit || cpu.fills_returns || cpu.loaded != self.id()
+        self.to_do || self.spins_exit || cpu.loaded != self.id()
     }
 
     /// How guest mode was left; with `failed`, VMLAUNCH or VMRESUME failed.
