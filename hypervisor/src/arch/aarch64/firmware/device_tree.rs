@@ -41,7 +41,7 @@ impl<T: Copy, const N: usize> List<T, N> {
 
     /// The items.
     pub fn iter(&self) -> impl Iterator<Item = T> + '_ {
-        self.items.iter().take(self.len).copied().flatten()
+        self.items.iter().map_while(|item| *item)
     }
 }
 
