@@ -96,16 +96,18 @@ impl Mode {
     /// Flags of the compiler.
     fn flags(&self, architecture: Architecture) -> &'static [&'static str] {
         match (self.at_top, architecture) {
-            // The code model that can reach it. In the kernel little becomes part of its callers that does not say so, and
-            // there are few indirect jumps.
+            // The code model that can reach it. In the kernel little becomes part of its callers that does not say so, there
+            // are few indirect jumps, and panics name files by their places in the kernel's sources.
             (true, Architecture::X86_64) => &[
                 "-Crelocation-model=static",
                 "-Ccode-model=kernel",
+                "--remap-path-prefix=hypervisor/src=",
                 "-Cllvm-args=-inline-threshold=40 -min-jump-table-entries=16",
             ],
             // Code that functions share (outlined) would cost two instructions more wherever it is on a hot path.
             (true, Architecture::Arm64) => &[
                 "-Crelocation-model=static",
+                "--remap-path-prefix=hypervisor/src=",
                 "-Cllvm-args=-inline-threshold=30 -enable-machine-outliner=never",
             ],
             (false, _) => &["-Crelocation-model=static"],
