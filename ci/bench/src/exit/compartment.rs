@@ -73,7 +73,7 @@ pub fn build(info: &BootInfo, head: &Head, image: &[u8], arguments: &Arguments) 
     map(GUEST, 0, place::RAM.start, plan::RAM_SIZE, all)?;
     fill_ram(image, arguments);
 
-    monitor::prepare();
+    monitor::prepare(info);
     let (copy, size) = (plan::COPY_OFFSET, plan::COPY_SIZE);
     map(ROOT_SPACE, copy, plan::COPY, size, Rights::RW)?;
     let mut used = 0;

@@ -125,7 +125,7 @@ unsafe impl Sync for Ram {}
 static GUEST_RAM: Ram = Ram(UnsafeCell::new(None));
 
 /// Prepares what all vCPUs use. Needs a heap.
-pub fn prepare() {
+pub fn prepare(_info: &BootInfo) {
     instruction::prepare();
     // SAFETY: mapped in the monitor's space for this purpose alone.
     let memory = unsafe { SharedMemory::new(RAM as usize, RAM_SIZE as usize) };
