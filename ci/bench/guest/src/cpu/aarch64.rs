@@ -61,7 +61,7 @@ pub fn overhead() -> u32 {
 }
 
 /// Brings a vCPU into the state that it measures in.
-pub fn prepare(_number: usize) {}
+pub fn prepare() {}
 
 /// Halts for ever.
 pub fn rest() -> ! {
