@@ -1,5 +1,6 @@
 //! x86-64.
 
+mod internal;
 mod interrupts;
 mod start;
 mod tables;
@@ -175,4 +176,14 @@ pub fn measure(sampler: &Sampler, arguments: &Arguments) {
         ticks!([] ["mov r13d, [r14]"] [], in("r14") place::PAGE, out("r13") _,)
     };
     sampler.row(Row::PageFault, fault, always);
+    internal::prepare_syscalls();
+    sampler.row(Row::Syscall, || internal::syscall(), always);
+    internal::prepare_contexts();
+    sampler.row(Row::ContextSwitch, internal::context_switch, always);
+    internal::prepare_faults();
+    let fault = || {
+        internal::unmap();
+        ticks!([] ["mov r13d, [r14]"] [], in("r14") internal::FAULTING, out("r13") _,)
+    };
+    sampler.row(Row::GuestPageFault, fault, always);
 }
