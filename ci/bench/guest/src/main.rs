@@ -13,9 +13,9 @@ use sampler::Sampler;
 
 /// What a vCPU does, when it can run compiled code.
 extern "C" fn main(number: usize) -> ! {
-    cpu::prepare();
+    let arguments = monitor::arguments();
+    cpu::prepare(number, &arguments);
     if number == 0 {
-        let arguments = monitor::arguments();
         cpu::measure(&Sampler::new(arguments.rows), &arguments);
         request(Request::End);
     }

@@ -35,9 +35,8 @@ const _: () = assert!(place::RESULTS + size_of::<Results>() as u64 <= place::RAM
 /// an offset in the guest's RAM.
 pub fn summary(row: Row, read: impl Fn(u64) -> u32) -> Option<Summary> {
     let results = place::RESULTS - place::RAM.start;
-    let at = results
-        + offset_of!(Results, rows) as u64
-        + (row as usize * size_of::<Samples>()) as u64;
+    let at =
+        results + offset_of!(Results, rows) as u64 + (row as usize * size_of::<Samples>()) as u64;
     let overhead = read(results + offset_of!(Results, overhead) as u64);
     let net = |offset: usize| u64::from(read(at + offset as u64).saturating_sub(overhead));
     (read(at + offset_of!(Samples, complete) as u64) == 1).then(|| {

@@ -34,6 +34,9 @@ const VCPU: Selector = FREE.offset(20);
 const SCHEDS: Selector = FREE.offset(24);
 const KICKS: Selector = FREE.offset(28);
 const MAPPINGS: Selector = FREE.offset(32);
+const CODE_MAPPINGS: Selector = FREE.offset(48);
+/// The mapping of the virtual CPU interface.
+const INTERFACE: Selector = FREE.offset(11);
 const PORTALS: Selector = FREE.offset(64);
 
 /// Kernel memory of the monitor's domain, in pages.
@@ -91,10 +94,18 @@ pub fn build(info: &BootInfo, head: &Head, image: &[u8], arguments: &Arguments) 
                 plan::COPY + used,
             )
         };
-        map(SPACE, copy + used, segment.address, segment.size, Rights::RW)?;
+        map(
+            SPACE,
+            copy + used,
+            segment.address,
+            segment.size,
+            Rights::RW,
+        )?;
         used += segment.size;
     }
-    map_code(head, SPACE, mappings.next().ok_or(Status::BadSelector)?)?;
+    map_code(head, SPACE, CODE_MAPPINGS)?;
+
+    arch::map_interface(info, GUEST, INTERFACE)?;
 
     give(memory)?;
     for number in 0..VCPUS {
@@ -152,7 +163,11 @@ fn fill_ram(image: &[u8], arguments: &Arguments) {
 unsafe fn copy_words(from: Range<u64>, to: u64) {
     for (i, at) in from.step_by(size_of::<u64>()).enumerate() {
         // SAFETY: the caller's promise.
-        unsafe { (to as *mut u64).add(i).write_volatile((at as *const u64).read_volatile()) };
+        unsafe {
+            (to as *mut u64)
+                .add(i)
+                .write_volatile((at as *const u64).read_volatile())
+        };
     }
 }
 

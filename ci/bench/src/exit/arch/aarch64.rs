@@ -3,17 +3,15 @@
 use crate::exit::compartment::{DEVICE_KICK, WAKER};
 use crate::exit::monitor::{Device, Words, answer, fill_page, halted};
 use crate::exit::plan::{KICK_DEVICE, VCPUS, state, table};
-use abi::Op;
-use abi::boot::{BootInfo, Virtualization};
+use abi::boot::{BootInfo, ROOT_MEMORY, Region, Virtualization};
 use abi::syscall::DoorbellKind;
-use abi::vcpu::aarch64::{
-    CONTROL_HALT, Groups, LIST_EOI, LIST_REGISTERS, LIST_STATE, VcpuState,
-};
+use abi::vcpu::aarch64::{CONTROL_HALT, Groups, LIST_EOI, LIST_REGISTERS, LIST_STATE, VcpuState};
 use abi::vcpu::{ExitKind, fault_syndrome, instruction_length};
+use abi::{Op, Rights, Selector, Status};
 use bench_guest::{Arguments, arch as guest, place};
 use core::arch::naked_asm;
 use rt::env::register_key;
-use rt::syscall::{self, DoorbellParameters};
+use rt::syscall::{self, DoorbellParameters, MapParameters};
 use spin::Mutex;
 use vmm::arch::aarch64::gic::lists::List;
 use vmm::arch::aarch64::gic::sgi::Sgi;
@@ -96,6 +94,27 @@ pub fn arguments(info: &BootInfo) -> Option<Arguments> {
         gic: info.gic_version.into(),
     })
 }
+
+/// Gives the guest what it reaches of the interrupt controller without an exit: of a GICv2 the virtual CPU interface.
+pub fn map_interface(info: &BootInfo, space: Selector, mapping: Selector) -> syscall::Result {
+    let interface = info.gic_vcpu_interface;
+    if info.gic_version != 2 {
+        return Ok(());
+    }
+    let holds = |region: &Region| (region.base..region.base + region.size).contains(&interface);
+    let regions = info.regions();
+    let number = regions.iter().position(holds).ok_or(Status::BadArgument)?;
+    let p = MapParameters {
+        offset: interface - regions[number].base,
+        address: guest::CPU_INTERFACE,
+        size: INTERFACE_SIZE,
+        rights: Rights::RW,
+    };
+    syscall::map(ROOT_MEMORY.offset(number as u32), space, mapping, &p)
+}
+
+/// Bytes of a GICv2's virtual CPU interface (IHI 0048, 5.5).
+const INTERFACE_SIZE: u64 = 0x2000;
 
 /// Where the guest rings.
 pub fn doorbell(_arguments: &Arguments) -> DoorbellParameters {

@@ -1,7 +1,7 @@
 //! x86-64.
 
-use crate::exit::monitor::{Device, Words, answer, fill_page, halted};
 use crate::exit::compartment::{DEVICE_KICK, WAKER};
+use crate::exit::monitor::{Device, Words, answer, fill_page, halted};
 use crate::exit::plan::{KICK_DEVICE, KICK_VCPU, RAM, RAM_SIZE, VCPUS, state, table};
 use abi::boot::{BootInfo, Virtualization};
 use abi::syscall::DoorbellKind;
@@ -10,7 +10,7 @@ use abi::vcpu::x86_64::{
     RDI, RDX, SHADOW_INTERRUPT, VcpuState,
 };
 use abi::vcpu::{ExitKind, FAULT_WRITE, instruction_length};
-use abi::{Op, Rights};
+use abi::{Op, Rights, Selector};
 use bench_guest::{Arguments, arch as guest, place};
 use core::arch::naked_asm;
 use core::cell::UnsafeCell;
@@ -21,8 +21,8 @@ use rt::syscall::{self, DoorbellParameters};
 use vmm::arch::x86_64::apic::local::{Effect, LocalApic};
 use vmm::arch::x86_64::apic::message::Destination;
 use vmm::arch::x86_64::exits::EMULATION;
-use vmm::arch::x86_64::instruction::mmio::{self, Bus, Fault};
 use vmm::arch::x86_64::instruction;
+use vmm::arch::x86_64::instruction::mmio::{self, Bus, Fault};
 use vmm::arch::x86_64::state::StatePage;
 use vmm::memory::{GuestPhys, GuestRam};
 
@@ -46,9 +46,7 @@ const INJECTION: Groups = Groups::EVENTS.union(Groups::RSP_RFLAGS);
 pub const EXCHANGED: Option<(ExitKind, u64)> = Some((ExitKind::WriteMsr, WIDE.bits()));
 
 /// What a write to such an MSR needs.
-const WIDE: Groups = Groups::RIP
-    .union(Groups::CONTROL)
-    .union(Groups::SYSCALL);
+const WIDE: Groups = Groups::RIP.union(Groups::CONTROL).union(Groups::SYSCALL);
 
 /// The loop of a vCPU's handler. The identity of its portals is the address of the state page. A hypercall is
 /// answered here, by stepping over it; that is all that is measured of it.
@@ -148,6 +146,11 @@ pub fn arguments(info: &BootInfo) -> Option<Arguments> {
         vmmcall: svm,
         gic: 0,
     })
+}
+
+/// Gives the guest what it reaches of the interrupt controller without an exit: nothing.
+pub fn map_interface(_info: &BootInfo, _guest: Selector, _mapping: Selector) -> syscall::Result {
+    Ok(())
 }
 
 /// Where the guest rings.
@@ -250,7 +253,11 @@ impl Vcpu {
 
     /// The leaf that the guest asks for: how many there are, and the name.
     fn cpuid(&mut self, length: u64) -> Groups {
-        const NAME: [u32; 3] = [u32::from_le_bytes(*b"bulk"), u32::from_le_bytes(*b"head"), 0];
+        const NAME: [u32; 3] = [
+            u32::from_le_bytes(*b"bulk"),
+            u32::from_le_bytes(*b"head"),
+            0,
+        ];
         self.state.set_gpr(RAX, guest::CPUID_LEAF.into());
         for (register, word) in [RBX, RDX, RCX].into_iter().zip(NAME) {
             self.state.set_gpr(register, word.into());

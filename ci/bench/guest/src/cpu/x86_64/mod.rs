@@ -42,7 +42,7 @@ pub fn overhead() -> u32 {
 }
 
 /// Brings a vCPU into the state that it measures in.
-pub fn prepare() {
+pub fn prepare(_number: usize, _arguments: &Arguments) {
     interrupts::prepare();
 }
 
@@ -147,11 +147,7 @@ pub fn measure(sampler: &Sampler, arguments: &Arguments) {
         || ticks!([] ["mov [r14], r13d"] [], in("r14") place::VALUE, in("r13") written,),
         || device_read(place::VALUE) == written,
     );
-    sampler.row(
-        Row::Msr,
-        || ticks!([] ["rdmsr"] [], in("ecx") MSR,),
-        always,
-    );
+    sampler.row(Row::Msr, || ticks!([] ["rdmsr"] [], in("ecx") MSR,), always);
     sampler.row(
         Row::InterruptController,
         || ticks!([] ["rdmsr"] [], in("ecx") X2APIC_VERSION,),
