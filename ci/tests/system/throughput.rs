@@ -10,7 +10,8 @@ use bulkhead::artifacts::BENCHMARK;
 use bulkhead::bench::Report;
 use bulkhead::machine::{Kind, Settings, qemu};
 use bulkhead::toolchain::host_cargo;
-use bulkhead::{child, trial, workspace};
+use bulkhead::trial::{self, BENCHMARK_FILES};
+use bulkhead::{child, workspace};
 use ci::{Target, seconds, with_machine};
 
 /// Instructions of each operation that is measured on all CPUs at the same time.
@@ -69,7 +70,7 @@ fn what_a_cpu_writes_is_its_own(on: Target) {
         plugin: Some(option.leak()),
         ..Settings::new(on.machine(trial::MEMORY))
     };
-    let image = trial::image(on.architecture(), BENCHMARK, trial::BENCHMARK_FILES);
+    let image = trial::image(on.architecture(), BENCHMARK, BENCHMARK_FILES);
     let image = image.unwrap_or_else(|error| panic!("{on}: {error:#}"));
     with_machine("watched bench", on, &image, &settings, |machine| {
         machine.expect("(?m)^bench: end", seconds(180))?;
