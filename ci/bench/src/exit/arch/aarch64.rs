@@ -247,7 +247,10 @@ impl Vcpu {
             }
             (ICC_SGI1R_EL1, false) => {
                 let sgi = Sgi::from_system_register(value, true);
-                with_gic(|gic, kicks| Some(gic.send(self.number, sgi, kicks)))?;
+                with_gic(|gic, kicks| {
+                    gic.send(self.number, sgi, kicks);
+                    Some(())
+                })?;
             }
             _ => return None,
         }
