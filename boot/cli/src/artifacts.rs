@@ -109,7 +109,7 @@ impl Mode {
             // Code that functions share (outlined) would cost two instructions more wherever it is on a hot path.
             (true, Architecture::Arm64) => &[
                 "-Crelocation-model=static",
-                "-Cllvm-args=-inline-threshold=20 -enable-machine-outliner=never",
+                "-Cllvm-args=-inline-threshold=30 -enable-machine-outliner=never",
             ],
             (false, _) => &["-Crelocation-model=static"],
         }
@@ -183,6 +183,11 @@ impl Artifacts {
             programs,
             built: mode.programs,
         })
+    }
+
+    /// The kernel's ELF file, with symbols and lines. On Arm the boot image lies beside it.
+    pub fn kernel_elf(&self) -> PathBuf {
+        self.kernel.with_extension("")
     }
 
     /// The file of a user program.

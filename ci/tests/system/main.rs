@@ -9,6 +9,7 @@ mod direct;
 mod endings;
 mod exits;
 mod failures;
+mod figures;
 mod guest;
 mod hostile;
 mod kernels;

@@ -6,6 +6,8 @@
 //! for which `rax`, whose value is known, serves until its mark was looked at. The message registers `rsi rdx r8 r9 r10 r12
 //! r13 r14` are not touched at all. The stack is not used: interrupts are off, and NMI, machine check and debug
 //! exceptions have stacks of their own.
+//!
+//! The labels `stage_...` say what is behind them to who looks at what a path executes (`bench`); nothing goes there.
 
 use super::CpuArch;
 use super::frame::{Frame, SYSCALL, offset as frame};
@@ -29,7 +31,12 @@ const SPACE: usize = offset_of!(Cpu, arch) + offset_of!(CpuArch, space);
 const IDLE_HERE: usize = offset_of!(Cpu, arch) + offset_of!(CpuArch, idle_here);
 const GENERAL_SWITCH: usize = offset_of!(Cpu, arch) + offset_of!(CpuArch, general_switch);
 const CURRENT: usize = offset_of!(Cpu, current);
-const FRAME: usize = offset_of!(Thread, frame);
+/// Where a thread has its registers.
+pub const FRAME: usize = offset_of!(Thread, frame);
+/// What of a capability, rotated by 16 bits, tells kind and right to call.
+pub const KIND_AND_CALL: u64 = 63 << 16 | Rights::CALL.bits() as u64;
+/// What that is of a portal that may be called.
+pub const PORTAL_AND_CALL: u64 = (Kind::Portal as u64) << 16 | Rights::CALL.bits() as u64;
 const FRAME_END: usize = FRAME + size_of::<Frame>();
 
 /// The highest number of an operation; all below are operations, too.
@@ -86,6 +93,7 @@ pub unsafe extern "C" fn syscall_entry() {
         "mov rax, gs:[{current}]",
         "cmp byte ptr [rax + {foreign}], 0",
         "jne 12f",
+        "stage_message_call:",
         "mov rbp, [rax + {thread_domain}]",
         "cmp rdi, [rbp + {slots}]",
         "jae 10f",
@@ -117,6 +125,7 @@ pub unsafe extern "C" fn syscall_entry() {
         "ja 10f",
         "mov [r15 + {depth}], bl",
         // Its space, if it is another one. Neither side may use I/O ports, and no guest be loaded.
+        "stage_switch_call:",
         "mov rbx, [r15 + {thread_space}]",
         "cmp rbx, gs:[{space}]",
         "je 2f",
@@ -129,10 +138,12 @@ pub unsafe extern "C" fn syscall_entry() {
         "mov cr3, rbx",
         "2:",
         // From here on it happens.
+        "stage_save_call:",
         "mov [rax + {rip}], rcx",
         "mov [rax + {rflags}], r11",
         "mov [rax + {rsp}], rsp",
         "mov qword ptr [rax + {vector}], {syscall}",
+        "stage_switch_callee:",
         "mov dword ptr [rax + {state}], {in_call}",
         "mov [rax + {callee}], r15",
         "mov [r15 + {caller}], rax",
@@ -162,8 +173,10 @@ pub unsafe extern "C" fn syscall_entry() {
         "jmp 30f",
 
         "20:",
+        "stage_entry_other:",
         "cmp rax, {reply_wait}",
         "jne 50f",
+        "stage_reply_wait:",
         // ReplyWait: rax = handler, rbp = caller. The reply path of a foreign thread is none of the fast ones.
         "mov rax, gs:[{current}]",
         "cmp byte ptr [rax + {reply_path}], 0",
@@ -171,6 +184,7 @@ pub unsafe extern "C" fn syscall_entry() {
         "mov rbp, [rax + {caller}]",
         "test rbp, rbp",
         "jz 14b",
+        "stage_switch_reply:",
         "mov r15, [rbp + {thread_space}]",
         "cmp r15, gs:[{space}]",
         "je 3f",
@@ -182,10 +196,12 @@ pub unsafe extern "C" fn syscall_entry() {
         "mov r15, [r15 + {fast}]",
         "mov cr3, r15",
         "3:",
+        "stage_save_reply:",
         "mov [rax + {rip}], rcx",
         "mov [rax + {rflags}], r11",
         "mov [rax + {rsp}], rsp",
         "mov qword ptr [rax + {vector}], {syscall}",
+        "stage_switch_caller:",
         "xor ebx, ebx",
         "mov dword ptr [rax + {state}], {idle}",
         "mov [rax + {depth}], bl",
@@ -203,22 +219,18 @@ pub unsafe extern "C" fn syscall_entry() {
         "swapgs",
         "sysretq",
 
-        // ReplyWait to a vCPU: what its next call does not set is saved, the rest is not needed any more.
         "40:",
+        "stage_reply_vcpu:",
         "cmp byte ptr [rax + {reply_path}], {to_vcpu}",
-        "jne 41f",
-        "mov [rax + {rip}], rcx",
-        "mov [rax + {rflags}], r11",
-        "mov [rax + {rsp}], rsp",
-        "mov qword ptr [rax + {vector}], {syscall}",
-        "mov rdi, gs:[0]",
-        "mov rsp, gs:[{stack}]",
-        "call {vcpu_reply}",
-        "ud2",
+        "je {vcpu_reply}",
+        // No register is changed yet but rax.
+        "mov eax, {reply_wait}",
+        "jmp 30f",
 
         // Signal, if nobody is attached to the notification. rcx, r11, rbx and rbp lie in the frame: they, rax and
         // nothing else are used. rcx = slot, rbp = notification + kind, r11 = badge.
         "50:",
+        "stage_entry_signal:",
         "cmp rax, {signal}",
         "jne 60f",
         "mov rax, gs:[{current}]",
@@ -228,6 +240,7 @@ pub unsafe extern "C" fn syscall_entry() {
         "mov [rax + {rflags}], r11",
         "mov [rax + {rbx}], rbx",
         "mov [rax + {rbp}], rbp",
+        "stage_message_signal:",
         "mov rcx, [rax + {thread_domain}]",
         "cmp rdi, [rcx + {slots}]",
         "jae 53f",
@@ -288,6 +301,7 @@ pub unsafe extern "C" fn syscall_entry() {
 
         // What no operation has as its number.
         "60:",
+        "stage_entry_unknown:",
         "cmp al, {last}",
         "jbe 30f",
         "mov gs:[{scratch}], rax",
@@ -301,15 +315,12 @@ pub unsafe extern "C" fn syscall_entry() {
         "mov rax, gs:[{scratch}]",
         "jmp 30f",
 
-        // No register is changed yet but rax.
-        "41:",
-        "mov eax, {reply_wait}",
-        "jmp 30f",
         "12:",
         "xor eax, eax",
 
         // The general path: all registers go into the current thread.
         "30:",
+        "stage_entry_general:",
         save_registers!(),
         "mov rsp, gs:[{stack}]",
         "call {general}",
@@ -339,14 +350,14 @@ pub unsafe extern "C" fn syscall_entry() {
         depth = const offset_of!(Thread, context.depth),
         reply_path = const offset_of!(Thread, context.reply_path),
         to_vcpu = const ReplyPath::Vcpu as u8,
-        vcpu_reply = sym super::traps::vcpu_reply,
+        vcpu_reply = sym super::exits::reply,
         rip = const FRAME + frame::RIP,
         rflags = const FRAME + frame::RFLAGS,
         rsp = const FRAME + frame::RSP,
         vector = const FRAME + frame::VECTOR,
         frame_end = const FRAME_END,
-        kind_and_call = const 63 << 16 | Rights::CALL.bits() as u64,
-        portal_and_call = const (Kind::Portal as u64) << 16 | Rights::CALL.bits() as u64,
+        kind_and_call = const KIND_AND_CALL,
+        portal_and_call = const PORTAL_AND_CALL,
         foreign = const offset_of!(Thread, foreign),
         portal_kind = const Kind::Portal as u64,
         max_depth = const MAX_CALL_DEPTH,

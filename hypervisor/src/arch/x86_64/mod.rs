@@ -2,7 +2,9 @@
 
 pub mod boot;
 pub mod clock;
+pub mod cpuid;
 pub mod entry;
+pub mod exits;
 pub mod fastpath;
 pub mod features;
 pub mod frame;
@@ -68,6 +70,8 @@ pub struct CpuArch {
     more_to_do: CpuCell<bool>,
     /// A vCPU stays loaded while only its monitor runs.
     guest_stays: CpuCell<bool>,
+    /// Exits take the general path: the vCPU does not stay loaded, or there is more to do for its monitor.
+    general_exit: CpuCell<bool>,
     /// What is done here against speculation.
     measures: CpuCell<Measures>,
     /// Whose branches are in the predictors; `None`: not known, or nobody's.
@@ -98,13 +102,16 @@ impl CpuArch {
         // its tables are freed, every CPU passes an epoch, which loads others.
         unsafe { load_cr3(space.table.fast_switch(space.tag)) };
         self.virt.with_mut(virt::CpuVirt::restore_xcr0);
+        self.set_general_switch();
         self.load_ports(space);
     }
 
     fn load_ports(&self, space: Ref<Space>) {
         let Some(pages) = space.port_bitmap() else {
-            self.tables.set_io_bitmap(IoBitmap::Disabled);
-            self.set_ports_enabled(false);
+            if self.ports_enabled.get() {
+                self.tables.set_io_bitmap(IoBitmap::Disabled);
+                self.set_ports_enabled(false);
+            }
             return;
         };
         if self.ports.get() != Some(space) {
@@ -121,14 +128,16 @@ impl CpuArch {
 
     /// Prepares the CPU for a thread in `space`.
     ///
-    /// Under SVM a vCPU stays loaded while only its monitor runs, unless there are barriers to take in between: what is
+    /// A vCPU stays loaded while only its monitor runs, unless something is to be done against speculation in between: what is
     /// still the guest's then is the monitor's to know (`virt::table`). The fast path switches to no other space meanwhile.
     #[inline]
     pub fn prepare_thread(&self, space: Ref<Space>) {
-        if let Some(vcpu) = self.guest.get()
-            && (vcpu.monitor != space || !self.guest_stays.get())
-        {
-            self.leave_guest(None);
+        if let Some(vcpu) = self.guest.get() {
+            if vcpu.monitor == space && self.guest_stays.get() {
+                vcpu.arch.in_place().lend(self);
+            } else {
+                self.leave_guest(None);
+            }
         }
         if self.space.get() == Some(space) && !self.more_to_do.get() {
             return;
@@ -180,6 +189,7 @@ impl CpuArch {
         self.ports_enabled.set(enabled);
         let more = enabled || self.measures.get().intersects(Measures::BARRIERS);
         self.more_to_do.set(more);
+        self.general_exit.set(more || !self.guest_stays.get());
         self.set_general_switch();
     }
 
@@ -194,9 +204,8 @@ impl CpuArch {
     /// Takes measures against speculation from now on.
     fn set_measures(&self, measures: Measures) {
         self.measures.set(measures);
-        let barriers = measures.intersects(Measures::BARRIERS);
-        self.guest_stays
-            .set(virtualization() == Virtualization::Svm && !barriers);
+        let between = Measures::BARRIERS | Measures::VECTORS;
+        self.guest_stays.set(!measures.intersects(between));
         self.set_ports_enabled(self.ports_enabled.get());
     }
 
