@@ -9,14 +9,14 @@ use anyhow::{Context, ensure};
 use bulkhead::artifacts::BENCHMARK;
 use bulkhead::bench::{Report, trace};
 use bulkhead::machine::{Kind, Settings, qemu};
-use bulkhead::trial;
+use bulkhead::trial::{self, BENCHMARK_FILES};
 use ci::{Target, seconds, with_machine};
 
 /// Instructions of each operation that is measured on all CPUs at the same time.
 fn instructions(on: Target) -> BTreeMap<String, u64> {
     let count = on.kind != Kind::Bochs;
     let mut figures = BTreeMap::new();
-    on.tries_with(BENCHMARK, &[], "", count, |machine| {
+    on.tries_with(BENCHMARK, BENCHMARK_FILES, "", count, |machine| {
         machine.expect("(?m)^bench: end", seconds(180))?;
         let report = Report::parse(&machine.transcript())?;
         let suffix = format!(".cpus{}", on.cpus);
@@ -57,7 +57,7 @@ fn what_a_cpu_writes_is_its_own(on: Target) {
         plugin: Some(&option),
         ..Settings::new(on.machine(trial::MEMORY))
     };
-    let image = trial::image(on.architecture(), BENCHMARK, &[]);
+    let image = trial::image(on.architecture(), BENCHMARK, BENCHMARK_FILES);
     let image = image.unwrap_or_else(|error| panic!("{on}: {error:#}"));
     with_machine("watched bench", on, &image, &settings, |machine| {
         machine.expect("(?m)^bench: end", seconds(180))?;
