@@ -1,24 +1,17 @@
 //! AArch64.
 use core::arch::{asm, naked_asm};
 
-/// Number of `write`.
-pub const WRITE: usize = 64;
-/// Number of `mmap`.
-pub const MMAP: usize = 222;
-/// Number of `exit_group`.
-pub const EXIT_GROUP: usize = 94;
-
-/// Makes a system call; returns what the system returns.
+/// Makes the system call of this number; returns what the system returns: a negative number is an error's, negated.
 ///
 /// # Safety
 /// The call does nothing to memory that Rust code relies on.
-pub unsafe fn system_call(number: usize, arguments: [usize; 6]) -> isize {
+pub unsafe fn system_call(number: u32, arguments: [usize; 6]) -> isize {
     let result;
     // SAFETY: the system changes x0 only, and memory as the caller promises.
     unsafe {
         asm!(
             "svc #0",
-            in("x8") number,
+            in("x8") number as usize,
             inlateout("x0") arguments[0] => result,
             in("x1") arguments[1],
             in("x2") arguments[2],
@@ -50,6 +43,6 @@ pub unsafe extern "C" fn _start() -> ! {
         "mov x0, sp",
         "bl {main}",
         "udf #0",
-        main = sym crate::program::main,
+        main = sym crate::linux_main,
     )
 }

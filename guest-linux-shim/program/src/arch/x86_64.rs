@@ -1,24 +1,17 @@
 //! x86-64.
 use core::arch::{asm, naked_asm};
 
-/// Number of `write`.
-pub const WRITE: usize = 1;
-/// Number of `mmap`.
-pub const MMAP: usize = 9;
-/// Number of `exit_group`.
-pub const EXIT_GROUP: usize = 231;
-
-/// Makes a system call; returns what the system returns.
+/// Makes the system call of this number; returns what the system returns: a negative number is an error's, negated.
 ///
 /// # Safety
 /// The call does nothing to memory that Rust code relies on.
-pub unsafe fn system_call(number: usize, arguments: [usize; 6]) -> isize {
+pub unsafe fn system_call(number: u32, arguments: [usize; 6]) -> isize {
     let result;
     // SAFETY: the system changes rax, rcx and r11 only, and memory as the caller promises.
     unsafe {
         asm!(
             "syscall",
-            inlateout("rax") number => result,
+            inlateout("rax") number as usize => result,
             in("rdi") arguments[0],
             in("rsi") arguments[1],
             in("rdx") arguments[2],
@@ -52,6 +45,6 @@ pub unsafe extern "C" fn _start() -> ! {
         "and rsp, -16",
         "call {main}",
         "ud2",
-        main = sym crate::program::main,
+        main = sym crate::linux_main,
     )
 }

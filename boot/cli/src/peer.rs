@@ -1,0 +1,100 @@
+//! `bench --peer kvm`: boots a Debian kernel with KVM in place of the hypervisor, in the same emulator with the same
+//! settings, and measures KVM's VM exits there.
+
+mod modules;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use configs::{Architecture, Machine};
+
+use crate::artifacts::{Artifacts, PEER};
+use crate::bench::Report;
+use crate::dialogue::Dialogue;
+use crate::initramfs::Archive;
+use crate::machine::{self, Image, Kind, Settings};
+use crate::{bundle, guest, progress, trial, workspace};
+
+/// The kernel's options beside those of [`Settings`]: nothing but warnings and the driver's lines on the console, and an end
+/// instead of a halt when it panics. What [`Image`] adds, `mitigations=off`, it understands too.
+const OPTIONS: &str = "quiet panic=-1";
+
+/// Boot and measurement; emulators on a busy machine are slow.
+fn limit(kind: Kind) -> Duration {
+    Duration::from_secs(match kind {
+        Kind::QemuX86 | Kind::QemuArm64 => 300,
+        Kind::Bochs => 1200,
+    })
+}
+
+/// The module with KVM for a machine's CPU; none where it is part of the kernel.
+fn module(kind: Kind) -> Option<&'static str> {
+    match kind {
+        Kind::QemuX86 => Some("kvm_amd"),
+        Kind::Bochs => Some("kvm_intel"),
+        Kind::QemuArm64 => None,
+    }
+}
+
+/// The device of the machine's serial port.
+fn console(architecture: Architecture) -> &'static str {
+    match architecture {
+        Architecture::X86_64 => "ttyS0",
+        Architecture::Arm64 => "ttyAMA0",
+    }
+}
+
+/// The initial RAM disk: the driver as its first program, and the modules, numbered in the order in which it loads them.
+fn initrd(driver: &[u8], modules: &[PathBuf]) -> Result<Vec<u8>> {
+    let mut archive = Archive::default();
+    archive.folder("dev")?;
+    archive.device("dev/console", 5, 1)?;
+    archive.device("dev/kvm", 10, 232)?;
+    archive.folder("modules")?;
+    for (number, module) in modules.iter().enumerate() {
+        archive.file(&format!("modules/{number}"), &read(module)?)?;
+    }
+    archive.program("init", driver)?;
+    archive.finish()
+}
+
+fn read(file: &Path) -> Result<Vec<u8>> {
+    std::fs::read(file).with_context(|| format!("{} cannot be read", file.display()))
+}
+
+/// Makes what a machine of this kind boots.
+fn image(kind: Kind) -> Result<Image> {
+    let architecture = kind.architecture();
+    let driver = Artifacts::trials(architecture)?.program(PEER)?;
+    let modules = match module(kind) {
+        Some(name) => modules::with_dependencies(&guest::kernel_package(architecture)?, name)?,
+        None => Vec::new(),
+    };
+    let dir = workspace::output().join("images");
+    std::fs::create_dir_all(&dir)?;
+    let path = dir.join(format!("{PEER}-{kind}.initrd"));
+    bundle::write(&path, &initrd(&read(&driver)?, &modules)?)?;
+    Ok(Image {
+        kernel: guest::kernel(architecture)?,
+        bundle: path,
+        options: format!("console={} {OPTIONS}", console(architecture)),
+    })
+}
+
+/// Measures KVM on machines of a kind.
+pub fn measure(kind: Kind) -> Result<Report> {
+    machine::prepare(kind)?;
+    let image = image(kind)?;
+    let machine = Machine::usual(kind.architecture(), trial::MEMORY, 1);
+    let settings = Settings {
+        count_instructions: kind != Kind::Bochs,
+        ..Settings::new(machine)
+    };
+    let _step = progress::long_step("Measuring KVM in Debian's kernel");
+    let mut dialogue = Dialogue::new(machine::start(kind, &image, &settings)?);
+    let end = dialogue.expect("(?m)^bench: end", limit(kind));
+    let transcript = dialogue.transcript();
+    end.with_context(|| format!("KVM was not measured; the machine printed:\n{transcript}"))?;
+    Report::parse(&transcript)
+}

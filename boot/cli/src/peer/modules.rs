@@ -1,0 +1,116 @@
+//! Modules of a Debian kernel: where they are, and which others they need.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+
+/// The files of a module and of those that it needs, in the order in which they have to be loaded. `package` is the folder
+/// with the content of the kernel's package.
+pub fn with_dependencies(package: &Path, name: &str) -> Result<Vec<PathBuf>> {
+    // Debian moves it from one to the other.
+    let roots = ["lib/modules", "usr/lib/modules"].map(|path| package.join(path));
+    let mut files = Vec::new();
+    for root in roots.iter().filter(|root| root.exists()) {
+        collect(root, &mut files)?;
+    }
+    let mut ordered = Vec::new();
+    add(&files, name, &mut ordered)?;
+    Ok(ordered)
+}
+
+/// All modules below `folder`.
+fn collect(folder: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
+    let unreadable = || format!("{} cannot be read", folder.display());
+    for entry in std::fs::read_dir(folder).with_context(unreadable)? {
+        let entry = entry.with_context(unreadable)?;
+        let path = entry.path();
+        if entry.file_type().with_context(unreadable)?.is_dir() {
+            collect(&path, files)?;
+        } else if path.extension().is_some_and(|e| e == "ko") {
+            files.push(path);
+        }
+    }
+    Ok(())
+}
+
+fn add(files: &[PathBuf], name: &str, ordered: &mut Vec<PathBuf>) -> Result<()> {
+    let Some(file) = files.iter().find(|file| is_of(file, name)) else {
+        bail!("the kernel's package has no module {name}");
+    };
+    if ordered.contains(file) {
+        return Ok(());
+    }
+    let bytes =
+        std::fs::read(file).with_context(|| format!("{} cannot be read", file.display()))?;
+    for needed in dependencies(&bytes) {
+        add(files, &needed, ordered)?;
+    }
+    ordered.push(file.clone());
+    Ok(())
+}
+
+/// Whether a file is that of the module `name`. Names of modules have underscores where those of files may have hyphens.
+fn is_of(file: &Path, name: &str) -> bool {
+    let stem = file.file_stem().unwrap_or_default().to_string_lossy();
+    stem.replace('-', "_") == name.replace('-', "_")
+}
+
+/// The names of the modules that a module needs, as its section `.modinfo` says: strings that end with a zero, one of them
+/// `depends=` with names separated by commas.
+fn dependencies(module: &[u8]) -> Vec<String> {
+    const KEY: &[u8] = b"depends=";
+    let list = module
+        .split(|byte| *byte == 0)
+        .find_map(|text| text.strip_prefix(KEY))
+        .unwrap_or_default();
+    String::from_utf8_lossy(list)
+        .split(',')
+        .filter(|name| !name.is_empty())
+        .map(String::from)
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A package with these modules: path and what its `.modinfo` says.
+    fn package(modules: &[(&str, &str)]) -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        for (path, depends) in modules {
+            let file = dir.path().join("lib/modules/6.1/kernel").join(path);
+            std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+            let text = format!("\x7fELF\0license=GPL\0depends={depends}\0vermagic=6.1\0");
+            std::fs::write(file, text).unwrap();
+        }
+        dir
+    }
+
+    fn names(package: &Path, module: &str) -> Result<Vec<String>> {
+        let files = with_dependencies(package, module)?;
+        let name = |file: &PathBuf| file.file_stem().unwrap().to_string_lossy().into_owned();
+        Ok(files.iter().map(name).collect())
+    }
+
+    #[test]
+    fn what_a_module_needs_comes_before_it() {
+        let package = package(&[
+            ("arch/x86/kvm/kvm-amd.ko", "kvm,other_one"),
+            ("arch/x86/kvm/kvm.ko", "irqbypass"),
+            ("lib/other-one.ko", "irqbypass"),
+            ("virt/lib/irqbypass.ko", ""),
+        ]);
+        let order = names(package.path(), "kvm_amd").unwrap();
+        assert_eq!(order, ["irqbypass", "kvm", "other-one", "kvm-amd"]);
+        assert_eq!(names(package.path(), "irqbypass").unwrap(), ["irqbypass"]);
+    }
+
+    #[test]
+    fn what_is_missing_is_named() {
+        let package = package(&[("kvm.ko", "irqbypass")]);
+        for module in ["kvm", "irqbypass"] {
+            let error = names(package.path(), module).unwrap_err();
+            assert!(error.to_string().contains("irqbypass"), "{error}");
+        }
+    }
+}
