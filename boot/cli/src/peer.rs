@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use configs::{Architecture, Machine};
+use image::pack::FlatProgram;
 
-use crate::artifacts::{Artifacts, PEER};
+use crate::artifacts::{Artifacts, BENCH_GUEST, PEER};
 use crate::bench::Report;
 use crate::dialogue::Dialogue;
 use crate::initramfs::Archive;
@@ -45,8 +46,9 @@ fn console(architecture: Architecture) -> &'static str {
     }
 }
 
-/// The initial RAM disk: the driver as its first program, and the modules, numbered in the order in which it loads them.
-fn initrd(driver: &[u8], modules: &[PathBuf]) -> Result<Vec<u8>> {
+/// The initial RAM disk: the driver as its first program, the guest's image, and the modules, numbered in the order in which
+/// the driver loads them.
+fn initrd(driver: &[u8], guest: &[u8], modules: &[PathBuf]) -> Result<Vec<u8>> {
     let mut archive = Archive::default();
     archive.folder("dev")?;
     archive.device("dev/console", 5, 1)?;
@@ -55,8 +57,24 @@ fn initrd(driver: &[u8], modules: &[PathBuf]) -> Result<Vec<u8>> {
     for (number, module) in modules.iter().enumerate() {
         archive.file(&format!("modules/{number}"), &read(module)?)?;
     }
+    archive.file("guest", guest)?;
     archive.program("init", driver)?;
     archive.finish()
+}
+
+/// The content of the guest's memory, from the lowest address of the ELF file `program` on.
+fn flat(program: &[u8]) -> Result<Vec<u8>> {
+    let program = FlatProgram::from_elf(program).context("the guest is no program")?;
+    let mut image = Vec::new();
+    let start = program
+        .segments
+        .first()
+        .map_or(0, |(segment, _)| segment.address);
+    for (segment, content) in &program.segments {
+        image.resize((segment.address - start) as usize, 0);
+        image.extend_from_slice(content);
+    }
+    Ok(image)
 }
 
 fn read(file: &Path) -> Result<Vec<u8>> {
@@ -66,7 +84,9 @@ fn read(file: &Path) -> Result<Vec<u8>> {
 /// Makes what a machine of this kind boots.
 fn image(kind: Kind) -> Result<Image> {
     let architecture = kind.architecture();
-    let driver = Artifacts::trials(architecture)?.program(PEER)?;
+    let artifacts = Artifacts::trials(architecture)?;
+    let driver = read(&artifacts.program(PEER)?)?;
+    let guest = flat(&read(&artifacts.program(BENCH_GUEST)?)?)?;
     let modules = match module(kind) {
         Some(name) => modules::with_dependencies(&guest::kernel_package(architecture)?, name)?,
         None => Vec::new(),
@@ -74,7 +94,7 @@ fn image(kind: Kind) -> Result<Image> {
     let dir = workspace::output().join("images");
     std::fs::create_dir_all(&dir)?;
     let path = dir.join(format!("{PEER}-{kind}.initrd"));
-    bundle::write(&path, &initrd(&read(&driver)?, &modules)?)?;
+    bundle::write(&path, &initrd(&driver, &guest, &modules)?)?;
     Ok(Image {
         kernel: guest::kernel(architecture)?,
         bundle: path,
@@ -89,6 +109,8 @@ pub fn measure(kind: Kind) -> Result<Report> {
     let machine = Machine::usual(kind.architecture(), trial::MEMORY, 1);
     let settings = Settings {
         count_instructions: kind != Kind::Bochs,
+        // Its first line is that of the driver.
+        silence: limit(kind),
         ..Settings::new(machine)
     };
     let _step = progress::long_step("Measuring KVM in Debian's kernel");

@@ -3,13 +3,16 @@
 use core::ffi::CStr;
 use core::fmt;
 use core::ptr::NonNull;
+use core::sync::atomic::{AtomicU32, Ordering};
 
 use linux_program::system_call;
-use linux_raw_sys::errno::{EEXIST, ENOENT};
+use linux_raw_sys::errno::{EAGAIN, EEXIST, EFBIG, EINTR, ENOENT};
 use linux_raw_sys::general::{
-    __NR_close, __NR_finit_module, __NR_ioctl, __NR_mmap, __NR_openat, __NR_reboot, __NR_write,
-    AT_FDCWD, LINUX_REBOOT_CMD_POWER_OFF, LINUX_REBOOT_MAGIC1, LINUX_REBOOT_MAGIC2, MAP_ANONYMOUS,
-    MAP_POPULATE, MAP_SHARED, O_CLOEXEC, O_RDONLY, O_RDWR, PROT_READ, PROT_WRITE,
+    __NR_close, __NR_eventfd2, __NR_finit_module, __NR_futex, __NR_ioctl, __NR_madvise, __NR_mmap,
+    __NR_nanosleep, __NR_openat, __NR_read, __NR_reboot, __NR_sched_setscheduler, __NR_write,
+    AT_FDCWD, FUTEX_PRIVATE_FLAG, FUTEX_WAIT, FUTEX_WAKE, LINUX_REBOOT_CMD_POWER_OFF,
+    LINUX_REBOOT_MAGIC1, LINUX_REBOOT_MAGIC2, MADV_DONTNEED, MAP_ANONYMOUS, MAP_POPULATE,
+    MAP_SHARED, O_CLOEXEC, O_RDONLY, O_RDWR, PROT_READ, PROT_WRITE, SCHED_FIFO, timespec,
 };
 
 /// Standard output: the console.
@@ -80,6 +83,11 @@ impl File {
         File(number as i32)
     }
 
+    /// Its number.
+    pub fn number(self) -> i32 {
+        self.0
+    }
+
     /// An operation of the device.
     ///
     /// # Safety
@@ -97,11 +105,6 @@ impl File {
     }
 }
 
-/// Maps `size` bytes of new memory, which is there from the start.
-pub fn memory(size: usize) -> Result<NonNull<u8>> {
-    map(usize::MAX, size, MAP_SHARED | MAP_ANONYMOUS | MAP_POPULATE)
-}
-
 fn map(file: usize, size: usize, flags: u32) -> Result<NonNull<u8>> {
     let rights = PROT_READ | PROT_WRITE;
     let arguments = [0, size, rights as usize, flags as usize, file, 0];
@@ -111,6 +114,166 @@ fn map(file: usize, size: usize, flags: u32) -> Result<NonNull<u8>> {
         what: "mmap",
         code: 0,
     })
+}
+
+/// Memory that others change too: a guest, another thread. It is never unmapped.
+#[derive(Clone, Copy, Debug)]
+pub struct Memory {
+    start: NonNull<u8>,
+    size: usize,
+}
+
+impl Memory {
+    /// New memory, which is there from the start. `size` is one of whole pages.
+    pub fn new(size: usize) -> Result<Memory> {
+        let start = map(usize::MAX, size, MAP_SHARED | MAP_ANONYMOUS | MAP_POPULATE)?;
+        Ok(Memory { start, size })
+    }
+
+    /// Where it starts.
+    pub fn start(self) -> NonNull<u8> {
+        self.start
+    }
+
+    /// Its size in bytes.
+    pub fn size(self) -> usize {
+        self.size
+    }
+
+    /// Where something of this type lies in it, at an offset that fits it.
+    pub fn at<T>(self, offset: u64) -> *mut T {
+        let offset = offset as usize;
+        assert!(offset.is_multiple_of(align_of::<T>()) && offset + size_of::<T>() <= self.size);
+        // SAFETY: within what is mapped, as has just been checked.
+        unsafe { self.start.as_ptr().add(offset).cast() }
+    }
+
+    /// Writes a value at an offset, which fits it.
+    pub fn write<T: Copy>(self, offset: u64, value: T) {
+        // SAFETY: mapped, aligned, and no Rust reference points there.
+        unsafe { self.at::<T>(offset).write_volatile(value) };
+    }
+
+    /// Reads 32 bits at an offset, which fits them.
+    pub fn read(self, offset: u64) -> u32 {
+        // SAFETY: as in `write`.
+        unsafe { self.at::<u32>(offset).read_volatile() }
+    }
+
+    /// Fills it from a file. Fails if the file is larger.
+    pub fn fill(self, path: &CStr) -> Result {
+        let what = "reading a file";
+        let file = File::open(path, O_RDONLY, what)?;
+        let mut offset = 0;
+        loop {
+            let place = self.start.as_ptr() as usize + offset;
+            // SAFETY: it writes to this memory, which no Rust reference points to.
+            let read = unsafe {
+                system_call(
+                    __NR_read,
+                    [file.0 as usize, place, self.size - offset, 0, 0, 0],
+                )
+            };
+            match outcome(read, what)? {
+                0 if offset == self.size => return Err(Failure { what, code: EFBIG }),
+                0 => return Ok(()),
+                count => offset += count,
+            }
+        }
+    }
+
+    /// Takes all translations for it away, until the next access; its content stays.
+    pub fn unmap_for_now(self) -> Result {
+        let arguments = [
+            self.start.as_ptr() as usize,
+            self.size,
+            MADV_DONTNEED as usize,
+            0,
+            0,
+            0,
+        ];
+        // SAFETY: shared memory keeps its content.
+        outcome(unsafe { system_call(__NR_madvise, arguments) }, "madvise").map(drop)
+    }
+}
+
+/// An event that nobody waits for.
+pub fn event() -> Result<File> {
+    // SAFETY: it has no effect on memory.
+    let number = outcome(unsafe { system_call(__NR_eventfd2, [0; 6]) }, "eventfd")?;
+    Ok(File::from_number(number))
+}
+
+/// Bytes of a thread's stack.
+const STACK: usize = 64 << 10;
+
+/// Starts a thread, with a priority above that of the first one: it runs whenever it can, from the moment it can.
+pub fn start_thread(entry: extern "C" fn(usize) -> !, argument: usize) -> Result {
+    let stack = Memory::new(STACK)?;
+    let top = stack.start.as_ptr() as usize + STACK;
+    // SAFETY: new memory, of whole pages.
+    let number = outcome(
+        unsafe { linux_program::start_thread(top, entry, argument) },
+        "clone",
+    )?;
+    let priority = 1_u32;
+    let arguments = [
+        number,
+        SCHED_FIFO as usize,
+        &raw const priority as usize,
+        0,
+        0,
+        0,
+    ];
+    // SAFETY: it reads the priority.
+    outcome(
+        unsafe { system_call(__NR_sched_setscheduler, arguments) },
+        "sched_setscheduler",
+    )
+    .map(drop)
+}
+
+/// Waits until `word` is not 0, and makes it 0.
+pub fn wait_for(word: &AtomicU32) -> Result {
+    while word.swap(0, Ordering::Acquire) == 0 {
+        let operation = FUTEX_WAIT | FUTEX_PRIVATE_FLAG;
+        let arguments = [word.as_ptr() as usize, operation as usize, 0, 0, 0, 0];
+        // SAFETY: it reads the word.
+        let returned = unsafe { system_call(__NR_futex, arguments) };
+        match outcome(returned, "futex") {
+            Ok(_)
+            | Err(Failure {
+                code: EAGAIN | EINTR,
+                ..
+            }) => {}
+            Err(failure) => return Err(failure),
+        }
+    }
+    Ok(())
+}
+
+/// Makes `word` 1 and wakes who waits for that.
+pub fn wake(word: &AtomicU32) -> Result {
+    word.store(1, Ordering::Release);
+    let operation = FUTEX_WAKE | FUTEX_PRIVATE_FLAG;
+    let arguments = [word.as_ptr() as usize, operation as usize, 1, 0, 0, 0];
+    // SAFETY: it has no effect on memory.
+    outcome(unsafe { system_call(__NR_futex, arguments) }, "futex").map(drop)
+}
+
+/// Sleeps for some nanoseconds.
+pub fn sleep(nanoseconds: i64) -> Result {
+    let time = timespec {
+        tv_sec: 0,
+        tv_nsec: nanoseconds,
+    };
+    let arguments = [&raw const time as usize, 0, 0, 0, 0, 0];
+    // SAFETY: it reads the time.
+    outcome(
+        unsafe { system_call(__NR_nanosleep, arguments) },
+        "nanosleep",
+    )
+    .map(drop)
 }
 
 /// Loads a module of the kernel; `false` if there is no such file.

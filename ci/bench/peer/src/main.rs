@@ -1,13 +1,27 @@
-//! The program.
+//! The program: the first and only one of a Linux without anything else.
+//!
+//! It loads the modules that KVM is made of and lets the benchmark's guest (`bench_guest`) measure what it costs to be KVM's
+//! guest. Of what the guest asks for, KVM answers in the kernel what it can: hypercalls, CPUID, registers, interrupt
+//! controllers, doorbells, page faults; this program answers the rest, with nothing else to do. It prints the rows as the
+//! hypervisor's benchmark does, and switches the machine off.
+//!
+//! The machine has one CPU. The threads beside that of vCPU 0 are scheduled first whenever they can run.
 #![no_std]
 #![no_main]
 
+mod arch;
+mod kvm;
 mod linux;
+mod measurement;
+mod signaller;
 
-use linux::{File, Request, Result};
+use core::ffi::CStr;
 
-/// The modules that KVM is made of, in the order in which they have to be loaded.
-const MODULES: [&core::ffi::CStr; 4] = [c"/modules/0", c"/modules/1", c"/modules/2", c"/modules/3"];
+use kvm::Kvm;
+use linux::Result;
+
+/// The modules, in the order in which they have to be loaded; there may be fewer.
+const MODULES: [&CStr; 4] = [c"/modules/0", c"/modules/1", c"/modules/2", c"/modules/3"];
 
 fn run() -> Result {
     for module in MODULES {
@@ -15,22 +29,16 @@ fn run() -> Result {
             break;
         }
     }
-    let kvm = File::device(c"/dev/kvm", "opening /dev/kvm")?;
-    let v = unsafe {
-        kvm.control(
-            Request {
-                name: "version",
-                number: 0xae00,
-            },
-            0,
-        )
-    }?;
-    print_line!("bench: version {v} 1 1 1 1 1");
+    let kvm = Kvm::open()?;
+    signaller::start()?;
+    print_line!("bench: begin");
+    for measurement in arch::measurements() {
+        measurement.run(kvm)?;
+    }
     print_line!("bench: end");
     Ok(())
 }
 
-/// Loads what is missing for KVM, measures, and switches the machine off.
 fn main(_arguments: *const usize) -> ! {
     if let Err(failure) = run() {
         print_line!("peer: {failure}");

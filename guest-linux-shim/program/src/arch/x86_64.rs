@@ -1,5 +1,6 @@
 //! x86-64.
 use core::arch::{asm, naked_asm};
+use linux_raw_sys::general::__NR_clone;
 
 /// Makes the system call of this number; returns what the system returns: a negative number is an error's, negated.
 ///
@@ -21,6 +22,43 @@ pub unsafe fn system_call(number: u32, arguments: [usize; 6]) -> isize {
             lateout("rcx") _,
             lateout("r11") _,
             options(nostack),
+        );
+    }
+    result
+}
+
+/// Starts a thread: `entry` with `argument`, and a stack that ends at `stack`. Returns what the system returns.
+///
+/// # Safety
+/// The stack is memory of the process's that nothing else uses, and ends at a multiple of 16.
+pub unsafe fn start_thread(
+    stack: usize,
+    entry: extern "C" fn(usize) -> !,
+    argument: usize,
+) -> isize {
+    let result;
+    // SAFETY: as in `system_call`; the new thread, where the result is 0, has the registers of this one but for its stack, and
+    // does not go on to what follows.
+    unsafe {
+        asm!(
+            "syscall",
+            "test rax, rax",
+            "jnz 2f",
+            "xor ebp, ebp",
+            "mov rdi, r12",
+            "call r13",
+            "ud2",
+            "2:",
+            inlateout("rax") __NR_clone as usize => result,
+            in("rdi") crate::THREAD as usize,
+            in("rsi") stack,
+            in("rdx") 0,
+            in("r10") 0,
+            in("r8") 0,
+            in("r12") argument,
+            in("r13") entry,
+            lateout("rcx") _,
+            lateout("r11") _,
         );
     }
     result
