@@ -29,12 +29,11 @@ fn limit(kind: Kind) -> Duration {
     })
 }
 
-/// The module with KVM for a machine's CPU; none where it is part of the kernel.
-fn module(kind: Kind) -> Option<&'static str> {
-    match kind {
-        Kind::QemuX86 => Some("kvm_amd"),
-        Kind::Bochs => Some("kvm_intel"),
-        Kind::QemuArm64 => None,
+/// The modules with KVM for all CPUs of an architecture; none where it is part of the kernel.
+fn modules(architecture: Architecture) -> &'static [&'static str] {
+    match architecture {
+        Architecture::X86_64 => &["kvm_amd", "kvm_intel"],
+        Architecture::Arm64 => &[],
     }
 }
 
@@ -81,19 +80,16 @@ fn read(file: &Path) -> Result<Vec<u8>> {
     std::fs::read(file).with_context(|| format!("{} cannot be read", file.display()))
 }
 
-/// Makes what a machine of this kind boots.
-fn image(kind: Kind) -> Result<Image> {
-    let architecture = kind.architecture();
+/// Makes what a machine boots.
+fn image(architecture: Architecture) -> Result<Image> {
     let artifacts = Artifacts::trials(architecture)?;
     let driver = read(&artifacts.program(PEER)?)?;
     let guest = flat(&read(&artifacts.program(BENCH_GUEST)?)?)?;
-    let modules = match module(kind) {
-        Some(name) => modules::with_dependencies(&guest::kernel_package(architecture)?, name)?,
-        None => Vec::new(),
-    };
+    let modules =
+        modules::with_dependencies(&guest::kernel_package(architecture)?, modules(architecture))?;
     let dir = workspace::output().join("images");
     std::fs::create_dir_all(&dir)?;
-    let path = dir.join(format!("{PEER}-{kind}.initrd"));
+    let path = dir.join(format!("{PEER}-{architecture}.initrd"));
     bundle::write(&path, &initrd(&driver, &guest, &modules)?)?;
     Ok(Image {
         kernel: guest::kernel(architecture)?,
@@ -105,7 +101,7 @@ fn image(kind: Kind) -> Result<Image> {
 /// Measures KVM on machines of a kind.
 pub fn measure(kind: Kind) -> Result<Report> {
     machine::prepare(kind)?;
-    let image = image(kind)?;
+    let image = image(kind.architecture())?;
     let machine = Machine::usual(kind.architecture(), trial::MEMORY, 1);
     let settings = Settings {
         count_instructions: kind != Kind::Bochs,

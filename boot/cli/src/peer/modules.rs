@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
-/// The files of a module and of those that it needs, in the order in which they have to be loaded. `package` is the folder
+/// The files of modules and of those that they need, in the order in which they have to be loaded. `package` is the folder
 /// with the content of the kernel's package.
-pub fn with_dependencies(package: &Path, name: &str) -> Result<Vec<PathBuf>> {
+pub fn with_dependencies(package: &Path, names: &[&str]) -> Result<Vec<PathBuf>> {
     // Debian moves it from one to the other.
     let roots = ["lib/modules", "usr/lib/modules"].map(|path| package.join(path));
     let mut files = Vec::new();
@@ -14,7 +14,9 @@ pub fn with_dependencies(package: &Path, name: &str) -> Result<Vec<PathBuf>> {
         collect(root, &mut files)?;
     }
     let mut ordered = Vec::new();
-    add(&files, name, &mut ordered)?;
+    for name in names {
+        add(&files, name, &mut ordered)?;
+    }
     Ok(ordered)
 }
 
@@ -86,8 +88,8 @@ mod tests {
         dir
     }
 
-    fn names(package: &Path, module: &str) -> Result<Vec<String>> {
-        let files = with_dependencies(package, module)?;
+    fn names(package: &Path, modules: &[&str]) -> Result<Vec<String>> {
+        let files = with_dependencies(package, modules)?;
         let name = |file: &PathBuf| file.file_stem().unwrap().to_string_lossy().into_owned();
         Ok(files.iter().map(name).collect())
     }
@@ -96,20 +98,22 @@ mod tests {
     fn what_a_module_needs_comes_before_it() {
         let package = package(&[
             ("arch/x86/kvm/kvm-amd.ko", "kvm,other_one"),
+            ("arch/x86/kvm/kvm-intel.ko", "kvm"),
             ("arch/x86/kvm/kvm.ko", "irqbypass"),
             ("lib/other-one.ko", "irqbypass"),
             ("virt/lib/irqbypass.ko", ""),
         ]);
-        let order = names(package.path(), "kvm_amd").unwrap();
-        assert_eq!(order, ["irqbypass", "kvm", "other-one", "kvm-amd"]);
-        assert_eq!(names(package.path(), "irqbypass").unwrap(), ["irqbypass"]);
+        let names = |modules| names(package.path(), modules).unwrap();
+        let order = ["irqbypass", "kvm", "other-one", "kvm-amd", "kvm-intel"];
+        assert_eq!(names(&["kvm_amd", "kvm_intel"]), order);
+        assert_eq!(names(&["irqbypass"]), ["irqbypass"]);
     }
 
     #[test]
     fn what_is_missing_is_named() {
         let package = package(&[("kvm.ko", "irqbypass")]);
         for module in ["kvm", "irqbypass"] {
-            let error = names(package.path(), module).unwrap_err();
+            let error = names(package.path(), &[module]).unwrap_err();
             assert!(error.to_string().contains("irqbypass"), "{error}");
         }
     }

@@ -6,7 +6,7 @@ use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU32, Ordering};
 
 use linux_program::system_call;
-use linux_raw_sys::errno::{EAGAIN, EEXIST, EFBIG, EINTR, ENOENT};
+use linux_raw_sys::errno::{EAGAIN, EEXIST, EFBIG, EINTR, ENOENT, EOPNOTSUPP};
 use linux_raw_sys::general::{
     __NR_close, __NR_eventfd2, __NR_finit_module, __NR_futex, __NR_ioctl, __NR_madvise, __NR_mmap,
     __NR_nanosleep, __NR_openat, __NR_read, __NR_reboot, __NR_sched_setscheduler, __NR_write,
@@ -14,6 +14,7 @@ use linux_raw_sys::general::{
     LINUX_REBOOT_MAGIC1, LINUX_REBOOT_MAGIC2, MADV_DONTNEED, MAP_ANONYMOUS, MAP_POPULATE,
     MAP_SHARED, O_CLOEXEC, O_RDONLY, O_RDWR, PROT_READ, PROT_WRITE, SCHED_FIFO, timespec,
 };
+use linux_raw_sys::ioctl::TCSBRK;
 
 /// Standard output: the console.
 const CONSOLE: usize = 1;
@@ -276,7 +277,7 @@ pub fn sleep(nanoseconds: i64) -> Result {
     .map(drop)
 }
 
-/// Loads a module of the kernel; `false` if there is no such file.
+/// Loads a module of the kernel, unless it is for another CPU; `false` if there is no such file.
 pub fn load_module(path: &CStr) -> Result<bool> {
     let what = "finit_module";
     let file = match File::open(path, O_RDONLY, "open") {
@@ -289,13 +290,22 @@ pub fn load_module(path: &CStr) -> Result<bool> {
     // SAFETY: nobody else has the file.
     unsafe { system_call(__NR_close, [file.0 as usize, 0, 0, 0, 0, 0]) };
     match loaded {
-        Ok(_) | Err(Failure { code: EEXIST, .. }) => Ok(true),
+        // KVM for the CPU is there already, or the CPU is another one.
+        Ok(_)
+        | Err(Failure {
+            code: EEXIST | EOPNOTSUPP,
+            ..
+        }) => Ok(true),
         Err(error) => Err(error),
     }
 }
 
-/// Switches the machine off.
+/// Switches the machine off, when all that was printed has left it.
 pub fn power_off() -> ! {
+    /// `tcdrain`: that break of no length which waits only.
+    const DRAIN: usize = 1;
+    // SAFETY: it has no effect on memory. If it fails, there is nobody to tell.
+    unsafe { system_call(__NR_ioctl, [CONSOLE, TCSBRK as usize, DRAIN, 0, 0, 0]) };
     let magic = [
         LINUX_REBOOT_MAGIC1,
         LINUX_REBOOT_MAGIC2,
