@@ -21,7 +21,7 @@ pub const PROGRAMS: &[(&str, &str)] = &[
 /// Root tasks that measure and try the hypervisor, and what they run; no part of a system.
 pub const TRIALS: &[(&str, &str)] = &[
     (BENCHMARK, "bench"),
-    (BENCH_GUEST, "bench-guest"),
+    (BENCHMARK_GUEST, "bench-guest"),
     (HOSTILE, "hostile"),
     (REGISTERS, "registers"),
     (SAMPLES, "samples"),
@@ -33,7 +33,7 @@ pub const TRIALS: &[(&str, &str)] = &[
 /// Name of the benchmark's program.
 pub const BENCHMARK: &str = "bench";
 /// Name of the benchmark's guest.
-pub const BENCH_GUEST: &str = "bench-guest";
+pub const BENCHMARK_GUEST: &str = "bench-guest";
 /// Name of the program with the hostile domains.
 pub const HOSTILE: &str = "hostile";
 /// Name of the program with the guests that fill their registers.

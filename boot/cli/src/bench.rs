@@ -116,7 +116,7 @@ impl Report {
 /// Runs the benchmark on machines of a kind.
 pub fn measure(kind: Kind) -> Result<Report> {
     machine::prepare(kind)?;
-    let image = trial::image(kind.architecture(), BENCHMARK, &[])?;
+    let image = trial::image(kind.architecture(), BENCHMARK, trial::BENCHMARK_FILES)?;
     let mut all = Report::default();
     for cpus in CPUS {
         let machine = Machine::usual(kind.architecture(), trial::MEMORY, cpus);

@@ -8,9 +8,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use configs::{Architecture, Machine};
-use image::pack::FlatProgram;
 
-use crate::artifacts::{Artifacts, BENCH_GUEST, PEER};
+use crate::artifacts::{Artifacts, BENCHMARK_GUEST, PEER};
 use crate::bench::Report;
 use crate::dialogue::Dialogue;
 use crate::initramfs::Archive;
@@ -61,21 +60,6 @@ fn initrd(driver: &[u8], guest: &[u8], modules: &[PathBuf]) -> Result<Vec<u8>> {
     archive.finish()
 }
 
-/// The content of the guest's memory, from the lowest address of the ELF file `program` on.
-fn flat(program: &[u8]) -> Result<Vec<u8>> {
-    let program = FlatProgram::from_elf(program).context("the guest is no program")?;
-    let mut image = Vec::new();
-    let start = program
-        .segments
-        .first()
-        .map_or(0, |(segment, _)| segment.address);
-    for (segment, content) in &program.segments {
-        image.resize((segment.address - start) as usize, 0);
-        image.extend_from_slice(content);
-    }
-    Ok(image)
-}
-
 fn read(file: &Path) -> Result<Vec<u8>> {
     std::fs::read(file).with_context(|| format!("{} cannot be read", file.display()))
 }
@@ -84,7 +68,7 @@ fn read(file: &Path) -> Result<Vec<u8>> {
 fn image(architecture: Architecture) -> Result<Image> {
     let artifacts = Artifacts::trials(architecture)?;
     let driver = read(&artifacts.program(PEER)?)?;
-    let guest = flat(&read(&artifacts.program(BENCH_GUEST)?)?)?;
+    let guest = trial::guest(&artifacts, BENCHMARK_GUEST)?;
     let modules =
         modules::with_dependencies(&guest::kernel_package(architecture)?, modules(architecture))?;
     let dir = workspace::output().join("images");

@@ -83,7 +83,8 @@ fn hostile_programs(on: Target) {
 }
 
 fn the_benchmark(on: Target) {
-    let image = trial::image(on.architecture(), BENCHMARK, &[]).unwrap_or_else(|e| panic!("{e:#}"));
+    let image = trial::image(on.architecture(), BENCHMARK, trial::BENCHMARK_FILES)
+        .unwrap_or_else(|e| panic!("{e:#}"));
     measure(on, "the benchmark", image, trial::MEMORY, |machine| {
         machine.expect("(?m)^bench: end", seconds(120))?;
         Ok(())

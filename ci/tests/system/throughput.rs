@@ -17,7 +17,7 @@ use ci::{Target, seconds, with_machine};
 fn instructions(on: Target) -> BTreeMap<String, u64> {
     let count = on.kind != Kind::Bochs;
     let mut figures = BTreeMap::new();
-    on.tries_with(BENCHMARK, &[], "", count, |machine| {
+    on.tries_with(BENCHMARK, BENCHMARK_FILES, "", count, |machine| {
         machine.expect("(?m)^bench: end", seconds(180))?;
         let report = Report::parse(&machine.transcript())?;
         let suffix = format!(".cpus{}", on.cpus);
@@ -69,7 +69,7 @@ fn what_a_cpu_writes_is_its_own(on: Target) {
         plugin: Some(option.leak()),
         ..Settings::new(on.machine(trial::MEMORY))
     };
-    let image = trial::image(on.architecture(), BENCHMARK, &[]);
+    let image = trial::image(on.architecture(), BENCHMARK, trial::BENCHMARK_FILES);
     let image = image.unwrap_or_else(|error| panic!("{on}: {error:#}"));
     with_machine("watched bench", on, &image, &settings, |machine| {
         machine.expect("(?m)^bench: end", seconds(180))?;

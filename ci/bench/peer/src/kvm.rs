@@ -203,7 +203,8 @@ impl Vm {
         unsafe { self.file.pass(SET_USER_MEMORY_REGION, &region) }
     }
 
-    /// Makes a write of `length` bytes to an address, or to a port, signal an event that nobody waits for.
+    /// Makes a write of `length` bytes to an address, or to a port, signal an event that nobody waits for. With length 0,
+    /// for addresses only, it is one of any length, for which KVM need not decode the instruction.
     pub fn set_doorbell(self, address: u64, length: u32, port: bool) -> Result {
         const PORT: u32 = 1 << 1;
         let event = IoEvent {

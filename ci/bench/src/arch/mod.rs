@@ -1,4 +1,4 @@
-//! What depends on the processor: the monitor, and the guest.
+//! What depends on the processor.
 
 #[cfg(target_arch = "x86_64")]
 mod x86_64;

@@ -95,7 +95,7 @@ pub fn measurements() -> impl Iterator<Item = Measurement> {
 impl Variant {
     /// Gives a machine what has to be there before its vCPUs.
     pub fn prepare(self, vm: Vm) -> Result {
-        vm.set_doorbell(place::DOORBELL, 4, false)
+        vm.set_doorbell(place::DOORBELL, 0, false)
     }
 
     /// Gives a machine what can only be there after its vCPUs. Returns what the guest is told.

@@ -217,7 +217,7 @@ impl Variant {
         }
         match self.port_doorbell {
             true => vm.set_doorbell(place::DOORBELL_PORT.into(), 2, true),
-            false => vm.set_doorbell(place::DOORBELL, ANY, false),
+            false => vm.set_doorbell(place::DOORBELL, 0, false),
         }
     }
 
