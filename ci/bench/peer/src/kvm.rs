@@ -3,7 +3,7 @@
 
 use core::ptr::NonNull;
 
-use crate::linux::{self, File, Request, Result};
+use crate::linux::{self, File, Priority, Request, Result};
 use crate::print_line;
 
 /// Directions of a request's argument.
@@ -244,9 +244,9 @@ impl File {
 }
 
 impl Vcpu {
-    /// Runs it in a thread of its own. It does nothing that this program has to answer.
+    /// Runs it in a thread of its own, which goes first. It does nothing that this program has to answer.
     pub fn run_beside(self) -> Result {
-        linux::start_thread(run_alone, self.file.number() as usize)
+        linux::start_thread(run_alone, self.file.number() as usize, Priority::High)
     }
 
     /// Runs it until it leaves the guest.

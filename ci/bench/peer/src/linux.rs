@@ -12,7 +12,8 @@ use linux_raw_sys::general::{
     __NR_nanosleep, __NR_openat, __NR_read, __NR_reboot, __NR_sched_setscheduler, __NR_write,
     AT_FDCWD, FUTEX_PRIVATE_FLAG, FUTEX_WAIT, FUTEX_WAKE, LINUX_REBOOT_CMD_POWER_OFF,
     LINUX_REBOOT_MAGIC1, LINUX_REBOOT_MAGIC2, MADV_DONTNEED, MAP_ANONYMOUS, MAP_POPULATE,
-    MAP_SHARED, O_CLOEXEC, O_RDONLY, O_RDWR, PROT_READ, PROT_WRITE, SCHED_FIFO, timespec,
+    MAP_SHARED, O_CLOEXEC, O_RDONLY, O_RDWR, PROT_READ, PROT_WRITE, SCHED_FIFO, SCHED_NORMAL,
+    timespec,
 };
 use linux_raw_sys::ioctl::TCSBRK;
 
@@ -208,35 +209,53 @@ pub fn event() -> Result<File> {
 /// Bytes of a thread's stack.
 const STACK: usize = 64 << 10;
 
-/// Starts a thread, with a priority above that of the first one: it runs whenever it can, from the moment it can.
-pub fn start_thread(entry: extern "C" fn(usize) -> !, argument: usize) -> Result {
-    let stack = Memory::new(STACK)?;
-    let top = stack.start.as_ptr() as usize + STACK;
-    // SAFETY: new memory, of whole pages.
-    let number = outcome(
-        unsafe { linux_program::start_thread(top, entry, argument) },
-        "clone",
-    )?;
-    let priority = 1_u32;
+/// How important a thread is: whoever is more important than the one that runs goes first, as soon as it can.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Priority {
+    /// That of vCPU 0's thread.
+    Usual = 1,
+    /// That of threads that vCPU 0's makes way for.
+    High = 2,
+    /// That of threads that run while all others wait.
+    Idle = 0,
+}
+
+/// Sets the priority of a thread: 0 is the number of the one that calls.
+pub fn set_priority(thread: usize, priority: Priority) -> Result {
+    let policy = match priority {
+        Priority::Idle => SCHED_NORMAL,
+        Priority::Usual | Priority::High => SCHED_FIFO,
+    };
     let arguments = [
-        number,
-        SCHED_FIFO as usize,
+        thread,
+        policy as usize,
         &raw const priority as usize,
         0,
         0,
         0,
     ];
     // SAFETY: it reads the priority.
-    outcome(
-        unsafe { system_call(__NR_sched_setscheduler, arguments) },
-        "sched_setscheduler",
-    )
-    .map(drop)
+    let returned = unsafe { system_call(__NR_sched_setscheduler, arguments) };
+    outcome(returned, "sched_setscheduler").map(drop)
 }
 
-/// Waits until `word` is not 0, and makes it 0.
+/// Starts a thread.
+pub fn start_thread(
+    entry: extern "C" fn(usize) -> !,
+    argument: usize,
+    priority: Priority,
+) -> Result {
+    let stack = Memory::new(STACK)?;
+    let top = stack.start.as_ptr() as usize + STACK;
+    // SAFETY: new memory, of whole pages.
+    let returned = unsafe { linux_program::start_thread(top, entry, argument) };
+    set_priority(outcome(returned, "clone")?, priority)
+}
+
+/// Waits until `word` is not 0.
 pub fn wait_for(word: &AtomicU32) -> Result {
-    while word.swap(0, Ordering::Acquire) == 0 {
+    while word.load(Ordering::Acquire) == 0 {
         let operation = FUTEX_WAIT | FUTEX_PRIVATE_FLAG;
         let arguments = [word.as_ptr() as usize, operation as usize, 0, 0, 0, 0];
         // SAFETY: it reads the word.

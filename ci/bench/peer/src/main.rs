@@ -5,7 +5,7 @@
 //! controllers, doorbells, page faults; this program answers the rest, with nothing else to do. It prints the rows as the
 //! hypervisor's benchmark does, and switches the machine off.
 //!
-//! The machine has one CPU. The threads beside that of vCPU 0 are scheduled first whenever they can run.
+//! The machine has one CPU; who runs on it, priorities say ([`linux::Priority`]).
 #![no_std]
 #![no_main]
 
@@ -18,7 +18,7 @@ mod signaller;
 use core::ffi::CStr;
 
 use kvm::Kvm;
-use linux::Result;
+use linux::{Priority, Result};
 
 /// The modules, in the order in which they have to be loaded; there may be fewer.
 const MODULES: [&CStr; 4] = [c"/modules/0", c"/modules/1", c"/modules/2", c"/modules/3"];
@@ -30,10 +30,11 @@ fn run() -> Result {
         }
     }
     let kvm = Kvm::open()?;
+    linux::set_priority(0, Priority::Usual)?;
     signaller::start()?;
     print_line!("bench: begin");
-    for measurement in arch::measurements() {
-        measurement.run(kvm)?;
+    for measurement in measurement::all() {
+        measurement.run(kvm);
     }
     print_line!("bench: end");
     Ok(())

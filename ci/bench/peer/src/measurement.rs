@@ -1,11 +1,14 @@
 //! A measurement: a virtual machine with the guest, served until the guest is done.
 
-use bench_guest::summary::SAMPLES;
+use core::fmt;
+
+use bench_guest::arch::ROWS;
+use bench_guest::summary::{SAMPLES, Summary};
 use bench_guest::{Request, Row, place, results};
 
 use crate::arch::{self, Variant};
 use crate::kvm::{Exit, Kvm, Vcpu};
-use crate::linux::{Memory, Result};
+use crate::linux::{Failure, Memory};
 use crate::{print_line, signaller};
 
 /// The guest's image.
@@ -17,27 +20,71 @@ const PAGE_SIZE: usize = 4096;
 /// What is measured by one guest.
 #[derive(Clone, Copy, Debug)]
 pub struct Measurement {
-    /// The rows: a bit each.
-    pub rows: u64,
-    /// Number of vCPUs.
-    pub vcpus: usize,
-    /// What follows the rows' names.
+    /// The only row that it is asked for.
+    pub row: Row,
+    /// What follows the row's name.
     pub suffix: &'static str,
     /// What the machine is like.
     pub variant: Variant,
 }
 
-/// How a guest ended.
-enum End {
-    Complete,
+/// Why there are no figures.
+enum Lack {
+    /// Linux refuses something.
+    Refused(Failure),
+    /// The guest says so.
     Failed,
-    /// KVM's number of the exit that is not to be expected.
-    Unknown(u32),
+    /// An exit that is not to be expected.
+    Unknown(Exit),
+    /// The guest does not know the row.
+    Unmeasured,
+}
+
+impl fmt::Display for Lack {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Lack::Refused(failure) => failure.fmt(f),
+            Lack::Failed => f.write_str("the guest failed"),
+            Lack::Unknown(exit) => write!(f, "the guest made the exit {exit:?}"),
+            Lack::Unmeasured => f.write_str("the guest does not measure it"),
+        }
+    }
+}
+
+impl From<Failure> for Lack {
+    fn from(failure: Failure) -> Lack {
+        Lack::Refused(failure)
+    }
+}
+
+/// All measurements.
+pub fn all() -> impl Iterator<Item = Measurement> {
+    let usual = |row: &Row| Measurement {
+        row: *row,
+        suffix: "",
+        variant: Variant::usual(),
+    };
+    ROWS.iter().map(usual).chain(arch::variations())
 }
 
 impl Measurement {
-    /// Measures, and prints the rows.
-    pub fn run(self, kvm: Kvm) -> Result {
+    /// Measures, and prints the row.
+    pub fn run(self, kvm: Kvm) {
+        let (name, suffix) = (self.row.name(), self.suffix);
+        match self.measure(kvm) {
+            Ok(s) => print_line!(
+                "bench: {name}{suffix} {} {} {} {} {SAMPLES} {}",
+                s.min,
+                s.median,
+                s.p99,
+                s.max,
+                s.first,
+            ),
+            Err(lack) => print_line!("bench: {name}{suffix} unavailable: {lack}"),
+        }
+    }
+
+    fn measure(self, kvm: Kvm) -> core::result::Result<Summary, Lack> {
         let vm = kvm.create_vm()?;
         let ram = Memory::new((place::RAM.end - place::RAM.start) as usize)?;
         let page = Memory::new(PAGE_SIZE)?;
@@ -49,14 +96,15 @@ impl Measurement {
         ram.fill(IMAGE)?;
         let first = kvm.create_vcpu(vm, 0)?;
         arch::prepare_vcpu(kvm, vm, first)?;
-        let second = match self.vcpus {
-            1 => None,
-            _ => Some(kvm.create_vcpu(vm, 1)?),
+        let second = match self.row {
+            Row::Ipi => {
+                let second = kvm.create_vcpu(vm, 1)?;
+                arch::prepare_vcpu(kvm, vm, second)?;
+                Some(second)
+            }
+            _ => None,
         };
-        if let Some(second) = second {
-            arch::prepare_vcpu(kvm, vm, second)?;
-        }
-        let arguments = self.variant.complete(vm, self.rows)?;
+        let arguments = self.variant.complete(vm, self.row.bit())?;
         ram.write(place::ARGUMENTS - place::RAM.start, arguments);
         signaller::serve(vm, ram, arch::counter_lag(first, &page)?);
         if let Some(second) = second {
@@ -64,43 +112,16 @@ impl Measurement {
             second.run_beside()?;
         }
         arch::start(first, 0)?;
-        let end = serve(first, page)?;
-        self.report(end, ram);
-        Ok(())
-    }
-
-    /// Prints the rows.
-    fn report(self, end: End, ram: Memory) {
-        let read = |offset| ram.read(offset);
-        let suffix = self.suffix;
-        let failed = results::current(read).map_or("", Row::name);
-        for row in Row::ALL.iter().filter(|row| self.rows & row.bit() != 0) {
-            let name = row.name();
-            match (results::summary(*row, read), &end) {
-                (Some(s), _) => print_line!(
-                    "bench: {name}{suffix} {} {} {} {} {SAMPLES} {}",
-                    s.min,
-                    s.median,
-                    s.p99,
-                    s.max,
-                    s.first,
-                ),
-                (None, End::Complete) => {
-                    print_line!("bench: {name}{suffix} unavailable: the guest does not measure it")
-                }
-                (None, End::Failed) => {
-                    print_line!("bench: {name}{suffix} unavailable: the guest failed at {failed}")
-                }
-                (None, End::Unknown(exit)) => print_line!(
-                    "bench: {name}{suffix} unavailable: KVM's exit {exit} came at {failed}"
-                ),
-            }
-        }
+        signaller::end_halts(self.row == Row::HaltWake)?;
+        let end = serve(first, page);
+        signaller::end_halts(false)?;
+        end?;
+        results::summary(self.row, |offset| ram.read(offset)).ok_or(Lack::Unmeasured)
     }
 }
 
 /// Runs vCPU 0 until the guest is done, and answers what it asks for: the least of a monitor.
-fn serve(vcpu: Vcpu, page: Memory) -> Result<End> {
+fn serve(vcpu: Vcpu, page: Memory) -> core::result::Result<(), Lack> {
     let mut value = 0;
     loop {
         match vcpu.run()? {
@@ -110,14 +131,12 @@ fn serve(vcpu: Vcpu, page: Memory) -> Result<End> {
             Exit::Read(place::VALUE) => vcpu.answer(value),
             Exit::Write(place::VALUE, new) => value = new,
             Exit::Write(place::REQUEST, code) => match Request::from_code(code) {
-                Some(Request::End) => return Ok(End::Complete),
+                Some(Request::End) => return Ok(()),
                 Some(Request::TakePage) => page.unmap_for_now()?,
                 Some(Request::Interrupt) => signaller::ask()?,
-                Some(Request::Failed) | None => return Ok(End::Failed),
+                Some(Request::Failed) | None => return Err(Lack::Failed),
             },
-            Exit::PortRead(_) => return Ok(End::Unknown(2)),
-            Exit::Read(_) | Exit::Write(..) => return Ok(End::Unknown(6)),
-            Exit::Other(exit) => return Ok(End::Unknown(exit)),
+            other => return Err(Lack::Unknown(other)),
         }
     }
 }

@@ -3,7 +3,7 @@
 use core::arch::asm;
 
 use bench_guest::arch::{CPU_INTERFACE, DISTRIBUTOR, INTERRUPT, REDISTRIBUTORS};
-use bench_guest::{Arguments, Row, place};
+use bench_guest::{Arguments, place};
 
 use crate::kvm::{Exit, Kvm, Vcpu, Vm, exchange, read, write};
 use crate::linux::{Failure, File, Memory, Request, Result};
@@ -72,27 +72,17 @@ const CONTROLLERS: [Controller; 2] = [
 #[derive(Clone, Copy, Debug)]
 pub struct Variant;
 
-/// The measurements, each by a guest of its own. An IPI needs a vCPU that rests, beside which nothing else should be measured.
-pub fn measurements() -> impl Iterator<Item = Measurement> {
-    let usual = Measurement {
-        vcpus: 1,
-        rows: bench_guest::arch::ROWS
-            .iter()
-            .map(|row| row.bit())
-            .sum::<u64>()
-            & !Row::Ipi.bit(),
-        suffix: "",
-        variant: Variant,
-    };
-    let ipi = Measurement {
-        rows: Row::Ipi.bit(),
-        vcpus: 2,
-        ..usual
-    };
-    [usual, ipi].into_iter()
+/// What is measured beside what the guest does under any monitor: nothing.
+pub fn variations() -> impl Iterator<Item = Measurement> {
+    core::iter::empty()
 }
 
 impl Variant {
+    /// The only one.
+    pub fn usual() -> Variant {
+        Variant
+    }
+
     /// Gives a machine what has to be there before its vCPUs.
     pub fn prepare(self, vm: Vm) -> Result {
         vm.set_doorbell(place::DOORBELL, 0, false)
