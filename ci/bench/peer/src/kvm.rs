@@ -1,6 +1,7 @@
 //! KVM's interface: what both architectures have of it, as far as the driver needs it. The structures are those of Linux's
 //! `Documentation/virt/kvm/api.rst`.
 
+use core::fmt;
 use core::ptr::NonNull;
 
 use crate::linux::{self, File, Priority, Request, Result};
@@ -125,6 +126,17 @@ pub enum Exit {
     Write(u64, u32),
     /// Something else: KVM's number for it.
     Other(u32),
+}
+
+impl fmt::Display for Exit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Exit::PortRead(port) => write!(f, "a read of port {port:#x}"),
+            Exit::Read(address) => write!(f, "a read at {address:#x}"),
+            Exit::Write(address, value) => write!(f, "a write of {value:#x} at {address:#x}"),
+            Exit::Other(number) => write!(f, "an exit that has KVM's number {number}"),
+        }
+    }
 }
 
 /// `/dev/kvm`.

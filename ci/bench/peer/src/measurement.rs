@@ -45,7 +45,7 @@ impl fmt::Display for Lack {
         match self {
             Lack::Refused(failure) => failure.fmt(f),
             Lack::Failed => f.write_str("the guest failed"),
-            Lack::Unknown(exit) => write!(f, "the guest made the exit {exit:?}"),
+            Lack::Unknown(exit) => write!(f, "the guest made {exit}"),
             Lack::Unmeasured => f.write_str("the guest does not measure it"),
         }
     }
