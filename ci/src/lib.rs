@@ -45,7 +45,7 @@ pub fn with_machine(
     name: &str,
     target: Target,
     image: &Image,
-    settings: &Settings,
+    settings: &Settings<'_>,
     talk: impl FnOnce(&mut Dialogue) -> Result<()>,
 ) {
     let _place = Place::take();

@@ -188,6 +188,11 @@ impl Artifacts {
         })
     }
 
+    /// The kernel's ELF file, with symbols and lines. On Arm the boot image lies beside it.
+    pub fn kernel_elf(&self) -> PathBuf {
+        self.kernel.with_extension("")
+    }
+
     /// The file of a user program.
     pub fn program(&self, name: &str) -> Result<PathBuf> {
         if !self.built.iter().any(|(program, _)| *program == name) {

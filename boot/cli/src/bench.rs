@@ -1,204 +1,203 @@
-//! The command `bench`: boots the benchmark and prints what it measured.
+//! The command `bench`: boots the benchmark, prints what it measured, and keeps it as data and as a page.
 
-use std::fmt::Write as _;
-use std::io::Write as _;
-use std::path::Path;
-use std::time::Duration;
+pub mod guard;
+pub mod json;
+pub mod measure;
+pub mod output;
+pub mod path;
+pub mod report;
+pub mod table;
+pub mod trace;
 
-use anyhow::{Context, Result, anyhow};
-use configs::Machine;
+use std::path::PathBuf;
+use std::process::Command;
 
-use crate::artifacts::BENCHMARK;
-use crate::dialogue::Dialogue;
+use anyhow::{Result, bail};
+use clap::ValueEnum;
+
+pub use measure::{Measures, Unit, Way};
+pub use report::{Report, Row};
+
 use crate::machine::{self, Kind, Settings};
-use crate::{progress, trial, workspace};
+use crate::toolchain::Toolchain;
+use crate::{child, peer, progress, workspace};
+use json::Run;
+use output::Output;
+use path::Path;
+use table::Column;
+use trace::Tracer;
 
-/// The benchmark takes a second; emulators on a busy machine are slow.
-const LIMIT: Duration = Duration::from_secs(180);
-
-/// Sizes of the machines that it runs on: on each it has as many pairs of client and server as there are CPUs, and measures
-/// the rest on the first one.
-const CPUS: [u32; 3] = [1, 2, 4];
-
-/// One row: counter ticks, the cost of reading the counter subtracted.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
-pub struct Row {
-    /// Dotted name, such as `ipc.other_domain.words0`.
-    pub name: String,
-    /// Least.
-    pub min: u64,
-    /// The middle one.
-    pub median: u64,
-    /// The one that 99 of 100 do not exceed.
-    pub p99: u64,
-    /// Most.
-    pub max: u64,
-    /// Number of samples.
-    pub count: u64,
-    /// The very first, with nothing warm.
-    pub first: u64,
+/// What is measured beside Bulkhead, on the same machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Peer {
+    /// Linux with KVM
+    Kvm,
 }
 
-/// What a run measured.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Report {
-    /// What was measured.
-    pub rows: Vec<Row>,
-    /// What could not be, and why.
-    pub unavailable: Vec<(String, String)>,
-}
-
-impl Report {
-    /// Reads the benchmark's lines out of everything that the machine printed.
-    pub fn parse(transcript: &str) -> Result<Report> {
-        let mut report = Report::default();
-        let lines = transcript
-            .lines()
-            .filter_map(|l| l.trim().strip_prefix("bench: "));
-        for line in lines {
-            let (name, rest) = match line.split_once(' ') {
-                Some(parts) => parts,
-                None => continue,
-            };
-            if let Some(why) = rest.strip_prefix("unavailable: ") {
-                report.unavailable.push((name.into(), why.into()));
-                continue;
-            }
-            let numbers: Result<Vec<u64>, _> = rest.split(' ').map(str::parse).collect();
-            match numbers.as_deref() {
-                Ok(&[min, median, p99, max, count, first]) => {
-                    report.rows.push(Row {
-                        name: name.into(),
-                        min,
-                        median,
-                        p99,
-                        max,
-                        count,
-                        first,
-                    });
-                }
-                _ => {
-                    return Err(anyhow!(
-                        "the benchmark printed a line that is none of its: {line}"
-                    ));
-                }
-            }
+impl Peer {
+    fn name(self) -> &'static str {
+        match self {
+            Peer::Kvm => "KVM",
         }
-        if report.rows.is_empty() {
-            return Err(anyhow!("the benchmark printed no row"));
-        }
-        Ok(report)
     }
 
-    /// The rows as a table.
-    pub fn table(&self, unit: &str) -> String {
-        let mut out = String::new();
-        let heads = ["min", "median", "p99", "max", "first"];
-        let _ = write!(out, "{:<36}", unit);
-        for head in heads {
-            let _ = write!(out, "{head:>9}");
+    /// What it is, to the version.
+    fn system(self, kind: Kind) -> Result<String> {
+        match self {
+            Peer::Kvm => peer::system(kind.architecture()),
         }
-        out.push('\n');
-        for row in &self.rows {
-            let _ = write!(out, "{:<36}", row.name);
-            for value in [row.min, row.median, row.p99, row.max, row.first] {
-                let _ = write!(out, "{value:>9}");
-            }
-            out.push('\n');
+    }
+
+    /// Measures it.
+    fn measure(self, way: &Way) -> Result<Report> {
+        match self {
+            Peer::Kvm => peer::measure(way),
         }
-        for (name, why) in &self.unavailable {
-            let _ = writeln!(out, "{name:<36} unavailable: {why}");
-        }
-        out
     }
 }
 
-/// Runs the benchmark on machines of a kind.
-pub fn measure(kind: Kind) -> Result<Report> {
-    machine::prepare(kind)?;
-    let image = trial::image(kind.architecture(), BENCHMARK, trial::BENCHMARK_FILES)?;
-    let mut all = Report::default();
-    for cpus in CPUS {
-        let machine = Machine::usual(kind.architecture(), trial::MEMORY, cpus);
-        let settings = Settings {
-            count_instructions: kind != Kind::Bochs,
-            ..Settings::new(machine)
-        };
-        let _step = progress::step(&format!("Measuring with {cpus} CPUs"));
-        let mut dialogue = Dialogue::new(machine::start(kind, &image, &settings)?);
-        let end = dialogue.expect("(?m)^bench: end", LIMIT);
-        end.with_context(|| {
-            format!(
-                "the benchmark did not end; it printed:\n{}",
-                dialogue.transcript()
-            )
-        })?;
-        let report = Report::parse(&dialogue.transcript())?;
-        all.rows.extend(report.rows);
-        all.unavailable.extend(report.unavailable);
-    }
-    Ok(all)
-}
-
-/// Appends one line of JSON to `file`.
-fn append_json(file: &Path, kind: Kind, report: &Report) -> Result<()> {
-    let line = serde_json::json!({
-        "commit": commit(),
-        "machine": kind.to_string(),
-        "unit": "instructions",
-        "results": report.rows,
-    });
-    let unwritable = || format!("{} cannot be written", file.display());
-    let mut out = std::fs::OpenOptions::new()
-        .create(true)
-        .append(true)
-        .open(file)
-        .with_context(unwritable)?;
-    writeln!(out, "{line}").with_context(unwritable)
-}
-
-fn commit() -> Option<String> {
-    let mut git = std::process::Command::new("git");
-    git.current_dir(workspace::root())
-        .args(["rev-parse", "--short=12", "HEAD"]);
-    let output = git.output().ok().filter(|o| o.status.success())?;
-    String::from_utf8(output.stdout)
-        .ok()
-        .map(|s| s.trim().to_string())
+/// What to do.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// On what.
+    pub kind: Kind,
+    /// What to measure in.
+    pub unit: Unit,
+    /// Where a line of JSON is added for each run.
+    pub json: Option<PathBuf>,
+    /// Where the page goes.
+    pub html: Option<PathBuf>,
+    /// Who is measured too.
+    pub peer: Option<Peer>,
 }
 
 /// Measures and prints.
-pub fn run(kind: Kind, json: Option<&Path>) -> Result<()> {
-    let report = measure(kind)?;
-    print!("{}", report.table("instructions"));
-    println!(
-        "Every instruction counts one, whatever it costs on silicon; the cost of reading the counter is \
-         subtracted. In rows of `throughput` all CPUs do the same at the same time; figures are those of one operation."
-    );
-    match json {
-        Some(file) => append_json(file, kind, &report),
-        None => Ok(()),
+pub fn run(options: &Options) -> Result<()> {
+    let kind = options.kind;
+    let open = |option, file: &Option<PathBuf>| {
+        let path = file.as_deref();
+        path.map(|path| Output::open(option, path)).transpose()
+    };
+    let json = open("--json", &options.json)?;
+    let html = open("--html", &options.html)?;
+    let way = Way {
+        kind,
+        unit: options.unit,
+        measures: Measures::Off,
+    };
+    let protected = Way {
+        measures: Measures::Default,
+        ..way
+    };
+    let identity = machine::identity(kind, &way.settings(1))?;
+    if options.unit == Unit::Cycles && identity.is_emulated {
+        bail!(
+            "--cycles: {kind} is emulated here; cycles can be measured on qemu-x86, where KVM offers virtualisation to guests"
+        );
+    }
+    let _ = html;
+    let peer = options.peer.map(|peer| peer.measure(&way)).transpose()?;
+    let report = way.measure(&measure::CPUS)?;
+    let safe = protected.measure(&measure::CPUS[..1])?;
+
+    let paths = match options.unit {
+        Unit::Cycles => Err("instructions cannot be traced under KVM"),
+        Unit::Instructions => trace::obstacle(kind)?.map_or(Ok(()), Err),
+    };
+    let paths = match paths {
+        Ok(()) => Ok(paths_of(&way)?),
+        Err(why) => Err(why),
+    };
+
+    let mut columns = vec![Column {
+        head: Measures::Default.option(),
+        rows: &safe.rows,
+    }];
+    if let Some((peer, theirs)) = options.peer.zip(peer.as_ref()) {
+        columns.push(Column {
+            head: peer.name(),
+            rows: &theirs.rows,
+        });
+    }
+    print!("{}", table::table(&report, options.unit, &columns));
+    if let Some((peer, theirs)) = options.peer.zip(peer.as_ref()) {
+        for (name, why) in &theirs.unavailable {
+            println!("{name:<36} unavailable of {}: {why}", peer.name());
+        }
+    }
+    match &paths {
+        Ok(paths) => print!("{}", path::text(paths)),
+        Err(why) => println!("\npaths unavailable: {why}"),
+    }
+    println!("{}", explanation(options.unit));
+    let mut runs = vec![describe(&way, &report)?, describe(&protected, &safe)?];
+    if let Some((peer, theirs)) = options.peer.zip(peer.as_ref()) {
+        runs.push(Run {
+            config: format!("{}, {}", peer.system(kind)?, Measures::Off.option()),
+            ..describe(&way, theirs)?
+        });
+    }
+    if let Some(json) = json {
+        let lines: Result<String> = runs.iter().map(Run::line).collect();
+        json.append(&lines?)?;
+    }
+    Ok(())
+}
+
+/// Runs the benchmark once more, and looks at what it executes.
+fn paths_of(way: &Way) -> Result<Vec<Path>> {
+    let architecture = way.kind.architecture();
+    let tracer = Tracer::new(architecture)?;
+    let settings = Settings {
+        plugin: Some(tracer.option()),
+        ..way.settings(1)
+    };
+    let _step = progress::step("Tracing the benchmark");
+    let report = Report::parse(&measure::transcript(way.kind, &way.image()?, &settings)?)?;
+    tracer.paths(&report, architecture)
+}
+
+/// What figures in `unit` mean.
+fn explanation(unit: Unit) -> &'static str {
+    match unit {
+        Unit::Instructions => {
+            "Without measures against speculation (mitigations=off); beside that the medians with them. Every instruction \
+             counts one, whatever it costs on silicon; the cost of reading the counter is subtracted. In rows of `throughput` \
+             all CPUs do the same at the same time; figures are those of one operation."
+        }
+        Unit::Cycles => {
+            "Without measures against speculation (mitigations=off); beside that the medians with them. Cycles are ticks of \
+             the time-stamp counter; the cost of reading it is subtracted. In rows of `throughput` all CPUs do the same at \
+             the same time."
+        }
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+/// A run as data.
+pub fn describe(way: &Way, report: &Report) -> Result<Run> {
+    let identity = machine::identity(way.kind, &way.settings(1))?;
+    let compiler = Toolchain::prepare(way.kind.architecture())?.version()?;
+    Ok(Run {
+        commit: commit(),
+        machine: way.kind.to_string(),
+        emulator: identity.emulator,
+        cpu_flags: identity.cpu,
+        config: format!("{compiler}, {}", way.measures.option()),
+        unit: way.unit,
+        results: report.rows.clone(),
+    })
+}
 
-    #[test]
-    fn rows_are_read_and_nothing_else() {
-        let text = "bulkhead: 1 CPUs\r\nbench: begin\r\nbench: a.b 1 2 3 4 512 9\r\n\
-                    bench: c unavailable: no such CPU\r\nbench: end\r\n";
-        let report = Report::parse(text).unwrap();
-        assert_eq!(
-            (report.rows.len(), report.rows[0].p99, report.rows[0].first),
-            (1, 3, 9)
-        );
-        assert_eq!(
-            report.unavailable,
-            [("c".to_string(), "no such CPU".to_string())]
-        );
-        assert!(Report::parse("bench: a.b 1 2 3\n").is_err());
-        assert!(Report::parse("bench: begin\n").is_err());
-    }
+/// The commit that is checked out; `None` where git knows of none.
+fn commit() -> Option<String> {
+    let mut git = Command::new("git");
+    git.current_dir(workspace::root()).args([
+        "describe",
+        "--always",
+        "--dirty",
+        "--exclude=*",
+        "--abbrev=12",
+    ]);
+    let text = child::run(&mut git, None).ok()?;
+    Some(text.trim().to_owned())
 }

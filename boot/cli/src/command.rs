@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand};
 use configs::{Diagnostics, Overrides};
 use regex::Regex;
 
+use crate::bench::{Peer, Unit};
 use crate::interrupt::{self, Interrupted};
 use crate::machine::Kind;
 use crate::{bench, bundle, check, fuzz, run};
@@ -93,13 +94,26 @@ struct Check {
 /// Measures system calls, IPC and VM exits, in instructions: on QEMU its instruction counter is the clock, on Bochs
 /// the clock counts instructions anyway.
 #[derive(Debug, Args)]
+#[command(
+    after_help = "The figures are without measures against speculation, and beside them with those that the kernel takes \
+unless it is told otherwise. The same sources, compiler and emulator give the same figures to the digit."
+)]
 struct Bench {
     /// Machine to measure on
     #[arg(long, value_enum, default_value_t = Kind::QemuX86, value_name = "M")]
     machine: Kind,
+    /// Measure in cycles of this computer's processor: on qemu-x86, where KVM offers virtualisation to guests
+    #[arg(long)]
+    cycles: bool,
     /// Append the figures to FILE, one line of JSON per run
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// Write a page with tables and charts to FILE; the runs in the file of --json are compared with
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
+    /// Measure this too, on the same machine, and put it beside
+    #[arg(long, value_enum, value_name = "PEER")]
+    peer: Option<Peer>,
 }
 
 /// Attacks the kernel: domains that make random and nearly right system calls on all CPUs, monitors and guests that do
@@ -157,9 +171,17 @@ pub fn main() -> ExitCode {
             count_instructions: arguments.icount,
         })
         .map(|()| 0),
-        Command::Bench(arguments) => {
-            bench::run(arguments.machine, arguments.json.as_deref()).map(|()| 0)
-        }
+        Command::Bench(arguments) => bench::run(&bench::Options {
+            kind: arguments.machine,
+            unit: match arguments.cycles {
+                true => Unit::Cycles,
+                false => Unit::Instructions,
+            },
+            json: arguments.json,
+            html: arguments.html,
+            peer: arguments.peer,
+        })
+        .map(|()| 0),
     };
     match result {
         Ok(status) => ExitCode::from(status),

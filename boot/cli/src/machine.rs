@@ -100,7 +100,7 @@ pub struct Image {
 
 /// How to run it.
 #[derive(Clone, Copy, Debug)]
-pub struct Settings {
+pub struct Settings<'a> {
     /// Board, RAM and CPUs.
     pub machine: Machine,
     /// Make time the count of instructions: QEMU only; Bochs always counts. One tick of the machine's counter is one
@@ -108,7 +108,7 @@ pub struct Settings {
     /// PAUSE or YIELD; on Bochs one of each CPU, and all go on side by side, in steps of a few instructions.
     pub count_instructions: bool,
     /// QEMU only: its option `-plugin`, which loads what watches the machine's instructions.
-    pub plugin: Option<&'static str>,
+    pub plugin: Option<&'a str>,
     /// Whether the CPU has a virtualisation extension (QEMU only): without one an x86 machine has no VMs, and
     /// the hypervisor cannot run on Arm.
     pub virtualization: bool,
@@ -131,9 +131,9 @@ impl Image {
     }
 }
 
-impl Settings {
+impl Settings<'_> {
     /// The usual way to run a machine of this size.
-    pub fn new(machine: Machine) -> Settings {
+    pub fn new(machine: Machine) -> Self {
         Settings {
             machine,
             count_instructions: false,
@@ -141,6 +141,26 @@ impl Settings {
             virtualization: true,
             silence: Duration::from_secs(60),
         }
+    }
+}
+
+/// What executes a machine's instructions.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// The emulator, with its version.
+    pub emulator: String,
+    /// The model of the CPUs, and what else is said of them.
+    pub cpu: String,
+    /// Whether they are emulated, rather than this computer's own.
+    pub is_emulated: bool,
+}
+
+/// What a machine of this kind with these settings is made of.
+pub fn identity(kind: Kind, settings: &Settings<'_>) -> Result<Identity> {
+    prepare(kind)?;
+    match kind {
+        Kind::QemuX86 | Kind::QemuArm64 => qemu::identity(settings),
+        Kind::Bochs => bochs::identity(),
     }
 }
 
@@ -187,7 +207,7 @@ struct Silent {
 }
 
 impl Silent {
-    fn new(settings: &Settings, limit: Duration) -> Silent {
+    fn new(settings: &Settings<'_>, limit: Duration) -> Silent {
         Silent {
             architecture: settings.machine.architecture(),
             since: Instant::now(),
@@ -231,7 +251,7 @@ pub fn prepare(kind: Kind) -> Result<()> {
 }
 
 /// Starts a machine.
-pub fn start(kind: Kind, image: &Image, settings: &Settings) -> Result<Running> {
+pub fn start(kind: Kind, image: &Image, settings: &Settings<'_>) -> Result<Running> {
     let architecture = settings.machine.architecture();
     anyhow::ensure!(
         kind.architecture() == architecture,

@@ -7,18 +7,18 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use configs::{Architecture, Machine};
+use configs::Architecture;
 
 use crate::artifacts::{Artifacts, BENCHMARK_GUEST, PEER};
-use crate::bench::Report;
+use crate::bench::{Report, Way};
 use crate::dialogue::Dialogue;
 use crate::initramfs::Archive;
 use crate::machine::{self, Image, Kind, Settings};
 use crate::{bundle, guest, progress, trial, workspace};
 
-/// The kernel's options beside those of [`Settings`]: nothing but warnings and the driver's lines on the console, and an end
-/// instead of a halt when it panics. What [`Image`] adds, `mitigations=off`, it understands too.
-const OPTIONS: &str = "quiet panic=-1";
+/// The kernel's options: nothing but warnings and the driver's lines on the console; an end instead of a halt when it panics;
+/// nothing against speculation.
+const OPTIONS: &str = "quiet panic=-1 mitigations=off";
 
 /// Boot and measurement; emulators on a busy machine are slow.
 fn limit(kind: Kind) -> Duration {
@@ -82,20 +82,27 @@ fn image(architecture: Architecture) -> Result<Image> {
     })
 }
 
-/// Measures KVM on machines of a kind.
-pub fn measure(kind: Kind) -> Result<Report> {
-    machine::prepare(kind)?;
-    let image = image(kind.architecture())?;
-    let machine = Machine::usual(kind.architecture(), trial::MEMORY, 1);
+/// What is measured: KVM, and the name of the kernel that it is in.
+pub fn system(architecture: Architecture) -> Result<String> {
+    let kernel = guest::kernel(architecture)?;
+    let name = kernel.file_name().unwrap_or_default().to_string_lossy();
+    let version = name.trim_start_matches("vmlinuz-");
+    Ok(format!("KVM of Linux {version}"))
+}
+
+/// Measures KVM in the machine with one CPU that the hypervisor is measured in, without measures against speculation.
+pub fn measure(way: &Way) -> Result<Report> {
+    machine::prepare(way.kind)?;
+    let image = image(way.kind.architecture())?;
+    let limit = limit(way.kind);
     let settings = Settings {
-        count_instructions: kind != Kind::Bochs,
         // Its first line is that of the driver.
-        silence: limit(kind),
-        ..Settings::new(machine)
+        silence: limit,
+        ..way.settings(1)
     };
     let _step = progress::long_step("Measuring KVM in Debian's kernel");
-    let mut dialogue = Dialogue::new(machine::start(kind, &image, &settings)?);
-    let end = dialogue.expect("(?m)^bench: end", limit(kind));
+    let mut dialogue = Dialogue::new(machine::start(way.kind, &image, &settings)?);
+    let end = dialogue.expect("(?m)^bench: end", limit);
     let transcript = dialogue.transcript();
     end.with_context(|| format!("KVM was not measured; the machine printed:\n{transcript}"))?;
     Report::parse(&transcript)

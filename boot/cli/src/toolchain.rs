@@ -72,6 +72,18 @@ impl Toolchain {
         target(self.architecture)
     }
 
+    /// The compiler, with its version.
+    pub fn version(&self) -> Result<String> {
+        let rustc = match &self.compiler {
+            Compiler::Own { cargo } => {
+                beside(cargo).context("there is no rustc in the search path")?
+            }
+            Compiler::Debian { bin, .. } => bin.join("rustc"),
+        };
+        let version = child::run(Command::new(rustc).arg("--version"), None)?;
+        Ok(version.trim().to_owned())
+    }
+
     /// A cargo command for the target, `subcommand` first, with these compiler flags for target code. Its
     /// environment is that of the toolchain, not of the cargo that started this process.
     pub fn cargo(&self, subcommand: &str, flags: &[&str]) -> Command {
@@ -162,14 +174,17 @@ fn own_cargo() -> Option<(PathBuf, PathBuf)> {
     let cargo = from_cargo
         .filter(|cargo| cargo.exists())
         .or_else(|| child::find("cargo"))?;
-    // A toolchain's programs lie beside each other.
-    let beside = cargo.with_file_name("rustc");
-    let rustc = if beside.exists() {
-        beside
-    } else {
-        child::find("rustc")?
-    };
+    let rustc = beside(&cargo)?;
     Some((cargo, rustc))
+}
+
+/// The compiler that `cargo` uses: a toolchain's programs lie beside each other.
+fn beside(cargo: &Path) -> Option<PathBuf> {
+    let rustc = cargo.with_file_name("rustc");
+    match rustc.exists() {
+        true => Some(rustc),
+        false => child::find("rustc"),
+    }
 }
 
 fn has_target(rustc: &Path, target: &str) -> bool {

@@ -15,7 +15,7 @@
 //! too: who waits for a lock there executes more instructions. QEMU's, when it counts instructions, go on in turns, which
 //! here end in user mode and so never inside the kernel: a lock is always free, and what shows is a path that gets longer
 //! with the number of CPUs, as by work for each of them. Neither has caches: what a cache line costs that several CPUs
-//! write is not seen; that there is none, the tests see with a plugin of QEMU (`ci/lines`). On a machine of several CPUs nothing else is measured, as all CPUs count.
+//! write is not seen; that there is none, the tests see with a plugin of QEMU (`ci/plugin`). On a machine of several CPUs nothing else is measured, as all CPUs count.
 #![cfg_attr(target_os = "none", no_std)]
 
 /// Where each client of a pair writes to in its own space when its loop begins, and when it ends: for who watches the

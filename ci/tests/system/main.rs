@@ -9,6 +9,7 @@ mod direct;
 mod doorbells;
 mod endings;
 mod failures;
+mod figures;
 mod guest;
 mod hostile;
 mod kernels;

@@ -5,12 +5,11 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::OnceLock;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, ensure};
 use bulkhead::artifacts::BENCHMARK;
-use bulkhead::bench::Report;
+use bulkhead::bench::{Report, trace};
 use bulkhead::machine::{Kind, Settings, qemu};
-use bulkhead::toolchain::host_cargo;
-use bulkhead::{child, trial, workspace};
+use bulkhead::trial;
 use ci::{Target, seconds, with_machine};
 
 /// Instructions of each operation that is measured on all CPUs at the same time.
@@ -41,24 +40,13 @@ fn independent_pairs_share_nothing(on: Target) {
     assert_eq!(instructions(on), alone, "on {on}; with one CPU: the latter");
 }
 
-/// Builds the plugin that watches the CPUs.
-fn plugin() -> Result<PathBuf> {
-    // Beside the tests' own builds, which hold their folder's lock.
-    let target = workspace::output().join("plugin");
-    let mut command = host_cargo()?;
-    command.current_dir(workspace::root());
-    command.args(["build", "--locked", "--release", "-p", "lines"]);
-    child::run(command.env("CARGO_TARGET_DIR", &target), None)?;
-    Ok(target.join("release/liblines.so"))
-}
-
 fn what_a_cpu_writes_is_its_own(on: Target) {
     static PLUGIN: OnceLock<PathBuf> = OnceLock::new();
     if !qemu::loads_plugins(on.architecture()).unwrap_or_else(|e| panic!("{e:#}")) {
         eprintln!("skipped: this QEMU loads no plugins, or such of another version");
         return;
     }
-    let library = PLUGIN.get_or_init(|| plugin().unwrap_or_else(|e| panic!("{e:#}")));
+    let library = PLUGIN.get_or_init(|| trace::plugin().unwrap_or_else(|e| panic!("{e:#}")));
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("lines");
     let (begin, end) = (bench::LOOP_BEGINS, bench::LOOP_ENDS);
@@ -66,7 +54,7 @@ fn what_a_cpu_writes_is_its_own(on: Target) {
     let option = format!("file={file},begin={begin},end={end},out={seen}");
     let settings = Settings {
         count_instructions: true,
-        plugin: Some(option.leak()),
+        plugin: Some(&option),
         ..Settings::new(on.machine(trial::MEMORY))
     };
     let image = trial::image(on.architecture(), BENCHMARK, trial::BENCHMARK_FILES);

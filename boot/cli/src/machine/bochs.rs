@@ -3,14 +3,15 @@
 use std::fs::File;
 use std::net::TcpListener;
 use std::path::Path;
-use std::process::{ExitStatus, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
 use super::{
-    End, Image, Running, Settings, Silent, iso, last_lines, pump_input, pump_output, scratch,
+    End, Identity, Image, Running, Settings, Silent, iso, last_lines, pump_input, pump_output,
+    scratch,
 };
 use crate::child::{self, Group};
 use crate::{apt, interrupt};
@@ -49,8 +50,23 @@ pub fn prepare() -> Result<()> {
     }
 }
 
+/// The model of the machine's CPUs.
+const CPU: &str = "corei7_skylake_x";
+
+/// Bochs's version, and its CPUs.
+pub fn identity() -> Result<Identity> {
+    let text = child::run(Command::new(PROGRAM).arg("--help"), None)?;
+    let mut lines = text.lines().map(str::trim);
+    let version = lines.find(|line| line.starts_with("Bochs x86 Emulator"));
+    Ok(Identity {
+        emulator: version.unwrap_or("Bochs").to_owned(),
+        cpu: CPU.into(),
+        is_emulated: true,
+    })
+}
+
 /// The machine's description.
-fn configuration(settings: &Settings, iso: &Path, log: &Path, port: u16) -> Result<String> {
+fn configuration(settings: &Settings<'_>, iso: &Path, log: &Path, port: u16) -> Result<String> {
     let memory = settings.machine.memory >> 20;
     // Debian's build simulates at most 2 GiB of guest memory at a time, and has a model of 32 bits of size.
     if memory > 2048 {
@@ -59,7 +75,7 @@ fn configuration(settings: &Settings, iso: &Path, log: &Path, port: u16) -> Resu
         );
     }
     Ok(format!(
-        "cpu: model=corei7_skylake_x, count={cpus}, ips=100000000, reset_on_triple_fault=0\n\
+        "cpu: model={CPU}, count={cpus}, ips=100000000, reset_on_triple_fault=0\n\
          memory: guest={memory}, host={memory}\n\
          romimage: file=/usr/share/bochs/BIOS-bochs-latest\n\
          vgaromimage: file=/usr/share/vgabios/vgabios.bin\n\
@@ -86,7 +102,7 @@ fn configuration(settings: &Settings, iso: &Path, log: &Path, port: u16) -> Resu
 }
 
 /// Starts Bochs.
-pub fn start(image: &Image, settings: &Settings) -> Result<Running> {
+pub fn start(image: &Image, settings: &Settings<'_>) -> Result<Running> {
     let bochs =
         child::find(PROGRAM).with_context(|| format!("{PROGRAM} is not in the search path"))?;
     let dir = scratch()?;

@@ -6,7 +6,7 @@ mod x86;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Mutex;
 use std::sync::mpsc;
@@ -15,7 +15,9 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use configs::{Architecture, Board};
 
-use super::{End, Image, Running, Settings, Silent, last_lines, pump_input, pump_output, scratch};
+use super::{
+    End, Identity, Image, Running, Settings, Silent, last_lines, pump_input, pump_output, scratch,
+};
 use crate::apt;
 use crate::child::{self, Group};
 
@@ -64,7 +66,7 @@ struct Hardware {
 }
 
 /// TCG for this machine: each CPU in a thread of its own, if there are several, unless instructions are counted.
-fn tcg(settings: &Settings) -> &'static str {
+fn tcg(settings: &Settings<'_>) -> &'static str {
     if settings.machine.cpus == 1 || settings.count_instructions {
         "tcg,thread=single"
     } else {
@@ -72,14 +74,39 @@ fn tcg(settings: &Settings) -> &'static str {
     }
 }
 
+fn hardware(qemu: &Path, settings: &Settings<'_>) -> Hardware {
+    match settings.machine.board {
+        Board::Pc => x86::hardware(qemu, settings),
+        Board::Virt { cpu, gic } => arm64::hardware(cpu, gic, settings),
+    }
+}
+
+/// QEMU's version, and the CPUs that it makes or passes on.
+pub fn identity(settings: &Settings<'_>) -> Result<Identity> {
+    let qemu = program(settings.machine.architecture())?;
+    let version = child::run(Command::new(&qemu).arg("--version"), None)?;
+    let hardware = hardware(&qemu, settings);
+    let mut options = hardware
+        .options
+        .iter()
+        .skip_while(|option| *option != "-cpu");
+    let model = options.nth(1).cloned().unwrap_or_default();
+    let cpu = match hardware.emulated {
+        true => model,
+        false => format!("{model}: {}", x86::host_model()),
+    };
+    Ok(Identity {
+        emulator: version.lines().next().unwrap_or_default().to_owned(),
+        cpu,
+        is_emulated: hardware.emulated,
+    })
+}
+
 /// Starts QEMU.
-pub fn start(image: &Image, settings: &Settings) -> Result<Running> {
+pub fn start(image: &Image, settings: &Settings<'_>) -> Result<Running> {
     let machine = &settings.machine;
     let qemu = program(machine.architecture())?;
-    let hardware = match machine.board {
-        Board::Pc => x86::hardware(&qemu, settings),
-        Board::Virt { cpu, gic } => arm64::hardware(cpu, gic, settings),
-    };
+    let hardware = hardware(&qemu, settings);
     let options = if hardware.emulated {
         image.emulated_options()
     } else {

@@ -5,6 +5,8 @@
 //! to the general path with all registers that the ABI preserves. The message registers `x2` to `x9` are not touched
 //! at all. Of the registers that a call scrubs, x10 is this CPU's data and x11 the thread that is current. They lie on the
 //! stack, and the value of x0 is known: so the system call of a foreign thread goes on with all of its registers.
+//!
+//! The labels `stage_...` say what is behind them to who looks at what a path executes (`bench`); nothing goes there.
 
 use super::CpuArch;
 use super::entry::cause;
@@ -126,6 +128,7 @@ system_call_entry:
     ldr     x11, [x10, #{current}]
     ldrb    w0, [x11, #{foreign}]
     cbnz    w0, 9f
+stage_message_call:
     ldr     x12, [x11, #{thread_domain}]
     ldp     x13, x12, [x12, #{directory}]
     cmp     x1, x12
@@ -152,6 +155,7 @@ system_call_entry:
     cmp     w15, #{max_depth}
     b.hi    10f
     // Its space, if it is another one.
+stage_switch_call:
     ldr     x16, [x14, #{thread_space}]
     cmp     x16, x17
     b.eq    2f
@@ -161,8 +165,10 @@ system_call_entry:
     msr     vttbr_el2, x17
     msr     tpidr_el0, xzr
 2:  // From here on it happens.
+stage_save_call:
     add     sp, sp, #16
     save_thread x11
+stage_switch_callee:
     strb    w15, [x14, #{depth}]
     mov     w15, #{in_call}
     str     w15, [x11, #{state}]
@@ -171,6 +177,7 @@ system_call_entry:
     str     wzr, [x14, #{state}]
     str     x14, [x10, #{current}]
     ldr     x1, [x13, #{identity}]
+stage_load_callee:
     "#,
     leave_to!("x14"),
     r#"
@@ -185,8 +192,11 @@ system_call_entry:
     mov     x1, #0
     b       lower_entry
 
-20: cmp     x0, #{reply_wait}
+20:
+stage_entry_other:
+    cmp     x0, #{reply_wait}
     b.ne    50f
+stage_reply_wait:
     // ReplyWait: x12 is the caller. The reply path of a foreign thread is none of the fast ones.
     mrs     x10, tpidr_el2
     ldr     x11, [x10, #{current}]
@@ -194,6 +204,7 @@ system_call_entry:
     cbnz    w0, 40f
     ldr     x12, [x11, #{caller}]
     cbz     x12, 11b
+stage_switch_reply:
     ldr     x16, [x12, #{thread_space}]
     ldr     x17, [x10, #{space}]
     cmp     x16, x17
@@ -203,8 +214,11 @@ system_call_entry:
     str     x16, [x10, #{space}]
     msr     vttbr_el2, x17
     msr     tpidr_el0, xzr
-3:  add     sp, sp, #16
+3:
+stage_save_reply:
+    add     sp, sp, #16
     save_thread x11
+stage_switch_caller:
     mov     w15, #{idle}
     str     w15, [x11, #{state}]
     strb    wzr, [x11, #{depth}]
@@ -213,12 +227,15 @@ system_call_entry:
     str     wzr, [x12, #{state}]
     str     x12, [x10, #{current}]
     mov     x1, xzr
+stage_load_caller:
     "#,
     leave_to!("x12"),
     r#"
 
     // ReplyWait to a vCPU: what its next call does not set is saved, the rest is not needed any more.
-40: cmp     w0, #{to_vcpu}
+40:
+stage_reply_vcpu:
+    cmp     w0, #{to_vcpu}
     b.ne    41f
     add     sp, sp, #16
     save_thread x11
@@ -229,7 +246,9 @@ system_call_entry:
 
     // Signal, if nobody is attached to the notification. x12 to x15 are saved; x13 is the slot, then x10 the notification, and
     // x12 the badge.
-50: cmp     x0, #{signal}
+50:
+stage_entry_signal:
+    cmp     x0, #{signal}
     b.ne    60f
     mrs     x10, tpidr_el2
     ldr     x11, [x10, #{current}]
@@ -237,6 +256,7 @@ system_call_entry:
     cbnz    w10, 30f
     stp     x12, x13, [sp, #-32]!
     stp     x14, x15, [sp, #16]
+stage_message_signal:
     ldr     x12, [x11, #{thread_domain}]
     ldp     x13, x12, [x12, #{directory}]
     cmp     x1, x12
@@ -295,7 +315,9 @@ system_call_entry:
     b       30f
 
     // What no operation has as its number.
-60: and     x10, x0, #0xff
+60:
+stage_entry_unknown:
+    and     x10, x0, #0xff
     cmp     x10, #{last}
     b.ls    30f
     mrs     x10, tpidr_el2
@@ -313,7 +335,9 @@ system_call_entry:
     b       30f
 9:  mov     x0, xzr
     // Other system calls: the general path.
-30: ldp     x10, x11, [sp], #16
+30:
+stage_entry_general:
+    ldp     x10, x11, [sp], #16
     stp     x0, x1, [sp, #-16]!
     mov     x1, #0
     b       lower_entry

@@ -6,6 +6,8 @@
 //! for which `rax`, whose value is known, serves until its mark was looked at. The message registers `rsi rdx r8 r9 r10 r12
 //! r13 r14` are not touched at all. The stack is not used: interrupts are off, and NMI, machine check and debug
 //! exceptions have stacks of their own.
+//!
+//! The labels `stage_...` say what is behind them to who looks at what a path executes (`bench`); nothing goes there.
 
 use super::CpuArch;
 use super::frame::{Frame, SYSCALL, offset as frame};
@@ -86,6 +88,7 @@ pub unsafe extern "C" fn syscall_entry() {
         "mov rax, gs:[{current}]",
         "cmp byte ptr [rax + {foreign}], 0",
         "jne 12f",
+        "stage_message_call:",
         "mov rbp, [rax + {thread_domain}]",
         "cmp rdi, [rbp + {slots}]",
         "jae 10f",
@@ -117,6 +120,7 @@ pub unsafe extern "C" fn syscall_entry() {
         "ja 10f",
         "mov [r15 + {depth}], bl",
         // Its space, if it is another one. Neither side may use I/O ports, and no guest be loaded.
+        "stage_switch_call:",
         "mov rbx, [r15 + {thread_space}]",
         "cmp rbx, gs:[{space}]",
         "je 2f",
@@ -129,10 +133,12 @@ pub unsafe extern "C" fn syscall_entry() {
         "mov cr3, rbx",
         "2:",
         // From here on it happens.
+        "stage_save_call:",
         "mov [rax + {rip}], rcx",
         "mov [rax + {rflags}], r11",
         "mov [rax + {rsp}], rsp",
         "mov qword ptr [rax + {vector}], {syscall}",
+        "stage_switch_callee:",
         "mov dword ptr [rax + {state}], {in_call}",
         "mov [rax + {callee}], r15",
         "mov [r15 + {caller}], rax",
@@ -162,8 +168,10 @@ pub unsafe extern "C" fn syscall_entry() {
         "jmp 30f",
 
         "20:",
+        "stage_entry_other:",
         "cmp rax, {reply_wait}",
         "jne 50f",
+        "stage_reply_wait:",
         // ReplyWait: rax = handler, rbp = caller. The reply path of a foreign thread is none of the fast ones.
         "mov rax, gs:[{current}]",
         "cmp byte ptr [rax + {reply_path}], 0",
@@ -171,6 +179,7 @@ pub unsafe extern "C" fn syscall_entry() {
         "mov rbp, [rax + {caller}]",
         "test rbp, rbp",
         "jz 14b",
+        "stage_switch_reply:",
         "mov r15, [rbp + {thread_space}]",
         "cmp r15, gs:[{space}]",
         "je 3f",
@@ -182,10 +191,12 @@ pub unsafe extern "C" fn syscall_entry() {
         "mov r15, [r15 + {fast}]",
         "mov cr3, r15",
         "3:",
+        "stage_save_reply:",
         "mov [rax + {rip}], rcx",
         "mov [rax + {rflags}], r11",
         "mov [rax + {rsp}], rsp",
         "mov qword ptr [rax + {vector}], {syscall}",
+        "stage_switch_caller:",
         "xor ebx, ebx",
         "mov dword ptr [rax + {state}], {idle}",
         "mov [rax + {depth}], bl",
@@ -205,6 +216,7 @@ pub unsafe extern "C" fn syscall_entry() {
 
         // ReplyWait to a vCPU: what its next call does not set is saved, the rest is not needed any more.
         "40:",
+        "stage_reply_vcpu:",
         "cmp byte ptr [rax + {reply_path}], {to_vcpu}",
         "jne 41f",
         "mov [rax + {rip}], rcx",
@@ -219,6 +231,7 @@ pub unsafe extern "C" fn syscall_entry() {
         // Signal, if nobody is attached to the notification. rcx, r11, rbx and rbp lie in the frame: they, rax and
         // nothing else are used. rcx = slot, rbp = notification + kind, r11 = badge.
         "50:",
+        "stage_entry_signal:",
         "cmp rax, {signal}",
         "jne 60f",
         "mov rax, gs:[{current}]",
@@ -228,6 +241,7 @@ pub unsafe extern "C" fn syscall_entry() {
         "mov [rax + {rflags}], r11",
         "mov [rax + {rbx}], rbx",
         "mov [rax + {rbp}], rbp",
+        "stage_message_signal:",
         "mov rcx, [rax + {thread_domain}]",
         "cmp rdi, [rcx + {slots}]",
         "jae 53f",
@@ -288,6 +302,7 @@ pub unsafe extern "C" fn syscall_entry() {
 
         // What no operation has as its number.
         "60:",
+        "stage_entry_unknown:",
         "cmp al, {last}",
         "jbe 30f",
         "mov gs:[{scratch}], rax",
@@ -310,6 +325,7 @@ pub unsafe extern "C" fn syscall_entry() {
 
         // The general path: all registers go into the current thread.
         "30:",
+        "stage_entry_general:",
         save_registers!(),
         "mov rsp, gs:[{stack}]",
         "call {general}",

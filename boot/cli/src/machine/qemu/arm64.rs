@@ -5,7 +5,7 @@ use configs::Gic;
 use super::{Hardware, Settings, tcg};
 
 /// The machine.
-pub fn hardware(cpu: &str, gic: Gic, settings: &Settings) -> Hardware {
+pub fn hardware(cpu: &str, gic: Gic, settings: &Settings<'_>) -> Hardware {
     let el2 = if settings.virtualization { "on" } else { "off" };
     let board = format!("virt,virtualization={el2},gic-version={}", gic.number());
     // Pointer authentication as the architecture has it would take most of the emulation's time.

@@ -12,7 +12,7 @@ use crate::child::{self, Group};
 use crate::progress;
 
 /// The machine.
-pub fn hardware(qemu: &Path, settings: &Settings) -> Hardware {
+pub fn hardware(qemu: &Path, settings: &Settings<'_>) -> Hardware {
     let accelerator = Accelerator::choose(qemu, settings);
     let mut options = vec!["-M".into(), "q35".into()];
     options.extend(accelerator.options(settings).map(String::from));
@@ -30,7 +30,7 @@ enum Accelerator {
 }
 
 impl Accelerator {
-    fn choose(qemu: &Path, settings: &Settings) -> Accelerator {
+    fn choose(qemu: &Path, settings: &Settings<'_>) -> Accelerator {
         let possible = settings.virtualization && !settings.count_instructions;
         if possible && nested_kvm(qemu) {
             Accelerator::Kvm
@@ -40,7 +40,7 @@ impl Accelerator {
     }
 
     /// The options for accelerator and CPU.
-    fn options(self, settings: &Settings) -> impl Iterator<Item = &'static str> {
+    fn options(self, settings: &Settings<'_>) -> impl Iterator<Item = &'static str> {
         // `max` has SVM; its other features are what TCG can do.
         let (accelerator, cpu) = match self {
             Accelerator::Kvm => ("kvm", "host"),
@@ -54,6 +54,16 @@ impl Accelerator {
             .into_iter()
             .chain(counting.into_iter().flatten())
     }
+}
+
+/// The model of this computer's processor, as Linux names it.
+pub fn host_model() -> String {
+    let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let mut lines = text.lines().filter_map(|line| line.split_once(':'));
+    let model = lines.find(|(name, _)| name.trim() == "model name");
+    model
+        .map_or("unknown", |(_, model)| model.trim())
+        .to_owned()
 }
 
 /// Whether KVM runs here and offers virtualisation to its guests. Where the CPU shows no extension, a

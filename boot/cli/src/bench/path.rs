@@ -1,0 +1,432 @@
+//! The path of a row: what its instructions are for, how much of the kernel's code they touch, and which of them are dear.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::{self, Write as _};
+
+use super::trace::{Frame, Instruction, Kernel, Trace};
+use configs::Architecture;
+
+/// Bytes of a cache line.
+const LINE: u64 = 64;
+
+/// What an instruction is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Stage {
+    /// Who measures: a user program's stub of the system call, or a guest.
+    Stub,
+    /// The way into the kernel, to what is asked for.
+    Entry,
+    /// Capabilities, checks, and what is told.
+    Message,
+    /// Registers go to memory.
+    Save,
+    /// Another space, another context; the way to user mode.
+    Switch,
+    /// The user program that answers.
+    Handler,
+    /// Its answer.
+    Reply,
+    /// Registers come from memory.
+    Load,
+    /// The way into guest mode.
+    Enter,
+}
+
+impl Stage {
+    /// All, in the order of a path.
+    pub const ALL: [Stage; 9] = [
+        Stage::Stub,
+        Stage::Entry,
+        Stage::Message,
+        Stage::Save,
+        Stage::Switch,
+        Stage::Handler,
+        Stage::Reply,
+        Stage::Load,
+        Stage::Enter,
+    ];
+
+    /// Whether it is in the kernel.
+    pub fn is_kernel(self) -> bool {
+        !matches!(self, Stage::Stub | Stage::Handler)
+    }
+}
+
+impl fmt::Display for Stage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Stage::Stub => "stub, guest",
+            Stage::Entry => "entry",
+            Stage::Message => "message",
+            Stage::Save => "state save",
+            Stage::Switch => "switch",
+            Stage::Handler => "handler",
+            Stage::Reply => "reply",
+            Stage::Load => "state load",
+            Stage::Enter => "guest entry",
+        })
+    }
+}
+
+/// What a function is for, before a handler has run and after that.
+struct Rule {
+    /// End of the file's name; empty for symbols of assembly.
+    file: &'static str,
+    /// End of the function's name.
+    function: &'static str,
+    before: Stage,
+    after: Stage,
+}
+
+const fn rule(file: &'static str, function: &'static str, before: Stage, after: Stage) -> Rule {
+    Rule {
+        file,
+        function,
+        before,
+        after,
+    }
+}
+
+/// The kernel's functions. The first rule that holds for one of the functions that an instruction belongs to decides.
+/// Labels `stage_NAME_...` in assembly come before all.
+const RULES: &[Rule] = &[
+    rule("vcpu.rs", "save", Stage::Save, Stage::Save),
+    rule("vcpu.rs", "leave", Stage::Save, Stage::Save),
+    rule("vcpu.rs", "load", Stage::Load, Stage::Load),
+    rule("aarch64/vcpu.rs", "enter", Stage::Enter, Stage::Enter),
+    rule("", "guest_exit", Stage::Save, Stage::Save),
+    rule("", "entry::run", Stage::Save, Stage::Enter),
+    rule("", "entry::run_and_fill", Stage::Save, Stage::Enter),
+    rule("", "deliver", Stage::Switch, Stage::Switch),
+    rule("traps.rs", "deliver", Stage::Switch, Stage::Switch),
+    rule("mod.rs", "prepare_thread", Stage::Switch, Stage::Switch),
+    rule("vcpu.rs", "call_monitor", Stage::Message, Stage::Message),
+    rule("vcpu.rs", "left", Stage::Message, Stage::Message),
+    rule("ipc.rs", "reply_to_vcpu", Stage::Reply, Stage::Reply),
+    rule("vcpu.rs", "run", Stage::Entry, Stage::Enter),
+];
+
+/// Labels in assembly, and what the instructions behind them are for.
+const LABELS: &[(&str, Stage)] = &[
+    ("stage_entry_", Stage::Entry),
+    ("stage_message_", Stage::Message),
+    ("stage_save_", Stage::Save),
+    ("stage_switch_", Stage::Switch),
+    ("stage_reply_", Stage::Reply),
+    ("stage_load_", Stage::Load),
+];
+
+/// The stage of the kernel's instruction with these frames.
+fn stage(frames: &[Frame], is_answered: bool) -> Stage {
+    let symbol = frames.last().map_or("", |frame| frame.function.as_str());
+    let label = LABELS.iter().find(|(label, _)| symbol.starts_with(label));
+    if let Some((_, stage)) = label {
+        return *stage;
+    }
+    let holds = |rule: &&Rule| {
+        frames.iter().any(|frame| {
+            let rest = frame.function.strip_suffix(rule.function);
+            let is_whole = rest.is_some_and(|rest| rest.is_empty() || rest.ends_with("::"));
+            is_whole
+                && frame.file.ends_with(rule.file)
+                && frame.file.is_empty() == rule.file.is_empty()
+        })
+    };
+    match (RULES.iter().find(holds), is_answered) {
+        (Some(rule), false) => rule.before,
+        (Some(rule), true) => rule.after,
+        (None, false) => Stage::Entry,
+        (None, true) => Stage::Reply,
+    }
+}
+
+/// An instruction that only the kernel may execute, or at which processors wait for all before it to be done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Dear {
+    is_privileged: bool,
+    is_serialising: bool,
+}
+
+const PRIVILEGED: Dear = Dear {
+    is_privileged: true,
+    is_serialising: false,
+};
+const SERIALISING: Dear = Dear {
+    is_privileged: false,
+    is_serialising: true,
+};
+const BOTH: Dear = Dear {
+    is_privileged: true,
+    is_serialising: true,
+};
+
+/// x86-64, by mnemonic. Serialising: Intel SDM 3, "Serializing Instructions", and the switches between host and guest.
+const X86: &[(&str, Dear)] = &[
+    ("clgi", PRIVILEGED),
+    ("cli", PRIVILEGED),
+    ("cpuid", SERIALISING),
+    ("hlt", PRIVILEGED),
+    ("in", PRIVILEGED),
+    ("invept", BOTH),
+    ("invlpg", BOTH),
+    ("invlpga", BOTH),
+    ("invpcid", BOTH),
+    ("invvpid", BOTH),
+    ("iretq", SERIALISING),
+    ("lgdt", BOTH),
+    ("lidt", BOTH),
+    ("lfence", SERIALISING),
+    ("ltr", BOTH),
+    ("mfence", SERIALISING),
+    ("out", PRIVILEGED),
+    ("rdmsr", PRIVILEGED),
+    ("stgi", PRIVILEGED),
+    ("sti", PRIVILEGED),
+    ("swapgs", PRIVILEGED),
+    (
+        "syscall",
+        Dear {
+            is_privileged: false,
+            is_serialising: false,
+        },
+    ),
+    ("sysretq", PRIVILEGED),
+    (
+        "verw",
+        Dear {
+            is_privileged: false,
+            is_serialising: false,
+        },
+    ),
+    ("vmlaunch", BOTH),
+    ("vmload", PRIVILEGED),
+    ("vmread", PRIVILEGED),
+    ("vmresume", BOTH),
+    ("vmrun", BOTH),
+    ("vmsave", PRIVILEGED),
+    ("vmwrite", PRIVILEGED),
+    ("wbinvd", BOTH),
+    ("wrmsr", BOTH),
+    ("xsetbv", PRIVILEGED),
+];
+
+/// Instructions of x86-64 that move vector registers.
+const VECTORS: [&str; 5] = ["xsave", "xrstor", "fxsave", "fxrstor", "fnsave"];
+
+/// AArch64, by mnemonic; MSR and MRS see [`dear`].
+const ARM: &[(&str, Dear)] = &[
+    ("dsb", SERIALISING),
+    ("eret", BOTH),
+    ("hvc", PRIVILEGED),
+    ("ic", SERIALISING),
+    ("isb", SERIALISING),
+    ("smc", PRIVILEGED),
+    (
+        "svc",
+        Dear {
+            is_privileged: false,
+            is_serialising: false,
+        },
+    ),
+    ("tlbi", PRIVILEGED),
+    ("wfi", PRIVILEGED),
+];
+
+/// If an instruction is dear, its name and why. `text` is in the syntax of QEMU: on x86 the operand that is written is the last.
+fn dear(architecture: Architecture, text: &str) -> Option<(String, Dear)> {
+    let (mnemonic, operands) = text.split_once(' ').unwrap_or((text, ""));
+    let named = |table: &[(&str, Dear)]| {
+        let found = table.iter().find(|(name, _)| *name == mnemonic);
+        found.map(|(name, dear)| (name.to_string(), *dear))
+    };
+    match architecture {
+        Architecture::X86_64 => {
+            let last = operands.rsplit(", ").next().unwrap_or_default();
+            match (last.strip_prefix("%cr"), operands.starts_with("%cr")) {
+                // CR8 does not serialise.
+                (Some("8"), _) => Some(("write cr8".into(), PRIVILEGED)),
+                (Some(number), _) => Some((format!("write cr{number}"), BOTH)),
+                (None, true) => Some((format!("read {}", &operands[1..4]), PRIVILEGED)),
+                (None, false) if VECTORS.iter().any(|name| mnemonic.starts_with(name)) => {
+                    let moved = Dear {
+                        is_privileged: false,
+                        is_serialising: false,
+                    };
+                    Some((mnemonic.to_owned(), moved))
+                }
+                (None, false) => named(X86),
+            }
+        }
+        Architecture::Arm64 => {
+            let mut operands = operands.split(", ");
+            let (to, from) = (operands.next()?, operands.next());
+            let register = match mnemonic {
+                "msr" => Some(to),
+                "mrs" => from,
+                _ => None,
+            };
+            match register {
+                Some(register) => {
+                    let is_open = register.ends_with("_el0") && register != "sp_el0";
+                    let why = Dear {
+                        is_privileged: !is_open,
+                        is_serialising: false,
+                    };
+                    Some((format!("{mnemonic} {register}"), why))
+                }
+                None => named(ARM),
+            }
+        }
+    }
+}
+
+/// What is known of a row's path.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Path {
+    /// The row.
+    pub name: String,
+    /// Instructions of all kinds, without those that read the counter.
+    pub instructions: u64,
+    /// Instructions of the kernel.
+    pub kernel: u64,
+    /// Bytes of the kernel's code in all cache lines that it is executed from.
+    pub code: u64,
+    /// Privileged instructions, and serialising ones; some are both.
+    pub privileged: u64,
+    /// As above.
+    pub serialising: u64,
+    /// How often each of these is executed, and each that goes from user mode to the kernel or moves vector registers.
+    pub dear: BTreeMap<String, u64>,
+    /// Instructions of each stage.
+    pub stages: BTreeMap<Stage, u64>,
+    /// The same in order, with the functions of the kernel: where the next stage or function begins, and how many of it.
+    pub parts: Vec<(Stage, String, u64)>,
+}
+
+impl Path {
+    /// Looks at a trace.
+    pub fn of(trace: &Trace, median: u64, kernel: &Kernel, architecture: Architecture) -> Path {
+        let mut path = Path {
+            name: trace.name.clone(),
+            instructions: median,
+            ..Path::default()
+        };
+        let mut lines = BTreeSet::new();
+        let is_kernel = |address: u64| kernel.range.contains(&address);
+        // After its last instruction, only who measures comes.
+        let last = trace
+            .instructions
+            .iter()
+            .rposition(|i| is_kernel(i.address));
+        let mut is_answered = false;
+        // The last one reads the counter, on Arm after a barrier; before the first that counts, the value was kept.
+        let is_own = |i: &&Instruction| i.text != "isb";
+        let before = trace
+            .instructions
+            .split_last()
+            .map_or(&[][..], |(_, rest)| rest);
+        let end = before.len() - usize::from(!before.last().iter().all(is_own));
+        let start = end.saturating_sub(median as usize);
+        for (at, instruction) in trace.instructions.iter().enumerate().take(end).skip(start) {
+            let frames = match is_kernel(instruction.address) {
+                true => kernel.frames(instruction.address),
+                false => Vec::new(),
+            };
+            let stage = if is_kernel(instruction.address) {
+                let end = instruction.address + instruction.size.max(1) - 1;
+                lines.extend([instruction.address / LINE, end / LINE]);
+                path.kernel += 1;
+                // Without a handler, what comes from here on leads into the guest.
+                is_answered |= kernel.begins(instruction.address, "entry::run");
+                stage(&frames, is_answered)
+            } else if path.kernel != 0 && Some(at) < last {
+                is_answered = true;
+                Stage::Handler
+            } else {
+                Stage::Stub
+            };
+            *path.stages.entry(stage).or_default() += 1;
+            path.note_part(stage, &frames);
+            let is_guest_text = architecture == Architecture::X86_64 && stage == Stage::Stub;
+            if let Some((name, why)) = dear(architecture, &instruction.text)
+                && !(is_guest_text && why.is_privileged)
+            {
+                path.privileged += u64::from(why.is_privileged);
+                path.serialising += u64::from(why.is_serialising);
+                *path.dear.entry(name).or_default() += 1;
+            }
+        }
+        path.code = lines.len() as u64 * LINE;
+        path
+    }
+
+    /// What is dear in it, as text.
+    pub fn dear(&self) -> String {
+        let each = self
+            .dear
+            .iter()
+            .map(|(name, count)| format!("{count} {name}"));
+        each.collect::<Vec<_>>().join(", ")
+    }
+
+    /// Counts an instruction with these frames.
+    fn note_part(&mut self, stage: Stage, frames: &[Frame]) {
+        // The outermost that is more than the kernel's loop: what was inlined into it says most.
+        let named = frames.iter().rev().find(|frame| !frame.file.is_empty());
+        let function = named.or(frames.last()).map_or(String::new(), |frame| {
+            let name = frame
+                .function
+                .strip_prefix("hypervisor::")
+                .unwrap_or(&frame.function);
+            match LABELS.iter().any(|(label, _)| name.starts_with(label)) {
+                true => "fastpath".into(),
+                false => name.to_owned(),
+            }
+        });
+        match self.parts.last_mut() {
+            Some((last, name, count)) if (*last, &*name) == (stage, &function) => *count += 1,
+            _ => self.parts.push((stage, function, 1)),
+        }
+    }
+}
+
+/// Paths as text: one table of what they are, one of their stages.
+pub fn text(paths: &[Path]) -> String {
+    let mut out = format!(
+        "\n{:<36}{:>9}{:>9}{:>12}{:>12}{:>13}\n",
+        "path", "all", "kernel", "bytes of it", "privileged", "serialising"
+    );
+    for path in paths {
+        let Path {
+            name,
+            instructions,
+            kernel,
+            code,
+            privileged,
+            serialising,
+            ..
+        } = path;
+        let _ = writeln!(
+            out,
+            "{name:<36}{instructions:>9}{kernel:>9}{code:>12}{privileged:>12}{serialising:>13}"
+        );
+    }
+    let _ = write!(out, "\n{:<36}", "instructions by stage");
+    for stage in Stage::ALL {
+        let _ = write!(out, "{stage:>12}");
+    }
+    out.push('\n');
+    for path in paths {
+        let _ = write!(out, "{:<36}", path.name);
+        for stage in Stage::ALL {
+            let count = path.stages.get(&stage).map_or("-".into(), u64::to_string);
+            let _ = write!(out, "{count:>12}");
+        }
+        out.push('\n');
+    }
+    out.push('\n');
+    for path in paths {
+        let _ = writeln!(out, "{}: {}", path.name, path.dear());
+    }
+    out
+}
