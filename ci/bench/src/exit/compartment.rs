@@ -9,7 +9,7 @@ use abi::vcpu::{EXIT_KINDS, ExitKind};
 use abi::{Badge, PAGE_SIZE, Rights, Selector, Status};
 use bench_guest::{Arguments, place};
 use core::ops::Range;
-use rt::syscall::{self, MapParameters, Result, ThreadParameters, Time, VcpuParameters};
+use rt::syscall::{self, Deadline, MapParameters, Result, ThreadParameters, Time, VcpuParameters};
 use trial::{create_thread, map_code, place_code};
 
 const FREE: Selector = abi::boot::ROOT_FREE.offset(4096);
@@ -26,7 +26,7 @@ pub const DEVICE_KICK: Selector = FREE.offset(5);
 pub const RUNG: Selector = FREE.offset(6);
 const BELL: Selector = FREE.offset(7);
 /// What nobody signals.
-pub const QUIET: Selector = FREE.offset(10);
+const QUIET: Selector = FREE.offset(10);
 const WAKER_THREAD: Selector = FREE.offset(8);
 const WAKER_SCHED: Selector = FREE.offset(9);
 const HANDLERS: Selector = FREE.offset(16);
@@ -43,6 +43,9 @@ const QUOTA: u64 = 512;
 const PRIORITIES: [u8; VCPUS] = [10, 11];
 /// Priority of the thread that wakes the guest: it runs when the guest does not.
 const WAKER_PRIORITY: u8 = 9;
+
+/// Ticks of the counter that [`pause`] takes.
+const PAUSE: u64 = 20_000;
 
 /// Makes everything; nothing of the guest runs yet. `image` is the guest's.
 pub fn build(info: &BootInfo, head: &Head, image: &[u8], arguments: &Arguments) -> Result {
@@ -111,10 +114,18 @@ pub fn build(info: &BootInfo, head: &Head, image: &[u8], arguments: &Arguments) 
 /// Starts the guest's first `vcpus` vCPUs.
 pub fn start(vcpus: usize) -> Result {
     run(WAKER_SCHED, WAKER_THREAD, WAKER_PRIORITY)?;
+    // From its first wait on it does not compete.
+    pause();
     for (number, priority) in (0..).zip(PRIORITIES).take(vcpus) {
         run(SCHEDS.offset(number), VCPU.offset(number), priority)?;
     }
     Ok(())
+}
+
+/// Lets others run for a while that is long enough for what they have to do.
+pub fn pause() {
+    // Nobody signals it.
+    let _ = syscall::wait(QUIET, Deadline::after(PAUSE));
 }
 
 fn run(sched: Selector, context: Selector, priority: u8) -> Result {

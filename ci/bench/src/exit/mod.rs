@@ -25,7 +25,7 @@ use crate::stats;
 use abi::boot::{BootInfo, ROOT_LOG};
 use bench_guest::arch::ROWS;
 use bench_guest::{Arguments, Row, place, results};
-use compartment::{DEVICE_KICK, EVENTS, QUIET, RUNG};
+use compartment::{DEVICE_KICK, EVENTS, RUNG};
 use image::bundle::Bundle;
 use plan::{Event, RAM, RAM_SIZE};
 use rt::shared::SharedMemory;
@@ -34,8 +34,6 @@ use rt::syscall::{self, Deadline, Result};
 /// The guest's name in the bundle.
 const GUEST: &str = "bench-guest";
 
-/// How long after the guest has asked for an interrupt it gets it, in ticks: it is in guest mode by then.
-const SOON: u64 = 20_000;
 /// Seconds that all may take.
 const PATIENCE: u64 = 120;
 
@@ -106,8 +104,8 @@ fn measure(
 
 /// Sends the guest an interrupt while it runs, and waits again, as a device server does.
 fn interrupt() -> Result {
-    // Nobody signals it.
-    let _ = syscall::wait(QUIET, Deadline::after(SOON));
+    // It is in guest mode by then.
+    compartment::pause();
     let stamp = (place::STAMP - place::RAM.start) as usize;
     let memory = ram();
     let _ = memory.write_u64(stamp, rt::arch::counter());
