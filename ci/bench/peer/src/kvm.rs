@@ -61,7 +61,7 @@ struct IoEvent {
     match_value: u64,
     address: u64,
     length: u32,
-    file: i32,
+    file: u32,
     flags: u32,
     padding: [u8; 36],
 }
@@ -168,7 +168,7 @@ impl Kvm {
     pub fn open() -> Result<Kvm> {
         let file = File::device(c"/dev/kvm", "opening /dev/kvm")?;
         // SAFETY: it takes no argument.
-        let shared = unsafe { file.control(GET_VCPU_MMAP_SIZE, 0) }?;
+        let shared = unsafe { file.control(GET_VCPU_MMAP_SIZE, 0) }? as usize;
         Ok(Kvm { file, shared })
     }
 
@@ -323,7 +323,7 @@ impl Vcpu {
 /// Runs the vCPU of a file with this number.
 extern "C" fn run_alone(number: usize) -> ! {
     // SAFETY: as in `Vcpu::run`.
-    let returned = unsafe { File::from_number(number).control(RUN, 0) };
+    let returned = unsafe { File::from_number(number as u32).control(RUN, 0) };
     print_line!("peer: vCPU 1 has left the guest: {returned:?}");
     linux::power_off()
 }

@@ -48,7 +48,7 @@ fn outcome(returned: isize, what: &'static str) -> Result<usize> {
 
 /// An open file.
 #[derive(Clone, Copy, Debug)]
-pub struct File(i32);
+pub struct File(u32);
 
 /// An operation on a device.
 #[derive(Clone, Copy, Debug)]
@@ -72,7 +72,7 @@ impl File {
         ];
         // SAFETY: it reads the path.
         let file = outcome(unsafe { system_call(__NR_openat, arguments) }, what)?;
-        Ok(File(file as i32))
+        Ok(File(file as u32))
     }
 
     /// Opens a device.
@@ -81,12 +81,12 @@ impl File {
     }
 
     /// The file of a number that a system call returned.
-    pub fn from_number(number: usize) -> File {
-        File(number as i32)
+    pub fn from_number(number: u32) -> File {
+        File(number)
     }
 
     /// Its number.
-    pub fn number(self) -> i32 {
+    pub fn number(self) -> u32 {
         self.0
     }
 
@@ -95,10 +95,11 @@ impl File {
     /// # Safety
     /// `argument` is what the operation takes; what it writes to and goes on using is not used in a way that contradicts it.
     #[inline(always)]
-    pub unsafe fn control(self, request: Request, argument: usize) -> Result<usize> {
+    pub unsafe fn control(self, request: Request, argument: usize) -> Result<u32> {
         let arguments = [self.0 as usize, request.number as usize, argument, 0, 0, 0];
         // SAFETY: as the caller promises.
-        outcome(unsafe { system_call(__NR_ioctl, arguments) }, request.name)
+        let returned = outcome(unsafe { system_call(__NR_ioctl, arguments) }, request.name)?;
+        Ok(returned as u32)
     }
 
     /// Maps the first `size` bytes.
@@ -203,7 +204,7 @@ impl Memory {
 pub fn event() -> Result<File> {
     // SAFETY: it has no effect on memory.
     let number = outcome(unsafe { system_call(__NR_eventfd2, [0; 6]) }, "eventfd")?;
-    Ok(File::from_number(number))
+    Ok(File(number as u32))
 }
 
 /// Bytes of a thread's stack.
@@ -253,15 +254,15 @@ pub fn start_thread(
     set_priority(outcome(returned, "clone")?, priority)
 }
 
-/// Waits until `word` is not 0.
-pub fn wait_for(word: &AtomicU32) -> Result {
-    while word.load(Ordering::Acquire) == 0 {
-        let operation = FUTEX_WAIT | FUTEX_PRIVATE_FLAG;
-        let arguments = [word.as_ptr() as usize, operation as usize, 0, 0, 0, 0];
-        // SAFETY: it reads the word.
-        let returned = unsafe { system_call(__NR_futex, arguments) };
-        match outcome(returned, "futex") {
-            Ok(_)
+/// Waits until `word` is not 0, and returns it.
+pub fn wait_for(word: &AtomicU32) -> Result<u32> {
+    loop {
+        let value = word.load(Ordering::Acquire);
+        if value != 0 {
+            return Ok(value);
+        }
+        match futex(word, FUTEX_WAIT, 0) {
+            Ok(())
             | Err(Failure {
                 code: EAGAIN | EINTR,
                 ..
@@ -269,15 +270,18 @@ pub fn wait_for(word: &AtomicU32) -> Result {
             Err(failure) => return Err(failure),
         }
     }
-    Ok(())
 }
 
-/// Makes `word` 1 and wakes who waits for that.
-pub fn wake(word: &AtomicU32) -> Result {
-    word.store(1, Ordering::Release);
-    let operation = FUTEX_WAKE | FUTEX_PRIVATE_FLAG;
-    let arguments = [word.as_ptr() as usize, operation as usize, 1, 0, 0, 0];
-    // SAFETY: it has no effect on memory.
+/// Changes `word`, and wakes the one who waits for that.
+pub fn wake(word: &AtomicU32, value: u32) -> Result {
+    word.store(value, Ordering::Release);
+    futex(word, FUTEX_WAKE, 1)
+}
+
+fn futex(word: &AtomicU32, operation: u32, value: usize) -> Result {
+    let operation = operation | FUTEX_PRIVATE_FLAG;
+    let arguments = [word.as_ptr() as usize, operation as usize, value, 0, 0, 0];
+    // SAFETY: it reads the word.
     outcome(unsafe { system_call(__NR_futex, arguments) }, "futex").map(drop)
 }
 

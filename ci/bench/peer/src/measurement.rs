@@ -112,9 +112,9 @@ impl Measurement {
             second.run_beside()?;
         }
         arch::start(first, 0)?;
-        signaller::end_halts(self.row == Row::HaltWake)?;
+        signaller::end_halts((self.row == Row::HaltWake).then_some(vm))?;
         let end = serve(first, page);
-        signaller::end_halts(false)?;
+        signaller::end_halts(None)?;
         end?;
         results::summary(self.row, |offset| ram.read(offset)).ok_or(Lack::Unmeasured)
     }

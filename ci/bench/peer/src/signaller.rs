@@ -1,7 +1,7 @@
 //! Raises the interrupt of [`bench_guest::arch::INTERRUPT`] from outside of the vCPU: in threads of their own.
 
 use core::ptr;
-use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
 
 use bench_guest::place;
 
@@ -14,10 +14,10 @@ const DELAY_NS: i64 = 100_000;
 
 /// 1: an interrupt is asked for.
 static ASKED: AtomicU32 = AtomicU32::new(0);
-/// 1: whenever vCPU 0 halts, it gets an interrupt.
+/// The machine that gets an interrupt whenever its vCPU 0 halts: the number of its file; 0: none.
 static WAKING: AtomicU32 = AtomicU32::new(0);
-/// The machine that gets them: the number of its file.
-static VM: AtomicUsize = AtomicUsize::new(0);
+/// The machine that asks: the number of its file.
+static VM: AtomicU32 = AtomicU32::new(0);
 /// Where the guest looks for the time.
 static STAMP: AtomicPtr<u64> = AtomicPtr::new(ptr::null_mut());
 /// How far the guest's counter is behind.
@@ -30,34 +30,28 @@ pub fn start() -> Result {
     linux::start_thread(wake, 0, Priority::Idle)
 }
 
-/// From now on this machine, whose counter is `lag` behind, gets the interrupts.
+/// From now on requests are those of this machine, whose counter is `lag` behind.
 pub fn serve(vm: Vm, ram: Memory, lag: u64) {
     let stamp = ram.at(place::STAMP - place::RAM.start);
-    VM.store(vm.file.number() as usize, Ordering::Relaxed);
+    VM.store(vm.file.number(), Ordering::Relaxed);
     STAMP.store(stamp, Ordering::Relaxed);
     LAG.store(lag, Ordering::Relaxed);
 }
 
 /// Asks for an interrupt while the guest runs.
 pub fn ask() -> Result {
-    linux::wake(&ASKED)
+    linux::wake(&ASKED, 1)
 }
 
-/// Starts to end halts, or stops that.
-pub fn end_halts(on: bool) -> Result {
-    match on {
-        true => linux::wake(&WAKING),
-        false => {
-            WAKING.store(0, Ordering::Relaxed);
-            Ok(())
-        }
-    }
+/// From now on ends the halts of this machine, or of none.
+pub fn end_halts(vm: Option<Vm>) -> Result {
+    linux::wake(&WAKING, vm.map_or(0, |vm| vm.file.number()))
 }
 
-/// The machine that gets interrupts.
-fn vm() -> Vm {
+/// The machine of a file.
+fn vm(number: u32) -> Vm {
     Vm {
-        file: File::from_number(VM.load(Ordering::Relaxed)),
+        file: File::from_number(number),
     }
 }
 
@@ -66,7 +60,8 @@ extern "C" fn answer_requests(_argument: usize) -> ! {
         linux::wait_for(&ASKED)?;
         ASKED.store(0, Ordering::Relaxed);
         linux::sleep(DELAY_NS)?;
-        let (vm, lag) = (vm(), LAG.load(Ordering::Relaxed));
+        let vm = vm(VM.load(Ordering::Relaxed));
+        let lag = LAG.load(Ordering::Relaxed);
         let stamp = STAMP.load(Ordering::Relaxed);
         // SAFETY: a word of a guest's RAM, which is never unmapped and which no Rust reference points to.
         unsafe { stamp.write_volatile(arch::counter().wrapping_sub(lag)) };
@@ -75,12 +70,7 @@ extern "C" fn answer_requests(_argument: usize) -> ! {
 }
 
 extern "C" fn wake(_argument: usize) -> ! {
-    repeat(|| {
-        // First, so that an interrupt that comes late is not the next machine's.
-        let vm = vm();
-        linux::wait_for(&WAKING)?;
-        arch::interrupt(vm)
-    })
+    repeat(|| arch::interrupt(vm(linux::wait_for(&WAKING)?)))
 }
 
 /// Does something for ever.

@@ -117,7 +117,7 @@ fn create_controller(vm: Vm) -> Result<(&'static Controller, File)> {
         };
         // SAFETY: it writes no more than the structure.
         unsafe { vm.file.control(CREATE_DEVICE, &raw mut device as usize) }?;
-        Ok(File::from_number(device.file as usize))
+        Ok(File::from_number(device.file))
     };
     let [newer, older] = &CONTROLLERS;
     create(newer)

@@ -18,6 +18,7 @@ const SET_REGS: Request = write::<Registers>("KVM_SET_REGS", 0x82);
 const GET_SREGS: Request = read::<SystemRegisters>("KVM_GET_SREGS", 0x83);
 const SET_SREGS: Request = write::<SystemRegisters>("KVM_SET_SREGS", 0x84);
 const SET_CPUID2: Request = write::<CpuidHead>("KVM_SET_CPUID2", 0x90);
+const SET_MP_STATE: Request = write::<u32>("KVM_SET_MP_STATE", 0x99);
 const ENABLE_CAP: Request = write::<Capability>("KVM_ENABLE_CAP", 0xa3);
 const SIGNAL_MSI: Request = write::<Message>("KVM_SIGNAL_MSI", 0xa5);
 
@@ -276,7 +277,11 @@ pub fn start(vcpu: Vcpu, number: usize) -> Result {
         ..Registers::default()
     };
     // SAFETY: it reads the structure.
-    unsafe { vcpu.file.pass(SET_REGS, &registers) }
+    unsafe { vcpu.file.pass(SET_REGS, &registers) }?;
+    // KVM's others than the first wait to be started by it.
+    const RUNNABLE: u32 = 0;
+    // SAFETY: it reads the state.
+    unsafe { vcpu.file.pass(SET_MP_STATE, &RUNNABLE) }
 }
 
 /// How far the guest's counter is behind this program's: not at all, as [`prepare_vcpu`] has set it.
