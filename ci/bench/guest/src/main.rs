@@ -7,18 +7,28 @@ mod monitor;
 mod sampler;
 
 use bench_guest::Request;
+use core::sync::atomic::{AtomicBool, Ordering};
 use monitor::request;
 use sampler::Sampler;
 
 /// What a vCPU does, when it can run compiled code.
 extern "C" fn main(number: usize) -> ! {
-    cpu::prepare(number);
+    let arguments = monitor::arguments();
+    cpu::prepare(number, &arguments);
     if number == 0 {
-        let arguments = monitor::arguments();
         cpu::measure(&Sampler::new(arguments.rows), &arguments);
         request(Request::End);
     }
+    OTHER_IS_READY.store(true, Ordering::Release);
     cpu::rest()
+}
+
+/// vCPU 1 takes interrupts.
+static OTHER_IS_READY: AtomicBool = AtomicBool::new(false);
+
+/// Waits until vCPU 1 takes interrupts.
+fn wait_for_other() {
+    while !OTHER_IS_READY.load(Ordering::Acquire) {}
 }
 
 /// Something is not as it should be.

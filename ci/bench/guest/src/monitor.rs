@@ -12,3 +12,9 @@ pub fn arguments() -> Arguments {
 pub fn request(request: Request) {
     crate::cpu::device_write(place::REQUEST, request as u32);
 }
+
+/// Low half of what the counter was just before the last interrupt was signalled.
+pub fn stamp() -> u32 {
+    // SAFETY: RAM of this guest that nothing else of it uses, aligned.
+    unsafe { (place::STAMP as *const u32).read_volatile() }
+}

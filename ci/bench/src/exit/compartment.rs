@@ -34,6 +34,9 @@ const VCPU: Selector = FREE.offset(20);
 const SCHEDS: Selector = FREE.offset(24);
 const KICKS: Selector = FREE.offset(28);
 const MAPPINGS: Selector = FREE.offset(32);
+const CODE_MAPPINGS: Selector = FREE.offset(48);
+/// The mapping of the virtual CPU interface.
+const INTERFACE: Selector = FREE.offset(11);
 const PORTALS: Selector = FREE.offset(64);
 
 /// Kernel memory of the monitor's domain, in pages.
@@ -73,7 +76,7 @@ pub fn build(info: &BootInfo, head: &Head, image: &[u8], arguments: &Arguments) 
     map(GUEST, 0, place::RAM.start, plan::RAM_SIZE, all)?;
     fill_ram(image, arguments);
 
-    monitor::prepare();
+    monitor::prepare(info);
     let (copy, size) = (plan::COPY_OFFSET, plan::COPY_SIZE);
     map(ROOT_SPACE, copy, plan::COPY, size, Rights::RW)?;
     let mut used = 0;
@@ -100,7 +103,9 @@ pub fn build(info: &BootInfo, head: &Head, image: &[u8], arguments: &Arguments) 
         )?;
         used += segment.size;
     }
-    map_code(head, SPACE, mappings.next().ok_or(Status::BadSelector)?)?;
+    map_code(head, SPACE, CODE_MAPPINGS)?;
+
+    arch::map_interface(info, GUEST, INTERFACE)?;
 
     give(memory)?;
     for number in 0..VCPUS {

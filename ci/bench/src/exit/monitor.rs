@@ -3,6 +3,7 @@
 
 use super::arch;
 use super::plan::{Event, REPORT, STATES, VCPUS, table};
+use abi::boot::BootInfo;
 use abi::vcpu::exit_kind;
 use abi::{PAGE_SIZE, Rights};
 use bench_guest::{Request, place};
@@ -26,8 +27,8 @@ static VCPU: Vcpus = Vcpus(UnsafeCell::new([const { None }; VCPUS]));
 pub type Words = [u64; 4];
 
 /// Prepares what handlers find; the monitor's space is a copy of this one, so that it is there too.
-pub fn prepare() {
-    arch::prepare();
+pub fn prepare(info: &BootInfo) {
+    arch::prepare(info);
     for number in 0..VCPUS {
         // SAFETY: before there are handlers.
         unsafe { (*VCPU.0.get())[number] = Some(arch::Vcpu::new(number)) };

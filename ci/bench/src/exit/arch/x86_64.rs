@@ -10,7 +10,7 @@ use abi::vcpu::x86_64::{
     RDI, RDX, SHADOW_INTERRUPT, VcpuState,
 };
 use abi::vcpu::{ExitKind, FAULT_WRITE, instruction_length};
-use abi::{Op, Rights};
+use abi::{Op, Rights, Selector};
 use bench_guest::{Arguments, arch as guest, place};
 use core::arch::naked_asm;
 use core::cell::UnsafeCell;
@@ -123,7 +123,7 @@ unsafe impl Sync for Ram {}
 static GUEST_RAM: Ram = Ram(UnsafeCell::new(None));
 
 /// Prepares what all vCPUs use. Needs a heap.
-pub fn prepare() {
+pub fn prepare(_info: &BootInfo) {
     instruction::prepare();
     // SAFETY: mapped in the monitor's space for this purpose alone.
     let memory = unsafe { SharedMemory::new(RAM as usize, RAM_SIZE as usize) };
@@ -146,6 +146,11 @@ pub fn arguments(info: &BootInfo) -> Option<Arguments> {
         vmmcall: svm,
         gic: 0,
     })
+}
+
+/// Gives the guest what it reaches of the interrupt controller without an exit: nothing.
+pub fn map_interface(_info: &BootInfo, _guest: Selector, _mapping: Selector) -> syscall::Result {
+    Ok(())
 }
 
 /// Where the guest rings.

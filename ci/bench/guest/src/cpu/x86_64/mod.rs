@@ -1,12 +1,16 @@
 //! x86-64.
 
+mod internal;
+mod interrupts;
 mod start;
 mod tables;
 
+use crate::monitor::{request, stamp};
 use crate::sampler::Sampler;
-use bench_guest::arch::CPUID_LEAF;
-use bench_guest::{Arguments, Row, place};
+use bench_guest::arch::{CPUID_LEAF, IPI, MSR, X2APIC_VERSION};
+use bench_guest::{Arguments, Request, Row, place};
 use core::arch::asm;
+use interrupts::{ICR, until_arrival};
 
 /// Ticks that instructions take, from RDTSC to RDTSC: `[before] [measured] [after]`, operands. They keep `r15`.
 macro_rules! ticks {
@@ -38,7 +42,9 @@ pub fn overhead() -> u32 {
 }
 
 /// Brings a vCPU into the state that it measures in.
-pub fn prepare(_number: usize) {}
+pub fn prepare(_number: usize, _arguments: &Arguments) {
+    interrupts::prepare();
+}
 
 /// Halts for ever.
 pub fn rest() -> ! {
@@ -80,6 +86,36 @@ fn cpuid() -> u32 {
     )
 }
 
+/// Reads the counter, and halts.
+fn halt() -> u32 {
+    let start;
+    // SAFETY: interrupts are on.
+    unsafe { asm!("rdtsc", "hlt", out("eax") start, out("edx") _, options(nostack)) };
+    start
+}
+
+/// Reads the counter, and sends vCPU 1 an interrupt.
+fn send() -> u32 {
+    let start;
+    // SAFETY: the other vCPU handles it.
+    unsafe {
+        asm!(
+            "rdtsc",
+            "mov r15d, eax",
+            "mov eax, {vector}",
+            "mov edx, 1",
+            "wrmsr",
+            vector = const IPI,
+            in("ecx") ICR,
+            out("eax") _,
+            out("edx") _,
+            out("r15") start,
+            options(nostack),
+        );
+    }
+    start
+}
+
 /// Measures everything here.
 pub fn measure(sampler: &Sampler, arguments: &Arguments) {
     let always = || true;
@@ -111,4 +147,39 @@ pub fn measure(sampler: &Sampler, arguments: &Arguments) {
         || ticks!([] ["mov [r14], r13d"] [], in("r14") place::VALUE, in("r13") written,),
         || device_read(place::VALUE) == written,
     );
+    sampler.row(Row::Msr, || ticks!([] ["rdmsr"] [], in("ecx") MSR,), always);
+    sampler.row(
+        Row::InterruptController,
+        || ticks!([] ["rdmsr"] [], in("ecx") X2APIC_VERSION,),
+        always,
+    );
+    sampler.row(Row::HaltWake, || until_arrival(halt), always);
+    let signal = || {
+        request(Request::Interrupt);
+        0
+    };
+    sampler.row(
+        Row::SignalToHandler,
+        || until_arrival(signal).wrapping_sub(stamp()),
+        always,
+    );
+    if sampler.wants(Row::Ipi) {
+        crate::wait_for_other();
+    }
+    sampler.row(Row::Ipi, || until_arrival(send), always);
+    let fault = || {
+        request(Request::TakePage);
+        ticks!([] ["mov r13d, [r14]"] [], in("r14") place::PAGE, out("r13") _,)
+    };
+    sampler.row(Row::PageFault, fault, always);
+    internal::prepare_syscalls();
+    sampler.row(Row::Syscall, || internal::syscall(), always);
+    internal::prepare_contexts();
+    sampler.row(Row::ContextSwitch, internal::context_switch, always);
+    internal::prepare_faults();
+    let fault = || {
+        internal::unmap();
+        ticks!([] ["mov r13d, [r14]"] [], in("r14") internal::FAULTING, out("r13") _,)
+    };
+    sampler.row(Row::GuestPageFault, fault, always);
 }

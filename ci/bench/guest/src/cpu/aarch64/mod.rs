@@ -1,37 +1,15 @@
 //! AArch64.
 
+mod internal;
+mod interrupts;
+mod start;
+mod tables;
+
+use crate::monitor::{request, stamp};
 use crate::sampler::Sampler;
-use bench_guest::{Arguments, Row, place};
-use core::arch::{asm, global_asm};
-
-/// Bytes of a vCPU's stack.
-const STACK: usize = 16 << 10;
-
-/// One for each vCPU, the second above the first.
-#[repr(C, align(4096))]
-struct Stacks([[u8; STACK]; 2]);
-
-static mut STACKS: Stacks = Stacks([[0; STACK]; 2]);
-
-global_asm!(
-    ".pushsection .text.entry, \"ax\"",
-    ".globl _start",
-    "_start:",
-    "adrp x1, {stacks}",
-    "add x1, x1, :lo12:{stacks}",
-    "add x2, x0, #1",
-    "mov x3, #{stack}",
-    "madd x1, x2, x3, x1",
-    "mov sp, x1",
-    "mov x29, xzr",
-    "mov x30, xzr",
-    "bl {main}",
-    "udf #0",
-    ".popsection",
-    stacks = sym STACKS,
-    stack = const STACK,
-    main = sym crate::main,
-);
+use bench_guest::{Arguments, Request, Row, place};
+use core::arch::asm;
+use interrupts::{halt, send, until_arrival};
 
 /// Ticks that instructions take, from one read of the counter to the next: `[measured]`, operands. Each read waits for what is
 /// before it.
@@ -61,7 +39,10 @@ pub fn overhead() -> u32 {
 }
 
 /// Brings a vCPU into the state that it measures in.
-pub fn prepare(_number: usize) {}
+pub fn prepare(number: usize, arguments: &Arguments) {
+    tables::prepare();
+    interrupts::prepare(number, arguments.gic);
+}
 
 /// Halts for ever.
 pub fn rest() -> ! {
@@ -85,6 +66,11 @@ fn device_read(address: u64) -> u32 {
     value
 }
 
+/// Ticks that a read of memory takes.
+fn read(address: u64) -> u32 {
+    ticks!(["ldr {value:w}, [{address}]"], value = out(reg) _, address = in(reg) address,)
+}
+
 /// Measures everything here.
 pub fn measure(sampler: &Sampler, _arguments: &Arguments) {
     let always = || true;
@@ -106,7 +92,7 @@ pub fn measure(sampler: &Sampler, _arguments: &Arguments) {
     device_write(place::VALUE, 0);
     sampler.row(
         Row::MmioRead,
-        || ticks!(["ldr {value:w}, [{address}]"], value = out(reg) _, address = in(reg) place::VALUE,),
+        || read(place::VALUE),
         || device_read(place::VALUE) == 0,
     );
     let written = 0x1234_5678;
@@ -120,4 +106,38 @@ pub fn measure(sampler: &Sampler, _arguments: &Arguments) {
         || ticks!(["mrs {value}, actlr_el1"], value = out(reg) _,),
         always,
     );
+    sampler.row(
+        Row::InterruptController,
+        || read(interrupts::MEASURED),
+        always,
+    );
+    sampler.row(Row::HaltWake, || until_arrival(halt), always);
+    let signal = || {
+        request(Request::Interrupt);
+        0
+    };
+    sampler.row(
+        Row::SignalToHandler,
+        || until_arrival(signal).wrapping_sub(stamp()),
+        always,
+    );
+    if sampler.wants(Row::Ipi) {
+        crate::wait_for_other();
+    }
+    sampler.row(Row::Ipi, || until_arrival(send), always);
+    let fault = || {
+        request(Request::TakePage);
+        read(place::PAGE)
+    };
+    sampler.row(Row::PageFault, fault, always);
+    internal::prepare_syscalls();
+    sampler.row(Row::Syscall, || internal::syscall(), always);
+    internal::prepare_contexts();
+    sampler.row(Row::ContextSwitch, internal::context_switch, always);
+    internal::prepare_faults();
+    let fault = || {
+        internal::unmap();
+        read(internal::FAULTING)
+    };
+    sampler.row(Row::GuestPageFault, fault, always);
 }
