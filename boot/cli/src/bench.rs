@@ -52,6 +52,9 @@ impl Peer {
     }
 }
 
+/// What the kernel says of CPUs that it does not protect (CAVEATS), unless it is told to do without measures.
+const REFUSED: &str = "page-table isolation is not implemented";
+
 /// What to do.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -97,21 +100,16 @@ pub fn run(options: &Options) -> Result<()> {
     }
     let peer = options.peer.map(|peer| peer.measure(kind)).transpose()?;
     let report = way.measure(&measure::CPUS)?;
-    let safe = protected.measure(&measure::CPUS[..1])?;
-
-    let paths = match options.unit {
-        Unit::Cycles => Err("instructions cannot be traced under KVM"),
-        Unit::Instructions => trace::obstacle(kind)?.map_or(Ok(()), Err),
-    };
-    let paths = match paths {
-        Ok(()) => Ok(paths_of(&way)?),
-        Err(why) => Err(why),
+    let safe = measure_protected(&protected)?;
+    let paths = match obstacle(&way)? {
+        None => Ok(paths(&way)?),
+        Some(why) => Err(why),
     };
 
-    let mut columns = vec![Column {
+    let mut columns = Vec::from_iter(safe.as_ref().ok().map(|safe| Column {
         head: Measures::Default.option(),
         rows: &safe.rows,
-    }];
+    }));
     if let Some((peer, theirs)) = options.peer.zip(peer.as_ref()) {
         columns.push(Column {
             head: peer.name(),
@@ -119,6 +117,9 @@ pub fn run(options: &Options) -> Result<()> {
         });
     }
     print!("{}", table::table(&report, options.unit, &columns));
+    if let Err(why) = safe {
+        println!("{:<36} unavailable: {why}", Measures::Default.option());
+    }
     if let Some(guests) = &report.guests {
         println!("\nguests: {guests}");
     }
@@ -128,13 +129,14 @@ pub fn run(options: &Options) -> Result<()> {
     }
     println!("{}", explanation(options.unit));
     let run = describe(&way, &report)?;
-    let guarded = describe(&protected, &safe)?;
+    let guarded = safe.map(|safe| describe(&protected, &safe)).ok();
+    let guarded = guarded.transpose()?;
     if let Some(html) = html {
         let earlier = html::earlier(before, &run);
         let page = Page {
             report: &report,
             run: &run,
-            protected: &guarded,
+            protected: guarded.as_ref(),
             peer: options.peer.map(Peer::name).zip(peer.as_ref()),
             paths: paths.as_deref().map_err(|why| *why),
             earlier: &earlier,
@@ -143,7 +145,7 @@ pub fn run(options: &Options) -> Result<()> {
         };
         html.replace(&page.text())?;
     }
-    let mut runs = vec![run, guarded];
+    let mut runs: Vec<Run> = std::iter::once(run).chain(guarded).collect();
     if let Some((peer, theirs)) = options.peer.zip(peer.as_ref()) {
         runs.push(Run {
             config: format!("{}, {}", peer.name(), Measures::Off.option()),
@@ -157,8 +159,27 @@ pub fn run(options: &Options) -> Result<()> {
     Ok(())
 }
 
+/// Measures with the kernel's measures against speculation; or says why that cannot be.
+fn measure_protected(way: &Way) -> Result<Result<Report, &'static str>> {
+    match way.measure(&measure::CPUS[..1]) {
+        Ok(report) => Ok(Ok(report)),
+        Err(error) if format!("{error:#}").contains(REFUSED) => Ok(Err(
+            "the kernel refuses this CPU, from which programs can read its memory",
+        )),
+        Err(error) => Err(error),
+    }
+}
+
+/// Why paths cannot be looked at, if so.
+fn obstacle(way: &Way) -> Result<Option<&'static str>> {
+    match way.unit {
+        Unit::Cycles => Ok(Some("under KVM nobody sees the instructions")),
+        Unit::Instructions => trace::obstacle(way.kind),
+    }
+}
+
 /// Runs the benchmark once more, and looks at what it executes.
-fn paths_of(way: &Way) -> Result<Vec<Path>> {
+fn paths(way: &Way) -> Result<Vec<Path>> {
     let architecture = way.kind.architecture();
     let tracer = Tracer::new(architecture)?;
     let settings = Settings {

@@ -27,8 +27,8 @@ pub(super) use capabilities::Capabilities;
 pub use capabilities::ControlWord;
 pub(super) use entry::enter;
 pub use entry::{vmx_load_rip, vmx_resume, vmx_tell};
-pub(super) use host::{HostState, LISTED_MSRS};
 use host::SwitchedMsrs;
+pub(super) use host::{HostState, LISTED_MSRS};
 use hw::TablePointer;
 
 /// Bits of the interruptibility state (Intel SDM 3C table 25-3).
