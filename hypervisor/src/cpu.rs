@@ -74,6 +74,17 @@ pub struct Cpu {
     inbox: TicketMutex<Inbox>,
 }
 
+/// Offsets for the fast path.
+pub mod offset {
+    use super::Cpu;
+    use crate::sched;
+    use core::mem::offset_of;
+    /// When the timer is due.
+    pub const TIMER: usize = offset_of!(Cpu, timer);
+    /// Partitions in which somebody is ready who may run.
+    pub const RUNNABLE: usize = offset_of!(Cpu, run_queues) + sched::RUNNABLE;
+}
+
 static COUNT: AtomicU32 = AtomicU32::new(0);
 static CPUS: [AtomicU64; abi::boot::MAX_CPUS] = [const { AtomicU64::new(0) }; abi::boot::MAX_CPUS];
 

@@ -36,6 +36,9 @@ pub struct Doorbells {
     count: TicketMutex<usize>,
 }
 
+/// Where the address of the table is, for the fast path: 0 if there is none.
+pub const PAGE: usize = core::mem::offset_of!(Doorbells, page);
+
 impl Doorbells {
     /// None.
     pub const fn new() -> Doorbells {

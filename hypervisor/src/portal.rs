@@ -36,6 +36,8 @@ pub mod offset {
     pub const HANDLER: usize = offset_of!(Portal, handler);
     /// The identity.
     pub const IDENTITY: usize = offset_of!(Portal, identity);
+    /// The groups of state.
+    pub const GROUPS: usize = offset_of!(Portal, groups);
 }
 
 impl Portal {

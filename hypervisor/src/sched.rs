@@ -189,6 +189,9 @@ pub struct RunQueues {
 
 const _: () = assert!(PARTITIONS == u8::BITS as usize);
 
+/// Where the run queues say who can run, for the fast path.
+pub const RUNNABLE: usize = core::mem::offset_of!(RunQueues, runnable);
+
 impl RunQueues {
     /// Empty queues, of which all may run.
     pub const fn new() -> RunQueues {

@@ -1,6 +1,7 @@
 //! The command `bench`: boots the benchmark, prints what it measured, and keeps it as data and as a page.
 
 pub mod guard;
+pub mod html;
 pub mod json;
 pub mod measure;
 pub mod output;
@@ -21,6 +22,7 @@ pub use report::{Report, Row};
 use crate::machine::{self, Kind, Settings};
 use crate::toolchain::Toolchain;
 use crate::{child, peer, progress, workspace};
+use html::Page;
 use json::Run;
 use output::Output;
 use path::Path;
@@ -56,6 +58,9 @@ impl Peer {
     }
 }
 
+/// What the kernel says of CPUs that it does not protect (CAVEATS), unless it is told to do without measures.
+const REFUSED: &str = "page-table isolation is not implemented";
+
 /// What to do.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -78,8 +83,12 @@ pub fn run(options: &Options) -> Result<()> {
         let path = file.as_deref();
         path.map(|path| Output::open(option, path)).transpose()
     };
-    let json = open("--json", &options.json)?;
+    let json_file = open("--json", &options.json)?;
     let html = open("--html", &options.html)?;
+    let before = match (&options.json, &html) {
+        (Some(file), Some(_)) if file.is_file() => json::read(file)?,
+        _ => Vec::new(),
+    };
     let way = Way {
         kind,
         unit: options.unit,
@@ -95,24 +104,18 @@ pub fn run(options: &Options) -> Result<()> {
             "--cycles: {kind} is emulated here; cycles can be measured on qemu-x86, where KVM offers virtualisation to guests"
         );
     }
-    let _ = html;
     let peer = options.peer.map(|peer| peer.measure(&way)).transpose()?;
     let report = way.measure(&measure::CPUS)?;
-    let safe = protected.measure(&measure::CPUS[..1])?;
-
-    let paths = match options.unit {
-        Unit::Cycles => Err("instructions cannot be traced under KVM"),
-        Unit::Instructions => trace::obstacle(kind)?.map_or(Ok(()), Err),
-    };
-    let paths = match paths {
-        Ok(()) => Ok(paths_of(&way)?),
-        Err(why) => Err(why),
+    let safe = measure_protected(&protected)?;
+    let paths = match obstacle(&way)? {
+        None => Ok(paths(&way)?),
+        Some(why) => Err(why),
     };
 
-    let mut columns = vec![Column {
+    let mut columns = Vec::from_iter(safe.as_ref().ok().map(|safe| Column {
         head: Measures::Default.option(),
         rows: &safe.rows,
-    }];
+    }));
     if let Some((peer, theirs)) = options.peer.zip(peer.as_ref()) {
         columns.push(Column {
             head: peer.name(),
@@ -125,27 +128,69 @@ pub fn run(options: &Options) -> Result<()> {
             println!("{name:<36} unavailable of {}: {why}", peer.name());
         }
     }
+    if let Err(why) = safe {
+        println!("{:<36} unavailable: {why}", Measures::Default.option());
+    }
+    if let Some(guests) = &report.guests {
+        println!("\nguests: {guests}");
+    }
     match &paths {
         Ok(paths) => print!("{}", path::text(paths)),
         Err(why) => println!("\npaths unavailable: {why}"),
     }
     println!("{}", explanation(options.unit));
-    let mut runs = vec![describe(&way, &report)?, describe(&protected, &safe)?];
+    let run = describe(&way, &report)?;
+    let guarded = safe.map(|safe| describe(&protected, &safe)).ok();
+    let guarded = guarded.transpose()?;
+    if let Some(html) = html {
+        let earlier = html::earlier(before, &run);
+        let page = Page {
+            report: &report,
+            run: &run,
+            protected: guarded.as_ref(),
+            peer: options.peer.map(Peer::name).zip(peer.as_ref()),
+            paths: paths.as_deref().map_err(|why| *why),
+            earlier: &earlier,
+            figures: &guard::figures()?,
+            explanation: explanation(options.unit),
+        };
+        html.replace(&page.text())?;
+    }
+    let mut runs: Vec<Run> = std::iter::once(run).chain(guarded).collect();
     if let Some((peer, theirs)) = options.peer.zip(peer.as_ref()) {
         runs.push(Run {
             config: format!("{}, {}", peer.system(kind)?, Measures::Off.option()),
             ..describe(&way, theirs)?
         });
     }
-    if let Some(json) = json {
+    if let Some(file) = json_file {
         let lines: Result<String> = runs.iter().map(Run::line).collect();
-        json.append(&lines?)?;
+        file.append(&lines?)?;
     }
     Ok(())
 }
 
+/// Measures with the kernel's measures against speculation; or says why that cannot be.
+fn measure_protected(way: &Way) -> Result<Result<Report, &'static str>> {
+    match way.measure(&measure::CPUS[..1]) {
+        Ok(report) => Ok(Ok(report)),
+        Err(error) if format!("{error:#}").contains(REFUSED) => Ok(Err(
+            "the kernel refuses this CPU, from which programs can read its memory",
+        )),
+        Err(error) => Err(error),
+    }
+}
+
+/// Why paths cannot be looked at, if so.
+fn obstacle(way: &Way) -> Result<Option<&'static str>> {
+    match way.unit {
+        Unit::Cycles => Ok(Some("under KVM nobody sees the instructions")),
+        Unit::Instructions => trace::obstacle(way.kind),
+    }
+}
+
 /// Runs the benchmark once more, and looks at what it executes.
-fn paths_of(way: &Way) -> Result<Vec<Path>> {
+fn paths(way: &Way) -> Result<Vec<Path>> {
     let architecture = way.kind.architecture();
     let tracer = Tracer::new(architecture)?;
     let settings = Settings {

@@ -111,6 +111,7 @@ impl Way {
             let report = Report::parse(&transcript(self.kind, &image, &settings)?)?;
             all.rows.extend(report.rows);
             all.unavailable.extend(report.unavailable);
+            all.guests = report.guests;
         }
         Ok(all)
     }

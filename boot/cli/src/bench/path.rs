@@ -95,8 +95,15 @@ const RULES: &[Rule] = &[
     rule("vcpu.rs", "load", Stage::Load, Stage::Load),
     rule("aarch64/vcpu.rs", "enter", Stage::Enter, Stage::Enter),
     rule("", "guest_exit", Stage::Save, Stage::Save),
-    rule("", "entry::run", Stage::Save, Stage::Enter),
-    rule("", "entry::run_and_fill", Stage::Save, Stage::Enter),
+    rule("", "svm_resume", Stage::Save, Stage::Enter),
+    rule("", "entry::enter", Stage::Enter, Stage::Enter),
+    rule("", "guest_again", Stage::Enter, Stage::Enter),
+    rule("", "exits::tell", Stage::Message, Stage::Message),
+    rule("", "exits::tell_write", Stage::Message, Stage::Message),
+    rule("traps.rs", "ring", Stage::Message, Stage::Message),
+    rule("", "tell_groups", Stage::Save, Stage::Save),
+    rule("", "tell_now", Stage::Switch, Stage::Switch),
+    rule("", "exits::reply", Stage::Reply, Stage::Reply),
     rule("", "deliver", Stage::Switch, Stage::Switch),
     rule("traps.rs", "deliver", Stage::Switch, Stage::Switch),
     rule("mod.rs", "prepare_thread", Stage::Switch, Stage::Switch),
@@ -105,6 +112,9 @@ const RULES: &[Rule] = &[
     rule("ipc.rs", "reply_to_vcpu", Stage::Reply, Stage::Reply),
     rule("vcpu.rs", "run", Stage::Entry, Stage::Enter),
 ];
+
+/// Symbols of assembly from which on a way leads into guest mode.
+const INTO_GUEST: [&str; 2] = ["svm_resume", "guest_again"];
 
 /// Labels in assembly, and what the instructions behind them are for.
 const LABELS: &[(&str, Stage)] = &[
@@ -337,7 +347,8 @@ impl Path {
                 lines.extend([instruction.address / LINE, end / LINE]);
                 path.kernel += 1;
                 // Without a handler, what comes from here on leads into the guest.
-                is_answered |= kernel.begins(instruction.address, "entry::run");
+                let into_guest = |name| kernel.begins(instruction.address, name);
+                is_answered |= INTO_GUEST.into_iter().any(into_guest);
                 stage(&frames, is_answered)
             } else if path.kernel != 0 && Some(at) < last {
                 is_answered = true;
@@ -429,4 +440,72 @@ pub fn text(paths: &[Path]) -> String {
         let _ = writeln!(out, "{}: {}", path.name, path.dear());
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frames(all: &[(&str, &str)]) -> Vec<Frame> {
+        all.iter()
+            .map(|(function, file)| Frame {
+                function: function.to_string(),
+                file: file.to_string(),
+            })
+            .collect()
+    }
+
+    #[test]
+    fn the_innermost_meaning_of_a_function_counts() {
+        let saved = frames(&[
+            ("hypervisor::arch::x::vcpu::save", "arch/x/vcpu.rs"),
+            ("hypervisor::vcpu::call_monitor", "vcpu.rs"),
+            ("hypervisor::vcpu::run", ""),
+        ]);
+        assert_eq!(stage(&saved, false), Stage::Save);
+        assert_eq!(stage(&saved[1..], false), Stage::Message);
+        let resumed = frames(&[("svm_resume", "")]);
+        assert_eq!(stage(&resumed, false), Stage::Save);
+        assert_eq!(stage(&resumed, true), Stage::Enter);
+        // Of the same name, and something else.
+        let other = frames(&[
+            ("core::sync::atomic::load", "sync/atomic.rs"),
+            ("unsave", "vcpu.rs"),
+        ]);
+        assert_eq!(stage(&other, false), Stage::Entry);
+        assert_eq!(stage(&other, true), Stage::Reply);
+        let label = frames(&[("stage_switch_call", "")]);
+        assert_eq!(stage(&label, true), Stage::Switch);
+    }
+
+    #[test]
+    fn what_is_dear_is_found_by_its_name() {
+        let x86 = |text| dear(Architecture::X86_64, text);
+        assert_eq!(x86("movq %rbx, %cr3"), Some(("write cr3".into(), BOTH)));
+        assert_eq!(
+            x86("movq %cr2, %rax"),
+            Some(("read cr2".into(), PRIVILEGED))
+        );
+        assert_eq!(
+            x86("movq %rax, %cr8"),
+            Some(("write cr8".into(), PRIVILEGED))
+        );
+        assert_eq!(x86("vmrun %rax"), Some(("vmrun".into(), BOTH)));
+        assert_eq!(x86("swapgs"), Some(("swapgs".into(), PRIVILEGED)));
+        assert!(x86("xsaveopt64 (%rdi)").is_some());
+        assert_eq!(x86("movq %rbx, %rcx"), None);
+        let arm = |text| dear(Architecture::Arm64, text);
+        assert_eq!(
+            arm("msr vttbr_el2, x17"),
+            Some(("msr vttbr_el2".into(), PRIVILEGED))
+        );
+        assert_eq!(
+            arm("mrs x0, sp_el0"),
+            Some(("mrs sp_el0".into(), PRIVILEGED))
+        );
+        assert!(arm("msr tpidr_el0, xzr").is_some_and(|(_, why)| !why.is_privileged));
+        assert_eq!(arm("isb"), Some(("isb".into(), SERIALISING)));
+        assert_eq!(arm("eret"), Some(("eret".into(), BOTH)));
+        assert_eq!(arm("mov x0, x1"), None);
+    }
 }

@@ -29,12 +29,20 @@ pub struct Report {
     pub rows: Vec<Row>,
     /// What could not be, and why.
     pub unavailable: Vec<(String, String)>,
+    /// What the kernel says of guests: what runs them, and what is moved for them that no instruction of a path shows.
+    pub guests: Option<String>,
 }
 
 impl Report {
     /// Reads the benchmark's lines out of everything that the machine printed.
     pub fn parse(transcript: &str) -> Result<Report> {
-        let mut report = Report::default();
+        let mut said = transcript
+            .lines()
+            .filter_map(|l| l.trim().strip_prefix("bulkhead: guests: "));
+        let mut report = Report {
+            guests: said.next().map(str::to_owned),
+            ..Report::default()
+        };
         let lines = transcript
             .lines()
             .filter_map(|l| l.trim().strip_prefix("bench: "));
@@ -90,7 +98,7 @@ mod tests {
 
     #[test]
     fn rows_are_read_and_nothing_else() {
-        let text = "bulkhead: 1 CPUs\r\nbench: begin\r\nbench: a.b 1 2 3 4 512 9\r\n\
+        let text = "bulkhead: guests: EL2\r\nbench: begin\r\nbench: a.b 1 2 3 4 512 9\r\n\
                     bench: c unavailable: no such CPU\r\nbench: end\r\n";
         let report = Report::parse(text).unwrap();
         assert_eq!(
@@ -98,6 +106,7 @@ mod tests {
             (1, 3, 9)
         );
         assert_eq!(report.row("a.b"), report.rows.first());
+        assert_eq!(report.guests.as_deref(), Some("EL2"));
         assert_eq!(
             report.unavailable,
             [("c".to_string(), "no such CPU".to_string())]

@@ -31,7 +31,12 @@ const SPACE: usize = offset_of!(Cpu, arch) + offset_of!(CpuArch, space);
 const IDLE_HERE: usize = offset_of!(Cpu, arch) + offset_of!(CpuArch, idle_here);
 const GENERAL_SWITCH: usize = offset_of!(Cpu, arch) + offset_of!(CpuArch, general_switch);
 const CURRENT: usize = offset_of!(Cpu, current);
-const FRAME: usize = offset_of!(Thread, frame);
+/// Where a thread has its registers.
+pub const FRAME: usize = offset_of!(Thread, frame);
+/// What of a capability, rotated by 16 bits, tells kind and right to call.
+pub const KIND_AND_CALL: u64 = 63 << 16 | Rights::CALL.bits() as u64;
+/// What that is of a portal that may be called.
+pub const PORTAL_AND_CALL: u64 = (Kind::Portal as u64) << 16 | Rights::CALL.bits() as u64;
 const FRAME_END: usize = FRAME + size_of::<Frame>();
 
 /// The highest number of an operation; all below are operations, too.
@@ -214,19 +219,13 @@ pub unsafe extern "C" fn syscall_entry() {
         "swapgs",
         "sysretq",
 
-        // ReplyWait to a vCPU: what its next call does not set is saved, the rest is not needed any more.
         "40:",
         "stage_reply_vcpu:",
         "cmp byte ptr [rax + {reply_path}], {to_vcpu}",
-        "jne 41f",
-        "mov [rax + {rip}], rcx",
-        "mov [rax + {rflags}], r11",
-        "mov [rax + {rsp}], rsp",
-        "mov qword ptr [rax + {vector}], {syscall}",
-        "mov rdi, gs:[0]",
-        "mov rsp, gs:[{stack}]",
-        "call {vcpu_reply}",
-        "ud2",
+        "je {vcpu_reply}",
+        // No register is changed yet but rax.
+        "mov eax, {reply_wait}",
+        "jmp 30f",
 
         // Signal, if nobody is attached to the notification. rcx, r11, rbx and rbp lie in the frame: they, rax and
         // nothing else are used. rcx = slot, rbp = notification + kind, r11 = badge.
@@ -316,10 +315,6 @@ pub unsafe extern "C" fn syscall_entry() {
         "mov rax, gs:[{scratch}]",
         "jmp 30f",
 
-        // No register is changed yet but rax.
-        "41:",
-        "mov eax, {reply_wait}",
-        "jmp 30f",
         "12:",
         "xor eax, eax",
 
@@ -355,14 +350,14 @@ pub unsafe extern "C" fn syscall_entry() {
         depth = const offset_of!(Thread, context.depth),
         reply_path = const offset_of!(Thread, context.reply_path),
         to_vcpu = const ReplyPath::Vcpu as u8,
-        vcpu_reply = sym super::traps::vcpu_reply,
+        vcpu_reply = sym super::exits::reply,
         rip = const FRAME + frame::RIP,
         rflags = const FRAME + frame::RFLAGS,
         rsp = const FRAME + frame::RSP,
         vector = const FRAME + frame::VECTOR,
         frame_end = const FRAME_END,
-        kind_and_call = const 63 << 16 | Rights::CALL.bits() as u64,
-        portal_and_call = const (Kind::Portal as u64) << 16 | Rights::CALL.bits() as u64,
+        kind_and_call = const KIND_AND_CALL,
+        portal_and_call = const PORTAL_AND_CALL,
         foreign = const offset_of!(Thread, foreign),
         portal_kind = const Kind::Portal as u64,
         max_depth = const MAX_CALL_DEPTH,

@@ -3,6 +3,7 @@
 pub mod boot;
 pub mod clock;
 pub mod entry;
+pub mod exits;
 pub mod fastpath;
 pub mod features;
 pub mod frame;
@@ -68,6 +69,8 @@ pub struct CpuArch {
     more_to_do: CpuCell<bool>,
     /// A vCPU stays loaded while only its monitor runs.
     guest_stays: CpuCell<bool>,
+    /// Exits take the general path: the vCPU does not stay loaded, or there is more to do for its monitor.
+    general_exit: CpuCell<bool>,
     /// What is done here against speculation.
     measures: CpuCell<Measures>,
     /// Whose branches are in the predictors; `None`: not known, or nobody's.
@@ -121,14 +124,16 @@ impl CpuArch {
 
     /// Prepares the CPU for a thread in `space`.
     ///
-    /// Under SVM a vCPU stays loaded while only its monitor runs, unless there are barriers to take in between: what is
+    /// A vCPU stays loaded while only its monitor runs, unless there are barriers to take in between: what is
     /// still the guest's then is the monitor's to know (`virt::table`). The fast path switches to no other space meanwhile.
     #[inline]
     pub fn prepare_thread(&self, space: Ref<Space>) {
-        if let Some(vcpu) = self.guest.get()
-            && (vcpu.monitor != space || !self.guest_stays.get())
-        {
-            self.leave_guest(None);
+        if let Some(vcpu) = self.guest.get() {
+            if vcpu.monitor == space && self.guest_stays.get() {
+                vcpu.arch.in_place().lend(self);
+            } else {
+                self.leave_guest(None);
+            }
         }
         if self.space.get() == Some(space) && !self.more_to_do.get() {
             return;
@@ -180,6 +185,7 @@ impl CpuArch {
         self.ports_enabled.set(enabled);
         let more = enabled || self.measures.get().intersects(Measures::BARRIERS);
         self.more_to_do.set(more);
+        self.general_exit.set(more || !self.guest_stays.get());
         self.set_general_switch();
     }
 
@@ -195,8 +201,7 @@ impl CpuArch {
     fn set_measures(&self, measures: Measures) {
         self.measures.set(measures);
         let barriers = measures.intersects(Measures::BARRIERS);
-        self.guest_stays
-            .set(virtualization() == Virtualization::Svm && !barriers);
+        self.guest_stays.set(!barriers);
         self.set_ports_enabled(self.ports_enabled.get());
     }
 

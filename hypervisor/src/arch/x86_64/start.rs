@@ -172,6 +172,7 @@ fn make_cpu(index: u32, apic: ApicId) -> Option<Ref<Cpu>> {
         general_switch: CpuCell::new(false),
         more_to_do: CpuCell::new(false),
         guest_stays: CpuCell::new(false),
+        general_exit: CpuCell::new(true),
         measures: CpuCell::new(Measures::empty()),
         predictors: CpuCell::new(None),
         space: CpuCell::new(None),

@@ -37,6 +37,7 @@ pub fn set_guest_tags(count: u16) {
 /// Tags of one CPU: given out in turn, and all flushed when they run out. A vCPU keeps its tag as long as the
 /// generation lasts.
 #[derive(Clone, Copy, Debug)]
+#[repr(C)]
 pub struct GuestTags {
     generation: u64,
     next: u16,
@@ -44,11 +45,16 @@ pub struct GuestTags {
 
 /// A vCPU's tag, of one generation of one CPU.
 #[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
 pub struct GuestTag {
     generation: u64,
     /// The number that the processor is given.
     pub tag: u16,
 }
+
+/// Where both have their generation, for the fast path.
+pub const GENERATION: usize = core::mem::offset_of!(GuestTags, generation);
+const _: () = assert!(GENERATION == core::mem::offset_of!(GuestTag, generation));
 
 impl GuestTags {
     /// No tag given out.

@@ -8,7 +8,9 @@ use crate::cpu::Cpu;
 use crate::latency::{self, Path};
 use crate::run::run;
 use crate::thread::{Exception, Thread};
-use crate::{interrupt, ipc, notification, syscall, vcpu};
+use crate::vcpu::{Exit, Vcpu};
+use crate::{doorbell, interrupt, ipc, notification, syscall, vcpu};
+use abi::vcpu::ExitKind;
 
 /// Vector of interrupt line 0.
 pub const FIRST_LINE: u8 = 0x30;
@@ -54,6 +56,51 @@ pub extern "C" fn vcpu_reply(cpu: &'static Cpu, groups: u64) -> ! {
         }
     }
     run(cpu)
+}
+
+/// The guest of `vcpu` was left, or, with `failed`, the processor did not enter it; its general registers are on its state page.
+pub extern "C" fn guest_left(cpu: &'static Cpu, vcpu: Ref<Vcpu>, failed: bool) -> ! {
+    latency::enter(Path::Guest);
+    let outcome = vcpu.arch.in_place().left(cpu, failed);
+    vcpu::left(cpu, vcpu, outcome);
+    run(cpu)
+}
+
+/// The current context goes on, and there may be something to do first.
+pub extern "C" fn again(cpu: &'static Cpu) -> ! {
+    latency::enter(Path::Guest);
+    run(cpu)
+}
+
+/// The monitor has replied to `vcpu`, which is current, with the instruction pointer.
+pub extern "C" fn load_rip(cpu: &'static Cpu, vcpu: Ref<Vcpu>) -> ! {
+    latency::enter(Path::SystemCall(abi::Op::ReplyWait as u8));
+    let groups = abi::vcpu::x86_64::Groups::RIP;
+    vcpu.arch.in_place().load(cpu, groups.bits());
+    run(cpu)
+}
+
+/// Rings the doorbell that is where the guest of `vcpu` wrote, and has it go on after that; whether there is one. `word`
+/// is word 0 of the exit, `first` and `second` are words 1 and 2.
+pub extern "C" fn ring(
+    cpu: &'static Cpu,
+    vcpu: Ref<Vcpu>,
+    word: u64,
+    first: u64,
+    second: u64,
+) -> bool {
+    let kind = abi::vcpu::exit_kind(word).unwrap_or(ExitKind::Other);
+    let exit = Exit {
+        kind,
+        instruction_length: abi::vcpu::instruction_length(word) as u8,
+        info: [first, second, 0],
+    };
+    doorbell::ring(cpu, vcpu, &exit)
+}
+
+/// Saves `groups` of the state of `vcpu`, which was left, for the monitor.
+pub extern "C" fn save_exit(cpu: &'static Cpu, vcpu: Ref<Vcpu>, groups: u64) {
+    vcpu.arch.in_place().save(cpu, groups);
 }
 
 /// Gives `handler`, the current thread, the message of an exit: at once, if it waits in a system call.

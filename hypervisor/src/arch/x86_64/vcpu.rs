@@ -66,6 +66,22 @@ pub fn after_guest(cpu: &Cpu, vcpu: Ref<Vcpu>, outcome: Outcome) -> Option<Exit>
     None
 }
 
+/// Offsets from a vCPU's address, for the fast path.
+pub mod offset {
+    use super::super::{tags, virt};
+    use super::VcpuArch;
+    use crate::vcpu::Vcpu;
+    use core::mem::offset_of;
+
+    const ARCH: usize = offset_of!(Vcpu, arch);
+    /// The generation of its tag.
+    pub const TAG_GENERATION: usize = ARCH + offset_of!(VcpuArch, tag) + tags::GENERATION;
+    /// What else assembly uses.
+    pub const PASSAGE: usize = ARCH + offset_of!(VcpuArch, inner) + virt::PASSAGE;
+    /// The part of VMX.
+    pub const VMX: u64 = (ARCH + offset_of!(VcpuArch, inner) + virt::BACKEND) as u64;
+}
+
 /// Registers and control structure of a vCPU.
 pub struct VcpuArch {
     tag: GuestTag,
@@ -86,7 +102,8 @@ impl VcpuArch {
         }
     }
 
-    /// Enters guest mode until something ends it.
+    /// Enters guest mode until something ends it, which leads to [`traps::guest_left`]. The vCPU is the one in
+    /// `cpu.arch.guest`.
     #[inline(always)]
     pub fn enter(&mut self, cpu: &Cpu, guest: &Space) -> Outcome {
         let tag = &mut self.tag;
@@ -104,6 +121,18 @@ impl VcpuArch {
         cpu.arch
             .virt
             .with_mut(|virt| self.inner.enter(virt, &root, spins_exit))
+    }
+
+    /// How guest mode was left; with `failed`, the processor did not enter it.
+    #[inline(always)]
+    pub fn left(&mut self, cpu: &Cpu, failed: bool) -> Outcome {
+        let virt = &cpu.arch.virt;
+        virt.with_mut(|virt| self.inner.left(virt, failed))
+    }
+
+    /// Gives threads what they cannot do without, while the vCPU stays loaded for its monitor.
+    pub fn lend(&mut self, cpu: &CpuArch) {
+        cpu.virt.with_mut(|virt| self.inner.lend(virt));
     }
 
     /// Has the guest go on after the write that `exit` tells, with which it has just left; `false` if the

@@ -136,6 +136,11 @@ impl Default for CpuVirt {
 }
 
 impl CpuVirt {
+    /// Where the current VMCS is noted, for the assembly.
+    pub const CURRENT: usize = core::mem::offset_of!(CpuVirt, current);
+    /// Where a shortened task state segment is noted.
+    pub const TASK_LIMIT_LOST: usize = core::mem::offset_of!(CpuVirt, task_limit_lost);
+
     /// For a CPU on which [`init_cpu`] has not run yet.
     pub const fn new() -> CpuVirt {
         CpuVirt {

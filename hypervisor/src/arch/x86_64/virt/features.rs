@@ -171,12 +171,12 @@ fn find() -> Features {
     };
     let backend = match found {
         Ok(backend) => {
+            let (name, listed) = match backend {
+                Backend::Vmx(_) => ("VMX with EPT", vmx::LISTED_MSRS),
+                _ => ("SVM with nested paging", 0),
+            };
             log::info!(
-                "guests: {}",
-                match backend {
-                    Backend::Vmx(_) => "VMX with EPT",
-                    _ => "SVM with nested paging",
-                }
+                "guests: {name}; {listed} MSRs in lists; XSAVE {components:#x} between guests only"
             );
             backend
         }

@@ -40,7 +40,6 @@ macro_rules! register {
 }
 
 register!(cr0, set_cr0, "cr0");
-register!(cr2, set_cr2, "cr2");
 register!(cr3, set_cr3, "cr3");
 register!(cr4, set_cr4, "cr4");
 register!(dr0, set_dr0, "dr0");
@@ -129,17 +128,6 @@ pub(super) fn idtr() -> TablePointer {
 pub(super) unsafe fn set_gdtr(pointer: &TablePointer) {
     // SAFETY: the caller's.
     unsafe { asm!("lgdt [{}]", in(reg) pointer, options(readonly, nostack, preserves_flags)) };
-}
-
-/// Loads IDTR.
-///
-/// # Safety
-///
-/// `pointer` is what [`idtr`] gave on this CPU, and the table is still there.
-#[inline(always)]
-pub(super) unsafe fn set_idtr(pointer: &TablePointer) {
-    // SAFETY: the caller's.
-    unsafe { asm!("lidt [{}]", in(reg) pointer, options(readonly, nostack, preserves_flags)) };
 }
 
 macro_rules! selector {

@@ -32,6 +32,7 @@ mod vmx;
 use abi::vcpu::x86_64::{Groups, VcpuState};
 
 use crate::addr::{HostPhys, HostVirt};
+use crate::latency;
 use crate::mem::KernelPage;
 use crate::vcpu::Exit;
 use event::Event;
@@ -41,7 +42,8 @@ pub use cpu::{CpuVirt, InitError, PAGES_PER_CPU, init_cpu};
 pub use features::{Features, Missing, detect, features, physical_end};
 pub use fpu::Method;
 pub use state::Limits;
-pub use vmx::ControlWord;
+pub use svm::{VMCB_RIP, VMCB_SHADOW, svm_resume};
+pub use vmx::{ControlWord, vmx_load_rip, vmx_resume, vmx_tell};
 
 /// Pages that a vCPU needs, besides its state page: control structure and vector state. They need not
 /// be contiguous.
@@ -113,9 +115,44 @@ enum Leave {
     Iret,
 }
 
-/// The architecture's part of a vCPU. All methods but [`VcpuArch::new`] run on its CPU.
-pub struct VcpuArch(Inner);
+/// What assembly uses of a vCPU.
+#[repr(C)]
+pub struct Passage {
+    /// Room for a register, under VMX at exits.
+    pub scratch: u64,
+    /// Address of the state page.
+    pub page: u64,
+    /// Address of the VMCB; 0 under VMX, as the rest.
+    pub vmcb: u64,
+    /// Its physical address.
+    pub vmcb_phys: u64,
+    /// Physical address of what VMSAVE has saved of the CPU.
+    pub host: u64,
+    /// Clean bits after an exit.
+    pub clean: u32,
+    /// The processor tells where the next instruction is.
+    pub next_rip: bool,
+    /// The return stack is filled after exits.
+    pub fills_returns: bool,
+    /// The next entry is for the general path.
+    pub special: bool,
+}
 
+/// Where a [`VcpuArch`] has its [`Passage`].
+pub const PASSAGE: usize = core::mem::offset_of!(VcpuArch, passage);
+
+/// The architecture's part of a vCPU. All methods but [`VcpuArch::new`] run on its CPU.
+pub struct VcpuArch {
+    passage: Passage,
+    inner: Inner,
+}
+
+/// Where it has the part of the backend: behind the number of the variant, as an enumeration with a primitive
+/// representation is a union of structures that begin with that.
+pub const BACKEND: usize = core::mem::offset_of!(VcpuArch, inner) + size_of::<u64>();
+const _: () = assert!(align_of::<vmx::Vcpu>() == align_of::<u64>());
+
+#[repr(u64)]
 enum Inner {
     Vmx(vmx::Vcpu),
     Svm(svm::Vcpu),
@@ -141,36 +178,86 @@ impl VcpuArch {
         unsafe {
             let state = StatePage::new(state);
             let fpu = fpu::Area::new(pages[1]);
-            VcpuArch(match &features().backend {
+            let mut passage = Passage {
+                scratch: 0,
+                page: state.as_ptr() as u64,
+                vmcb: 0,
+                vmcb_phys: 0,
+                host: 0,
+                clean: 0,
+                next_rip: false,
+                fills_returns: false,
+                special: true,
+            };
+            let inner = match &features().backend {
                 features::Backend::Vmx(capabilities) => {
                     Inner::Vmx(vmx::Vcpu::new(capabilities, pages[0], fpu, state))
                 }
                 features::Backend::Svm(capabilities) => {
+                    passage.vmcb = pages[0].virt.0;
+                    passage.vmcb_phys = pages[0].phys.0;
                     Inner::Svm(svm::Vcpu::new(capabilities, pages[0], fpu, state))
                 }
                 features::Backend::None => panic!("no virtualisation extension"),
-            })
+            };
+            VcpuArch { passage, inner }
         }
     }
 
     /// Runs guest code until an exit. General registers come from the state page and go there. With `spins_exit`, PAUSE
-    /// exits.
+    /// exits. Returns only without having been there: an exit is a kernel entry of its own, after which
+    /// [`VcpuArch::left`] tells how guest mode ended.
     ///
     /// # Panics
     ///
     /// If another vCPU of this CPU was not suspended.
     #[inline(always)]
     pub fn enter(&mut self, cpu: &mut CpuVirt, space: &GuestRoot, spins_exit: bool) -> Outcome {
-        match &mut self.0 {
-            Inner::Vmx(vcpu) => vcpu.enter(cpu, space, spins_exit),
-            Inner::Svm(vcpu) => vcpu.enter(cpu, space, spins_exit),
+        match &mut self.inner {
+            Inner::Vmx(vcpu) => {
+                vcpu.prepare(cpu, space, spins_exit);
+                self.passage.special = vcpu.is_special(cpu);
+                latency::leave();
+                // SAFETY: the CPU is in VMX operation, as its CpuVirt exists; the VMCS is current, its controls and host
+                // state are complete; the caller needs nothing on the stack any more.
+                unsafe { vmx::enter() }
+            }
+            Inner::Svm(vcpu) => {
+                let passage = &mut self.passage;
+                if let Some(exit) = vcpu.prepare(cpu, space, spins_exit, passage) {
+                    return exit;
+                }
+                passage.fills_returns = cpu.fills_returns;
+                passage.special = vcpu.is_special(cpu);
+                latency::leave();
+                // SAFETY: SVM is enabled, as the CPU's CpuVirt exists; the VMCB is complete; interrupts are off; the
+                // caller needs nothing on the stack any more.
+                unsafe { svm::enter() }
+            }
+        }
+    }
+
+    /// How guest mode was left; with `failed`, the processor did not enter it (VMX).
+    #[inline(always)]
+    pub fn left(&mut self, cpu: &mut CpuVirt, failed: bool) -> Outcome {
+        match &mut self.inner {
+            Inner::Vmx(vcpu) => {
+                let outcome = vcpu.left(cpu, failed);
+                self.passage.special = vcpu.is_special(cpu);
+                outcome
+            }
+            Inner::Svm(vcpu) => {
+                let outcome = vcpu.left(cpu);
+                self.passage.special = vcpu.is_special(cpu);
+                outcome
+            }
         }
     }
 
     /// Has the guest go on after the write that `exit` tells ([`Outcome::Write`]), the last one of this vCPU on its CPU;
     /// `false` if the processor does not say where.
     pub fn skip_write(&mut self, cpu: &CpuVirt, exit: &Exit) -> bool {
-        match &mut self.0 {
+        match &mut self.inner {
             Inner::Vmx(vcpu) => vcpu.skip_write(cpu, exit),
             Inner::Svm(vcpu) => vcpu.skip_write(exit),
         }
@@ -180,9 +267,18 @@ impl VcpuArch {
     /// is done already.
     #[inline]
     pub fn suspend(&mut self, cpu: &mut CpuVirt) {
-        match &mut self.0 {
+        self.passage.special = true;
+        match &mut self.inner {
             Inner::Vmx(vcpu) => vcpu.suspend(cpu),
             Inner::Svm(vcpu) => vcpu.suspend(cpu),
+        }
+    }
+
+    /// Gives threads what they cannot do without, while the monitor runs and the vCPU stays loaded.
+    #[inline]
+    pub fn lend(&mut self, cpu: &mut CpuVirt) {
+        if let Inner::Vmx(vcpu) = &mut self.inner {
+            vcpu.lend(cpu);
         }
     }
 
@@ -191,7 +287,7 @@ impl VcpuArch {
     /// monitor does not load [`Groups::EVENTS`], it is injected.
     #[inline(always)]
     pub fn save(&mut self, cpu: &mut CpuVirt, groups: Groups) {
-        match &mut self.0 {
+        match &mut self.inner {
             Inner::Vmx(vcpu) => vcpu.save(cpu, groups),
             Inner::Svm(vcpu) => vcpu.save(cpu, groups),
         }
@@ -202,15 +298,21 @@ impl VcpuArch {
     /// as the instruction in it is done. `CONTROL_HALT` and [`Groups::DEADLINE`] are the caller's.
     #[inline(always)]
     pub fn load(&mut self, cpu: &mut CpuVirt, groups: Groups) {
-        match &mut self.0 {
-            Inner::Vmx(vcpu) => vcpu.load(cpu, groups),
-            Inner::Svm(vcpu) => vcpu.load(cpu, groups),
+        match &mut self.inner {
+            Inner::Vmx(vcpu) => {
+                vcpu.load(cpu, groups);
+                self.passage.special = vcpu.is_special(cpu);
+            }
+            Inner::Svm(vcpu) => {
+                vcpu.load(cpu, groups);
+                self.passage.special = vcpu.is_special(cpu);
+            }
         }
     }
 
     /// Moves everything that is resident on its CPU to memory. Before the vCPU ends or runs on another CPU.
     pub fn leave_cpu(&mut self, cpu: &mut CpuVirt) {
-        match &mut self.0 {
+        match &mut self.inner {
             Inner::Vmx(vcpu) => vcpu.leave_cpu(cpu),
             Inner::Svm(vcpu) => vcpu.leave_cpu(cpu),
         }

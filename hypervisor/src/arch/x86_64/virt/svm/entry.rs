@@ -1,75 +1,263 @@
 //! The way into guest mode and back.
+//!
+//! An exit is a kernel entry of its own: nothing is left on a stack. What the monitor is told without a closer look goes on
+//! to [`exits::tell`] at once; all else to the general path, [`super::super::super::traps::guest_left`], which defines what
+//! an exit means.
 
 use core::arch::naked_asm;
+use core::mem::offset_of;
 
+use super::super::super::exits::{self, GUEST, STACK, passage};
 use super::super::super::speculation::fill_return_stack;
-use abi::vcpu::x86_64::{RBP, RBX, RCX, RDI, RDX, RSI, VcpuState};
+use super::super::super::traps::guest_left;
+use super::exit::{IOIO, MSR, NESTED_PAGE_FAULT, TOLD};
+use super::vmcb::Vmcb;
+use abi::vcpu::x86_64::{RAX, RBP, RBX, RCX, RDI, RDX, RSI, VcpuState};
+use abi::vcpu::{ExitKind, FAULT_FETCH, FAULT_READ, FAULT_WRITE};
 
 /// Offset of a general register in the state page.
 const fn gpr(index: usize) -> usize {
-    core::mem::offset_of!(VcpuState, gpr) + 8 * index
+    offset_of!(VcpuState, gpr) + 8 * index
 }
 
-macro_rules! run {
-    ($($after_exit:tt)*) => { naked_asm!(
-        "push rbp",
-        "push rbx",
-        "push r12",
-        "push r13",
-        "push r14",
-        "push r15",
-        "push rdx",
-        "push rdi",
-        "mov rax, rsi",
-        "mov rcx, [rdi + {rcx}]",
-        "mov rdx, [rdi + {rdx}]",
-        "mov rbx, [rdi + {rbx}]",
-        "mov rbp, [rdi + {rbp}]",
-        "mov rsi, [rdi + {rsi}]",
-        "mov r8, [rdi + {r8}]",
-        "mov r9, [rdi + {r9}]",
-        "mov r10, [rdi + {r10}]",
-        "mov r11, [rdi + {r11}]",
-        "mov r12, [rdi + {r12}]",
-        "mov r13, [rdi + {r13}]",
-        "mov r14, [rdi + {r14}]",
-        "mov r15, [rdi + {r15}]",
-        "mov rdi, [rdi + {rdi}]",
-        "clgi",
-        "sti",
-        "vmload rax",
-        "vmrun rax",
-        // VMRUN has restored RAX, RSP and RFLAGS.
-        "vmsave rax",
-        $($after_exit)*
-        "push rdi",
-        "mov rdi, [rsp + 8]",
-        "mov [rdi + {rcx}], rcx",
-        "mov [rdi + {rdx}], rdx",
-        "mov [rdi + {rbx}], rbx",
-        "mov [rdi + {rbp}], rbp",
-        "mov [rdi + {rsi}], rsi",
-        "mov [rdi + {r8}], r8",
-        "mov [rdi + {r9}], r9",
-        "mov [rdi + {r10}], r10",
-        "mov [rdi + {r11}], r11",
-        "mov [rdi + {r12}], r12",
-        "mov [rdi + {r13}], r13",
-        "mov [rdi + {r14}], r14",
-        "mov [rdi + {r15}], r15",
-        "pop qword ptr [rdi + {rdi}]",
-        "pop rdi",
-        "pop rax",
-        "vmload rax",
-        "cli",
-        "stgi",
-        "pop r15",
-        "pop r14",
-        "pop r13",
-        "pop r12",
-        "pop rbx",
-        "pop rbp",
-        "ret",
+/// Byte of the virtual interrupt control that holds V_INTR_MASKING.
+const MASKING: usize = offset_of!(Vmcb, interrupt_control) + 3;
+
+// What the assembly takes for granted.
+const _: () = {
+    assert!(RAX == 0 && offset_of!(VcpuState, gpr) == 0);
+    assert!(super::vmcb::InterruptControl::V_INTR_MASKING.bits() == 1 << 24);
+    assert!(ExitKind::WriteMsr as u32 == ExitKind::ReadMsr as u32 + 1);
+};
+
+/// From the state page at rcx and the VMCB at rdx, of the vCPU at rbp, into guest mode; after the exit all is in
+/// its place, rsp is the vCPU, rbx the VMCB and r15 the state page.
+///
+/// Interrupts: with the global interrupt flag clear, nothing arrives. The machine's interrupts end guest mode
+/// only if IF is set at VMRUN, as guests run with V_INTR_MASKING, hence STI, after CLGI, and CLI before STGI
+/// (AMD APM 2 15.17, 15.21). So a pending NMI is taken at STGI, a pending interrupt when the kernel lets it.
+///
+/// V_INTR_MASKING is set each time: the machine's interrupts depend on it, and the processor writes the field at every exit;
+/// QEMU 7.2 clears it when VMRUN refuses the state.
+macro_rules! guest_mode {
+    () => {
+        concat!(
+            "mov rax, [rcx]\n",
+            "mov [rdx + {vmcb_rax}], rax\n",
+            "or byte ptr [rdx + {masking}], 1\n",
+            "mov rax, [rbp + {vmcb_phys}]\n",
+            "mov rsp, rbp\n",
+            "mov rdx, [rcx + {rdx}]\n",
+            "mov rbx, [rcx + {rbx}]\n",
+            "mov rbp, [rcx + {rbp}]\n",
+            "mov rsi, [rcx + {rsi}]\n",
+            "mov rdi, [rcx + {rdi}]\n",
+            "mov r8, [rcx + {r8}]\n",
+            "mov r9, [rcx + {r9}]\n",
+            "mov r10, [rcx + {r10}]\n",
+            "mov r11, [rcx + {r11}]\n",
+            "mov r12, [rcx + {r12}]\n",
+            "mov r13, [rcx + {r13}]\n",
+            "mov r14, [rcx + {r14}]\n",
+            "mov r15, [rcx + {r15}]\n",
+            "mov rcx, [rcx + {rcx}]\n",
+            "clgi\n",
+            "sti\n",
+            "vmload rax\n",
+            "vmrun rax\n",
+            // VMRUN has restored RAX, RSP and RFLAGS.
+            "vmsave rax\n",
+            "mov rax, [rsp + {page}]\n",
+            "mov [rax + {rcx}], rcx\n",
+            "mov [rax + {rdx}], rdx\n",
+            "mov [rax + {rbx}], rbx\n",
+            "mov [rax + {rbp}], rbp\n",
+            "mov [rax + {rsi}], rsi\n",
+            "mov [rax + {rdi}], rdi\n",
+            "mov [rax + {r8}], r8\n",
+            "mov [rax + {r9}], r9\n",
+            "mov [rax + {r10}], r10\n",
+            "mov [rax + {r11}], r11\n",
+            "mov [rax + {r12}], r12\n",
+            "mov [rax + {r13}], r13\n",
+            "mov [rax + {r14}], r14\n",
+            "mov [rax + {r15}], r15\n",
+            "mov r15, rax\n",
+            "mov rbx, [rsp + {vmcb}]\n",
+            "mov rax, [rsp + {host}]\n",
+            "vmload rax\n",
+            "cli\n",
+            "stgi\n",
+            "mov rax, [rbx + {vmcb_rax}]\n",
+            "mov [r15], rax\n",
+            // What was to be flushed or injected was, and what the processor has cached is true.
+            "mov byte ptr [rbx + {tlb_control}], 0\n",
+            "mov qword ptr [rbx + {inject}], 0\n",
+            "mov eax, [rsp + {clean}]\n",
+            "mov [rbx + {vmcb_clean}], eax\n",
+        )
+    };
+}
+
+/// The general path, for the vCPU at rsp.
+macro_rules! general {
+    () => {
+        concat!(
+            "mov rdi, gs:[0]\n",
+            "mov rsi, rsp\n",
+            "xor edx, edx\n",
+            "mov rsp, gs:[{stack}]\n",
+            "call {guest_left}\n",
+            "ud2\n",
+        )
+    };
+}
+
+unsafe extern "C" {
+    /// As [`enter`], with the state page in rcx, the VMCB in rdx and the vCPU in rbp, by a jump.
+    pub fn svm_resume();
+}
+
+/// Runs guest code on the vCPU in `CpuArch::guest`, until an exit, which is a kernel entry of its own.
+///
+/// The way in takes 22 instructions up to VMRUN, the way out 28 until everything is in its place.
+///
+/// # Safety
+///
+/// EFER.SVME and the host save area are set; the VMCB is one of this backend and complete; interrupts are off; what of the
+/// vCPU the assembly uses is prepared ([`super::Vcpu::prepare`]); nothing on the stack is needed any more.
+#[unsafe(naked)]
+pub unsafe extern "sysv64" fn enter() -> ! {
+    naked_asm!(
+        "mov rbp, gs:[{guest}]",
+        "mov rcx, [rbp + {page}]",
+        "mov rdx, [rbp + {vmcb}]",
+        "cmp byte ptr [rbp + {fills_returns}], 0",
+        "jne 9f",
+        ".global svm_resume",
+        "svm_resume:",
+        guest_mode!(),
+        // An event whose delivery the exit interrupted is for the general path.
+        "stage_entry_exit:",
+        "cmp dword ptr [rbx + {interrupted}], 0",
+        "jl 8f",
+        "mov ecx, [rbx + {exit_code}]",
+        "cmp ecx, {codes}",
+        "jae 3f",
+        "movzx esi, word ptr [rcx * 2 + {told}]",
+        "test esi, esi",
+        "jz 4f",
+        "xor edx, edx",
+        "xor r8d, r8d",
+        "2:",
+        "xor r9d, r9d",
+        "cmp byte ptr [rsp + {next_rip}], 0",
+        "je {tell}",
+        // The processor tells where the next instruction is, if there was one.
+        "cmp esi, 255",
+        "jbe {tell}",
+        "mov ecx, [rbx + {vmcb_next_rip}]",
+        "sub ecx, [rbx + {rip}]",
+        "shl ecx, 8",
+        "movzx esi, sil",
+        "movzx ecx, cx",
+        "or esi, ecx",
+        "jmp {tell}",
+
+        // A fault of the second-level tables: rdx = what was tried, r8 = where.
+        "3:",
+        "cmp ecx, {page_fault}",
+        "jne 8f",
+        "mov ecx, [rbx + {info1}]",
+        "mov edx, {read}",
+        "mov eax, {fetch}",
+        "test cl, 1 << 4",
+        "cmovnz edx, eax",
+        "mov eax, {write}",
+        "test cl, 1 << 1",
+        "cmovnz edx, eax",
+        "mov r8, [rbx + {info2}]",
+        "mov esi, {stage_two_fault}",
+        "jmp 2b",
+
+        "4:",
+        "cmp ecx, {msr}",
+        "je 5f",
+        "cmp ecx, {ioio}",
+        "jne 8f",
+        // Ports, but not strings. rdx = word 1, r8 = the next instruction.
+        "mov ecx, [rbx + {info1}]",
+        "test cl, 3 << 2",
+        "jnz 8f",
+        "mov eax, ecx",
+        "mov edx, ecx",
+        "shr edx, 16",
+        "shl ecx, 12",
+        "and ecx, 7 << 16",
+        "or edx, ecx",
+        "mov r8, [rbx + {info2}]",
+        "mov ecx, r8d",
+        "sub ecx, [rbx + {rip}]",
+        "movzx ecx, cl",
+        "shl ecx, 8",
+        "lea esi, [rcx + {io}]",
+        "xor r9d, r9d",
+        "test al, 1",
+        "jz {tell_write}",
+        "or edx, 1 << 24",
+        "jmp {tell}",
+        // RDMSR, WRMSR.
+        "5:",
+        "mov ecx, [rbx + {info1}]",
+        "and ecx, 1",
+        "lea esi, [rcx + {read_msr} + 2 * 256]",
+        "xor edx, edx",
+        "xor r8d, r8d",
+        "jmp 2b",
+
+        // The return stack is filled before anything returns.
+        "9:",
+        guest_mode!(),
+        "mov rbp, rsp",
+        "mov rsp, gs:[{stack}]",
+        fill_return_stack!(),
+        "mov rsp, rbp",
+        "8:",
+        general!(),
+        guest = const GUEST,
+        fills_returns = const passage::FILLS_RETURNS,
+        page = const passage::PAGE,
+        vmcb = const passage::VMCB,
+        vmcb_phys = const passage::VMCB_PHYS,
+        host = const passage::HOST,
+        clean = const passage::CLEAN,
+        next_rip = const passage::NEXT_RIP,
+        stack = const STACK,
+        vmcb_rax = const offset_of!(Vmcb, rax),
+        vmcb_clean = const offset_of!(Vmcb, clean),
+        vmcb_next_rip = const offset_of!(Vmcb, next_rip),
+        masking = const MASKING,
+        tlb_control = const offset_of!(Vmcb, tlb_control),
+        inject = const offset_of!(Vmcb, inject),
+        interrupted = const offset_of!(Vmcb, exit_interrupted),
+        exit_code = const offset_of!(Vmcb, exit_code),
+        info1 = const offset_of!(Vmcb, exit_info1),
+        info2 = const offset_of!(Vmcb, exit_info2),
+        rip = const offset_of!(Vmcb, rip),
+        codes = const TOLD.len(),
+        told = sym TOLD,
+        page_fault = const NESTED_PAGE_FAULT,
+        msr = const MSR,
+        ioio = const IOIO,
+        read = const FAULT_READ,
+        write = const FAULT_WRITE,
+        fetch = const FAULT_FETCH,
+        stage_two_fault = const ExitKind::StageTwoFault as u32,
+        io = const ExitKind::Io as u32,
+        read_msr = const ExitKind::ReadMsr as u32,
+        tell = sym exits::tell,
+        tell_write = sym exits::tell_write,
+        guest_left = sym guest_left,
         rcx = const gpr(RCX),
         rdx = const gpr(RDX),
         rbx = const gpr(RBX),
@@ -84,33 +272,5 @@ macro_rules! run {
         r13 = const gpr(13),
         r14 = const gpr(14),
         r15 = const gpr(15),
-    ) };
-}
-
-/// Runs the VMCB at physical address `vmcb` with the general registers of `state`, but for RAX, until the
-/// next exit, and stores them there. `host` is the physical address of what VMSAVE saved of the CPU.
-///
-/// Interrupts: with the global interrupt flag clear, nothing arrives. The machine's interrupts end guest mode
-/// only if IF is set at VMRUN, as guests run with V_INTR_MASKING, hence STI, after CLGI, and CLI before STGI
-/// (AMD APM 2 15.17, 15.21). So a pending NMI is taken at STGI, a pending interrupt when the caller lets it.
-///
-/// An exit and the way back in take 56 instructions here: 27 up to VMRUN, 29 from the exit on.
-///
-/// # Safety
-///
-/// EFER.SVME and the host save area are set; the VMCB is one of this backend; interrupts are off; `state` is a
-/// vCPU's state page.
-#[unsafe(naked)]
-pub(super) unsafe extern "sysv64" fn run(state: *mut VcpuState, vmcb: u64, host: u64) {
-    run!()
-}
-
-/// As [`run`], and fills the return stack before the first return.
-///
-/// # Safety
-///
-/// As for [`run`].
-#[unsafe(naked)]
-pub(super) unsafe extern "sysv64" fn run_and_fill(state: *mut VcpuState, vmcb: u64, host: u64) {
-    run!(fill_return_stack!(),)
+    )
 }

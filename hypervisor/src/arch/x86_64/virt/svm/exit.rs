@@ -15,35 +15,66 @@ const LAST_EXCEPTION: u64 = 0x5f;
 const INTR: u64 = 0x60;
 const NMI: u64 = 0x61;
 const IRET: u64 = 0x74;
-const IOIO: u64 = 0x7b;
-const MSR: u64 = 0x7c;
+pub(super) const IOIO: u64 = 0x7b;
+pub(super) const MSR: u64 = 0x7c;
 const TASK_SWITCH: u64 = 0x7d;
-const NESTED_PAGE_FAULT: u64 = 0x400;
+pub(super) const NESTED_PAGE_FAULT: u64 = 0x400;
 /// VMRUN refused the state. The processor reports -1 in 64 bits, QEMU 7.2 in 32.
 const INVALID: u64 = u32::MAX as u64;
 
-/// Kind, whether word 1 is the raw code, and length of the instruction on processors that do not
-/// tell: without prefixes, which none of these instructions has any use for.
-const fn plain(code: u64) -> (ExitKind, bool, u8) {
+/// What is told of an exit code without a closer look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub(super) struct Told {
+    /// The kind; `Kick`, which is no exit of the processor, if a closer look is needed.
+    kind: ExitKind,
+    /// Length of the instruction on processors that do not tell: without prefixes, which none of these
+    /// instructions has any use for. 0: there is no instruction.
+    length: u8,
+}
+
+impl Told {
+    const NOTHING: Told = Told {
+        kind: ExitKind::Kick,
+        length: 0,
+    };
+}
+
+/// By exit code. The assembly reads it, too: as the low half of word 0 of an exit.
+pub(super) static TOLD: [Told; 0x8f] = {
+    use ExitKind as K;
+    let mut table = [Told::NOTHING; 0x8f];
+    let known = [
+        (0x64, K::InterruptWindow, 0),
+        (0x72, K::Cpuid, 2),
+        // INVD, WBINVD.
+        (0x76, K::CacheFlush, 2),
+        (0x89, K::CacheFlush, 2),
+        (0x77, K::Pause, 2),
+        (0x78, K::Halt, 1),
+        (0x7f, K::TripleFault, 0),
+        (0x81, K::Hypercall, 3),
+        (0x8d, K::SetXcr, 3),
+    ];
+    let mut i = 0;
+    while i < known.len() {
+        let (code, kind, length) = known[i];
+        table[code] = Told { kind, length };
+        i += 1;
+    }
+    table
+};
+
+/// Kind and default length of the exits whose word 1 is the raw code.
+const fn raw(code: u64) -> (ExitKind, u8) {
     use ExitKind as K;
     match code {
-        0x64 => (K::InterruptWindow, false, 0),
-        // RDPMC.
-        0x6f => (K::NoInstruction, true, 2),
-        0x72 => (K::Cpuid, false, 2),
-        // RSM.
-        0x73 => (K::NoInstruction, true, 2),
-        // INVD, WBINVD.
-        0x76 | 0x89 => (K::CacheFlush, false, 2),
-        0x77 => (K::Pause, false, 2),
-        0x78 => (K::Halt, false, 1),
-        0x7f => (K::TripleFault, false, 0),
-        0x81 => (K::Hypercall, false, 3),
+        // RDPMC, RSM.
+        0x6f | 0x73 => (K::NoInstruction, 2),
         // INVLPGA; VMRUN, VMLOAD to SKINIT; MONITOR, MWAIT; RDPRU.
-        0x7a | 0x80 | 0x82..=0x86 | 0x8a..=0x8c | 0x8e => (K::NoInstruction, true, 3),
-        0x8d => (K::SetXcr, false, 3),
-        INVALID => (K::InvalidState, true, 0),
-        _ => (K::Other, true, 0),
+        0x7a | 0x80 | 0x82..=0x86 | 0x8a..=0x8c | 0x8e => (K::NoInstruction, 3),
+        INVALID => (K::InvalidState, 0),
+        _ => (K::Other, 0),
     }
 }
 
@@ -103,10 +134,13 @@ pub(super) fn decode(vmcb: &Vmcb, next_rip: bool) -> Leave {
             0,
             [vmcb.exit_info1, vmcb.exit_info2, 0],
         ),
-        code => {
-            let (kind, raw, length) = plain(code);
-            exit(kind, length, [if raw { code } else { 0 }, 0, 0])
-        }
+        code => match TOLD.get(code as usize) {
+            Some(&Told { kind, length }) if kind != ExitKind::Kick => exit(kind, length, [0; 3]),
+            _ => {
+                let (kind, length) = raw(code);
+                exit(kind, length, [code, 0, 0])
+            }
+        },
     }
 }
 

@@ -11,18 +11,24 @@ mod maps;
 mod vmcb;
 
 use abi::vcpu::ExitKind;
-use abi::vcpu::x86_64::RAX;
+use core::mem::offset_of;
 
 use super::super::speculation::overwrite_buffers;
 use super::cpu::{CpuId, CpuVirt, Host, VcpuId};
 use super::debug::DebugRegisters;
 use super::event::Event;
-use super::state::{self, StatePage, peek, poke};
-use super::{Exit, GuestRoot, HostPhys, KernelPage, Leave, Outcome, fpu};
-use crate::latency::{self, Path};
-use vmcb::{Clean, Intercepts1, InterruptControl, Vmcb};
+use super::state::{self, StatePage};
+use super::{Exit, GuestRoot, HostPhys, KernelPage, Leave, Outcome, Passage, fpu};
+use vmcb::{Clean, Intercepts1, Vmcb};
 
+pub(super) use entry::enter;
+pub use entry::svm_resume;
 pub(super) use host::{Capabilities, HostState};
+
+/// Where the VMCB has the guest's instruction pointer.
+pub const VMCB_RIP: usize = offset_of!(Vmcb, rip);
+/// Where it has the interrupt shadow.
+pub const VMCB_SHADOW: usize = offset_of!(Vmcb, interrupt_shadow);
 
 /// Interrupt shadow of the VMCB.
 const SHADOW: u64 = 1 << 0;
@@ -34,10 +40,6 @@ pub(super) struct Vcpu {
     page: StatePage,
     fpu: fpu::Area,
     capabilities: Capabilities,
-    /// Running guest code takes nothing but [`entry::run`].
-    plain: bool,
-    root: HostPhys,
-    tag: u16,
     /// PAUSE exits.
     spins_exit: bool,
     /// One of the following makes the next entry longer.
@@ -50,8 +52,6 @@ pub(super) struct Vcpu {
     nmi_window: bool,
     /// The CPU that may have cached the VMCB.
     cpu: CpuId,
-    /// What it may have cached that is still true.
-    clean: Clean,
     /// To be injected. Written by `set_pending`.
     pending: Event,
     xcr0: u64,
@@ -84,16 +84,12 @@ impl Vcpu {
             page,
             fpu,
             capabilities: *capabilities,
-            plain: false,
-            root: HostPhys(0),
-            tag: 0,
             spins_exit: false,
             to_do: true,
             flush_linear: true,
             nmi_blocked: false,
             nmi_window: false,
             cpu: CpuId::NONE,
-            clean: Clean::empty(),
             pending: Event::NONE,
             xcr0: 1,
             tsc_aux: 0,
@@ -112,15 +108,16 @@ impl Vcpu {
     #[inline(always)]
     fn vmcb(&mut self) -> &mut Vmcb {
         // SAFETY: `new`'s caller gave the page to this vCPU alone; integers take every bit pattern; the
-        // processor changes it only inside `entry::run`, over which no reference lives.
+        // processor and the assembly change it only after `entry::enter`, over which no reference lives.
         unsafe { &mut *self.vmcb }
     }
 
     /// The control block, to change `part`.
     #[inline(always)]
     fn change(&mut self, part: Clean) -> &mut Vmcb {
-        self.clean.remove(part);
-        self.vmcb()
+        let vmcb = self.vmcb();
+        vmcb.clean.remove(part);
+        vmcb
     }
 
     /// Loads what threads share with the guest.
@@ -140,8 +137,7 @@ impl Vcpu {
     fn come_to(&mut self, cpu: &CpuVirt) {
         assert!(self.cpu == CpuId::NONE, "the vCPU is still on another CPU");
         self.cpu = cpu.id;
-        self.clean = Clean::empty();
-        self.plain = !self.capabilities.clean_bits && !cpu.fills_returns;
+        self.vmcb().clean = Clean::empty();
         self.set_flush();
     }
 
@@ -170,70 +166,59 @@ impl Vcpu {
         self.cpu = CpuId::NONE;
     }
 
-    pub fn enter(&mut self, cpu: &mut CpuVirt, space: &GuestRoot, spins_exit: bool) -> Outcome {
+    /// Makes everything ready for [`entry::enter`]; or the exit to be told instead. `passage` learns what the assembly needs.
+    #[inline(always)]
+    pub fn prepare(
+        &mut self,
+        cpu: &mut CpuVirt,
+        space: &GuestRoot,
+        spins_exit: bool,
+        passage: &mut Passage,
+    ) -> Option<Outcome> {
         if cpu.loaded != self.id() {
             self.load_registers(cpu);
         }
         if self.spins_exit != spins_exit {
             self.set_spins_exit(spins_exit);
         }
-        if self.root != space.root || self.tag != space.tag || space.flush {
+        if space.flush {
             self.set_space(space);
         }
         if self.to_do
-            && let Some(exit) = self.prepare(cpu, space)
+            && let Some(exit) = self.prepare_more(cpu, space)
         {
-            return exit;
+            return Some(exit);
         }
-        let rax = peek!(self.page, gpr[RAX]);
-        let clean = self.clean;
-        let vmcb = self.vmcb();
-        vmcb.rax = rax;
-        vmcb.clean = clean;
-        // The machine's interrupts depend on it, and the processor writes the field at every exit; QEMU 7.2
-        // clears it when VMRUN refuses the state.
-        vmcb.interrupt_control
-            .insert(InterruptControl::V_INTR_MASKING);
-        latency::leave();
-        let host = host_of(&cpu.host).saved.0;
-        if self.plain {
-            // SAFETY: SVM is enabled, as the CPU's CpuVirt exists; the VMCB is complete; interrupts are off.
-            unsafe { entry::run(self.page.as_ptr(), self.vmcb_phys.0, host) };
-        } else {
-            self.run(host, cpu.fills_returns);
-        }
-        latency::enter(Path::Guest);
-        let next_rip = self.capabilities.next_rip;
-        let vmcb = self.vmcb();
-        vmcb.tlb_control = vmcb::TLB_KEEP;
-        vmcb.inject = 0;
-        let rax = vmcb.rax;
-        let interrupted = Event(vmcb.exit_interrupted);
-        poke!(self.page, rax, gpr[RAX]);
+        passage.host = host_of(&cpu.host).saved.0;
+        passage.next_rip = self.capabilities.next_rip;
+        passage.clean = match self.capabilities.clean_bits {
+            true => Clean::all().bits(),
+            false => 0,
+        };
+        None
+    }
+
+    /// Whether the next entry has to come by [`Vcpu::prepare`] though nothing happens before it.
+    #[inline(always)]
+    pub fn is_special(&self, cpu: &CpuVirt) -> bool {
+        self.to_do || self.spins_exit || cpu.fills_returns || cpu.loaded != self.id()
+    }
+
+    /// How guest mode was left.
+    #[inline(always)]
+    pub fn left(&mut self, cpu: &mut CpuVirt) -> Outcome {
+        let interrupted = Event(self.vmcb().exit_interrupted);
         if !interrupted.is_none() {
             self.note_interrupted(Event::from_processor(interrupted.0));
         }
+        let next_rip = self.capabilities.next_rip;
         let leave = exit::decode(self.vmcb(), next_rip);
         self.outcome(leave, cpu)
     }
 
-    /// Runs guest code on a processor that looks at the clean bits, or whose return stack has to be filled.
-    fn run(&mut self, host: u64, fills_returns: bool) {
-        let run = if fills_returns {
-            entry::run_and_fill
-        } else {
-            entry::run
-        };
-        // SAFETY: as for the plain way.
-        unsafe { run(self.page.as_ptr(), self.vmcb_phys.0, host) };
-        if self.capabilities.clean_bits {
-            self.clean = Clean::all();
-        }
-    }
-
     /// What the next entry needs and most do not.
     #[cold]
-    fn prepare(&mut self, cpu: &CpuVirt, space: &GuestRoot) -> Option<Outcome> {
+    fn prepare_more(&mut self, cpu: &CpuVirt, space: &GuestRoot) -> Option<Outcome> {
         if self.flush_linear {
             self.set_space(space);
         }
@@ -264,7 +249,7 @@ impl Vcpu {
         match leave {
             Leave::Exit(exit) => {
                 if exit.kind == ExitKind::InvalidState {
-                    self.clean = Clean::empty();
+                    self.vmcb().clean = Clean::empty();
                 }
                 Outcome::Exit(exit)
             }
@@ -308,8 +293,6 @@ impl Vcpu {
     fn set_space(&mut self, space: &GuestRoot) {
         let flush = space.flush || self.flush_linear;
         self.flush_linear = false;
-        self.root = space.root;
-        self.tag = space.tag;
         let how = match (flush, self.capabilities.flush_by_asid) {
             (false, _) => vmcb::TLB_KEEP,
             (true, true) => vmcb::TLB_FLUSH_ASID,

@@ -1,131 +1,358 @@
 //! The way into guest mode and back.
+//!
+//! An exit is a kernel entry of its own: nothing is left on a stack. The stack pointer after it is inside the vCPU, where the one
+//! register has room that has to be out of the way first. What the monitor is told without a closer look goes on to
+//! [`exits::tell`] at once; all else to the general path, [`guest_left`], which defines what an exit means.
 
 use core::arch::naked_asm;
+use core::mem::offset_of;
 
-use abi::vcpu::x86_64::{RAX, RBP, RBX, RCX, RDI, RDX, RSI, VcpuState};
-use x86::vmx::vmcs::host;
-
+use super::super::super::exits::{self, CURRENT_VMCS, GUEST, STACK, TASK_LIMIT_LOST, passage};
 use super::super::super::speculation::fill_return_stack;
+use super::super::super::traps::{again, guest_left, load_rip};
+use super::super::super::vcpu::offset::VMX;
+use super::exit::{HAS_LENGTH, REASON_EPT_VIOLATION, REASON_IO, REASON_WRMSR, TOLD, UNBLOCKED_NMI};
+use super::host::SwitchedMsrs;
+use super::{BLOCKING_MOV_SS, BLOCKING_STI, field_offset as field, vmcs};
+use abi::vcpu::x86_64::{Groups, RAX, RBP, RBX, RCX, RDI, RDX, RSI, VcpuState};
+use abi::vcpu::{ExitKind, FAULT_FETCH, FAULT_LINEAR, FAULT_READ, FAULT_WRITE};
+use x86::msr;
+use x86::vmx::vmcs::{guest as guest_field, host, ro};
 
 /// Offset of a general register in the state page.
 const fn gpr(index: usize) -> usize {
-    core::mem::offset_of!(VcpuState, gpr) + 8 * index
+    offset_of!(VcpuState, gpr) + 8 * index
 }
 
-bitflags::bitflags! {
-    /// How guest mode is entered and left.
-    #[derive(Clone, Copy, Debug)]
-    #[repr(transparent)]
-    pub(super) struct Way: u64 {
-        /// The VMCS is launched: VMRESUME.
-        const LAUNCHED = 1 << 0;
-        /// The return stack is filled after exits. The same as long as `host_rsp` is.
-        const FILL_RETURNS = 1 << 1;
+/// From the vCPU's address.
+const VMCS: usize = VMX as usize + field::VMCS;
+const HOST_CR3: usize = VMX as usize + field::HOST_CR3;
+const CR2: usize = VMX as usize + field::CR2;
+const LAUNCHED: usize = VMX as usize + field::LAUNCHED;
+const LENT: usize = VMX as usize + field::LENT;
+const DIFFERS: usize = VMX as usize + field::DIFFERS;
+const MSRS: usize = VMX as usize + field::MSRS;
+const HOST_MSRS: usize = VMX as usize + field::HOST_MSRS;
+const GDTR: usize = VMX as usize + field::GDTR;
+
+// What the assembly takes for granted.
+const _: () = {
+    assert!(RAX == 0 && offset_of!(VcpuState, gpr) == 0);
+    assert!(passage::SCRATCH + 8 == passage::PAGE);
+    assert!(HAS_LENGTH == 0x80);
+};
+
+unsafe extern "C" {
+    /// As [`enter`], with the state page in rcx and the vCPU in rbp, by a jump; the VMCS is launched, and what is the guest's
+    /// may be lent.
+    pub fn vmx_resume();
+    fn vmx_left();
+    fn vmx_left_filling();
+}
+
+/// Sets what the current VMCS says of the kernel's stack pointer and instruction pointer after an exit.
+pub fn set_way_out(stack: u64, fills_returns: bool) {
+    let way_out = if fills_returns {
+        vmx_left_filling
+    } else {
+        vmx_left
+    };
+    // SAFETY: the exits arrive where they are expected, with the stack pointer that they expect.
+    unsafe {
+        vmcs::write(host::RSP, stack);
+        vmcs::write(host::RIP, way_out as *const () as u64);
     }
 }
 
-/// Runs the current VMCS with the general registers of `state` until the next exit, and stores them there. `host_rsp` is what HOST_RSP of this VMCS was last set to, 0 for never.
-/// Returns 0 after an exit, 1 when VMLAUNCH or VMRESUME failed.
+/// Stores the registers of the guest that was left: rsp is the vCPU then, r15 its state page, and rbx 0.
+macro_rules! store_guest {
+    () => {
+        concat!(
+            "push rax\n",
+            "mov rax, [rsp + 8]\n",
+            "mov [rax + {rcx}], rcx\n",
+            "mov [rax + {rdx}], rdx\n",
+            "mov [rax + {rbx}], rbx\n",
+            "mov [rax + {rbp}], rbp\n",
+            "mov [rax + {rsi}], rsi\n",
+            "mov [rax + {rdi}], rdi\n",
+            "mov [rax + {r8}], r8\n",
+            "mov [rax + {r9}], r9\n",
+            "mov [rax + {r10}], r10\n",
+            "mov [rax + {r11}], r11\n",
+            "mov [rax + {r12}], r12\n",
+            "mov [rax + {r13}], r13\n",
+            "mov [rax + {r14}], r14\n",
+            "mov [rax + {r15}], r15\n",
+            "mov r15, rax\n",
+            "pop qword ptr [r15]\n",
+            "sub rsp, {page}\n",
+            "mov rax, cr2\n",
+            "mov [rsp + {cr2}], rax\n",
+            "xor ebx, ebx\n",
+        )
+    };
+}
+
+/// Writes MSR `$msr` with field `$field` of `$base`.
+macro_rules! wrmsr {
+    ($base:literal, $msr:literal, $field:literal) => {
+        concat!(
+            "mov ecx, {",
+            $msr,
+            "}\n",
+            "mov eax, [",
+            $base,
+            " + {",
+            $field,
+            "}]\n",
+            "mov edx, [",
+            $base,
+            " + {",
+            $field,
+            "} + 4]\n",
+            "wrmsr\n",
+        )
+    };
+}
+
+/// Runs guest code on the vCPU in `CpuArch::guest`, until an exit, which is a kernel entry of its own.
 ///
-/// An exit and the way back in take 53 instructions here: 27 up to VMRESUME, 26 from the exit on.
+/// The way in takes 22 instructions up to VMRESUME, the way out 23 until everything is in its place.
 ///
 /// # Safety
 ///
-/// The CPU is in VMX operation; the current VMCS has controls and host state of this backend, but for
-/// HOST_RSP and HOST_RIP; `state` is a vCPU's state page, `way` tells the VMCS's launch state.
+/// The CPU is in VMX operation; the current VMCS is the vCPU's and has controls and host state of this backend; what is
+/// the guest's is loaded; nothing on the stack is needed any more.
 #[unsafe(naked)]
-pub(super) unsafe extern "sysv64" fn run(
-    state: *mut VcpuState,
-    way: Way,
-    host_rsp: *mut u64,
-) -> u64 {
+pub unsafe extern "sysv64" fn enter() -> ! {
     naked_asm!(
-        "push rbp",
-        "push rbx",
-        "push r12",
-        "push r13",
-        "push r14",
-        "push r15",
-        "push rdi",
-        "cmp rsp, [rdx]",
-        "jne 7f",
+        "mov rbp, gs:[{guest}]",
+        "mov rbx, [rbp + {page}]",
         "2:",
-        // The flags last until the jump: MOV does not change them.
-        "test sil, {launched}",
-        "mov rax, [rdi + {rax}]",
-        "mov rcx, [rdi + {rcx}]",
-        "mov rdx, [rdi + {rdx}]",
-        "mov rbx, [rdi + {rbx}]",
-        "mov rbp, [rdi + {rbp}]",
-        "mov rsi, [rdi + {rsi}]",
-        "mov r8, [rdi + {r8}]",
-        "mov r9, [rdi + {r9}]",
-        "mov r10, [rdi + {r10}]",
-        "mov r11, [rdi + {r11}]",
-        "mov r12, [rdi + {r12}]",
-        "mov r13, [rdi + {r13}]",
-        "mov r14, [rdi + {r14}]",
-        "mov r15, [rdi + {r15}]",
-        "mov rdi, [rdi + {rdi}]",
-        "jz 3f",
-        "vmresume",
-        "jmp 4f",
+        "mov rax, cr2",
+        "cmp rax, [rbp + {cr2}]",
+        "je 3f",
+        "mov rax, [rbp + {cr2}]",
+        "mov cr2, rax",
         "3:",
-        "vmlaunch",
+        // The flags last until the jump: MOV does not change them.
+        "cmp byte ptr [rbp + {launched}], 0",
+        "mov rax, [rbx]",
+        "mov rcx, [rbx + {rcx}]",
+        "mov rdx, [rbx + {rdx}]",
+        "mov rbp, [rbx + {rbp}]",
+        "mov rsi, [rbx + {rsi}]",
+        "mov rdi, [rbx + {rdi}]",
+        "mov r8, [rbx + {r8}]",
+        "mov r9, [rbx + {r9}]",
+        "mov r10, [rbx + {r10}]",
+        "mov r11, [rbx + {r11}]",
+        "mov r12, [rbx + {r12}]",
+        "mov r13, [rbx + {r13}]",
+        "mov r14, [rbx + {r14}]",
+        "mov r15, [rbx + {r15}]",
+        "mov rbx, [rbx + {rbx}]",
+        "je 4f",
+        "vmresume",
+        "jmp 5f",
         "4:",
-        "pop rdi",
-        "mov eax, 1",
-        "jmp 6f",
-        // Exits arrive here: host RSP is that of the `cmp` above.
+        "vmlaunch",
+        // The guest was not entered, its registers are on the state page still.
         "5:",
-        "push rdi",
-        "mov rdi, [rsp + 8]",
-        "mov [rdi + {rax}], rax",
-        "mov [rdi + {rcx}], rcx",
-        "mov [rdi + {rdx}], rdx",
-        "mov [rdi + {rbx}], rbx",
-        "mov [rdi + {rbp}], rbp",
-        "mov [rdi + {rsi}], rsi",
-        "mov [rdi + {r8}], r8",
-        "mov [rdi + {r9}], r9",
-        "mov [rdi + {r10}], r10",
-        "mov [rdi + {r11}], r11",
-        "mov [rdi + {r12}], r12",
-        "mov [rdi + {r13}], r13",
-        "mov [rdi + {r14}], r14",
-        "mov [rdi + {r15}], r15",
-        "pop qword ptr [rdi + {rdi}]",
-        "pop rdi",
-        "xor eax, eax",
+        "mov rdi, gs:[0]",
+        "mov rsi, gs:[{guest}]",
+        "mov edx, 1",
+        "mov rsp, gs:[{stack}]",
+        "call {guest_left}",
+        "ud2",
+
+        // The monitor has run: what was lent to it, the guest gets back. rbx = the state page.
+        ".global vmx_resume",
+        "vmx_resume:",
+        "mov rax, cr3",
+        "cmp rax, [rbp + {host_cr3}]",
+        "jne 9f",
+        "mov rbx, rcx",
+        "cmp byte ptr [rbp + {lent}], 0",
+        "je 2b",
+        "mov byte ptr [rbp + {lent}], 0",
+        "mov eax, [rbp + {kernel_gs_base}]",
+        "mov edx, [rbp + {kernel_gs_base} + 4]",
+        "mov ecx, eax",
+        "or ecx, edx",
+        "jz 6f",
+        "mov ecx, {msr_kernel_gs_base}",
+        "wrmsr",
         "6:",
-        "pop r15",
-        "pop r14",
-        "pop r13",
-        "pop r12",
-        "pop rbx",
-        "pop rbp",
-        "ret",
-        // The stack is another one than last time.
+        "cmp byte ptr [rbp + {differs}], 0",
+        "je 7f",
+        wrmsr!("rbp", "msr_lstar", "lstar"),
         "7:",
-        "mov [rdx], rsp",
-        "mov eax, {host_rsp}",
-        "vmwrite rax, rsp",
-        "lea rcx, [rip + 5b]",
-        "lea rax, [rip + 8f]",
-        "test sil, {fill_returns}",
-        "cmovnz rcx, rax",
-        "mov eax, {host_rip}",
-        "vmwrite rax, rcx",
+        "cmp byte ptr [rbp + {differs} + 1], 0",
+        "je 2b",
+        wrmsr!("rbp", "msr_star", "star"),
+        wrmsr!("rbp", "msr_cstar", "cstar"),
+        wrmsr!("rbp", "msr_fmask", "sfmask"),
         "jmp 2b",
-        // Exits arrive here instead: no return before this is done.
-        "8:",
-        "push rax",
+        "9:",
+        "mov rdi, gs:[0]",
+        "mov rsp, gs:[{stack}]",
+        "call {again}",
+        "ud2",
+
+        // Exits arrive here.
+        ".global vmx_left",
+        "vmx_left:",
+        store_guest!(),
+        "mov eax, {exit_reason}",
+        "vmread rcx, rax",
+        "cmp ecx, {reasons}",
+        "jae 8f",
+        "movzx esi, word ptr [rcx * 2 + {told}]",
+        "test esi, esi",
+        "jz 3f",
+        "xor edx, edx",
+        "xor r8d, r8d",
+        "xor r9d, r9d",
+        "btr esi, 15",
+        "jnc {tell}",
+        "2:",
+        "mov eax, {instruction_length}",
+        "vmread rcx, rax",
+        "shl ecx, 8",
+        "or esi, ecx",
+        "jmp {tell}",
+
+        "3:",
+        "cmp ecx, {ept_violation}",
+        "je 5f",
+        "cmp ecx, {wrmsr}",
+        "je 4f",
+        "cmp ecx, {io_instruction}",
+        "jne 8f",
+        // Ports, but not strings. rdx = word 1.
+        "mov eax, {exit_qualification}",
+        "vmread rdx, rax",
+        "test dl, 3 << 4",
+        "jnz 8f",
+        "mov ecx, edx",
+        "mov eax, edx",
+        "shr edx, 16",
+        "and ecx, 7",
+        "inc ecx",
+        "shl ecx, 16",
+        "or edx, ecx",
+        "xor r8d, r8d",
+        "xor r9d, r9d",
+        "mov esi, {io}",
+        "test al, 1 << 3",
+        "jz 6f",
+        "or edx, 1 << 24",
+        "jmp 2b",
+        "6:",
+        "mov eax, {instruction_length}",
+        "vmread rcx, rax",
+        "shl ecx, 8",
+        "or esi, ecx",
+        "mov byte ptr [rsp + {launched}], 1",
+        "jmp {tell_write}",
+
+        // WRMSR, but not of those that the kernel switches.
+        "4:",
+        "mov eax, [r15 + {rcx}]",
+        "sub eax, {msr_star}",
+        "cmp eax, {msr_fmask} - {msr_star}",
+        "jbe 8f",
+        "xor edx, edx",
+        "xor r8d, r8d",
+        "xor r9d, r9d",
+        "mov esi, {write_msr}",
+        "jmp 2b",
+
+        // A fault of the second-level tables, that did not interrupt the delivery of an event, nor undo the blocking of
+        // NMIs. rdx = what was tried, r8 = where, r9 = the linear address, if there is one.
+        "5:",
+        "mov eax, {idt_vectoring}",
+        "vmread rcx, rax",
+        "test ecx, ecx",
+        "js 8f",
+        "mov eax, {exit_qualification}",
+        "vmread rdx, rax",
+        "test edx, {unblocked_nmi}",
+        "jnz 8f",
+        "mov eax, {guest_physical}",
+        "vmread r8, rax",
+        "xor r9d, r9d",
+        "mov esi, {stage_two_fault}",
+        "mov ecx, edx",
+        "and edx, {fault_flags}",
+        "test dl, {fault_linear}",
+        "jz {tell}",
+        "mov eax, {guest_linear}",
+        "vmread r9, rax",
+        "mov byte ptr [rsp + {launched}], 1",
+        "and ecx, {store_mask}",
+        "cmp ecx, {store}",
+        "je {tell_write}",
+        "jmp {tell}",
+
+        // Exits arrive here instead: nothing returns before the return stack is filled.
+        ".global vmx_left_filling",
+        "vmx_left_filling:",
+        store_guest!(),
+        "mov rbp, rsp",
+        "mov rsp, gs:[{stack}]",
         fill_return_stack!(),
-        "pop rax",
-        "jmp 5b",
-        launched = const Way::LAUNCHED.bits(),
-        fill_returns = const Way::FILL_RETURNS.bits(),
-        rax = const gpr(RAX),
+        "mov rsp, rbp",
+        "8:",
+        "mov rdi, gs:[0]",
+        "mov rsi, rsp",
+        "xor edx, edx",
+        "mov rsp, gs:[{stack}]",
+        "call {guest_left}",
+        "ud2",
+        guest = const GUEST,
+        stack = const STACK,
+        page = const passage::PAGE,
+        cr2 = const CR2,
+        launched = const LAUNCHED,
+        lent = const LENT,
+        differs = const DIFFERS,
+        host_cr3 = const HOST_CR3,
+        kernel_gs_base = const MSRS + offset_of!(SwitchedMsrs, kernel_gs_base),
+        star = const MSRS + offset_of!(SwitchedMsrs, star),
+        lstar = const MSRS + offset_of!(SwitchedMsrs, lstar),
+        cstar = const MSRS + offset_of!(SwitchedMsrs, cstar),
+        sfmask = const MSRS + offset_of!(SwitchedMsrs, sfmask),
+        msr_kernel_gs_base = const msr::IA32_KERNEL_GSBASE,
+        msr_star = const msr::IA32_STAR,
+        msr_lstar = const msr::IA32_LSTAR,
+        msr_cstar = const msr::IA32_CSTAR,
+        msr_fmask = const msr::IA32_FMASK,
+        exit_reason = const ro::EXIT_REASON,
+        exit_qualification = const ro::EXIT_QUALIFICATION,
+        instruction_length = const ro::VMEXIT_INSTRUCTION_LEN,
+        idt_vectoring = const ro::IDT_VECTORING_INFO,
+        guest_physical = const ro::GUEST_PHYSICAL_ADDR_FULL,
+        guest_linear = const ro::GUEST_LINEAR_ADDR,
+        reasons = const TOLD.len(),
+        told = sym TOLD,
+        ept_violation = const REASON_EPT_VIOLATION,
+        wrmsr = const REASON_WRMSR,
+        io_instruction = const REASON_IO,
+        unblocked_nmi = const UNBLOCKED_NMI,
+        fault_flags = const FAULT_READ | FAULT_WRITE | FAULT_FETCH | FAULT_LINEAR,
+        fault_linear = const FAULT_LINEAR,
+        store_mask = const super::exit::STORE_MASK,
+        store = const super::exit::STORE,
+        stage_two_fault = const ExitKind::StageTwoFault as u32,
+        io = const ExitKind::Io as u32,
+        write_msr = const ExitKind::WriteMsr as u32,
+        tell = sym exits::tell,
+        tell_write = sym exits::tell_write,
+        guest_left = sym guest_left,
+        again = sym again,
         rcx = const gpr(RCX),
         rdx = const gpr(RDX),
         rbx = const gpr(RBX),
@@ -140,7 +367,109 @@ pub(super) unsafe extern "sysv64" fn run(
         r13 = const gpr(13),
         r14 = const gpr(14),
         r15 = const gpr(15),
-        host_rsp = const host::RSP,
-        host_rip = const host::RIP,
+    )
+}
+
+/// What [`exits::tell`] does here beside: lends the monitor's threads what they share with the guest, as [`super::Vcpu::lend`]
+/// does. rax = groups, rsp = the vCPU, r15 = its state page; rdi, rsi, rdx, r8, r9 and r14 stay.
+///
+/// # Safety
+/// Only from there, by a jump.
+#[unsafe(naked)]
+pub unsafe extern "C" fn vmx_tell() {
+    naked_asm!(
+        "mov r10, rdx",
+        "mov r11, rax",
+        "mov ecx, {msr_kernel_gs_base}",
+        "rdmsr",
+        "mov [rsp + {kernel_gs_base}], eax",
+        "mov [rsp + {kernel_gs_base} + 4], edx",
+        "or eax, edx",
+        "jz 2f",
+        "xor eax, eax",
+        "xor edx, edx",
+        "wrmsr",
+        "2:",
+        "cmp byte ptr [rsp + {differs}], 0",
+        "je 3f",
+        wrmsr!("rsp", "msr_lstar", "lstar"),
+        "3:",
+        "cmp byte ptr [rsp + {differs} + 1], 0",
+        "je 4f",
+        wrmsr!("rsp", "msr_star", "star"),
+        wrmsr!("rsp", "msr_cstar", "cstar"),
+        wrmsr!("rsp", "msr_fmask", "sfmask"),
+        "4:",
+        "lgdt [rsp + {gdtr}]",
+        "mov byte ptr gs:[{task_limit_lost}], 1",
+        "mov byte ptr [rsp + {lent}], 1",
+        "mov byte ptr [rsp + {launched}], 1",
+        "mov rdx, r10",
+        "mov rax, r11",
+        "cmp rax, {rip_only}",
+        "jne {tell_groups}",
+        "mov eax, {rip}",
+        "vmread [r15 + {page_rip}], rax",
+        "jmp {tell_now}",
+        msr_kernel_gs_base = const msr::IA32_KERNEL_GSBASE,
+        msr_star = const msr::IA32_STAR,
+        msr_lstar = const msr::IA32_LSTAR,
+        msr_cstar = const msr::IA32_CSTAR,
+        msr_fmask = const msr::IA32_FMASK,
+        kernel_gs_base = const MSRS + offset_of!(SwitchedMsrs, kernel_gs_base),
+        star = const HOST_MSRS + offset_of!(SwitchedMsrs, star),
+        lstar = const HOST_MSRS + offset_of!(SwitchedMsrs, lstar),
+        cstar = const HOST_MSRS + offset_of!(SwitchedMsrs, cstar),
+        sfmask = const HOST_MSRS + offset_of!(SwitchedMsrs, sfmask),
+        differs = const DIFFERS,
+        gdtr = const GDTR,
+        task_limit_lost = const TASK_LIMIT_LOST,
+        lent = const LENT,
+        launched = const LAUNCHED,
+        rip_only = const Groups::RIP.bits(),
+        rip = const guest_field::RIP,
+        page_rip = const offset_of!(VcpuState, rip),
+        tell_groups = sym exits::tell_groups,
+        tell_now = sym exits::tell_now,
+    )
+}
+
+/// What [`exits::reply`] does here instead of writing to the VMCB: the vCPU at rbp gets the instruction pointer of the state page
+/// at rcx, and no interrupt shadow. Goes on in `guest_again`.
+///
+/// # Safety
+/// Only from there, by a jump.
+#[unsafe(naked)]
+pub unsafe extern "C" fn vmx_load_rip() {
+    naked_asm!(
+        "mov rax, [rbp + {vmcs}]",
+        "cmp rax, gs:[{current_vmcs}]",
+        "jne 9f",
+        "mov rax, [rcx + {page_rip}]",
+        "mov edx, {rip}",
+        "vmwrite rdx, rax",
+        "mov edx, {interruptibility}",
+        "vmread rax, rdx",
+        "test al, {shadow}",
+        "jz {guest_again}",
+        "and eax, ~{shadow}",
+        "vmwrite rdx, rax",
+        "jmp {guest_again}",
+        // Another VMCS is current.
+        "9:",
+        "mov rdi, gs:[0]",
+        "mov rsi, rbp",
+        "mov rsp, gs:[{stack}]",
+        "call {load_rip}",
+        "ud2",
+        vmcs = const VMCS,
+        current_vmcs = const CURRENT_VMCS,
+        page_rip = const offset_of!(VcpuState, rip),
+        rip = const guest_field::RIP,
+        interruptibility = const guest_field::INTERRUPTIBILITY_STATE,
+        shadow = const BLOCKING_STI | BLOCKING_MOV_SS,
+        guest_again = sym exits::guest_again,
+        stack = const STACK,
+        load_rip = sym load_rip,
     )
 }

@@ -16,44 +16,66 @@ const INSTRUCTION_FAILED: u64 = 1 << 32;
 const REASON_EXCEPTION_OR_NMI: u16 = 0;
 const REASON_EXTERNAL_INTERRUPT: u16 = 1;
 const REASON_TASK_SWITCH: u16 = 9;
-const REASON_WRMSR: u16 = 32;
+pub(super) const REASON_WRMSR: u16 = 32;
 const REASON_MACHINE_CHECK: u16 = 41;
 const REASON_CONTROL_REGISTER: u16 = 28;
 const REASON_DEBUG_REGISTER: u16 = 29;
-const REASON_IO: u16 = 30;
-const REASON_EPT_VIOLATION: u16 = 48;
+pub(super) const REASON_IO: u16 = 30;
+pub(super) const REASON_EPT_VIOLATION: u16 = 48;
 
-/// What an exit says besides its kind.
-#[derive(Clone, Copy)]
-enum Words {
-    /// Nothing.
-    None,
-    /// The raw exit reason.
-    Reason,
+/// What is told of an exit reason without a closer look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub(super) struct Told {
+    /// The kind; `Kick`, which is no exit of the processor, if a closer look is needed.
+    kind: ExitKind,
+    /// Whether there is an instruction, whose length is valid: [`HAS_LENGTH`], or 0.
+    length: u8,
 }
 
-/// Kind, words and whether the instruction length is valid, of the exits that need no closer look.
-const fn plain(reason: u16) -> (ExitKind, Words, bool) {
+/// See [`Told`]: above all lengths.
+pub(super) const HAS_LENGTH: u8 = 0x80;
+
+/// By exit reason. The assembly reads it, too.
+pub(super) static TOLD: [Told; 56] = {
     use ExitKind as K;
-    match reason {
-        2 => (K::TripleFault, Words::None, false),
-        7 => (K::InterruptWindow, Words::None, false),
-        8 => (K::NmiWindow, Words::None, false),
-        10 => (K::Cpuid, Words::None, true),
-        12 => (K::Halt, Words::None, true),
+    let mut table = [Told {
+        kind: K::Kick,
+        length: 0,
+    }; 56];
+    let known = [
+        (2, K::TripleFault, false),
+        (7, K::InterruptWindow, false),
+        (8, K::NmiWindow, false),
+        (10, K::Cpuid, true),
+        (12, K::Halt, true),
         // INVD, WBINVD.
-        13 | 54 => (K::CacheFlush, Words::None, true),
-        18 => (K::Hypercall, Words::None, true),
-        31 => (K::ReadMsr, Words::None, true),
-        REASON_WRMSR => (K::WriteMsr, Words::None, true),
-        40 => (K::Pause, Words::None, true),
-        55 => (K::SetXcr, Words::None, true),
+        (13, K::CacheFlush, true),
+        (54, K::CacheFlush, true),
+        (18, K::Hypercall, true),
+        (31, K::ReadMsr, true),
+        (40, K::Pause, true),
+        (55, K::SetXcr, true),
+    ];
+    let mut i = 0;
+    while i < known.len() {
+        let (reason, kind, length) = known[i];
+        let length = if length { HAS_LENGTH } else { 0 };
+        table[reason] = Told { kind, length };
+        i += 1;
+    }
+    table
+};
+
+/// Kind, and whether the instruction length is valid, of the exits whose word 1 is the raw reason.
+const fn raw(reason: u16) -> (ExitKind, bool) {
+    match reason {
         // GETSEC; RDPMC; VMCLEAR to VMXON; MWAIT; MONITOR; INVEPT, RDTSCP; INVVPID; INVPCID, VMFUNC, ENCLS;
         // XSAVES, XRSTORS, PCONFIG; UMWAIT, TPAUSE, LOADIWKEY, ENCLV.
         11 | 15 | 19..=27 | 36 | 39 | 50..=51 | 53 | 58..=60 | 63..=65 | 67..=70 => {
-            (K::NoInstruction, Words::Reason, true)
+            (ExitKind::NoInstruction, true)
         }
-        _ => (K::Other, Words::Reason, false),
+        _ => (ExitKind::Other, false),
     }
 }
 
@@ -103,14 +125,16 @@ pub(super) fn decode(reason: u32, field: impl Fn(u32) -> u64) -> Leave {
             [field(ro::EXIT_QUALIFICATION), 0, 0],
         ),
         REASON_MACHINE_CHECK => Leave::MachineCheck,
-        number => {
-            let (kind, words, length) = plain(number);
-            let word = match words {
-                Words::None => 0,
-                Words::Reason => u64::from(number),
-            };
-            exit(kind, length, [word, 0, 0])
-        }
+        REASON_WRMSR => exit(ExitKind::WriteMsr, true, [0; 3]),
+        number => match TOLD.get(usize::from(number)) {
+            Some(&Told { kind, length }) if kind != ExitKind::Kick => {
+                exit(kind, length == HAS_LENGTH, [0; 3])
+            }
+            _ => {
+                let (kind, length) = raw(number);
+                exit(kind, length, [u64::from(number), 0, 0])
+            }
+        },
     }
 }
 
@@ -173,14 +197,16 @@ pub(super) const fn interrupts_delivery(kind: ExitKind) -> bool {
     )
 }
 
+/// Bit 12 of an exit qualification, and of the interruption information.
+pub(super) const UNBLOCKED_NMI: u64 = 1 << 12;
+
 /// Whether the exit may have undone the blocking of NMIs by an IRET that has not completed, and if so
 /// has (Intel SDM 3C 28.2.3): bit 12 of what `field` gives.
 pub(super) fn unblocked_nmi(reason: u32, field: impl Fn(u32) -> u64) -> bool {
-    const UNBLOCKED: u64 = 1 << 12;
     match reason as u16 {
         // #DF does not return by IRET, but no #DF is intercepted.
-        REASON_EXCEPTION_OR_NMI => field(ro::VMEXIT_INTERRUPTION_INFO) & UNBLOCKED != 0,
-        REASON_EPT_VIOLATION => field(ro::EXIT_QUALIFICATION) & UNBLOCKED != 0,
+        REASON_EXCEPTION_OR_NMI => field(ro::VMEXIT_INTERRUPTION_INFO) & UNBLOCKED_NMI != 0,
+        REASON_EPT_VIOLATION => field(ro::EXIT_QUALIFICATION) & UNBLOCKED_NMI != 0,
         _ => false,
     }
 }
@@ -197,10 +223,13 @@ const fn ept_violation(qualification: u64) -> (u64, bool) {
 /// Whether an EPT violation is of a write to a linear address: neither of an update in the guest's page tables, nor of an
 /// instruction that reads and writes (Intel SDM 3C table 28-7).
 const fn is_plain_store(qualification: u64) -> bool {
-    const TRANSLATED: u64 = 1 << 8;
-    let mask = FAULT_READ | FAULT_WRITE | FAULT_FETCH | FAULT_LINEAR | TRANSLATED;
-    qualification & mask == FAULT_WRITE | FAULT_LINEAR | TRANSLATED
+    qualification & STORE_MASK == STORE
 }
+
+/// The bits of the qualification that tell it.
+pub(super) const STORE_MASK: u64 = FAULT_READ | FAULT_FETCH | STORE;
+/// Those that are set: a write, its linear address valid, and not of the translation of that.
+pub(super) const STORE: u64 = FAULT_WRITE | FAULT_LINEAR | 1 << 8;
 
 /// Word 1 of [`ExitKind::Io`] (Intel SDM 3C table 28-5).
 const fn io(qualification: u64) -> u64 {

@@ -12,6 +12,7 @@ use super::super::event::{self, Event};
 use super::super::state::{self, cr0, cr4, efer, peek, poke};
 use super::super::static_address;
 use super::capabilities::ENCLV_EXITING_BITMAP;
+use super::host::LISTED_MSRS;
 use super::msr_bitmap::MSR_BITMAP;
 use super::{BLOCKING_MOV_SS, BLOCKING_NMI, BLOCKING_STI, Capabilities, Vcpu, host_of, vmcs};
 
@@ -94,9 +95,9 @@ impl Vcpu {
             (control::PAGE_FAULT_ERR_CODE_MASK, 0),
             (control::PAGE_FAULT_ERR_CODE_MATCH, 0),
             (control::CR3_TARGET_COUNT, 0),
-            (control::VMEXIT_MSR_STORE_COUNT, 0),
-            (control::VMEXIT_MSR_LOAD_COUNT, 0),
-            (control::VMENTRY_MSR_LOAD_COUNT, 0),
+            (control::VMEXIT_MSR_STORE_COUNT, LISTED_MSRS),
+            (control::VMEXIT_MSR_LOAD_COUNT, LISTED_MSRS),
+            (control::VMENTRY_MSR_LOAD_COUNT, LISTED_MSRS),
             (control::VMENTRY_INTERRUPTION_INFO_FIELD, 0),
             (
                 control::MSR_BITMAPS_ADDR_FULL,
@@ -244,7 +245,7 @@ impl Vcpu {
 
     fn save_syscall(&mut self, cpu: &mut CpuVirt) {
         // The processor may have a newer KERNEL_GS_BASE.
-        self.suspend(cpu);
+        self.lend(cpu);
         let page = self.page;
         poke!(page, self.msrs.star, star);
         poke!(page, self.msrs.lstar, lstar);
@@ -393,7 +394,7 @@ impl Vcpu {
 
     fn load_syscall(&mut self, cpu: &mut CpuVirt) {
         // The next entry loads the new values.
-        self.suspend(cpu);
+        self.lend(cpu);
         let page = self.page;
         let limits = &cpu.limits;
         self.msrs.star = peek!(page, star);

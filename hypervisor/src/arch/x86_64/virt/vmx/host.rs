@@ -10,6 +10,9 @@ use super::super::{InitError, KernelPage};
 use super::capabilities::{ALL, Capabilities, LOCKED, OUTSIDE_SMX};
 use super::vmcs;
 
+/// MSRs in each of the lists that exits store and load, and entries load: none, see [`SwitchedMsrs`].
+pub const LISTED_MSRS: u64 = 0;
+
 /// MSRs that the host and guests both use, that VMX does not switch by itself, and that the kernel needs only
 /// when a thread runs. They are switched by WRMSR, only those that differ, and not for exits that the
 /// kernel handles itself. Against autoload lists, which cost about as much for each entry as WRMSR does and
@@ -17,6 +20,7 @@ use super::vmcs;
 /// host's STAR and SFMASK are those of Linux. The guest's writes to the first four exit, so that
 /// they need not be read back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[repr(C)]
 pub(super) struct SwitchedMsrs {
     pub star: u64,
     pub lstar: u64,
@@ -39,13 +43,14 @@ impl SwitchedMsrs {
         }
     }
 
-    /// Replaces `from`, which the processor has, by `self`.
+    /// Replaces `from`, which the processor has, by `self`. Returns whether LSTAR differs, and whether any of STAR, CSTAR and
+    /// SFMASK does.
     ///
     /// # Safety
     ///
     /// The values are valid: canonical addresses, 32-bit mask. No thread runs with a guest's.
     #[inline(always)]
-    pub unsafe fn replace(&self, from: &SwitchedMsrs) {
+    pub unsafe fn replace(&self, from: &SwitchedMsrs) -> [bool; 2] {
         // SAFETY: the caller's.
         unsafe {
             if self.lstar != from.lstar {
@@ -61,6 +66,7 @@ impl SwitchedMsrs {
                 wrmsr(msr::IA32_CSTAR, self.cstar);
                 wrmsr(msr::IA32_FMASK, self.sfmask);
             }
+            [self.lstar != from.lstar, others != 0]
         }
     }
 }
@@ -77,7 +83,7 @@ pub(in super::super) struct HostState {
     tr: u16,
     tr_base: u64,
     gs_base: u64,
-    gdtr: TablePointer,
+    pub(super) gdtr: TablePointer,
     idtr: TablePointer,
     pub(super) msrs: SwitchedMsrs,
     pub(super) capabilities: &'static Capabilities,
@@ -140,6 +146,8 @@ impl HostState {
                 capabilities,
             }
         };
+        // The assembly takes both for granted: that threads' GS is 0, and that there are 256 gates.
+        assert!(host.msrs.kernel_gs_base == 0 && host.idtr.limit >= 0xfff);
         Ok(host)
     }
 
@@ -173,17 +181,13 @@ impl HostState {
         }
     }
 
-    /// Restores the limits of GDTR and IDTR, which an exit sets to FFFFh: a thread must not reach what
-    /// is behind the tables with a selector or vector of its choice.
+    /// Restores the limit of GDTR, which an exit sets to FFFFh: a thread must not reach what is behind the table with a
+    /// selector of its choice. That of IDTR is FFFFh, too: with 256 gates no vector is beyond it.
     #[inline(always)]
     pub fn restore_tables(&self) {
         // SAFETY: the values come from this CPU's registers (`enable`), and the tables stay.
         unsafe {
             hw::set_gdtr(&self.gdtr);
-            // With a full table, 256 gates, no vector is beyond it.
-            if self.idtr.limit < 0xfff {
-                hw::set_idtr(&self.idtr);
-            }
         }
     }
 }

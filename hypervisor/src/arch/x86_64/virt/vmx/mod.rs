@@ -19,14 +19,17 @@ use super::debug::DebugRegisters;
 use super::event::{self, Event};
 use super::state::{self, StatePage, cr0, cr4, peek};
 use super::{Exit, GuestRoot, HostPhys, KernelPage, Leave, Outcome, fpu, hw};
-use crate::latency::{self, Path};
 
+use super::super::exits::passage;
 use super::super::speculation::overwrite_buffers;
+use super::super::vcpu::offset;
 pub(super) use capabilities::Capabilities;
 pub use capabilities::ControlWord;
-use entry::Way;
-pub(super) use host::HostState;
+pub(super) use entry::enter;
+pub use entry::{vmx_load_rip, vmx_resume, vmx_tell};
 use host::SwitchedMsrs;
+pub(super) use host::{HostState, LISTED_MSRS};
+use hw::TablePointer;
 
 /// Bits of the interruptibility state (Intel SDM 3C table 25-3).
 const BLOCKING_STI: u64 = 1 << 0;
@@ -45,14 +48,16 @@ pub(super) struct Vcpu {
     vmcs: HostPhys,
     page: StatePage,
     fpu: fpu::Area,
-    /// What HOST_RSP holds; 0: nothing yet.
-    host_rsp: u64,
     /// What HOST_CR3 holds.
     host_cr3: u64,
-    root: HostPhys,
-    tag: u16,
-    /// How guest mode is entered.
-    way: Way,
+    /// The VMCS is launched: VMRESUME.
+    launched: bool,
+    /// PAUSE exits.
+    spins_exit: bool,
+    /// Threads have their `SwitchedMsrs`.
+    lent: bool,
+    /// The guest's LSTAR is another one than the host's; the same of STAR, CSTAR or SFMASK.
+    differs: [bool; 2],
     /// The VMCS has its controls.
     initialised: bool,
     /// One of the following makes the next entry longer.
@@ -73,9 +78,28 @@ pub(super) struct Vcpu {
     xcr0: u64,
     tsc_aux: u64,
     msrs: SwitchedMsrs,
+    /// The host's.
+    host_msrs: SwitchedMsrs,
+    /// The host's descriptor table.
+    gdtr: TablePointer,
     /// Primary controls as they are in the VMCS.
     primary: u32,
     debug: DebugRegisters,
+}
+
+/// Offsets in the backend's part of a vCPU, for the assembly.
+pub(super) mod field_offset {
+    use super::Vcpu;
+    use core::mem::offset_of;
+    pub const VMCS: usize = offset_of!(Vcpu, vmcs);
+    pub const HOST_CR3: usize = offset_of!(Vcpu, host_cr3);
+    pub const CR2: usize = offset_of!(Vcpu, cr2);
+    pub const LAUNCHED: usize = offset_of!(Vcpu, launched);
+    pub const LENT: usize = offset_of!(Vcpu, lent);
+    pub const DIFFERS: usize = offset_of!(Vcpu, differs);
+    pub const MSRS: usize = offset_of!(Vcpu, msrs);
+    pub const HOST_MSRS: usize = offset_of!(Vcpu, host_msrs);
+    pub const GDTR: usize = offset_of!(Vcpu, gdtr);
 }
 
 /// The CPU's host state.
@@ -103,11 +127,11 @@ impl Vcpu {
             vmcs: vmcs.phys,
             page,
             fpu,
-            host_rsp: 0,
             host_cr3: 0,
-            root: HostPhys(0),
-            tag: 0,
-            way: Way::empty(),
+            launched: false,
+            spins_exit: false,
+            lent: true,
+            differs: [true; 2],
             initialised: false,
             to_do: true,
             flush_linear: true,
@@ -121,6 +145,8 @@ impl Vcpu {
             xcr0: 1,
             tsc_aux: 0,
             msrs: SwitchedMsrs::default(),
+            host_msrs: SwitchedMsrs::default(),
+            gdtr: TablePointer::default(),
             primary: capabilities.primary,
             debug: DebugRegisters::new(),
         }
@@ -154,12 +180,13 @@ impl Vcpu {
         cpu.current = self.id();
         if fresh {
             self.cpu = cpu.id;
-            self.way = Way::empty();
-            self.way.set(Way::FILL_RETURNS, cpu.fills_returns);
-            self.host_rsp = 0;
+            self.launched = false;
             self.set_flush();
             let host = host_of(&cpu.host);
             host.write();
+            self.host_msrs = host.msrs;
+            self.gdtr = host.gdtr;
+            entry::set_way_out(self.host_stack(), cpu.fills_returns);
             if !self.initialised {
                 self.initialise(host.capabilities);
                 self.initialised = true;
@@ -169,25 +196,40 @@ impl Vcpu {
         assert!(self.cpu == cpu.id, "the vCPU is still on another CPU");
     }
 
-    /// Loads what threads share with the guest.
+    /// What is the stack pointer after an exit. The backend's part of a vCPU is in its place, as all of it.
+    fn host_stack(&self) -> u64 {
+        &raw const *self as u64 - offset::VMX + passage::PAGE as u64
+    }
+
+    /// Loads what threads share with the guest, but for its MSRs.
     #[inline(always)]
     fn load_registers(&mut self, cpu: &mut CpuVirt) {
         self.make_current(cpu);
         assert!(cpu.loaded == 0, "a vCPU was not suspended");
         cpu.loaded = self.id();
         cpu.fpu.own(self.fpu, self.xcr0);
-        // SAFETY: the addresses are canonical and the mask has 32 bits (`load`), or come from the processor.
-        unsafe { self.msrs.replace(&host_of(&cpu.host).msrs) };
         cpu.load_tsc_aux(self.tsc_aux);
         self.debug.load();
     }
 
-    #[inline]
-    pub fn suspend(&mut self, cpu: &mut CpuVirt) {
-        if cpu.loaded != self.id() {
+    /// Gives the guest its MSRs.
+    #[inline(always)]
+    fn take_back(&mut self) {
+        if !self.lent {
             return;
         }
-        cpu.loaded = 0;
+        self.lent = false;
+        // SAFETY: the addresses are canonical and the mask has 32 bits (`load`), or come from the processor.
+        self.differs = unsafe { self.msrs.replace(&self.host_msrs) };
+    }
+
+    /// Gives threads their MSRs and descriptor tables. The assembly does the same ([`vmx_tell`]).
+    #[inline]
+    pub fn lend(&mut self, cpu: &mut CpuVirt) {
+        if self.lent {
+            return;
+        }
+        self.lent = true;
         let host = host_of(&cpu.host);
         // SAFETY: the MSR is on every processor with long mode; the values are the host's.
         unsafe {
@@ -196,6 +238,15 @@ impl Vcpu {
         }
         host.restore_tables();
         cpu.task_limit_lost = true;
+    }
+
+    #[inline]
+    pub fn suspend(&mut self, cpu: &mut CpuVirt) {
+        if cpu.loaded != self.id() {
+            return;
+        }
+        self.lend(cpu);
+        cpu.loaded = 0;
         cpu.restore_registers(self.fpu);
         if self.debug.is_loaded() && self.debug.store(state::dr7_active(vmcs::read(field::DR7))) {
             self.set_primary(PrimaryControls::MOV_DR_EXITING, true);
@@ -217,41 +268,48 @@ impl Vcpu {
         self.cpu = CpuId::NONE;
     }
 
-    pub fn enter(&mut self, cpu: &mut CpuVirt, space: &GuestRoot, spins_exit: bool) -> Outcome {
+    /// Makes everything ready for [`entry::enter`].
+    #[inline(always)]
+    pub fn prepare(&mut self, cpu: &mut CpuVirt, space: &GuestRoot, spins_exit: bool) {
         if cpu.loaded != self.id() {
             self.load_registers(cpu);
         }
+        self.make_current(cpu);
+        self.take_back();
+        self.spins_exit = spins_exit;
         self.set_primary(PrimaryControls::PAUSE_EXITING, spins_exit);
-        if self.root != space.root || self.tag != space.tag || space.flush {
+        if space.flush {
             self.set_space(cpu, space);
         }
         if self.to_do {
-            self.prepare(cpu, space);
+            self.prepare_more(cpu, space);
         }
         let cr3 = hw::cr3();
         if self.host_cr3 != cr3 {
             self.set_host_cr3(cr3);
         }
-        if hw::cr2() != self.cr2 {
-            // SAFETY: the kernel has read what it needs from CR2 when it enters a guest.
-            unsafe { hw::set_cr2(self.cr2) };
-        }
-        latency::leave();
-        // SAFETY: the VMCS is current, its controls and host state are complete.
-        let failed = unsafe { entry::run(self.page.as_ptr(), self.way, &mut self.host_rsp) };
-        latency::enter(Path::Guest);
-        self.cr2 = hw::cr2();
+    }
+
+    /// Whether the next entry has to come by [`Vcpu::prepare`] though nothing happens before it.
+    #[inline(always)]
+    pub fn is_special(&self, cpu: &CpuVirt) -> bool {
+        self.to_do || self.spins_exit || cpu.fills_returns || cpu.loaded != self.id()
+    }
+
+    /// How guest mode was left; with `failed`, VMLAUNCH or VMRESUME failed.
+    #[inline(always)]
+    pub fn left(&mut self, cpu: &mut CpuVirt, failed: bool) -> Outcome {
         let reason = vmcs::read(ro::EXIT_REASON) as u32;
-        if failed != 0 || reason & exit::ENTRY_FAILED != 0 {
-            return self.refused(failed != 0, reason);
+        if failed || reason & exit::ENTRY_FAILED != 0 {
+            return self.refused(failed, reason);
         }
-        self.way.insert(Way::LAUNCHED);
+        self.launched = true;
         self.outcome(exit::decode(reason, vmcs::read), reason, cpu)
     }
 
     /// What the next entry needs and most do not.
     #[cold]
-    fn prepare(&mut self, cpu: &CpuVirt, space: &GuestRoot) {
+    fn prepare_more(&mut self, cpu: &CpuVirt, space: &GuestRoot) {
         if self.flush_linear {
             self.set_space(cpu, space);
         }
@@ -337,8 +395,6 @@ impl Vcpu {
     #[cold]
     fn set_space(&mut self, cpu: &CpuVirt, space: &GuestRoot) {
         let capabilities = host_of(&cpu.host).capabilities;
-        self.root = space.root;
-        self.tag = space.tag;
         let ept_pointer = space.root.0 | EPT_POINTER;
         // SAFETY: the tables are those of the vCPU's guest space, by `enter`'s caller.
         unsafe {
@@ -473,7 +529,7 @@ impl Vcpu {
             return true;
         }
         // The next entry loads the new value.
-        self.suspend(cpu);
+        self.lend(cpu);
         match number {
             msr::IA32_STAR => self.msrs.star = value,
             msr::IA32_LSTAR => self.msrs.lstar = value,
