@@ -43,6 +43,18 @@ impl Peer {
         }
     }
 
+    /// What its figures are.
+    fn explanation(self) -> &'static str {
+        match self {
+            Peer::Kvm => {
+                "The column KVM: medians of the same guest under KVM in Debian's kernel, on the same machine with one CPU, without \
+                 measures against speculation. KVM answers in its kernel what it can: hypercalls, registers, interrupt \
+                 controllers, doorbells, page faults. Ports and device registers go to a program that does nothing else; \
+                 `in_kernel`, `memory` and `port` are other ways to the same."
+            }
+        }
+    }
+
     /// What it is, to the version.
     fn system(self, kind: Kind) -> Result<String> {
         match self {
@@ -139,6 +151,9 @@ pub fn run(options: &Options) -> Result<()> {
         Err(why) => println!("\npaths unavailable: {why}"),
     }
     println!("{}", explanation(options.unit));
+    if let Some(peer) = options.peer {
+        println!("{}", peer.explanation());
+    }
     let run = describe(&way, &report)?;
     let guarded = safe.map(|safe| describe(&protected, &safe)).ok();
     let guarded = guarded.transpose()?;

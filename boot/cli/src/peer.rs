@@ -53,7 +53,7 @@ fn initrd(driver: &[u8], guest: &[u8], modules: &[PathBuf]) -> Result<Vec<u8>> {
     archive.device("dev/kvm", 10, 232)?;
     archive.folder("modules")?;
     for (number, module) in modules.iter().enumerate() {
-        archive.file(&format!("modules/{number}"), &read(module)?)?;
+        archive.file(&format!("modules/{number:02}"), &read(module)?)?;
     }
     archive.file("guest", guest)?;
     archive.program("init", driver)?;

@@ -1,8 +1,11 @@
 //! Modules of a Debian kernel: where they are, and which others they need.
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context, Result, bail};
+
+use crate::{apt, child};
 
 /// The files of modules and of those that they need, in the order in which they have to be loaded. `package` is the folder
 /// with the content of the kernel's package.
@@ -28,33 +31,55 @@ fn collect(folder: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
         let path = entry.path();
         if entry.file_type().with_context(unreadable)?.is_dir() {
             collect(&path, files)?;
-        } else if path.extension().is_some_and(|e| e == "ko") {
+        } else if name(&path).is_some() {
             files.push(path);
         }
     }
     Ok(())
 }
 
-fn add(files: &[PathBuf], name: &str, ordered: &mut Vec<PathBuf>) -> Result<()> {
-    let Some(file) = files.iter().find(|file| is_of(file, name)) else {
-        bail!("the kernel's package has no module {name}");
+fn add(files: &[PathBuf], wanted: &str, ordered: &mut Vec<PathBuf>) -> Result<()> {
+    let is_it = |file: &&PathBuf| name(file).is_some_and(|name| name == wanted.replace('-', "_"));
+    let Some(file) = files.iter().find(is_it) else {
+        bail!("the kernel's package has no module {wanted}");
     };
-    if ordered.contains(file) {
+    let file = unpacked(file)?;
+    if ordered.contains(&file) {
         return Ok(());
     }
     let bytes =
-        std::fs::read(file).with_context(|| format!("{} cannot be read", file.display()))?;
+        std::fs::read(&file).with_context(|| format!("{} cannot be read", file.display()))?;
     for needed in dependencies(&bytes) {
         add(files, &needed, ordered)?;
     }
-    ordered.push(file.clone());
+    ordered.push(file);
     Ok(())
 }
 
-/// Whether a file is that of the module `name`. Names of modules have underscores where those of files may have hyphens.
-fn is_of(file: &Path, name: &str) -> bool {
-    let stem = file.file_stem().unwrap_or_default().to_string_lossy();
-    stem.replace('-', "_") == name.replace('-', "_")
+/// The name of the module in a file, if it is one. Names of modules have underscores where those of files may have hyphens.
+fn name(file: &Path) -> Option<String> {
+    let file = file.file_name()?.to_string_lossy();
+    let stem = file.trim_end_matches(PACKED).strip_suffix(".ko")?;
+    Some(stem.replace('-', "_"))
+}
+
+/// What names of modules end with that Debian has packed, as it does from its version 13 on.
+const PACKED: &str = ".xz";
+
+/// The file of a module that is not packed; unpacks it if it is not there yet.
+fn unpacked(file: &Path) -> Result<PathBuf> {
+    let text = file.to_string_lossy();
+    let Some(plain) = text.strip_suffix(PACKED).map(PathBuf::from) else {
+        return Ok(file.into());
+    };
+    if !plain.exists() {
+        if child::find("xz").is_none() {
+            apt::install(&["xz-utils"], "unpacking the kernel's modules")?;
+        }
+        let mut xz = Command::new("xz");
+        child::run(xz.args(["--decompress", "--keep"]).arg(file), None)?;
+    }
+    Ok(plain)
 }
 
 /// The names of the modules that a module needs, as its section `.modinfo` says: strings that end with a zero, one of them
@@ -107,6 +132,20 @@ mod tests {
         let order = ["irqbypass", "kvm", "other-one", "kvm-amd", "kvm-intel"];
         assert_eq!(names(&["kvm_amd", "kvm_intel"]), order);
         assert_eq!(names(&["irqbypass"]), ["irqbypass"]);
+    }
+
+    #[test]
+    fn packed_modules_are_unpacked() {
+        let package = package(&[("kvm.ko", "irq-bypass"), ("irq-bypass.ko", "")]);
+        let kvm = package.path().join("lib/modules/6.1/kernel/kvm.ko");
+        child::run(Command::new("xz").arg(&kvm), None).unwrap();
+        for _ in 0..2 {
+            assert_eq!(
+                names(package.path(), &["kvm"]).unwrap(),
+                ["irq-bypass", "kvm"]
+            );
+            assert!(kvm.exists());
+        }
     }
 
     #[test]

@@ -20,15 +20,22 @@ use core::ffi::CStr;
 use kvm::Kvm;
 use linux::{Priority, Result};
 
-/// The modules, in the order in which they have to be loaded; there may be fewer.
-const MODULES: [&CStr; 4] = [c"/modules/0", c"/modules/1", c"/modules/2", c"/modules/3"];
-
-fn run() -> Result {
-    for module in MODULES {
-        if !linux::load_module(module)? {
+/// Loads the modules, whose files have two digits as names, in their order.
+fn load_modules() -> Result {
+    for number in 0..100_u8 {
+        let mut path = *b"/modules/00\0";
+        path[9] += number / 10;
+        path[10] += number % 10;
+        let path = CStr::from_bytes_with_nul(&path).unwrap_or_default();
+        if !linux::load_module(path)? {
             break;
         }
     }
+    Ok(())
+}
+
+fn run() -> Result {
+    load_modules()?;
     let kvm = Kvm::open()?;
     linux::set_priority(0, Priority::Usual)?;
     signaller::start()?;
