@@ -5,6 +5,9 @@
 //! `bench: NAME min median p99 max count first`, in ticks of the machine's counter with the cost of
 //! reading it subtracted; under `qemu -icount` and in Bochs a tick is an instruction.
 //!
+//! The rows `exit`, `inject` and `guest` are measured by a guest ([`exit`], and the crate `bench-guest`, whose `Row` says what
+//! each of them is).
+//!
 //! The rows `throughput.OPERATION.cpusN` are instructions of one operation while each of the machine's `N` CPUs repeats it,
 //! with a client and servers of its own: `ipc.same_domain` and `ipc.other_domain` are calls without words in the UTCB,
 //! `ipc.utcb_words` calls with some, which take the general path, and `signal_wait` signals a notification and takes

@@ -9,7 +9,7 @@ use anyhow::{Context, ensure};
 use bulkhead::artifacts::BENCHMARK;
 use bulkhead::bench::{Report, trace};
 use bulkhead::machine::{Kind, Settings, qemu};
-use bulkhead::trial;
+use bulkhead::trial::{self, BENCHMARK_FILES};
 use ci::{Target, seconds, with_machine};
 
 use crate::figures::keep_to_the_bounds;
@@ -63,7 +63,7 @@ fn what_a_cpu_writes_is_its_own(on: Target) {
         plugin: Some(&option),
         ..Settings::new(on.machine(trial::MEMORY))
     };
-    let image = trial::image(on.architecture(), BENCHMARK, trial::BENCHMARK_FILES);
+    let image = trial::image(on.architecture(), BENCHMARK, BENCHMARK_FILES);
     let image = image.unwrap_or_else(|error| panic!("{on}: {error:#}"));
     with_machine("watched bench", on, &image, &settings, |machine| {
         machine.expect("(?m)^bench: end", seconds(180))?;

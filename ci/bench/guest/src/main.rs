@@ -28,7 +28,9 @@ static OTHER_IS_READY: AtomicBool = AtomicBool::new(false);
 
 /// Waits until vCPU 1 takes interrupts.
 fn wait_for_other() {
-    while !OTHER_IS_READY.load(Ordering::Acquire) {}
+    while !OTHER_IS_READY.load(Ordering::Acquire) {
+        core::hint::spin_loop();
+    }
 }
 
 /// Something is not as it should be.

@@ -52,3 +52,42 @@ pub fn current(read: impl Fn(u64) -> u32) -> Option<Row> {
     let row = read(results + offset_of!(Results, current) as u64);
     Row::ALL.get(row as usize).copied()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Words of the guest's RAM: zero but for the results of `row`.
+    fn memory(row: Row, complete: u32) -> impl Fn(u64) -> u32 + Copy {
+        let results = place::RESULTS - place::RAM.start;
+        let at = offset_of!(Results, rows) + row as usize * size_of::<Samples>();
+        let samples = results + at as u64;
+        let last = samples + size_of::<Samples>() as u64;
+        move |offset| match offset {
+            _ if offset == results => 2,
+            _ if offset == results + 4 => row as u32,
+            _ if offset == samples => complete,
+            _ if offset == samples + 4 => 30,
+            // One sample takes longer than the others.
+            _ if offset == samples + 8 => 52,
+            _ if (samples..last).contains(&offset) => 12,
+            _ => 0,
+        }
+    }
+
+    #[test]
+    fn summaries_are_of_their_rows() {
+        let read = memory(Row::Msr, 1);
+        let expected = Summary {
+            min: 10,
+            median: 10,
+            p99: 10,
+            max: 50,
+            first: 28,
+        };
+        assert_eq!(summary(Row::Msr, read), Some(expected));
+        assert_eq!(current(read), Some(Row::Msr));
+        assert_eq!(summary(Row::Cpuid, read), None);
+        assert_eq!(summary(Row::Msr, memory(Row::Msr, 0)), None);
+    }
+}

@@ -42,11 +42,11 @@ impl Sampler {
             let samples = &raw mut (*results).rows[number];
             (&raw mut (*results).current).write_volatile(number as u32);
             (&raw mut (*samples).first).write_volatile(round());
-            for _ in 0..WARM_UP {
-                round();
-            }
-            for i in 0..SAMPLES {
-                (&raw mut (*samples).samples[i]).write_volatile(round());
+            for i in 0..WARM_UP + SAMPLES {
+                let ticks = round();
+                if let Some(sample) = i.checked_sub(WARM_UP) {
+                    (&raw mut (*samples).samples[sample]).write_volatile(ticks);
+                }
             }
             if !works() {
                 fail();

@@ -24,7 +24,7 @@ pub fn saved(kind: ExitKind) -> u64 {
     use ExitKind as K;
     let groups = match kind {
         K::StageTwoFault | K::SystemRegister => Groups::PC,
-        K::Kick | K::InterruptController => Groups::GIC,
+        K::Kick => Groups::GIC,
         K::Halt => Groups::GIC.union(Groups::PC),
         _ => Groups::empty(),
     };
@@ -174,7 +174,6 @@ impl Vcpu {
             K::SystemRegister => self.system_register(words[1] as u32),
             K::Halt => self.halt(instruction_length(words[0])),
             K::Kick => self.kick(words[1]),
-            K::InterruptController => self.interrupts(|_, _| {}),
             K::Startup => Some(self.start()),
             _ => None,
         }
@@ -248,7 +247,10 @@ impl Vcpu {
             }
             (ICC_SGI1R_EL1, false) => {
                 let sgi = Sgi::from_system_register(value, true);
-                with_gic(|gic, kicks| Some(gic.send(self.number, sgi, kicks)))?;
+                with_gic(|gic, kicks| {
+                    gic.send(self.number, sgi, kicks);
+                    Some(())
+                })?;
             }
             _ => return None,
         }

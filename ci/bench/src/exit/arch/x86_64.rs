@@ -30,7 +30,7 @@ use vmm::memory::{GuestPhys, GuestRam};
 pub fn saved(kind: ExitKind) -> u64 {
     use ExitKind as K;
     let groups = match kind {
-        K::Hypercall | K::Cpuid | K::Io | K::ReadMsr | K::WriteMsr => Groups::RIP,
+        K::Hypercall | K::Cpuid | K::Io | K::ReadMsr | K::WriteMsr | K::Pause => Groups::RIP,
         K::StageTwoFault => EMULATION,
         K::Kick | K::InterruptWindow => INJECTION,
         K::Halt => INJECTION.union(Groups::RIP),
@@ -231,6 +231,7 @@ impl Vcpu {
             K::Halt => Some(self.halt(length)),
             K::Kick => Some(self.kick(words[1])),
             K::InterruptWindow => Some(self.deliver()),
+            K::Pause => Some(self.skip(length)),
             K::Startup => Some(self.start()),
             _ => None,
         }

@@ -31,9 +31,9 @@ pub const KERNEL_DATA: u32 = 0x10;
 /// What STAR says of ring 3's: SYSRET's data is 8 further, its code 16.
 pub const USER_BASE: u32 = 0x18;
 /// Selector of ring 3's data.
-pub const USER_DATA: u32 = USER_BASE + 8 | 3;
+pub const USER_DATA: u32 = (USER_BASE + 8) | 3;
 /// Selector of ring 3's code.
-pub const USER_CODE: u32 = USER_BASE + 16 | 3;
+pub const USER_CODE: u32 = (USER_BASE + 16) | 3;
 
 /// The segments: none; ring 0's code and data; for SYSRET: ring 3's 32-bit code, which is not used, data, and code.
 static GDT: [u64; 6] = [
