@@ -150,10 +150,11 @@ pub fn run(options: &Options) -> Result<()> {
         Ok(paths) => print!("{}", path::text(paths)),
         Err(why) => println!("\npaths unavailable: {why}"),
     }
-    println!("{}", explanation(options.unit));
+    let mut explanation = explanation(options.unit).to_owned();
     if let Some(peer) = options.peer {
-        println!("{}", peer.explanation());
+        explanation = format!("{explanation} {}", peer.explanation());
     }
+    println!("{explanation}");
     let run = describe(&way, &report)?;
     let guarded = safe.map(|safe| describe(&protected, &safe)).ok();
     let guarded = guarded.transpose()?;
@@ -167,7 +168,7 @@ pub fn run(options: &Options) -> Result<()> {
             paths: paths.as_deref().map_err(|why| *why),
             earlier: &earlier,
             figures: &guard::figures()?,
-            explanation: explanation(options.unit),
+            explanation: &explanation,
         };
         html.replace(&page.text())?;
     }
