@@ -107,3 +107,42 @@ pub fn measure(way: &Way) -> Result<Report> {
     end.with_context(|| format!("KVM was not measured; the machine printed:\n{transcript}"))?;
     Report::parse(&transcript)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_driver_finds_what_it_looks_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let module = |name: &str| {
+            let file = dir.path().join(name);
+            std::fs::write(&file, name).unwrap();
+            file
+        };
+        let modules = [module("irqbypass.ko"), module("kvm.ko")];
+        let bytes = initrd(b"driver", b"image", &modules).unwrap();
+        let mut rest = bytes.as_slice();
+        let mut files = Vec::new();
+        loop {
+            let mut reader = cpio::newc::Reader::new(rest).unwrap();
+            if reader.entry().is_trailer() {
+                break;
+            }
+            let mut content = String::new();
+            std::io::Read::read_to_string(&mut reader, &mut content).unwrap();
+            files.push((reader.entry().name().to_owned(), content));
+            rest = reader.finish().unwrap();
+        }
+        let content = |name: &str| {
+            let file = files.iter().find(|(n, _)| n == name);
+            file.map(|(_, content)| content.as_str())
+        };
+        assert_eq!(content("init"), Some("driver"));
+        assert_eq!(content("guest"), Some("image"));
+        assert_eq!(content("modules/00"), Some("irqbypass.ko"));
+        assert_eq!(content("modules/01"), Some("kvm.ko"));
+        assert_eq!(content("modules/02"), None);
+        assert!(content("dev/kvm").is_some());
+    }
+}
