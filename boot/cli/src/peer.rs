@@ -17,8 +17,8 @@ use crate::machine::{self, Image, Kind, Settings};
 use crate::{bundle, guest, progress, trial, workspace};
 
 /// The kernel's options: nothing but warnings and the driver's lines on the console; an end instead of a halt when it panics;
-/// nothing against speculation.
-const OPTIONS: &str = "quiet panic=-1 mitigations=off";
+/// nothing against speculation; no time for others than the driver's threads while these want to run.
+const OPTIONS: &str = "quiet panic=-1 mitigations=off sysctl.kernel.sched_rt_runtime_us=-1";
 
 /// Boot and measurement; emulators on a busy machine are slow.
 fn limit(kind: Kind) -> Duration {

@@ -4,7 +4,7 @@
 use core::fmt;
 use core::ptr::NonNull;
 
-use crate::linux::{self, File, Priority, Request, Result};
+use crate::linux::{self, File, Memory, Priority, Request, Result};
 use crate::print_line;
 
 /// Directions of a request's argument.
@@ -118,7 +118,7 @@ struct MemoryAccess {
 /// Why a vCPU has left the guest.
 #[derive(Clone, Copy, Debug)]
 pub enum Exit {
-    /// It reads a port: [`Vcpu::answer`].
+    /// It reads a port: [`Vcpu::answer_port`].
     PortRead(u16),
     /// It reads from an address without memory: [`Vcpu::answer`].
     Read(u64),
@@ -194,24 +194,15 @@ impl Kvm {
 
 impl Vm {
     /// Makes memory of this process the guest's RAM at `guest_address`. There is one piece for each `slot`.
-    ///
-    /// # Safety
-    /// The memory is mapped as long as the guest runs, and accessed like memory of a device.
-    pub unsafe fn set_memory(
-        self,
-        slot: u32,
-        guest_address: u64,
-        memory: NonNull<u8>,
-        size: usize,
-    ) -> Result {
+    pub fn set_memory(self, slot: u32, guest_address: u64, memory: Memory) -> Result {
         let region = MemoryRegion {
             slot,
             flags: 0,
             guest_address,
-            size: size as u64,
-            address: memory.as_ptr() as u64,
+            size: memory.size() as u64,
+            address: memory.start().as_ptr() as u64,
         };
-        // SAFETY: as the caller promises.
+        // SAFETY: such memory is never unmapped, and accessed as what others change.
         unsafe { self.file.pass(SET_USER_MEMORY_REGION, &region) }
     }
 

@@ -88,10 +88,8 @@ impl Measurement {
         let vm = kvm.create_vm()?;
         let ram = Memory::new((place::RAM.end - place::RAM.start) as usize)?;
         let page = Memory::new(PAGE_SIZE)?;
-        for (slot, address, memory) in [(0, place::RAM.start, ram), (1, place::PAGE, page)] {
-            // SAFETY: it is never unmapped, and accessed as such memory has to be.
-            unsafe { vm.set_memory(slot, address, memory.start(), memory.size()) }?;
-        }
+        vm.set_memory(0, place::RAM.start, ram)?;
+        vm.set_memory(1, place::PAGE, page)?;
         self.variant.prepare(vm)?;
         ram.fill(IMAGE)?;
         let first = kvm.create_vcpu(vm, 0)?;
