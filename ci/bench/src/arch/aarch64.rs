@@ -1,9 +1,14 @@
 //! AArch64.
 
+mod servers;
+
+pub use servers::{echo_all, relay};
+
 use crate::throughput::KNOWN;
 use abi::Op;
 use abi::utcb::exception::{ExceptionReply, SYSTEM_CALL};
 use core::arch::{asm, naked_asm};
+use servers::entry;
 
 /// The handler of a foreign thread: resumes it after each system call. Another exception is its end, and signalled.
 #[unsafe(naked)]
@@ -27,17 +32,29 @@ pub extern "C" fn answer() -> ! {
     )
 }
 
-/// Where the foreign thread starts.
-#[unsafe(naked)]
-pub extern "C" fn foreign() -> ! {
-    naked_asm!("bl {measure}", "udf #0", measure = sym crate::foreign::measure)
-}
+entry!(
+    /// Where the foreign thread starts.
+    foreign,
+    crate::foreign::measure
+);
 
-/// Where the client of a pair starts.
-#[unsafe(naked)]
-pub extern "C" fn client() -> ! {
-    naked_asm!("bl {client}", "udf #0", client = sym crate::throughput::client)
-}
+entry!(
+    /// Where the receiver of capabilities starts.
+    receiver,
+    crate::ipc::receiver
+);
+
+entry!(
+    /// Where the pager starts.
+    pager,
+    crate::memory::pager
+);
+
+entry!(
+    /// Where the client of a pair starts.
+    client,
+    crate::throughput::client
+);
 
 /// Answers each call with what it got, after it has given way.
 #[unsafe(naked)]

@@ -2,6 +2,7 @@
 
 use super::plan::{self, Event, KICK_DEVICE, KICK_VCPU, VCPUS, table};
 use super::{arch, monitor};
+use crate::peer::FOR_EVER;
 use abi::boot::{BootInfo, ROOT_DOMAIN, ROOT_SPACE, ROOT_TIME};
 use abi::bundle::Head;
 use abi::syscall::{SpaceKind, ThreadFlags};
@@ -12,7 +13,7 @@ use core::ops::Range;
 use rt::syscall::{self, Deadline, MapParameters, Result, ThreadParameters, Time, VcpuParameters};
 use trial::{create_thread, map_code, place_code};
 
-const FREE: Selector = abi::boot::ROOT_FREE.offset(4096);
+const FREE: Selector = abi::boot::ROOT_FREE.offset(2560);
 const DOMAIN: Selector = FREE;
 const SPACE: Selector = FREE.offset(1);
 const GUEST: Selector = FREE.offset(2);
@@ -136,8 +137,8 @@ pub fn pause() {
 fn run(sched: Selector, context: Selector, priority: u8) -> Result {
     let time = Time {
         priority,
-        budget: 0,
-        period: 0,
+        budget: FOR_EVER,
+        period: FOR_EVER,
     };
     syscall::create_sched(ROOT_DOMAIN, sched, ROOT_TIME, 0, time)?;
     syscall::bind_sched(sched, context)

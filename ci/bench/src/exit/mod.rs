@@ -21,12 +21,13 @@ mod compartment;
 mod monitor;
 mod plan;
 
+use crate::place::Place;
 use crate::stats;
 use abi::boot::{BootInfo, ROOT_LOG};
+use abi::bundle::Head;
 use bench_guest::arch::ROWS;
-use bench_guest::{Arguments, Row, place, results};
+use bench_guest::{Arguments, Row, place as guest, results};
 use compartment::{DEVICE_KICK, EVENTS, RUNG};
-use image::bundle::Bundle;
 use plan::{Event, RAM, RAM_SIZE};
 use rt::shared::SharedMemory;
 use rt::syscall::{self, Deadline, Result};
@@ -50,7 +51,8 @@ enum End {
 }
 
 /// Measures and prints everything here.
-pub fn run(info: &BootInfo, bundle: &Bundle<'_>) {
+pub fn run(place: &mut Place<'_>) {
+    let info = place.info;
     let unavailable = |why: &str| {
         for row in ROWS {
             stats::unavailable(row.name(), why);
@@ -59,6 +61,10 @@ pub fn run(info: &BootInfo, bundle: &Bundle<'_>) {
     let Some(arguments) = arch::arguments(info) else {
         return unavailable("this machine has no virtualisation");
     };
+    let bundle = match trial::open_bundle(info, place.selector()) {
+        Ok(bundle) => bundle,
+        Err(status) => return unavailable(status.name()),
+    };
     let Ok((_, image)) = bundle.file(GUEST) else {
         return unavailable("the bundle lacks the guest");
     };
@@ -66,19 +72,14 @@ pub fn run(info: &BootInfo, bundle: &Bundle<'_>) {
         rows: ROWS.iter().fold(0, |rows, row| rows | row.bit()),
         ..arguments
     };
-    match measure(info, bundle, image, &arguments) {
+    match measure(info, bundle.head(), image, &arguments) {
         Ok(end) => print(&end),
         Err(status) => unavailable(status.name()),
     }
 }
 
-fn measure(
-    info: &BootInfo,
-    bundle: &Bundle<'_>,
-    image: &[u8],
-    arguments: &Arguments,
-) -> Result<End> {
-    compartment::build(info, bundle.head(), image, arguments)?;
+fn measure(info: &BootInfo, head: &Head, image: &[u8], arguments: &Arguments) -> Result<End> {
+    compartment::build(info, head, image, arguments)?;
     let both = arguments.rows & Row::Ipi.bit() != 0;
     compartment::start(if both { 2 } else { 1 })?;
     let late = Deadline::after(info.counter_hz.saturating_mul(PATIENCE));
@@ -106,7 +107,7 @@ fn measure(
 fn interrupt() -> Result {
     // It is in guest mode by then.
     compartment::pause();
-    let stamp = (place::STAMP - place::RAM.start) as usize;
+    let stamp = (guest::STAMP - guest::RAM.start) as usize;
     let memory = ram();
     let _ = memory.write_u64(stamp, rt::arch::counter());
     syscall::signal(DEVICE_KICK)
