@@ -29,7 +29,7 @@ macro_rules! address {
 
         impl core::fmt::Debug for $name {
             fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-                write!(f, "{:#x}", self.0)
+                core::fmt::Display::fmt(&abi::text::Hex(self.0), f)
             }
         }
     };

@@ -1,7 +1,9 @@
 //! Shared data of kernel objects: who may touch it, as types.
 
-use core::cell::Cell;
+use crate::sync::atomic::{AtomicBool, Ordering};
+use core::cell::{Cell, UnsafeCell};
 use core::marker::PhantomData;
+use core::mem::MaybeUninit;
 use core::ops::{Deref, DerefMut};
 use core::ptr::NonNull;
 
@@ -46,6 +48,55 @@ impl<T: Copy> CpuCell<Option<T>> {
     #[inline(always)]
     pub fn take(&self) -> Option<T> {
         self.with_mut(Option::take)
+    }
+}
+
+/// A value that is given once, during boot, and read from then on by all CPUs.
+pub struct Given<T> {
+    value: UnsafeCell<MaybeUninit<T>>,
+    /// Somebody gives the value.
+    is_claimed: AtomicBool,
+    /// It is there.
+    is_given: AtomicBool,
+}
+
+// SAFETY: only who claims the cell writes to it, before anybody has a reference; the references are shared.
+unsafe impl<T: Send + Sync> Sync for Given<T> {}
+
+impl<T> Given<T> {
+    /// No value yet.
+    pub const fn new() -> Given<T> {
+        Given {
+            value: UnsafeCell::new(MaybeUninit::uninit()),
+            is_claimed: AtomicBool::new(false),
+            is_given: AtomicBool::new(false),
+        }
+    }
+
+    /// Gives the value.
+    ///
+    /// # Panics
+    ///
+    /// If it was given before.
+    pub fn give(&self, value: T) -> &T {
+        assert!(!self.is_claimed.swap(true, Ordering::Relaxed));
+        // SAFETY: the first one here; nobody has a reference before `is_given`.
+        let given = unsafe { (*self.value.get()).write(value) };
+        self.is_given.store(true, Ordering::Release);
+        given
+    }
+
+    /// The value, if it was given.
+    pub fn get(&self) -> Option<&T> {
+        // SAFETY: it was written before `is_given`, and is never written again.
+        let value = || unsafe { (*self.value.get()).assume_init_ref() };
+        self.is_given.load(Ordering::Acquire).then(value)
+    }
+}
+
+impl<T> Default for Given<T> {
+    fn default() -> Given<T> {
+        Given::new()
     }
 }
 
@@ -165,5 +216,22 @@ impl<T> CpuCell<T> {
     /// The address of the value, for assembly.
     pub fn as_ptr(&self) -> *mut T {
         self.0.as_ptr()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::panic::AssertUnwindSafe;
+
+    #[test]
+    fn a_value_is_given_once() {
+        let cell = Given::new();
+        assert_eq!(cell.get(), None);
+        assert_eq!(*cell.give(1), 1);
+        assert_eq!(cell.get(), Some(&1));
+        let again = std::panic::catch_unwind(AssertUnwindSafe(|| *cell.give(2)));
+        assert!(again.is_err());
+        assert_eq!(cell.get(), Some(&1));
     }
 }

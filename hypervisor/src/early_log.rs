@@ -3,16 +3,17 @@
 
 use core::fmt::{self, Write};
 
+use abi::text::Text;
 use log::{Level, LevelFilter, Log, Metadata, Record};
-use spin::Once;
 use spin::mutex::SpinMutex;
 
 use crate::arch::uart;
+use crate::cell::Given;
 
 /// Takes text of the kernel's log: whole lines, in one or more calls. Called with interrupts off.
 pub type Sink = fn(fmt::Arguments<'_>);
 
-static SINK: Once<Sink> = Once::new();
+static SINK: Given<Sink> = Given::new();
 static FRONT: Front = Front;
 
 struct Front;
@@ -29,7 +30,7 @@ impl Log for Front {
             Level::Info | Level::Debug | Level::Trace => "",
         };
         let sink = SINK.get().copied().unwrap_or(print);
-        sink(format_args!("bulkhead: {kind}{}\n", record.args()));
+        sink(format_args!("bulkhead: {}{}\n", Text(kind), record.args()));
     }
 
     fn flush(&self) {}
@@ -54,7 +55,7 @@ pub fn init() {
     log::set_max_level(LevelFilter::Info);
 }
 
-/// Sends the log to `sink` from now on; only the first call counts.
+/// Sends the log to `sink` from now on. Once.
 pub fn redirect(sink: Sink) {
-    SINK.call_once(|| sink);
+    SINK.give(sink);
 }

@@ -15,6 +15,7 @@ use crate::thread::{Exception, Thread};
 use crate::vcpu::{self, Vcpu};
 use abi::argument::{Cap, right::CALL};
 use abi::syscall::Tag;
+use abi::text::{Dec, Hex, Text};
 use abi::utcb::{ITEMS, Item, WORDS, exception::ExceptionReply};
 use abi::{MAX_CALL_DEPTH, Rights, Status, kind};
 
@@ -283,10 +284,10 @@ pub fn raise(cpu: &Cpu, thread: Ref<Thread>, exception: Exception) {
         Err(Refusal::Busy) => thread.pending.set(Some(exception)),
         Err(Refusal::Status(status)) => {
             log::warn!(
-                "thread stopped: exception {} at {:#x} has no handler: {}",
-                exception.vector,
-                thread.with_frame(|f| f.ip()),
-                status.name()
+                "thread stopped: exception {} at {} has no handler: {}",
+                Dec(exception.vector),
+                Hex(thread.with_frame(|f| f.ip())),
+                Text(status.name())
             );
             stop(cpu, thread);
         }

@@ -2,7 +2,8 @@
 //! it leaves or takes interrupts, and prints each new longest stretch of a way through it on the debug UART.
 //!
 //! Meant for one CPU whose counter counts instructions. The assembly before the first and after the last look at the
-//! counter is not in the figures: some 50 instructions each.
+//! counter is not in the figures: some 50 instructions each, on x86 up to 130 before an exit's and 80 after an entry's. What goes
+//! through the fast paths alone is not either: it is shorter than that.
 
 use abi::vcpu::ExitKind;
 
@@ -56,6 +57,7 @@ pub fn leave() {
 mod measured {
     use super::Path;
     use crate::arch;
+    use abi::text::Dec;
     use core::fmt::{self, Write};
     use core::sync::atomic::{AtomicU16, AtomicU64, Ordering::Relaxed};
 
@@ -97,8 +99,8 @@ mod measured {
                     Some(op) => f.write_str(op.name()),
                     None => f.write_str("unknown system call"),
                 },
-                (1, _) => write!(f, "exception {number}"),
-                (2, _) => write!(f, "exit {number}"),
+                (1, _) => write!(f, "exception {}", Dec(number.into())),
+                (2, _) => write!(f, "exit {}", Dec(number.into())),
                 (_, 0) => f.write_str("exit of the kernel's own"),
                 (_, 1) => f.write_str("timer"),
                 (_, 2) => f.write_str("inbox"),
@@ -126,7 +128,12 @@ mod measured {
         if took > LONGEST[usize::from(code) % KINDS].load(Relaxed) {
             LONGEST[usize::from(code) % KINDS].store(took, Relaxed);
             // A console of the kernel's own never fails.
-            let _ = writeln!(arch::uart::EarlyConsole, "\nlatency: {took} {}", Name(code));
+            let _ = writeln!(
+                arch::uart::EarlyConsole,
+                "\nlatency: {} {}",
+                Dec(took),
+                Name(code)
+            );
         }
     }
 }

@@ -6,6 +6,7 @@ use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use crate::arch::uart::{self, EarlyConsole};
 use crate::arch::{halt, stop_others};
+use abi::text::{Dec, Text};
 
 static PANICKED: AtomicBool = AtomicBool::new(false);
 
@@ -39,7 +40,11 @@ pub fn fatal(why: core::fmt::Arguments<'_>) -> ! {
 #[panic_handler]
 fn panic(info: &PanicInfo<'_>) -> ! {
     match info.location() {
-        Some(at) => fatal(format_args!("{}:{}", at.file(), at.line())),
+        Some(at) => fatal(format_args!(
+            "{}:{}",
+            Text(at.file()),
+            Dec(at.line().into())
+        )),
         None => fatal(format_args!("")),
     }
 }

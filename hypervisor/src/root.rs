@@ -18,6 +18,7 @@ use abi::boot::{self, BootInfo, Region};
 use abi::bundle::Head;
 use abi::cap::{Kind, MemoryKind, TimeLimit};
 use abi::syscall::{Caching, SpaceKind};
+use abi::text::Hex;
 use abi::{Rights, Selector, Status, call};
 
 /// Selector of the first mapping of the root task's own segments.
@@ -255,7 +256,8 @@ impl Regions {
             return;
         }
         if self.count == self.entries.len() {
-            log::warn!("too many memory regions: {start:#x} to {end:#x} is not used");
+            let (start, end) = (Hex(start), Hex(end));
+            log::warn!("too many memory regions: {start} to {end} is not used");
             return;
         }
         let at = self.entries[..self.count]

@@ -172,9 +172,15 @@ impl Space {
     }
 
     /// The I/O permission bitmap, if any port was ever mapped.
+    #[inline(always)]
     pub fn port_bitmap(&self) -> Option<[KernelPage; 2]> {
-        let [low, high] = [0, 1].map(|i| self.ports[i].load(Ordering::Acquire));
-        (low != 0 && high != 0).then(|| [KernelPage::from_virt(low), KernelPage::from_virt(high)])
+        // One after the other: most spaces have none, and are loaded with every switch to them.
+        let low = self.ports[0].load(Ordering::Acquire);
+        if low == 0 {
+            return None;
+        }
+        let high = self.ports[1].load(Ordering::Acquire);
+        (high != 0).then(|| [low, high].map(KernelPage::from_virt))
     }
 
     fn make_port_bitmap(&self) -> Result<(), Status> {

@@ -1,5 +1,7 @@
 //! What CPUs do ahead of time that can be observed, and what is done about it: each architecture has a table.
 
+use abi::text::Text;
+
 /// What an [`Item`] of the table finds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict<M> {
@@ -39,7 +41,7 @@ pub fn choose<C, M: bitflags::Flags>(
             Verdict::Open(why) => ("AFFECTED: ", why),
         };
         if report {
-            log::info!("{name}: {how}{detail}");
+            log::info!("{}: {}{}", Text(name), Text(how), Text(detail));
         }
     }
     if report && !mitigate {

@@ -211,16 +211,16 @@ fn wait(cpu: &Cpu, thread: Ref<Thread>, call: call::Wait) -> Outcome {
         Err(status) => return Outcome::Return(Err(status)),
     };
     let deadline = call.deadline;
-    if deadline != 0
-        && !notification.is_set()
-        && let Err(status) = notification.attach(thread.context())
-    {
+    let waits = deadline != 0 && !notification.is_set();
+    if waits && let Err(status) = notification.attach(thread.context()) {
         return Outcome::Return(Err(status));
     }
     // Attached first, looked at second: a signal from another CPU is seen on one side or the other.
     let bits = notification.take();
     if bits != 0 {
-        notification.detach(thread.context());
+        if waits {
+            notification.detach(thread.context());
+        }
         thread.return_values(&call::Waited { bits });
         return Outcome::Return(Ok(()));
     }

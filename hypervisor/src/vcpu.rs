@@ -12,6 +12,7 @@ use crate::object::Object;
 use crate::portal::Portal;
 use crate::space::{Space, User};
 use abi::cap::Kind;
+use abi::text::Text;
 use abi::vcpu::ExitKind;
 use abi::{Rights, Selector};
 
@@ -151,7 +152,7 @@ fn refused(cpu: &Cpu, vcpu: Ref<Vcpu>, refusal: ipc::Refusal) {
         log::warn!(
             "vCPU stopped: no handler for exit {:?}: {}",
             kind.unwrap_or(ExitKind::Other),
-            status.name()
+            Text(status.name())
         );
         stop(cpu, vcpu);
     }

@@ -106,7 +106,7 @@ impl Mode {
             // Code that functions share (outlined) would cost two instructions more wherever it is on a hot path.
             (true, Architecture::Arm64) => &[
                 "-Crelocation-model=static",
-                "-Cllvm-args=-inline-threshold=20 -enable-machine-outliner=never",
+                "-Cllvm-args=-inline-threshold=30 -enable-machine-outliner=never",
             ],
             (false, _) => &["-Crelocation-model=static"],
         }

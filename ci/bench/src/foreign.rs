@@ -1,7 +1,8 @@
 //! A system call of a foreign thread, which a handler in another domain answers.
 
 use crate::arch;
-use crate::ipc::{OTHER_DOMAIN, OTHER_SPACE};
+use crate::place::Place;
+use crate::server::Compartment;
 use crate::stats::{self, Row};
 use abi::boot::{ROOT_DOMAIN, ROOT_SPACE};
 use abi::syscall::ThreadFlags;
@@ -9,89 +10,68 @@ use abi::{Badge, Rights, Selector};
 use core::sync::atomic::{AtomicU64, Ordering};
 use rt::arch::{Registers, system_call};
 use rt::syscall::{self, Deadline, Result, ThreadParameters};
+use trial::Stack;
 
-const FREE: u32 = abi::boot::ROOT_FREE.0 + 32;
-const HANDLER: Selector = Selector(FREE);
-const PORTAL: Selector = Selector(FREE + 1);
-const THREAD: Selector = Selector(FREE + 2);
-const SCHED: Selector = Selector(FREE + 3);
-const DONE: Selector = Selector(FREE + 4);
-/// The handler's selector of the same notification.
+/// The handler's selector of the notification that says the end.
 pub(crate) const HANDLERS_DONE: Selector = Selector(1);
 
-const UTCB: u64 = 0x5000_4000;
-const HANDLER_UTCB: u64 = 0x5000_5000;
-
-#[repr(C, align(16))]
-struct Stack([u8; 16384]);
-static mut STACK: Stack = Stack([0; 16384]);
+static STACK: Stack = Stack::zeroed();
 
 /// The row that the foreign thread has measured: it cannot print it.
 static ROW: [AtomicU64; 5] = [const { AtomicU64::new(0) }; 5];
 
 /// What the foreign thread does. Its end is an exception.
 pub(crate) extern "C" fn measure() {
-    let Row {
+    let row = stats::measure(|| {
+        system_call(Registers::default());
+        Ok(())
+    });
+    let Ok(Row {
         min,
         median,
         p99,
         max,
         first,
-    } = stats::measure(|| {
-        system_call(Registers::default());
-    });
+    }) = row
+    else {
+        return;
+    };
     for (word, value) in ROW.iter().zip([min, median, p99, max, first]) {
         word.store(value, Ordering::Relaxed);
     }
 }
 
-/// Measures and prints everything here. After [`crate::ipc::run`], whose other domain it uses.
-pub fn run() {
-    match start() {
-        Ok(()) => {
-            let [min, median, p99, max, first] =
-                core::array::from_fn(|i| ROW[i].load(Ordering::Relaxed));
-            let row = Row {
-                min,
-                median,
-                p99,
-                max,
-                first,
-            };
-            stats::print("syscall.foreign", &row);
-        }
-        Err(status) => stats::unavailable("syscall.foreign", status.name()),
-    }
+/// Measures and prints everything here.
+pub fn run(place: &mut Place) {
+    stats::report("syscall.foreign", start(place));
 }
 
 /// Has a foreign thread measure, and waits for its end.
-fn start() -> Result {
-    syscall::create_notification(ROOT_DOMAIN, DONE)?;
+fn start(place: &mut Place) -> Result<Row> {
+    let (done, thread) = (place.selector(), place.selector());
     let badge = Badge(1);
-    syscall::delegate_notification(DONE, OTHER_DOMAIN, HANDLERS_DONE, Rights::SIGNAL, badge)?;
-    let handler = ThreadParameters {
-        domain: OTHER_DOMAIN,
-        space: OTHER_SPACE,
-        cpu: 0,
-        utcb: HANDLER_UTCB,
-        ip: arch::answer as *const () as u64,
-        sp: 0x1000,
-        exceptions: Selector::NULL,
-        flags: ThreadFlags::empty(),
-    };
-    syscall::create_thread(OTHER_DOMAIN, HANDLER, &handler)?;
-    syscall::create_portal(ROOT_DOMAIN, PORTAL, HANDLER, 0, 0)?;
-    let thread = ThreadParameters {
+    let handler = Compartment::create(place)?;
+    syscall::create_notification(ROOT_DOMAIN, done)?;
+    syscall::delegate_notification(done, handler.domain, HANDLERS_DONE, Rights::SIGNAL, badge)?;
+    let parameters = ThreadParameters {
         domain: ROOT_DOMAIN,
         space: ROOT_SPACE,
         cpu: 0,
-        utcb: UTCB,
+        utcb: place.utcb_address(),
         ip: arch::foreign as *const () as u64,
-        sp: &raw const STACK as u64 + size_of::<Stack>() as u64,
-        exceptions: PORTAL,
+        sp: STACK.top(),
+        exceptions: handler.server(place, arch::answer, 0)?,
         flags: ThreadFlags::FOREIGN,
     };
-    syscall::create_thread(ROOT_DOMAIN, THREAD, &thread)?;
-    trial::start(SCHED, THREAD)?;
-    syscall::wait(DONE, Deadline::NEVER).map(|_| ())
+    syscall::create_thread(ROOT_DOMAIN, thread, &parameters)?;
+    trial::start(place.selector(), thread)?;
+    syscall::wait(done, Deadline::NEVER)?;
+    let [min, median, p99, max, first] = core::array::from_fn(|i| ROW[i].load(Ordering::Relaxed));
+    Ok(Row {
+        min,
+        median,
+        p99,
+        max,
+        first,
+    })
 }

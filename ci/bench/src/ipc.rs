@@ -1,115 +1,146 @@
-//! System calls and synchronous calls.
+//! System calls that do nothing, and synchronous calls.
 
-use crate::stats::{self, Row};
+use crate::arch;
+use crate::place::Place;
+use crate::server::{self, Compartment, in_other_domain, in_same_domain};
+use crate::stats::{self, Outcome, Row};
 use abi::boot::ROOT_DOMAIN;
-use abi::bundle::Head;
-use abi::syscall::{SpaceKind, ThreadFlags};
-use abi::{Op, Selector, Tag};
+use abi::utcb::{Item, WORDS, Window};
+use abi::{Op, Rights, Selector, Status, Tag};
+use core::hint::black_box;
 use rt::arch::{Registers, call_portal, system_call};
-use rt::syscall::{self, Result, ThreadParameters};
-use trial::{create_thread, echo, map_code};
+use rt::handler::serve_for_ever;
+use rt::ipc::Utcb;
+use rt::syscall::{self, Result};
+use trial::echo;
 
-/// First selector that the measurements use.
-const FREE: u32 = abi::boot::ROOT_FREE.0;
-const SAME_THREAD: Selector = Selector(FREE);
-const SAME_PORTAL: Selector = Selector(FREE + 1);
-pub(crate) const OTHER_DOMAIN: Selector = Selector(FREE + 2);
-pub(crate) const OTHER_SPACE: Selector = Selector(FREE + 3);
-const OTHER_THREAD: Selector = Selector(FREE + 4);
-const OTHER_PORTAL: Selector = Selector(FREE + 5);
-const NOTIFICATION: Selector = Selector(FREE + 6);
-const MAPPINGS: Selector = Selector(FREE + 8);
+/// Where a server of a chain finds the portal of the next one, in its own table.
+pub(crate) const NEXT: Selector = Selector(1);
+/// Where the receiver of a capability takes it.
+const RECEIVED: Window = Window { base: 1, slots: 1 };
+/// Words in the UTCB of a long message; a full one has [`WORDS`].
+const LONG: u16 = 32;
 
-const SAME_UTCB: u64 = 0x5000_0000;
-const OTHER_UTCB: u64 = 0x5000_1000;
-/// The stack pointer of threads that use none.
-const NO_STACK: u64 = 0x1000;
-
-/// Calls `portal` with no message, as a stub does that has nothing to keep but what the compiler must.
+/// The registers of a call without a message in them.
 #[inline(always)]
-fn call(portal: Selector) -> u64 {
-    call_portal(Registers {
-        tag: Tag::new(Op::Call, 0).0,
+fn request(portal: Selector, tag: Tag) -> Registers {
+    Registers {
+        tag: tag.0,
         first: portal.0 as u64,
         ..Registers::default()
-    })
-    .tag
+    }
+}
+
+/// Calls `portal`, as a stub does that has nothing to keep but what the compiler must.
+#[inline(always)]
+fn call(portal: Selector, tag: Tag) -> Tag {
+    Tag(call_portal(request(portal, tag)).tag)
+}
+
+/// The tag of a call with `words` words in the UTCB.
+const fn tag(words: u16) -> Tag {
+    Tag::new(Op::Call, words)
 }
 
 /// Measures and prints everything here.
-pub fn run(head: &Head) {
-    stats::print("syscall.null", &null());
-    match same_domain() {
-        Ok(row) => stats::print("ipc.same_domain.words0", &row),
-        Err(status) => stats::unavailable("ipc.same_domain.words0", status.name()),
+pub fn run(place: &mut Place) {
+    stats::report("syscall.null", null());
+    let servers = [
+        ("same", in_same_domain(place, echo)),
+        ("other", in_other_domain(place, echo)),
+    ];
+    for (domain, portal) in servers {
+        let rows: [fn(Selector) -> Result<Row>; 3] = [words::<0>, words::<4>, words::<8>];
+        for (count, measure) in [0, 4, 8].into_iter().zip(rows) {
+            let name = format_args!("ipc.{domain}_domain.words{count}");
+            stats::report(name, portal.and_then(measure));
+        }
     }
-    match other_domain(head) {
-        Ok(row) => stats::print("ipc.other_domain.words0", &row),
-        Err(status) => stats::unavailable("ipc.other_domain.words0", status.name()),
-    }
-    match signal() {
-        Ok(row) => stats::print("signal.no_waiter", &row),
-        Err(status) => stats::unavailable("signal.no_waiter", status.name()),
+    let portal = in_other_domain(place, arch::echo_all);
+    let long = |words| portal.and_then(|portal| stats::measure_call(|| call(portal, tag(words))));
+    stats::report("ipc.other_domain.utcb32", long(LONG));
+    stats::report("ipc.other_domain.utcb", long(WORDS as u16));
+    stats::report("ipc.other_domain.capability", capability(place));
+    for servers in [2, 3] {
+        stats::report(format_args!("ipc.chain{servers}"), chain(place, servers));
     }
 }
 
 /// A system call whose number the kernel does not know: entry, decoding, return.
-fn null() -> Row {
+fn null() -> Result<Row> {
     stats::measure(|| {
         system_call(Registers {
             tag: 0xff,
             ..Registers::default()
         });
+        Ok(())
     })
 }
 
-fn signal() -> Result<Row> {
-    syscall::create_notification(ROOT_DOMAIN, NOTIFICATION)?;
-    Ok(stats::measure(|| {
-        let tag = Tag::new(Op::Signal, 0).0;
-        let first = NOTIFICATION.0 as u64;
-        system_call(Registers {
-            tag,
-            first,
-            ..Registers::default()
-        });
-    }))
-}
-
-fn same_domain() -> Result<Row> {
-    create_thread(SAME_THREAD, SAME_UTCB, echo, NO_STACK)?;
-    syscall::create_portal(ROOT_DOMAIN, SAME_PORTAL, SAME_THREAD, 1, 0)?;
-    check(call(SAME_PORTAL))?;
-    Ok(stats::measure(|| {
-        call(SAME_PORTAL);
-    }))
-}
-
-fn other_domain(head: &Head) -> Result<Row> {
-    syscall::create_domain(ROOT_DOMAIN, OTHER_DOMAIN, 64, 64)?;
-    syscall::create_space(OTHER_DOMAIN, OTHER_SPACE, SpaceKind::Host)?;
-    map_code(head, OTHER_SPACE, MAPPINGS)?;
-    let parameters = ThreadParameters {
-        domain: OTHER_DOMAIN,
-        space: OTHER_SPACE,
-        cpu: 0,
-        utcb: OTHER_UTCB,
-        ip: echo as *const () as u64,
-        sp: NO_STACK,
-        exceptions: Selector::NULL,
-        flags: ThreadFlags::empty(),
-    };
-    syscall::create_thread(OTHER_DOMAIN, OTHER_THREAD, &parameters)?;
-    syscall::create_portal(ROOT_DOMAIN, OTHER_PORTAL, OTHER_THREAD, 2, 0)?;
-    check(call(OTHER_PORTAL))?;
-    Ok(stats::measure(|| {
-        call(OTHER_PORTAL);
-    }))
-}
-
-fn check(tag: u64) -> Result {
-    match Tag(tag).status() {
-        abi::Status::Success => Ok(()),
-        status => Err(status),
+/// Messages of `N` words there and back, from memory and to memory. A function of its own, so that it has registers for
+/// what it needs each time.
+#[inline(never)]
+fn words<const N: usize>(portal: Selector) -> Result<Row> {
+    let (mut sent, mut received) = ([0; N], [0; N]);
+    for (number, word) in (1..).zip(&mut sent) {
+        *word = number;
     }
+    let from = black_box(&sent).as_ptr();
+    let to = black_box(&mut received).as_mut_ptr();
+    let row = stats::measure_call(|| {
+        let mut r = request(portal, tag(0));
+        for (i, word) in r.words.iter_mut().take(N).enumerate() {
+            // SAFETY: inside the array. Volatile, as somebody has put the words there.
+            *word = unsafe { from.add(i).read_volatile() };
+        }
+        let r = call_portal(r);
+        for (i, word) in r.words.into_iter().take(N).enumerate() {
+            // SAFETY: as above. Volatile, as somebody is to use the words.
+            unsafe { to.add(i).write_volatile(word) };
+        }
+        Tag(r.tag)
+    })?;
+    if received == sent {
+        Ok(row)
+    } else {
+        Err(Status::Unknown)
+    }
+}
+
+/// A message with a capability, which is taken back after each.
+fn capability(place: &mut Place) -> Result<Row> {
+    let portal = in_other_domain(place, arch::receiver)?;
+    let sent = place.selector();
+    syscall::create_notification(ROOT_DOMAIN, sent)?;
+    let item = Item {
+        source: sent,
+        rights: Rights::SIGNAL.bits(),
+        flags: 0,
+        first: 1,
+        second: 0,
+    };
+    place.utcb.set_item(0, item);
+    // The receiver opens its window in answer to its first call.
+    call(portal, tag(0)).check()?;
+    let one = tag(0).with_items(1);
+    stats::measure_between(|| Ok(()), || call(portal, one), || syscall::revoke(sent))
+}
+
+/// Takes capabilities.
+pub(crate) extern "C" fn receiver() -> ! {
+    // SAFETY: it is this thread's, and nobody else looks at it.
+    let mut utcb = unsafe { Utcb::new(server::UTCB) };
+    utcb.set_window(RECEIVED);
+    serve_for_ever(utcb, (), |(), _| {})
+}
+
+/// A call to the first of so many servers, each of which calls the next one before it answers.
+fn chain(place: &mut Place, servers: usize) -> Result<Row> {
+    let mut portal = in_other_domain(place, echo)?;
+    for _ in 1..servers {
+        let compartment = Compartment::create(place)?;
+        syscall::delegate(portal, compartment.domain, NEXT, Rights::CALL)?;
+        portal = compartment.server(place, arch::relay, 0)?;
+    }
+    stats::measure_call(|| call(portal, tag(0)))
 }

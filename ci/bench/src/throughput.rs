@@ -8,6 +8,7 @@
 //! longer: one instruction of any CPU, if they run in turns, or one of each, if they go on side by side. Either gives the
 //! instructions of one operation.
 
+use crate::peer::FOR_EVER;
 use crate::stats::{self, SAMPLES};
 use crate::{LOOP_BEGINS, LOOP_ENDS, arch};
 use abi::boot::{BootInfo, MAX_CPUS, ROOT_DOMAIN, ROOT_SPACE, ROOT_TIME};
@@ -46,8 +47,6 @@ const WINDOW: u64 = 0x5200_0000;
 const OFFSET: u64 = 0x10_0000;
 /// The stack pointer of threads that use none.
 const NO_STACK: u64 = 0x1000;
-/// A client's budget: its time slice does not end.
-const FOR_EVER: u64 = 1 << 40;
 
 /// Operations of a sample.
 const BATCH: u64 = 16;
@@ -72,7 +71,7 @@ const WORDS: u16 = 4;
 
 /// A number in cache lines of its own: two, as processors fetch pairs of them.
 #[repr(C, align(128))]
-struct Line(AtomicU64);
+pub(crate) struct Line(pub AtomicU64);
 
 /// What the clients share. While they measure, each writes to a line of its own, and nobody reads it.
 #[repr(C, align(4096))]
@@ -237,12 +236,15 @@ fn batches(count: usize) -> usize {
     UNCOUNTED + SAMPLES.div_ceil(count)
 }
 
-/// Measures and prints everything here.
-pub fn run(info: &BootInfo, head: &Head) {
+/// Measures and prints everything here; what a tick is, if it is known.
+pub fn run(info: &BootInfo, head: &Head) -> Option<Ticks> {
     let count = info.cpus as usize;
     let reason = match measure(info, head) {
         Ok(()) => match Ticks::find(count) {
-            Ok(ticks) => return report(count, &ticks),
+            Ok(ticks) => {
+                report(count, &ticks);
+                return Some(ticks);
+            }
             Err(reason) => reason,
         },
         Err(status) => status.name(),
@@ -250,6 +252,7 @@ pub fn run(info: &BootInfo, head: &Head) {
     for row in ROWS {
         stats::unavailable(format_args!("throughput.{row}.cpus{count}"), reason);
     }
+    None
 }
 
 /// Has a pair on each CPU measure, and waits for their end.
@@ -394,7 +397,7 @@ impl Pair {
 }
 
 /// What a tick is.
-struct Ticks {
+pub struct Ticks {
     /// Of a batch of nothing.
     empty: u64,
     /// For an instruction of all clients.
@@ -416,6 +419,11 @@ impl Ticks {
             return Err("the counter does not count instructions");
         }
         Ok(Ticks { empty, each })
+    }
+
+    /// Whether it is an instruction of any CPU: they run in turns.
+    pub fn is_of_any_cpu(&self) -> bool {
+        self.each > 1
     }
 
     /// Instructions of one operation of a batch that took so many.

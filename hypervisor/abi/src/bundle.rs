@@ -5,6 +5,8 @@
 //! Segments are page-aligned, padded with zeros to whole pages and include the program's
 //! zero-initialised data, so that they can be mapped where they lie.
 
+use crate::text::Dec;
+
 /// `"BLKHDBDL"`.
 pub const MAGIC: [u8; 8] = *b"BLKHDBDL";
 /// Version of the format.
@@ -83,15 +85,20 @@ impl core::fmt::Display for BundleError {
             BundleError::Truncated => f.write_str("the bundle is truncated"),
             BundleError::BadMagic => f.write_str("this is no Bulkhead bundle (wrong magic)"),
             BundleError::BadVersion(v) => {
+                let (v, known) = (Dec((*v).into()), Dec(VERSION.into()));
                 write!(
                     f,
-                    "bundle format {v}, this kernel reads {VERSION}: pack it again"
+                    "bundle format {v}, this kernel reads {known}: pack it again"
                 )
             }
             BundleError::BadChecksum => {
                 f.write_str("the bundle's checksum is wrong: it was damaged")
             }
-            BundleError::BadSegment(i) => write!(f, "segment {i} of the root task is invalid"),
+            BundleError::BadSegment(i) => write!(
+                f,
+                "segment {} of the root task is invalid",
+                Dec((*i).into())
+            ),
         }
     }
 }

@@ -44,6 +44,7 @@ pub mod kind;
 pub mod operation;
 pub mod status;
 pub mod syscall;
+pub mod text;
 pub mod utcb;
 pub mod vcpu;
 

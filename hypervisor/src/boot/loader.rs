@@ -4,6 +4,7 @@
 use super::memory_map::MapError;
 use super::params::MAX_COMMAND_LINE;
 use crate::addr::HostPhys;
+use abi::text::Text;
 
 /// The loader's memory, which lies below 4 GiB.
 pub trait LoaderMemory {
@@ -41,9 +42,9 @@ impl core::fmt::Display for LoaderError {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         match self {
             LoaderError::OutOfReach(what, at) => {
-                write!(f, "the loader put {what} at {at:?}, out of reach")
+                write!(f, "the loader put {} at {at:?}, out of reach", Text(what))
             }
-            LoaderError::Damaged(what) => write!(f, "the loader's {what} is damaged"),
+            LoaderError::Damaged(what) => write!(f, "the loader's {} is damaged", Text(what)),
             LoaderError::NoMemoryMap => f.write_str("the loader passed no memory map"),
             LoaderError::Map(error) => write!(f, "{error}"),
         }

@@ -7,6 +7,7 @@
 use core::fmt;
 
 use abi::boot::MAX_CPUS;
+use abi::text::Hex;
 
 use crate::addr::HostPhys;
 
@@ -91,7 +92,9 @@ impl fmt::Display for MadtError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             MadtError::TooShort => f.write_str("the ACPI MADT is too short"),
-            MadtError::BadEntry(at) => write!(f, "the ACPI MADT's entry at {at:#x} is damaged"),
+            MadtError::BadEntry(at) => {
+                write!(f, "the ACPI MADT's entry at {} is damaged", Hex(*at as u64))
+            }
         }
     }
 }

@@ -8,6 +8,7 @@
 use core::fmt;
 
 use crate::addr::HostPhys;
+use abi::text::Dec;
 
 /// Most regions that a map holds. PCs have 10 to 60.
 pub const MAX_REGIONS: usize = 128;
@@ -83,7 +84,7 @@ impl PhysRange {
 
 impl fmt::Debug for PhysRange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:#012x}-{:#012x}", self.start, self.end)
+        write!(f, "{:?}-{:?}", self.start(), self.end())
     }
 }
 
@@ -164,10 +165,8 @@ impl fmt::Display for MapError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             MapError::TooManyRegions => {
-                write!(
-                    f,
-                    "firmware describes more than {MAX_REGIONS} memory regions"
-                )
+                let most = Dec(MAX_REGIONS as u64);
+                write!(f, "firmware describes more than {most} memory regions")
             }
             MapError::NotUsable(range) => write!(f, "{range:?} is not usable memory"),
         }
@@ -217,9 +216,7 @@ impl MemoryMap {
             Some(range.outward())
         };
         let Some(pages) = pages else { return Ok(()) };
-        self.paint(pages, |old| {
-            old.map_or(kind, |old| old.more_restrictive(kind))
-        })
+        self.paint(pages, kind)
     }
 
     /// Takes the pages that `range` touches out of usable memory: from now on they are of `kind`.
@@ -228,7 +225,7 @@ impl MemoryMap {
         if !self.is_usable(pages) {
             return Err(MapError::NotUsable(pages));
         }
-        self.paint(pages, |_| kind)
+        self.paint(pages, kind)
     }
 
     /// Whether every byte of `range` is usable memory.
@@ -278,30 +275,26 @@ impl MemoryMap {
             .sum()
     }
 
-    /// Gives each page of `range` the kind that `new_kind` makes of its old one. On an error the map
-    /// is unchanged.
-    fn paint(
-        &mut self,
-        range: PhysRange,
-        new_kind: impl Fn(Option<RegionKind>) -> RegionKind,
-    ) -> Result<(), MapError> {
+    /// Makes the pages of `range` that were holes `kind`, and the others the more restrictive of that and what they were.
+    /// On an error the map is unchanged.
+    fn paint(&mut self, range: PhysRange, kind: RegionKind) -> Result<(), MapError> {
         let mut out = MemoryMap::new();
         // Everything in `range` below `done` has been written to `out`.
         let mut done = range.start;
         for region in self.regions() {
             let old = region.range;
             out.push(old.start, old.end.min(range.start), region.kind)?;
-            out.push(done, old.start.min(range.end), new_kind(None))?;
+            out.push(done, old.start.min(range.end), kind)?;
             let both = (old.start.max(range.start), old.end.min(range.end));
-            out.push(both.0, both.1, new_kind(Some(region.kind)))?;
+            out.push(both.0, both.1, region.kind.more_restrictive(kind))?;
             done = done.max(old.end.min(range.end));
             if old.end > range.end {
-                out.push(done, range.end, new_kind(None))?;
+                out.push(done, range.end, kind)?;
                 done = range.end;
                 out.push(old.start.max(range.end), old.end, region.kind)?;
             }
         }
-        out.push(done, range.end, new_kind(None))?;
+        out.push(done, range.end, kind)?;
         *self = out;
         Ok(())
     }

@@ -1,5 +1,9 @@
 //! AArch64: the assembly of the monitor, and a guest at EL1 with its MMU off.
 
+mod servers;
+
+pub use servers::{echo_all, relay};
+
 use crate::exit::{DOORBELL, RESULTS, ROUNDS};
 use crate::throughput::KNOWN;
 use abi::Op;
@@ -11,6 +15,7 @@ use abi::vcpu::aarch64::Groups;
 pub use abi::vcpu::aarch64::{CONTROL_HALT, VcpuState};
 use core::arch::{asm, naked_asm};
 use rt::syscall::DoorbellParameters;
+use servers::entry;
 
 /// All groups of state but the interrupt controller's, which the guest does not use.
 pub const ALL: u64 = Groups::all().difference(Groups::GIC).bits();
@@ -41,17 +46,29 @@ pub extern "C" fn answer() -> ! {
     )
 }
 
-/// Where the foreign thread starts.
-#[unsafe(naked)]
-pub extern "C" fn foreign() -> ! {
-    naked_asm!("bl {measure}", "udf #0", measure = sym crate::foreign::measure)
-}
+entry!(
+    /// Where the foreign thread starts.
+    foreign,
+    crate::foreign::measure
+);
 
-/// Where the client of a pair starts.
-#[unsafe(naked)]
-pub extern "C" fn client() -> ! {
-    naked_asm!("bl {client}", "udf #0", client = sym crate::throughput::client)
-}
+entry!(
+    /// Where the receiver of capabilities starts.
+    receiver,
+    crate::ipc::receiver
+);
+
+entry!(
+    /// Where the pager starts.
+    pager,
+    crate::memory::pager
+);
+
+entry!(
+    /// Where the client of a pair starts.
+    client,
+    crate::throughput::client
+);
 
 /// Answers each call with what it got, after it has given way.
 #[unsafe(naked)]

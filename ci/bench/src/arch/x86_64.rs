@@ -1,5 +1,9 @@
 //! x86-64: the assembly of the monitor, and a guest in protected mode.
 
+mod servers;
+
+pub use servers::{echo_all, relay};
+
 use crate::exit::{DOORBELL, ROUNDS, STATE};
 use crate::throughput::KNOWN;
 use abi::Op;
@@ -12,6 +16,7 @@ pub use abi::vcpu::x86_64::{CONTROL_HALT, VcpuState};
 use core::arch::{asm, naked_asm};
 use core::mem::offset_of;
 use rt::syscall::DoorbellParameters;
+use servers::entry;
 
 /// All groups of state.
 pub const ALL: u64 = Groups::all().bits();
@@ -42,17 +47,29 @@ pub extern "C" fn answer() -> ! {
     )
 }
 
-/// Where the foreign thread starts.
-#[unsafe(naked)]
-pub extern "C" fn foreign() -> ! {
-    naked_asm!("call {measure}", "ud2", measure = sym crate::foreign::measure)
-}
+entry!(
+    /// Where the foreign thread starts.
+    foreign,
+    crate::foreign::measure
+);
 
-/// Where the client of a pair starts.
-#[unsafe(naked)]
-pub extern "C" fn client() -> ! {
-    naked_asm!("call {client}", "ud2", client = sym crate::throughput::client)
-}
+entry!(
+    /// Where the receiver of capabilities starts.
+    receiver,
+    crate::ipc::receiver
+);
+
+entry!(
+    /// Where the pager starts.
+    pager,
+    crate::memory::pager
+);
+
+entry!(
+    /// Where the client of a pair starts.
+    client,
+    crate::throughput::client
+);
 
 /// Answers each call with what it got, after it has given way.
 #[unsafe(naked)]

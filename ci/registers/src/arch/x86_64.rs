@@ -130,11 +130,10 @@ pub fn check_monitor() -> Option<Harm> {
     if by_fs != word || by_gs != word {
         return harm(2, by_fs);
     }
-    // These it has given to its guests itself: XCR0 stays while only the monitor runs, and under SVM the whole vCPU.
+    // These it has given to its guests itself: a vCPU stays loaded while only the monitor runs.
     let given = |value, of: fn(u64) -> u64| (0..2).any(|guest| value == of(guest));
     let words = look(features());
-    let stays = SVM.load(Ordering::Relaxed) && given(words[0], tsc_aux);
-    if words[0] != 0 && !stays {
+    if words[0] != 0 && !given(words[0], tsc_aux) {
         return harm(3, words[0]);
     }
     if words[1] != XCR0.load(Ordering::Relaxed) && !given(words[1], xcr0) {

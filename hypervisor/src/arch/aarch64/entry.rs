@@ -257,14 +257,15 @@ pub fn wait_for_interrupt() {
 /// Ends a CPU that met an exception in the kernel.
 extern "C" fn kernel_fault() -> ! {
     use super::sysreg::read;
+    use abi::text::Hex;
     if crate::panic::is_panicked() {
         super::halt();
     }
     crate::panic::fatal(format_args!(
-        "exception in the kernel: ESR {:#x}, ELR {:#x}, FAR {:#x}, SPSR {:#x}",
-        read!("esr_el2"),
-        read!("elr_el2"),
-        read!("far_el2"),
-        read!("spsr_el2")
+        "exception in the kernel: ESR {}, ELR {}, FAR {}, SPSR {}",
+        Hex(read!("esr_el2")),
+        Hex(read!("elr_el2")),
+        Hex(read!("far_el2")),
+        Hex(read!("spsr_el2"))
     ))
 }

@@ -332,18 +332,23 @@ pub unsafe fn copy_words(from: u64, to: u64, count: usize) {
     // SAFETY: by the caller's word.
     unsafe {
         asm!(
-            "cbz {count}, 3f",
-            "2:",
-            "ldr {word}, [{from}], #8",
-            "str {word}, [{to}], #8",
-            "sub {count}, {count}, #1",
-            "cbnz {count}, 2b",
-            "3:",
+            "subs {count}, {count}, #2",
+            "b.lo 3f",
+            "2: ldp {first}, {second}, [{from}], #16",
+            "stp {first}, {second}, [{to}], #16",
+            "subs {count}, {count}, #2",
+            "b.hs 2b",
+            // The lowest bit is that of what is left.
+            "3: tbz {count}, #0, 4f",
+            "ldr {first}, [{from}]",
+            "str {first}, [{to}]",
+            "4:",
             from = inout(reg) from => _,
             to = inout(reg) to => _,
             count = inout(reg) count => _,
-            word = out(reg) _,
-            options(nostack, preserves_flags)
+            first = out(reg) _,
+            second = out(reg) _,
+            options(nostack)
         );
     }
 }

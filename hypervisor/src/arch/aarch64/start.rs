@@ -17,6 +17,7 @@ use crate::tables::KernelRights;
 use crate::{early_log, logring};
 use abi::boot::BootInfo;
 use abi::cap::MemoryKind;
+use abi::text::{Dec, Hex, Text};
 use core::arch::asm;
 
 /// Pages of a CPU's kernel stack.
@@ -32,8 +33,8 @@ unsafe extern "C" {
 }
 
 /// Called by the boot code, on its stack and tables.
-pub fn kernel_main(params: &'static BootParams) -> ! {
-    log::info!("Bulkhead {}", env!("CARGO_PKG_VERSION"));
+pub fn kernel_main(params: &BootParams) -> ! {
+    log::info!(concat!("Bulkhead ", env!("CARGO_PKG_VERSION")));
     if let Err(why) = features::check() {
         refuse(format_args!("panic: {why}"));
     }
@@ -74,7 +75,7 @@ pub fn kernel_main(params: &'static BootParams) -> ! {
     gic::init(&interrupts);
     enter_cpu(first);
     early_log::redirect(logring::append_text);
-    log::info!("guests: EL2, GICv{}", gic::version());
+    log::info!("guests: EL2, GICv{}", Dec(gic::version().into()));
     start_others();
 
     for range in gic::ranges(&interrupts) {
@@ -90,7 +91,7 @@ pub fn kernel_main(params: &'static BootParams) -> ! {
     if let Err(status) = root::start(&first, machine) {
         refuse(format_args!(
             "panic: cannot start the root task: {}",
-            status.name()
+            Text(status.name())
         ));
     }
     run()
@@ -168,7 +169,7 @@ fn enter_cpu(cpu: Ref<Cpu>) {
         Some(target) => cpu.arch.target.set(target),
         None => refuse(format_args!(
             "panic: CPU {} has no interface to the interrupt controller",
-            cpu.index
+            Dec(cpu.index.into())
         )),
     }
     isb();
@@ -182,7 +183,7 @@ fn start_others() {
             break;
         }
         let Some(cpu) = make_cpu(index, id) else {
-            log::warn!("no memory for CPU {id:#x} and those after it");
+            log::warn!("no memory for CPU {} and those after it", Hex(id));
             break;
         };
         let stack = HostVirt(cpu.arch.stack_top);
@@ -190,11 +191,11 @@ fn start_others() {
         if unsafe { smp::start(id, index as usize, stack, paging::kernel_root()) } {
             index += 1;
         } else {
-            log::warn!("CPU {id:#x} did not start");
+            log::warn!("CPU {} did not start", Hex(id));
             cpu::unregister(index);
         }
     }
-    log::info!("{} CPUs", cpu::count());
+    log::info!("{} CPUs", Dec(cpu::count().into()));
 }
 
 fn boot_info(params: &BootParams, map: &MemoryMap, pool: PhysRange) -> BootInfo {

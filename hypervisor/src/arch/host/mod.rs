@@ -10,6 +10,11 @@ pub mod paging;
 pub mod vcpu;
 
 #[cfg(all(test, target_arch = "x86_64", not(schedules)))]
+#[path = "../x86_64/cpuid.rs"]
+#[allow(dead_code)]
+mod cpuid;
+
+#[cfg(all(test, target_arch = "x86_64", not(schedules)))]
 #[path = "../x86_64/virt/mod.rs"]
 #[allow(dead_code, unused_imports)]
 mod virt;

@@ -1,11 +1,12 @@
 //! The TSC as the machine's counter: its frequency, and delays.
 
-use core::arch::x86_64::{__cpuid, _rdtsc};
+use core::arch::x86_64::_rdtsc;
 use core::hint::spin_loop;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use x86::io::{inb, inl, outb};
 
+use super::cpuid::leaf;
 use super::interrupts::apic;
 
 static TSC_HZ: AtomicU64 = AtomicU64::new(0);
@@ -269,17 +270,13 @@ fn measure_well(reference: Reference) -> Option<Measured> {
 /// 0x15: crystal's frequency and ratio, Intel SDM 3A 18.7.3).
 fn reported_tsc_hz() -> Option<u64> {
     const HYPERVISOR_PRESENT: u32 = 1 << 31;
-    if __cpuid(1).ecx & HYPERVISOR_PRESENT != 0 && __cpuid(0x4000_0000).eax >= 0x4000_0010 {
-        let khz = __cpuid(0x4000_0010).eax;
+    if leaf(1, 0).ecx & HYPERVISOR_PRESENT != 0 {
+        let khz = leaf(0x4000_0010, 0).eax;
         if khz != 0 {
             return Some(u64::from(khz) * 1000);
         }
     }
-    if __cpuid(0).eax >= 0x15 {
-        let leaf = __cpuid(0x15);
-        if leaf.eax != 0 && leaf.ebx != 0 && leaf.ecx != 0 {
-            return Some(u64::from(leaf.ecx) * u64::from(leaf.ebx) / u64::from(leaf.eax));
-        }
-    }
-    None
+    let ratio = leaf(0x15, 0);
+    let hz = (u64::from(ratio.ecx) * u64::from(ratio.ebx)).checked_div(ratio.eax.into())?;
+    (hz != 0).then_some(hz)
 }

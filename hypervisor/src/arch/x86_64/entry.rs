@@ -11,6 +11,7 @@ use super::speculation::Measures;
 use super::{CpuArch, current_cpu, fastpath};
 use crate::cpu::Cpu;
 use crate::thread::Thread;
+use abi::text::{Dec, Hex};
 use core::arch::{asm, naked_asm};
 use core::mem::offset_of;
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -353,11 +354,11 @@ pub fn kernel_fault(frame: &Frame) -> ! {
         super::halt();
     }
     crate::panic::fatal(format_args!(
-        "exception {} in the kernel: error {:#x}, rip {:#x}, rsp {:#x}, cr2 {:#x}",
-        frame.vector,
-        frame.error,
-        frame.rip,
-        frame.rsp,
-        super::cr2()
+        "exception {} in the kernel: error {}, rip {}, rsp {}, cr2 {}",
+        Dec(frame.vector),
+        Hex(frame.error),
+        Hex(frame.rip),
+        Hex(frame.rsp),
+        Hex(super::cr2())
     ))
 }

@@ -3,9 +3,9 @@
 use core::arch::asm;
 use core::fmt;
 
+use super::cpuid::leaf;
 use super::paging::PAT;
 use bitflags::bitflags;
-use raw_cpuid::CpuId;
 use x86::controlregs::Cr4;
 use x86::msr::{IA32_EFER, IA32_PAT, rdmsr, wrmsr};
 
@@ -13,32 +13,24 @@ use super::speculation::Identity;
 use crate::boot::CommandLine;
 
 /// CPUID features that the kernel uses or has to know.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub struct CpuFeatures {
     /// Pages can be made not executable.
     pub nx: bool,
     /// Process-context identifiers: tagged TLB entries.
     pub pcid: bool,
-    /// The INVPCID instruction.
-    pub invpcid: bool,
     /// Supervisor-mode access prevention.
     pub smap: bool,
     /// Supervisor-mode execution prevention.
     pub smep: bool,
     /// User-mode instruction prevention: SGDT, SIDT, SLDT, SMSW, STR.
     pub umip: bool,
-    /// RDFSBASE and its kin. Off in CR4: user programs get no segment bases of their own making.
-    pub fsgsbase: bool,
     /// 1-GiB pages.
     pub page1g: bool,
-    /// XSAVE and XCR0.
-    pub xsave: bool,
     /// The local APIC can be used through MSRs.
     pub x2apic: bool,
     /// The local APIC's timer can compare with the TSC.
     pub tsc_deadline: bool,
-    /// The TSC runs at one rate in all power states.
-    pub invariant_tsc: bool,
     /// User code may read kernel memory speculatively ("Meltdown", CVE-2017-5754).
     pub meltdown: bool,
     /// Measures against speculation are taken.
@@ -75,33 +67,22 @@ bitflags! {
 impl CpuFeatures {
     /// Reads CPUID of the current CPU, and what the kernel's command line asks for.
     pub fn detect(command_line: &CommandLine) -> CpuFeatures {
-        let cpuid = CpuId::new();
-        let mut found = CpuFeatures {
+        let basic = leaf(1, 0).ecx;
+        let structured = leaf(7, 0);
+        let extended = leaf(0x8000_0001, 0).edx;
+        let has = |word: u32, bit: u32| word >> bit & 1 != 0;
+        CpuFeatures {
+            nx: has(extended, 20),
+            pcid: has(basic, 17),
+            smap: has(structured.ebx, 20),
+            smep: has(structured.ebx, 7),
+            umip: has(structured.ecx, 2),
+            page1g: has(extended, 26),
+            x2apic: has(basic, 21),
+            tsc_deadline: has(basic, 24),
             meltdown: Identity::read().leaks_kernel_memory(),
             mitigate: !command_line.has("mitigations=off"),
-            ..Default::default()
-        };
-        if let Some(basic) = cpuid.get_feature_info() {
-            found.pcid = basic.has_pcid();
-            found.xsave = basic.has_xsave();
-            found.x2apic = basic.has_x2apic();
-            found.tsc_deadline = basic.has_tsc_deadline();
         }
-        if let Some(extended) = cpuid.get_extended_feature_info() {
-            found.invpcid = extended.has_invpcid();
-            found.smap = extended.has_smap();
-            found.smep = extended.has_smep();
-            found.umip = extended.has_umip();
-            found.fsgsbase = extended.has_fsgsbase();
-        }
-        if let Some(extended) = cpuid.get_extended_processor_and_feature_identifiers() {
-            found.nx = extended.has_execute_disable();
-            found.page1g = extended.has_1gib_pages();
-        }
-        if let Some(power) = cpuid.get_advanced_power_mgmt_info() {
-            found.invariant_tsc = power.has_invariant_tsc();
-        }
-        found
     }
 
     /// Whether the kernel may run on this CPU.
@@ -115,7 +96,8 @@ impl CpuFeatures {
         Ok(())
     }
 
-    /// Switches on NX, PGE, SMEP, SMAP, UMIP and PCID where they exist, and FSGSBASE off. CR0.WP is on
+    /// Switches on NX, PGE, SMEP, SMAP, UMIP and PCID where they exist, and FSGSBASE off: user programs get no segment bases
+    /// of their own making. CR0.WP is on
     /// since entry. Vector state (OSFXSR, OSXSAVE) is left to who switches it.
     ///
     /// # Safety

@@ -2,6 +2,7 @@
 
 pub mod boot;
 pub mod clock;
+pub mod cpuid;
 pub mod entry;
 pub mod exits;
 pub mod fastpath;
@@ -101,13 +102,16 @@ impl CpuArch {
         // its tables are freed, every CPU passes an epoch, which loads others.
         unsafe { load_cr3(space.table.fast_switch(space.tag)) };
         self.virt.with_mut(virt::CpuVirt::restore_xcr0);
+        self.set_general_switch();
         self.load_ports(space);
     }
 
     fn load_ports(&self, space: Ref<Space>) {
         let Some(pages) = space.port_bitmap() else {
-            self.tables.set_io_bitmap(IoBitmap::Disabled);
-            self.set_ports_enabled(false);
+            if self.ports_enabled.get() {
+                self.tables.set_io_bitmap(IoBitmap::Disabled);
+                self.set_ports_enabled(false);
+            }
             return;
         };
         if self.ports.get() != Some(space) {
@@ -124,7 +128,7 @@ impl CpuArch {
 
     /// Prepares the CPU for a thread in `space`.
     ///
-    /// A vCPU stays loaded while only its monitor runs, unless there are barriers to take in between: what is
+    /// A vCPU stays loaded while only its monitor runs, unless something is to be done against speculation in between: what is
     /// still the guest's then is the monitor's to know (`virt::table`). The fast path switches to no other space meanwhile.
     #[inline]
     pub fn prepare_thread(&self, space: Ref<Space>) {
@@ -200,8 +204,8 @@ impl CpuArch {
     /// Takes measures against speculation from now on.
     fn set_measures(&self, measures: Measures) {
         self.measures.set(measures);
-        let barriers = measures.intersects(Measures::BARRIERS);
-        self.guest_stays.set(!barriers);
+        let between = Measures::BARRIERS | Measures::VECTORS;
+        self.guest_stays.set(!measures.intersects(between));
         self.set_ports_enabled(self.ports_enabled.get());
     }
 

@@ -3,9 +3,9 @@
 //! Registers are set once on each CPU and guests do not reach them. Barriers ([`Measures::BARRIERS`]) are taken where
 //! `CpuArch` prepares a thread or a guest, and by the backends of `virt`; without any, these places cost nothing.
 
+use super::cpuid::{is_amd, leaf};
 use crate::speculation::{Item, Verdict, choose};
 use core::arch::asm;
-use raw_cpuid::cpuid;
 use x86::msr::{IA32_EFER, rdmsr, wrmsr};
 
 bitflags::bitflags! {
@@ -98,29 +98,25 @@ const REGISTER_FILES: [u32; 12] = [
 impl Identity {
     /// Reads that of the current CPU.
     pub fn read() -> Identity {
-        let (basic, extended) = (cpuid!(0), cpuid!(0x8000_0000u32).eax);
-        let signature = cpuid!(1);
-        let structured = (basic.eax >= 7).then(|| cpuid!(7, 0));
-        let features = (extended >= 0x8000_0021).then(|| cpuid!(0x8000_0021u32));
-        let has_capabilities = structured.is_some_and(|leaf| leaf.edx >> 29 & 1 != 0);
+        let signature = leaf(1, 0);
+        let structured = leaf(7, 0);
+        let features = leaf(0x8000_0021, 0);
+        let has_capabilities = structured.edx >> 29 & 1 != 0;
         Identity {
-            amd: matches!(&basic.ebx.to_le_bytes(), b"Auth" | b"Hygo"),
+            amd: is_amd(leaf(0, 0).ebx),
             family: (signature.eax >> 8 & 0xf) + (signature.eax >> 20 & 0xff),
             model: signature.eax >> 4 & 0xf | signature.eax >> 12 & 0xf0,
             basic: signature.edx,
-            structured_ebx: structured.map_or(0, |leaf| leaf.ebx),
-            structured: structured.map_or(0, |leaf| leaf.edx),
-            structured2: match structured {
-                Some(leaf) if leaf.eax >= 2 => cpuid!(7, 2).edx,
-                _ => 0,
-            },
-            sizes: if extended >= 0x8000_0008 {
-                cpuid!(0x8000_0008u32).ebx
+            structured_ebx: structured.ebx,
+            structured: structured.edx,
+            structured2: if structured.eax >= 2 {
+                leaf(7, 2).edx
             } else {
                 0
             },
-            amd_features: features.map_or(0, |leaf| leaf.eax),
-            amd_immunities: features.map_or(0, |leaf| leaf.ecx),
+            sizes: leaf(0x8000_0008, 0).ebx,
+            amd_features: features.eax,
+            amd_immunities: features.ecx,
             capabilities: if has_capabilities {
                 // SAFETY: CPUID says that the register exists.
                 unsafe { rdmsr(IA32_ARCH_CAPABILITIES) }

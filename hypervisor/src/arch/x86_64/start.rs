@@ -10,7 +10,7 @@ use crate::addr::{HostPhys, HostVirt};
 use crate::boot::madt::{ApicId, Platform};
 use crate::boot::memory_map::{MemoryMap, PhysRange};
 use crate::boot::{BootParams, acpi, handover, image};
-use crate::cell::{CpuCell, Ref};
+use crate::cell::{CpuCell, Given, Ref};
 use crate::context::State;
 use crate::cpu::{self, Cpu};
 use crate::mem::{self, PAGE};
@@ -20,26 +20,26 @@ use crate::tables::KernelRights;
 use crate::{early_log, logring};
 use abi::boot::{BootInfo, Virtualization};
 use abi::cap::MemoryKind;
+use abi::text::{Dec, Hex, Text};
 use core::arch::asm;
 use core::sync::atomic::Ordering;
-use spin::Once;
 
 /// Pages of a CPU's kernel stack.
 const STACK_PAGES: usize = 4;
 /// Milliseconds of a time slice without a budget.
 const TIME_SLICE: u64 = 10;
 
-static PLATFORM: Once<Platform> = Once::new();
-static FEATURES: Once<CpuFeatures> = Once::new();
+static PLATFORM: Given<Platform> = Given::new();
+static FEATURES: Given<CpuFeatures> = Given::new();
 
 /// What firmware says of CPUs and interrupts.
 pub fn platform() -> &'static Platform {
-    PLATFORM.wait()
+    PLATFORM.get().expect("the kernel reads it first")
 }
 
 /// Called by the boot code, on its stack and page tables.
-pub fn kernel_main(params: &'static BootParams) -> ! {
-    log::info!("Bulkhead {}", env!("CARGO_PKG_VERSION"));
+pub fn kernel_main(params: &BootParams) -> ! {
+    log::info!(concat!("Bulkhead ", env!("CARGO_PKG_VERSION")));
     let Some(bundle) = params.bundle else {
         refuse(format_args!(
             "panic: no boot bundle: the loader passed no module"
@@ -51,14 +51,14 @@ pub fn kernel_main(params: &'static BootParams) -> ! {
         Ok(head) => head,
         Err(why) => refuse(format_args!("panic: {why}")),
     };
-    let features = FEATURES.call_once(|| CpuFeatures::detect(&params.command_line));
+    let features = FEATURES.give(CpuFeatures::detect(&params.command_line));
     if let Err(why) = features.check() {
         refuse(format_args!("panic: {why}"));
     }
     // SAFETY: the boot page tables have supervisor pages only, and CR3 holds no flags.
     unsafe { features.enable_on_this_cpu() };
     let info = acpi::read(&boot::BootWindow, params.rsdp, apic::boot_id());
-    let platform = PLATFORM.call_once(|| info.platform);
+    let platform = PLATFORM.give(info.platform);
     let apic_registers = apic::init(features);
     if !clock::calibrate(info.pm_timer) {
         refuse(format_args!(
@@ -101,7 +101,7 @@ pub fn kernel_main(params: &'static BootParams) -> ! {
     if let Err(status) = root::start(&first, machine) {
         refuse(format_args!(
             "panic: cannot start the root task: {}",
-            status.name()
+            Text(status.name())
         ));
     }
     run()
@@ -109,7 +109,7 @@ pub fn kernel_main(params: &'static BootParams) -> ! {
 
 /// Called by the boot code of the other CPUs, on their stacks and the kernel's page tables.
 pub fn ap_main(index: usize) -> ! {
-    let features = FEATURES.wait();
+    let features = FEATURES.get().expect("the boot CPU comes first");
     // SAFETY: as on the boot CPU; the kernel's tables have no user pages.
     unsafe { features.enable_on_this_cpu() };
     apic::init_this_cpu();
@@ -193,9 +193,9 @@ fn enter_cpu(cpu: Ref<Cpu>, features: &CpuFeatures) {
     let measures = Measures::choose(&identity, features.mitigate, cpu.index == 0);
     if cpu.index != 0 && measures != cpu::by_index(0).arch.measures.get() {
         log::warn!(
-            "CPU {}: other measures against speculation: {:#x}",
-            cpu.index,
-            measures.bits()
+            "CPU {}: other measures against speculation: {}",
+            Dec(cpu.index.into()),
+            Hex(measures.bits().into())
         );
     }
     cpu.arch.set_measures(measures);
@@ -219,7 +219,7 @@ fn enter_cpu(cpu: Ref<Cpu>, features: &CpuFeatures) {
         .virt
         .with_mut(|virt| unsafe { virt::init_cpu(virt, pages, measures) });
     if let Err(why) = result {
-        log::error!("CPU {}: no virtualisation: {why}", cpu.index);
+        log::error!("CPU {}: no virtualisation: {why}", Dec(cpu.index.into()));
     }
 }
 
@@ -233,7 +233,7 @@ fn start_others(platform: &Platform) {
         let Some(cpu) = make_cpu(index, id) else {
             log::warn!(
                 "no memory for the CPU with APIC {} and those after it",
-                id.0
+                Dec(id.0.into())
             );
             break;
         };
@@ -242,11 +242,11 @@ fn start_others(platform: &Platform) {
         if unsafe { smp::start(id, index as usize, stack, paging::kernel_root()) } {
             index += 1;
         } else {
-            log::warn!("the CPU with APIC {} did not start", id.0);
+            log::warn!("the CPU with APIC {} did not start", Dec(id.0.into()));
             cpu::unregister(index);
         }
     }
-    log::info!("{} CPUs", cpu::count());
+    log::info!("{} CPUs", Dec(cpu::count().into()));
 }
 
 fn boot_info(

@@ -11,26 +11,25 @@ use super::uart;
 use crate::addr::{HostPhys, HostVirt};
 use crate::boot::memory_map::{MapError, MemoryMap, PhysRange, RegionKind};
 use crate::boot::{BootParams, Loader};
+use crate::cell::Given;
 use crate::early_log;
 use crate::mem::{KernelPage, PAGE};
 use crate::panic::refuse;
 use crate::tables::KernelRights;
 use core::sync::atomic::{AtomicUsize, Ordering};
-use spin::Once;
 
 unsafe extern "C" {
     static __image_end: u8;
 }
 
-static PARAMS: Once<BootParams> = Once::new();
-static MACHINE: Once<Machine> = Once::new();
+static MACHINE: Given<Machine> = Given::new();
 
 /// Largest page of boot mappings.
 const BLOCK: u64 = 2 << 20;
 
 /// What the device tree says.
 pub fn machine() -> &'static Machine {
-    MACHINE.wait()
+    MACHINE.get().expect("the boot code reads it first")
 }
 
 /// The kernel's image, zero-initialised data included.
@@ -91,7 +90,7 @@ pub(super) extern "C" fn start(tree: u64, loaded_at: u64, counter: u64) -> ! {
         super::halt();
     };
     let machine = match machine {
-        Ok(machine) => MACHINE.call_once(|| machine),
+        Ok(machine) => MACHINE.give(machine),
         Err(_) => super::halt(),
     };
     if let Some(found) = machine.uart
@@ -118,7 +117,7 @@ pub(super) extern "C" fn start(tree: u64, loaded_at: u64, counter: u64) -> ! {
         device_tree: Some(range.start()),
         boot_counter: counter,
     };
-    super::kernel_main(PARAMS.call_once(|| params))
+    super::kernel_main(&params)
 }
 
 /// Maps the tree at `at` and reads it.

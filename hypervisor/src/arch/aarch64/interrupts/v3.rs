@@ -9,7 +9,7 @@ use crate::addr::HostPhys;
 use crate::arch::layout::window;
 use crate::arch::sysreg::{isb, read, write};
 use crate::boot::PhysRange;
-use spin::Once;
+use crate::cell::Given;
 
 /// Distributor: affinity routing, groups 1.
 const ENABLE: u32 = 1 << 4 | 1 << 1;
@@ -33,10 +33,10 @@ const TO_OTHERS: u64 = 1 << 40;
 /// Affinity levels in MPIDR_EL1.
 const AFFINITY: u64 = 0xff_00ff_ffff;
 
-static REDISTRIBUTORS: Once<List<PhysRange, MAX_REDISTRIBUTORS>> = Once::new();
+static REDISTRIBUTORS: Given<List<PhysRange, MAX_REDISTRIBUTORS>> = Given::new();
 
 pub fn init(distributor: HostPhys, redistributors: &List<PhysRange, MAX_REDISTRIBUTORS>) {
-    REDISTRIBUTORS.call_once(|| *redistributors);
+    REDISTRIBUTORS.give(*redistributors);
     let base = registers::set_distributor(distributor);
     store_register(base, CTLR, 0);
     registers::reset_lines(true);

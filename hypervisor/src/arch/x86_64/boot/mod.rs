@@ -5,8 +5,6 @@ mod entry;
 pub use entry::boot_page_tables;
 use entry::trampoline;
 
-use spin::Once;
-
 use crate::addr::HostPhys;
 use crate::boot::loader::{LoaderError, LoaderMemory};
 use crate::boot::{BootParams, MemoryMap, PhysRange, RegionKind, multiboot2, pvh};
@@ -24,8 +22,6 @@ const PAGE: u64 = abi::PAGE_SIZE as u64;
 unsafe extern "C" {
     static __image_end: u8;
 }
-
-static PARAMS: Once<BootParams> = Once::new();
 
 /// The kernel's image, zero-initialised data included.
 pub fn image_range() -> PhysRange {
@@ -69,7 +65,7 @@ pub(super) extern "C" fn start(magic: u32, info: u32, counter: u64) -> ! {
         Ok(params)
     });
     match params {
-        Ok(params) => super::kernel_main(PARAMS.call_once(|| params)),
+        Ok(params) => super::kernel_main(&params),
         Err(error) => refuse(format_args!("cannot start: {error}")),
     }
 }

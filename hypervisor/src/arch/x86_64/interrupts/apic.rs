@@ -3,7 +3,7 @@
 //! Sections are of the Intel SDM, volume 3A, chapter 11 (APIC).
 
 use core::arch::asm;
-use core::arch::x86_64::{__cpuid, __cpuid_count, _mm_mfence};
+use core::arch::x86_64::_mm_mfence;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use bitflags::bitflags;
@@ -13,6 +13,7 @@ use crate::addr::HostPhys;
 use crate::boot::madt::ApicId;
 
 use super::super::clock;
+use super::super::cpuid::leaf;
 use super::super::features::CpuFeatures;
 use super::super::layout::window;
 
@@ -102,13 +103,11 @@ fn write(register: Register, value: u32) {
 /// APIC number of the current CPU by CPUID; works before the APIC is set up.
 pub fn boot_id() -> ApicId {
     // The topology leaf has all 32 bits; it reads 0 in EBX where it does not exist.
-    if __cpuid(0).eax >= 0xb {
-        let topology = __cpuid_count(0xb, 0);
-        if topology.ebx != 0 {
-            return ApicId(topology.edx);
-        }
+    let topology = leaf(0xb, 0);
+    if topology.ebx != 0 {
+        return ApicId(topology.edx);
     }
-    ApicId(__cpuid(1).ebx >> 24)
+    ApicId(leaf(1, 0).ebx >> 24)
 }
 
 /// Sets up the boot CPU's APIC and decides the mode for all CPUs. Returns the physical address of the

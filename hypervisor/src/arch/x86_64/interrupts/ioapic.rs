@@ -1,12 +1,12 @@
 //! I/O APICs: from interrupt lines to vectors of CPUs (Intel 82093AA data sheet, 3.0).
 
 use bitflags::bitflags;
-use spin::Once;
 use spin::mutex::SpinMutex;
 use x86::io::outb;
 
 use crate::addr::HostVirt;
 use crate::boot::madt::{ApicId, Gsi, Line, MAX_IO_APICS, Platform, Polarity, Trigger};
+use crate::cell::Given;
 
 use super::super::boot::BOOT_MEMORY_END;
 use super::super::layout::window;
@@ -41,7 +41,7 @@ struct IoApic {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NoSuchLine;
 
-static IO_APICS: Once<[Option<IoApic>; MAX_IO_APICS]> = Once::new();
+static IO_APICS: Given<[Option<IoApic>; MAX_IO_APICS]> = Given::new();
 
 impl IoApic {
     fn register(&self, offset: u64) -> *mut u32 {
@@ -80,35 +80,33 @@ pub fn init(platform: &Platform) {
         outb(0x21, 0xff);
         outb(0xa1, 0xff);
     }
-    IO_APICS.call_once(|| {
-        let mut found = [const { None }; MAX_IO_APICS];
-        for (slot, info) in found.iter_mut().zip(platform.io_apics()) {
-            let end = info.address.checked_add(SIZE);
-            if end.is_none_or(|end| end > BOOT_MEMORY_END) || !info.address.is_aligned(16) {
-                log::warn!("I/O APIC at {:?} left out: out of reach", info.address);
-                continue;
-            }
-            let base = window(info.address);
-            let mut io_apic = IoApic {
-                base,
-                first: info.first,
-                pins: 0,
-                lock: SpinMutex::new(()),
-            };
-            let version = io_apic.read(VERSION);
-            if version == u32::MAX {
-                log::warn!("I/O APIC at {:?} left out: nothing there", info.address);
-                continue;
-            }
-            // Bits 23:16 are the last pin.
-            io_apic.pins = (version >> 16 & 0xff) + 1;
-            for pin in 0..io_apic.pins {
-                io_apic.write(entry(pin), Entry::MASKED.bits());
-            }
-            *slot = Some(io_apic);
+    let mut found = [const { None }; MAX_IO_APICS];
+    for (slot, info) in found.iter_mut().zip(platform.io_apics()) {
+        let end = info.address.checked_add(SIZE);
+        if end.is_none_or(|end| end > BOOT_MEMORY_END) || !info.address.is_aligned(16) {
+            log::warn!("I/O APIC at {:?} left out: out of reach", info.address);
+            continue;
         }
-        found
-    });
+        let base = window(info.address);
+        let mut io_apic = IoApic {
+            base,
+            first: info.first,
+            pins: 0,
+            lock: SpinMutex::new(()),
+        };
+        let version = io_apic.read(VERSION);
+        if version == u32::MAX {
+            log::warn!("I/O APIC at {:?} left out: nothing there", info.address);
+            continue;
+        }
+        // Bits 23:16 are the last pin.
+        io_apic.pins = (version >> 16 & 0xff) + 1;
+        for pin in 0..io_apic.pins {
+            io_apic.write(entry(pin), Entry::MASKED.bits());
+        }
+        *slot = Some(io_apic);
+    }
+    IO_APICS.give(found);
 }
 
 fn io_apics() -> impl Iterator<Item = &'static IoApic> {

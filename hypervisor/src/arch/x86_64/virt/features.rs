@@ -3,9 +3,11 @@
 use core::fmt;
 
 use abi::boot::Virtualization;
-use raw_cpuid::cpuid;
-use spin::Once;
+use abi::text::{Dec, Hex, Text};
 
+use crate::cell::Given;
+
+use super::super::cpuid::{is_amd, leaf};
 use super::fpu::Method;
 use super::state::{self, Limits, Words};
 use super::{hw, svm, vmx};
@@ -96,20 +98,22 @@ impl fmt::Display for Missing {
                 // By number (Intel SDM 3C 25.6 to 25.8): the names would make the kernel a tenth larger.
                 write!(
                     f,
-                    "VMX {word:?} controls lack bits {absent:#x}, force bits {forced:#x}"
+                    "VMX {word:?} controls lack bits {}, force bits {}",
+                    Hex(absent.into()),
+                    Hex(forced.into())
                 )
             }
-            Missing::Ept(what) => write!(f, "EPT without {what}"),
+            Missing::Ept(what) => write!(f, "EPT without {}", Text(what)),
         }
     }
 }
 
-static FEATURES: Once<Features> = Once::new();
+static FEATURES: Given<Features> = Given::new();
 
 /// Chooses the extension. Called on the boot CPU before anything else of this module; says in the log
-/// what it found, or why guests cannot run. Later calls give the first one's answer.
+/// what it found, or why guests cannot run. Once.
 pub fn detect() -> Virtualization {
-    FEATURES.call_once(find).virtualization
+    FEATURES.give(find()).virtualization
 }
 
 /// What [`detect`] found.
@@ -123,48 +127,33 @@ pub fn features() -> &'static Features {
 
 /// The end of the physical addresses that the processor can form. Needs no [`detect`].
 pub fn physical_end() -> u64 {
-    let bits = if cpuid!(0x8000_0000u32).eax >= 0x8000_0008 {
-        cpuid!(0x8000_0008u32).eax & 0xff
-    } else {
-        36
-    };
-    1 << bits.clamp(32, 52)
+    match leaf(0x8000_0008, 0).eax & 0xff {
+        0 => 1 << 36,
+        bits => 1 << bits.clamp(32, 52),
+    }
 }
 
 fn find() -> Features {
-    let max_basic = cpuid!(0).eax;
-    let max_extended = cpuid!(0x8000_0000u32).eax;
-    let zero = raw_cpuid::CpuIdResult {
-        eax: 0,
-        ebx: 0,
-        ecx: 0,
-        edx: 0,
-    };
     let words = Words {
-        basic: cpuid!(1),
-        structured: if max_basic >= 7 { cpuid!(7) } else { zero },
-        extended: cpuid!(0x8000_0001u32),
-        sizes: if max_extended >= 0x8000_0008 {
-            cpuid!(0x8000_0008u32)
-        } else {
-            zero
-        },
+        basic: leaf(1, 0),
+        structured: leaf(7, 0),
+        extended: leaf(0x8000_0001, 0),
+        sizes: leaf(0x8000_0008, 0),
     };
-    let xsave = words.basic.ecx >> 26 & 1 != 0 && max_basic >= 0xd;
-    let components = if xsave {
-        usable_components(|sub| cpuid!(0xdu32, sub))
+    let xsave = words.basic.ecx >> 26 & 1 != 0;
+    let (components, extensions) = if xsave {
+        (usable_components(|sub| leaf(0xd, sub)), leaf(0xd, 1).eax)
     } else {
-        0
+        (0, 0)
     };
-    let extensions = if xsave { cpuid!(0xdu32, 1).eax } else { 0 };
-    let amd = is_amd(cpuid!(0).ebx);
+    let amd = is_amd(leaf(0, 0).ebx);
     let mut limits = Limits::new(&words, components);
 
     let vmx = words.basic.ecx >> 5 & 1 != 0;
     let svm = words.extended.ecx >> 2 & 1 != 0;
     let found = if vmx {
         vmx::Capabilities::find().map(Backend::Vmx)
-    } else if svm && max_extended >= 0x8000_000a {
+    } else if svm {
         svm::Capabilities::find().map(Backend::Svm)
     } else {
         Err(Missing::Extension)
@@ -176,7 +165,10 @@ fn find() -> Features {
                 _ => ("SVM with nested paging", 0),
             };
             log::info!(
-                "guests: {name}; {listed} MSRs in lists; XSAVE {components:#x} between guests only"
+                "guests: {}; {} MSRs in lists; XSAVE {} between guests only",
+                Text(name),
+                Dec(listed),
+                Hex(components)
             );
             backend
         }
@@ -207,7 +199,7 @@ fn find() -> Features {
             leaks_pointers: amd && words.sizes.ebx >> 2 & 1 == 0,
             xcr0_escapes: components != 0
                 && words.basic.ecx >> 31 & 1 != 0
-                && is_tcg(&cpuid!(0x4000_0000)),
+                && is_tcg(&leaf(0x4000_0000, 0)),
         },
         limits,
         tsc_aux: words.extended.edx >> 27 & 1 != 0 || words.structured.ecx >> 22 & 1 != 0,
@@ -222,11 +214,6 @@ fn is_tcg(leaf: &raw_cpuid::CpuIdResult) -> bool {
     words.as_flattened() == b"TCGTCGTCGTCG"
 }
 
-/// Whether EBX of CPUID leaf 0 is "Auth" or "Hygo".
-fn is_amd(ebx: u32) -> bool {
-    matches!(&ebx.to_le_bytes(), b"Auth" | b"Hygo")
-}
-
 /// State components that guests may use: known, there, and in a standard-format area of at most a page.
 /// `leaf` is CPUID leaf 0Dh by sub-leaf.
 fn usable_components(leaf: impl Fn(u32) -> raw_cpuid::CpuIdResult) -> u64 {
@@ -239,7 +226,8 @@ fn usable_components(leaf: impl Fn(u32) -> raw_cpuid::CpuIdResult) -> u64 {
             let area = leaf(component);
             if area.ebx.saturating_add(area.eax) > abi::PAGE_SIZE as u32 {
                 log::info!(
-                    "guests do without XSAVE component {component}: its state takes more than a page"
+                    "guests do without XSAVE component {}: its state takes more than a page",
+                    Dec(component.into())
                 );
                 components &= !bit;
             }
@@ -311,11 +299,5 @@ mod tests {
             _ => leaf(256, 576, 0),
         };
         assert_eq!(usable_components(machine), 7);
-    }
-
-    #[test]
-    fn vendors() {
-        assert!(is_amd(u32::from_le_bytes(*b"Auth")));
-        assert!(!is_amd(u32::from_le_bytes(*b"Genu")));
     }
 }

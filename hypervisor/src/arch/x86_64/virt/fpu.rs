@@ -8,6 +8,7 @@
 
 use core::arch::asm;
 use core::num::NonZero;
+use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use super::{KernelPage, hw, state};
 
@@ -42,15 +43,11 @@ impl Method {
 }
 
 /// The state after reset, for who has none: FCW and MXCSR, and in the header of XSAVE that all is initial.
+/// [`Unit::start`] writes the two words that are not 0, so that the image does not hold the others.
 #[repr(C, align(64))]
-struct Initial([u64; 72]);
+struct Initial([AtomicU64; 72]);
 
-static INITIAL: Initial = {
-    let mut words = [0; 72];
-    words[FCW as usize / 8] = RESET_FCW as u64;
-    words[MXCSR as usize / 8] = RESET_MXCSR as u64;
-    Initial(words)
-};
+static INITIAL: Initial = Initial([const { AtomicU64::new(0) }; 72]);
 
 /// A save area: one page of a vCPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,6 +101,8 @@ impl Unit {
             owner: None,
             xcr0: u64::MAX,
         };
+        INITIAL.0[FCW as usize / 8].store(RESET_FCW.into(), Relaxed);
+        INITIAL.0[MXCSR as usize / 8].store(RESET_MXCSR.into(), Relaxed);
         self.restore_xcr0();
     }
 

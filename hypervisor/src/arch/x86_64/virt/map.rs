@@ -1,5 +1,6 @@
 //! Bitmaps that say what a guest does without an exit. They are made at boot rather than stored in the image.
 
+use super::table::{Access, Row, TABLE};
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 /// A bitmap of whole pages in which a set bit exits. Empty until it is filled, before any vCPU is made.
@@ -13,13 +14,28 @@ impl<const WORDS: usize> ExitMap<WORDS> {
         ExitMap([const { AtomicU64::new(0) }; WORDS])
     }
 
-    /// Makes everything exit but `free`.
-    pub fn fill(&self, free: impl Iterator<Item = usize>) {
+    /// Makes everything exit.
+    pub fn close(&self) {
         for word in &self.0 {
             word.store(u64::MAX, Relaxed);
         }
-        for bit in free {
-            self.0[bit / 64].fetch_and(!(1 << (bit % 64)), Relaxed);
+    }
+
+    /// Makes everything exit but the MSRs to which `access` gives access: `place` is the bit for reads of an MSR; that for
+    /// writes is `writes` further.
+    pub fn fill(&self, access: fn(&Row) -> Access, place: fn(u32) -> usize, writes: usize) {
+        self.close();
+        let open = |bit: usize| self.0[bit / 64].fetch_and(!(1 << (bit % 64)), Relaxed);
+        for row in &TABLE {
+            let access = access(row);
+            for &msr in row.msrs {
+                if access != Access::None {
+                    open(place(msr));
+                }
+                if access == Access::All {
+                    open(place(msr) + writes);
+                }
+            }
         }
     }
 

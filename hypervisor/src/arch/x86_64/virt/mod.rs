@@ -8,10 +8,11 @@
 //!
 //! - Interrupts are off whenever this module runs.
 //! - Between [`VcpuArch::enter`] and any thread or other vCPU comes [`VcpuArch::suspend`]: until then what the kernel
-//!   keeps by [`table`] is the guest's. Entering the same vCPU again needs none. Under SVM its monitor may run before.
+//!   keeps by [`table`] is the guest's. Entering the same vCPU again needs none. Before a thread of its monitor,
+//!   [`VcpuArch::lend`] is enough.
 //! - After an exit under VMX, FS base, DS, ES, FS and GS are 0, and the limit of TR is 67h
 //!   ([`CpuVirt::take_task_limit_lost`]). Under SVM, FS base is what it was at [`init_cpu`]. KERNEL_GS_BASE, too,
-//!   has its value of that time after `suspend`: a thread that has its own FS or GS base gets it from
+//!   has its value of that time after `lend` and `suspend`: a thread that has its own FS or GS base gets it from
 //!   the thread switch.
 //! - Threads run with CR0.TS set; the kernel does not use vector registers.
 //! - CR4 does not change after [`init_cpu`]. CR3 may: an exit returns to the CR3 of the entry.

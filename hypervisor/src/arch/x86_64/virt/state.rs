@@ -3,7 +3,7 @@
 //! The page is shared with the monitor, which can change it at any time: every field is read once, by
 //! [`peek!`], and made harmless by the functions of [`Limits`] before it is used.
 
-use abi::vcpu::x86_64::VcpuState;
+use abi::vcpu::x86_64::{Segment, VcpuState};
 use raw_cpuid::CpuIdResult;
 use x86::controlregs::{Cr0, Cr4};
 
@@ -26,7 +26,34 @@ macro_rules! poke {
         unsafe { (&raw mut (*page).$($field)+).write_volatile(value) }
     }};
 }
-pub(super) use {peek, poke};
+
+/// The place of a segment register in a [`StatePage`].
+macro_rules! segment {
+    ($page:expr, $field:ident) => {{
+        let page: *mut abi::vcpu::x86_64::VcpuState = $page.as_ptr();
+        // SAFETY: as in `peek!`.
+        unsafe { $page.segment(&raw mut (*page).$field) }
+    }};
+}
+pub(super) use {peek, poke, segment};
+
+/// A segment register in a [`StatePage`], which is as long as `peek!` and `poke!` demand it.
+#[derive(Clone, Copy)]
+pub(super) struct SegmentPlace(*mut Segment);
+
+impl SegmentPlace {
+    /// Reads it, once.
+    pub fn read(self) -> Segment {
+        // SAFETY: as in `peek!`.
+        unsafe { self.0.read_volatile() }
+    }
+
+    /// Writes it.
+    pub fn write(self, segment: Segment) {
+        // SAFETY: as in `peek!`.
+        unsafe { self.0.write_volatile(segment) }
+    }
+}
 
 /// CR0 bits (Intel SDM 3A 2.5).
 pub(super) mod cr0 {
@@ -109,6 +136,15 @@ impl StatePage {
         self.0
     }
 
+    /// One of its segment registers.
+    ///
+    /// # Safety
+    ///
+    /// `place` is in the page.
+    pub unsafe fn segment(&self, place: *mut Segment) -> SegmentPlace {
+        SegmentPlace(place)
+    }
+
     /// EDX:EAX, the operand of WRMSR and XSETBV.
     pub fn edx_eax(&self) -> u64 {
         use abi::vcpu::x86_64::{RAX, RDX};
@@ -142,6 +178,26 @@ pub(super) struct Words {
     pub sizes: CpuIdResult,
 }
 
+/// The words among them that CR4 depends on.
+#[derive(Clone, Copy)]
+enum Word {
+    BasicEcx,
+    BasicEdx,
+    StructuredEbx,
+    StructuredEcx,
+}
+
+impl Words {
+    fn get(&self, word: Word) -> u32 {
+        match word {
+            Word::BasicEcx => self.basic.ecx,
+            Word::BasicEdx => self.basic.edx,
+            Word::StructuredEbx => self.structured.ebx,
+            Word::StructuredEcx => self.structured.ecx,
+        }
+    }
+}
+
 impl Limits {
     /// No bit at all.
     pub(super) const NOTHING: Limits = Limits {
@@ -153,36 +209,31 @@ impl Limits {
 
     /// What CPUID allows. `xcr0` is 0 on a processor without XSAVE.
     pub(super) fn new(words: &Words, xcr0: u64) -> Limits {
-        let Words {
-            basic,
-            structured,
-            extended,
-            sizes,
-        } = words;
-        // CR4 bit, CPUID register, bit in it.
-        let table = [
-            (0, basic.edx, 1),        // VME
-            (1, basic.edx, 1),        // PVI
-            (2, basic.edx, 4),        // TSD
-            (3, basic.edx, 2),        // DE
-            (4, basic.edx, 3),        // PSE
-            (5, basic.edx, 6),        // PAE
-            (6, basic.edx, 7),        // MCE
-            (7, basic.edx, 13),       // PGE
-            (9, basic.edx, 24),       // OSFXSR
-            (10, basic.edx, 25),      // OSXMMEXCPT
-            (11, structured.ecx, 2),  // UMIP
-            (12, structured.ecx, 16), // LA57
-            (16, structured.ebx, 0),  // FSGSBASE
-            (17, basic.ecx, 17),      // PCIDE
-            (18, basic.ecx, 26),      // OSXSAVE
-            (20, structured.ebx, 7),  // SMEP
-            (21, structured.ebx, 20), // SMAP
-            (22, structured.ecx, 3),  // PKE
+        use Word::{BasicEcx, BasicEdx, StructuredEbx, StructuredEcx};
+        /// CR4 bit, CPUID word, bit in it.
+        static TABLE: [(u8, Word, u8); 18] = [
+            (0, BasicEdx, 1),        // VME
+            (1, BasicEdx, 1),        // PVI
+            (2, BasicEdx, 4),        // TSD
+            (3, BasicEdx, 2),        // DE
+            (4, BasicEdx, 3),        // PSE
+            (5, BasicEdx, 6),        // PAE
+            (6, BasicEdx, 7),        // MCE
+            (7, BasicEdx, 13),       // PGE
+            (9, BasicEdx, 24),       // OSFXSR
+            (10, BasicEdx, 25),      // OSXMMEXCPT
+            (11, StructuredEcx, 2),  // UMIP
+            (12, StructuredEcx, 16), // LA57
+            (16, StructuredEbx, 0),  // FSGSBASE
+            (17, BasicEcx, 17),      // PCIDE
+            (18, BasicEcx, 26),      // OSXSAVE
+            (20, StructuredEbx, 7),  // SMEP
+            (21, StructuredEbx, 20), // SMAP
+            (22, StructuredEcx, 3),  // PKE
         ];
         let mut cr4 = cr4::PCE;
-        for (bit, word, flag) in table {
-            cr4 |= u64::from(word >> flag & 1) << bit;
+        for (bit, word, flag) in &TABLE {
+            cr4 |= u64::from(words.get(*word) >> flag & 1) << bit;
         }
         if xcr0 == 0 {
             cr4 &= !cr4::OSXSAVE;
@@ -193,15 +244,15 @@ impl Limits {
         }
         let mut efer = efer::SCE | efer::LME | efer::LMA;
         for (bit, word, flag) in [
-            (efer::NXE, extended.edx, 20),
-            (efer::FFXSR, extended.edx, 25),
-            (efer::TCE, extended.ecx, 17),
+            (efer::NXE, words.extended.edx, 20),
+            (efer::FFXSR, words.extended.edx, 25),
+            (efer::TCE, words.extended.ecx, 17),
         ] {
             if word >> flag & 1 != 0 {
                 efer |= bit;
             }
         }
-        let linear_bits = match sizes.eax >> 8 & 0xff {
+        let linear_bits = match words.sizes.eax >> 8 & 0xff {
             0 => 48,
             bits => bits.clamp(48, 64),
         };

@@ -3,7 +3,8 @@
 //!
 //! Threads have general registers, RFLAGS but for IOPL, TF and IF, and the FS and GS selectors; of the rest they read what
 //! is the machine's. What threads see of a guest is what the kernel gives its monitor on the state page, and, while no
-//! other program runs, XCR0 and under SVM TSC_AUX, which the monitor has set itself (WRMSR and XSETBV exit), and DR0 to DR3, which cannot be read at privilege level 3 and break nothing, as DR7 is off.
+//! other program runs, XCR0 and TSC_AUX, which the monitor has set itself (WRMSR and XSETBV exit), and DR0 to DR3 and under
+//! VMX DR6, which cannot be read at privilege level 3 and break nothing, as DR7 is off.
 
 use x86::msr;
 
@@ -12,9 +13,11 @@ use x86::msr;
 pub(super) enum Keeper {
     /// VM entry and exit, or VMLOAD and VMSAVE beside them: at each exit.
     Processor,
-    /// The kernel: the guest's when its vCPU is loaded, the machine's when it is suspended, which is before any thread or
-    /// other vCPU runs, but for the monitor under SVM, and for XCR0 under VMX too.
+    /// The kernel: the guest's when its vCPU is loaded, the machine's when it is suspended, which is before any program but
+    /// its monitor, or another vCPU runs.
     Kernel,
+    /// The kernel: as `Kernel`, but the machine's before any thread runs.
+    Lent,
     /// The kernel, when another vCPU comes to run; it is out of threads' reach. Where CPUs show it to them nevertheless
     /// (LazyFP), the kernel clears it when the vCPU is suspended.
     Resident,
@@ -65,7 +68,7 @@ const SET_BY_MONITOR: (Keeper, Access) = (Keeper::Kernel, Access::None);
 const TRAPPED: (Keeper, Access) = (Keeper::Nobody, Access::None);
 
 /// The table.
-pub(super) const TABLE: [Row; 17] = [
+pub(super) static TABLE: [Row; 17] = [
     row("general, RIP, RFLAGS", &[], SWITCHED, SWITCHED),
     row("segments, LDTR, TR, GDTR, IDTR", &[], SWITCHED, SWITCHED),
     row("CR0, CR3, CR4, DR7", &[], SWITCHED, SWITCHED),
@@ -100,7 +103,7 @@ pub(super) const TABLE: [Row; 17] = [
     row(
         "KERNEL_GS_BASE",
         &[msr::IA32_KERNEL_GSBASE],
-        (Keeper::Kernel, Access::All),
+        (Keeper::Lent, Access::All),
         SWITCHED,
     ),
     // VMX: writes exit, so that the values need not be read back.
@@ -112,7 +115,7 @@ pub(super) const TABLE: [Row; 17] = [
             msr::IA32_CSTAR,
             msr::IA32_FMASK,
         ],
-        (Keeper::Kernel, Access::Read),
+        (Keeper::Lent, Access::Read),
         SWITCHED,
     ),
     row(
@@ -158,18 +161,6 @@ pub(super) const TABLE: [Row; 17] = [
         TRAPPED,
     ),
 ];
-
-/// MSRs that guests access in a way without an exit, by the column of the table that `column` picks.
-pub(super) fn free(
-    column: impl Fn(&Row) -> Access,
-    is_free: impl Fn(Access) -> bool,
-) -> impl Iterator<Item = u32> {
-    TABLE
-        .into_iter()
-        .filter(move |row| is_free(column(row)))
-        .flat_map(|row| row.msrs)
-        .copied()
-}
 
 #[cfg(test)]
 mod tests {

@@ -132,11 +132,12 @@ pub unsafe extern "sysv64" fn enter() -> ! {
         "mov rbp, gs:[{guest}]",
         "mov rcx, [rbp + {page}]",
         "mov rdx, [rbp + {vmcb}]",
-        "cmp byte ptr [rbp + {fills_returns}], 0",
-        "jne 9f",
         ".global svm_resume",
         "svm_resume:",
         guest_mode!(),
+        "cmp byte ptr [rsp + {fills_returns}], 0",
+        "jne 9f",
+        "7:",
         // An event whose delivery the exit interrupted is for the general path.
         "stage_entry_exit:",
         "cmp dword ptr [rbx + {interrupted}], 0",
@@ -217,11 +218,11 @@ pub unsafe extern "sysv64" fn enter() -> ! {
 
         // The return stack is filled before anything returns.
         "9:",
-        guest_mode!(),
         "mov rbp, rsp",
         "mov rsp, gs:[{stack}]",
         fill_return_stack!(),
         "mov rsp, rbp",
+        "jmp 7b",
         "8:",
         general!(),
         guest = const GUEST,

@@ -6,7 +6,7 @@ use abi::vcpu::x86_64::{
 
 use super::super::cpu::CpuVirt;
 use super::super::event::{self, Event};
-use super::super::state::{self, cr0, efer, peek, poke};
+use super::super::state::{self, cr0, efer, peek, poke, segment};
 use super::super::static_address;
 use super::maps::{MSR_MAP, PORT_MAP};
 use super::vmcb::{self, Clean, Intercepts1, Intercepts2, InterruptControl, VmcbSegment};
@@ -92,17 +92,17 @@ impl Vcpu {
             poke!(page, vmcb.efer & !efer::SVME, efer);
         }
         if groups.contains(Groups::CS_SS) {
-            poke!(page, vmcb.cs.to_abi(), cs);
+            vmcb.cs.store(segment!(page, cs));
             // The privilege level is SS.DPL of the ABI; the processor keeps it beside.
-            poke!(page, vmcb.ss.with_privilege(vmcb.cpl).to_abi(), ss);
+            vmcb.ss.with_privilege(vmcb.cpl).store(segment!(page, ss));
         }
         if groups.contains(Groups::SEGMENTS) {
-            poke!(page, vmcb.ds.to_abi(), ds);
-            poke!(page, vmcb.es.to_abi(), es);
-            poke!(page, vmcb.fs.to_abi(), fs);
-            poke!(page, vmcb.gs.to_abi(), gs);
-            poke!(page, vmcb.ldtr.to_abi(), ldtr);
-            poke!(page, vmcb.tr.to_abi(), tr);
+            vmcb.ds.store(segment!(page, ds));
+            vmcb.es.store(segment!(page, es));
+            vmcb.fs.store(segment!(page, fs));
+            vmcb.gs.store(segment!(page, gs));
+            vmcb.ldtr.store(segment!(page, ldtr));
+            vmcb.tr.store(segment!(page, tr));
             poke!(page, vmcb.gdtr.to_table(), gdtr);
             poke!(page, vmcb.idtr.to_table(), idtr);
         }
@@ -184,18 +184,18 @@ impl Vcpu {
         }
         if groups.contains(Groups::CS_SS) {
             let vmcb = self.change(Clean::SEGMENTS);
-            vmcb.cs = VmcbSegment::from_abi(peek!(page, cs)).with_short_base();
-            vmcb.ss = VmcbSegment::from_abi(peek!(page, ss)).with_short_base();
+            vmcb.cs = VmcbSegment::load(segment!(page, cs)).with_short_base();
+            vmcb.ss = VmcbSegment::load(segment!(page, ss)).with_short_base();
             vmcb.cpl = vmcb.ss.privilege();
         }
         if groups.contains(Groups::SEGMENTS) {
             let vmcb = self.change(Clean::SEGMENTS | Clean::TABLES);
-            vmcb.ds = VmcbSegment::from_abi(peek!(page, ds)).with_short_base();
-            vmcb.es = VmcbSegment::from_abi(peek!(page, es)).with_short_base();
-            vmcb.fs = VmcbSegment::from_abi(peek!(page, fs));
-            vmcb.gs = VmcbSegment::from_abi(peek!(page, gs));
-            vmcb.ldtr = VmcbSegment::from_abi(peek!(page, ldtr));
-            vmcb.tr = VmcbSegment::from_abi(peek!(page, tr));
+            vmcb.ds = VmcbSegment::load(segment!(page, ds)).with_short_base();
+            vmcb.es = VmcbSegment::load(segment!(page, es)).with_short_base();
+            vmcb.fs = VmcbSegment::load(segment!(page, fs));
+            vmcb.gs = VmcbSegment::load(segment!(page, gs));
+            vmcb.ldtr = VmcbSegment::load(segment!(page, ldtr));
+            vmcb.tr = VmcbSegment::load(segment!(page, tr));
             vmcb.gdtr = VmcbSegment::from_table(peek!(page, gdtr));
             vmcb.idtr = VmcbSegment::from_table(peek!(page, idtr));
         }

@@ -2,9 +2,9 @@
 
 use core::arch::asm;
 
-use raw_cpuid::cpuid;
 use x86::msr;
 
+use super::super::super::cpuid;
 use super::super::cpu::PAGES_PER_CPU;
 use super::super::features::{Backend, Features, Missing};
 use super::super::hw::{self, rdmsr, wrmsr};
@@ -36,7 +36,7 @@ impl Capabilities {
         if unsafe { rdmsr(hw::msr::VM_CR) } & SVM_DISABLED != 0 {
             return Err(Missing::SvmDisabled);
         }
-        let leaf = cpuid!(0x8000_000au32);
+        let leaf = cpuid::leaf(0x8000_000a, 0);
         Capabilities::compute(leaf.ebx, leaf.edx)
     }
 

@@ -2,7 +2,6 @@
 //! for all (AMD APM 2 15.10, 15.11).
 
 use super::super::map::ExitMap;
-use super::super::table::{self, Access};
 
 /// I/O permission map: three pages.
 pub(super) static PORT_MAP: ExitMap<1536> = ExitMap::new();
@@ -11,11 +10,8 @@ pub(super) static MSR_MAP: ExitMap<1024> = ExitMap::new();
 
 /// Fills both maps.
 pub(super) fn fill() {
-    PORT_MAP.fill(core::iter::empty());
-    let free = |is_free: fn(Access) -> bool| table::free(|row| row.svm.1, is_free).map(place);
-    let readable = free(|access| access != Access::None);
-    let writable = free(|access| access == Access::All).map(|bit| bit + 1);
-    MSR_MAP.fill(readable.chain(writable));
+    PORT_MAP.close();
+    MSR_MAP.fill(|row| row.svm.1, place, 1);
 }
 
 /// First of the two bits of an MSR.
@@ -26,6 +22,7 @@ fn place(number: u32) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use super::super::super::table::{self, Access};
     use super::*;
 
     #[test]

@@ -141,7 +141,7 @@ impl Vcpu {
         self.set_flush();
     }
 
-    #[inline]
+    #[inline(never)]
     pub fn suspend(&mut self, cpu: &mut CpuVirt) {
         if cpu.loaded != self.id() {
             return;
@@ -201,7 +201,7 @@ impl Vcpu {
     /// Whether the next entry has to come by [`Vcpu::prepare`] though nothing happens before it.
     #[inline(always)]
     pub fn is_special(&self, cpu: &CpuVirt) -> bool {
-        self.to_do || self.spins_exit || cpu.fills_returns || cpu.loaded != self.id()
+        self.to_do || self.spins_exit || cpu.loaded != self.id()
     }
 
     /// How guest mode was left.

@@ -5,6 +5,8 @@ use core::mem::offset_of;
 use abi::vcpu::x86_64::{Segment, Table};
 use bitflags::bitflags;
 
+use super::super::state::SegmentPlace;
+
 bitflags! {
     /// First word of intercepts, at offset 00Ch.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -108,10 +110,21 @@ const PRESENT: u32 = 1 << 7;
 const DPL: u32 = 3 << 5;
 
 impl VmcbSegment {
+    /// A guest's, from the state page.
+    #[inline(never)]
+    pub fn load(from: SegmentPlace) -> VmcbSegment {
+        VmcbSegment::from_abi(from.read())
+    }
+
+    /// To the state page.
+    #[inline(never)]
+    pub fn store(self, to: SegmentPlace) {
+        to.write(self.to_abi());
+    }
+
     /// From the ABI's format: bits 12 to 15 of the access rights move to 8 to 11, an unusable segment is
     /// one without attributes. The base is for the caller to check.
-    #[inline(never)]
-    pub const fn from_abi(segment: Segment) -> VmcbSegment {
+    const fn from_abi(segment: Segment) -> VmcbSegment {
         let access = segment.access;
         let attributes = if access & UNUSABLE != 0 {
             0
@@ -127,8 +140,7 @@ impl VmcbSegment {
     }
 
     /// To the ABI's format.
-    #[inline(never)]
-    pub const fn to_abi(self) -> Segment {
+    const fn to_abi(self) -> Segment {
         let attributes = self.attributes as u32;
         let mut access = attributes & 0xff | (attributes & 0xf00) << 4;
         if attributes & PRESENT == 0 {

@@ -1,11 +1,11 @@
 //! What this processor's VMX can do, and the controls that follow from it (Intel SDM 3D appendix A).
 
-use raw_cpuid::cpuid;
 use x86::msr;
 use x86::vmx::vmcs::control::{
     EntryControls, ExitControls, PinbasedControls, PrimaryControls, SecondaryControls,
 };
 
+use super::super::super::cpuid;
 use super::super::features::Missing;
 use super::super::hw::rdmsr;
 use super::super::state::cr0;
@@ -211,7 +211,7 @@ impl Capabilities {
                 cr4_fixed0: rdmsr(msr::IA32_VMX_CR4_FIXED0),
                 cr4_fixed1: rdmsr(msr::IA32_VMX_CR4_FIXED1),
                 ept_vpid: rdmsr(msr::IA32_VMX_EPT_VPID_CAP),
-                is_nested: cpuid!(1).ecx >> 31 != 0,
+                is_nested: cpuid::leaf(1, 0).ecx >> 31 != 0,
             })
         }
     }

@@ -9,7 +9,7 @@ use x86::vmx::vmcs::guest as field;
 
 use super::super::cpu::CpuVirt;
 use super::super::event::{self, Event};
-use super::super::state::{self, cr0, cr4, efer, peek, poke};
+use super::super::state::{self, SegmentPlace, cr0, cr4, efer, peek, poke, segment};
 use super::super::static_address;
 use super::capabilities::ENCLV_EXITING_BITMAP;
 use super::host::LISTED_MSRS;
@@ -46,14 +46,22 @@ impl Place {
         Place::TR,
     ];
 
-    fn read(self) -> Segment {
-        Segment {
+    /// Puts the guest's register on the state page.
+    #[inline(never)]
+    fn save(self, to: SegmentPlace) {
+        to.write(Segment {
             selector: vmcs::read(field::ES_SELECTOR + self.0) as u16,
             access: vmcs::read(field::ES_ACCESS_RIGHTS + self.0) as u32,
             limit: vmcs::read(field::ES_LIMIT + self.0) as u32,
             base: vmcs::read(field::ES_BASE + self.0),
             ..Segment::default()
-        }
+        });
+    }
+
+    /// Takes the guest's register from the state page.
+    #[inline(never)]
+    fn load(self, from: SegmentPlace) {
+        self.write(from.read());
     }
 
     fn write(self, segment: Segment) {
@@ -182,16 +190,16 @@ impl Vcpu {
             poke!(page, vmcs::read(field::IA32_EFER_FULL), efer);
         }
         if groups.contains(Groups::CS_SS) {
-            poke!(page, Place::CS.read(), cs);
-            poke!(page, Place::SS.read(), ss);
+            Place::CS.save(segment!(page, cs));
+            Place::SS.save(segment!(page, ss));
         }
         if groups.contains(Groups::SEGMENTS) {
-            poke!(page, Place::DS.read(), ds);
-            poke!(page, Place::ES.read(), es);
-            poke!(page, Place::FS.read(), fs);
-            poke!(page, Place::GS.read(), gs);
-            poke!(page, Place::LDTR.read(), ldtr);
-            poke!(page, Place::TR.read(), tr);
+            Place::DS.save(segment!(page, ds));
+            Place::ES.save(segment!(page, es));
+            Place::FS.save(segment!(page, fs));
+            Place::GS.save(segment!(page, gs));
+            Place::LDTR.save(segment!(page, ldtr));
+            Place::TR.save(segment!(page, tr));
             let table = |limit, base| Table {
                 limit: vmcs::read(limit),
                 base: vmcs::read(base),
@@ -286,16 +294,16 @@ impl Vcpu {
             self.load_control(cpu);
         }
         if groups.contains(Groups::CS_SS) {
-            Place::CS.write(peek!(page, cs));
-            Place::SS.write(peek!(page, ss));
+            Place::CS.load(segment!(page, cs));
+            Place::SS.load(segment!(page, ss));
         }
         if groups.contains(Groups::SEGMENTS) {
-            Place::DS.write(peek!(page, ds));
-            Place::ES.write(peek!(page, es));
-            Place::FS.write(peek!(page, fs));
-            Place::GS.write(peek!(page, gs));
-            Place::LDTR.write(peek!(page, ldtr));
-            Place::TR.write(peek!(page, tr));
+            Place::DS.load(segment!(page, ds));
+            Place::ES.load(segment!(page, es));
+            Place::FS.load(segment!(page, fs));
+            Place::GS.load(segment!(page, gs));
+            Place::LDTR.load(segment!(page, ldtr));
+            Place::TR.load(segment!(page, tr));
             let table = |limit, base, value: Table| {
                 set(limit, value.limit & 0xffff);
                 set(base, value.base);

@@ -293,7 +293,7 @@ impl Vcpu {
     /// Whether the next entry has to come by [`Vcpu::prepare`] though nothing happens before it.
     #[inline(always)]
     pub fn is_special(&self, cpu: &CpuVirt) -> bool {
-        self.to_do || self.spins_exit || cpu.fills_returns || cpu.loaded != self.id()
+        self.to_do || self.spins_exit || cpu.loaded != self.id()
     }
 
     /// How guest mode was left; with `failed`, VMLAUNCH or VMRESUME failed.

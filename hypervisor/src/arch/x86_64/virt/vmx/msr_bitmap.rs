@@ -1,7 +1,6 @@
 //! Which MSRs guests access without an exit: one bitmap for all (Intel SDM 3C 25.6.9).
 
 use super::super::map::ExitMap;
-use super::super::table::{self, Access};
 
 /// Reads of low and of high MSRs, writes of low and of high MSRs.
 pub(super) static MSR_BITMAP: ExitMap<512> = ExitMap::new();
@@ -11,10 +10,7 @@ const WRITES: usize = 2048 * 8;
 
 /// Fills the bitmap.
 pub(super) fn fill() {
-    let free = |is_free: fn(Access) -> bool| table::free(|row| row.vmx.1, is_free).map(place);
-    let readable = free(|access| access != Access::None);
-    let writable = free(|access| access == Access::All).map(|bit| WRITES + bit);
-    MSR_BITMAP.fill(readable.chain(writable));
+    MSR_BITMAP.fill(|row| row.vmx.1, place, WRITES);
 }
 
 fn place(number: u32) -> usize {
@@ -24,6 +20,7 @@ fn place(number: u32) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use super::super::super::table::{self, Access};
     use super::*;
 
     #[test]
