@@ -18,6 +18,8 @@ pub enum Stage {
     Entry,
     /// Capabilities, checks, and what is told.
     Message,
+    /// The operation, on the general path.
+    General,
     /// Registers go to memory.
     Save,
     /// Another space, another context; the way to user mode.
@@ -34,10 +36,11 @@ pub enum Stage {
 
 impl Stage {
     /// All, in the order of a path.
-    pub const ALL: [Stage; 9] = [
+    pub const ALL: [Stage; 10] = [
         Stage::Stub,
         Stage::Entry,
         Stage::Message,
+        Stage::General,
         Stage::Save,
         Stage::Switch,
         Stage::Handler,
@@ -45,11 +48,6 @@ impl Stage {
         Stage::Load,
         Stage::Enter,
     ];
-
-    /// Whether it is in the kernel.
-    pub fn is_kernel(self) -> bool {
-        !matches!(self, Stage::Stub | Stage::Handler)
-    }
 }
 
 impl fmt::Display for Stage {
@@ -58,6 +56,7 @@ impl fmt::Display for Stage {
             Stage::Stub => "stub, guest",
             Stage::Entry => "entry",
             Stage::Message => "message",
+            Stage::General => "general path",
             Stage::Save => "state save",
             Stage::Switch => "switch",
             Stage::Handler => "handler",
@@ -110,6 +109,8 @@ const RULES: &[Rule] = &[
     rule("vcpu.rs", "call_monitor", Stage::Message, Stage::Message),
     rule("vcpu.rs", "left", Stage::Message, Stage::Message),
     rule("ipc.rs", "reply_to_vcpu", Stage::Reply, Stage::Reply),
+    rule("traps.rs", "vcpu_reply", Stage::Reply, Stage::Reply),
+    rule("traps.rs", "guest_left", Stage::Entry, Stage::Entry),
     rule("vcpu.rs", "run", Stage::Entry, Stage::Enter),
 ];
 
@@ -142,9 +143,11 @@ fn stage(frames: &[Frame], is_answered: bool) -> Stage {
                 && frame.file.is_empty() == rule.file.is_empty()
         })
     };
+    let is_assembly = frames.iter().all(|frame| frame.file.is_empty());
     match (RULES.iter().find(holds), is_answered) {
         (Some(rule), false) => rule.before,
         (Some(rule), true) => rule.after,
+        (None, _) if !is_assembly => Stage::General,
         (None, false) => Stage::Entry,
         (None, true) => Stage::Reply,
     }
@@ -424,14 +427,14 @@ pub fn text(paths: &[Path]) -> String {
     }
     let _ = write!(out, "\n{:<36}", "instructions by stage");
     for stage in Stage::ALL {
-        let _ = write!(out, "{stage:>12}");
+        let _ = write!(out, "{stage:>13}");
     }
     out.push('\n');
     for path in paths {
         let _ = write!(out, "{:<36}", path.name);
         for stage in Stage::ALL {
             let count = path.stages.get(&stage).map_or("-".into(), u64::to_string);
-            let _ = write!(out, "{count:>12}");
+            let _ = write!(out, "{count:>13}");
         }
         out.push('\n');
     }
@@ -472,8 +475,10 @@ mod tests {
             ("core::sync::atomic::load", "sync/atomic.rs"),
             ("unsave", "vcpu.rs"),
         ]);
-        assert_eq!(stage(&other, false), Stage::Entry);
-        assert_eq!(stage(&other, true), Stage::Reply);
+        assert_eq!(stage(&other, false), Stage::General);
+        let assembly = frames(&[("entry", "")]);
+        assert_eq!(stage(&assembly, false), Stage::Entry);
+        assert_eq!(stage(&assembly, true), Stage::Reply);
         let label = frames(&[("stage_switch_call", "")]);
         assert_eq!(stage(&label, true), Stage::Switch);
     }
