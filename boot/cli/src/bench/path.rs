@@ -95,6 +95,10 @@ const RULES: &[Rule] = &[
     rule("aarch64/vcpu.rs", "enter", Stage::Enter, Stage::Enter),
     rule("", "guest_exit", Stage::Save, Stage::Save),
     rule("", "svm_resume", Stage::Save, Stage::Enter),
+    rule("", "vmx_left", Stage::Save, Stage::Save),
+    rule("", "vmx_tell", Stage::Save, Stage::Save),
+    rule("", "vmx_load_rip", Stage::Load, Stage::Load),
+    rule("", "vmx_resume", Stage::Enter, Stage::Enter),
     rule("", "entry::enter", Stage::Enter, Stage::Enter),
     rule("", "guest_again", Stage::Enter, Stage::Enter),
     rule("", "exits::tell", Stage::Message, Stage::Message),
@@ -203,6 +207,7 @@ const X86: &[(&str, Dear)] = &[
             is_serialising: false,
         },
     ),
+    ("sysret", PRIVILEGED),
     ("sysretq", PRIVILEGED),
     (
         "verw",
@@ -245,7 +250,7 @@ const ARM: &[(&str, Dear)] = &[
     ("wfi", PRIVILEGED),
 ];
 
-/// If an instruction is dear, its name and why. `text` is in the syntax of QEMU: on x86 the operand that is written is the last.
+/// If an instruction is dear, its name and why. `text` is in the syntax of QEMU or of Bochs.
 fn dear(architecture: Architecture, text: &str) -> Option<(String, Dear)> {
     let (mnemonic, operands) = text.split_once(' ').unwrap_or((text, ""));
     let named = |table: &[(&str, Dear)]| {
@@ -254,20 +259,25 @@ fn dear(architecture: Architecture, text: &str) -> Option<(String, Dear)> {
     };
     match architecture {
         Architecture::X86_64 => {
-            let last = operands.rsplit(", ").next().unwrap_or_default();
-            match (last.strip_prefix("%cr"), operands.starts_with("%cr")) {
+            let (first, last) = operands.split_once(", ").unwrap_or((operands, ""));
+            // QEMU names what is written last, Bochs first and without a sign before registers.
+            let (written, read) = match operands.contains('%') {
+                true => (last.strip_prefix("%cr"), first.strip_prefix("%cr")),
+                false => (first.strip_prefix("cr"), last.strip_prefix("cr")),
+            };
+            match (written, read) {
                 // CR8 does not serialise.
                 (Some("8"), _) => Some(("write cr8".into(), PRIVILEGED)),
                 (Some(number), _) => Some((format!("write cr{number}"), BOTH)),
-                (None, true) => Some((format!("read {}", &operands[1..4]), PRIVILEGED)),
-                (None, false) if VECTORS.iter().any(|name| mnemonic.starts_with(name)) => {
+                (None, Some(number)) => Some((format!("read cr{number}"), PRIVILEGED)),
+                (None, None) if VECTORS.iter().any(|name| mnemonic.starts_with(name)) => {
                     let moved = Dear {
                         is_privileged: false,
                         is_serialising: false,
                     };
                     Some((mnemonic.to_owned(), moved))
                 }
-                (None, false) => named(X86),
+                (None, None) => named(X86),
             }
         }
         Architecture::Arm64 => {
@@ -499,6 +509,11 @@ mod tests {
         assert_eq!(x86("swapgs"), Some(("swapgs".into(), PRIVILEGED)));
         assert!(x86("xsaveopt64 (%rdi)").is_some());
         assert_eq!(x86("movq %rbx, %rcx"), None);
+        assert_eq!(x86("mov cr3, rbx"), Some(("write cr3".into(), BOTH)));
+        assert_eq!(x86("mov rax, cr2"), Some(("read cr2".into(), PRIVILEGED)));
+        assert_eq!(x86("vmread rcx, rax"), Some(("vmread".into(), PRIVILEGED)));
+        assert_eq!(x86("sysret"), Some(("sysret".into(), PRIVILEGED)));
+        assert_eq!(x86("mov rbx, rcx"), None);
         let arm = |text| dear(Architecture::Arm64, text);
         assert_eq!(
             arm("msr vttbr_el2, x17"),
