@@ -2,6 +2,7 @@
 
 mod servers;
 
+pub(crate) use servers::entry;
 pub use servers::{echo_all, relay};
 
 use crate::exit::{DOORBELL, RESULTS, ROUNDS};
@@ -15,7 +16,6 @@ use abi::vcpu::aarch64::Groups;
 pub use abi::vcpu::aarch64::{CONTROL_HALT, VcpuState};
 use core::arch::{asm, naked_asm};
 use rt::syscall::DoorbellParameters;
-use servers::entry;
 
 /// All groups of state but the interrupt controller's, which the guest does not use.
 pub const ALL: u64 = Groups::all().difference(Groups::GIC).bits();
@@ -45,30 +45,6 @@ pub extern "C" fn answer() -> ! {
         done = const crate::foreign::HANDLERS_DONE.0,
     )
 }
-
-entry!(
-    /// Where the foreign thread starts.
-    foreign,
-    crate::foreign::measure
-);
-
-entry!(
-    /// Where the receiver of capabilities starts.
-    receiver,
-    crate::ipc::receiver
-);
-
-entry!(
-    /// Where the pager starts.
-    pager,
-    crate::memory::pager
-);
-
-entry!(
-    /// Where the client of a pair starts.
-    client,
-    crate::throughput::client
-);
 
 /// Answers each call with what it got, after it has given way.
 #[unsafe(naked)]
