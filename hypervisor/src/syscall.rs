@@ -18,7 +18,7 @@ use crate::space::{self, Progress};
 use crate::thread::{Exception, Sync, Thread};
 use crate::{delegate, destroy, epoch, ipc, time};
 use abi::argument::right::{CREATE, NONE};
-use abi::argument::{Cap, LogBytes, Words};
+use abi::argument::{Cap, LogBytes};
 use abi::operation::Operation;
 use abi::utcb::exception;
 use abi::{LOG_CHUNK, Op, Selector, Status, call, kind};
@@ -44,12 +44,12 @@ pub fn dispatch(cpu: &Cpu, thread: Ref<Thread>, syndrome: u64) {
         };
         return ipc::raise(cpu, thread, call);
     }
-    let (tag, words) = thread.with_frame(|frame| (frame.tag(), frame.args()));
+    let tag = thread.with_frame(|frame| frame.tag());
     latency::is(Path::SystemCall(tag.op()));
     let outcome = match Op::from_code(tag.op()) {
         None => Outcome::Return(Err(Status::BadOperation)),
         Some(op) if tag.has_reserved() => refuse(thread, op),
-        Some(op) => execute(cpu, thread, op, &words),
+        Some(op) => execute(cpu, thread, op),
     };
     match outcome {
         Outcome::Return(Ok(())) => thread.with_frame(|frame| frame.set_result(Status::Success)),
@@ -86,9 +86,9 @@ fn written(thread: Ref<Thread>, result: Result<(), Status>) -> Outcome {
     Outcome::Return(result)
 }
 
-fn execute(cpu: &Cpu, thread: Ref<Thread>, op: Op, words: &Words) -> Outcome {
+fn execute(cpu: &Cpu, thread: Ref<Thread>, op: Op) -> Outcome {
     let domain = &*thread.domain;
-    let args = Args { op, words };
+    let args = Args { op, thread };
     match op {
         // These four in one piece with this function, where a closure would be a function of its own.
         Op::Call => match args.decode::<call::Call>() {
@@ -159,18 +159,18 @@ fn execute(cpu: &Cpu, thread: Ref<Thread>, op: Op, words: &Words) -> Outcome {
     }
 }
 
-/// The arguments of an operation.
-struct Args<'a> {
+/// The arguments of an operation, in the registers of who calls: each operation reads those that it has.
+struct Args {
     op: Op,
-    words: &'a Words,
+    thread: Ref<Thread>,
 }
 
-impl Args<'_> {
+impl Args {
     /// What they are.
     #[inline(always)]
     fn decode<T: Operation>(&self) -> Result<T, Status> {
         debug_assert_eq!(self.op, T::OP);
-        T::decode(self.words)
+        T::decode(&self.thread.with_frame(|frame| frame.args()))
     }
 
     /// Does `work` with them, if they are in order.

@@ -120,6 +120,7 @@ pub fn run(options: &Options) -> Result<()> {
     let report = way.measure(&measure::CPUS)?;
     let safe = measure_protected(&protected)?;
     let paths = match obstacle(&way)? {
+        None if kind == Kind::Bochs => Ok(trace::on_bochs(&way, &report)?),
         None => Ok(paths(&way)?),
         Some(why) => Err(why),
     };

@@ -2,9 +2,9 @@
 
 use crate::arch;
 use crate::place::{LARGE_PAGE, Place};
-use crate::server::{Compartment, OWN_SPACE};
+use crate::server::Compartment;
 use crate::stats::{self, Row};
-use abi::boot::ROOT_DOMAIN;
+use abi::boot::{ROOT_DOMAIN, ROOT_SPACE};
 use abi::utcb::exception::ExceptionReply;
 use abi::{PAGE_SIZE, Rights, Selector, Status};
 use rt::handler::serve_for_ever;
@@ -51,7 +51,7 @@ fn page_fault(place: &mut Place) -> Result<Row> {
         page.offset,
         page.size,
     )?;
-    syscall::delegate(OWN_SPACE, domain, SPACE, Rights::INSTALL)?;
+    syscall::delegate(ROOT_SPACE, domain, SPACE, Rights::INSTALL)?;
     let thread = pager.thread(place, arch::pager)?;
     syscall::create_portal(ROOT_DOMAIN, place.exceptions, thread, FAULT, 0)?;
     syscall::create_portal(ROOT_DOMAIN, unmap, thread, UNMAP, 0)?;

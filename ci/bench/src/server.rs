@@ -1,7 +1,7 @@
 //! Who is called: servers in the domain of the measuring thread and in domains of their own.
 
 use crate::place::Place;
-use abi::boot::{ROOT_DOMAIN, ROOT_SPACE};
+use abi::boot::ROOT_DOMAIN;
 use abi::syscall::{SpaceKind, ThreadFlags};
 use abi::{PAGE_SIZE, Rights, Selector};
 use rt::syscall::{self, Result, ThreadParameters};
@@ -77,6 +77,3 @@ pub fn in_same_domain(place: &mut Place, entry: Entry) -> Result<Selector> {
 pub fn in_other_domain(place: &mut Place, entry: Entry) -> Result<Selector> {
     Compartment::create(place)?.server(place, entry, 0)
 }
-
-/// The space of the measuring thread.
-pub const OWN_SPACE: Selector = ROOT_SPACE;

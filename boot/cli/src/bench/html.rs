@@ -351,8 +351,9 @@ fn change(before: Option<u64>, now: u64) -> Markup {
 
 /// The class of a stage in the style sheet.
 fn class(stage: Stage) -> &'static str {
-    const CLASSES: [&str; 9] = [
+    const CLASSES: [&str; Stage::ALL.len()] = [
         "stage0", "stage1", "stage2", "stage3", "stage4", "stage5", "stage6", "stage7", "stage8",
+        "stage9",
     ];
     CLASSES[stage as usize]
 }

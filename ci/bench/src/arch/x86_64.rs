@@ -2,13 +2,13 @@
 
 mod servers;
 
+pub(crate) use servers::entry;
 pub use servers::{echo_all, relay};
 
 use crate::throughput::KNOWN;
 use abi::Op;
 use abi::utcb::exception::{ExceptionReply, SYSTEM_CALL};
 use core::arch::{asm, naked_asm};
-use servers::entry;
 
 /// The handler of a foreign thread: resumes it after each system call. Another exception is its end, and signalled.
 #[unsafe(naked)]
@@ -31,30 +31,6 @@ pub extern "C" fn answer() -> ! {
         done = const crate::foreign::HANDLERS_DONE.0,
     )
 }
-
-entry!(
-    /// Where the foreign thread starts.
-    foreign,
-    crate::foreign::measure
-);
-
-entry!(
-    /// Where the receiver of capabilities starts.
-    receiver,
-    crate::ipc::receiver
-);
-
-entry!(
-    /// Where the pager starts.
-    pager,
-    crate::memory::pager
-);
-
-entry!(
-    /// Where the client of a pair starts.
-    client,
-    crate::throughput::client
-);
 
 /// Answers each call with what it got, after it has given way.
 #[unsafe(naked)]

@@ -21,7 +21,7 @@ mod virt;
 
 #[cfg(all(test, target_arch = "x86_64", not(schedules)))]
 #[path = "../x86_64/speculation.rs"]
-#[allow(dead_code)]
+#[allow(dead_code, unused_imports)]
 mod speculation;
 
 #[cfg(all(test, not(schedules)))]

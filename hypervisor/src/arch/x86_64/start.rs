@@ -5,7 +5,7 @@ use super::gdt::GdtTss;
 use super::interrupts::{apic, ioapic};
 use super::paging;
 use super::speculation::{self, Measures};
-use super::{CpuArch, boot, clock, entry, layout, smp, tags, traps, virt};
+use super::{CpuArch, boot, clock, entry, exits, layout, smp, tags, traps, virt};
 use crate::addr::{HostPhys, HostVirt};
 use crate::boot::madt::{ApicId, Platform};
 use crate::boot::memory_map::{MemoryMap, PhysRange};
@@ -217,7 +217,7 @@ fn enter_cpu(cpu: Ref<Cpu>, features: &CpuFeatures) {
     let result = cpu
         .arch
         .virt
-        .with_mut(|virt| unsafe { virt::init_cpu(virt, pages, measures) });
+        .with_mut(|virt| unsafe { virt::init_cpu(virt, pages, measures, exits::ways_out()) });
     if let Err(why) = result {
         log::error!("CPU {}: no virtualisation: {why}", Dec(cpu.index.into()));
     }

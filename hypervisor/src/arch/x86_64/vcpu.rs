@@ -2,10 +2,11 @@
 
 use super::tags::{GuestTag, GuestTags};
 use super::virt::{self, GuestRoot, Outcome};
-use super::{CpuArch, clock, entry, traps};
+use super::{CpuArch, clock, entry, exits, traps};
 use crate::cell::Ref;
 use crate::cpu::Cpu;
 use crate::doorbell;
+use crate::latency;
 use crate::mem::KernelPage;
 use crate::space::Space;
 use crate::vcpu::{Exit, Vcpu};
@@ -118,9 +119,15 @@ impl VcpuArch {
         };
         // Who spins gives way, if there is anybody to give way to.
         let spins_exit = cpu.is_contended();
-        cpu.arch
-            .virt
-            .with_mut(|virt| self.inner.enter(virt, &root, spins_exit))
+        let virt = &cpu.arch.virt;
+        match virt.with_mut(|virt| self.inner.prepare(virt, &root, spins_exit)) {
+            Ok(extension) => {
+                latency::leave();
+                // SAFETY: just prepared; the caller needs nothing on the stack any more.
+                unsafe { exits::enter(extension) }
+            }
+            Err(outcome) => outcome,
+        }
     }
 
     /// How guest mode was left; with `failed`, the processor did not enter it.

@@ -10,11 +10,11 @@ macro_rules! entry {
         $(#[$attribute])*
         #[unsafe(naked)]
         pub extern "C" fn $name() -> ! {
-            naked_asm!("bl {function}", "udf #0", function = sym $function)
+            ::core::arch::naked_asm!("bl {function}", "udf #0", function = sym $function)
         }
     };
 }
-pub(super) use entry;
+pub(crate) use entry;
 
 /// Answers each call with what it got, in registers and UTCB.
 #[unsafe(naked)]

@@ -10,7 +10,7 @@ use core::arch::global_asm;
 use core::mem::offset_of;
 
 /// Bytes of the stack that the boot CPU starts on.
-const BOOT_STACK: usize = 32 << 10;
+const BOOT_STACK: usize = 64 << 10;
 /// SCTLR_EL2: RES1 bits, I, SA, C, M (Arm ARM D17.2.119). WXN is not set: tables say what is executable.
 const SCTLR: u64 = 0x30c5_0830 | 1 << 12 | 1 << 3 | 1 << 2 | 1 << 0;
 /// Page of normal memory, read, write, execute: AttrIndx 0, AP[1], inner shareable, AF.

@@ -86,21 +86,25 @@ pub(super) extern "C" fn start(tree: u64, loaded_at: u64, counter: u64) -> ! {
     layout::set_image_phys(HostPhys(loaded_at));
     early_log::init();
     super::entry::init_vectors();
-    let Some((range, machine)) = read_tree(HostPhys(tree)) else {
+    let Some(tree) = read_tree(HostPhys(tree)) else {
         super::halt();
     };
-    let machine = match machine {
-        Ok(machine) => MACHINE.give(machine),
-        Err(_) => super::halt(),
-    };
+    let machine = machine();
     if let Some(found) = machine.uart
         && map(found.range, KernelRights::Device).is_some()
     {
         uart::set_base(found.range.start());
         uart::init();
     }
+    super::kernel_main(&parameters(machine, tree, counter))
+}
+
+/// What the kernel starts with on the machine that the device tree in `tree` describes. Not a part of [`start`], so that
+/// its variables leave the boot stack.
+#[inline(never)]
+fn parameters(machine: &Machine, tree: PhysRange, counter: u64) -> BootParams {
     let mut memory_map = MemoryMap::new();
-    if let Err(error) = settle(&mut memory_map, machine, range) {
+    if let Err(error) = settle(&mut memory_map, machine, tree) {
         refuse(format_args!("cannot start: {error}"));
     }
     if let Some(bundle) = machine.bundle
@@ -108,20 +112,20 @@ pub(super) extern "C" fn start(tree: u64, loaded_at: u64, counter: u64) -> ! {
     {
         refuse(format_args!("cannot start: the boot bundle is too large"));
     }
-    let params = BootParams {
+    BootParams {
         loader: Loader::Image,
         memory_map,
         bundle: machine.bundle,
         command_line: machine.command_line.clone(),
         rsdp: None,
-        device_tree: Some(range.start()),
+        device_tree: Some(tree.start()),
         boot_counter: counter,
-    };
-    super::kernel_main(&params)
+    }
 }
 
-/// Maps the tree at `at` and reads it.
-fn read_tree(at: HostPhys) -> Option<(PhysRange, Result<Machine, device_tree::TreeError>)> {
+/// Maps the tree at `at` and reads it; returns where it is. As [`parameters`], it leaves the boot stack.
+#[inline(never)]
+fn read_tree(at: HostPhys) -> Option<PhysRange> {
     if !at.is_aligned(8) {
         return None;
     }
@@ -132,8 +136,8 @@ fn read_tree(at: HostPhys) -> Option<(PhysRange, Result<Machine, device_tree::Tr
     let range = PhysRange::new(at, size)?;
     map(range, KernelRights::ReadWrite)?;
     // SAFETY: as above.
-    let machine = Machine::read(unsafe { bytes(range) });
-    Some((range.outward(), machine))
+    MACHINE.give(Machine::read(unsafe { bytes(range) }).ok()?);
+    Some(range.outward())
 }
 
 /// Fills the memory map: what is RAM, less what is in use.

@@ -51,23 +51,25 @@ impl LoaderMemory for BootWindow {
 pub(super) extern "C" fn start(magic: u32, info: u32, counter: u64) -> ! {
     uart::init();
     early_log::init();
-    let info = HostPhys(info.into());
-    let params = match magic {
-        pvh::MAGIC => pvh::read(&BootWindow, info),
-        multiboot2::MAGIC => multiboot2::read(&BootWindow, info),
+    match parameters(magic, HostPhys(info.into()), counter) {
+        Ok(params) => super::kernel_main(&params),
+        Err(error) => refuse(format_args!("cannot start: {error}")),
+    }
+}
+
+/// Reads what the loader has passed. Not a part of [`start`], so that its variables leave the boot stack.
+#[inline(never)]
+fn parameters(magic: u32, info: HostPhys, counter: u64) -> Result<BootParams, LoaderError> {
+    let mut params = match magic {
+        pvh::MAGIC => pvh::read(&BootWindow, info)?,
+        multiboot2::MAGIC => multiboot2::read(&BootWindow, info)?,
         _ => refuse(format_args!(
             "started by a loader with neither PVH nor multiboot2"
         )),
     };
-    let params = params.and_then(|mut params| {
-        params.boot_counter = counter;
-        settle(&mut params)?;
-        Ok(params)
-    });
-    match params {
-        Ok(params) => super::kernel_main(&params),
-        Err(error) => refuse(format_args!("cannot start: {error}")),
-    }
+    params.boot_counter = counter;
+    settle(&mut params)?;
+    Ok(params)
 }
 
 /// Takes what is in use out of the usable memory, and puts what must last where it lasts.

@@ -62,6 +62,8 @@ pub struct CpuVirt {
     pub(super) task_limit_lost: bool,
     /// CPU buffers are overwritten before guest code runs.
     pub(super) overwrites_buffers: bool,
+    /// Where exits arrive under VMX.
+    pub(super) way_out: u64,
     /// The return stack is filled after it has run.
     pub(super) fills_returns: bool,
     /// A guest's vector registers are cleared before threads run.
@@ -89,6 +91,8 @@ static NEXT_ID: AtomicU32 = AtomicU32::new(1);
 /// MSRs at this moment are what the CPU has after every exit and, for those that are switched lazily, after
 /// [`super::VcpuArch::suspend`].
 ///
+/// `ways_out` are where exits arrive under VMX: where the return stack is not filled, and where it is.
+///
 /// # Safety
 ///
 /// Once on each CPU, late in its start-up: the registers above have their final values, and interrupts
@@ -98,6 +102,7 @@ pub unsafe fn init_cpu(
     cpu: &mut CpuVirt,
     pages: [KernelPage; PAGES_PER_CPU],
     measures: Measures,
+    ways_out: [u64; 2],
 ) -> Result<(), InitError> {
     let features = features::features();
     if features.virtualization == Virtualization::None {
@@ -117,6 +122,7 @@ pub unsafe fn init_cpu(
     };
     cpu.overwrites_buffers = measures.contains(Measures::BUFFERS);
     cpu.fills_returns = measures.contains(Measures::RETURNS);
+    cpu.way_out = ways_out[usize::from(cpu.fills_returns)];
     cpu.clears_vectors = measures.contains(Measures::VECTORS);
     cpu.limits = features.limits;
     cpu.has_tsc_aux = features.tsc_aux;
@@ -151,6 +157,7 @@ impl CpuVirt {
             fpu: fpu::Unit::new(),
             task_limit_lost: false,
             overwrites_buffers: false,
+            way_out: 0,
             fills_returns: false,
             clears_vectors: false,
             has_tsc_aux: false,

@@ -1,13 +1,13 @@
 //! Hardware virtualisation: VMX and SVM behind one interface.
 //!
 //! Order of use: [`detect`] on the boot CPU; [`init_cpu`] on every CPU; then for each vCPU, on its CPU:
-//! [`VcpuArch::load`] with the monitor's first answer, and in turns [`VcpuArch::enter`],
+//! [`VcpuArch::load`] with the monitor's first answer, and in turns [`VcpuArch::prepare`],
 //! [`VcpuArch::suspend`], [`VcpuArch::save`], [`VcpuArch::load`]; at last [`VcpuArch::leave_cpu`].
 //!
 //! # What the kernel keeps
 //!
 //! - Interrupts are off whenever this module runs.
-//! - Between [`VcpuArch::enter`] and any thread or other vCPU comes [`VcpuArch::suspend`]: until then what the kernel
+//! - Between [`VcpuArch::prepare`] and any thread or other vCPU comes [`VcpuArch::suspend`]: until then what the kernel
 //!   keeps by [`table`] is the guest's. Entering the same vCPU again needs none. Before a thread of its monitor,
 //!   [`VcpuArch::lend`] is enough.
 //! - After an exit under VMX, FS base, DS, ES, FS and GS are 0, and the limit of TR is 67h
@@ -30,10 +30,10 @@ mod svm;
 mod table;
 mod vmx;
 
+use abi::boot::Virtualization;
 use abi::vcpu::x86_64::{Groups, VcpuState};
 
 use crate::addr::{HostPhys, HostVirt};
-use crate::latency;
 use crate::mem::KernelPage;
 use crate::vcpu::Exit;
 use event::Event;
@@ -43,8 +43,9 @@ pub use cpu::{CpuVirt, InitError, PAGES_PER_CPU, init_cpu};
 pub use features::{Features, Missing, detect, features, physical_end};
 pub use fpu::Method;
 pub use state::Limits;
-pub use svm::{VMCB_RIP, VMCB_SHADOW, svm_resume};
-pub use vmx::{ControlWord, vmx_load_rip, vmx_resume, vmx_tell};
+pub(in crate::arch) use svm::assembly as svm_assembly;
+pub use vmx::ControlWord;
+pub(in crate::arch) use vmx::assembly as vmx_assembly;
 
 /// Pages that a vCPU needs, besides its state page: control structure and vector state. They need not
 /// be contiguous.
@@ -66,7 +67,7 @@ pub struct GuestRoot {
     pub flush: bool,
 }
 
-/// How [`VcpuArch::enter`] ended.
+/// How guest mode ended, or [`VcpuArch::prepare`] without it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum Outcome {
@@ -153,6 +154,9 @@ pub struct VcpuArch {
 pub const BACKEND: usize = core::mem::offset_of!(VcpuArch, inner) + size_of::<u64>();
 const _: () = assert!(align_of::<vmx::Vcpu>() == align_of::<u64>());
 
+/// The stack pointer after an exit under VMX, from there: behind the room for a register.
+const STACK_AFTER_EXIT: usize = PASSAGE + core::mem::offset_of!(Passage, page);
+
 #[repr(u64)]
 enum Inner {
     Vmx(vmx::Vcpu),
@@ -205,40 +209,38 @@ impl VcpuArch {
         }
     }
 
-    /// Runs guest code until an exit. General registers come from the state page and go there. With `spins_exit`, PAUSE
-    /// exits. Returns only without having been there: an exit is a kernel entry of its own, after which
-    /// [`VcpuArch::left`] tells how guest mode ended.
+    /// Makes everything ready for running guest code, with the extension that is returned; or the exit to be told instead.
+    /// General registers come from the state page and go there. With `spins_exit`, PAUSE exits.
     ///
     /// # Panics
     ///
     /// If another vCPU of this CPU was not suspended.
     #[inline(always)]
-    pub fn enter(&mut self, cpu: &mut CpuVirt, space: &GuestRoot, spins_exit: bool) -> Outcome {
+    pub fn prepare(
+        &mut self,
+        cpu: &mut CpuVirt,
+        space: &GuestRoot,
+        spins_exit: bool,
+    ) -> Result<Virtualization, Outcome> {
         match &mut self.inner {
             Inner::Vmx(vcpu) => {
                 vcpu.prepare(cpu, space, spins_exit);
                 self.passage.special = vcpu.is_special(cpu);
-                latency::leave();
-                // SAFETY: the CPU is in VMX operation, as its CpuVirt exists; the VMCS is current, its controls and host
-                // state are complete; the caller needs nothing on the stack any more.
-                unsafe { vmx::enter() }
+                Ok(Virtualization::Vmx)
             }
             Inner::Svm(vcpu) => {
                 let passage = &mut self.passage;
                 if let Some(exit) = vcpu.prepare(cpu, space, spins_exit, passage) {
-                    return exit;
+                    return Err(exit);
                 }
                 passage.fills_returns = cpu.fills_returns;
                 passage.special = vcpu.is_special(cpu);
-                latency::leave();
-                // SAFETY: SVM is enabled, as the CPU's CpuVirt exists; the VMCB is complete; interrupts are off; the
-                // caller needs nothing on the stack any more.
-                unsafe { svm::enter() }
+                Ok(Virtualization::Svm)
             }
         }
     }
 
-    /// How guest mode was left; with `failed`, the processor did not enter it (VMX).
+    /// How guest mode, in which the vCPU was, was left; with `failed`, the processor did not enter it (VMX).
     #[inline(always)]
     pub fn left(&mut self, cpu: &mut CpuVirt, failed: bool) -> Outcome {
         match &mut self.inner {

@@ -39,7 +39,7 @@ pub(super) use {peek, poke, segment};
 
 /// A segment register in a [`StatePage`], which is as long as `peek!` and `poke!` demand it.
 #[derive(Clone, Copy)]
-pub(super) struct SegmentPlace(*mut Segment);
+pub(in crate::arch) struct SegmentPlace(*mut Segment);
 
 impl SegmentPlace {
     /// Reads it, once.

@@ -15,17 +15,17 @@ const LAST_EXCEPTION: u64 = 0x5f;
 const INTR: u64 = 0x60;
 const NMI: u64 = 0x61;
 const IRET: u64 = 0x74;
-pub(super) const IOIO: u64 = 0x7b;
-pub(super) const MSR: u64 = 0x7c;
+pub(in crate::arch) const IOIO: u64 = 0x7b;
+pub(in crate::arch) const MSR: u64 = 0x7c;
 const TASK_SWITCH: u64 = 0x7d;
-pub(super) const NESTED_PAGE_FAULT: u64 = 0x400;
+pub(in crate::arch) const NESTED_PAGE_FAULT: u64 = 0x400;
 /// VMRUN refused the state. The processor reports -1 in 64 bits, QEMU 7.2 in 32.
 const INVALID: u64 = u32::MAX as u64;
 
 /// What is told of an exit code without a closer look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
-pub(super) struct Told {
+pub(in crate::arch) struct Told {
     /// The kind; `Kick`, which is no exit of the processor, if a closer look is needed.
     kind: ExitKind,
     /// Length of the instruction on processors that do not tell: without prefixes, which none of these
@@ -41,7 +41,7 @@ impl Told {
 }
 
 /// By exit code. The assembly reads it, too: as the low half of word 0 of an exit.
-pub(super) static TOLD: [Told; 0x8f] = {
+pub(in crate::arch) static TOLD: [Told; 0x8f] = {
     use ExitKind as K;
     let mut table = [Told::NOTHING; 0x8f];
     let known = [

@@ -3,7 +3,6 @@
 //! VMLOAD and VMSAVE switch what VMRUN does not, on every exit: the kernel needs its own GS base and task
 //! register before the next NMI.
 
-mod entry;
 mod exit;
 mod guest;
 mod host;
@@ -11,7 +10,6 @@ mod maps;
 mod vmcb;
 
 use abi::vcpu::ExitKind;
-use core::mem::offset_of;
 
 use super::super::speculation::overwrite_buffers;
 use super::cpu::{CpuId, CpuVirt, Host, VcpuId};
@@ -21,14 +19,13 @@ use super::state::{self, StatePage};
 use super::{Exit, GuestRoot, HostPhys, KernelPage, Leave, Outcome, Passage, fpu};
 use vmcb::{Clean, Intercepts1, Vmcb};
 
-pub(super) use entry::enter;
-pub use entry::svm_resume;
 pub(super) use host::{Capabilities, HostState};
 
-/// Where the VMCB has the guest's instruction pointer.
-pub const VMCB_RIP: usize = offset_of!(Vmcb, rip);
-/// Where it has the interrupt shadow.
-pub const VMCB_SHADOW: usize = offset_of!(Vmcb, interrupt_shadow);
+/// What the assembly knows of this backend.
+pub(in crate::arch) mod assembly {
+    pub(in crate::arch) use super::exit::{IOIO, MSR, NESTED_PAGE_FAULT, TOLD};
+    pub(in crate::arch) use super::vmcb::{InterruptControl, Vmcb};
+}
 
 /// Interrupt shadow of the VMCB.
 const SHADOW: u64 = 1 << 0;
@@ -108,7 +105,7 @@ impl Vcpu {
     #[inline(always)]
     fn vmcb(&mut self) -> &mut Vmcb {
         // SAFETY: `new`'s caller gave the page to this vCPU alone; integers take every bit pattern; the
-        // processor and the assembly change it only after `entry::enter`, over which no reference lives.
+        // processor and the assembly change it only after `prepare`, over which no reference lives.
         unsafe { &mut *self.vmcb }
     }
 
@@ -166,7 +163,7 @@ impl Vcpu {
         self.cpu = CpuId::NONE;
     }
 
-    /// Makes everything ready for [`entry::enter`]; or the exit to be told instead. `passage` learns what the assembly needs.
+    /// Makes everything ready for guest mode; or the exit to be told instead. `passage` learns what the assembly needs.
     #[inline(always)]
     pub fn prepare(
         &mut self,

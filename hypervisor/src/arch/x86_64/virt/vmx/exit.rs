@@ -16,17 +16,17 @@ const INSTRUCTION_FAILED: u64 = 1 << 32;
 const REASON_EXCEPTION_OR_NMI: u16 = 0;
 const REASON_EXTERNAL_INTERRUPT: u16 = 1;
 const REASON_TASK_SWITCH: u16 = 9;
-pub(super) const REASON_WRMSR: u16 = 32;
+pub(in crate::arch) const REASON_WRMSR: u16 = 32;
 const REASON_MACHINE_CHECK: u16 = 41;
 const REASON_CONTROL_REGISTER: u16 = 28;
 const REASON_DEBUG_REGISTER: u16 = 29;
-pub(super) const REASON_IO: u16 = 30;
-pub(super) const REASON_EPT_VIOLATION: u16 = 48;
+pub(in crate::arch) const REASON_IO: u16 = 30;
+pub(in crate::arch) const REASON_EPT_VIOLATION: u16 = 48;
 
 /// What is told of an exit reason without a closer look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
-pub(super) struct Told {
+pub(in crate::arch) struct Told {
     /// The kind; `Kick`, which is no exit of the processor, if a closer look is needed.
     kind: ExitKind,
     /// Whether there is an instruction, whose length is valid: [`HAS_LENGTH`], or 0.
@@ -34,10 +34,10 @@ pub(super) struct Told {
 }
 
 /// See [`Told`]: above all lengths.
-pub(super) const HAS_LENGTH: u8 = 0x80;
+pub(in crate::arch) const HAS_LENGTH: u8 = 0x80;
 
 /// By exit reason. The assembly reads it, too.
-pub(super) static TOLD: [Told; 56] = {
+pub(in crate::arch) static TOLD: [Told; 56] = {
     use ExitKind as K;
     let mut table = [Told {
         kind: K::Kick,
@@ -198,7 +198,7 @@ pub(super) const fn interrupts_delivery(kind: ExitKind) -> bool {
 }
 
 /// Bit 12 of an exit qualification, and of the interruption information.
-pub(super) const UNBLOCKED_NMI: u64 = 1 << 12;
+pub(in crate::arch) const UNBLOCKED_NMI: u64 = 1 << 12;
 
 /// Whether the exit may have undone the blocking of NMIs by an IRET that has not completed, and if so
 /// has (Intel SDM 3C 28.2.3): bit 12 of what `field` gives.
@@ -227,9 +227,9 @@ const fn is_plain_store(qualification: u64) -> bool {
 }
 
 /// The bits of the qualification that tell it.
-pub(super) const STORE_MASK: u64 = FAULT_READ | FAULT_FETCH | STORE;
+pub(in crate::arch) const STORE_MASK: u64 = FAULT_READ | FAULT_FETCH | STORE;
 /// Those that are set: a write, its linear address valid, and not of the translation of that.
-pub(super) const STORE: u64 = FAULT_WRITE | FAULT_LINEAR | 1 << 8;
+pub(in crate::arch) const STORE: u64 = FAULT_WRITE | FAULT_LINEAR | 1 << 8;
 
 /// Word 1 of [`ExitKind::Io`] (Intel SDM 3C table 28-5).
 const fn io(qualification: u64) -> u64 {

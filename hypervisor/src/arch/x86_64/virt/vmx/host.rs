@@ -21,7 +21,7 @@ pub const LISTED_MSRS: u64 = 0;
 /// they need not be read back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 #[repr(C)]
-pub(super) struct SwitchedMsrs {
+pub(in crate::arch) struct SwitchedMsrs {
     pub star: u64,
     pub lstar: u64,
     pub cstar: u64,

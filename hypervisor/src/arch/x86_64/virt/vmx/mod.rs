@@ -1,7 +1,6 @@
 //! Intel VT-x: unrestricted guests with EPT and VPID.
 
 mod capabilities;
-mod entry;
 mod exit;
 mod guest;
 mod host;
@@ -20,20 +19,16 @@ use super::event::{self, Event};
 use super::state::{self, StatePage, cr0, cr4, peek};
 use super::{Exit, GuestRoot, HostPhys, KernelPage, Leave, Outcome, fpu, hw};
 
-use super::super::exits::passage;
 use super::super::speculation::overwrite_buffers;
-use super::super::vcpu::offset;
 pub(super) use capabilities::Capabilities;
 pub use capabilities::ControlWord;
-pub(super) use entry::enter;
-pub use entry::{vmx_load_rip, vmx_resume, vmx_tell};
 use host::SwitchedMsrs;
 pub(super) use host::{HostState, LISTED_MSRS};
 use hw::TablePointer;
 
 /// Bits of the interruptibility state (Intel SDM 3C table 25-3).
-const BLOCKING_STI: u64 = 1 << 0;
-const BLOCKING_MOV_SS: u64 = 1 << 1;
+pub(in crate::arch) const BLOCKING_STI: u64 = 1 << 0;
+pub(in crate::arch) const BLOCKING_MOV_SS: u64 = 1 << 1;
 const BLOCKING_NMI: u64 = 1 << 3;
 /// Conditions of a #DB in the exit qualification: DR6.BD and BS.
 const DB_GENERAL_DETECT: u64 = 1 << 13;
@@ -87,19 +82,29 @@ pub(super) struct Vcpu {
     debug: DebugRegisters,
 }
 
-/// Offsets in the backend's part of a vCPU, for the assembly.
-pub(super) mod field_offset {
-    use super::Vcpu;
-    use core::mem::offset_of;
-    pub const VMCS: usize = offset_of!(Vcpu, vmcs);
-    pub const HOST_CR3: usize = offset_of!(Vcpu, host_cr3);
-    pub const CR2: usize = offset_of!(Vcpu, cr2);
-    pub const LAUNCHED: usize = offset_of!(Vcpu, launched);
-    pub const LENT: usize = offset_of!(Vcpu, lent);
-    pub const DIFFERS: usize = offset_of!(Vcpu, differs);
-    pub const MSRS: usize = offset_of!(Vcpu, msrs);
-    pub const HOST_MSRS: usize = offset_of!(Vcpu, host_msrs);
-    pub const GDTR: usize = offset_of!(Vcpu, gdtr);
+/// What the assembly knows of this backend.
+pub(in crate::arch) mod assembly {
+    pub(in crate::arch) use super::exit::{
+        HAS_LENGTH, REASON_EPT_VIOLATION, REASON_IO, REASON_WRMSR, STORE, STORE_MASK, TOLD,
+        UNBLOCKED_NMI,
+    };
+    pub(in crate::arch) use super::host::SwitchedMsrs;
+    pub(in crate::arch) use super::{BLOCKING_MOV_SS, BLOCKING_STI};
+
+    /// Offsets in the backend's part of a vCPU.
+    pub(in crate::arch) mod field {
+        use super::super::Vcpu;
+        use core::mem::offset_of;
+        pub(in crate::arch) const VMCS: usize = offset_of!(Vcpu, vmcs);
+        pub(in crate::arch) const HOST_CR3: usize = offset_of!(Vcpu, host_cr3);
+        pub(in crate::arch) const CR2: usize = offset_of!(Vcpu, cr2);
+        pub(in crate::arch) const LAUNCHED: usize = offset_of!(Vcpu, launched);
+        pub(in crate::arch) const LENT: usize = offset_of!(Vcpu, lent);
+        pub(in crate::arch) const DIFFERS: usize = offset_of!(Vcpu, differs);
+        pub(in crate::arch) const MSRS: usize = offset_of!(Vcpu, msrs);
+        pub(in crate::arch) const HOST_MSRS: usize = offset_of!(Vcpu, host_msrs);
+        pub(in crate::arch) const GDTR: usize = offset_of!(Vcpu, gdtr);
+    }
 }
 
 /// The CPU's host state.
@@ -186,7 +191,11 @@ impl Vcpu {
             host.write();
             self.host_msrs = host.msrs;
             self.gdtr = host.gdtr;
-            entry::set_way_out(self.host_stack(), cpu.fills_returns);
+            // SAFETY: exits arrive where they are expected, with the stack pointer that they expect.
+            unsafe {
+                vmcs::write(host_field::RSP, self.host_stack());
+                vmcs::write(host_field::RIP, cpu.way_out);
+            }
             if !self.initialised {
                 self.initialise(host.capabilities);
                 self.initialised = true;
@@ -198,7 +207,7 @@ impl Vcpu {
 
     /// What is the stack pointer after an exit. The backend's part of a vCPU is in its place, as all of it.
     fn host_stack(&self) -> u64 {
-        &raw const *self as u64 - offset::VMX + passage::PAGE as u64
+        &raw const *self as u64 - super::BACKEND as u64 + super::STACK_AFTER_EXIT as u64
     }
 
     /// Loads what threads share with the guest, but for its MSRs.
@@ -223,7 +232,7 @@ impl Vcpu {
         self.differs = unsafe { self.msrs.replace(&self.host_msrs) };
     }
 
-    /// Gives threads their MSRs and descriptor tables. The assembly does the same ([`vmx_tell`]).
+    /// Gives threads their MSRs and descriptor tables. The assembly of exits does the same.
     #[inline]
     pub fn lend(&mut self, cpu: &mut CpuVirt) {
         if self.lent {
@@ -268,7 +277,7 @@ impl Vcpu {
         self.cpu = CpuId::NONE;
     }
 
-    /// Makes everything ready for [`entry::enter`].
+    /// Makes everything ready for guest mode.
     #[inline(always)]
     pub fn prepare(&mut self, cpu: &mut CpuVirt, space: &GuestRoot, spins_exit: bool) {
         if cpu.loaded != self.id() {

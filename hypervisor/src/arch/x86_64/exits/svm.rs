@@ -1,24 +1,19 @@
 //! The way into guest mode and back.
 //!
 //! An exit is a kernel entry of its own: nothing is left on a stack. What the monitor is told without a closer look goes on
-//! to [`exits::tell`] at once; all else to the general path, [`super::super::super::traps::guest_left`], which defines what
-//! an exit means.
+//! to [`super::tell`] at once; all else to the general path, [`guest_left`], which defines what an exit means.
 
 use core::arch::naked_asm;
 use core::mem::offset_of;
 
-use super::super::super::exits::{self, GUEST, STACK, passage};
-use super::super::super::speculation::fill_return_stack;
-use super::super::super::traps::guest_left;
-use super::exit::{IOIO, MSR, NESTED_PAGE_FAULT, TOLD};
-use super::vmcb::Vmcb;
+use super::super::speculation::fill_return_stack;
+use super::super::traps::guest_left;
+use super::super::virt::svm_assembly::{
+    IOIO, InterruptControl, MSR, NESTED_PAGE_FAULT, TOLD, Vmcb,
+};
+use super::{GUEST, STACK, gpr, passage, tell, tell_write};
 use abi::vcpu::x86_64::{RAX, RBP, RBX, RCX, RDI, RDX, RSI, VcpuState};
 use abi::vcpu::{ExitKind, FAULT_FETCH, FAULT_READ, FAULT_WRITE};
-
-/// Offset of a general register in the state page.
-const fn gpr(index: usize) -> usize {
-    offset_of!(VcpuState, gpr) + 8 * index
-}
 
 /// Byte of the virtual interrupt control that holds V_INTR_MASKING.
 const MASKING: usize = offset_of!(Vmcb, interrupt_control) + 3;
@@ -26,7 +21,7 @@ const MASKING: usize = offset_of!(Vmcb, interrupt_control) + 3;
 // What the assembly takes for granted.
 const _: () = {
     assert!(RAX == 0 && offset_of!(VcpuState, gpr) == 0);
-    assert!(super::vmcb::InterruptControl::V_INTR_MASKING.bits() == 1 << 24);
+    assert!(InterruptControl::V_INTR_MASKING.bits() == 1 << 24);
     assert!(ExitKind::WriteMsr as u32 == ExitKind::ReadMsr as u32 + 1);
 };
 
@@ -125,7 +120,7 @@ unsafe extern "C" {
 /// # Safety
 ///
 /// EFER.SVME and the host save area are set; the VMCB is one of this backend and complete; interrupts are off; what of the
-/// vCPU the assembly uses is prepared ([`super::Vcpu::prepare`]); nothing on the stack is needed any more.
+/// vCPU the assembly uses is prepared ([`super::super::virt::VcpuArch::prepare`]); nothing on the stack is needed any more.
 #[unsafe(naked)]
 pub unsafe extern "sysv64" fn enter() -> ! {
     naked_asm!(
@@ -256,8 +251,8 @@ pub unsafe extern "sysv64" fn enter() -> ! {
         stage_two_fault = const ExitKind::StageTwoFault as u32,
         io = const ExitKind::Io as u32,
         read_msr = const ExitKind::ReadMsr as u32,
-        tell = sym exits::tell,
-        tell_write = sym exits::tell_write,
+        tell = sym tell,
+        tell_write = sym tell_write,
         guest_left = sym guest_left,
         rcx = const gpr(RCX),
         rdx = const gpr(RDX),

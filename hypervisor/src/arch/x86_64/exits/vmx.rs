@@ -2,27 +2,26 @@
 //!
 //! An exit is a kernel entry of its own: nothing is left on a stack. The stack pointer after it is inside the vCPU, where the one
 //! register has room that has to be out of the way first. What the monitor is told without a closer look goes on to
-//! [`exits::tell`] at once; all else to the general path, [`guest_left`], which defines what an exit means.
+//! [`super::tell`] at once; all else to the general path, [`guest_left`], which defines what an exit means.
 
 use core::arch::naked_asm;
 use core::mem::offset_of;
 
-use super::super::super::exits::{self, CURRENT_VMCS, GUEST, STACK, TASK_LIMIT_LOST, passage};
-use super::super::super::speculation::fill_return_stack;
-use super::super::super::traps::{again, guest_left, load_rip};
-use super::super::super::vcpu::offset::VMX;
-use super::exit::{HAS_LENGTH, REASON_EPT_VIOLATION, REASON_IO, REASON_WRMSR, TOLD, UNBLOCKED_NMI};
-use super::host::SwitchedMsrs;
-use super::{BLOCKING_MOV_SS, BLOCKING_STI, field_offset as field, vmcs};
+use super::super::speculation::fill_return_stack;
+use super::super::traps::{again, guest_left, load_rip};
+use super::super::vcpu::offset::VMX;
+use super::super::virt::vmx_assembly::{
+    BLOCKING_MOV_SS, BLOCKING_STI, HAS_LENGTH, REASON_EPT_VIOLATION, REASON_IO, REASON_WRMSR,
+    STORE, STORE_MASK, SwitchedMsrs, TOLD, UNBLOCKED_NMI, field,
+};
+use super::{
+    CURRENT_VMCS, GUEST, STACK, TASK_LIMIT_LOST, gpr, guest_again, passage, tell, tell_groups,
+    tell_now, tell_write,
+};
 use abi::vcpu::x86_64::{Groups, RAX, RBP, RBX, RCX, RDI, RDX, RSI, VcpuState};
 use abi::vcpu::{ExitKind, FAULT_FETCH, FAULT_LINEAR, FAULT_READ, FAULT_WRITE};
 use x86::msr;
-use x86::vmx::vmcs::{guest as guest_field, host, ro};
-
-/// Offset of a general register in the state page.
-const fn gpr(index: usize) -> usize {
-    offset_of!(VcpuState, gpr) + 8 * index
-}
+use x86::vmx::vmcs::{guest as guest_field, ro};
 
 /// From the vCPU's address.
 const VMCS: usize = VMX as usize + field::VMCS;
@@ -50,18 +49,12 @@ unsafe extern "C" {
     fn vmx_left_filling();
 }
 
-/// Sets what the current VMCS says of the kernel's stack pointer and instruction pointer after an exit.
-pub fn set_way_out(stack: u64, fills_returns: bool) {
-    let way_out = if fills_returns {
-        vmx_left_filling
-    } else {
-        vmx_left
-    };
-    // SAFETY: the exits arrive where they are expected, with the stack pointer that they expect.
-    unsafe {
-        vmcs::write(host::RSP, stack);
-        vmcs::write(host::RIP, way_out as *const () as u64);
-    }
+/// Where exits arrive: where the return stack is not filled, and where it is.
+pub fn ways_out() -> [u64; 2] {
+    [
+        vmx_left as *const () as u64,
+        vmx_left_filling as *const () as u64,
+    ]
 }
 
 /// Stores the registers of the guest that was left: rsp is the vCPU then, r15 its state page, and rbx 0.
@@ -206,6 +199,7 @@ pub unsafe extern "sysv64" fn enter() -> ! {
         "vmx_left:",
         store_guest!(),
         "7:",
+        "stage_entry_vmx_exit:",
         "mov eax, {exit_reason}",
         "vmread rcx, rax",
         "cmp ecx, {reasons}",
@@ -346,13 +340,13 @@ pub unsafe extern "sysv64" fn enter() -> ! {
         unblocked_nmi = const UNBLOCKED_NMI,
         fault_flags = const FAULT_READ | FAULT_WRITE | FAULT_FETCH | FAULT_LINEAR,
         fault_linear = const FAULT_LINEAR,
-        store_mask = const super::exit::STORE_MASK,
-        store = const super::exit::STORE,
+        store_mask = const STORE_MASK,
+        store = const STORE,
         stage_two_fault = const ExitKind::StageTwoFault as u32,
         io = const ExitKind::Io as u32,
         write_msr = const ExitKind::WriteMsr as u32,
-        tell = sym exits::tell,
-        tell_write = sym exits::tell_write,
+        tell = sym tell,
+        tell_write = sym tell_write,
         guest_left = sym guest_left,
         again = sym again,
         rcx = const gpr(RCX),
@@ -372,8 +366,8 @@ pub unsafe extern "sysv64" fn enter() -> ! {
     )
 }
 
-/// What [`exits::tell`] does here beside: lends the monitor's threads what they share with the guest, as [`super::Vcpu::lend`]
-/// does. rax = groups, rsp = the vCPU, r15 = its state page; rdi, rsi, rdx, r8, r9 and r14 stay.
+/// What [`super::tell`] does here beside: lends the monitor's threads what they share with the guest, as
+/// [`super::super::virt::VcpuArch::lend`] does. rax = groups, rsp = the vCPU, r15 = its state page; rdi, rsi, rdx, r8, r9 and r14 stay.
 ///
 /// # Safety
 /// Only from there, by a jump.
@@ -431,12 +425,12 @@ pub unsafe extern "C" fn vmx_tell() {
         rip_only = const Groups::RIP.bits(),
         rip = const guest_field::RIP,
         page_rip = const offset_of!(VcpuState, rip),
-        tell_groups = sym exits::tell_groups,
-        tell_now = sym exits::tell_now,
+        tell_groups = sym tell_groups,
+        tell_now = sym tell_now,
     )
 }
 
-/// What [`exits::reply`] does here instead of writing to the VMCB: the vCPU at rbp gets the instruction pointer of the state page
+/// What [`super::reply`] does here instead of writing to the VMCB: the vCPU at rbp gets the instruction pointer of the state page
 /// at rcx, and no interrupt shadow. Goes on in `guest_again`.
 ///
 /// # Safety
@@ -470,7 +464,7 @@ pub unsafe extern "C" fn vmx_load_rip() {
         rip = const guest_field::RIP,
         interruptibility = const guest_field::INTERRUPTIBILITY_STATE,
         shadow = const BLOCKING_STI | BLOCKING_MOV_SS,
-        guest_again = sym exits::guest_again,
+        guest_again = sym guest_again,
         stack = const STACK,
         load_rip = sym load_rip,
     )

@@ -11,7 +11,8 @@
 
 use super::fastpath::{FRAME, KIND_AND_CALL, PORTAL_AND_CALL};
 use super::frame::{SYSCALL, offset as frame};
-use super::virt::{self, CpuVirt, svm_resume, vmx_load_rip, vmx_resume, vmx_tell};
+use super::virt::CpuVirt;
+use super::virt::svm_assembly::Vmcb;
 use super::{CpuArch, traps};
 use crate::context::{ReplyPath, State};
 use crate::cpu::Cpu;
@@ -22,10 +23,40 @@ use crate::portal::offset as portal;
 use crate::space::Space;
 use crate::thread::Thread;
 use crate::vcpu::Vcpu;
+use abi::boot::Virtualization;
 use abi::cap::Kind;
 use abi::vcpu::x86_64::{Groups, VcpuState};
 use core::arch::naked_asm;
 use core::mem::offset_of;
+
+mod svm;
+mod vmx;
+
+use svm::svm_resume;
+use vmx::{vmx_load_rip, vmx_resume, vmx_tell};
+
+pub use vmx::ways_out;
+
+/// Runs guest code on the vCPU in `CpuArch::guest`, until an exit, which is a kernel entry of its own.
+///
+/// # Safety
+/// [`super::virt::VcpuArch::prepare`] has just made it ready, with `extension`; interrupts are off; nothing on the stack is
+/// needed any more.
+#[inline(always)]
+pub unsafe fn enter(extension: Virtualization) -> ! {
+    // SAFETY: the caller's.
+    unsafe {
+        match extension {
+            Virtualization::Vmx => vmx::enter(),
+            _ => svm::enter(),
+        }
+    }
+}
+
+/// Offset of a general register in the state page.
+const fn gpr(index: usize) -> usize {
+    offset_of!(VcpuState, gpr) + 8 * index
+}
 
 const ARCH: usize = offset_of!(Cpu, arch);
 /// Where the CPU's data has the vCPU that is loaded.
@@ -218,7 +249,7 @@ pub unsafe extern "C" fn tell() {
         to_vcpu = const ReplyPath::Vcpu as u8,
         depth = const offset_of!(Thread, context.depth),
         rip_only = const Groups::RIP.bits(),
-        vmcb_rip = const virt::VMCB_RIP,
+        vmcb_rip = const offset_of!(Vmcb, rip),
         page_rip = const offset_of!(VcpuState, rip),
         rip = const FRAME + frame::RIP,
         rflags = const FRAME + frame::RFLAGS,
@@ -385,8 +416,8 @@ pub unsafe extern "C" fn reply() {
         page = const passage::PAGE,
         vmcb = const passage::VMCB,
         page_rip = const offset_of!(VcpuState, rip),
-        vmcb_rip = const virt::VMCB_RIP,
-        shadow = const virt::VMCB_SHADOW,
+        vmcb_rip = const offset_of!(Vmcb, rip),
+        shadow = const offset_of!(Vmcb, interrupt_shadow),
         svm_resume = sym svm_resume,
         vmx_resume = sym vmx_resume,
         vmx_load_rip = sym vmx_load_rip,
