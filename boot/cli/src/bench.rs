@@ -21,7 +21,7 @@ pub use report::{Report, Row};
 
 use crate::machine::{self, Kind, Settings};
 use crate::toolchain::Toolchain;
-use crate::{child, progress, workspace};
+use crate::{child, peer, progress, workspace};
 use html::Page;
 use json::Run;
 use output::Output;
@@ -43,14 +43,35 @@ impl Peer {
         }
     }
 
+    /// What its figures are.
+    fn explanation(self) -> &'static str {
+        match self {
+            Peer::Kvm => {
+                "The column KVM: medians of the same guest under KVM in Debian's kernel, on the same machine with one CPU, without \
+                 measures against speculation. KVM answers in its kernel what it can: hypercalls, registers, interrupt \
+                 controllers, doorbells, page faults. Ports and device registers go to a program that does nothing else; \
+                 `in_kernel`, `memory` and `port` are other ways to the same."
+            }
+        }
+    }
+
+    /// What it is, to the version.
+    fn system(self, kind: Kind) -> Result<String> {
+        match self {
+            Peer::Kvm => peer::system(kind.architecture()),
+        }
+    }
+
     /// Measures it.
-    fn measure(self, _kind: Kind) -> Result<Report> {
-        bail!(
-            "--peer: {} cannot be measured yet; leave the option out",
-            self.name()
-        );
+    fn measure(self, way: &Way) -> Result<Report> {
+        match self {
+            Peer::Kvm => peer::measure(way),
+        }
     }
 }
+
+/// What the kernel says of CPUs that it does not protect (CAVEATS), unless it is told to do without measures.
+const REFUSED: &str = "page-table isolation is not implemented";
 
 /// What to do.
 #[derive(Clone, Debug)]
@@ -95,23 +116,19 @@ pub fn run(options: &Options) -> Result<()> {
             "--cycles: {kind} is emulated here; cycles can be measured on qemu-x86, where KVM offers virtualisation to guests"
         );
     }
-    let peer = options.peer.map(|peer| peer.measure(kind)).transpose()?;
+    let peer = options.peer.map(|peer| peer.measure(&way)).transpose()?;
     let report = way.measure(&measure::CPUS)?;
-    let safe = protected.measure(&measure::CPUS[..1])?;
-
-    let paths = match options.unit {
-        Unit::Cycles => Err("instructions cannot be traced under KVM"),
-        Unit::Instructions => trace::obstacle(kind)?.map_or(Ok(()), Err),
-    };
-    let paths = match paths {
-        Ok(()) => Ok(paths_of(&way)?),
-        Err(why) => Err(why),
+    let safe = measure_protected(&protected)?;
+    let paths = match obstacle(&way)? {
+        None if kind == Kind::Bochs => Ok(trace::on_bochs(&way, &report)?),
+        None => Ok(paths(&way)?),
+        Some(why) => Err(why),
     };
 
-    let mut columns = vec![Column {
+    let mut columns = Vec::from_iter(safe.as_ref().ok().map(|safe| Column {
         head: Measures::Default.option(),
         rows: &safe.rows,
-    }];
+    }));
     if let Some((peer, theirs)) = options.peer.zip(peer.as_ref()) {
         columns.push(Column {
             head: peer.name(),
@@ -119,6 +136,14 @@ pub fn run(options: &Options) -> Result<()> {
         });
     }
     print!("{}", table::table(&report, options.unit, &columns));
+    if let Some((peer, theirs)) = options.peer.zip(peer.as_ref()) {
+        for (name, why) in &theirs.unavailable {
+            println!("{name:<36} unavailable of {}: {why}", peer.name());
+        }
+    }
+    if let Err(why) = safe {
+        println!("{:<36} unavailable: {why}", Measures::Default.option());
+    }
     if let Some(guests) = &report.guests {
         println!("\nguests: {guests}");
     }
@@ -126,27 +151,32 @@ pub fn run(options: &Options) -> Result<()> {
         Ok(paths) => print!("{}", path::text(paths)),
         Err(why) => println!("\npaths unavailable: {why}"),
     }
-    println!("{}", explanation(options.unit));
+    let mut explanation = explanation(options.unit).to_owned();
+    if let Some(peer) = options.peer {
+        explanation = format!("{explanation} {}", peer.explanation());
+    }
+    println!("{explanation}");
     let run = describe(&way, &report)?;
-    let guarded = describe(&protected, &safe)?;
+    let guarded = safe.map(|safe| describe(&protected, &safe)).ok();
+    let guarded = guarded.transpose()?;
     if let Some(html) = html {
         let earlier = html::earlier(before, &run);
         let page = Page {
             report: &report,
             run: &run,
-            protected: &guarded,
+            protected: guarded.as_ref(),
             peer: options.peer.map(Peer::name).zip(peer.as_ref()),
             paths: paths.as_deref().map_err(|why| *why),
             earlier: &earlier,
             figures: &guard::figures()?,
-            explanation: explanation(options.unit),
+            explanation: &explanation,
         };
         html.replace(&page.text())?;
     }
-    let mut runs = vec![run, guarded];
+    let mut runs: Vec<Run> = std::iter::once(run).chain(guarded).collect();
     if let Some((peer, theirs)) = options.peer.zip(peer.as_ref()) {
         runs.push(Run {
-            config: format!("{}, {}", peer.name(), Measures::Off.option()),
+            config: format!("{}, {}", peer.system(kind)?, Measures::Off.option()),
             ..describe(&way, theirs)?
         });
     }
@@ -157,8 +187,27 @@ pub fn run(options: &Options) -> Result<()> {
     Ok(())
 }
 
+/// Measures with the kernel's measures against speculation; or says why that cannot be.
+fn measure_protected(way: &Way) -> Result<Result<Report, &'static str>> {
+    match way.measure(&measure::CPUS[..1]) {
+        Ok(report) => Ok(Ok(report)),
+        Err(error) if format!("{error:#}").contains(REFUSED) => Ok(Err(
+            "the kernel refuses this CPU, from which programs can read its memory",
+        )),
+        Err(error) => Err(error),
+    }
+}
+
+/// Why paths cannot be looked at, if so.
+fn obstacle(way: &Way) -> Result<Option<&'static str>> {
+    match way.unit {
+        Unit::Cycles => Ok(Some("under KVM nobody sees the instructions")),
+        Unit::Instructions => trace::obstacle(way.kind),
+    }
+}
+
 /// Runs the benchmark once more, and looks at what it executes.
-fn paths_of(way: &Way) -> Result<Vec<Path>> {
+fn paths(way: &Way) -> Result<Vec<Path>> {
     let architecture = way.kind.architecture();
     let tracer = Tracer::new(architecture)?;
     let settings = Settings {

@@ -5,7 +5,7 @@ use bulkhead::bench::guard::{self, Change};
 use bulkhead::bench::json::Run;
 use bulkhead::bench::path::Path;
 use bulkhead::bench::trace::{self, Tracer};
-use bulkhead::bench::{Measures, Report, Unit, Way, describe, measure};
+use bulkhead::bench::{Measures, Report, Row, Unit, Way, describe, measure};
 use bulkhead::machine::{Kind, Settings};
 use ci::{Target, with_machine};
 
@@ -63,7 +63,7 @@ fn figures(kind: Kind) {
     assert_eq!(report, again, "{kind}: a run does not repeat");
     let run = describe(&way, &report).unwrap_or_else(|e| panic!("{e:#}"));
     compare_with_the_baseline(kind, &run);
-    keep_to_the_bounds(kind, &run);
+    keep_to_the_bounds(kind, &run.results);
     if let Some(tracer) = tracer {
         let paths = tracer.paths(&again, kind.architecture());
         look_at(&paths.unwrap_or_else(|e| panic!("{e:#}")));
@@ -101,8 +101,9 @@ fn compare_with_the_baseline(kind: Kind, run: &Run) {
     );
 }
 
-fn keep_to_the_bounds(kind: Kind, run: &Run) {
-    for (goal, median) in guard::goals(kind, &run.results).unwrap_or_else(|e| panic!("{e:#}")) {
+/// Fails if a median is over its bound.
+pub fn keep_to_the_bounds(kind: Kind, rows: &[Row]) {
+    for (goal, median) in guard::goals(kind, rows).unwrap_or_else(|e| panic!("{e:#}")) {
         let (row, most) = (&goal.row, goal.at_most);
         let median = median.unwrap_or_else(|| panic!("{kind}: {row} is not measured"));
         if goal.open {

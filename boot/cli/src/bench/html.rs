@@ -7,12 +7,15 @@ use maud::{DOCTYPE, Markup, PreEscaped, html};
 use super::guard::{Figures, Goal};
 use super::json::Run;
 use super::path::{Path, Stage};
-use super::report::{Report, find};
+use super::report::{Report, Row, find};
 use super::table::{self, Column};
 use chart::{Bar, Group};
 
 /// Most earlier runs that are shown.
 const EARLIER: usize = 6;
+
+/// First parts of the names of rows that are compared with each other.
+const COMPARED: [&str; 5] = ["syscall", "ipc", "signal", "exit", "inject"];
 
 /// The row whose path is shown part by part.
 const SHOWN: &str = "exit.hypercall";
@@ -23,8 +26,8 @@ pub struct Page<'a> {
     pub report: &'a Report,
     /// The run as data.
     pub run: &'a Run,
-    /// The same with what the kernel does against speculation by itself.
-    pub protected: &'a Run,
+    /// The same with what the kernel does against speculation by itself, where it runs so.
+    pub protected: Option<&'a Run>,
     /// Who was measured too, with its name.
     pub peer: Option<(&'a str, &'a Report)>,
     /// The paths, or why there are none.
@@ -69,7 +72,7 @@ impl Page<'_> {
                         dt { "Unit" } dd { (run.unit) }
                     }
                     p.note { (self.explanation) }
-                    (self.exits_against_ipc())
+                    (self.charts())
                     (self.all())
                     (self.paths())
                     (self.history())
@@ -87,58 +90,65 @@ impl Page<'_> {
 
     /// The columns beside the run.
     fn columns(&self) -> Vec<Column<'_>> {
-        let protected = Column {
-            head: self.protected.measures(),
-            rows: &self.protected.results,
-        };
+        let protected = self.protected.map(|run| Column {
+            head: run.measures(),
+            rows: &run.results,
+        });
         let peer = self.peer.map(|(head, report)| Column {
             head,
             rows: &report.rows,
         });
-        std::iter::once(protected).chain(peer).collect()
+        protected.into_iter().chain(peer).collect()
     }
 
-    fn exits_against_ipc(&self) -> Markup {
+    fn charts(&self) -> Markup {
         let columns = self.columns();
-        let rows = table::all_rows(self.report, &columns);
-        // What is measured on several CPUs at once has a table only.
-        let shown = rows
-            .iter()
-            .filter(|(name, _)| !name.starts_with("throughput."));
-        let groups: Vec<Group<'_>> = shown
-            .map(|(name, own)| {
-                let own = own.map(|row| ("own", "Bulkhead", row.median));
-                let beside = columns.iter().zip(["safe", "peer"]);
-                let beside = beside.filter_map(|(column, class)| {
-                    let row = find(column.rows, name)?;
-                    Some((class, column.head, row.median))
-                });
-                let bars = own
-                    .into_iter()
-                    .chain(beside)
-                    .map(|(class, who, value)| Bar {
-                        class,
-                        hint: format!("{name}, {who}: {value} {}", self.run.unit),
-                        value,
-                    });
-                Group {
-                    name,
-                    bars: bars.collect(),
-                    bound: self.goal(name).map(|goal| goal.at_most),
-                }
-            })
-            .collect();
+        let (compared, others): (Vec<_>, Vec<_>) = table::all_rows(self.report, &columns)
+            .into_iter()
+            // What several CPUs do at the same time has tables only.
+            .filter(|(name, _)| !name.starts_with("throughput."))
+            .partition(|(name, _)| COMPARED.contains(&name.split('.').next().unwrap_or_default()));
         html! {
             h2 { "Exits against IPC" }
             p.note {
                 "Medians of round trips, in " (self.run.unit) "."
                 span.key.own {} (self.run.measures())
-                span.key.safe {} (self.protected.measures())
+                @if let Some(run) = self.protected { span.key.safe {} (run.measures()) }
                 @if let Some((peer, _)) = self.peer { span.key.peer {} (peer) }
                 span.key.bound {} "to be kept within"
             }
-            (chart::bars(&groups, "Medians of all rows"))
+            (self.chart(&compared, &columns, "Medians of system calls, IPC and exits"))
+            @if !others.is_empty() {
+                h2 { "Other operations" }
+                (self.chart(&others, &columns, "Medians of other operations"))
+            }
         }
+    }
+
+    /// Medians of rows, with those of the columns.
+    fn chart(&self, rows: &[(&str, Option<&Row>)], columns: &[Column<'_>], title: &str) -> Markup {
+        let groups = rows.iter().map(|(name, own)| {
+            let own = own.map(|row| ("own", "Bulkhead", row.median));
+            let beside = columns.iter().filter_map(|column| {
+                let is_peer = self.peer.is_some_and(|(name, _)| name == column.head);
+                let class = if is_peer { "peer" } else { "safe" };
+                Some((class, column.head, find(column.rows, name)?.median))
+            });
+            let bars = own
+                .into_iter()
+                .chain(beside)
+                .map(|(class, who, value)| Bar {
+                    class,
+                    hint: format!("{name}, {who}: {value} {}", self.run.unit),
+                    value,
+                });
+            Group {
+                name,
+                bars: bars.collect(),
+                bound: self.goal(name).map(|goal| goal.at_most),
+            }
+        });
+        chart::bars(&groups.collect::<Vec<_>>(), title)
     }
 
     fn all(&self) -> Markup {
@@ -341,8 +351,87 @@ fn change(before: Option<u64>, now: u64) -> Markup {
 
 /// The class of a stage in the style sheet.
 fn class(stage: Stage) -> &'static str {
-    const CLASSES: [&str; 9] = [
+    const CLASSES: [&str; Stage::ALL.len()] = [
         "stage0", "stage1", "stage2", "stage3", "stage4", "stage5", "stage6", "stage7", "stage8",
+        "stage9",
     ];
     CLASSES[stage as usize]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bench::Unit;
+    use crate::bench::guard;
+
+    #[test]
+    fn a_page_has_it_all_and_needs_nothing_else() {
+        let report = Report::parse(
+            "bench: exit.hypercall 1 200 3 4 5 6\nbench: create.<b> 7 77 7 7 7 7\nbench: x unavailable: a & b\n",
+        )
+        .unwrap();
+        let run = Run {
+            commit: Some("now".into()),
+            machine: "qemu-x86".into(),
+            emulator: "QEMU".into(),
+            cpu_flags: "max".into(),
+            config: "rustc, mitigations=off".into(),
+            unit: Unit::Instructions,
+            results: report.rows.clone(),
+        };
+        let mut old = Run {
+            commit: Some("before".into()),
+            ..run.clone()
+        };
+        old.results[0].median = 250;
+        let theirs = Report::parse("bench: exit.cpuid 1 2852 3 4 5 6\n").unwrap();
+        let path = Path {
+            name: "exit.hypercall".into(),
+            stages: [(Stage::Entry, 150), (Stage::Enter, 50)].into(),
+            parts: vec![
+                (Stage::Entry, "come_in".into(), 150),
+                (Stage::Enter, "go".into(), 50),
+            ],
+            ..Path::default()
+        };
+        let page = Page {
+            report: &report,
+            run: &run,
+            protected: None,
+            peer: Some(("KVM", &theirs)),
+            paths: Ok(&[path]),
+            earlier: &earlier(vec![old.clone(); 9], &run),
+            figures: &guard::figures().unwrap(),
+            explanation: "what it means",
+        };
+        let text = page.text();
+        for part in [
+            "create.&lt;b&gt;",
+            "a &amp; b",
+            "2852",
+            "-20.0 %",
+            "come_in",
+            "what it means",
+            "seL4",
+            "prefers-color-scheme: dark",
+        ] {
+            assert!(text.contains(part), "{part}: {text}");
+        }
+        assert_eq!(page.earlier.len(), EARLIER);
+        for fetched in ["http:", "https:", "<script", "src=", "@import", "url("] {
+            assert!(!text.contains(fetched), "{fetched}");
+        }
+        let opened = text.matches("<svg ").count();
+        assert_eq!((opened, text.matches("</svg>").count()), (4, 4));
+        assert!(
+            earlier(
+                vec![Run {
+                    machine: "bochs".into(),
+                    ..old
+                }],
+                &run
+            )
+            .is_empty()
+        );
+    }
 }

@@ -18,6 +18,8 @@ pub enum Stage {
     Entry,
     /// Capabilities, checks, and what is told.
     Message,
+    /// The operation, on the general path.
+    General,
     /// Registers go to memory.
     Save,
     /// Another space, another context; the way to user mode.
@@ -34,10 +36,11 @@ pub enum Stage {
 
 impl Stage {
     /// All, in the order of a path.
-    pub const ALL: [Stage; 9] = [
+    pub const ALL: [Stage; 10] = [
         Stage::Stub,
         Stage::Entry,
         Stage::Message,
+        Stage::General,
         Stage::Save,
         Stage::Switch,
         Stage::Handler,
@@ -45,11 +48,6 @@ impl Stage {
         Stage::Load,
         Stage::Enter,
     ];
-
-    /// Whether it is in the kernel.
-    pub fn is_kernel(self) -> bool {
-        !matches!(self, Stage::Stub | Stage::Handler)
-    }
 }
 
 impl fmt::Display for Stage {
@@ -58,6 +56,7 @@ impl fmt::Display for Stage {
             Stage::Stub => "stub, guest",
             Stage::Entry => "entry",
             Stage::Message => "message",
+            Stage::General => "general path",
             Stage::Save => "state save",
             Stage::Switch => "switch",
             Stage::Handler => "handler",
@@ -95,16 +94,32 @@ const RULES: &[Rule] = &[
     rule("vcpu.rs", "load", Stage::Load, Stage::Load),
     rule("aarch64/vcpu.rs", "enter", Stage::Enter, Stage::Enter),
     rule("", "guest_exit", Stage::Save, Stage::Save),
-    rule("", "entry::run", Stage::Save, Stage::Enter),
-    rule("", "entry::run_and_fill", Stage::Save, Stage::Enter),
+    rule("", "svm_resume", Stage::Save, Stage::Enter),
+    rule("", "vmx_left", Stage::Save, Stage::Save),
+    rule("", "vmx_tell", Stage::Save, Stage::Save),
+    rule("", "vmx_load_rip", Stage::Load, Stage::Load),
+    rule("", "vmx_resume", Stage::Enter, Stage::Enter),
+    rule("", "entry::enter", Stage::Enter, Stage::Enter),
+    rule("", "guest_again", Stage::Enter, Stage::Enter),
+    rule("", "exits::tell", Stage::Message, Stage::Message),
+    rule("", "exits::tell_write", Stage::Message, Stage::Message),
+    rule("traps.rs", "ring", Stage::Message, Stage::Message),
+    rule("", "tell_groups", Stage::Save, Stage::Save),
+    rule("", "tell_now", Stage::Switch, Stage::Switch),
+    rule("", "exits::reply", Stage::Reply, Stage::Reply),
     rule("", "deliver", Stage::Switch, Stage::Switch),
     rule("traps.rs", "deliver", Stage::Switch, Stage::Switch),
     rule("mod.rs", "prepare_thread", Stage::Switch, Stage::Switch),
     rule("vcpu.rs", "call_monitor", Stage::Message, Stage::Message),
     rule("vcpu.rs", "left", Stage::Message, Stage::Message),
     rule("ipc.rs", "reply_to_vcpu", Stage::Reply, Stage::Reply),
+    rule("traps.rs", "vcpu_reply", Stage::Reply, Stage::Reply),
+    rule("traps.rs", "guest_left", Stage::Entry, Stage::Entry),
     rule("vcpu.rs", "run", Stage::Entry, Stage::Enter),
 ];
+
+/// Symbols of assembly from which on a way leads into guest mode.
+const INTO_GUEST: [&str; 2] = ["svm_resume", "guest_again"];
 
 /// Labels in assembly, and what the instructions behind them are for.
 const LABELS: &[(&str, Stage)] = &[
@@ -132,9 +147,11 @@ fn stage(frames: &[Frame], is_answered: bool) -> Stage {
                 && frame.file.is_empty() == rule.file.is_empty()
         })
     };
+    let is_assembly = frames.iter().all(|frame| frame.file.is_empty());
     match (RULES.iter().find(holds), is_answered) {
         (Some(rule), false) => rule.before,
         (Some(rule), true) => rule.after,
+        (None, _) if !is_assembly => Stage::General,
         (None, false) => Stage::Entry,
         (None, true) => Stage::Reply,
     }
@@ -190,6 +207,7 @@ const X86: &[(&str, Dear)] = &[
             is_serialising: false,
         },
     ),
+    ("sysret", PRIVILEGED),
     ("sysretq", PRIVILEGED),
     (
         "verw",
@@ -232,7 +250,7 @@ const ARM: &[(&str, Dear)] = &[
     ("wfi", PRIVILEGED),
 ];
 
-/// If an instruction is dear, its name and why. `text` is in the syntax of QEMU: on x86 the operand that is written is the last.
+/// If an instruction is dear, its name and why. `text` is in the syntax of QEMU or of Bochs.
 fn dear(architecture: Architecture, text: &str) -> Option<(String, Dear)> {
     let (mnemonic, operands) = text.split_once(' ').unwrap_or((text, ""));
     let named = |table: &[(&str, Dear)]| {
@@ -241,20 +259,25 @@ fn dear(architecture: Architecture, text: &str) -> Option<(String, Dear)> {
     };
     match architecture {
         Architecture::X86_64 => {
-            let last = operands.rsplit(", ").next().unwrap_or_default();
-            match (last.strip_prefix("%cr"), operands.starts_with("%cr")) {
+            let (first, last) = operands.split_once(", ").unwrap_or((operands, ""));
+            // QEMU names what is written last, Bochs first and without a sign before registers.
+            let (written, read) = match operands.contains('%') {
+                true => (last.strip_prefix("%cr"), first.strip_prefix("%cr")),
+                false => (first.strip_prefix("cr"), last.strip_prefix("cr")),
+            };
+            match (written, read) {
                 // CR8 does not serialise.
                 (Some("8"), _) => Some(("write cr8".into(), PRIVILEGED)),
                 (Some(number), _) => Some((format!("write cr{number}"), BOTH)),
-                (None, true) => Some((format!("read {}", &operands[1..4]), PRIVILEGED)),
-                (None, false) if VECTORS.iter().any(|name| mnemonic.starts_with(name)) => {
+                (None, Some(number)) => Some((format!("read cr{number}"), PRIVILEGED)),
+                (None, None) if VECTORS.iter().any(|name| mnemonic.starts_with(name)) => {
                     let moved = Dear {
                         is_privileged: false,
                         is_serialising: false,
                     };
                     Some((mnemonic.to_owned(), moved))
                 }
-                (None, false) => named(X86),
+                (None, None) => named(X86),
             }
         }
         Architecture::Arm64 => {
@@ -337,7 +360,8 @@ impl Path {
                 lines.extend([instruction.address / LINE, end / LINE]);
                 path.kernel += 1;
                 // Without a handler, what comes from here on leads into the guest.
-                is_answered |= kernel.begins(instruction.address, "entry::run");
+                let into_guest = |name| kernel.begins(instruction.address, name);
+                is_answered |= INTO_GUEST.into_iter().any(into_guest);
                 stage(&frames, is_answered)
             } else if path.kernel != 0 && Some(at) < last {
                 is_answered = true;
@@ -413,14 +437,14 @@ pub fn text(paths: &[Path]) -> String {
     }
     let _ = write!(out, "\n{:<36}", "instructions by stage");
     for stage in Stage::ALL {
-        let _ = write!(out, "{stage:>12}");
+        let _ = write!(out, "{stage:>13}");
     }
     out.push('\n');
     for path in paths {
         let _ = write!(out, "{:<36}", path.name);
         for stage in Stage::ALL {
             let count = path.stages.get(&stage).map_or("-".into(), u64::to_string);
-            let _ = write!(out, "{count:>12}");
+            let _ = write!(out, "{count:>13}");
         }
         out.push('\n');
     }
@@ -429,4 +453,79 @@ pub fn text(paths: &[Path]) -> String {
         let _ = writeln!(out, "{}: {}", path.name, path.dear());
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frames(all: &[(&str, &str)]) -> Vec<Frame> {
+        all.iter()
+            .map(|(function, file)| Frame {
+                function: function.to_string(),
+                file: file.to_string(),
+            })
+            .collect()
+    }
+
+    #[test]
+    fn the_innermost_meaning_of_a_function_counts() {
+        let saved = frames(&[
+            ("hypervisor::arch::x::vcpu::save", "arch/x/vcpu.rs"),
+            ("hypervisor::vcpu::call_monitor", "vcpu.rs"),
+            ("hypervisor::vcpu::run", ""),
+        ]);
+        assert_eq!(stage(&saved, false), Stage::Save);
+        assert_eq!(stage(&saved[1..], false), Stage::Message);
+        let resumed = frames(&[("svm_resume", "")]);
+        assert_eq!(stage(&resumed, false), Stage::Save);
+        assert_eq!(stage(&resumed, true), Stage::Enter);
+        // Of the same name, and something else.
+        let other = frames(&[
+            ("core::sync::atomic::load", "sync/atomic.rs"),
+            ("unsave", "vcpu.rs"),
+        ]);
+        assert_eq!(stage(&other, false), Stage::General);
+        let assembly = frames(&[("entry", "")]);
+        assert_eq!(stage(&assembly, false), Stage::Entry);
+        assert_eq!(stage(&assembly, true), Stage::Reply);
+        let label = frames(&[("stage_switch_call", "")]);
+        assert_eq!(stage(&label, true), Stage::Switch);
+    }
+
+    #[test]
+    fn what_is_dear_is_found_by_its_name() {
+        let x86 = |text| dear(Architecture::X86_64, text);
+        assert_eq!(x86("movq %rbx, %cr3"), Some(("write cr3".into(), BOTH)));
+        assert_eq!(
+            x86("movq %cr2, %rax"),
+            Some(("read cr2".into(), PRIVILEGED))
+        );
+        assert_eq!(
+            x86("movq %rax, %cr8"),
+            Some(("write cr8".into(), PRIVILEGED))
+        );
+        assert_eq!(x86("vmrun %rax"), Some(("vmrun".into(), BOTH)));
+        assert_eq!(x86("swapgs"), Some(("swapgs".into(), PRIVILEGED)));
+        assert!(x86("xsaveopt64 (%rdi)").is_some());
+        assert_eq!(x86("movq %rbx, %rcx"), None);
+        assert_eq!(x86("mov cr3, rbx"), Some(("write cr3".into(), BOTH)));
+        assert_eq!(x86("mov rax, cr2"), Some(("read cr2".into(), PRIVILEGED)));
+        assert_eq!(x86("vmread rcx, rax"), Some(("vmread".into(), PRIVILEGED)));
+        assert_eq!(x86("sysret"), Some(("sysret".into(), PRIVILEGED)));
+        assert_eq!(x86("mov rbx, rcx"), None);
+        let arm = |text| dear(Architecture::Arm64, text);
+        assert_eq!(
+            arm("msr vttbr_el2, x17"),
+            Some(("msr vttbr_el2".into(), PRIVILEGED))
+        );
+        assert_eq!(
+            arm("mrs x0, sp_el0"),
+            Some(("mrs sp_el0".into(), PRIVILEGED))
+        );
+        assert!(arm("msr tpidr_el0, xzr").is_some_and(|(_, why)| !why.is_privileged));
+        assert_eq!(arm("isb"), Some(("isb".into(), SERIALISING)));
+        assert_eq!(arm("eret"), Some(("eret".into(), BOTH)));
+        assert_eq!(arm("mov x0, x1"), None);
+    }
 }

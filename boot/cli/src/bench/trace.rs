@@ -7,15 +7,17 @@ use anyhow::{Context, Result, bail, ensure};
 use configs::Architecture;
 use object::{Object, ObjectSegment, ObjectSymbol};
 
+use super::measure::Way;
 use super::path;
 use super::report::{Report, Row};
 use crate::artifacts::Artifacts;
-use crate::machine::{Kind, qemu};
+use crate::machine::{Kind, bochs, qemu};
 use crate::toolchain::host_cargo;
 use crate::{child, progress, workspace};
 
-/// Most instructions between the two looks at the counter that are not the row's own: those that read it.
-const OVERHEAD: u64 = 4;
+/// Most instructions of an interval that are not the row's own: those that read the counter, and one that is begun twice as it
+/// faults.
+const OVERHEAD: u64 = 6;
 
 /// An instruction that was executed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -91,6 +93,13 @@ impl Kernel {
         })
     }
 
+    /// Where the symbol of this name is.
+    pub fn address(&self, name: &str) -> Option<u64> {
+        let mut symbols = self.symbols.iter();
+        let (address, _) = symbols.find(|(_, symbol)| symbol == name)?;
+        Some(*address)
+    }
+
     /// The symbol that `address` is behind.
     pub fn symbol(&self, address: u64) -> Option<&str> {
         let after = self.symbols.partition_point(|(start, _)| *start <= address);
@@ -151,9 +160,7 @@ pub fn plugin() -> Result<PathBuf> {
 /// Why nothing can be traced on machines of this kind, if so.
 pub fn obstacle(kind: Kind) -> Result<Option<&'static str>> {
     Ok(match kind {
-        Kind::Bochs => {
-            Some("Bochs tells what is executed only as text of all instructions since power-on")
-        }
+        Kind::Bochs => None,
         _ if !qemu::loads_plugins(kind.architecture())? => {
             Some("this QEMU loads no plugins, or such of another version")
         }
@@ -201,6 +208,81 @@ impl Tracer {
         });
         Ok(paths.collect())
     }
+}
+
+/// Where the kernel comes in from a guest under VT-x.
+const EXIT: &str = "vmx_left";
+/// The row that the guest measures first, and what Bochs executes meanwhile: its start and some hundred exits.
+const FIRST_EXIT: (&str, u64) = ("exit.hypercall", 60_000);
+/// How often an interval has to come there.
+const OFTEN: usize = 32;
+
+/// Traces the first kind of exit on Bochs, whose debugger prints each instruction: of all rows that would be too many.
+pub fn on_bochs(way: &Way, report: &Report) -> Result<Vec<path::Path>> {
+    let image = way.image()?;
+    let architecture = way.kind.architecture();
+    let kernel = Kernel::read(&Artifacts::trials(architecture)?.kernel_elf())?;
+    let from = kernel.address(EXIT);
+    let from = from.with_context(|| format!("the kernel has no symbol {EXIT}"))?;
+    let (name, count) = FIRST_EXIT;
+    let text = bochs::trace(&image, &way.settings(1), from, count)?;
+    let row = report
+        .row(name)
+        .with_context(|| format!("{name} was not measured"))?;
+    let intervals = intervals(parse_debugger(&text), &kernel.range);
+    let traces = assign(std::slice::from_ref(row), intervals);
+    let paths = traces.iter();
+    Ok(paths
+        .map(|trace| path::Path::of(trace, row.median, &kernel, architecture))
+        .collect())
+}
+
+/// Reads the instructions out of what Bochs's debugger prints: `(0).[TIME] [PHYSICAL] SEGMENT:ADDRESS (CONTEXT): TEXT ; BYTES`.
+fn parse_debugger(text: &str) -> impl Iterator<Item = Instruction> {
+    text.lines().filter_map(|line| {
+        let rest = line.strip_prefix("(0).[")?;
+        let (_, rest) = rest.split_once("] [0x")?;
+        let (_, rest) = rest.split_once(':')?;
+        let (address, rest) = rest.split_once(' ')?;
+        let (_, rest) = rest.split_once("): ")?;
+        let (text, bytes) = rest.rsplit_once("; ")?;
+        Some(Instruction {
+            address: u64::from_str_radix(address, 16).ok()?,
+            size: bytes.trim().len() as u64 / 2,
+            text: text.trim().to_owned(),
+        })
+    })
+}
+
+/// The intervals between two looks at the counter from outside of the kernel in which it took part, and that come often; as the
+/// plugin finds them.
+fn intervals(
+    instructions: impl Iterator<Item = Instruction>,
+    kernel: &Range<u64>,
+) -> Vec<Vec<Instruction>> {
+    let mut counts: Vec<(Vec<Instruction>, usize)> = Vec::new();
+    let mut now: Option<Vec<Instruction>> = None;
+    for instruction in instructions {
+        let is_end = instruction.text == "rdtsc" && !kernel.contains(&instruction.address);
+        if let Some(interval) = &mut now {
+            interval.push(instruction);
+        }
+        if !is_end {
+            continue;
+        }
+        let Some(interval) = now.replace(Vec::new()) else {
+            continue;
+        };
+        if !interval.iter().any(|i| kernel.contains(&i.address)) {
+            continue;
+        }
+        match counts.iter_mut().find(|(known, _)| *known == interval) {
+            Some((_, count)) => *count += 1,
+            None => counts.push((interval, 1)),
+        }
+    }
+    counts.retain(|(_, count)| *count >= OFTEN);
+    counts.into_iter().map(|(interval, _)| interval).collect()
 }
 
 /// Reads the plugin's file.
@@ -279,5 +361,25 @@ mod tests {
         for wrong in ["", "0x10 2 nop\n", "path 1\nnonsense\n"] {
             assert!(parse(wrong).is_err(), "{wrong:?}");
         }
+    }
+
+    #[test]
+    fn what_bochs_prints_makes_intervals() {
+        let line = "(0).[5] [0x0000002035cd] 0010:ffffffff802035cd (unk. ctxt): push rax   ; 50\n";
+        let guest =
+            "(0).[6] [0x000000c00070] 0008:0000000000200070 (unk. ctxt): rdtsc     ; 0f31\n";
+        let text = format!(
+            "<bochs:1>\n{guest}{}",
+            format!("{line}{guest}").repeat(OFTEN)
+        );
+        let kernel = 0xffff_ffff_8000_0000..u64::MAX;
+        let found = intervals(parse_debugger(&text), &kernel);
+        assert_eq!((found.len(), found[0].len()), (1, 2));
+        let first = &found[0][0];
+        assert_eq!(
+            (first.address, first.size, first.text.as_str()),
+            (0xffff_ffff_8020_35cd, 1, "push rax")
+        );
+        assert!(intervals(parse_debugger(&text[..text.len() / 2]), &kernel).is_empty());
     }
 }

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::net::TcpListener;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use super::{
-    End, Identity, Image, Running, Settings, Silent, iso, last_lines, pump_input, pump_output,
-    scratch,
+    End, Event, Identity, Image, Running, Settings, Silent, iso, last_lines, pump_input,
+    pump_output, scratch,
 };
 use crate::child::{self, Group};
 use crate::{apt, interrupt};
@@ -28,6 +28,9 @@ const PACKAGES: &[&str] = &[
     "xorriso",
     "mtools",
 ];
+
+/// The longest that a machine says nothing while it is traced.
+const TRACED: Duration = Duration::from_secs(180);
 
 static INSTALLING: Mutex<()> = Mutex::new(());
 
@@ -101,20 +104,46 @@ fn configuration(settings: &Settings<'_>, iso: &Path, log: &Path, port: u16) -> 
     ))
 }
 
-/// Starts Bochs.
+/// Starts Bochs. Debian's build stops in its debugger first.
 pub fn start(image: &Image, settings: &Settings<'_>) -> Result<Running> {
+    start_with(image, settings, "c\n")
+}
+
+/// Runs a machine of one CPU until it comes to the linear address `from` for the first time, and then ends it after `count`
+/// instructions more. Returns what the debugger prints: a line for each of these, among others.
+pub fn trace(image: &Image, settings: &Settings<'_>, from: u64, count: u64) -> Result<String> {
+    let commands = format!("lb {from:#x}\nc\ndel 1\ntrace on\ns {count}\nquit\n");
+    let mut running = start_with(image, settings, &commands)?;
+    loop {
+        match running.next(TRACED)? {
+            Event::Output(_) => {}
+            Event::Quiet => bail!("Bochs did not come to {from:#x}"),
+            Event::End(_) => break,
+        }
+    }
+    let messages = messages(running._dir.path());
+    std::fs::read_to_string(&messages)
+        .with_context(|| format!("{} cannot be read", messages.display()))
+}
+
+/// The file with what Bochs prints.
+fn messages(dir: &Path) -> PathBuf {
+    dir.join("messages")
+}
+
+/// Starts Bochs with commands for its debugger.
+fn start_with(image: &Image, settings: &Settings<'_>, commands: &str) -> Result<Running> {
     let bochs =
         child::find(PROGRAM).with_context(|| format!("{PROGRAM} is not in the search path"))?;
     let dir = scratch()?;
     let file = |name: &str| dir.path().join(name);
-    let (cd, log, messages) = (file("boot.iso"), file("log"), file("messages"));
+    let (cd, log, messages) = (file("boot.iso"), file("log"), messages(dir.path()));
     iso::make(image, &image.emulated_options(), &cd)?;
     let listener = TcpListener::bind(("127.0.0.1", 0))?;
     listener.set_nonblocking(true)?;
     let port = listener.local_addr()?.port();
     std::fs::write(file("bochsrc"), configuration(settings, &cd, &log, port)?)?;
-    // Debian's build stops in its debugger first.
-    std::fs::write(file("commands"), "c\n")?;
+    std::fs::write(file("commands"), commands)?;
     let mut command = child::tied(&bochs);
     command
         .current_dir(dir.path())

@@ -181,7 +181,43 @@ fn options() {
 }
 
 #[test]
+fn what_the_benchmark_cannot_do_is_said_before_it_measures() {
+    for option in ["--json", "--html"] {
+        let said = format!("{option}: /nowhere/file cannot be written");
+        fails(&["bench", option, "/nowhere/file"], 1, &[&said]);
+    }
+    fails(
+        &["bench", "--html", "/"],
+        1,
+        &["--html: / cannot be written"],
+    );
+    let dir = tempfile::tempdir().unwrap();
+    let (json, html) = (dir.path().join("runs"), dir.path().join("page"));
+    fs::write(&json, "\nnonsense\n").unwrap();
+    let files = [json.to_str().unwrap(), html.to_str().unwrap()];
+    let said = format!("{}:2: this line is no run of the benchmark", files[0]);
+    fails(
+        &["bench", "--json", files[0], "--html", files[1]],
+        1,
+        &[&said],
+    );
+    assert!(!html.exists());
+    fails(
+        &["bench", "--machine", "bochs", "--cycles"],
+        1,
+        &["--cycles: bochs is emulated", "KVM"],
+    );
+    fails(&["bench", "--peer", "toaster"], 2, &["possible values"]);
+}
+
+#[test]
 fn no_emulator_and_no_way_to_install_one() {
+    let bench = bulkhead(&["bench"])
+        .env("PATH", StandIns::new().only())
+        .spawn();
+    let ended = finish(bench.unwrap(), Duration::from_secs(60));
+    assert_eq!(ended.status, Some(1), "{ended:?}");
+    assert!(ended.stderr.contains("qemu-system-x86"), "{ended:?}");
     let only = |programs: StandIns, machine: &str, says: &[&str]| {
         let mut command = bulkhead(&["run", "--machine", machine]);
         let ended = finish(

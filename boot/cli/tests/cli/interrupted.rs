@@ -53,6 +53,20 @@ fn ctrl_c_in_run() {
     interrupted(command, "27181803");
 }
 
+#[test]
+fn ctrl_c_in_bench() {
+    let programs = StandIns::new().add(
+        "qemu-system-x86_64",
+        "[ \"$1\" != --version ] || exec echo version; sleep 27181807 & wait",
+    );
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("runs");
+    let mut command = bulkhead(&["bench", "--json", file.to_str().unwrap()]);
+    command.env("PATH", programs.first());
+    interrupted(command, "27181807");
+    assert!(!file.exists());
+}
+
 /// Runs with an emulator that does what `script` says.
 fn with_emulator(script: &str, arguments: &[&str]) -> crate::support::Ended {
     let programs = StandIns::new().add("qemu-system-x86_64", script);

@@ -59,8 +59,9 @@ pub mod place {
     pub const DOORBELL: u64 = 0x4000_1000;
     /// A page of RAM that comes and goes.
     pub const PAGE: u64 = 0x4000_2000;
-    /// x86: a port that reads as [`PORT_VALUE`] (8 bits).
-    pub const PORT: u8 = 0x84;
+    /// x86: a port that reads as [`PORT_VALUE`] (8 bits): a PC's interrupt mask, the read of which a hypervisor with that device may
+    /// answer without its monitor.
+    pub const PORT: u8 = 0x21;
     /// x86: what the port reads as.
     pub const PORT_VALUE: u8 = 0x5a;
     /// x86: the port that is a doorbell (16 bits).

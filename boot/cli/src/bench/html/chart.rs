@@ -52,17 +52,20 @@ pub fn bars(groups: &[Group<'_>], title: &str) -> Markup {
             @for (group, top) in groups.iter().zip(&tops) {
                 text x=(LEFT - 8.0) y=(top + BAR * 0.8) text-anchor="end" { (group.name) }
                 @for (at, bar) in group.bars.iter().enumerate() {
-                    @let y = top + at as f64 * BAR;
-                    @let length = bar.value as f64 * scale;
-                    rect class=(bar.class) x=(LEFT) y=(y + 1.0) width=(format!("{length:.1}")) height=(BAR - 2.0) rx="2" {
+                    rect class=(bar.class) x=(LEFT) y=(top + at as f64 * BAR + 1.0)
+                        width=(format!("{:.1}", bar.value as f64 * scale)) height=(BAR - 2.0) rx="2" {
                         title { (bar.hint) }
                     }
-                    text.faint x=(format!("{:.1}", LEFT + length + 5.0)) y=(y + BAR * 0.8) { (bar.value) }
                 }
                 @if let Some(bound) = group.bound {
                     @let x = format!("{:.1}", LEFT + bound as f64 * scale);
                     line.goal x1=(x) x2=(x) y1=(top - 1.0) y2=(top + group.bars.len() as f64 * BAR + 1.0) {
                         title { "at most " (bound) }
+                    }
+                }
+                @for (at, bar) in group.bars.iter().enumerate() {
+                    text.faint x=(format!("{:.1}", LEFT + bar.value as f64 * scale + 5.0)) y=(top + (at as f64 + 0.8) * BAR) {
+                        (bar.value)
                     }
                 }
             }

@@ -6,6 +6,8 @@
 //! and goes on to the general path; more registers are saved by it on the way.
 //!
 //! Nothing reschedules here: who makes a better choice ready enters the kernel by an interrupt, which ends guest mode.
+//!
+//! The labels `stage_...` are for `bench`, as in [`super::fastpath`].
 
 use super::fastpath::{FRAME, KIND_AND_CALL, PORTAL_AND_CALL};
 use super::frame::{SYSCALL, offset as frame};
@@ -154,6 +156,7 @@ pub unsafe extern "C" fn tell() {
         "cmp rax, [rsp + {monitor}]",
         "jne 9f",
         // From here on it happens.
+        "stage_switch_tell:",
         "mov [r14 + {caller}], rsp",
         "mov dword ptr [r14 + {state}], {ready}",
         "mov [rsp + {callee}], r14",
@@ -167,6 +170,7 @@ pub unsafe extern "C" fn tell() {
         "jz {vmx_tell}",
         "cmp rax, {rip_only}",
         "jne 8f",
+        "stage_save_rip:",
         "mov rax, [rbx + {vmcb_rip}]",
         "mov [r15 + {page_rip}], rax",
         ".global tell_now",
@@ -344,6 +348,7 @@ pub unsafe extern "C" fn reply() {
         "mov rdx, [rbp + {vmcb}]",
         "test rdx, rdx",
         "jz {vmx_load_rip}",
+        "stage_load_rip:",
         "mov rax, [rcx + {page_rip}]",
         "mov [rdx + {vmcb_rip}], rax",
         "mov [rdx + {shadow}], rbx",

@@ -134,6 +134,7 @@ pub unsafe extern "sysv64" fn enter() -> ! {
         "jne 9f",
         "7:",
         // An event whose delivery the exit interrupted is for the general path.
+        "stage_entry_exit:",
         "cmp dword ptr [rbx + {interrupted}], 0",
         "jl 8f",
         "mov ecx, [rbx + {exit_code}]",

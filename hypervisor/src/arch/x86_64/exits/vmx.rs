@@ -199,6 +199,7 @@ pub unsafe extern "sysv64" fn enter() -> ! {
         "vmx_left:",
         store_guest!(),
         "7:",
+        "stage_entry_vmx_exit:",
         "mov eax, {exit_reason}",
         "vmread rcx, rax",
         "cmp ecx, {reasons}",
