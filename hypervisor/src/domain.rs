@@ -365,12 +365,19 @@ impl Domain {
 /// The object of a capability, if it is a `T` and the capability has `rights`.
 #[inline(always)]
 pub fn resolve<T: Object>(word: CapWord, rights: Rights) -> Result<Ref<T>, Status> {
-    if !word.is(T::KIND) {
+    let address = checked(word, T::KIND, rights)?;
+    // SAFETY: a capability's kind is that of the object at its address; object lifetime as in `Ref`.
+    Ok(unsafe { Ref::from_address(address) })
+}
+
+/// The address of a capability's object, if it is of `kind` and the capability has `rights`.
+#[inline(always)]
+pub fn checked(word: CapWord, kind: Kind, rights: Rights) -> Result<u64, Status> {
+    if !word.is(kind) {
         return Err(Status::BadCapability);
     }
     if !word.allows(rights) {
         return Err(Status::Denied);
     }
-    // SAFETY: a capability's kind is that of the object at its address; object lifetime as in `Ref`.
-    Ok(unsafe { Ref::from_address(word.address()) })
+    Ok(word.address())
 }

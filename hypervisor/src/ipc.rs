@@ -110,7 +110,7 @@ fn run_chain(cpu: &Cpu) {
 /// System call [`abi::Op::Call`].
 pub fn call(cpu: &Cpu, thread: Ref<Thread>, portal: Cap<kind::Portal, CALL>) -> Result<(), Status> {
     let (words, items) = lengths(thread.with_frame(|frame| frame.tag()))?;
-    let portal = thread.domain.object(portal)?;
+    let portal = thread.domain.object_of_hot_path(portal)?;
     if items > 0
         && let Some(handler) = portal.handler()
         && can_enter(cpu, thread.context(), handler)

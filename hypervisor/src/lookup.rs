@@ -2,7 +2,7 @@
 
 use crate::cell::Ref;
 use crate::context::Context;
-use crate::domain::{Domain, resolve};
+use crate::domain::{Domain, checked, resolve};
 use crate::interrupt::Interrupt;
 use crate::logring::LogObject;
 use crate::notification::Notification;
@@ -14,10 +14,10 @@ use crate::slot::Slot;
 use crate::space::Space;
 use crate::thread::Thread;
 use crate::vcpu::Vcpu;
-use abi::Status;
 use abi::argument::Cap;
 use abi::cap::Kind;
 use abi::kind::{self, Single, Target};
+use abi::{Rights, Selector, Status};
 
 /// A kind of which each capability names an object of one type.
 pub trait Named: Single {
@@ -51,12 +51,29 @@ named! {
 /// What a domain's capabilities name.
 impl Domain {
     /// The object.
-    #[inline(always)]
     pub fn object<K: Named, const RIGHTS: u16>(
         &self,
         cap: Cap<K, RIGHTS>,
     ) -> Result<Ref<K::Object>, Status> {
+        let rights = Cap::<K, RIGHTS>::RIGHTS;
+        let address = self.address(cap.selector(), K::Object::KIND, rights)?;
+        // SAFETY: a capability's kind is that of the object at its address; object lifetime as in `Ref`.
+        Ok(unsafe { Ref::from_address(address) })
+    }
+
+    /// The same, as a part of its caller: for operations that are called all the time.
+    #[inline(always)]
+    pub fn object_of_hot_path<K: Named, const RIGHTS: u16>(
+        &self,
+        cap: Cap<K, RIGHTS>,
+    ) -> Result<Ref<K::Object>, Status> {
         self.find(cap.selector(), Cap::<K, RIGHTS>::RIGHTS)
+    }
+
+    /// The address of the object that `selector` names, if it is of `kind` and the capability has `rights`.
+    #[inline(never)]
+    fn address(&self, selector: Selector, kind: Kind, rights: Rights) -> Result<u64, Status> {
+        checked(self.capability(selector), kind, rights)
     }
 
     /// The slot of the capability, for what is in it beside object, kind and rights.

@@ -113,11 +113,13 @@ pub mod offset {
 pub struct Tree(#[allow(dead_code)] TicketMutexGuard<'static, ()>);
 
 /// Locks the tree of derivations, if no other CPU has it locked: who waits for that does so in user mode.
+#[inline(never)]
 pub fn try_lock() -> Option<Tree> {
     TREE.try_lock().map(Tree)
 }
 
 /// Locks the tree of derivations while nothing but the boot is under way.
+#[inline(never)]
 pub fn lock() -> Tree {
     Tree(TREE.lock())
 }

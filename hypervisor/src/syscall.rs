@@ -132,7 +132,7 @@ fn execute(cpu: &Cpu, thread: Ref<Thread>, op: Op) -> Outcome {
         Op::BindKick => args.locked(|tree, call| create::bind_kick(tree, domain, &call)),
         Op::InterruptBind => args.locked(|tree, call| interrupt_bind(tree, domain, &call)),
         Op::InterruptAck => args.at_once(|call: call::InterruptAck| {
-            interrupt::acknowledge(cpu, domain.object(call.line)?);
+            interrupt::acknowledge(cpu, domain.object_of_hot_path(call.line)?);
             Ok(())
         }),
         Op::QuotaQuery => args.locked(|tree, call| quota_query(tree, thread, &call)),
@@ -206,7 +206,7 @@ fn signal(cpu: &Cpu, domain: &Domain, call: call::Signal) -> Result<(), Status> 
 
 #[inline(always)]
 fn wait(cpu: &Cpu, thread: Ref<Thread>, call: call::Wait) -> Outcome {
-    let notification = match thread.domain.object(call.notification) {
+    let notification = match thread.domain.object_of_hot_path(call.notification) {
         Ok(notification) => notification,
         Err(status) => return Outcome::Return(Err(status)),
     };

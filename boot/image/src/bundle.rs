@@ -61,7 +61,7 @@ pub struct File {
 /// Kind of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum FileKind {
-    /// A guest kernel: a bzImage.
+    /// A guest kernel.
     Kernel,
     /// An initial RAM disk.
     Initrd,

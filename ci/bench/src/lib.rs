@@ -32,6 +32,9 @@
 //!
 //! The rows `cross_cpu` are measured on two CPUs, where they go on side by side.
 //!
+//! The rows `exit`, `inject` and `guest` are measured by a guest ([`exit`], and the crate `bench-guest`, whose `Row` says what
+//! each of them is).
+//!
 //! The rows `throughput.OPERATION.cpusN` are instructions of one operation while each of the machine's `N` CPUs repeats it,
 //! with a client and servers of its own: `ipc.same_domain` and `ipc.other_domain` are calls without words in the UTCB,
 //! `ipc.utcb_words` calls with some, which take the general path, and `signal_wait` signals a notification and takes

@@ -18,10 +18,13 @@ const SCHED: Selector = Selector(ROOT_FREE.0 - 5);
 const ENDED: Selector = Selector(ROOT_FREE.0 - 6);
 const UTCB: u64 = 0x5700_0000;
 
+/// For the bundle's directory, stacks, and what decodes instructions.
+static HEAP: trial::Heap<{ 640 << 10 }> = trial::Heap::zeroed();
+
 /// Starts the thread that measures: others can be more important than that one.
 fn main(argument: u64) -> ! {
     rt::log::init(ROOT_LOG, "bench");
-    trial::claim_heap();
+    HEAP.claim();
     let thread = Peer {
         thread: THREAD,
         sched: SCHED,
@@ -60,7 +63,7 @@ fn measure_at(place: &mut Place) {
         bench::memory::run(place);
         bench::creation::run(place);
         bench::foreign::run(place);
-        bench::exit::run(place.info);
+        bench::exit::run(place);
     }
     let ticks = bench::throughput::run(place.info, &place.head);
     if place.info.cpus == 2 {

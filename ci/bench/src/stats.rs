@@ -3,42 +3,12 @@
 use abi::boot::ROOT_LOG;
 use abi::operation::Operation;
 use abi::{Status, Tag};
+use bench_guest::summary::WARM_UP;
+pub use bench_guest::summary::{SAMPLES, Summary as Row, summarise};
 use core::fmt::Display;
 use core::hint::black_box;
 use rt::arch::{Registers, counter, system_call};
 use rt::syscall::Result;
-
-/// Samples per row.
-pub const SAMPLES: usize = 512;
-/// Runs before the samples that count.
-const WARM_UP: usize = 16;
-
-/// What the samples of a row say, in counter ticks.
-#[derive(Clone, Copy, Debug)]
-pub struct Row {
-    /// Least.
-    pub min: u64,
-    /// The middle one.
-    pub median: u64,
-    /// The one that 99 of 100 do not exceed.
-    pub p99: u64,
-    /// Most.
-    pub max: u64,
-    /// The very first, with nothing warm.
-    pub first: u64,
-}
-
-/// Sorts the samples and summarises them.
-pub fn summarise(samples: &mut [u64; SAMPLES], first: u64) -> Row {
-    samples.sort_unstable();
-    Row {
-        min: samples[0],
-        median: samples[SAMPLES / 2],
-        p99: samples[SAMPLES * 99 / 100],
-        max: samples[SAMPLES - 1],
-        first,
-    }
-}
 
 /// What reading the counter twice in a row costs: the least of many tries.
 pub fn overhead() -> u64 {

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use bulkhead::artifacts::{self, BENCHMARK, HOSTILE};
 use bulkhead::dialogue::Dialogue;
 use bulkhead::machine::{Image, Settings};
-use bulkhead::trial::{self, Extra};
+use bulkhead::trial::{self, BENCHMARK_FILES, Extra};
 use ci::{Target, seconds, with_machine};
 use configs::Architecture;
 
@@ -83,7 +83,8 @@ fn hostile_programs(on: Target) {
 }
 
 fn the_benchmark(on: Target) {
-    let image = trial::image(on.architecture(), BENCHMARK, &[]).unwrap_or_else(|e| panic!("{e:#}"));
+    let image = trial::image(on.architecture(), BENCHMARK, BENCHMARK_FILES)
+        .unwrap_or_else(|e| panic!("{e:#}"));
     measure(on, "the benchmark", image, trial::MEMORY, |machine| {
         machine.expect("(?m)^bench: end", seconds(120))?;
         Ok(())

@@ -9,7 +9,7 @@ use anyhow::{Context, ensure};
 use bulkhead::artifacts::BENCHMARK;
 use bulkhead::bench::{Report, trace};
 use bulkhead::machine::{Kind, Settings, qemu};
-use bulkhead::trial;
+use bulkhead::trial::{self, BENCHMARK_FILES};
 use ci::{Target, seconds, with_machine};
 
 use crate::figures::keep_to_the_bounds;
@@ -18,7 +18,7 @@ use crate::figures::keep_to_the_bounds;
 fn instructions(on: Target) -> BTreeMap<String, u64> {
     let count = on.kind != Kind::Bochs;
     let mut figures = BTreeMap::new();
-    on.tries_with(BENCHMARK, &[], "", count, |machine| {
+    on.tries_with(BENCHMARK, BENCHMARK_FILES, "", count, |machine| {
         machine.expect("(?m)^bench: end", seconds(180))?;
         let report = Report::parse(&machine.transcript())?;
         // The bounds of Bochs are looked at here, as booting it takes long.
@@ -63,7 +63,7 @@ fn what_a_cpu_writes_is_its_own(on: Target) {
         plugin: Some(&option),
         ..Settings::new(on.machine(trial::MEMORY))
     };
-    let image = trial::image(on.architecture(), BENCHMARK, &[]);
+    let image = trial::image(on.architecture(), BENCHMARK, BENCHMARK_FILES);
     let image = image.unwrap_or_else(|error| panic!("{on}: {error:#}"));
     with_machine("watched bench", on, &image, &settings, |machine| {
         machine.expect("(?m)^bench: end", seconds(180))?;

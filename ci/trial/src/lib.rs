@@ -11,5 +11,6 @@ mod root;
 pub use arch::{echo, initial_state};
 #[cfg(target_os = "none")]
 pub use root::{
-    Stack, claim_heap, create_thread, map_code, map_head, open_bundle, place_code, ram, rest, start,
+    Heap, Stack, claim_heap, create_thread, map_code, map_head, open_bundle, place_code, ram, rest,
+    start,
 };

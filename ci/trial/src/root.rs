@@ -46,22 +46,33 @@ pub fn open_bundle(info: &BootInfo, mapping: Selector) -> Result<Bundle<'static>
     Bundle::open(bytes).map_err(|_| Status::BadArgument)
 }
 
-/// Bytes of the heap: for the bundle's directory.
-const HEAP_BYTES: usize = 64 << 10;
-
+/// A heap of this many bytes.
 #[repr(align(4096))]
-struct Heap(UnsafeCell<[u8; HEAP_BYTES]>);
+pub struct Heap<const BYTES: usize>(UnsafeCell<[u8; BYTES]>);
 
 // SAFETY: only the allocator accesses it.
-unsafe impl Sync for Heap {}
+unsafe impl<const BYTES: usize> Sync for Heap<BYTES> {}
 
-static HEAP: Heap = Heap(UnsafeCell::new([0; HEAP_BYTES]));
+impl<const BYTES: usize> Heap<BYTES> {
+    /// A heap that nobody uses yet.
+    pub const fn zeroed() -> Heap<BYTES> {
+        Heap(UnsafeCell::new([0; BYTES]))
+    }
+
+    /// Gives it to the root task; once.
+    pub fn claim(&'static self) {
+        // SAFETY: nothing else uses the memory.
+        let claimed = unsafe { rt::heap::claim(self.0.get() as u64, BYTES as u64) };
+        assert!(claimed, "the heap is too small");
+    }
+}
+
+/// A heap for the bundle's directory.
+static HEAP: Heap<{ 64 << 10 }> = Heap::zeroed();
 
 /// Gives the root task a heap; once.
 pub fn claim_heap() {
-    // SAFETY: nothing else uses the static.
-    let claimed = unsafe { rt::heap::claim(HEAP.0.get() as u64, HEAP_BYTES as u64) };
-    assert!(claimed, "there is a heap already");
+    HEAP.claim();
 }
 
 /// Maps this program into another space, but for what can be written; the selectors from `first` on are empty.

@@ -16,6 +16,7 @@ const CELLS: Cells = Cells {
 };
 
 /// A number of 32 bits at offset `at`.
+#[inline(never)]
 fn word(bytes: &[u8], at: usize) -> Option<u32> {
     let bytes = bytes.get(at..)?.first_chunk()?;
     Some(u32::from_be_bytes(*bytes))

@@ -86,7 +86,7 @@ pub struct Way {
 impl Way {
     /// The image of the benchmark.
     pub fn image(&self) -> Result<Image> {
-        let mut image = trial::image(self.kind.architecture(), BENCHMARK, &[])?;
+        let mut image = trial::image(self.kind.architecture(), BENCHMARK, trial::BENCHMARK_FILES)?;
         image.options = self.measures.option().into();
         Ok(image)
     }

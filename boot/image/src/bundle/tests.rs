@@ -208,6 +208,27 @@ fn hostile_directories() {
 }
 
 #[test]
+fn a_guest_is_what_its_memory_holds() {
+    let segment = |address, contents: Vec<u8>| {
+        let segment = Segment {
+            address,
+            size: contents.len() as u64,
+            ..Segment::default()
+        };
+        (segment, contents)
+    };
+    let program = FlatProgram {
+        entry: 0x20_0000,
+        segments: vec![
+            segment(0x20_0000, vec![1; 4096]),
+            segment(0x20_2000, vec![2; 4096]),
+        ],
+    };
+    let expected = [[1; 4096], [0; 4096], [2; 4096]].concat();
+    assert_eq!(program.memory(), expected);
+}
+
+#[test]
 fn elf_of_this_test_is_refused() {
     let bytes = std::fs::read(std::env::current_exe().unwrap()).unwrap();
     assert!(FlatProgram::from_elf(&bytes).is_err());

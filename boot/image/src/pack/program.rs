@@ -111,6 +111,17 @@ impl FlatProgram {
         Ok(FlatProgram { entry, segments })
     }
 
+    /// What memory holds from the first segment on, with zeros between segments.
+    pub fn memory(&self) -> Vec<u8> {
+        let mut memory = Vec::new();
+        let start = self.segments.first().map_or(0, |(s, _)| s.address);
+        for (segment, contents) in &self.segments {
+            memory.resize((segment.address - start) as usize, 0);
+            memory.extend_from_slice(contents);
+        }
+        memory
+    }
+
     /// CRC-32 over the contents of all segments, in order.
     pub fn checksum(&self) -> u32 {
         let all: Vec<u8> = self

@@ -1,4 +1,4 @@
-//! What depends on the processor: the monitor, the guest, and where threads start.
+//! What depends on the processor, and where threads start.
 
 #[cfg(target_arch = "x86_64")]
 mod x86_64;

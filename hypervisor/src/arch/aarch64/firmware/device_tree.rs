@@ -41,7 +41,7 @@ impl<T: Copy, const N: usize> List<T, N> {
 
     /// The items.
     pub fn iter(&self) -> impl Iterator<Item = T> + '_ {
-        self.items.iter().take(self.len).copied().flatten()
+        self.items.iter().map_while(|item| *item)
     }
 }
 
@@ -199,9 +199,7 @@ impl Machine {
         let device_type = node.property(b"device_type");
         let has_type = |name: &[u8]| device_type == Some(name);
         if has_type(b"memory\0") && is_enabled(node) {
-            for range in registers(node, bus) {
-                self.memory.push(range?)?;
-            }
+            registers(node, bus, &mut self.memory)?;
         } else if has_type(b"cpu\0") && is_enabled(node) {
             let id = node
                 .property(b"reg")
@@ -210,9 +208,7 @@ impl Machine {
             self.cpus.push(id)?;
         } else if node.base_name() == b"reserved-memory" {
             for child in node.children() {
-                for range in registers(&child, bus) {
-                    self.reserved.push(range?)?;
-                }
+                registers(&child, bus, &mut self.reserved)?;
             }
         } else if is(b"arm,psci") || is(b"arm,psci-0.2") || is(b"arm,psci-1.0") {
             self.conduit = match node.property(b"method") {
@@ -227,8 +223,10 @@ impl Machine {
         } else if is(b"arm,pl011") && is_enabled(node) {
             let is_stdout = stdout.is_some_and(|stdout| stdout.is(node));
             if is_stdout || self.uart.is_none() {
+                let mut ranges = List::new();
                 // One that cannot be reached is none.
-                if let Some(Ok(range)) = registers(node, bus).next() {
+                let _ = registers(node, bus, &mut ranges);
+                if let Some(range) = ranges.iter().next() {
                     let interrupt = spi(node);
                     self.uart = Some(Uart { range, interrupt });
                 }
@@ -296,25 +294,24 @@ fn number(bytes: &[u8]) -> Result<u64, TreeError> {
     fdt::number(bytes).ok_or(TreeError::BadNumber)
 }
 
-/// The ranges of `reg` of a node on `bus`. What is empty is nothing.
-fn registers<'a>(
-    node: &Node<'a>,
-    bus: &'a Bus<'_, '_>,
-) -> impl Iterator<Item = Result<PhysRange, TreeError>> + 'a {
+/// Appends the ranges of `reg` of a node on `bus`, up to the first one that is of no use. What is empty is nothing.
+fn registers(
+    node: &Node<'_>,
+    bus: &Bus<'_, '_>,
+    into: &mut List<PhysRange, MAX_RANGES>,
+) -> Result<(), TreeError> {
     let reg = node.property(b"reg").unwrap_or_default();
     let (address, size) = (4 * node.cells.address, 4 * node.cells.size);
-    reg.chunks_exact((address + size).max(1))
-        .map(move |entry| {
-            let (address, size) = entry.split_at(address);
-            let (address, size) = (number(address)?, number(size)?);
-            if size == 0 {
-                return Ok(None);
-            }
+    for entry in reg.chunks_exact((address + size).max(1)) {
+        let (address, size) = entry.split_at(address);
+        let (address, size) = (number(address)?, number(size)?);
+        if size != 0 {
             let address = bus.translate(address, size).ok_or(TreeError::Unreachable)?;
             let range = PhysRange::new(HostPhys(address), size);
-            range.map(Some).ok_or(TreeError::BadNumber)
-        })
-        .filter_map(Result::transpose)
+            into.push(range.ok_or(TreeError::BadNumber)?)?;
+        }
+    }
+    Ok(())
 }
 
 fn is_enabled(node: &Node<'_>) -> bool {
@@ -331,34 +328,44 @@ fn spi(node: &Node<'_>) -> Option<u32> {
 }
 
 fn read_gic_v2(node: &Node<'_>, bus: &Bus<'_, '_>) -> Result<Option<Gic>, TreeError> {
-    let mut all = registers(node, bus);
-    let mut next = || all.next().transpose();
-    Ok(match (next()?, next()?, next()?, next()?) {
-        (Some(distributor), Some(cpu_interface), Some(control), Some(vcpu_interface)) => {
-            // Older trees leave out the second page, which every GIC with virtual interfaces has (IHI 0048, 4.1.3).
-            let size = cpu_interface.size().max(2 * crate::mem::PAGE);
-            Some(Gic::V2 {
-                distributor,
-                cpu_interface: PhysRange::new(cpu_interface.start(), size)
-                    .ok_or(TreeError::BadNumber)?,
-                control,
-                vcpu_interface,
-            })
-        }
+    let mut ranges = List::new();
+    let all = registers(node, bus, &mut ranges);
+    let [
+        Some(distributor),
+        Some(cpu_interface),
+        Some(control),
+        Some(vcpu_interface),
+        ..,
+    ] = ranges.items
+    else {
         // Without virtual interfaces it is of no use here.
-        _ => None,
-    })
+        return all.map(|()| None);
+    };
+    // Older trees leave out the second page, which every GIC with virtual interfaces has (IHI 0048, 4.1.3).
+    let size = cpu_interface.size().max(2 * crate::mem::PAGE);
+    Ok(Some(Gic::V2 {
+        distributor,
+        cpu_interface: PhysRange::new(cpu_interface.start(), size).ok_or(TreeError::BadNumber)?,
+        control,
+        vcpu_interface,
+    }))
 }
 
 fn read_gic_v3(node: &Node<'_>, bus: &Bus<'_, '_>) -> Result<Gic, TreeError> {
     let count = node
         .property(b"#redistributor-regions")
         .map_or(Ok(1), number)? as usize;
-    let mut all = registers(node, bus);
-    let distributor = all.next().ok_or(TreeError::BadNumber)??;
+    let mut ranges = List::new();
+    let all = registers(node, bus, &mut ranges);
+    // Behind the redistributors may be what nobody needs.
+    if ranges.len <= count {
+        all?;
+    }
+    let mut ranges = ranges.iter();
+    let distributor = ranges.next().ok_or(TreeError::BadNumber)?;
     let mut redistributors = List::new();
-    for range in all.take(count) {
-        redistributors.push(range?)?;
+    for range in ranges.take(count) {
+        redistributors.push(range)?;
     }
     Ok(Gic::V3 {
         distributor,

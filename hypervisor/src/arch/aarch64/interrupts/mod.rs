@@ -48,32 +48,27 @@ pub fn version() -> u32 {
 
 /// Ranges of registers that are the kernel's.
 pub fn ranges(gic: &Gic) -> impl Iterator<Item = PhysRange> {
-    let (fixed, redistributors) = match gic {
+    let mut all = [None; 1 + MAX_REDISTRIBUTORS];
+    match gic {
         Gic::V2 {
             distributor,
             cpu_interface,
             control,
             ..
-        } => (
-            [Some(*distributor), Some(*cpu_interface), Some(*control)],
-            None,
-        ),
+        } => {
+            all[..3].copy_from_slice(&[distributor, cpu_interface, control].map(|&r| Some(r)));
+        }
         Gic::V3 {
             distributor,
             redistributors,
-        } => ([Some(*distributor), None, None], Some(*redistributors)),
-    };
-    let more = redistributors.map(|list| {
-        let mut all = [None; MAX_REDISTRIBUTORS];
-        for (slot, range) in all.iter_mut().zip(list.iter()) {
-            *slot = Some(range);
+        } => {
+            all[0] = Some(*distributor);
+            for (slot, range) in all[1..].iter_mut().zip(redistributors.iter()) {
+                *slot = Some(range);
+            }
         }
-        all
-    });
-    fixed
-        .into_iter()
-        .chain(more.into_iter().flatten())
-        .flatten()
+    }
+    all.into_iter().flatten()
 }
 
 /// Sets the distributor up; its registers are mapped. All lines are masked.

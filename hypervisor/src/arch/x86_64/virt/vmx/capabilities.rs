@@ -219,7 +219,7 @@ impl Capabilities {
     fn compute(msrs: &Msrs) -> Result<Capabilities, Missing> {
         // Intel SDM 3D A.10.
         let ept = |bit: u32| msrs.ept_vpid >> bit & 1 != 0;
-        for (bit, name) in [
+        for &(bit, name) in &[
             (6, "four-level tables"),
             (14, "write-back memory type"),
             (16, "2-MiB pages"),

@@ -100,26 +100,31 @@ impl Vcpu {
             (control::VMEXIT_CONTROLS, u64::from(capabilities.exit)),
             (control::VMENTRY_CONTROLS, u64::from(capabilities.entry)),
             (control::EXCEPTION_BITMAP, u64::from(event::INTERCEPTED)),
-            (control::PAGE_FAULT_ERR_CODE_MASK, 0),
-            (control::PAGE_FAULT_ERR_CODE_MATCH, 0),
-            (control::CR3_TARGET_COUNT, 0),
             (control::VMEXIT_MSR_STORE_COUNT, LISTED_MSRS),
             (control::VMEXIT_MSR_LOAD_COUNT, LISTED_MSRS),
             (control::VMENTRY_MSR_LOAD_COUNT, LISTED_MSRS),
-            (control::VMENTRY_INTERRUPTION_INFO_FIELD, 0),
             (
                 control::MSR_BITMAPS_ADDR_FULL,
                 static_address(&MSR_BITMAP).0,
             ),
-            (control::TSC_OFFSET_FULL, 0),
             (control::CR0_GUEST_HOST_MASK, self.cr0_mask()),
         ];
         for (field, value) in controls {
             // SAFETY: the controls as `Capabilities` has computed and this module documents them.
             unsafe { vmcs::write(field, value) };
         }
+        for &field in &[
+            control::PAGE_FAULT_ERR_CODE_MASK,
+            control::PAGE_FAULT_ERR_CODE_MATCH,
+            control::CR3_TARGET_COUNT,
+            control::VMENTRY_INTERRUPTION_INFO_FIELD,
+            control::TSC_OFFSET_FULL,
+        ] {
+            // SAFETY: nothing of these.
+            unsafe { vmcs::write(field, 0) };
+        }
         // Fields that exist only with their control.
-        for (control, field) in [
+        for &(control, field) in &[
             (
                 SecondaryControls::ENABLE_XSAVES_XRSTORS,
                 control::XSS_EXITING_BITMAP_FULL,
@@ -141,7 +146,7 @@ impl Vcpu {
                 ..Segment::default()
             });
         }
-        for (field, value) in [
+        for &(field, value) in &[
             (field::LINK_PTR_FULL, u64::MAX),
             (field::IA32_DEBUGCTL_FULL, 0),
             (field::DR7, state::RESET_DR7),
