@@ -27,6 +27,7 @@ pub const TRIALS: &[(&str, &str)] = &[
     (SAMPLES, "samples"),
     (SHARES, "shares"),
     (LINUX_HELLO, "linux-hello"),
+    (PEER, "peer"),
 ];
 
 /// Name of the benchmark's program.
@@ -43,6 +44,8 @@ pub const SAMPLES: &str = "samples";
 pub const SHARES: &str = "shares";
 /// Name of the Linux program among the examples.
 pub const LINUX_HELLO: &str = "linux-hello";
+/// Name of the Linux program that measures KVM.
+pub const PEER: &str = "peer";
 
 /// Where the built programs are.
 #[derive(Clone, Debug)]

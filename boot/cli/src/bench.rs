@@ -21,7 +21,7 @@ pub use report::{Report, Row};
 
 use crate::machine::{self, Kind, Settings};
 use crate::toolchain::Toolchain;
-use crate::{child, progress, workspace};
+use crate::{child, peer, progress, workspace};
 use html::Page;
 use json::Run;
 use output::Output;
@@ -43,12 +43,30 @@ impl Peer {
         }
     }
 
+    /// What its figures are.
+    fn explanation(self) -> &'static str {
+        match self {
+            Peer::Kvm => {
+                "The column KVM: medians of the same guest under KVM in Debian's kernel, on the same machine with one CPU, without \
+                 measures against speculation. KVM answers in its kernel what it can: hypercalls, registers, interrupt \
+                 controllers, doorbells, page faults. Ports and device registers go to a program that does nothing else; \
+                 `in_kernel`, `memory` and `port` are other ways to the same."
+            }
+        }
+    }
+
+    /// What it is, to the version.
+    fn system(self, kind: Kind) -> Result<String> {
+        match self {
+            Peer::Kvm => peer::system(kind.architecture()),
+        }
+    }
+
     /// Measures it.
-    fn measure(self, _kind: Kind) -> Result<Report> {
-        bail!(
-            "--peer: {} cannot be measured yet; leave the option out",
-            self.name()
-        );
+    fn measure(self, way: &Way) -> Result<Report> {
+        match self {
+            Peer::Kvm => peer::measure(way),
+        }
     }
 }
 
@@ -98,7 +116,7 @@ pub fn run(options: &Options) -> Result<()> {
             "--cycles: {kind} is emulated here; cycles can be measured on qemu-x86, where KVM offers virtualisation to guests"
         );
     }
-    let peer = options.peer.map(|peer| peer.measure(kind)).transpose()?;
+    let peer = options.peer.map(|peer| peer.measure(&way)).transpose()?;
     let report = way.measure(&measure::CPUS)?;
     let safe = measure_protected(&protected)?;
     let paths = match obstacle(&way)? {
@@ -118,6 +136,11 @@ pub fn run(options: &Options) -> Result<()> {
         });
     }
     print!("{}", table::table(&report, options.unit, &columns));
+    if let Some((peer, theirs)) = options.peer.zip(peer.as_ref()) {
+        for (name, why) in &theirs.unavailable {
+            println!("{name:<36} unavailable of {}: {why}", peer.name());
+        }
+    }
     if let Err(why) = safe {
         println!("{:<36} unavailable: {why}", Measures::Default.option());
     }
@@ -128,7 +151,11 @@ pub fn run(options: &Options) -> Result<()> {
         Ok(paths) => print!("{}", path::text(paths)),
         Err(why) => println!("\npaths unavailable: {why}"),
     }
-    println!("{}", explanation(options.unit));
+    let mut explanation = explanation(options.unit).to_owned();
+    if let Some(peer) = options.peer {
+        explanation = format!("{explanation} {}", peer.explanation());
+    }
+    println!("{explanation}");
     let run = describe(&way, &report)?;
     let guarded = safe.map(|safe| describe(&protected, &safe)).ok();
     let guarded = guarded.transpose()?;
@@ -142,14 +169,14 @@ pub fn run(options: &Options) -> Result<()> {
             paths: paths.as_deref().map_err(|why| *why),
             earlier: &earlier,
             figures: &guard::figures()?,
-            explanation: explanation(options.unit),
+            explanation: &explanation,
         };
         html.replace(&page.text())?;
     }
     let mut runs: Vec<Run> = std::iter::once(run).chain(guarded).collect();
     if let Some((peer, theirs)) = options.peer.zip(peer.as_ref()) {
         runs.push(Run {
-            config: format!("{}, {}", peer.name(), Measures::Off.option()),
+            config: format!("{}, {}", peer.system(kind)?, Measures::Off.option()),
             ..describe(&way, theirs)?
         });
     }

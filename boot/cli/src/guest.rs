@@ -78,21 +78,30 @@ fn unpacked(
 
 /// The default kernel.
 pub fn kernel(architecture: Architecture) -> Result<PathBuf> {
+    kernel_in(&kernel_package(architecture)?)
+}
+
+/// The folder with the content of the default kernel's package: the kernel and its modules.
+pub fn kernel_package(architecture: Architecture) -> Result<PathBuf> {
     let origin = origin(architecture);
-    kernel_of(&origin, "linux", origin.kernel)
+    package_of(&origin, "linux", origin.kernel)
 }
 
 /// Debian's real-time kernel.
 pub fn real_time_kernel(architecture: Architecture) -> Result<PathBuf> {
     let origin = origin(architecture);
-    kernel_of(&origin, "linux-rt", origin.real_time)
+    kernel_in(&package_of(&origin, "linux-rt", origin.real_time)?)
 }
 
-/// The kernel that `package` stands for, unpacked in `folder`.
-fn kernel_of(origin: &Origin, folder: &str, package: &str) -> Result<PathBuf> {
-    let dir = unpacked(origin, folder, |archive| {
+/// The kernel's package that `package` stands for, unpacked in `folder`.
+fn package_of(origin: &Origin, folder: &str, package: &str) -> Result<PathBuf> {
+    unpacked(origin, folder, |archive| {
         archive.resolve(package, "linux-image-")
-    })?;
+    })
+}
+
+/// The kernel in the folder with the content of its package.
+fn kernel_in(dir: &Path) -> Result<PathBuf> {
     let boot = dir.join("boot");
     let kernel = std::fs::read_dir(&boot).ok().and_then(|files| {
         let is_kernel = |path: &PathBuf| {
@@ -104,7 +113,7 @@ fn kernel_of(origin: &Origin, folder: &str, package: &str) -> Result<PathBuf> {
             .map(|entry| entry.path())
             .find(is_kernel)
     });
-    kernel.with_context(|| damaged(&dir))
+    kernel.with_context(|| damaged(dir))
 }
 
 /// The default initial RAM disk.

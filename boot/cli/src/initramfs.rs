@@ -1,6 +1,6 @@
-//! Packs the default initial RAM disk: busybox and the files of `guest-linux-shim`.
+//! Packs initial RAM disks, of which the default one has busybox and the files of `guest-linux-shim`.
 //!
-//! It is not compressed: unpacking would take the guest longer than reading. The same input gives the
+//! They are not compressed: unpacking would take the guest longer than reading. The same input gives the
 //! same bytes.
 
 use std::io::Write;
@@ -15,7 +15,9 @@ const FILE: u32 = 0o100_644;
 const LINK: u32 = 0o120_777;
 const DEVICE: u32 = 0o020_600;
 
-struct Archive {
+/// An initial RAM disk that is being made. Folders have to be added before what is in them.
+#[derive(Debug, Default)]
+pub struct Archive {
     bytes: Vec<u8>,
     count: u32,
 }
@@ -42,34 +44,55 @@ impl Archive {
         self.bytes = writer.finish()?;
         Ok(())
     }
+
+    /// Adds a folder.
+    pub fn folder(&mut self, path: &str) -> Result<()> {
+        self.add(path, FOLDER, &[], None)
+    }
+
+    /// Adds a file that can be executed.
+    pub fn program(&mut self, path: &str, content: &[u8]) -> Result<()> {
+        self.add(path, PROGRAM, content, None)
+    }
+
+    /// Adds a file.
+    pub fn file(&mut self, path: &str, content: &[u8]) -> Result<()> {
+        self.add(path, FILE, content, None)
+    }
+
+    /// Adds a symbolic link.
+    pub fn link(&mut self, path: &str, target: &str) -> Result<()> {
+        self.add(path, LINK, target.as_bytes(), None)
+    }
+
+    /// Adds a character device.
+    pub fn device(&mut self, path: &str, major: u32, minor: u32) -> Result<()> {
+        self.add(path, DEVICE, &[], Some((major, minor)))
+    }
+
+    /// All of it.
+    pub fn finish(self) -> Result<Vec<u8>> {
+        Ok(trailer(self.bytes)?)
+    }
 }
 
-/// Packs the initial RAM disk around this busybox.
+/// Packs the default initial RAM disk around this busybox.
 pub fn pack(busybox: &[u8]) -> Result<Vec<u8>> {
-    let mut archive = Archive {
-        bytes: Vec::new(),
-        count: 0,
-    };
+    let mut archive = Archive::default();
     for (path, entry) in ENTRIES {
         match *entry {
-            Entry::Folder => archive.add(path, FOLDER, &[], None)?,
-            Entry::Text(text, executable) => {
-                archive.add(
-                    path,
-                    if executable { PROGRAM } else { FILE },
-                    text.as_bytes(),
-                    None,
-                )?;
-            }
-            Entry::Link(target) => archive.add(path, LINK, target.as_bytes(), None)?,
-            Entry::Device(major, minor) => archive.add(path, DEVICE, &[], Some((major, minor)))?,
+            Entry::Folder => archive.folder(path)?,
+            Entry::Text(text, true) => archive.program(path, text.as_bytes())?,
+            Entry::Text(text, false) => archive.file(path, text.as_bytes())?,
+            Entry::Link(target) => archive.link(path, target)?,
+            Entry::Device(major, minor) => archive.device(path, major, minor)?,
         }
     }
-    archive.add(BUSYBOX, PROGRAM, busybox, None)?;
+    archive.program(BUSYBOX, busybox)?;
     for applet in APPLETS.split_ascii_whitespace() {
-        archive.add(&format!("bin/{applet}"), LINK, b"busybox", None)?;
+        archive.link(&format!("bin/{applet}"), "busybox")?;
     }
-    Ok(trailer(archive.bytes)?)
+    archive.finish()
 }
 
 #[cfg(test)]

@@ -19,6 +19,7 @@ pub mod initramfs;
 pub mod interrupt;
 pub mod log;
 pub mod machine;
+pub mod peer;
 pub mod progress;
 pub mod run;
 pub mod sysroot;

@@ -25,15 +25,25 @@
 //! | `unmap.4k`, `unmap.2m` | that mapping is deleted: no CPU can use it after |
 //! | `page_fault.pager` | a write to a page that is not mapped: a server in another domain, which runs like those of systems, maps it; then the write is repeated |
 //! | `create.thread`, `.domain`, `.vm` | a thread with its UTCB; a domain with 64 slots and a quota; a guest space and a vCPU with its state page |
-//! | `exit.*` | VM exits |
+//! | `exit.hypercall` | a guest calls its monitor, which steps over the instruction; registers and instruction pointer are there |
+//! | `exit.doorbell` | a guest writes to a doorbell, which its monitor does not see |
+//! | `exit.cpuid`, `.port_read`, `.msr` (x86) | CPUID, with an instruction that says which leaf; a read of a port; RDMSR |
+//! | `exit.id_register`, `.system_register` (Arm) | reads of an identification register, and of ACTLR_EL1 |
+//! | `exit.mmio_read`, `.mmio_write` | an access to a device of the monitor: on x86 it translates the address of the instruction and decodes it, on Arm the syndrome says all |
+//! | `exit.interrupt_controller` | a read of the x2APIC's version, or of a GIC distributor's register |
+//! | `exit.halt_wake` | HLT or WFI, a less important thread that signals as soon as nothing else runs, and the guest's interrupt handler |
+//! | `exit.page_fault` | a read of guest-physical memory that is not mapped, for which the monitor maps a page |
+//! | `inject.signal_to_handler` | from a more important thread's signal to the handler of the guest, which it had stopped: with the thread's next wait |
+//! | `inject.ipi` | from a vCPU's command to the handler of another, more important one |
+//! | `guest.*` | what the guest's kernel does without an exit: a system call of its user program, a switch to a context with other tables, a page fault whose handler maps the page |
 //! | `notification.cross_cpu` | a signal to a thread that waits on another CPU, which is idle, and one back, while this CPU is idle |
 //! | `shared_memory.cross_cpu` | a number that another CPU waits for in a loop, and copies to where this one waits for it |
 //! | `throughput.*` | see below |
 //!
 //! The rows `cross_cpu` are measured on two CPUs, where they go on side by side.
 //!
-//! The rows `exit`, `inject` and `guest` are measured by a guest ([`exit`], and the crate `bench-guest`, whose `Row` says what
-//! each of them is).
+//! The rows `exit`, `inject` and `guest` are measured by a guest (crate `bench-guest`), which reads the counter itself: the same
+//! counter as threads. Its monitor ([`exit`]) is in a domain and a space of its own.
 //!
 //! The rows `throughput.OPERATION.cpusN` are instructions of one operation while each of the machine's `N` CPUs repeats it,
 //! with a client and servers of its own: `ipc.same_domain` and `ipc.other_domain` are calls without words in the UTCB,

@@ -13,12 +13,32 @@
 //! # Start
 //!
 //! Each vCPU starts at the beginning of RAM, with its number in a register and interrupts off: vCPU 0 at once, and vCPU 1
-//! together with it if the arguments ask for a row that needs two.
+//! together with it if there is one.
 //!
 //! - x86-64: 32-bit protected mode with flat segments and without paging, the number in `edi`.
 //! - AArch64: EL1h with MMU and caches off, the number in `x0`.
 //!
 //! The guest reads the same counter as whoever signals it: its offset to the machine's is 0 (x86: TSC, Arm: CNTVCT_EL0).
+//!
+//! # What the monitor has
+//!
+//! Rows whose bits are not in the arguments are not measured, and nothing is needed for them.
+//!
+//! | row | what there has to be |
+//! | --- | --- |
+//! | [`Row::Hypercall`] | VMMCALL, VMCALL (`rax` is any number, and may change) or HVC (`x0` is 0, and `x0` to `x3` may change) |
+//! | [`Row::Cpuid`], [`Row::Msr`] | the leaf [`arch`]`::CPUID_LEAF`; the MSR [`arch`]`::MSR`; any values |
+//! | [`Row::IdRegister`], [`Row::SystemRegister`] | ID_AA64PFR0_EL1 and ACTLR_EL1; any values |
+//! | [`Row::PortRead`] | [`place::PORT`] |
+//! | [`Row::MmioRead`], [`Row::MmioWrite`] | [`place::VALUE`] |
+//! | [`Row::Doorbell`] | the doorbell |
+//! | [`Row::HaltWake`] | somebody who raises [`arch::INTERRUPT`] for vCPU 0 as soon as that halts |
+//! | [`Row::SignalToHandler`] | [`Request::Interrupt`] |
+//! | [`Row::Ipi`] | two vCPUs |
+//! | [`Row::PageFault`] | [`Request::TakePage`] |
+//!
+//! x86: each vCPU has a local APIC with x2APIC mode, whose ID is its number; the guest switches it on. Arm: a GICv2 or GICv3 at the
+//! addresses in [`arch`]; affinity 0.0.0.N for vCPU N.
 //!
 //! # Requests
 //!
@@ -59,8 +79,9 @@ pub mod place {
     pub const DOORBELL: u64 = 0x4000_1000;
     /// A page of RAM that comes and goes.
     pub const PAGE: u64 = 0x4000_2000;
-    /// x86: a port that reads as [`PORT_VALUE`] (8 bits).
-    pub const PORT: u8 = 0x84;
+    /// x86: a port that reads as [`PORT_VALUE`] (8 bits): a PC's interrupt mask, the read of which a hypervisor with that device may
+    /// answer without its monitor.
+    pub const PORT: u8 = 0x21;
     /// x86: what the port reads as.
     pub const PORT_VALUE: u8 = 0x5a;
     /// x86: the port that is a doorbell (16 bits).

@@ -4,7 +4,7 @@ use super::plan::{self, Event, KICK_DEVICE, KICK_VCPU, VCPUS, table};
 use super::{arch, monitor};
 use crate::peer::FOR_EVER;
 use abi::boot::{BootInfo, ROOT_DOMAIN, ROOT_SPACE, ROOT_TIME};
-use abi::bundle::Head;
+use abi::bundle::{Head, Segment};
 use abi::syscall::{SpaceKind, ThreadFlags};
 use abi::vcpu::{EXIT_KINDS, ExitKind};
 use abi::{Badge, PAGE_SIZE, Rights, Selector, Status};
@@ -13,6 +13,7 @@ use core::ops::Range;
 use rt::syscall::{self, Deadline, MapParameters, Result, ThreadParameters, Time, VcpuParameters};
 use trial::{create_thread, map_code, place_code};
 
+/// First selector that is used here; [`crate::place`] hands out those behind the last one.
 const FREE: Selector = abi::boot::ROOT_FREE.offset(2560);
 const DOMAIN: Selector = FREE;
 const SPACE: Selector = FREE.offset(1);
@@ -26,18 +27,18 @@ pub const DEVICE_KICK: Selector = FREE.offset(5);
 /// What the doorbell signals.
 pub const RUNG: Selector = FREE.offset(6);
 const BELL: Selector = FREE.offset(7);
-/// What nobody signals.
-const QUIET: Selector = FREE.offset(10);
 const WAKER_THREAD: Selector = FREE.offset(8);
 const WAKER_SCHED: Selector = FREE.offset(9);
+/// What nobody signals.
+const QUIET: Selector = FREE.offset(10);
+/// The mapping of the virtual CPU interface.
+const INTERFACE: Selector = FREE.offset(11);
 const HANDLERS: Selector = FREE.offset(16);
 const VCPU: Selector = FREE.offset(20);
 const SCHEDS: Selector = FREE.offset(24);
 const KICKS: Selector = FREE.offset(28);
 const MAPPINGS: Selector = FREE.offset(32);
 const CODE_MAPPINGS: Selector = FREE.offset(48);
-/// The mapping of the virtual CPU interface.
-const INTERFACE: Selector = FREE.offset(11);
 const PORTALS: Selector = FREE.offset(64);
 
 /// Kernel memory of the monitor's domain, in pages.
@@ -80,34 +81,11 @@ pub fn build(info: &BootInfo, head: &Head, image: &[u8], arguments: &Arguments) 
     monitor::prepare(info);
     let (copy, size) = (plan::COPY_OFFSET, plan::COPY_SIZE);
     map(ROOT_SPACE, copy, plan::COPY, size, Rights::RW)?;
-    let mut used = 0;
-    for segment in head.segments() {
-        if segment.rights & u32::from(Rights::WRITE.bits()) == 0 {
-            continue;
-        }
-        if used + segment.size > plan::COPY_SIZE {
-            return Err(Status::Quota);
-        }
-        // SAFETY: this program's own data, and memory that was mapped for the copy.
-        unsafe {
-            copy_words(
-                segment.address..segment.address + segment.size,
-                plan::COPY + used,
-            )
-        };
-        map(
-            SPACE,
-            copy + used,
-            segment.address,
-            segment.size,
-            Rights::RW,
-        )?;
-        used += segment.size;
+    for (segment, offset) in copy_data(head)? {
+        map(SPACE, offset, segment.address, segment.size, Rights::RW)?;
     }
     map_code(head, SPACE, CODE_MAPPINGS)?;
-
     arch::map_interface(info, GUEST, INTERFACE)?;
-
     give(memory)?;
     for number in 0..VCPUS {
         make_vcpu(number)?;
@@ -117,15 +95,22 @@ pub fn build(info: &BootInfo, head: &Head, image: &[u8], arguments: &Arguments) 
     create_thread(WAKER_THREAD, plan::WAKER_UTCB, arch::wake, 0x1000)
 }
 
-/// Starts the guest's first `vcpus` vCPUs.
-pub fn start(vcpus: usize) -> Result {
+/// Starts the guest's vCPUs.
+pub fn start() -> Result {
     run(WAKER_SCHED, WAKER_THREAD, WAKER_PRIORITY)?;
     // From its first wait on it does not compete.
     pause();
-    for (number, priority) in (0..).zip(PRIORITIES).take(vcpus) {
+    for (number, priority) in (0..).zip(PRIORITIES) {
         run(SCHEDS.offset(number), VCPU.offset(number), priority)?;
     }
     Ok(())
+}
+
+/// Ends the monitor's domain, and with it the guest.
+pub fn end() {
+    if let Err(status) = syscall::delete(DOMAIN) {
+        log::warn!("the guest's domain is still there: {}", status.name());
+    }
 }
 
 /// Lets others run for a while that is long enough for what they have to do.
@@ -155,6 +140,29 @@ fn fill_ram(image: &[u8], arguments: &Arguments) {
         (at as *mut Arguments).write_volatile(*arguments);
     }
     rt::arch::clean_to_memory(window.start as usize..window.end as usize);
+}
+
+/// Copies what can be written of this program, as it is now; the segments, and where in the memory their copies are.
+fn copy_data(head: &Head) -> Result<impl Iterator<Item = (&Segment, u64)>> {
+    let writable = |segment: &&Segment| segment.rights & u32::from(Rights::WRITE.bits()) != 0;
+    let copies = head
+        .segments()
+        .iter()
+        .filter(writable)
+        .scan(0, |used, segment| {
+            let offset = *used;
+            *used += segment.size;
+            Some((segment, offset))
+        });
+    for (segment, offset) in copies.clone() {
+        if offset + segment.size > plan::COPY_SIZE {
+            return Err(Status::Quota);
+        }
+        let from = segment.address..segment.address + segment.size;
+        // SAFETY: this program's own data, and memory that was mapped for the copy.
+        unsafe { copy_words(from, plan::COPY + offset) };
+    }
+    Ok(copies.map(|(segment, offset)| (segment, plan::COPY_OFFSET + offset)))
 }
 
 /// Copies whole words.

@@ -73,15 +73,17 @@ pub fn run(place: &mut Place<'_>) {
         ..arguments
     };
     match measure(info, bundle.head(), image, &arguments) {
-        Ok(end) => print(&end),
+        Ok(end) => {
+            print(&end);
+            compartment::end();
+        }
         Err(status) => unavailable(status.name()),
     }
 }
 
 fn measure(info: &BootInfo, head: &Head, image: &[u8], arguments: &Arguments) -> Result<End> {
     compartment::build(info, head, image, arguments)?;
-    let both = arguments.rows & Row::Ipi.bit() != 0;
-    compartment::start(if both { 2 } else { 1 })?;
+    compartment::start()?;
     let late = Deadline::after(info.counter_hz.saturating_mul(PATIENCE));
     loop {
         let Ok(events) = syscall::wait(EVENTS, late) else {

@@ -2,7 +2,6 @@
 #![no_std]
 #![no_main]
 
-mod arch;
 mod program;
 
 #[panic_handler]

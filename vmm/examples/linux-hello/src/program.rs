@@ -1,7 +1,9 @@
 //! What it does.
-use crate::arch::{EXIT_GROUP, MMAP, WRITE, crash, system_call};
+
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use linux_hello::{FAREWELL, GREETING, SUCCESS};
+use linux_program::{crash, system_call};
+use linux_raw_sys::general::{__NR_exit_group, __NR_mmap, __NR_write};
 
 const STDOUT: usize = 1;
 const PROT_READ: usize = 1;
@@ -17,7 +19,7 @@ const EINVAL: isize = -22;
 const ENOSYS: isize = -38;
 
 /// A number that no system call of Linux has.
-const UNKNOWN: usize = 1023;
+const UNKNOWN: u32 = 1023;
 const PAGE: usize = 4096;
 
 static INITIALISED: AtomicU64 = AtomicU64::new(0x1122_3344_5566_7788);
@@ -25,7 +27,7 @@ static ZERO: [AtomicU64; 1024] = [const { AtomicU64::new(0) }; 1024];
 
 fn write(file: usize, address: usize, length: usize) -> isize {
     // SAFETY: it only reads memory.
-    unsafe { system_call(WRITE, [file, address, length, 0, 0, 0]) }
+    unsafe { system_call(__NR_write, [file, address, length, 0, 0, 0]) }
 }
 
 fn print(text: &str) -> bool {
@@ -36,14 +38,14 @@ fn map(length: usize) -> isize {
     let rights = PROT_READ | PROT_WRITE;
     let flags = MAP_PRIVATE | MAP_ANONYMOUS;
     // SAFETY: without a wish for an address the system takes one that is free.
-    unsafe { system_call(MMAP, [0, length, rights, flags, NO_FILE, 0]) }
+    unsafe { system_call(__NR_mmap, [0, length, rights, flags, NO_FILE, 0]) }
 }
 
 /// Ends the program.
 pub fn exit(code: i32) -> ! {
     loop {
         // SAFETY: it does not return.
-        unsafe { system_call(EXIT_GROUP, [code as usize, 0, 0, 0, 0, 0]) };
+        unsafe { system_call(__NR_exit_group, [code as usize, 0, 0, 0, 0, 0]) };
     }
 }
 
@@ -103,8 +105,10 @@ const CHECKS: [(Check, &str); 3] = [
     (refusals, "linux-hello: a bad call was not refused\n"),
 ];
 
+linux_program::entry!(main);
+
 /// Called by the entry point with the address of the number of arguments.
-pub(crate) extern "C" fn main(arguments: *const usize) -> ! {
+fn main(arguments: *const usize) -> ! {
     // SAFETY: the system has put the number there.
     let count = unsafe { *arguments };
     if count == 0 || !print(GREETING) {

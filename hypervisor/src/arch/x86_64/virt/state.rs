@@ -42,18 +42,56 @@ pub(super) use {peek, poke, segment};
 pub(in crate::arch) struct SegmentPlace(*mut Segment);
 
 impl SegmentPlace {
-    /// Reads it, once.
+    /// Reads it, once, in whole words.
+    #[inline(always)]
     pub fn read(self) -> Segment {
-        // SAFETY: as in `peek!`.
-        unsafe { self.0.read_volatile() }
+        let words = self.0 as *const u64;
+        // SAFETY: as in `peek!`; the structure is these words.
+        let (low, middle, base) = unsafe {
+            (
+                words.read_volatile(),
+                words.add(1).read_volatile(),
+                words.add(2).read_volatile(),
+            )
+        };
+        Segment {
+            selector: low as u16,
+            reserved: (low >> 16) as u16,
+            access: (low >> 32) as u32,
+            limit: middle as u32,
+            reserved2: (middle >> 32) as u32,
+            base,
+        }
     }
 
-    /// Writes it.
+    /// Writes it, in whole words.
+    #[inline(always)]
     pub fn write(self, segment: Segment) {
-        // SAFETY: as in `peek!`.
-        unsafe { self.0.write_volatile(segment) }
+        let Segment {
+            selector,
+            reserved,
+            access,
+            limit,
+            reserved2,
+            base,
+        } = segment;
+        let low = u64::from(selector) | u64::from(reserved) << 16 | u64::from(access) << 32;
+        let middle = u64::from(limit) | u64::from(reserved2) << 32;
+        let words = self.0 as *mut u64;
+        // SAFETY: as in `peek!`; the structure is these words.
+        unsafe {
+            words.write_volatile(low);
+            words.add(1).write_volatile(middle);
+            words.add(2).write_volatile(base);
+        }
     }
 }
+
+const _: () = {
+    use core::mem::offset_of;
+    assert!(size_of::<Segment>() == 24 && offset_of!(Segment, access) == 4);
+    assert!(offset_of!(Segment, limit) == 8 && offset_of!(Segment, base) == 16);
+};
 
 /// CR0 bits (Intel SDM 3A 2.5).
 pub(super) mod cr0 {

@@ -51,6 +51,7 @@ unsafe extern "C" {
 /// Registers of the distributor, which a GICv2 and a GICv3 share, and of a GICv2's CPU interface.
 mod register {
     pub const GICD_CTLR: u64 = 0x000;
+    pub const GICD_TYPER: u64 = 0x004;
     pub const GICD_IGROUPR: u64 = 0x080;
     pub const GICD_ISENABLER: u64 = 0x100;
     pub const GICD_IPRIORITYR: u64 = 0x400;
@@ -71,8 +72,8 @@ const PRIVATE: u64 = 64 << 10;
 /// Lowest priority that reaches the CPU, and that of all interrupts here.
 const MASK: u32 = 0xf0;
 const PRIORITY: u32 = 0xa0;
-/// A register of the distributor whose reads are measured.
-pub const MEASURED: u64 = DISTRIBUTOR + GICD_ISENABLER + 4;
+/// A register of the distributor whose reads are measured, and for which nobody has to look at single interrupts.
+pub const MEASURED: u64 = DISTRIBUTOR + GICD_TYPER;
 
 fn write(address: u64, value: u32) {
     super::device_write(address, value);

@@ -118,7 +118,7 @@ impl VmcbSegment {
 
     /// To the state page.
     #[inline(never)]
-    pub fn store(self, to: SegmentPlace) {
+    pub fn store(&self, to: SegmentPlace) {
         to.write(self.to_abi());
     }
 
@@ -140,6 +140,7 @@ impl VmcbSegment {
     }
 
     /// To the ABI's format.
+    #[inline(always)]
     const fn to_abi(self) -> Segment {
         let attributes = self.attributes as u32;
         let mut access = attributes & 0xff | (attributes & 0xf00) << 4;

@@ -1,4 +1,4 @@
-//! The system-call instruction, the entry point and the numbers of system calls.
+//! The system-call instruction and the entry point.
 
 #[cfg(target_arch = "x86_64")]
 mod x86_64;
