@@ -3,8 +3,8 @@
 //! For programs that measure what they do over and over: an interval from one instruction outside of the kernel that
 //! reads the counter to the next one, in which the kernel executed something, is a path. One that was seen [`OFTEN`]
 //! times is appended to the file: a line `path COUNT`, then a line `ADDRESS SIZE TEXT` for each of its instructions, the last
-//! of which reads the counter. For one CPU. QEMU 7 has wrong texts for guests' code, as it reads that for them without nested
-//! paging.
+//! of which reads the counter. For one CPU. A handler that reads the counter splits what it is part of. QEMU 7 has wrong
+//! texts for guests' code, as it reads that for them without nested paging.
 
 use std::collections::HashMap;
 use std::ffi::{CStr, c_uint, c_void};

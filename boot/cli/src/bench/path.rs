@@ -1,10 +1,13 @@
 //! The path of a row: what its instructions are for, how much of the kernel's code they touch, and which of them are dear.
 
+mod dear;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{self, Write as _};
 
 use super::trace::{Frame, Instruction, Kernel, Trace};
 use configs::Architecture;
+use dear::dear;
 
 /// Bytes of a cache line.
 const LINE: u64 = 64;
@@ -99,7 +102,8 @@ const RULES: &[Rule] = &[
     rule("", "vmx_tell", Stage::Save, Stage::Save),
     rule("", "vmx_load_rip", Stage::Load, Stage::Load),
     rule("", "vmx_resume", Stage::Enter, Stage::Enter),
-    rule("", "entry::enter", Stage::Enter, Stage::Enter),
+    rule("", "svm::enter", Stage::Enter, Stage::Enter),
+    rule("", "vmx::enter", Stage::Enter, Stage::Enter),
     rule("", "guest_again", Stage::Enter, Stage::Enter),
     rule("", "exits::tell", Stage::Message, Stage::Message),
     rule("", "exits::tell_write", Stage::Message, Stage::Message),
@@ -154,152 +158,6 @@ fn stage(frames: &[Frame], is_answered: bool) -> Stage {
         (None, _) if !is_assembly => Stage::General,
         (None, false) => Stage::Entry,
         (None, true) => Stage::Reply,
-    }
-}
-
-/// An instruction that only the kernel may execute, or at which processors wait for all before it to be done.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Dear {
-    is_privileged: bool,
-    is_serialising: bool,
-}
-
-const PRIVILEGED: Dear = Dear {
-    is_privileged: true,
-    is_serialising: false,
-};
-const SERIALISING: Dear = Dear {
-    is_privileged: false,
-    is_serialising: true,
-};
-const BOTH: Dear = Dear {
-    is_privileged: true,
-    is_serialising: true,
-};
-
-/// x86-64, by mnemonic. Serialising: Intel SDM 3, "Serializing Instructions", and the switches between host and guest.
-const X86: &[(&str, Dear)] = &[
-    ("clgi", PRIVILEGED),
-    ("cli", PRIVILEGED),
-    ("cpuid", SERIALISING),
-    ("hlt", PRIVILEGED),
-    ("in", PRIVILEGED),
-    ("invept", BOTH),
-    ("invlpg", BOTH),
-    ("invlpga", BOTH),
-    ("invpcid", BOTH),
-    ("invvpid", BOTH),
-    ("iretq", SERIALISING),
-    ("lgdt", BOTH),
-    ("lidt", BOTH),
-    ("lfence", SERIALISING),
-    ("ltr", BOTH),
-    ("mfence", SERIALISING),
-    ("out", PRIVILEGED),
-    ("rdmsr", PRIVILEGED),
-    ("stgi", PRIVILEGED),
-    ("sti", PRIVILEGED),
-    ("swapgs", PRIVILEGED),
-    (
-        "syscall",
-        Dear {
-            is_privileged: false,
-            is_serialising: false,
-        },
-    ),
-    ("sysret", PRIVILEGED),
-    ("sysretq", PRIVILEGED),
-    (
-        "verw",
-        Dear {
-            is_privileged: false,
-            is_serialising: false,
-        },
-    ),
-    ("vmlaunch", BOTH),
-    ("vmload", PRIVILEGED),
-    ("vmread", PRIVILEGED),
-    ("vmresume", BOTH),
-    ("vmrun", BOTH),
-    ("vmsave", PRIVILEGED),
-    ("vmwrite", PRIVILEGED),
-    ("wbinvd", BOTH),
-    ("wrmsr", BOTH),
-    ("xsetbv", PRIVILEGED),
-];
-
-/// Instructions of x86-64 that move vector registers.
-const VECTORS: [&str; 5] = ["xsave", "xrstor", "fxsave", "fxrstor", "fnsave"];
-
-/// AArch64, by mnemonic; MSR and MRS see [`dear`].
-const ARM: &[(&str, Dear)] = &[
-    ("dsb", SERIALISING),
-    ("eret", BOTH),
-    ("hvc", PRIVILEGED),
-    ("ic", SERIALISING),
-    ("isb", SERIALISING),
-    ("smc", PRIVILEGED),
-    (
-        "svc",
-        Dear {
-            is_privileged: false,
-            is_serialising: false,
-        },
-    ),
-    ("tlbi", PRIVILEGED),
-    ("wfi", PRIVILEGED),
-];
-
-/// If an instruction is dear, its name and why. `text` is in the syntax of QEMU or of Bochs.
-fn dear(architecture: Architecture, text: &str) -> Option<(String, Dear)> {
-    let (mnemonic, operands) = text.split_once(' ').unwrap_or((text, ""));
-    let named = |table: &[(&str, Dear)]| {
-        let found = table.iter().find(|(name, _)| *name == mnemonic);
-        found.map(|(name, dear)| (name.to_string(), *dear))
-    };
-    match architecture {
-        Architecture::X86_64 => {
-            let (first, last) = operands.split_once(", ").unwrap_or((operands, ""));
-            // QEMU names what is written last, Bochs first and without a sign before registers.
-            let (written, read) = match operands.contains('%') {
-                true => (last.strip_prefix("%cr"), first.strip_prefix("%cr")),
-                false => (first.strip_prefix("cr"), last.strip_prefix("cr")),
-            };
-            match (written, read) {
-                // CR8 does not serialise.
-                (Some("8"), _) => Some(("write cr8".into(), PRIVILEGED)),
-                (Some(number), _) => Some((format!("write cr{number}"), BOTH)),
-                (None, Some(number)) => Some((format!("read cr{number}"), PRIVILEGED)),
-                (None, None) if VECTORS.iter().any(|name| mnemonic.starts_with(name)) => {
-                    let moved = Dear {
-                        is_privileged: false,
-                        is_serialising: false,
-                    };
-                    Some((mnemonic.to_owned(), moved))
-                }
-                (None, None) => named(X86),
-            }
-        }
-        Architecture::Arm64 => {
-            let mut operands = operands.split(", ");
-            let (to, from) = (operands.next()?, operands.next());
-            let register = match mnemonic {
-                "msr" => Some(to),
-                "mrs" => from,
-                _ => None,
-            };
-            match register {
-                Some(register) => {
-                    let is_open = register.ends_with("_el0") && register != "sp_el0";
-                    let why = Dear {
-                        is_privileged: !is_open,
-                        is_serialising: false,
-                    };
-                    Some((format!("{mnemonic} {register}"), why))
-                }
-                None => named(ARM),
-            }
-        }
     }
 }
 
@@ -371,9 +229,9 @@ impl Path {
             };
             *path.stages.entry(stage).or_default() += 1;
             path.note_part(stage, &frames);
-            let is_guest_text = architecture == Architecture::X86_64 && stage == Stage::Stub;
+            // What others than the kernel execute counts only if it leads into it.
             if let Some((name, why)) = dear(architecture, &instruction.text)
-                && !(is_guest_text && why.is_privileged)
+                && (is_kernel(instruction.address) || why.is_plain())
             {
                 path.privileged += u64::from(why.is_privileged);
                 path.serialising += u64::from(why.is_serialising);
@@ -491,41 +349,5 @@ mod tests {
         assert_eq!(stage(&assembly, true), Stage::Reply);
         let label = frames(&[("stage_switch_call", "")]);
         assert_eq!(stage(&label, true), Stage::Switch);
-    }
-
-    #[test]
-    fn what_is_dear_is_found_by_its_name() {
-        let x86 = |text| dear(Architecture::X86_64, text);
-        assert_eq!(x86("movq %rbx, %cr3"), Some(("write cr3".into(), BOTH)));
-        assert_eq!(
-            x86("movq %cr2, %rax"),
-            Some(("read cr2".into(), PRIVILEGED))
-        );
-        assert_eq!(
-            x86("movq %rax, %cr8"),
-            Some(("write cr8".into(), PRIVILEGED))
-        );
-        assert_eq!(x86("vmrun %rax"), Some(("vmrun".into(), BOTH)));
-        assert_eq!(x86("swapgs"), Some(("swapgs".into(), PRIVILEGED)));
-        assert!(x86("xsaveopt64 (%rdi)").is_some());
-        assert_eq!(x86("movq %rbx, %rcx"), None);
-        assert_eq!(x86("mov cr3, rbx"), Some(("write cr3".into(), BOTH)));
-        assert_eq!(x86("mov rax, cr2"), Some(("read cr2".into(), PRIVILEGED)));
-        assert_eq!(x86("vmread rcx, rax"), Some(("vmread".into(), PRIVILEGED)));
-        assert_eq!(x86("sysret"), Some(("sysret".into(), PRIVILEGED)));
-        assert_eq!(x86("mov rbx, rcx"), None);
-        let arm = |text| dear(Architecture::Arm64, text);
-        assert_eq!(
-            arm("msr vttbr_el2, x17"),
-            Some(("msr vttbr_el2".into(), PRIVILEGED))
-        );
-        assert_eq!(
-            arm("mrs x0, sp_el0"),
-            Some(("mrs sp_el0".into(), PRIVILEGED))
-        );
-        assert!(arm("msr tpidr_el0, xzr").is_some_and(|(_, why)| !why.is_privileged));
-        assert_eq!(arm("isb"), Some(("isb".into(), SERIALISING)));
-        assert_eq!(arm("eret"), Some(("eret".into(), BOTH)));
-        assert_eq!(arm("mov x0, x1"), None);
     }
 }
