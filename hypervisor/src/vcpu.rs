@@ -117,8 +117,9 @@ fn take_waiting(vcpu: Ref<Vcpu>) -> Exit {
     vcpu.pending.take().unwrap_or_else(|| take_kick(vcpu))
 }
 
-/// Calls the portal of `exit`.
-#[inline(always)]
+/// Calls the portal of `exit`. On x86 what has to be fast does not come here.
+#[cfg_attr(target_arch = "x86_64", inline(never))]
+#[cfg_attr(not(target_arch = "x86_64"), inline(always))]
 fn call_monitor(cpu: &Cpu, vcpu: Ref<Vcpu>, exit: Exit) {
     latency::is(Path::Exit(exit.kind));
     let selector = vcpu.exit_base.get().offset(exit.kind as u32);

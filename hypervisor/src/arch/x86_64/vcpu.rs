@@ -105,7 +105,6 @@ impl VcpuArch {
 
     /// Enters guest mode until something ends it, which leads to [`traps::guest_left`]. The vCPU is the one in
     /// `cpu.arch.guest`.
-    #[inline(always)]
     pub fn enter(&mut self, cpu: &Cpu, guest: &Space) -> Outcome {
         let tag = &mut self.tag;
         let flush = cpu
@@ -131,7 +130,6 @@ impl VcpuArch {
     }
 
     /// How guest mode was left; with `failed`, the processor did not enter it.
-    #[inline(always)]
     pub fn left(&mut self, cpu: &Cpu, failed: bool) -> Outcome {
         let virt = &cpu.arch.virt;
         virt.with_mut(|virt| self.inner.left(virt, failed))
@@ -156,14 +154,12 @@ impl VcpuArch {
     }
 
     /// Writes the groups in `groups` to the state page.
-    #[inline(always)]
     pub fn save(&mut self, cpu: &Cpu, groups: u64) {
         let groups = Groups::from_bits_truncate(groups);
         cpu.arch.virt.with_mut(|virt| self.inner.save(virt, groups));
     }
 
     /// Takes the groups in `groups` from the state page.
-    #[inline(always)]
     pub fn load(&mut self, cpu: &Cpu, groups: u64) -> VcpuReply {
         let groups = Groups::from_bits_truncate(groups);
         cpu.arch.virt.with_mut(|virt| self.inner.load(virt, groups));

@@ -215,7 +215,6 @@ impl VcpuArch {
     /// # Panics
     ///
     /// If another vCPU of this CPU was not suspended.
-    #[inline(always)]
     pub fn prepare(
         &mut self,
         cpu: &mut CpuVirt,
@@ -241,7 +240,6 @@ impl VcpuArch {
     }
 
     /// How guest mode, in which the vCPU was, was left; with `failed`, the processor did not enter it (VMX).
-    #[inline(always)]
     pub fn left(&mut self, cpu: &mut CpuVirt, failed: bool) -> Outcome {
         match &mut self.inner {
             Inner::Vmx(vcpu) => {
@@ -288,7 +286,6 @@ impl VcpuArch {
     /// Copies `groups` of guest state to the state page. `interrupted` is the event that the next entry would
     /// inject: one whose delivery the exit interrupted, or one that was loaded but not injected yet. If the
     /// monitor does not load [`Groups::EVENTS`], it is injected.
-    #[inline(always)]
     pub fn save(&mut self, cpu: &mut CpuVirt, groups: Groups) {
         match &mut self.inner {
             Inner::Vmx(vcpu) => vcpu.save(cpu, groups),
@@ -299,7 +296,6 @@ impl VcpuArch {
     /// Takes `groups` of guest state from the state page, made harmless. [`Groups::EVENTS`] replaces the event
     /// to be injected, and zeroes it on the page. [`Groups::RIP`] without `EVENTS` ends an interrupt shadow,
     /// as the instruction in it is done. `CONTROL_HALT` and [`Groups::DEADLINE`] are the caller's.
-    #[inline(always)]
     pub fn load(&mut self, cpu: &mut CpuVirt, groups: Groups) {
         match &mut self.inner {
             Inner::Vmx(vcpu) => {

@@ -79,7 +79,6 @@ const fn raw(code: u64) -> (ExitKind, u8) {
 }
 
 /// How guest mode was left. `next_rip`: the processor saves the address of the next instruction.
-#[inline(always)]
 pub(super) fn decode(vmcb: &Vmcb, next_rip: bool) -> Leave {
     let exit = |kind, default_length, info| {
         let instruction_length = if default_length == 0 {

@@ -55,19 +55,7 @@ impl Vcpu {
         vmcb.rflags = state::RFLAGS_FIXED;
     }
 
-    #[inline(always)]
     pub fn save(&mut self, cpu: &mut CpuVirt, groups: Groups) {
-        let page = self.page;
-        // What most exits ask for.
-        if groups == Groups::RIP {
-            poke!(page, self.vmcb().rip, rip);
-            return;
-        }
-        self.save_groups(cpu, groups);
-    }
-
-    #[inline(never)]
-    fn save_groups(&mut self, cpu: &mut CpuVirt, groups: Groups) {
         let page = self.page;
         if groups.contains(Groups::EVENTS) {
             self.save_events();
@@ -152,21 +140,7 @@ impl Vcpu {
         poke!(page, controls, controls);
     }
 
-    #[inline(always)]
     pub fn load(&mut self, cpu: &mut CpuVirt, groups: Groups) {
-        // What most exits change.
-        if groups == Groups::RIP {
-            let rip = peek!(self.page, rip);
-            let vmcb = self.vmcb();
-            vmcb.rip = rip;
-            vmcb.interrupt_shadow = 0;
-            return;
-        }
-        self.load_groups(cpu, groups);
-    }
-
-    #[inline(never)]
-    fn load_groups(&mut self, cpu: &mut CpuVirt, groups: Groups) {
         let page = self.page;
         let limits = &cpu.limits;
         if groups.contains(Groups::RIP) {

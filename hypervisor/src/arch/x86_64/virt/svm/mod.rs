@@ -118,7 +118,6 @@ impl Vcpu {
     }
 
     /// Loads what threads share with the guest.
-    #[inline(always)]
     fn load_registers(&mut self, cpu: &mut CpuVirt) {
         assert!(cpu.loaded == 0, "a vCPU was not suspended");
         if self.cpu != cpu.id {
@@ -164,7 +163,6 @@ impl Vcpu {
     }
 
     /// Makes everything ready for guest mode; or the exit to be told instead. `passage` learns what the assembly needs.
-    #[inline(always)]
     pub fn prepare(
         &mut self,
         cpu: &mut CpuVirt,
@@ -202,7 +200,6 @@ impl Vcpu {
     }
 
     /// How guest mode was left.
-    #[inline(always)]
     pub fn left(&mut self, cpu: &mut CpuVirt) -> Outcome {
         let interrupted = Event(self.vmcb().exit_interrupted);
         if !interrupted.is_none() {
@@ -241,7 +238,6 @@ impl Vcpu {
         None
     }
 
-    #[inline(always)]
     fn outcome(&mut self, leave: Leave, cpu: &CpuVirt) -> Outcome {
         match leave {
             Leave::Exit(exit) => {

@@ -80,7 +80,6 @@ const fn raw(reason: u16) -> (ExitKind, bool) {
 }
 
 /// How guest mode was left, from the exit reason and those other fields that it needs.
-#[inline(always)]
 pub(super) fn decode(reason: u32, field: impl Fn(u32) -> u64) -> Leave {
     let exit = |kind, length: bool, info| {
         let instruction_length = if length {

@@ -160,7 +160,6 @@ impl Vcpu {
         }
     }
 
-    #[inline(always)]
     pub fn save(&mut self, cpu: &mut CpuVirt, groups: Groups) {
         if groups.is_empty() {
             return;
@@ -170,15 +169,6 @@ impl Vcpu {
         if groups.contains(Groups::RIP) {
             poke!(page, vmcs::read(field::RIP), rip);
         }
-        // What most exits ask for is done.
-        if groups != Groups::RIP {
-            self.save_groups(cpu, groups);
-        }
-    }
-
-    #[inline(never)]
-    fn save_groups(&mut self, cpu: &mut CpuVirt, groups: Groups) {
-        let page = self.page;
         if groups.contains(Groups::RSP_RFLAGS) {
             poke!(page, vmcs::read(field::RSP), gpr[RSP]);
             poke!(page, vmcs::read(field::RFLAGS), rflags);
@@ -270,7 +260,6 @@ impl Vcpu {
         poke!(page, vmcs::read(field::IA32_SYSENTER_EIP), sysenter_eip);
     }
 
-    #[inline(always)]
     pub fn load(&mut self, cpu: &mut CpuVirt, groups: Groups) {
         if groups.is_empty() {
             return;
@@ -282,13 +271,6 @@ impl Vcpu {
                 self.change_blocking(BLOCKING_STI | BLOCKING_MOV_SS, 0);
             }
         }
-        if groups != Groups::RIP {
-            self.load_groups(cpu, groups);
-        }
-    }
-
-    #[inline(never)]
-    fn load_groups(&mut self, cpu: &mut CpuVirt, groups: Groups) {
         let page = self.page;
         let limits = &cpu.limits;
         if groups.contains(Groups::RSP_RFLAGS) {

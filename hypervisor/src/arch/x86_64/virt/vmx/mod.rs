@@ -163,7 +163,6 @@ impl Vcpu {
     }
 
     /// Makes the VMCS current.
-    #[inline(always)]
     fn make_current(&mut self, cpu: &mut CpuVirt) {
         if cpu.current != self.id() {
             self.switch_vmcs(cpu);
@@ -211,7 +210,6 @@ impl Vcpu {
     }
 
     /// Loads what threads share with the guest, but for its MSRs.
-    #[inline(always)]
     fn load_registers(&mut self, cpu: &mut CpuVirt) {
         self.make_current(cpu);
         assert!(cpu.loaded == 0, "a vCPU was not suspended");
@@ -222,7 +220,6 @@ impl Vcpu {
     }
 
     /// Gives the guest its MSRs.
-    #[inline(always)]
     fn take_back(&mut self) {
         if !self.lent {
             return;
@@ -278,7 +275,6 @@ impl Vcpu {
     }
 
     /// Makes everything ready for guest mode.
-    #[inline(always)]
     pub fn prepare(&mut self, cpu: &mut CpuVirt, space: &GuestRoot, spins_exit: bool) {
         if cpu.loaded != self.id() {
             self.load_registers(cpu);
@@ -306,7 +302,6 @@ impl Vcpu {
     }
 
     /// How guest mode was left; with `failed`, VMLAUNCH or VMRESUME failed.
-    #[inline(always)]
     pub fn left(&mut self, cpu: &mut CpuVirt, failed: bool) -> Outcome {
         let reason = vmcs::read(ro::EXIT_REASON) as u32;
         if failed || reason & exit::ENTRY_FAILED != 0 {
@@ -357,7 +352,6 @@ impl Vcpu {
         unsafe { vmcs::write(host_field::CR3, cr3) };
     }
 
-    #[inline(always)]
     fn outcome(&mut self, leave: Leave, reason: u32, cpu: &mut CpuVirt) -> Outcome {
         match leave {
             Leave::Exit(exit) => {
