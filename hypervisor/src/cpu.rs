@@ -81,8 +81,8 @@ pub mod offset {
     use core::mem::offset_of;
     /// When the timer is due.
     pub const TIMER: usize = offset_of!(Cpu, timer);
-    /// Partitions in which somebody is ready who may run.
-    pub const RUNNABLE: usize = offset_of!(Cpu, run_queues) + sched::RUNNABLE;
+    /// Whether nobody is ready who is as important as what runs.
+    pub const SETTLED: usize = offset_of!(Cpu, run_queues) + sched::SETTLED;
 }
 
 static COUNT: AtomicU32 = AtomicU32::new(0);
@@ -142,11 +142,7 @@ impl Cpu {
     /// Whether somebody waits for this CPU who is as important as what runs.
     #[inline(always)]
     pub fn is_contended(&self) -> bool {
-        #[cold]
-        fn is_important(cpu: &Cpu) -> bool {
-            cpu.run_queues.top() >= cpu.sched.get().map(|sched| sched.priority)
-        }
-        self.run_queues.is_anybody_ready() && is_important(self)
+        self.run_queues.contend(self.sched.get())
     }
 
     /// The data of CPU `index`, before it runs.

@@ -185,12 +185,15 @@ pub struct RunQueues {
     runnable: CpuCell<u8>,
     /// The partition that goes first among equals.
     turn: CpuCell<u8>,
+    /// Somebody looked, and nobody was ready who is as important as what runs; since then neither was anybody added nor
+    /// another one chosen.
+    settled: CpuCell<bool>,
 }
 
 const _: () = assert!(PARTITIONS == u8::BITS as usize);
 
-/// Where the run queues say who can run, for the fast path.
-pub const RUNNABLE: usize = core::mem::offset_of!(RunQueues, runnable);
+/// Where the run queues say that nobody is ready who is as important as what runs, for the fast path.
+pub const SETTLED: usize = core::mem::offset_of!(RunQueues, settled);
 
 impl RunQueues {
     /// Empty queues, of which all may run.
@@ -201,11 +204,13 @@ impl RunQueues {
             open: CpuCell::new(u8::MAX),
             runnable: CpuCell::new(0),
             turn: CpuCell::new(0),
+            settled: CpuCell::new(false),
         }
     }
 
     /// Lets those partitions run whose bits are set, and no other.
     pub fn set_open(&self, partitions: u8) {
+        self.settled.set(false);
         self.open.set(partitions);
         self.set_occupied(self.occupied.get());
     }
@@ -215,14 +220,20 @@ impl RunQueues {
         self.runnable.set(partitions & self.open.get());
     }
 
-    /// Whether somebody is ready who may run.
+    /// Whether somebody is ready who may run and is at least as important as `running`.
     #[inline]
-    pub fn is_anybody_ready(&self) -> bool {
-        self.runnable.get() != 0
+    pub fn contend(&self, running: Option<Ref<Sched>>) -> bool {
+        if self.settled.get() {
+            return false;
+        }
+        let contend = self.runnable.get() != 0 && self.top() >= running.map(|sched| sched.priority);
+        self.settled.set(!contend);
+        contend
     }
 
     /// The highest priority of who is ready and may run.
-    pub fn top(&self) -> Option<u8> {
+    #[cold]
+    fn top(&self) -> Option<u8> {
         let runs = |&(i, _): &(usize, &RunQueue)| self.runnable.get() & 1 << i != 0;
         let queues = self.partitions.iter().enumerate().filter(runs);
         queues.filter_map(|(_, queue)| queue.top()).max()
@@ -237,6 +248,7 @@ impl RunQueues {
         if !sched.queued.get() {
             let partition = sched.partition as usize % PARTITIONS;
             sched.queued.set(true);
+            self.settled.set(false);
             self.partitions[partition].enqueue(sched, front);
             self.set_occupied(self.occupied.get() | 1 << partition);
         }
@@ -261,6 +273,7 @@ impl RunQueues {
 
     /// Takes the first one of the highest priority of the partitions that may run.
     fn pop(&self) -> Option<Ref<Sched>> {
+        self.settled.set(false);
         let turn = u32::from(self.turn.get());
         let mut left = self.runnable.get().rotate_right(turn);
         let mut best: Option<(u8, &RunQueue)> = None;

@@ -361,7 +361,7 @@ pub unsafe extern "C" fn reply() {
         "mov rcx, [rbp + {tag_generation}]",
         "cmp rcx, gs:[{generation}]",
         "jne 9f",
-        // No kick, nobody else who is ready, nothing to do on the way.
+        // No kick, nobody else ready who is as important, nothing to do on the way.
         "mov rcx, [rbp + {notification}]",
         "test rcx, rcx",
         "jz 2f",
@@ -370,8 +370,8 @@ pub unsafe extern "C" fn reply() {
         "2:",
         "cmp byte ptr [rbp + {expired}], 0",
         "jne 9f",
-        "cmp byte ptr gs:[{runnable}], 0",
-        "jne 9f",
+        "cmp byte ptr gs:[{settled}], 0",
+        "je 9f",
         "cmp byte ptr [rbp + {special}], 0",
         "jne 9f",
         "mov rcx, [rbp + {page}]",
@@ -405,7 +405,7 @@ pub unsafe extern "C" fn reply() {
         notification = const offset_of!(Vcpu, context.notification),
         word = const notification::WORD,
         expired = const offset_of!(Vcpu, expired),
-        runnable = const crate::cpu::offset::RUNNABLE,
+        settled = const crate::cpu::offset::SETTLED,
         special = const passage::SPECIAL,
         state = const offset_of!(Thread, context.state),
         idle = const State::Idle as u32,
