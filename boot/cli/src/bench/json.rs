@@ -33,15 +33,13 @@ impl Run {
         Ok(serde_json::to_string(self)? + "\n")
     }
 
-    /// Whether figures of this and the other mean the same: of the same machine, measured in the same way.
+    /// Whether figures of this and the other mean the same: of the same system on the same machine, measured in the same way.
     pub fn is_like(&self, other: &Run) -> bool {
-        let key = |run: &Run| {
-            (
-                run.machine.clone(),
-                run.measures().to_owned(),
-                run.unit as u8,
-            )
-        };
+        fn key(run: &Run) -> (&str, Option<&str>, &str, Unit) {
+            // The compiler built Bulkhead; other systems stand there by their names.
+            let system = run.config.split(' ').next();
+            (&run.machine, system, run.measures(), run.unit)
+        }
         key(self) == key(other)
     }
 
@@ -102,6 +100,13 @@ mod tests {
                 + "\n"
         );
         assert_eq!(run.measures(), "mitigations=off");
+        let with = |config: &str| Run {
+            config: config.into(),
+            ..run.clone()
+        };
+        assert!(run.is_like(&with("rustc 1.96.0, mitigations=off")));
+        assert!(!run.is_like(&with("rustc 1.95.0, mitigations=on")));
+        assert!(!run.is_like(&with("KVM of Linux 6.1, mitigations=off")));
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(&file, format!("{line}\n{line}")).unwrap();
         assert_eq!(read(file.path()).unwrap(), [run.clone(), run]);
