@@ -41,8 +41,12 @@ macro_rules! pop_registers {
 /// Vectors of exceptions, and bytes between their entries.
 const EXCEPTIONS: u8 = 32;
 const EXCEPTION_ENTRY: u64 = 16;
-/// Bytes between the entries of other vectors.
-const INTERRUPT_ENTRY: u64 = 8;
+/// Bytes between the entries of other vectors, which come in groups that share a jump; entries of a group, and bytes
+/// between groups.
+const INTERRUPT_ENTRY: u64 = 4;
+const GROUP: u64 = 32;
+const GROUP_BYTES: u64 = GROUP * INTERRUPT_ENTRY + 8;
+const _: () = assert!((256 - EXCEPTIONS as u64).is_multiple_of(GROUP));
 
 /// One entry for each exception: pushes a zero where the processor pushes no error code, then the vector.
 #[unsafe(naked)]
@@ -76,18 +80,25 @@ unsafe extern "C" fn exceptions() {
 #[unsafe(naked)]
 unsafe extern "C" fn interrupts() {
     naked_asm!(
+        ".balign 8",
         ".set vector, {first} - 256",
-        ".rept 256 - {first}",
+        ".rept (256 - {first}) / {group}",
+        ".rept {group}",
         ".balign {size}",
         ".if vector < -128",
         "push vector + 256",
         ".else",
         "push vector",
         ".endif",
-        "jmp {interrupt}",
+        "jmp 2f",
         ".set vector, vector + 1",
         ".endr",
+        "2:",
+        "jmp {interrupt}",
+        ".balign 8",
+        ".endr",
         first = const EXCEPTIONS,
+        group = const GROUP,
         size = const INTERRUPT_ENTRY,
         interrupt = sym interrupt_entry,
     )
@@ -256,7 +267,10 @@ pub extern "C" fn deliver(
 fn gate(vector: usize) -> [u64; 2] {
     let address = match vector.checked_sub(EXCEPTIONS as usize) {
         None => exceptions as *const () as u64 + vector as u64 * EXCEPTION_ENTRY,
-        Some(i) => interrupts as *const () as u64 + i as u64 * INTERRUPT_ENTRY,
+        Some(i) => {
+            let (group, place) = (i as u64 / GROUP, i as u64 % GROUP);
+            interrupts as *const () as u64 + group * GROUP_BYTES + place * INTERRUPT_ENTRY
+        }
     };
     let ist = match vector {
         1 => Ist::Debug as u64,
