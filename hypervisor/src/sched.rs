@@ -326,7 +326,11 @@ pub fn activation(home: Ref<Context>) -> Activation {
                 None => return Activation::Blocked(context),
             },
             State::Helping => match context.callee.get() {
-                Some(handler) if handler.is_busy() => context = handler.context(),
+                Some(handler) if handler.is_busy() => {
+                    // It was called again meanwhile, by who did not know that it is helped.
+                    handler.context.reply_path.set(ReplyPath::General);
+                    context = handler.context();
+                }
                 _ => {
                     context.stop_helping();
                     return Activation::Run(context);

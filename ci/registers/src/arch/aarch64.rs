@@ -84,6 +84,14 @@ pub unsafe fn request(page: *mut VcpuState, info: u64) -> Request {
     }
 }
 
+/// Has the vCPU go on: behind its HVC, where it is.
+///
+/// # Safety
+/// As for [`request`].
+pub unsafe fn go_on(_page: *mut VcpuState) -> Groups {
+    Groups::empty()
+}
+
 /// Has the vCPU wait for its next turn.
 ///
 /// # Safety

@@ -60,18 +60,29 @@ pub unsafe fn request(page: *mut VcpuState, _info: u64) -> Request {
     }
 }
 
-/// Has the vCPU wait for its next turn, behind the three bytes of its VMCALL or VMMCALL.
+/// Has the vCPU go on behind the three bytes of its VMCALL or VMMCALL.
+///
+/// # Safety
+/// As for [`request`].
+pub unsafe fn go_on(page: *mut VcpuState) -> Groups {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let rip = &raw mut (*page).rip;
+        rip.write_volatile(rip.read_volatile() + 3);
+    }
+    Groups::RIP
+}
+
+/// Has the vCPU wait for its next turn, and go on then.
 ///
 /// # Safety
 /// As for [`request`].
 pub unsafe fn halt(page: *mut VcpuState) -> Groups {
     // SAFETY: the caller's promise.
     unsafe {
-        let rip = &raw mut (*page).rip;
-        rip.write_volatile(rip.read_volatile() + 3);
         (&raw mut (*page).controls).write_volatile(CONTROL_HALT);
+        go_on(page) | Groups::EVENTS
     }
-    Groups::RIP | Groups::EVENTS
 }
 
 static SVM: AtomicBool = AtomicBool::new(false);

@@ -101,7 +101,6 @@ impl CpuArch {
         // SAFETY: the space's tables have the kernel's upper half, and the space outlives its loading: before
         // its tables are freed, every CPU passes an epoch, which loads others.
         unsafe { load_cr3(space.table.fast_switch(space.tag)) };
-        self.virt.with_mut(virt::CpuVirt::restore_xcr0);
         self.set_general_switch();
         self.load_ports(space);
     }
@@ -176,6 +175,7 @@ impl CpuArch {
             }
             self.guest.set(next);
             let Some(vcpu) = next else {
+                self.virt.with_mut(virt::CpuVirt::restore_xcr0);
                 return self.set_general_switch();
             };
             self.general_switch.set(true);
@@ -196,9 +196,7 @@ impl CpuArch {
     #[inline(always)]
     fn set_general_switch(&self) {
         let loaded = self.guest.get().is_some();
-        let xcr0 = self.virt.with_mut(|virt| virt.has_guests_xcr0());
-        self.general_switch
-            .set(loaded || xcr0 || self.more_to_do.get());
+        self.general_switch.set(loaded || self.more_to_do.get());
     }
 
     /// Takes measures against speculation from now on.

@@ -2,6 +2,7 @@
 
 use super::frame::{Frame, SYSCALL};
 use super::interrupts::apic;
+use super::vcpu::look_at_timer;
 use super::{cr2, current_cpu, entry};
 use crate::cell::Ref;
 use crate::cpu::Cpu;
@@ -95,7 +96,11 @@ pub extern "C" fn ring(
         instruction_length: abi::vcpu::instruction_length(word) as u8,
         info: [first, second, 0],
     };
-    doorbell::ring(cpu, vcpu, &exit)
+    let rung = doorbell::ring(cpu, vcpu, &exit);
+    if rung {
+        look_at_timer(cpu);
+    }
+    rung
 }
 
 /// Saves `groups` of the state of `vcpu`, which was left, for the monitor.

@@ -20,7 +20,7 @@ pub fn pages_per_vcpu() -> Option<usize> {
 
 /// The timer's interrupt may have been lost (`apic::look_again`); it is due all the same.
 #[inline(always)]
-fn look_at_timer(cpu: &Cpu) {
+pub fn look_at_timer(cpu: &Cpu) {
     if cpu.timer_is_due(clock::now()) {
         cpu.timer_fired();
     }

@@ -184,13 +184,7 @@ impl CpuVirt {
         }
     }
 
-    /// Whether XCR0 is a guest's that is not the machine's.
-    #[inline(always)]
-    pub fn has_guests_xcr0(&self) -> bool {
-        self.fpu.has_guests_xcr0()
-    }
-
-    /// Gives threads the machine's XCR0: before any runs but the monitor that has set the guest's.
+    /// Gives threads the machine's XCR0: after a vCPU was suspended and no other one is loaded.
     #[inline(always)]
     pub fn restore_xcr0(&mut self) {
         self.fpu.restore_xcr0();

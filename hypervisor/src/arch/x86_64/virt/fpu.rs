@@ -129,7 +129,7 @@ impl Unit {
 
     /// Whether XCR0 is not the machine's value, all components, which is that of most guests too.
     #[inline(always)]
-    pub fn has_guests_xcr0(&self) -> bool {
+    fn has_guests_xcr0(&self) -> bool {
         self.xcr0 != self.method.components
     }
 

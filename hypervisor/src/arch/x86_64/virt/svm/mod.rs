@@ -45,6 +45,8 @@ pub(super) struct Vcpu {
     flush_linear: bool,
     /// NMIs are blocked: one was delivered, and no IRET came since. The processor does not tell.
     nmi_blocked: bool,
+    /// This entry injects one.
+    injects_nmi: bool,
     /// The monitor waits until they are not.
     nmi_window: bool,
     /// The CPU that may have cached the VMCB.
@@ -85,6 +87,7 @@ impl Vcpu {
             to_do: true,
             flush_linear: true,
             nmi_blocked: false,
+            injects_nmi: false,
             nmi_window: false,
             cpu: CpuId::NONE,
             pending: Event::NONE,
@@ -179,6 +182,7 @@ impl Vcpu {
         if space.flush {
             self.set_space(space);
         }
+        self.injects_nmi = false;
         if self.to_do
             && let Some(exit) = self.prepare_more(cpu, space)
         {
@@ -226,7 +230,8 @@ impl Vcpu {
         }
         if let Some(event) = self.pending.injectable() {
             self.vmcb().inject = event;
-            if self.pending.is_nmi() {
+            self.injects_nmi = self.pending.is_nmi();
+            if self.injects_nmi {
                 self.set_nmi_blocked(true);
             }
         }
@@ -242,7 +247,7 @@ impl Vcpu {
         match leave {
             Leave::Exit(exit) => {
                 if exit.kind == ExitKind::InvalidState {
-                    self.vmcb().clean = Clean::empty();
+                    self.refused();
                 }
                 Outcome::Exit(exit)
             }
@@ -270,6 +275,16 @@ impl Vcpu {
                 Outcome::Resume
             }
             Leave::Interrupt(_) => unreachable!("VMX only"),
+        }
+    }
+
+    /// The processor refused the state: it may not have flushed what it was to flush, and what was to be injected is gone.
+    #[cold]
+    fn refused(&mut self) {
+        self.vmcb().clean = Clean::empty();
+        self.set_flush();
+        if self.injects_nmi {
+            self.set_nmi_blocked(false);
         }
     }
 

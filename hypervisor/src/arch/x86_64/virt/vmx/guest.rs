@@ -397,6 +397,7 @@ impl Vcpu {
         self.msrs.cstar = limits.canonical(peek!(page, cstar));
         self.msrs.sfmask = peek!(page, sfmask) & 0xffff_ffff;
         self.msrs.kernel_gs_base = limits.canonical(peek!(page, kernel_gs_base));
+        self.differs = [true; 2];
         set(
             field::IA32_SYSENTER_CS,
             peek!(page, sysenter_cs) & 0xffff_ffff,

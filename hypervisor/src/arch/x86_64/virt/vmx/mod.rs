@@ -51,7 +51,7 @@ pub(super) struct Vcpu {
     spins_exit: bool,
     /// Threads have their `SwitchedMsrs`.
     lent: bool,
-    /// The guest's LSTAR is another one than the host's; the same of STAR, CSTAR or SFMASK.
+    /// The guest's LSTAR may be another one than the host's; the same of STAR, CSTAR or SFMASK.
     differs: [bool; 2],
     /// The VMCS has its controls.
     initialised: bool,
@@ -254,8 +254,12 @@ impl Vcpu {
         self.lend(cpu);
         cpu.loaded = 0;
         cpu.restore_registers(self.fpu);
-        if self.debug.is_loaded() && self.debug.store(state::dr7_active(vmcs::read(field::DR7))) {
-            self.set_primary(PrimaryControls::MOV_DR_EXITING, true);
+        if self.debug.is_loaded() {
+            // Another vCPU's may be, as its monitor has replied.
+            self.make_current(cpu);
+            if self.debug.store(state::dr7_active(vmcs::read(field::DR7))) {
+                self.set_primary(PrimaryControls::MOV_DR_EXITING, true);
+            }
         }
     }
 
@@ -539,6 +543,7 @@ impl Vcpu {
             msr::IA32_CSTAR => self.msrs.cstar = value,
             _ => self.msrs.sfmask = value,
         }
+        self.differs = [true; 2];
         self.skip(instruction_length);
         true
     }
