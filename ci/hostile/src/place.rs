@@ -41,6 +41,8 @@ pub struct Control {
     pub digest: u64,
     /// 0, or a call that returned what it must not: its tag, and bits 32–63 the tag that it returned.
     pub undeclared: u64,
+    /// The same, inverted: other threads have no respect for this memory, and what they write is no such pair.
+    pub undeclared_inverse: u64,
 }
 
 /// Offset of the control block of thread `number`, which is also its first stack pointer.

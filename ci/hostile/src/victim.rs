@@ -57,6 +57,7 @@ impl Thread {
             if undeclared {
                 let both = tag & u64::from(u32::MAX) | result.tag << 32;
                 (&raw mut (*self.control).undeclared).write_volatile(both);
+                (&raw mut (*self.control).undeclared_inverse).write_volatile(!both);
             }
             let digest = &raw mut (*self.control).digest;
             digest.write_volatile(mix(digest.read_volatile() ^ result.tag));

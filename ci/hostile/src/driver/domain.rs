@@ -106,9 +106,14 @@ impl Victim {
     pub fn undeclared(&self) -> Option<(Tag, Tag)> {
         let mut found = (0..self.threads).map(|thread| {
             // SAFETY: as in `take_calls`.
-            unsafe { (&raw const (*self.control(thread)).undeclared).read_volatile() }
+            unsafe {
+                let control = self.control(thread);
+                let both = (&raw const (*control).undeclared).read_volatile();
+                let inverse = (&raw const (*control).undeclared_inverse).read_volatile();
+                (both, inverse)
+            }
         });
-        let both = found.find(|&both| both != 0)?;
+        let (both, _) = found.find(|&(both, inverse)| both == !inverse)?;
         Some((Tag(both & u64::from(u32::MAX)), Tag(both >> 32)))
     }
 
@@ -234,6 +239,7 @@ impl Driver {
                 cpus: self.cpus,
                 digest: 0,
                 undeclared: 0,
+                undeclared_inverse: 0,
             };
             // SAFETY: the domain's memory is mapped here for the driver, and nobody else runs on it yet.
             unsafe { v.control(t).write_volatile(control) };
