@@ -101,7 +101,6 @@ impl CpuArch {
         // SAFETY: the space's tables have the kernel's upper half, and the space outlives its loading: before
         // its tables are freed, every CPU passes an epoch, which loads others.
         unsafe { load_cr3(space.table.fast_switch(space.tag)) };
-        self.set_general_switch();
         self.load_ports(space);
     }
 
