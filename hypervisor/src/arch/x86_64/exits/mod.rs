@@ -29,6 +29,42 @@ use abi::vcpu::x86_64::{Groups, VcpuState};
 use core::arch::naked_asm;
 use core::mem::offset_of;
 
+/// Stores the guest's general registers to the state page at rax, but for that and rsp.
+macro_rules! store_registers {
+    () => {
+        concat!(
+            "mov [rax + {rcx}], rcx\n",
+            "mov [rax + {rdx}], rdx\n",
+            "mov [rax + {rbx}], rbx\n",
+            "mov [rax + {rbp}], rbp\n",
+            "mov [rax + {rsi}], rsi\n",
+            "mov [rax + {rdi}], rdi\n",
+            "mov [rax + {r8}], r8\n",
+            "mov [rax + {r9}], r9\n",
+            "mov [rax + {r10}], r10\n",
+            "mov [rax + {r11}], r11\n",
+            "mov [rax + {r12}], r12\n",
+            "mov [rax + {r13}], r13\n",
+            "mov [rax + {r14}], r14\n",
+            "mov [rax + {r15}], r15\n",
+        )
+    };
+}
+
+/// Takes the general path, which defines what an exit means, for the vCPU at rsp.
+macro_rules! general_path {
+    () => {
+        concat!(
+            "mov rdi, gs:[0]\n",
+            "mov rsi, rsp\n",
+            "xor edx, edx\n",
+            "mov rsp, gs:[{stack}]\n",
+            "call {guest_left}\n",
+            "ud2\n",
+        )
+    };
+}
+
 mod svm;
 mod vmx;
 
@@ -215,12 +251,7 @@ pub unsafe extern "C" fn tell() {
 
         // Unusual: nothing has happened.
         "9:",
-        "mov rdi, gs:[0]",
-        "mov rsi, rsp",
-        "xor edx, edx",
-        "mov rsp, gs:[{stack}]",
-        "call {guest_left}",
-        "ud2",
+        general_path!(),
         vmx_tell = sym vmx_tell,
         timer = const crate::cpu::offset::TIMER,
         general_exit = const ARCH + offset_of!(CpuArch, general_exit),

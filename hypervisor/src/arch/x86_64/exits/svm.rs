@@ -63,20 +63,7 @@ macro_rules! guest_mode {
             // VMRUN has restored RAX, RSP and RFLAGS.
             "vmsave rax\n",
             "mov rax, [rsp + {page}]\n",
-            "mov [rax + {rcx}], rcx\n",
-            "mov [rax + {rdx}], rdx\n",
-            "mov [rax + {rbx}], rbx\n",
-            "mov [rax + {rbp}], rbp\n",
-            "mov [rax + {rsi}], rsi\n",
-            "mov [rax + {rdi}], rdi\n",
-            "mov [rax + {r8}], r8\n",
-            "mov [rax + {r9}], r9\n",
-            "mov [rax + {r10}], r10\n",
-            "mov [rax + {r11}], r11\n",
-            "mov [rax + {r12}], r12\n",
-            "mov [rax + {r13}], r13\n",
-            "mov [rax + {r14}], r14\n",
-            "mov [rax + {r15}], r15\n",
+            store_registers!(),
             "mov r15, rax\n",
             "mov rbx, [rsp + {vmcb}]\n",
             "mov rax, [rsp + {host}]\n",
@@ -90,20 +77,6 @@ macro_rules! guest_mode {
             "mov qword ptr [rbx + {inject}], 0\n",
             "mov eax, [rsp + {clean}]\n",
             "mov [rbx + {vmcb_clean}], eax\n",
-        )
-    };
-}
-
-/// The general path, for the vCPU at rsp.
-macro_rules! general {
-    () => {
-        concat!(
-            "mov rdi, gs:[0]\n",
-            "mov rsi, rsp\n",
-            "xor edx, edx\n",
-            "mov rsp, gs:[{stack}]\n",
-            "call {guest_left}\n",
-            "ud2\n",
         )
     };
 }
@@ -219,7 +192,7 @@ pub unsafe extern "sysv64" fn enter() -> ! {
         "mov rsp, rbp",
         "jmp 7b",
         "8:",
-        general!(),
+        general_path!(),
         guest = const GUEST,
         fills_returns = const passage::FILLS_RETURNS,
         page = const passage::PAGE,
