@@ -67,7 +67,7 @@ pub struct Cpu {
     pub timeouts: TimeoutQueue,
     /// Last epoch that this CPU passed.
     pub epoch: AtomicU64,
-    /// Last epoch that it has to pass for translations that it may hold.
+    /// Last epoch that it has to pass for translations that it may hold, or because somebody waits for that.
     pub stale: AtomicU64,
     timer: CpuCell<u64>,
     asked: CpuCell<bool>,

@@ -66,6 +66,8 @@ pub fn begin() -> Round {
     let mut cpus = 0;
     for cpu in cpu::all().filter(|cpu| is_behind(cpu)) {
         cpus |= 1 << cpu.index;
+        // Passing the one before, as it may do at this moment, is not enough.
+        cpu.stale.fetch_max(epoch, Ordering::SeqCst);
         if cpu.index != me.index {
             cpu.interrupt();
         }

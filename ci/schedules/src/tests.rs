@@ -3,6 +3,7 @@
 use crate::cell::Ref;
 use crate::context::State;
 use crate::domain::Domain;
+use crate::epoch;
 use crate::mem;
 use crate::notification::Notification;
 use crate::portal::Portal;
@@ -372,6 +373,24 @@ fn who_reclaims_spares_what_ended_later() {
             ],
         );
         check_freed(address);
+    });
+}
+
+#[test]
+fn an_epoch_begins_while_another_is_passed() {
+    in_all_schedules(1, || {
+        let (w, _threads) = machine::<3>();
+        epoch::unlinked();
+        let wait = |cpu: u32| {
+            act(move |w| {
+                let round = epoch::begin();
+                while !epoch::is_over(round) {
+                    shuttle::thread::yield_now();
+                    w.interrupts(cpu);
+                }
+            })
+        };
+        together(&w, vec![wait(0), wait(1), act(|_| ())]);
     });
 }
 
