@@ -330,6 +330,12 @@ pub const MUTATIONS: &[Mutation] = &[
         instead: "cpu.epoch.load(Ordering::SeqCst) + 1 >= epoch",
     },
     Mutation {
+        name: "who is asked to pass an epoch is content with the one before",
+        file: "epoch.rs",
+        line: "cpu.stale.fetch_max(epoch, Ordering::SeqCst);\n        if",
+        instead: "if",
+    },
+    Mutation {
         name: "translations outlive an epoch",
         file: "epoch.rs",
         line: "crate::arch::flush_translations(me);",

@@ -47,6 +47,8 @@ pub struct Victim {
     number: u64,
     first: Selector,
     threads: u64,
+    /// The CPU, beside the first, that its threads are on.
+    other: u32,
     /// All threads but the first two are handlers on CPU 0, each of which calls the next.
     chain: bool,
 }
@@ -57,6 +59,7 @@ impl Victim {
         number: 0,
         first: Selector::NULL,
         threads: 0,
+        other: 0,
         chain: false,
     };
 
@@ -80,12 +83,12 @@ impl Victim {
         }
     }
 
-    /// The CPU of thread `t`: even ones are on CPU 0, odd ones on the last.
-    fn cpu(&self, t: u64, cpus: u64) -> u32 {
+    /// The CPU of thread `t`: even ones are on CPU 0, odd ones on the other.
+    fn cpu(&self, t: u64) -> u32 {
         if self.chain || t.is_multiple_of(2) {
             0
         } else {
-            cpus as u32 - 1
+            self.other
         }
     }
 
@@ -165,6 +168,10 @@ impl Driver {
             number,
             first: ROOT_FREE.offset(64 + SELECTORS * number as u32),
             threads,
+            other: match self.cpus {
+                1 => 0,
+                _ => 1 + self.random.below(self.cpus - 1) as u32,
+            },
             chain,
         };
         let pages = if self.random.one_in(4) {
@@ -225,7 +232,7 @@ impl Driver {
         let domain = v.at(own::DOMAIN);
         for t in 0..v.threads {
             let n = t as u32;
-            let cpu = v.cpu(t, self.cpus);
+            let cpu = v.cpu(t);
             let role = v.handles(t) as u64;
             let next = if !v.chain && self.random.one_in(4) {
                 0
@@ -277,7 +284,7 @@ impl Driver {
                 syscall::create_portal(domain, v.at(own::EXCEPTIONS + n), handler, identity, 0)?;
             }
             if !v.handles(t) {
-                let cpu = v.cpu(t, self.cpus);
+                let cpu = v.cpu(t);
                 let time = self.time();
                 syscall::create_sched(domain, v.at(own::SCHEDS + n), ROOT_TIME, cpu, time)?;
             }
@@ -303,7 +310,7 @@ impl Driver {
             };
             syscall::map(self.memory, space, v.at(mapping), &p)?;
         }
-        let cpu = self.random.below(self.cpus) as u32;
+        let cpu = self.random.pick(&[0, v.other.into()]) as u32;
         self.make_exits(v, cpu)?;
         let p = VcpuParameters {
             domain,
@@ -320,10 +327,9 @@ impl Driver {
         let time = self.time();
         syscall::create_sched(domain, v.at(own::VCPU_SCHED), ROOT_TIME, cpu, time)?;
         // For when it is there.
-        let last = self.cpus as u32 - 1;
-        match cpu {
-            0 if last == 0 => Ok(()),
-            0 => self.make_exits(v, last),
+        match (cpu, v.other) {
+            (0, 0) => Ok(()),
+            (0, other) => self.make_exits(v, other),
             _ => self.make_exits(v, 0),
         }
     }
