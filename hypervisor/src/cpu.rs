@@ -331,7 +331,9 @@ impl Cpu {
         self.reschedule.set(true);
     }
 
-    /// Sets the timer to whatever comes first: end of the slice or of the window, or a deadline.
+    /// Has the timer fire at whatever comes first: end of the slice or of the window, or a deadline. If it is set for something
+    /// earlier, which is most often over by then, it stays: setting it again is slow, above all where a hypervisor
+    /// emulates it, and comes once for each time that it fires too early.
     pub fn program_timer(&self) {
         let slice_end = if self.sched.get().is_some() {
             self.slice_end.get()
@@ -341,7 +343,7 @@ impl Cpu {
         let next = slice_end
             .min(self.timeouts.earliest())
             .min(self.cyclic.next());
-        if self.timer.get() != next {
+        if next < self.timer.get() {
             self.timer.set(next);
             arch::set_timer(next);
         }

@@ -23,6 +23,7 @@ pub mod virt;
 
 pub use clock::now;
 pub use frame::Frame;
+pub use interrupts::apic::set_deadline as set_timer;
 pub use paging::PageTable;
 pub use start::{ap_main, kernel_main};
 pub use tags::{alloc_space_tag, free_space_tag};
@@ -310,15 +311,6 @@ pub fn flush_translations(cpu: &Cpu) {
 /// Writes to the debug UART while the kernel still owns it.
 pub fn early_output(bytes: &[u8]) {
     uart::early_print(bytes);
-}
-
-/// Sets this CPU's timer to fire at `deadline`, in counter ticks; `u64::MAX`: never.
-pub fn set_timer(deadline: u64) {
-    if deadline == u64::MAX {
-        apic::cancel_deadline();
-    } else {
-        apic::set_deadline(deadline);
-    }
 }
 
 /// Interrupts another CPU.
