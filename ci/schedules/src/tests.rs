@@ -1,5 +1,6 @@
 //! What CPUs do at once. Each test goes through all schedules with so many switches, and says how many there were.
 
+use crate::arch;
 use crate::cell::Ref;
 use crate::context::State;
 use crate::domain::Domain;
@@ -577,6 +578,34 @@ fn a_migration_meets_the_end_of_what_moves() {
         w.root(Op::Signal, &[n]);
         assert_eq!(w.run(1), Running::User(mover));
         assert_eq!(world::result(mover).unwrap()[1], u64::MAX);
+    });
+}
+
+#[test]
+fn a_line_is_bound_anew_while_its_notification_ends() {
+    in_all_schedules(1, || {
+        let (w, [_, killer, binder]) = machine();
+        // Its CPU takes the line away.
+        let (_, n) = waiting(&w);
+        let (line, m) = (world::LINES as u64, w.notification());
+        w.root(Op::InterruptBind, &[line, n, 1]);
+        together(
+            &w,
+            vec![
+                act(|_| ()),
+                act(move |w| {
+                    assert!(completes(w, killer, Op::Delete, &[n]).is_ok());
+                }),
+                act(move |w| {
+                    let bind = || completes(w, binder, Op::InterruptBind, &[line, m, 1]);
+                    while bind().err() == Some(Status::Busy) {
+                        shuttle::thread::yield_now();
+                    }
+                }),
+            ],
+        );
+        assert!(world::result(binder).is_ok());
+        assert!(!arch::LINES[0].masked.load(Ordering::SeqCst));
     });
 }
 
