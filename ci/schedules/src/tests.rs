@@ -584,6 +584,38 @@ fn a_migration_meets_the_end_of_what_moves() {
 }
 
 #[test]
+fn a_migration_meets_a_start() {
+    in_all_schedules(2, || {
+        let (w, [binder, mover]) = machine();
+        let (thread, sched) = (w.thread(1), w.sched(1, 9, 0, 0));
+        let (at, time) = (thread.at as u64, sched.at as u64);
+        together(
+            &w,
+            vec![
+                act(move |w| {
+                    let _ = completes(w, binder, Op::BindSched, &[time, at]);
+                }),
+                act(move |w| {
+                    let _ = completes(w, mover, Op::Migrate, &[at, 0, world::TIME as u64, 0]);
+                }),
+            ],
+        );
+        // They are on one CPU, where the thread runs, or the one does not know of the other.
+        let here = thread.object.context.cpu();
+        match world::result(binder) {
+            Ok(_) => assert_eq!(w.run(here), Running::User(thread.object)),
+            Err(status) => assert!(matches!(status, Status::WrongCpu | Status::Busy)),
+        }
+        if world::result(binder).is_err() {
+            w.bind(w.sched(here, 9, 0, 0), thread);
+            assert_eq!(w.run(here), Running::User(thread.object));
+            w.bind(sched, w.thread(1));
+        }
+        assert_ne!(w.run(1 - here), Running::User(thread.object));
+    });
+}
+
+#[test]
 fn a_migration_meets_a_call() {
     in_all_schedules(1, || {
         let (w, [_, _, mover]) = machine();
