@@ -318,6 +318,10 @@ fn exception_reply(cpu: &Cpu, client: Ref<Thread>, handler: Ref<Thread>) {
             frame.set_gprs(&gprs);
         }
         if action.contains(ExceptionReply::SET_FRAME) {
+            if message[3] != frame.ip() {
+                // A system call that is not finished is not gone on with.
+                client.sync.set(None);
+            }
             frame.set_user(message[3], message[4], message[5]);
         }
     });
