@@ -136,10 +136,14 @@ impl Context {
         self.was_started.load(Ordering::Acquire)
     }
 
-    /// Says whether one is bound; returns what was before.
+    /// Says whether one is bound, or must not be now, as the context leaves its CPU; returns what was before.
     pub fn set_started(&self, started: bool) -> bool {
-        self.was_started.fetch_or(started, Ordering::AcqRel);
         self.started.swap(started, Ordering::AcqRel)
+    }
+
+    /// Notes that a scheduling context was bound to it.
+    pub fn note_start(&self) {
+        self.was_started.store(true, Ordering::Release);
     }
 
     /// Stops waiting for a handler: the call is tried again.

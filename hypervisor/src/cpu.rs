@@ -393,16 +393,23 @@ impl Cpu {
     }
 }
 
-/// Binds `sched` to `context`, both of one CPU, and starts it there.
+/// Binds `sched` to `context`, if both are of one CPU, and starts it there.
 pub fn start(cpu: &Cpu, sched: Ref<Sched>, context: Ref<Context>) -> Result<(), Status> {
     if sched.set_bound(true) {
         return Err(Status::Busy);
     }
-    // Second: what fails must leave no trace of a start.
     if context.set_started(true) {
         sched.set_bound(false);
         return Err(Status::Busy);
     }
+    // It does not leave from now on, but may have since somebody looked.
+    if sched.cpu() != context.cpu() {
+        context.set_started(false);
+        sched.set_bound(false);
+        return Err(Status::WrongCpu);
+    }
+    // Last: what fails must leave no trace of a start.
+    context.note_start();
     // Nobody else looks at it before it is started.
     sched.home.set(Some(context));
     if sched.cpu() == cpu.index {

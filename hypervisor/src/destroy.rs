@@ -252,11 +252,14 @@ pub fn detach_posted(cpu: &Cpu, object: AnyRef) -> Progress {
 }
 
 /// On the CPU that holds on to `object`: lets go of it, in steps. What is stopped by the first one may have been given
-/// time before the next.
+/// time before the next. What is in this CPU's inbox on its way from another one arrives first.
 fn detach(cpu: &Cpu, object: AnyRef) -> Progress {
     let progress = if let Ok(thread) = object::downcast::<Thread>(object) {
         detach_thread(cpu, thread)
     } else if let Ok(vcpu) = object::downcast::<Vcpu>(object) {
+        if vcpu.context.state.get() == State::Moving {
+            return Progress::Again;
+        }
         // First: what leaves the CPU may have its timer looked after.
         cpu.arch.leave_guest(None);
         vcpu.arch.with_mut(|arch| arch.leave_cpu(cpu));
@@ -279,6 +282,9 @@ fn detach(cpu: &Cpu, object: AnyRef) -> Progress {
 /// Stops `thread`: from then on whoever calls or helps it gets a status, so that the lists that are emptied here
 /// do not grow again.
 fn detach_thread(cpu: &Cpu, thread: Ref<Thread>) -> Progress {
+    if thread.context.state.get() == State::Moving {
+        return Progress::Again;
+    }
     detach_context(cpu, thread.context());
     ipc::abandon(cpu, thread);
     if portal::unbind_some(thread) == Progress::Again {
@@ -294,11 +300,14 @@ fn detach_notification(cpu: &Cpu, notification: Ref<Notification>) -> Progress {
     logring::forget(notification);
     // It is closed: who waits now is the last one.
     if let Some(waiter) = notification.waiter() {
-        if waiter.state.get() == State::Waiting {
-            notification::end_wait(cpu, waiter, Status::Aborted);
-        } else {
-            notification.detach(waiter);
-            waiter.notification.set(None);
+        match waiter.state.get() {
+            State::Waiting => notification::end_wait(cpu, waiter, Status::Aborted),
+            // It waits, or not, when it has arrived.
+            State::Moving => return Progress::Again,
+            _ => {
+                notification.detach(waiter);
+                waiter.notification.set(None);
+            }
         }
     }
     Progress::Done

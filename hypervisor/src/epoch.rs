@@ -32,9 +32,10 @@ impl Round {
 
 const _: () = assert!(abi::boot::MAX_CPUS <= u64::BITS as usize);
 
-/// The number of an epoch that has not begun yet.
+/// The number of an epoch that has not begun yet. It is written, not only read: so whoever passes that epoch sees what was
+/// taken back before, which a processor may otherwise hold back until it has read.
 fn next() -> u64 {
-    CURRENT.load(Ordering::SeqCst) + 1
+    CURRENT.fetch_add(0, Ordering::SeqCst) + 1
 }
 
 /// What was unlinked before this call may have been found by any CPU. Returns the epoch after which it is

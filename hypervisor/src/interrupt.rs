@@ -174,7 +174,9 @@ pub fn forget(notification: Ref<Notification>) -> Progress {
         };
         let next = interrupt.next.load(Ordering::Relaxed);
         notification.lines.store(next, Ordering::Relaxed);
-        *interrupt.state.lock() = Line::NEW;
+        // Under the lock: from then on others may bind it, and unmask it.
+        let mut state = interrupt.state.lock();
+        *state = Line::NEW;
         arch::interrupt_mask(interrupt.line());
     }
     Progress::Again

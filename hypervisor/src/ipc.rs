@@ -27,11 +27,15 @@ pub enum Refusal {
     Busy,
 }
 
-/// Starts a call of `caller`, the current context, to `portal`: on success its handler, which is the current
+/// Starts a call of `caller`, the current context, to a portal that `handler` handles: on success that is the current
 /// context then, and the message is still to be written to its registers.
 #[inline(always)]
-pub fn enter(cpu: &Cpu, caller: Ref<Context>, portal: Ref<Portal>) -> Result<Ref<Thread>, Refusal> {
-    let handler = portal.handler().ok_or(Refusal::Status(Status::Dead))?;
+pub fn enter(
+    cpu: &Cpu,
+    caller: Ref<Context>,
+    handler: Option<Ref<Thread>>,
+) -> Result<Ref<Thread>, Refusal> {
+    let handler = handler.ok_or(Refusal::Status(Status::Dead))?;
     if !can_enter(cpu, caller, handler) {
         return Err(cannot_enter(cpu, caller, handler));
     }
@@ -48,8 +52,9 @@ pub fn enter(cpu: &Cpu, caller: Ref<Context>, portal: Ref<Portal>) -> Result<Ref
 /// Whether `caller` can call `handler` now.
 #[inline(always)]
 fn can_enter(cpu: &Cpu, caller: Ref<Context>, handler: Ref<Thread>) -> bool {
-    matches!(handler.context.state.get(), State::Idle | State::New)
-        && handler.context.cpu() == cpu.index
+    // First the CPU: the state on another one is not that with which it comes here.
+    handler.context.cpu() == cpu.index
+        && matches!(handler.context.state.get(), State::Idle | State::New)
         && (caller.depth.get() as usize) < MAX_CALL_DEPTH
 }
 
@@ -111,15 +116,17 @@ fn run_chain(cpu: &Cpu) {
 pub fn call(cpu: &Cpu, thread: Ref<Thread>, portal: Cap<kind::Portal, CALL>) -> Result<(), Status> {
     let (words, items) = lengths(thread.with_frame(|frame| frame.tag()))?;
     let portal = thread.domain.object_of_hot_path(portal)?;
+    // Once: the portal may end on another CPU, and capabilities must not arrive without their message.
+    let handler = portal.handler();
     if items > 0
-        && let Some(handler) = portal.handler()
+        && let Some(handler) = handler
         && can_enter(cpu, thread.context(), handler)
         && delegate::transfer(thread, handler, items)? == Progress::Again
     {
         thread.with_frame(Frame::restart);
         return Ok(());
     }
-    match enter(cpu, thread.context(), portal) {
+    match enter(cpu, thread.context(), handler) {
         Ok(handler) => {
             handler.context.reply_path.set(ReplyPath::Thread);
             let message = thread.with_frame(|frame| frame.message());
@@ -261,7 +268,7 @@ pub fn raise(cpu: &Cpu, thread: Ref<Thread>, exception: Exception) {
         .find::<Portal>(thread.exception_portal, Rights::CALL);
     match portal
         .map_err(Refusal::Status)
-        .and_then(|p| enter(cpu, thread.context(), p).map(|handler| (handler, p)))
+        .and_then(|p| enter(cpu, thread.context(), p.handler()).map(|handler| (handler, p)))
     {
         Ok((handler, portal)) => {
             thread.in_exception.set(true);
@@ -311,6 +318,10 @@ fn exception_reply(cpu: &Cpu, client: Ref<Thread>, handler: Ref<Thread>) {
             frame.set_gprs(&gprs);
         }
         if action.contains(ExceptionReply::SET_FRAME) {
+            if message[3] != frame.ip() {
+                // A system call that is not finished is not gone on with.
+                client.sync.set(None);
+            }
             frame.set_user(message[3], message[4], message[5]);
         }
     });

@@ -104,11 +104,12 @@ pub fn answer(context: Ref<Context>, to: u32) -> Result<Progress, Status> {
 
 /// On the CPU whose inbox `context` was in: lets go of it, in steps, or takes it up.
 pub fn serve(cpu: &Cpu, context: Ref<Context>) -> Progress {
-    let result = if context.header.ending() != Ending::Alive {
-        Err(Status::Dead)
-    } else if context.state.get() == State::Moving {
+    let result = if context.state.get() == State::Moving {
+        // Also what is ending: it ends where it has arrived.
         arrive(cpu, context);
         Ok(())
+    } else if context.header.ending() != Ending::Alive {
+        Err(Status::Dead)
     } else {
         match context.migration.request.get() {
             Some(request) if request.to != cpu.index => match may_leave(context, &request) {
@@ -146,6 +147,12 @@ fn leave(cpu: &Cpu, context: Ref<Context>, request: &Request) -> Progress {
     if context.dismiss_helpers() == Progress::Again {
         return Progress::Again;
     }
+    let sched = context.sched.get();
+    // Whoever binds one meanwhile finds out by the mark that it goes, or that it has gone.
+    if sched.is_none() && context.set_started(true) {
+        migration.end(Err(Status::Busy));
+        return Progress::Done;
+    }
     context.release_waiters(cpu, None);
     if let Some(vcpu) = context.as_vcpu() {
         // First: what leaves the CPU may have its timer looked after.
@@ -158,7 +165,6 @@ fn leave(cpu: &Cpu, context: Ref<Context>, request: &Request) -> Progress {
         .deadline
         .set(armed.then(|| context.timeout.deadline()));
     cpu.timeouts.disarm(&context.timeout);
-    let sched = context.sched.get();
     migration
         .replenish
         .set(sched.and_then(|sched| sched::leave(cpu, sched)));
@@ -169,6 +175,9 @@ fn leave(cpu: &Cpu, context: Ref<Context>, request: &Request) -> Progress {
     migration.state.set(context.state.get());
     context.state.set(State::Moving);
     cpu::by_index(request.to).post_arrival(context, sched);
+    if sched.is_none() {
+        context.set_started(false);
+    }
     Progress::Done
 }
 

@@ -130,7 +130,7 @@ fn call_monitor(cpu: &Cpu, vcpu: Ref<Vcpu>, exit: Exit) {
             return refused(cpu, vcpu, ipc::Refusal::Status(status));
         }
     };
-    match ipc::enter(cpu, vcpu.context(), portal) {
+    match ipc::enter(cpu, vcpu.context(), portal.handler()) {
         Ok(handler) => {
             handler.context.reply_path.set(ReplyPath::Vcpu);
             vcpu.arch.in_place().save(cpu, portal.groups);

@@ -300,6 +300,48 @@ pub const MUTATIONS: &[Mutation] = &[
     },
     // Other CPUs.
     Mutation {
+        name: "time is started where its thread was",
+        file: "cpu.rs",
+        line: "if sched.cpu() != context.cpu() {",
+        instead: "if sched.cpu() == u32::MAX {",
+    },
+    Mutation {
+        name: "time is bound to who is about to leave",
+        file: "migrate.rs",
+        line: "if sched.is_none() && context.set_started(true) {",
+        instead: "if sched.is_none() && context.set_started(true) && sched.is_some() {",
+    },
+    Mutation {
+        name: "who waits and is on its way is forgotten",
+        file: "destroy.rs",
+        line: "State::Moving => return Progress::Again,",
+        instead: "State::Moving => notification.detach(waiter),",
+    },
+    Mutation {
+        name: "a handler is called before it has arrived",
+        file: "ipc.rs",
+        line: "handler.context.cpu() == cpu.index\n        && matches!(handler.context.state.get(), State::Idle | State::New)",
+        instead: "matches!(handler.context.state.get(), State::Idle | State::New)\n        && handler.context.cpu() == cpu.index",
+    },
+    Mutation {
+        name: "capabilities arrive without their message",
+        file: "ipc.rs",
+        line: "match enter(cpu, thread.context(), handler) {",
+        instead: "match enter(cpu, thread.context(), portal.handler()) {",
+    },
+    Mutation {
+        name: "an unfinished system call is taken for the next one",
+        file: "ipc.rs",
+        line: "client.sync.set(None);",
+        instead: "let _ = client;",
+    },
+    Mutation {
+        name: "a line is masked that somebody else has bound",
+        file: "interrupt.rs",
+        line: "let mut state = interrupt.state.lock();\n        *state = Line::NEW;",
+        instead: "*interrupt.state.lock() = Line::NEW;",
+    },
+    Mutation {
         name: "a signal is lost that comes during a migration",
         file: "migrate.rs",
         line: "notification::arrive(cpu, notification);",

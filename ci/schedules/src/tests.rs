@@ -1,5 +1,6 @@
 //! What CPUs do at once. Each test goes through all schedules with so many switches, and says how many there were.
 
+use crate::arch;
 use crate::cell::Ref;
 use crate::context::State;
 use crate::domain::Domain;
@@ -12,6 +13,8 @@ use crate::sync::{Bounded, become_cpu, explore};
 use crate::thread::Thread;
 use crate::vcpu::Vcpu;
 use crate::world::{self, Object, Running, World};
+use abi::syscall::Tag;
+use abi::utcb::{Item, Window};
 use abi::vcpu::ExitKind;
 use abi::vcpu::x86_64::{CONTROL_HALT, Groups};
 use abi::{Op, Rights, Selector, Status};
@@ -577,6 +580,141 @@ fn a_migration_meets_the_end_of_what_moves() {
         w.root(Op::Signal, &[n]);
         assert_eq!(w.run(1), Running::User(mover));
         assert_eq!(world::result(mover).unwrap()[1], u64::MAX);
+    });
+}
+
+#[test]
+fn a_migration_meets_a_start() {
+    in_all_schedules(2, || {
+        let (w, [binder, mover]) = machine();
+        let (thread, sched) = (w.thread(1), w.sched(1, 9, 0, 0));
+        let (at, time) = (thread.at as u64, sched.at as u64);
+        together(
+            &w,
+            vec![
+                act(move |w| {
+                    let _ = completes(w, binder, Op::BindSched, &[time, at]);
+                }),
+                act(move |w| {
+                    let _ = completes(w, mover, Op::Migrate, &[at, 0, world::TIME as u64, 0]);
+                }),
+            ],
+        );
+        // They are on one CPU, where the thread runs, or the one does not know of the other.
+        let here = thread.object.context.cpu();
+        match world::result(binder) {
+            Ok(_) => assert_eq!(w.run(here), Running::User(thread.object)),
+            Err(status) => assert!(matches!(status, Status::WrongCpu | Status::Busy)),
+        }
+        if world::result(binder).is_err() {
+            w.bind(w.sched(here, 9, 0, 0), thread);
+            assert_eq!(w.run(here), Running::User(thread.object));
+            w.bind(sched, w.thread(1));
+        }
+        assert_ne!(w.run(1 - here), Running::User(thread.object));
+    });
+}
+
+#[test]
+fn a_migration_meets_a_call() {
+    in_all_schedules(1, || {
+        let (w, [_, _, mover]) = machine();
+        let (server, caller) = (w.client(0, 9), w.client(1, 6));
+        let (portal, n) = (w.portal(server, 7), w.notification());
+        assert_eq!(w.run(0), Running::User(server.object));
+        w.begin(server.object, Op::ReplyWait, 0, &[]);
+        w.run(0);
+        assert_eq!(w.run(1), Running::User(caller.object));
+        together(
+            &w,
+            vec![
+                act(|_| ()),
+                act(move |w| w.begin(caller.object, Op::Call, 0, &[portal])),
+                act(move |w| {
+                    let args = [server.at as u64, 1, world::TIME as u64, 0];
+                    let _ = completes(w, mover, Op::Migrate, &args);
+                }),
+            ],
+        );
+        if world::state(server) == State::Ready {
+            // It has its own time there.
+            assert_eq!(w.run(1), Running::User(server.object));
+            w.begin(server.object, Op::Wait, 0, &[n, u64::MAX]);
+            w.run(1);
+            w.delete(caller.at);
+            w.root(Op::Signal, &[n]);
+            assert_eq!(w.run(1), Running::User(server.object));
+        }
+    });
+}
+
+#[test]
+fn a_call_with_capabilities_meets_the_end_of_its_portal() {
+    in_all_schedules(1, || {
+        let (w, [caller, killer]) = machine();
+        let server = w.thread(0);
+        let (portal, n) = (w.portal(server, 7), w.notification());
+        let base = w.selector();
+        let window = Window { base, slots: 1 };
+        server.object.utcb.write(0, window.to_word());
+        let item = Item {
+            source: Selector(n as u32),
+            rights: Rights::SIGNAL.bits(),
+            flags: 0,
+            first: 1,
+            second: 0,
+        };
+        for (i, word) in item.to_words().into_iter().enumerate() {
+            caller.utcb.write(8 + Item::place(0) + i, word);
+        }
+        together(
+            &w,
+            vec![
+                act(move |w| {
+                    w.begin_with(caller, Tag::new(Op::Call, 0).with_items(1), &[portal]);
+                    while w.restarts(caller) {
+                        shuttle::thread::yield_now();
+                        w.interrupts(0);
+                        w.again(caller);
+                    }
+                }),
+                act(move |w| {
+                    assert!(completes(w, killer, Op::Delete, &[portal]).is_ok());
+                }),
+            ],
+        );
+        // Both have arrived, or none.
+        let called = world::state(server) == State::Ready;
+        let slot = w.root.slot(Selector(base)).unwrap();
+        assert_eq!(called, !slot.is_free());
+    });
+}
+
+#[test]
+fn a_line_is_bound_anew_while_its_notification_ends() {
+    in_all_schedules(1, || {
+        let (w, [_, killer, binder]) = machine();
+        // Its CPU takes the line away.
+        let (_, n) = waiting(&w);
+        let (line, m) = (world::LINES as u64, w.notification());
+        w.root(Op::InterruptBind, &[line, n, 1]);
+        together(
+            &w,
+            vec![
+                act(|_| ()),
+                act(move |w| {
+                    assert!(completes(w, killer, Op::Delete, &[n]).is_ok());
+                }),
+                act(move |w| {
+                    let bind = || completes(w, binder, Op::InterruptBind, &[line, m, 1]);
+                    while bind().err() == Some(Status::Busy) {
+                        shuttle::thread::yield_now();
+                    }
+                }),
+            ],
+        );
+        assert!(world::result(binder).is_ok());
+        assert!(!arch::LINES[0].masked.load(Ordering::SeqCst));
     });
 }
 

@@ -456,6 +456,42 @@ fn exceptions_and_the_answers_to_them() {
 }
 
 #[test]
+fn who_is_taken_out_of_a_system_call_makes_the_next_one_anew() {
+    let w = World::new(2);
+    let handler = w.thread(0);
+    let portal = w.portal(handler, 7);
+    let thread = w.thread_with(0, portal as u32);
+    w.bind(w.sched(0, 5, 0, 0), thread);
+    assert_eq!(w.run(0), user(thread));
+    let n = w.notification();
+    // It waits for the other CPU only.
+    w.begin(thread.object, Op::Delete, 0, &[n]);
+    w.interrupts(0);
+    w.again(thread.object);
+    assert!(w.restarts(thread.object));
+    let exception = Exception {
+        vector: 14,
+        error: 0,
+        address: 0,
+    };
+    ipc::raise(&w.cpu(0), thread.object, exception);
+    assert_eq!(w.run(0), user(handler));
+    assert_eq!(
+        w.does(handler, Op::ReplyWait, &[0, 3, 0, 0, 0x7000, 0, 0]),
+        user(thread)
+    );
+    w.root(Op::CreateNotification, &[1, n]);
+    w.run(1);
+    w.begin(thread.object, Op::Delete, 0, &[n]);
+    while w.restarts(thread.object) {
+        (0..2).for_each(|cpu| w.interrupts(cpu));
+        w.again(thread.object);
+    }
+    assert!(w.result(thread).is_ok());
+    assert!(w.root.slot(abi::Selector(n as u32)).unwrap().is_free());
+}
+
+#[test]
 fn an_exception_whose_handler_is_busy() {
     let w = World::new(1);
     let handler = w.thread(0);

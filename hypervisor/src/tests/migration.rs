@@ -88,7 +88,7 @@ fn on_its_way<T: HasContext>(w: &World, asker: Object<Thread>, what: Object<T>) 
 
 #[test]
 fn nothing_is_lost_on_the_way() {
-    for event in 0..7 {
+    for event in 0..8 {
         let w = World::new(2);
         let [thread, asker, low1] = three(&w);
         let n = w.notification();
@@ -107,25 +107,23 @@ fn nothing_is_lost_on_the_way() {
                 assert_eq!(w.result(low1), Err(Status::Busy));
                 w.root(Op::Signal, &[n]);
             }
-            // Ends, asked for by the CPU that it left.
-            4 => {
-                w.try_root_on(1, Op::Delete, &[n]).unwrap();
-            }
-            5 => {
-                w.try_root_on(1, Op::Delete, &[thread.at as u64]).unwrap();
+            // Ends, asked for by either.
+            4 | 5 => {
+                w.try_root_on(event - 4, Op::Delete, &[n]).unwrap();
             }
             _ => {
-                w.try_root_on(0, Op::Delete, &[thread.at as u64]).unwrap();
+                let end = [thread.at as u64];
+                w.try_root_on(event - 6, Op::Delete, &end).unwrap();
             }
         }
         w.run(1);
         let running = w.run(0);
         assert_eq!(w.run(1), Running::User(low1.object));
-        if event < 5 {
+        if event < 6 {
             assert_eq!(running, Running::User(thread.object));
             let expected = match event {
                 2 => Err(Status::Timeout),
-                4 => Err(Status::Aborted),
+                4 | 5 => Err(Status::Aborted),
                 _ => Ok(u64::MAX),
             };
             assert_eq!(w.result(thread).map(|results| results[1]), expected);
@@ -134,7 +132,7 @@ fn nothing_is_lost_on_the_way() {
             w.does(thread, Op::Wait, &[n, u64::MAX]);
         }
         assert_eq!(w.run(0), Running::User(asker.object));
-        let known = if event < 5 {
+        let known = if event < 6 {
             Ok(())
         } else {
             Err(Status::BadCapability)
@@ -208,6 +206,28 @@ fn a_spent_budget_stays_spent() {
     assert_eq!(w.run(0), Running::User(low[0].object));
     arch::set_now(2000);
     assert_eq!(w.run(0), Running::User(thread.object));
+}
+
+#[test]
+fn a_spent_budget_stays_spent_when_who_moves_ends() {
+    for killer in [0, 1] {
+        let w = World::new(2);
+        let asker = w.client(0, 5);
+        let thread = w.thread(1);
+        let sched = w.sched(1, 9, 100, 1000);
+        w.bind(sched, thread);
+        assert_eq!(w.run(1), Running::User(thread.object));
+        arch::set_now(100);
+        assert_eq!(w.run(1), Running::Idle);
+        on_its_way(&w, asker, thread);
+        w.try_root_on(killer, Op::Delete, &[thread.at as u64])
+            .unwrap();
+        let next = w.thread(0);
+        w.bind(sched, next);
+        assert_eq!(w.run(0), Running::User(asker.object));
+        arch::set_now(1000);
+        assert_eq!(w.run(0), Running::User(next.object));
+    }
 }
 
 #[test]

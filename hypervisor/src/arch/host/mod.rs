@@ -193,7 +193,7 @@ pub fn virtualization() -> Virtualization {
 /// An interrupt line, as its controller has it.
 pub struct Line {
     /// Whether it is masked.
-    pub masked: AtomicBool,
+    pub masked: crate::sync::atomic::AtomicBool,
     /// Whether the device holds a level-triggered line active, or an edge waits to be taken.
     pub active: AtomicBool,
     mode: AtomicU32,
@@ -202,7 +202,7 @@ pub struct Line {
 /// The interrupt lines.
 pub static LINES: [Line; 16] = [const {
     Line {
-        masked: AtomicBool::new(true),
+        masked: crate::sync::atomic::AtomicBool::new(true),
         active: AtomicBool::new(false),
         mode: AtomicU32::new(0),
     }

@@ -131,10 +131,11 @@ pub unsafe extern "C" fn syscall_entry() {
         "je 2f",
         "cmp byte ptr gs:[{general_switch}], 0",
         "jne 10f",
-        "cmp qword ptr [rbx + {fast}], 0",
-        "je 10f",
+        // Read once: another CPU clears it when it maps the first port.
         "mov gs:[{space}], rbx",
         "mov rbx, [rbx + {fast}]",
+        "test rbx, rbx",
+        "jz 16f",
         "mov cr3, rbx",
         "2:",
         // From here on it happens.
@@ -160,6 +161,12 @@ pub unsafe extern "C" fn syscall_entry() {
         "swapgs",
         "sysretq",
 
+        // The space is still the one before, but that is not known any more.
+        "16:",
+        "mov qword ptr gs:[{space}], 0",
+        "jmp 10f",
+        "17:",
+        "mov qword ptr gs:[{space}], 0",
         // An unusual ReplyWait or Call: nothing has happened yet. What held kernel addresses is scrubbed.
         "14:",
         "mov eax, {reply_wait}",
@@ -190,10 +197,11 @@ pub unsafe extern "C" fn syscall_entry() {
         "je 3f",
         "cmp byte ptr gs:[{general_switch}], 0",
         "jne 14b",
-        "cmp qword ptr [r15 + {fast}], 0",
-        "je 14b",
+        // As above.
         "mov gs:[{space}], r15",
         "mov r15, [r15 + {fast}]",
+        "test r15, r15",
+        "jz 17b",
         "mov cr3, r15",
         "3:",
         "stage_save_reply:",
