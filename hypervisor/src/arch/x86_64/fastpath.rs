@@ -124,7 +124,8 @@ pub unsafe extern "C" fn syscall_entry() {
         "cmp ebx, {max_depth}",
         "ja 10f",
         "mov [r15 + {depth}], bl",
-        // Its space, if it is another one. Neither side may use I/O ports, and no guest be loaded.
+        // Its space, if it is another one. Neither side may use I/O ports, and no guest be loaded. If the space gets its first ports
+        // at this moment, its threads have them when this CPU passes the epoch that follows.
         "stage_switch_call:",
         "mov rbx, [r15 + {thread_space}]",
         "cmp rbx, gs:[{space}]",
@@ -134,7 +135,7 @@ pub unsafe extern "C" fn syscall_entry() {
         "cmp qword ptr [rbx + {fast}], 0",
         "je 10f",
         "mov gs:[{space}], rbx",
-        "mov rbx, [rbx + {fast}]",
+        "mov rbx, [rbx + {switch}]",
         "mov cr3, rbx",
         "2:",
         // From here on it happens.
@@ -193,7 +194,7 @@ pub unsafe extern "C" fn syscall_entry() {
         "cmp qword ptr [r15 + {fast}], 0",
         "je 14b",
         "mov gs:[{space}], r15",
-        "mov r15, [r15 + {fast}]",
+        "mov r15, [r15 + {switch}]",
         "mov cr3, r15",
         "3:",
         "stage_save_reply:",
@@ -341,6 +342,7 @@ pub unsafe extern "C" fn syscall_entry() {
         handler = const portal::HANDLER,
         identity = const portal::IDENTITY,
         fast = const offset_of!(Space, fast),
+        switch = const offset_of!(Space, switch),
         thread_domain = const offset_of!(Thread, domain),
         thread_space = const offset_of!(Thread, space),
         caller = const offset_of!(Thread, caller),
