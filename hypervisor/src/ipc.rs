@@ -32,6 +32,16 @@ pub enum Refusal {
 #[inline(always)]
 pub fn enter(cpu: &Cpu, caller: Ref<Context>, portal: Ref<Portal>) -> Result<Ref<Thread>, Refusal> {
     let handler = portal.handler().ok_or(Refusal::Status(Status::Dead))?;
+    enter_handler(cpu, caller, handler)
+}
+
+/// As [`enter`], of a portal that had this handler at a look before: another CPU may have deleted it since.
+#[inline(always)]
+fn enter_handler(
+    cpu: &Cpu,
+    caller: Ref<Context>,
+    handler: Ref<Thread>,
+) -> Result<Ref<Thread>, Refusal> {
     if !can_enter(cpu, caller, handler) {
         return Err(cannot_enter(cpu, caller, handler));
     }
@@ -111,15 +121,16 @@ fn run_chain(cpu: &Cpu) {
 pub fn call(cpu: &Cpu, thread: Ref<Thread>, portal: Cap<kind::Portal, CALL>) -> Result<(), Status> {
     let (words, items) = lengths(thread.with_frame(|frame| frame.tag()))?;
     let portal = thread.domain.object_of_hot_path(portal)?;
+    // Once: who gets the capabilities gets the call.
+    let handler = portal.handler().ok_or(Status::Dead)?;
     if items > 0
-        && let Some(handler) = portal.handler()
         && can_enter(cpu, thread.context(), handler)
         && delegate::transfer(thread, handler, items)? == Progress::Again
     {
         thread.with_frame(Frame::restart);
         return Ok(());
     }
-    match enter(cpu, thread.context(), portal) {
+    match enter_handler(cpu, thread.context(), handler) {
         Ok(handler) => {
             handler.context.reply_path.set(ReplyPath::Thread);
             let message = thread.with_frame(|frame| frame.message());

@@ -12,6 +12,8 @@ use crate::sync::{Bounded, become_cpu, explore};
 use crate::thread::Thread;
 use crate::vcpu::Vcpu;
 use crate::world::{self, Object, Running, World};
+use abi::syscall::Tag;
+use abi::utcb::{Item, Window};
 use abi::vcpu::ExitKind;
 use abi::vcpu::x86_64::{CONTROL_HALT, Groups};
 use abi::{Op, Rights, Selector, Status};
@@ -436,6 +438,55 @@ fn a_signal_arrives_whole_or_not_at_all_at_the_end() {
             Ok(results) => assert_eq!(results[1], u64::MAX),
             Err(status) => assert_eq!(status, Status::Aborted),
         }
+    });
+}
+
+#[test]
+fn a_capability_arrives_with_its_call_or_not_at_all() {
+    in_all_schedules(2, || {
+        let (w, [caller, killer]) = machine();
+        let handler = w.thread(0);
+        let (portal, n) = (w.portal(handler, 7), w.notification());
+        let window = Window {
+            base: w.selector(),
+            slots: 1,
+        };
+        handler.object.utcb.write(0, window.to_word());
+        let item = Item {
+            source: Selector(n as u32),
+            rights: Rights::SIGNAL.bits(),
+            flags: 0,
+            first: 1,
+            second: 0,
+        };
+        // The first word of a message is behind the head of the page.
+        for (i, word) in item.to_words().into_iter().enumerate() {
+            caller.utcb.write(8 + Item::place(0) + i, word);
+        }
+        together(
+            &w,
+            vec![
+                act(move |w| {
+                    let tag = Tag::new(Op::Call, 0).with_items(1);
+                    w.begin_with(caller, tag, &[portal]);
+                    while w.restarts(caller) {
+                        shuttle::thread::yield_now();
+                        w.interrupts(0);
+                        w.again(caller);
+                    }
+                }),
+                act(move |w| {
+                    assert!(completes(w, killer, Op::Delete, &[portal]).is_ok());
+                }),
+            ],
+        );
+        let called = caller.context.state.get() == State::InCall;
+        if !called {
+            let status = world::result(caller).unwrap_err();
+            assert!(matches!(status, Status::Dead | Status::BadCapability));
+        }
+        let arrived = !w.root.slot(Selector(window.base)).unwrap().is_free();
+        assert_eq!(arrived, called);
     });
 }
 
