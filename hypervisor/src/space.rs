@@ -35,6 +35,8 @@ pub struct Space {
     pub mappings: AtomicU32,
     /// What switches to it, as the architecture has it; 0: that takes more than loading a register.
     pub fast: AtomicU64,
+    /// What `fast` was at first: it stays, where `fast` can become 0 between two looks at it.
+    pub switch: u64,
     /// Threads and vCPUs that use it; under the tree's lock.
     users: Ring,
     /// The CPUs that threads or vCPUs were made for which run in it, a bit for each: no other one loads its tables. None
@@ -108,13 +110,14 @@ impl Mapped {
 impl Space {
     /// An empty space with these tables.
     pub fn new(header: Header, kind: SpaceKind, tag: u16, table: PageTable) -> Space {
-        let fast = table.fast_switch(tag);
+        let switch = table.fast_switch(tag);
         Space {
             header,
             kind,
             tag,
             table,
-            fast: AtomicU64::new(fast),
+            fast: AtomicU64::new(switch),
+            switch,
             mappings: AtomicU32::new(0),
             users: Ring::new(),
             cpus: AtomicU64::new(0),

@@ -4,7 +4,7 @@ use crate::arch::{self, VcpuState};
 use abi::boot::{BootInfo, ROOT_DOMAIN, ROOT_FREE, ROOT_SPACE, ROOT_TIME};
 use abi::syscall::{SpaceKind, ThreadFlags};
 use abi::vcpu::{EXIT_KINDS, ExitKind, exit_kind};
-use abi::{Rights, Selector};
+use abi::{Rights, Selector, Status};
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use rt::syscall::{self, Deadline, MapParameters, ThreadParameters, Time, VcpuParameters};
 use trial::{Stack, create_thread, map_code, map_head, place_code};
@@ -156,6 +156,12 @@ pub extern "C" fn exit(guest: u64, kind: u64, info: u64) -> u64 {
             return arch::STARTUP.bits();
         }
         Some(ExitKind::Kick) => return 0,
+        // It has nothing to say.
+        kind if guest == arch::ENDLESS => {
+            fail([100 + guest, kind.map_or(u64::MAX, |k| k as u64), info, 0]);
+            // SAFETY: as above.
+            return unsafe { arch::halt(page).bits() };
+        }
         Some(ExitKind::Hypercall) => {
             // SAFETY: as above.
             match unsafe { arch::request(page, info) } {
@@ -193,64 +199,93 @@ fn fail(words: [u64; 4]) {
     let _ = syscall::signal(DONE);
 }
 
+/// A guest with its code, which does not run yet.
+fn create_guest(
+    memory: Selector,
+    guest: u64,
+    code: impl Iterator<Item = u8>,
+) -> Result<(), Failure> {
+    let window = WINDOW + guest * SIZE;
+    // SAFETY: it is mapped, and used for nothing else.
+    unsafe { place_code(window..window + SIZE, CODE, code) };
+    let space = of(guest, SPACE);
+    syscall::create_space(ROOT_DOMAIN, space, SpaceKind::Guest)?;
+    let part = MapParameters {
+        offset: guest * SIZE,
+        address: 0,
+        size: SIZE,
+        rights: Rights::RW | Rights::EXEC,
+    };
+    syscall::map(memory, space, of(guest, GUEST_MEMORY), &part)?;
+    for kind in 0..EXIT_KINDS {
+        let portal = of(guest, PORTALS + kind);
+        let groups = arch::SAVED.bits();
+        syscall::create_portal(ROOT_DOMAIN, portal, THREAD, guest, groups)?;
+    }
+    let vcpu = VcpuParameters {
+        domain: ROOT_DOMAIN,
+        guest_space: space,
+        cpu: 0,
+        host_space: ROOT_SPACE,
+        state: STATE + guest * 0x1000,
+        portals: of(guest, PORTALS),
+    };
+    syscall::create_vcpu(ROOT_DOMAIN, of(guest, VCPU), &vcpu)?;
+    syscall::create_notification(ROOT_DOMAIN, of(guest, KICK))?;
+    syscall::bind_kick(of(guest, VCPU), of(guest, KICK))?;
+    let time = Time {
+        priority: 10,
+        budget: 0,
+        period: 0,
+    };
+    syscall::create_sched(ROOT_DOMAIN, of(guest, SCHED), ROOT_TIME, 0, time)?;
+    Ok(())
+}
+
 /// Runs both guests; returns the turns of each.
 pub fn run(info: &BootInfo) -> Result<u64, Failure> {
     arch::look_at(info);
-    let memory = trial::ram(info, 2 * SIZE)?;
-    let map = |offset, address, size, rights| MapParameters {
-        offset,
-        address,
-        size,
-        rights,
+    let memory = trial::ram(info, 3 * SIZE)?;
+    let whole = MapParameters {
+        offset: 0,
+        address: WINDOW,
+        size: 3 * SIZE,
+        rights: Rights::RW,
     };
-    let whole = map(0, WINDOW, 2 * SIZE, Rights::RW);
     syscall::map(memory, ROOT_SPACE, MEMORY, &whole)?;
     syscall::create_notification(ROOT_DOMAIN, DONE)?;
     create_thread(THREAD, UTCB, arch::monitor, HANDLER_STACK.top())?;
     create_witness(info)?;
     for guest in 0..2 {
-        let window = WINDOW + guest * SIZE;
-        // SAFETY: just mapped, and used for nothing else.
-        unsafe { place_code(window..window + SIZE, CODE, arch::code()) };
-        let space = of(guest, SPACE);
-        syscall::create_space(ROOT_DOMAIN, space, SpaceKind::Guest)?;
-        let rights = Rights::RW | Rights::EXEC;
-        let part = map(guest * SIZE, 0, SIZE, rights);
-        syscall::map(memory, space, of(guest, GUEST_MEMORY), &part)?;
-        for kind in 0..EXIT_KINDS {
-            let portal = of(guest, PORTALS + kind);
-            let groups = arch::SAVED.bits();
-            syscall::create_portal(ROOT_DOMAIN, portal, THREAD, guest, groups)?;
-        }
-        let vcpu = VcpuParameters {
-            domain: ROOT_DOMAIN,
-            guest_space: space,
-            cpu: 0,
-            host_space: ROOT_SPACE,
-            state: STATE + guest * 0x1000,
-            portals: of(guest, PORTALS),
-        };
-        syscall::create_vcpu(ROOT_DOMAIN, of(guest, VCPU), &vcpu)?;
-        syscall::create_notification(ROOT_DOMAIN, of(guest, KICK))?;
-        syscall::bind_kick(of(guest, VCPU), of(guest, KICK))?;
-        let time = Time {
-            priority: 10,
-            budget: 0,
-            period: 0,
-        };
-        syscall::create_sched(ROOT_DOMAIN, of(guest, SCHED), ROOT_TIME, 0, time)?;
+        create_guest(memory, guest, arch::code())?;
     }
     for guest in 0..2 {
         syscall::bind_sched(of(guest, SCHED), of(guest, VCPU))?;
     }
     syscall::wait(DONE, Deadline::NEVER)?;
+    verdict()?;
+    // Nobody waits for one who gets nowhere.
+    create_guest(memory, arch::ENDLESS, arch::endless_code())?;
+    syscall::bind_sched(of(arch::ENDLESS, SCHED), of(arch::ENDLESS, VCPU))?;
+    match syscall::wait(DONE, Deadline::after(info.counter_hz / 50)) {
+        Err(Status::Timeout) => {}
+        other => {
+            verdict()?;
+            other?;
+        }
+    }
+    Ok(ROUNDS)
+}
+
+/// What was found so far.
+fn verdict() -> Result<(), Failure> {
     if let Some(what) = MONITOR[0].load(Ordering::Relaxed).checked_sub(1) {
         let check = arch::CHECKS[what as usize % arch::CHECKS.len()];
         return Err(Failure::Monitor(check, MONITOR[1].load(Ordering::Relaxed)));
     }
     let [first, second, third, fourth] = [0, 1, 2, 3].map(|i| FAILURE[i].load(Ordering::Relaxed));
     match first {
-        0 => Ok(ROUNDS),
+        0 => Ok(()),
         100.. => Err(Failure::Exit(first - 100, second, third)),
         guest => Err(Failure::Changed {
             guest: guest - 1,

@@ -143,6 +143,9 @@ static MATRICES: AtomicU64 = AtomicU64::new(0);
 
 /// The state in which a guest starts.
 pub fn initial_state(guest: u64) -> VcpuState {
+    if guest == ENDLESS {
+        return endless_state();
+    }
     let mut gpr = [0; abi::vcpu::aarch64::GPRS];
     gpr[20] = seed(guest);
     gpr[21] = ROUNDS;
@@ -155,6 +158,22 @@ pub fn initial_state(guest: u64) -> VcpuState {
         gpr,
         vmpidr: state.vmpidr | guest,
         ..state
+    }
+}
+
+/// The guest that gets nowhere: its exceptions end in themselves.
+pub const ENDLESS: u64 = 2;
+
+/// SVC, which goes where it is.
+pub fn endless_code() -> impl Iterator<Item = u8> {
+    core::iter::repeat_n(0xd400_0001u32.to_le_bytes(), 0x800 / 4).flatten()
+}
+
+/// The state in which [`ENDLESS`] starts: in the vector of exceptions at its own level.
+fn endless_state() -> VcpuState {
+    VcpuState {
+        vbar_el1: CODE,
+        ..trial::initial_state(CODE + 0x200)
     }
 }
 

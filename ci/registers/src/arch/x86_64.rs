@@ -5,7 +5,7 @@ mod guest;
 use crate::turns::{CODE, Harm, ROUNDS, Request, exit, seed};
 use abi::Op;
 use abi::boot::{BootInfo, Virtualization};
-use abi::vcpu::x86_64::{CONTROL_HALT, RAX, RBX, RCX, RDX, RSP, Segment};
+use abi::vcpu::x86_64::{CONTROL_HALT, RAX, RBX, RCX, RDX, RSP, Segment, Table};
 use core::arch::x86_64::__cpuid;
 use core::arch::{asm, naked_asm};
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -224,6 +224,9 @@ pub fn check_witness([tsc_aux, xcr0, ..]: Words) -> Option<Harm> {
 
 /// The state in which a guest starts: 64-bit mode, on the page tables that come with its code.
 pub fn initial_state(guest: u64) -> VcpuState {
+    if guest == ENDLESS {
+        return endless_state();
+    }
     let state = trial::initial_state(CODE);
     let mut gpr = [0; 16];
     gpr[RAX] = seed(guest);
@@ -253,6 +256,66 @@ pub fn initial_state(guest: u64) -> VcpuState {
             ..state.cs
         },
         tsc_aux: tsc_aux(guest),
+        ..state
+    }
+}
+
+/// The guest that gets nowhere: #AC cannot be delivered to it, as that raises #AC (CVE-2015-5307). The processor finds no moment
+/// at which it could take an interrupt. QEMU 7.2 has no #AC, there it is an endless loop.
+pub const ENDLESS: u64 = 2;
+
+/// Its descriptors and gates, from [`CODE`] on.
+const ENDLESS_GDT: u64 = CODE + 16;
+const ENDLESS_IDT: u64 = ENDLESS_GDT + 32;
+const ENDLESS_GATES: u64 = 18;
+/// Code and data of privilege level 3.
+const ENDLESS_SEGMENTS: [u16; 2] = [0x0b, 0x13];
+
+/// Writes to its stack, which is not aligned. Each exception goes there again, at the same privilege level.
+pub fn endless_code() -> impl Iterator<Item = u8> {
+    // PUSH EAX; JMP to itself.
+    let code = u64::from_le_bytes([0x50, 0xeb, 0xfe, 0, 0, 0, 0, 0]);
+    let descriptors = [0, 0x00cf_fb00_0000_ffff, 0x00cf_f300_0000_ffff, 0];
+    let gate = 0xef00 << 32 | u64::from(ENDLESS_SEGMENTS[0]) << 16 | CODE;
+    let gates = core::iter::repeat_n(gate, ENDLESS_GATES as usize);
+    let words = [code, 0].into_iter().chain(descriptors).chain(gates);
+    words.flat_map(u64::to_le_bytes)
+}
+
+/// The state in which [`ENDLESS`] starts.
+fn endless_state() -> VcpuState {
+    const AM: u64 = 1 << 18;
+    const AC_AND_IF: u64 = 1 << 18 | 1 << 9;
+    let state = trial::initial_state(CODE);
+    let mut gpr = [0; 16];
+    gpr[RSP] = STACK + 2;
+    let data = Segment {
+        selector: ENDLESS_SEGMENTS[1],
+        access: 0xc0f3,
+        ..state.ds
+    };
+    VcpuState {
+        gpr,
+        cr0: state.cr0 | AM,
+        rflags: state.rflags | AC_AND_IF,
+        cs: Segment {
+            selector: ENDLESS_SEGMENTS[0],
+            access: 0xc0fb,
+            ..state.cs
+        },
+        ss: data,
+        ds: data,
+        es: data,
+        fs: data,
+        gs: data,
+        gdtr: Table {
+            limit: 31,
+            base: ENDLESS_GDT,
+        },
+        idtr: Table {
+            limit: 8 * ENDLESS_GATES - 1,
+            base: ENDLESS_IDT,
+        },
         ..state
     }
 }

@@ -124,18 +124,18 @@ pub unsafe extern "C" fn syscall_entry() {
         "cmp ebx, {max_depth}",
         "ja 10f",
         "mov [r15 + {depth}], bl",
-        // Its space, if it is another one. Neither side may use I/O ports, and no guest be loaded.
+        // Its space, if it is another one. Neither side may use I/O ports, and no guest be loaded. If the space gets its first ports
+        // at this moment, its threads have them when this CPU passes the epoch that follows.
         "stage_switch_call:",
         "mov rbx, [r15 + {thread_space}]",
         "cmp rbx, gs:[{space}]",
         "je 2f",
         "cmp byte ptr gs:[{general_switch}], 0",
         "jne 10f",
-        // Read once: another CPU clears it when it maps the first port.
+        "cmp qword ptr [rbx + {fast}], 0",
+        "je 10f",
         "mov gs:[{space}], rbx",
-        "mov rbx, [rbx + {fast}]",
-        "test rbx, rbx",
-        "jz 16f",
+        "mov rbx, [rbx + {switch}]",
         "mov cr3, rbx",
         "2:",
         // From here on it happens.
@@ -161,12 +161,6 @@ pub unsafe extern "C" fn syscall_entry() {
         "swapgs",
         "sysretq",
 
-        // The space is still the one before, but that is not known any more.
-        "16:",
-        "mov qword ptr gs:[{space}], 0",
-        "jmp 10f",
-        "17:",
-        "mov qword ptr gs:[{space}], 0",
         // An unusual ReplyWait or Call: nothing has happened yet. What held kernel addresses is scrubbed.
         "14:",
         "mov eax, {reply_wait}",
@@ -197,11 +191,10 @@ pub unsafe extern "C" fn syscall_entry() {
         "je 3f",
         "cmp byte ptr gs:[{general_switch}], 0",
         "jne 14b",
-        // As above.
+        "cmp qword ptr [r15 + {fast}], 0",
+        "je 14b",
         "mov gs:[{space}], r15",
-        "mov r15, [r15 + {fast}]",
-        "test r15, r15",
-        "jz 17b",
+        "mov r15, [r15 + {switch}]",
         "mov cr3, r15",
         "3:",
         "stage_save_reply:",
@@ -349,6 +342,7 @@ pub unsafe extern "C" fn syscall_entry() {
         handler = const portal::HANDLER,
         identity = const portal::IDENTITY,
         fast = const offset_of!(Space, fast),
+        switch = const offset_of!(Space, switch),
         thread_domain = const offset_of!(Thread, domain),
         thread_space = const offset_of!(Thread, space),
         caller = const offset_of!(Thread, caller),

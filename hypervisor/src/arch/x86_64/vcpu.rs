@@ -62,7 +62,9 @@ pub fn after_guest(cpu: &Cpu, vcpu: Ref<Vcpu>, outcome: Outcome) -> Option<Exit>
         Outcome::HostMachineCheck => {
             crate::panic::fatal(format_args!("machine check while a guest ran"))
         }
-        Outcome::Resume => {}
+        // An exception that is passed on can end in another one before the guest does anything, for ever: then this is the only
+        // moment for interrupts.
+        Outcome::Resume => super::take_interrupts(cpu),
     }
     None
 }
