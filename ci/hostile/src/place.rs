@@ -22,13 +22,50 @@ pub const UNUSED: u64 = 0x1_0000_0000;
 
 const _: () = assert!(MOST_THREADS * STACK <= GUEST);
 
+/// A number that threads without respect for this memory do not forge: it is there twice.
+#[repr(C)]
+#[derive(Default)]
+pub struct Twice {
+    value: u64,
+    inverse: u64,
+}
+
+impl Twice {
+    /// The number, or 0 if somebody has written over it.
+    ///
+    /// # Safety
+    /// `place` can be read.
+    pub unsafe fn read(place: *const Twice) -> u64 {
+        // SAFETY: the caller's.
+        let (value, inverse) = unsafe {
+            (
+                (&raw const (*place).value).read_volatile(),
+                (&raw const (*place).inverse).read_volatile(),
+            )
+        };
+        if value == !inverse { value } else { 0 }
+    }
+
+    /// Sets the number.
+    ///
+    /// # Safety
+    /// `place` can be written.
+    pub unsafe fn write(place: *mut Twice, value: u64) {
+        // SAFETY: the caller's.
+        unsafe {
+            (&raw mut (*place).value).write_volatile(value);
+            (&raw mut (*place).inverse).write_volatile(!value);
+        }
+    }
+}
+
 /// What a thread is told, and what it tells.
 #[repr(C)]
 pub struct Control {
     /// State of its generator.
     pub seed: u64,
     /// System calls that it made.
-    pub calls: u64,
+    pub calls: Twice,
     /// 0: makes calls. 1: handles them.
     pub role: u64,
     /// A handler calls this selector before it answers, unless it is 0.
@@ -40,9 +77,7 @@ pub struct Control {
     /// What the calls returned, as one number.
     pub digest: u64,
     /// 0, or a call that returned what it must not: its tag, and bits 32–63 the tag that it returned.
-    pub undeclared: u64,
-    /// The same, inverted: other threads have no respect for this memory, and what they write is no such pair.
-    pub undeclared_inverse: u64,
+    pub undeclared: Twice,
 }
 
 /// Offset of the control block of thread `number`, which is also its first stack pointer.

@@ -3,7 +3,7 @@
 use crate::arch::{self, FLAGS, entry, moves};
 use crate::calls::{self, Call, Targets, table};
 use crate::monitor;
-use crate::place::{self, Control};
+use crate::place::{self, Control, Twice};
 use crate::random::{Random, mix};
 use abi::utcb::exception::ExceptionReply;
 use abi::utcb::{ITEMS, Item, Utcb, Window};
@@ -35,7 +35,7 @@ impl Thread {
         unsafe {
             (&raw mut (*self.control).seed).write_volatile(self.random.0);
             let calls = &raw mut (*self.control).calls;
-            calls.write_volatile(calls.read_volatile() + 1);
+            Twice::write(calls, Twice::read(calls) + 1);
         }
         let sets_registers = call.arguments[1] & ExceptionReply::SET_GPRS.bits() != 0;
         if Tag(call.tag).op() == Op::ReplyWait as u8 && sets_registers {
@@ -56,8 +56,7 @@ impl Thread {
         unsafe {
             if undeclared {
                 let both = tag & u64::from(u32::MAX) | result.tag << 32;
-                (&raw mut (*self.control).undeclared).write_volatile(both);
-                (&raw mut (*self.control).undeclared_inverse).write_volatile(!both);
+                Twice::write(&raw mut (*self.control).undeclared, both);
             }
             let digest = &raw mut (*self.control).digest;
             digest.write_volatile(mix(digest.read_volatile() ^ result.tag));

@@ -4,7 +4,7 @@ use super::{Driver, ECHO, must};
 use crate::arch::{self, guest};
 use crate::calls::table;
 use crate::monitor;
-use crate::place::{self, AREA, Control};
+use crate::place::{self, AREA, Control, Twice};
 use crate::random::{Random, mix};
 use abi::boot::{ROOT_DOMAIN, ROOT_FREE, ROOT_INTERRUPTS, ROOT_LOG, ROOT_PORTS, ROOT_TIME};
 use abi::cap::TimeLimit;
@@ -109,14 +109,9 @@ impl Victim {
     pub fn undeclared(&self) -> Option<(Tag, Tag)> {
         let mut found = (0..self.threads).map(|thread| {
             // SAFETY: as in `take_calls`.
-            unsafe {
-                let control = self.control(thread);
-                let both = (&raw const (*control).undeclared).read_volatile();
-                let inverse = (&raw const (*control).undeclared_inverse).read_volatile();
-                (both, inverse)
-            }
+            unsafe { Twice::read(&raw const (*self.control(thread)).undeclared) }
         });
-        let (both, _) = found.find(|&(both, inverse)| both == !inverse)?;
+        let both = found.find(|&both| both != 0)?;
         Some((Tag(both & u64::from(u32::MAX)), Tag(both >> 32)))
     }
 
@@ -127,11 +122,9 @@ impl Victim {
             // SAFETY: the domain's memory is mapped here for the driver, and nobody else can reach it any more.
             unsafe {
                 let control = self.control(thread);
-                // More than fit into a round were written by a thread that took this memory for something else.
-                let calls = (&raw const (*control).calls).read_volatile();
-                let calls = if calls >> 32 == 0 { calls } else { 0 };
+                let calls = Twice::read(&raw const (*control).calls);
                 let digest = (&raw const (*control).digest).read_volatile();
-                (&raw mut (*control).calls).write_volatile(0);
+                Twice::write(&raw mut (*control).calls, 0);
                 (&raw mut (*control).digest).write_volatile(0);
                 (calls, digest)
             }
@@ -241,14 +234,13 @@ impl Driver {
             };
             let control = Control {
                 seed: self.random.word(),
-                calls: 0,
+                calls: Twice::default(),
                 role,
                 next,
                 number: t,
                 cpus: self.cpus,
                 digest: 0,
-                undeclared: 0,
-                undeclared_inverse: 0,
+                undeclared: Twice::default(),
             };
             // SAFETY: the domain's memory is mapped here for the driver, and nobody else runs on it yet.
             unsafe { v.control(t).write_volatile(control) };
