@@ -110,6 +110,33 @@ impl CpuArch {
         isb();
     }
 
+    /// A vCPU of `guest` comes to run on this CPU, number `index`: drops what others of the same guest have left.
+    ///
+    /// What a CPU caches by tables without CnP is that CPU's own (Arm ARM D8.14), and two vCPUs are two CPUs to their guest: an
+    /// ASID can mean other tables on each, and one with stage 1 off may fetch instructions past the caches that the other writes to.
+    pub fn forget_other_vcpus(&self, index: u32, guest: &Space) {
+        if guest.shared.load(Ordering::Relaxed) & 1 << index != 0 {
+            let base = guest.table.translation_base(guest.tag);
+            // SAFETY: dropping translations and instructions is always safe, and nothing runs at EL1 or EL0 before VTTBR_EL2 is
+            // as it was.
+            unsafe {
+                asm!(
+                    "mrs {loaded}, vttbr_el2",
+                    "msr vttbr_el2, {base}",
+                    "isb",
+                    "tlbi vmalle1",
+                    "ic iallu",
+                    "dsb nsh",
+                    "msr vttbr_el2, {loaded}",
+                    "isb",
+                    base = in(reg) base,
+                    loaded = out(reg) _,
+                    options(nostack, preserves_flags)
+                );
+            }
+        }
+    }
+
     /// Suspends the vCPU whose registers are loaded, unless it is `next`.
     #[inline(always)]
     pub fn leave_guest(&self, next: Option<Ref<Vcpu>>) {
