@@ -197,6 +197,9 @@ fn flush_current() {
 /// The invalidation is broadcast to the inner shareable domain, which holds all CPUs, and the DSB completes when it has on
 /// each of them, accesses by old translations included (Arm ARM D8.14): that is what a revocation has
 /// to wait for, and no interrupt would tell more. A VMID means the same space on all CPUs.
+///
+/// Twice: on many cores a DSB after one invalidation can complete before another CPU's store by the old translation
+/// (Cortex-A55 erratum 2441007, Cortex-A510 erratum 2441009, Cortex-A76 to X925 and Neoverse errata 4118414, 4193780 to 4193801).
 pub fn drop_translations(space: &Space) -> u64 {
     if space.cpus.load(Ordering::Relaxed) != 0 {
         let base = space.table.translation_base(space.tag);
@@ -207,6 +210,8 @@ pub fn drop_translations(space: &Space) -> u64 {
                 "msr vttbr_el2, {base}",
                 "isb",
                 "dsb ishst",
+                "tlbi vmalls12e1is",
+                "dsb ish",
                 "tlbi vmalls12e1is",
                 "dsb ish",
                 "msr vttbr_el2, {loaded}",
