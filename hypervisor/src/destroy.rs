@@ -199,11 +199,14 @@ fn unmap_kernel_pages(tree: &Tree, object: AnyRef) -> Result<(), Status> {
         Kind::Thread => {
             let thread: Ref<Thread> = object::downcast(object)?;
             thread.space.table.unmap(thread.utcb_address, page);
+            // Something else may be mapped there before every CPU has passed the epoch.
+            epoch::stale(arch::drop_translations(&thread.space));
             thread.use_of_space.leave(tree);
         }
         Kind::Vcpu => {
             let vcpu: Ref<Vcpu> = object::downcast(object)?;
             vcpu.monitor.table.unmap(vcpu.state_address, page);
+            epoch::stale(arch::drop_translations(&vcpu.monitor));
             for user in &vcpu.uses {
                 user.leave(tree);
             }

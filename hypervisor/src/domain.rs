@@ -176,17 +176,18 @@ impl Domain {
         if self.is_dying() {
             return Err(Status::Dead);
         }
+        // What is free was returned to the pool before.
         self.free
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |free| {
+            .fetch_update(Ordering::Acquire, Ordering::Relaxed, |free| {
                 free.checked_sub(pages)
             })
             .map(|_| ())
             .map_err(|_| Status::Quota)
     }
 
-    /// Returns `pages` to the quota.
+    /// Returns `pages` to the quota. Whoever is charged them finds them in the pool.
     pub fn uncharge(&self, pages: u64) {
-        self.free.fetch_add(pages, Ordering::Relaxed);
+        self.free.fetch_add(pages, Ordering::Release);
     }
 
     /// Quota and what of it is used, in pages. Exact as long as the tree is locked.

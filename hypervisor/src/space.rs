@@ -42,6 +42,8 @@ pub struct Space {
     /// The CPUs that threads or vCPUs were made for which run in it, a bit for each: no other one loads its tables. None
     /// leaves, as a CPU can hold translations of a space that it has left.
     pub cpus: AtomicU64,
+    /// Those of them that more than one was made for, or that one came back to.
+    pub shared: AtomicU64,
     /// Doorbells of guests.
     pub doorbells: Doorbells,
     /// Kernel addresses of the two pages of the I/O permission bitmap, or 0. A set bit denies.
@@ -121,6 +123,7 @@ impl Space {
             mappings: AtomicU32::new(0),
             users: Ring::new(),
             cpus: AtomicU64::new(0),
+            shared: AtomicU64::new(0),
             doorbells: Doorbells::new(),
             ports: [const { AtomicU64::new(0) }; 2],
         }
@@ -128,7 +131,8 @@ impl Space {
 
     /// From now on it may run on CPU `cpu`.
     pub fn runs_on(&self, _tree: &Tree, cpu: u32) {
-        self.cpus.fetch_or(1 << cpu, Ordering::Relaxed);
+        let before = self.cpus.fetch_or(1 << cpu, Ordering::Relaxed);
+        self.shared.fetch_or(before & 1 << cpu, Ordering::Relaxed);
     }
 
     /// One of the threads and vCPUs that use it.

@@ -110,6 +110,33 @@ impl CpuArch {
         isb();
     }
 
+    /// A vCPU of `guest` comes to run on this CPU, number `index`: drops what others of the same guest have left.
+    ///
+    /// What a CPU caches by tables without CnP is that CPU's own (Arm ARM D8.14), and two vCPUs are two CPUs to their guest: an
+    /// ASID can mean other tables on each, and one with stage 1 off may fetch instructions past the caches that the other writes to.
+    pub fn forget_other_vcpus(&self, index: u32, guest: &Space) {
+        if guest.shared.load(Ordering::Relaxed) & 1 << index != 0 {
+            let base = guest.table.translation_base(guest.tag);
+            // SAFETY: dropping translations and instructions is always safe, and nothing runs at EL1 or EL0 before VTTBR_EL2 is
+            // as it was.
+            unsafe {
+                asm!(
+                    "mrs {loaded}, vttbr_el2",
+                    "msr vttbr_el2, {base}",
+                    "isb",
+                    "tlbi vmalle1",
+                    "ic iallu",
+                    "dsb nsh",
+                    "msr vttbr_el2, {loaded}",
+                    "isb",
+                    base = in(reg) base,
+                    loaded = out(reg) _,
+                    options(nostack, preserves_flags)
+                );
+            }
+        }
+    }
+
     /// Suspends the vCPU whose registers are loaded, unless it is `next`.
     #[inline(always)]
     pub fn leave_guest(&self, next: Option<Ref<Vcpu>>) {
@@ -170,6 +197,9 @@ fn flush_current() {
 /// The invalidation is broadcast to the inner shareable domain, which holds all CPUs, and the DSB completes when it has on
 /// each of them, accesses by old translations included (Arm ARM D8.14): that is what a revocation has
 /// to wait for, and no interrupt would tell more. A VMID means the same space on all CPUs.
+///
+/// Twice: on many cores a DSB after one invalidation can complete before another CPU's store by the old translation
+/// (Cortex-A55 erratum 2441007, Cortex-A510 erratum 2441009, Cortex-A76 to X925 and Neoverse errata 4118414, 4193780 to 4193801).
 pub fn drop_translations(space: &Space) -> u64 {
     if space.cpus.load(Ordering::Relaxed) != 0 {
         let base = space.table.translation_base(space.tag);
@@ -180,6 +210,8 @@ pub fn drop_translations(space: &Space) -> u64 {
                 "msr vttbr_el2, {base}",
                 "isb",
                 "dsb ishst",
+                "tlbi vmalls12e1is",
+                "dsb ish",
                 "tlbi vmalls12e1is",
                 "dsb ish",
                 "msr vttbr_el2, {loaded}",

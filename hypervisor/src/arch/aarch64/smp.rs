@@ -4,6 +4,7 @@ use super::boot::ap_entry;
 use super::firmware::psci;
 use super::{clock, layout};
 use crate::addr::{HostPhys, HostVirt};
+use crate::cpu;
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 /// What the entry code gives to the CPU that is being started.
@@ -63,9 +64,14 @@ pub unsafe fn start(id: u64, index: usize, stack_top: HostVirt, page_tables: Hos
 /// First Rust code of another CPU, on its own stack and the kernel's tables.
 pub(super) extern "C" fn ap_start(index: usize) -> ! {
     // Who cannot be called, or is of another kind, must not be counted.
-    if !super::features::fits() || super::interrupts::init_this_cpu().is_none() {
+    if !super::features::fits() {
         super::halt();
     }
+    let Some(target) = super::interrupts::init_this_cpu() else {
+        super::halt();
+    };
+    // Before it has arrived: who knows that may call it.
+    cpu::by_index(index as u32).arch.target.set(target);
     ARRIVED.store(index, Ordering::Release);
     super::ap_main(index)
 }

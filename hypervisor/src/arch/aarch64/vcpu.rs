@@ -262,7 +262,7 @@ impl VcpuArch {
             0
         };
         if self.to_do {
-            if let Some(exit) = self.prepare() {
+            if let Some(exit) = self.prepare(cpu, guest) {
                 return Outcome::exit(exit);
             }
             hcr |= self.serror;
@@ -278,11 +278,12 @@ impl VcpuArch {
 
     /// What the next entry needs and most do not; or the exit to be told instead.
     #[cold]
-    fn prepare(&mut self) -> Option<Exit> {
+    fn prepare(&mut self, cpu: &Cpu, guest: &Space) -> Option<Exit> {
         if self.has_event() {
             return Some(self.take_event());
         }
         if !self.resident {
+            cpu.arch.forget_other_vcpus(cpu.index, guest);
             self.make_resident();
         }
         if self.maintained == Maintained::InGuest {
