@@ -219,6 +219,8 @@ impl<P: Platform> Vcpu<P> {
             inject = 0;
             if self.nmi_pending && shadow == 0 {
                 self.nmi_pending = false;
+                // Until IRET, which is an exit: others may be loaded before, without this group.
+                self.nmi_blocked = true;
                 inject = EVENT_VALID | EVENT_NMI | 2;
             } else if self.state.rflags() & INTERRUPTS_ON != 0
                 && shadow & SHADOW_INTERRUPT == 0
