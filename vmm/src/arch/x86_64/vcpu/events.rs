@@ -219,8 +219,6 @@ impl<P: Platform> Vcpu<P> {
             inject = 0;
             if self.nmi_pending && shadow == 0 {
                 self.nmi_pending = false;
-                // Until IRET, which is an exit: others may be loaded before, without this group.
-                self.nmi_blocked = true;
                 inject = EVENT_VALID | EVENT_NMI | 2;
             } else if self.state.rflags() & INTERRUPTS_ON != 0
                 && shadow & SHADOW_INTERRUPT == 0
@@ -232,6 +230,10 @@ impl<P: Platform> Vcpu<P> {
         }
         if inject != 0 {
             self.halted = false;
+        }
+        if inject & EVENT_TYPE == EVENT_NMI {
+            // Until IRET, which is an exit then. Before it, events may be loaded at exits that do not tell this.
+            self.nmi_blocked = true;
         }
         self.window = self.apic.pending().is_some();
         let mut controls = self.controls();

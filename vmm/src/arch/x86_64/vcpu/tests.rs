@@ -442,6 +442,10 @@ fn an_nmi_keeps_others_out_until_its_end() {
     assert_eq!(second.state.inject(), EVENT_VALID | EVENT_NMI | 2);
     // The end of the NMI, which the processor sees alone, is an exit.
     assert_eq!(second.state.controls(), CONTROL_NMI_WINDOW);
+    // Its delivery is interrupted: it blocks others no less when it comes again.
+    second.state.set_interrupted(EVENT_VALID | EVENT_NMI | 2);
+    assert_eq!(exit(second, ExitKind::Kick, [0; 3]), Groups::EVENTS);
+    second.state.set_interrupted(0);
     // Its handler sends itself an interrupt, as Linux does for what it cannot do there, and tries an MSR.
     second.state.set_inject(0);
     assert!(write_msr(second, SELF_IPI, 0x40).contains(Groups::EVENTS));
