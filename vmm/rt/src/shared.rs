@@ -208,6 +208,7 @@ mod tests {
         assert_eq!(memory.read_u64(121), Err(OutOfRange));
         assert_eq!(memory.read_u8(usize::MAX), Err(OutOfRange));
         assert_eq!(memory.write(120, &bytes[..9]), Err(OutOfRange));
+        memory.write_u64(120, 0).unwrap();
         assert_eq!(memory.exchange_u32(120, 0, 7), Ok(true));
         assert_eq!(memory.exchange_u64(120, 0, 9), Ok(false));
         assert_eq!(memory.read_u64(120), Ok(7));
