@@ -213,6 +213,18 @@ impl GuestRam {
             }
         }
     }
+
+    /// Puts `new` where `old` is, both of `size` bytes (4 or 8), aligned: in one step for the guest's vCPUs. Returns
+    /// whether it was there.
+    pub fn exchange(&self, at: GuestPhys, size: u64, old: u64, new: u64) -> Result<bool, NotRam> {
+        let (place, _) = self.find(at)?;
+        let memory = &self.chunks[place.chunk].memory;
+        let done = match size {
+            4 => memory.exchange_u32(place.offset, old as u32, new as u32),
+            _ => memory.exchange_u64(place.offset, old, new),
+        };
+        done.map_err(|_| NotRam)
+    }
 }
 
 #[cfg(test)]

@@ -104,12 +104,15 @@ impl Desk {
     }
 
     fn put(&self, identity: u64, words: &Words) -> bool {
-        let kind = origin(identity).1;
         let theirs = |tray: &&Tray| {
             tray.state.load(Relaxed) != FREE && tray.identity.load(Relaxed) == identity
         };
-        // An exception is a thread's last message: it cannot be repeated, and is not counted.
-        if kind == PortalKind::Supervisor && self.trays.iter().filter(theirs).count() >= REQUESTS {
+        // A program ends with its first exception: those of its other threads say nothing new.
+        let most = match origin(identity).1 {
+            PortalKind::Supervisor => REQUESTS,
+            PortalKind::Exceptions => 1,
+        };
+        if self.trays.iter().filter(theirs).count() >= most {
             return false;
         }
         for tray in &self.trays {
@@ -219,5 +222,17 @@ mod tests {
         );
         assert!(desk.take().is_empty());
         assert!(desk.put(first, &Request::Ready.encode()));
+    }
+
+    #[test]
+    fn a_program_whose_threads_all_die_leaves_trays_to_others() {
+        let desk = Desk::new(Selector(9));
+        let portal = |program| identity(ProgramId(program), PortalKind::Exceptions);
+        for thread in 0..2 * TRAYS as u64 {
+            desk.put(portal(1), &[14, 4, thread, 0, 0, 0, 0, 0]);
+        }
+        assert!(desk.put(portal(2), &[13, 0, 0, 0, 0, 0, 0, 0]));
+        let programs: Vec<_> = desk.take().into_iter().map(|(id, _)| id.0).collect();
+        assert_eq!(programs, [1, 2]);
     }
 }

@@ -13,6 +13,8 @@ const EMPTY: u8 = 1 << 5;
 const DATA: usize = 0x00;
 const FLAGS: usize = 0x18;
 const FULL: u32 = 1 << 5;
+/// Pieces of the log that are written at a time: at 115,200 baud they take ten milliseconds.
+const PORTION: usize = 2;
 /// Polls per byte; a UART at 9,600 baud needs a millisecond.
 const PATIENCE: u32 = 100_000;
 
@@ -66,17 +68,10 @@ impl LastResort {
         Ok(last_resort)
     }
 
-    /// Writes what the log holds.
-    pub fn drain(&self) {
-        let mut bytes = [0; LOG_CHUNK];
-        while let Ok(count @ 1..) = syscall::log_read(ROOT_LOG, false, &mut bytes) {
-            for &byte in &bytes[..count] {
-                if byte == b'\n' {
-                    self.write(b"\r");
-                }
-                self.write(&[byte]);
-            }
-        }
+    /// Writes a portion of what the log holds. Returns whether there may be more.
+    pub fn drain(&self) -> bool {
+        let read = |bytes: &mut _| syscall::log_read(ROOT_LOG, false, bytes).unwrap_or(0);
+        portion(read, |byte| self.write(&[byte]))
     }
 
     fn write(&self, bytes: &[u8]) {
@@ -88,5 +83,50 @@ impl LastResort {
             }
             self.line.send(byte);
         }
+    }
+}
+
+/// Writes what `read` gives, but only so much of it: programs of other CPUs may fill the log faster than this empties it,
+/// and nobody else runs on the root task's CPU meanwhile. Returns whether there may be more.
+fn portion(mut read: impl FnMut(&mut [u8; LOG_CHUNK]) -> usize, mut write: impl FnMut(u8)) -> bool {
+    for _ in 0..PORTION {
+        let mut bytes = [0; LOG_CHUNK];
+        let count = read(&mut bytes);
+        if count == 0 {
+            return false;
+        }
+        for &byte in bytes.iter().take(count) {
+            if byte == b'\n' {
+                write(b'\r');
+            }
+            write(byte);
+        }
+    }
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_writes_without_end_is_not_waited_for() {
+        let mut out = Vec::new();
+        let endless = |bytes: &mut [u8; LOG_CHUNK]| {
+            bytes.fill(b'x');
+            LOG_CHUNK
+        };
+        assert!(portion(endless, |byte| out.push(byte)));
+        assert_eq!(out.len(), PORTION * LOG_CHUNK);
+        out.clear();
+        let mut left = Some(*b"a\n");
+        let short = |bytes: &mut [u8; LOG_CHUNK]| {
+            left.take().map_or(0, |text| {
+                bytes[..2].copy_from_slice(&text);
+                2
+            })
+        };
+        assert!(!portion(short, |byte| out.push(byte)));
+        assert_eq!(out, b"a\r\n");
     }
 }

@@ -20,6 +20,11 @@ mod natives;
 mod servers;
 mod vms;
 
+/// How long others have the CPU between two portions of a log that fills all the time, in milliseconds.
+const LOG_PAUSE_MS: u64 = 30;
+/// Portions of the log that are written at the end of the system.
+const LAST_PORTIONS: u32 = 1024;
+
 /// What a part of the system is; the number is its place in the description.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
@@ -69,6 +74,8 @@ pub struct Supervisor {
     natives_stopped: usize,
     last_id: u32,
     last_resort: Option<LastResort>,
+    /// The log may hold more for it.
+    log_left: bool,
 }
 
 /// Why a program ended.
@@ -100,6 +107,7 @@ impl Supervisor {
             natives_stopped: 0,
             last_id: 0,
             last_resort: None,
+            log_left: false,
         }
     }
 
@@ -148,7 +156,7 @@ impl Supervisor {
         let last_resort = self.last_resort;
         power::off(&mut self.root, consoles, || {
             if let Some(last_resort) = last_resort {
-                last_resort.drain();
+                (0..LAST_PORTIONS).any(|_| !last_resort.drain());
             }
         })
     }
@@ -166,6 +174,12 @@ impl Supervisor {
     fn step(&mut self, deadline: Deadline) {
         let due = self.parts.iter().filter_map(|part| part.fault_at).min();
         let until = due.map_or(deadline, |due| deadline.min(Deadline(due)));
+        let pause = Deadline::after(self.root.ticks(LOG_PAUSE_MS));
+        let until = if self.log_left {
+            until.min(pause)
+        } else {
+            until
+        };
         let happened = self.root.wait(until);
         if happened & bits::DESK != 0 {
             for (program, event) in self.root.desk.take() {
@@ -182,9 +196,7 @@ impl Supervisor {
                 }
             }
         }
-        if let Some(last_resort) = &self.last_resort {
-            last_resort.drain();
-        }
+        self.log_left = self.last_resort.as_ref().is_some_and(LastResort::drain);
     }
 
     fn handle(&mut self, program: ProgramId, event: Event) {

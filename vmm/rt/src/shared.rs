@@ -1,5 +1,6 @@
 //! Memory that somebody else may read or write at any time: a guest's RAM, rings, state pages.
 use core::ptr::NonNull;
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::SeqCst};
 
 /// A mapped range that is accessed only by bounds-checked volatile copies, never through a reference.
 /// Values are little-endian.
@@ -46,6 +47,23 @@ macro_rules! access {
     )*};
 }
 
+macro_rules! exchange {
+    ($($name:ident $type:ty, $atomic:ty;)*) => {$(
+        /// Puts `new` where `old` is, in one step for all who use the memory. Returns whether it was there. Nothing that is
+        /// not aligned is exchanged.
+        pub fn $name(&self, offset: usize, old: $type, new: $type) -> Result<bool, OutOfRange> {
+            let at = self.at(offset, core::mem::size_of::<$type>())?.cast::<$type>();
+            if !at.is_aligned() {
+                return Err(OutOfRange);
+            }
+            // SAFETY: `at` checked the range, which `new`'s caller promised to be mapped; it is aligned.
+            let cell = unsafe { <$atomic>::from_ptr(at.as_ptr()) };
+            let (old, new) = (old.to_le(), new.to_le());
+            Ok(cell.compare_exchange(old, new, SeqCst, SeqCst).is_ok())
+        }
+    )*};
+}
+
 impl SharedMemory {
     /// The memory at `address`.
     ///
@@ -83,6 +101,11 @@ impl SharedMemory {
         read_u16 write_u16 u16,
         read_u32 write_u32 u32,
         read_u64 write_u64 u64,
+    }
+
+    exchange! {
+        exchange_u32 u32, AtomicU32;
+        exchange_u64 u64, AtomicU64;
     }
 
     /// Copies bytes out.
@@ -185,6 +208,12 @@ mod tests {
         assert_eq!(memory.read_u64(121), Err(OutOfRange));
         assert_eq!(memory.read_u8(usize::MAX), Err(OutOfRange));
         assert_eq!(memory.write(120, &bytes[..9]), Err(OutOfRange));
+        memory.write_u64(120, 0).unwrap();
+        assert_eq!(memory.exchange_u32(120, 0, 7), Ok(true));
+        assert_eq!(memory.exchange_u64(120, 0, 9), Ok(false));
+        assert_eq!(memory.read_u64(120), Ok(7));
+        assert_eq!(memory.exchange_u64(124, 0, 9), Err(OutOfRange));
+        assert_eq!(memory.exchange_u32(122, 0, 9), Err(OutOfRange));
         assert_eq!(memory.part(120, 8).unwrap().size(), 8);
         assert!(memory.part(120, 9).is_err());
     }

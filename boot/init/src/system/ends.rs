@@ -35,7 +35,10 @@ impl Supervisor {
             Kind::Server(server) => {
                 let ServerKind::Console { uart } = self.system.servers[server].kind;
                 match LastResort::new(&mut self.root, uart) {
-                    Ok(last_resort) => self.last_resort = Some(last_resort),
+                    Ok(last_resort) => {
+                        self.last_resort = Some(last_resort);
+                        self.log_left = true;
+                    }
                     Err(failure) => log::error!("{failure}"),
                 }
             }

@@ -6,13 +6,16 @@ use super::exception::NEEDED;
 use abi::vcpu::ExitKind;
 use abi::vcpu::aarch64::Groups;
 
+/// What is needed to go on behind an instruction ([`super::syndrome::after_instruction`]).
+const SKIPPING: Groups = Groups::PC.union(Groups::PSTATE);
+
 /// Groups that exits of a kind save.
 pub const fn saved(kind: ExitKind) -> Groups {
     use ExitKind as K;
     match kind {
         K::Kick | K::VirtualTimer | K::InterruptController => Groups::GIC,
-        K::Halt | K::StageTwoFault => Groups::GIC.union(Groups::PC),
-        K::SystemRegister | K::FirmwareCall | K::Pause => Groups::PC,
+        K::Halt | K::StageTwoFault => Groups::GIC.union(SKIPPING),
+        K::SystemRegister | K::FirmwareCall | K::Pause => SKIPPING,
         // The general registers alone.
         K::Hypercall | K::Startup => Groups::empty(),
         // For the message about it, and for an exception.

@@ -126,10 +126,16 @@ const AARCH32: u64 = 1 << 4;
 /// ITSTATE in PSTATE: bits 7:2 are in 15:10, 1:0 in 26:25.
 const IT: u64 = 0x3f << 10 | 3 << 25;
 
-/// PSTATE behind an instruction that is skipped: in AArch32 it may be one of an IT block, whose state moves on (Arm ARM E1.2.3,
-/// ITAdvance).
+/// PSTATE.BTYPE of AArch64: the instruction is the target of an indirect branch.
+const BTYPE: u64 = 3 << 10;
+
+/// PSTATE behind an instruction that is skipped: it is no branch (Arm ARM D1.3.6, BTYPE), and in AArch32 it may be one of an IT
+/// block, whose state moves on (E1.2.3, ITAdvance).
 pub const fn after_instruction(pstate: u64) -> u64 {
-    if pstate & AARCH32 == 0 || pstate & IT == 0 {
+    if pstate & AARCH32 == 0 {
+        return pstate & !BTYPE;
+    }
+    if pstate & IT == 0 {
         return pstate;
     }
     let state = (pstate >> 10 & 0x3f) << 2 | pstate >> 25 & 3;
@@ -190,6 +196,14 @@ mod tests {
         assert_eq!(after_instruction(with(0b1110_0001)), with(0b1110_0010));
         assert_eq!(after_instruction(with(0)), with(0));
         // In AArch64 the bits mean something else.
-        assert_eq!(after_instruction(with(5) & !AARCH32), with(5) & !AARCH32);
+        let others = IT & !BTYPE | 0x3c5;
+        assert_eq!(after_instruction(others), others);
+    }
+
+    #[test]
+    fn what_follows_a_branch_target_is_none() {
+        for kind in 0..4 {
+            assert_eq!(after_instruction(0x6000_03c5 | kind << 10), 0x6000_03c5);
+        }
     }
 }

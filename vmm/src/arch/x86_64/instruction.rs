@@ -36,7 +36,7 @@ impl EmulationError {
         match error {
             WalkError::Fault(code) => EmulationError::PageFault(code, linear),
             WalkError::NotCanonical => EmulationError::Protection,
-            WalkError::TablesNotRam => EmulationError::Unsupported,
+            WalkError::TablesNotRam | WalkError::Unsteady => EmulationError::Unsupported,
         }
     }
 }

@@ -33,6 +33,9 @@ const NO_EXECUTE: u64 = 1 << 63;
 /// Address bits of an entry of 8 bytes.
 const FRAME: u64 = 0x000f_ffff_ffff_f000;
 
+/// Times that a walk is begun anew, as another vCPU has changed an entry.
+const WALKS: u32 = 64;
+
 /// What an access is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Access {
@@ -53,6 +56,8 @@ pub enum WalkError {
     NotCanonical,
     /// A table does not lie in RAM.
     TablesNotRam,
+    /// Other vCPUs change the tables all the time.
+    Unsteady,
 }
 
 impl From<NotRam> for WalkError {
@@ -120,16 +125,31 @@ impl Paging {
         }
     }
 
-    /// Translates `linear`. Sets accessed and dirty bits as the processor does, for which the
-    /// caller's vCPU must be the only one that runs on the tables (so far a VM has one).
+    /// Translates `linear`. Sets accessed and dirty bits as the processor does: only in an entry that is still what
+    /// the translation was made of, as other vCPUs may change the tables meanwhile.
     pub fn translate(
         &self,
         ram: &GuestRam,
         linear: u64,
         access: Access,
     ) -> Result<GuestPhys, WalkError> {
+        for _ in 0..WALKS {
+            if let Some(at) = self.walk(ram, linear, access)? {
+                return Ok(at);
+            }
+        }
+        Err(WalkError::Unsteady)
+    }
+
+    /// Translates `linear`, or finds that an entry has changed.
+    fn walk(
+        &self,
+        ram: &GuestRam,
+        linear: u64,
+        access: Access,
+    ) -> Result<Option<GuestPhys>, WalkError> {
         if self.cr0 & CR0_PG == 0 {
-            return Ok(GuestPhys(linear & 0xffff_ffff));
+            return Ok(Some(GuestPhys(linear & 0xffff_ffff)));
         }
         let shape = self.shape();
         let linear = if self.long_mode() {
@@ -185,9 +205,8 @@ impl Paging {
                 }
             }
             let used = entry | ACCESSED | if leaf && access.write { DIRTY } else { 0 };
-            if used != entry && !pae_root {
-                let bytes = used.to_le_bytes();
-                ram.write(at, &bytes[..shape.entry_bytes as usize])?;
+            if used != entry && !pae_root && !ram.exchange(at, shape.entry_bytes, entry, used)? {
+                return Ok(None);
             }
             if leaf {
                 let page = (1u64 << shift) - 1;
@@ -197,7 +216,7 @@ impl Paging {
                 } else {
                     entry & FRAME
                 };
-                return Ok(GuestPhys(frame & !page | linear & page));
+                return Ok(Some(GuestPhys(frame & !page | linear & page)));
             }
             table = entry
                 & if shape.entry_bytes == 8 {
@@ -290,6 +309,41 @@ mod tests {
             LONG.translate(&ram, 0, Access::default()),
             Err(WalkError::TablesNotRam)
         );
+    }
+
+    #[test]
+    fn an_entry_that_another_vcpu_clears_stays_clear() {
+        use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
+        let ram = ram(&[(0, 0x10000)]);
+        for (at, entry) in [(0x1000, 0x2023), (0x2000, 0x3023), (0x3000, 0x4023)] {
+            put(&ram, at, entry);
+        }
+        let address = ram.places(GuestPhys(0x4000), 8).next().unwrap().start;
+        let pointer = core::ptr::with_exposed_provenance_mut(address);
+        // SAFETY: the test's RAM lives for ever and is accessed by volatile copies and atomically.
+        let entry: &AtomicU64 = unsafe { AtomicU64::from_ptr(pointer) };
+        let done = AtomicBool::new(false);
+        let write = Access {
+            write: true,
+            ..Access::default()
+        };
+        let revived = std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !done.load(SeqCst) {
+                    let _ = LONG.translate(&ram, 0x123, write);
+                }
+            });
+            // Neither accessed nor dirty: the walk sets that while this one maps and, once the walk is at it, unmaps.
+            let revived = (0..100_000u32).any(|round| {
+                entry.store(0x9003, SeqCst);
+                (0..round % 512).for_each(|i| _ = core::hint::black_box(i));
+                entry.store(0, SeqCst);
+                (0..256).any(|_| entry.load(SeqCst) != 0)
+            });
+            done.store(true, SeqCst);
+            revived
+        });
+        assert!(!revived);
     }
 
     #[test]

@@ -235,7 +235,7 @@ impl<P: Platform> Vcpu<P> {
         if self.window {
             controls |= CONTROL_INTERRUPT_WINDOW;
         }
-        if self.nmi_pending {
+        if self.nmi_pending || self.nmi_blocked {
             controls |= CONTROL_NMI_WINDOW;
         }
         controls

@@ -442,6 +442,11 @@ impl LocalApic {
         self.timer.set_deadline(tsc);
     }
 
+    /// The guest has moved its TSC on by this much.
+    pub fn move_clock(&mut self, by: u64) {
+        self.timer.move_clock(by);
+    }
+
     fn send(&mut self, command: u64, target: u32) -> Effect {
         // The delivery status is never "pending".
         self.command = command & !(1 << 12);

@@ -107,6 +107,13 @@ impl Timer {
         self.next = (count != 0).then(|| now.saturating_add(self.period()));
     }
 
+    /// The guest has moved its TSC on by this much, which a running count does not take notice of.
+    pub fn move_clock(&mut self, by: u64) {
+        if self.mode != Mode::Deadline {
+            self.next = self.next.map(|next| next.wrapping_add(by));
+        }
+    }
+
     /// IA32_TSC_DEADLINE: 0 disarms. Without effect in other modes.
     #[inline]
     pub fn set_deadline(&mut self, tsc: u64) {
@@ -143,7 +150,7 @@ impl Timer {
         self.next = match self.mode {
             Mode::Periodic if self.period() != 0 => {
                 let missed = (now - next) / self.period();
-                Some(next.saturating_add((missed + 1) * self.period()))
+                Some(next.saturating_add((missed + 1).saturating_mul(self.period())))
             }
             _ => None,
         };
@@ -180,6 +187,18 @@ mod tests {
         assert_eq!(timer.current(3035), 5);
         timer.set_initial(0, 3036);
         assert!(!timer.expire(u64::MAX));
+    }
+
+    #[test]
+    fn periods_end_where_the_clock_ends() {
+        let mut timer = Timer::default();
+        timer.set_mode(Mode::Periodic, 0);
+        timer.set_divide(0b1011, 0); // 1
+        timer.set_initial(3_000_000_000, 0);
+        timer.set_divide(0b1010, 2_999_999_999); // 128, for the rest and for later periods
+        assert_eq!(timer.next(), Some(2_999_999_999 + 128));
+        assert!(timer.expire(u64::MAX));
+        assert_eq!(timer.next(), Some(u64::MAX));
     }
 
     #[test]

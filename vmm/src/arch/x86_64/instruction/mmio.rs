@@ -117,19 +117,19 @@ fn single(
         Mnemonic::Mov | Mnemonic::Movzx => {
             let target = register(0)?;
             target.write(state, truncate(bus.read(at, size), size));
-            return Ok(Groups::empty());
+            return Ok(target.group());
         }
         Mnemonic::Movsx | Mnemonic::Movsxd if !to_memory => {
             let target = register(0)?;
             target.write(state, sign_extend(bus.read(at, size), size));
-            return Ok(Groups::empty());
+            return Ok(target.group());
         }
         Mnemonic::Xchg => {
             let other = register(if to_memory { 1 } else { 0 })?;
             let old = bus.read(at, size);
             bus.write(at, size, other.read(state));
             other.write(state, old);
-            return Ok(Groups::empty());
+            return Ok(other.group());
         }
         Mnemonic::Not if to_memory => {
             let old = bus.read(at, size);
@@ -303,6 +303,21 @@ mod tests {
         // xchg [edi], eax
         let (state, device, _) = run(&[0x87, 0x07], true, |s| s.set_gpr(RAX, 9));
         assert_eq!((device.0[1], state.gpr(RAX)), ((AT, 4, 9), 0xfff0_f010));
+    }
+
+    #[test]
+    fn a_stack_pointer_is_loaded_with_its_group() {
+        let both = Groups::RIP | Groups::RSP_RFLAGS;
+        // mov esp, [edi]; movzx sp, byte [edi]; xchg [edi], esp; mov ah, [edi], whose encoding is that of spl
+        for (code, write, groups) in [
+            (&[0x8b, 0x27][..], false, both),
+            (&[0x66, 0x0f, 0xb6, 0x27], false, both),
+            (&[0x87, 0x27], true, both),
+            (&[0x8a, 0x27], false, Groups::RIP),
+        ] {
+            let (_, _, result) = run(code, write, |_| {});
+            assert_eq!(result, Ok(groups), "{code:x?}");
+        }
     }
 
     #[test]

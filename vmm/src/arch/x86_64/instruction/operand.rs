@@ -4,7 +4,7 @@ use crate::arch::x86_64::paging::{Access, Paging};
 use crate::arch::x86_64::state::StatePage;
 use crate::bits::truncate;
 use crate::memory::{GuestPhys, GuestRam};
-use abi::vcpu::x86_64::Segment;
+use abi::vcpu::x86_64::{Groups, RSP, Segment};
 use iced_x86::{Instruction, Register};
 
 /// A general register, or a part of one.
@@ -70,6 +70,14 @@ impl Operand {
             _ => value,
         };
         state.set_gpr(self.index, new);
+    }
+
+    /// The group that it is in, if that is none that is always loaded.
+    pub fn group(self) -> Groups {
+        match self.index {
+            RSP => Groups::RSP_RFLAGS,
+            _ => Groups::empty(),
+        }
     }
 }
 

@@ -231,6 +231,10 @@ impl<P: Platform> Vcpu<P> {
         if inject != 0 {
             self.halted = false;
         }
+        if inject & EVENT_TYPE == EVENT_NMI {
+            // Until IRET, which is an exit then. Before it, events may be loaded at exits that do not tell this.
+            self.nmi_blocked = true;
+        }
         self.window = self.apic.pending().is_some();
         let mut controls = self.controls();
         if self.halted {

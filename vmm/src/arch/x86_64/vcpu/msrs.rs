@@ -225,6 +225,7 @@ impl<P: Platform> Vcpu<P> {
         // The clock goes on from where it is.
         let moved = offset.wrapping_sub(self.tsc_offset);
         self.clock_origin = self.clock_origin.wrapping_add(moved);
+        self.apic.move_clock(moved);
         self.tsc_offset = offset;
         self.state.set_tsc_offset(offset);
         self.state.set_tsc_aux(self.tsc_aux);

@@ -10,7 +10,7 @@ use crate::platform::KICK_VCPU;
 use crate::platform::testing::World;
 use crate::state::testing::page;
 use abi::vcpu::EXIT_KINDS;
-use abi::vcpu::x86_64::{CONTROL_HALT, EVENT_INTERRUPT, EVENT_NMI, RDI, RSI, Segment};
+use abi::vcpu::x86_64::{CONTROL_HALT, EVENT_INTERRUPT, EVENT_NMI, RDI, RSI, SHADOW_NMI, Segment};
 use core::sync::atomic::{AtomicBool, AtomicU32};
 use proptest::prelude::*;
 
@@ -429,6 +429,59 @@ fn lines_are_routed_to_a_vcpu_which_ends_them() {
         assert_eq!(second.state.inject(), interrupt(0x33));
         write_msr(second, EOI, 0);
     }
+}
+
+#[test]
+fn an_nmi_keeps_others_out_until_its_end() {
+    let (mut vcpus, _) = two();
+    let [first, second] = &mut vcpus[..] else {
+        unreachable!()
+    };
+    write_msr(first, ICR, 1 << 32 | NMI);
+    heed(second);
+    assert_eq!(second.state.inject(), EVENT_VALID | EVENT_NMI | 2);
+    // The end of the NMI, which the processor sees alone, is an exit.
+    assert_eq!(second.state.controls(), CONTROL_NMI_WINDOW);
+    // Its delivery is interrupted: it blocks others no less when it comes again.
+    second.state.set_interrupted(EVENT_VALID | EVENT_NMI | 2);
+    assert_eq!(exit(second, ExitKind::Kick, [0; 3]), Groups::EVENTS);
+    second.state.set_interrupted(0);
+    // Its handler sends itself an interrupt, as Linux does for what it cannot do there, and tries an MSR.
+    second.state.set_inject(0);
+    assert!(write_msr(second, SELF_IPI, 0x40).contains(Groups::EVENTS));
+    assert_eq!(second.state.interrupt_shadow(), SHADOW_NMI);
+    assert!(write_msr(second, 0x999, 0).contains(Groups::EVENTS));
+    assert_eq!(second.state.interrupt_shadow(), SHADOW_NMI);
+    // IRET.
+    second.state.set_rflags(0);
+    second.state.set_inject(0);
+    second.state.set_interrupt_shadow(0);
+    assert_eq!(exit(second, ExitKind::NmiWindow, [0; 3]), Groups::EVENTS);
+    assert_eq!(second.state.controls(), CONTROL_INTERRUPT_WINDOW);
+    write_msr(second, 0x999, 0);
+    assert_eq!(second.state.interrupt_shadow(), 0);
+}
+
+#[test]
+fn a_counting_timer_does_not_care_for_the_tsc() {
+    let (mut vcpu, world) = vcpu();
+    x2apic(&mut vcpu);
+    write_msr(&mut vcpu, 0x83e, 0b1011);
+    write_msr(&mut vcpu, 0x832, 0x2_00ec);
+    write_msr(&mut vcpu, 0x838, 1000);
+    assert_eq!(vcpu.state.deadline(), BOOT + 1000);
+    for tsc in [0, 1 << 62, 5000] {
+        write_msr(&mut vcpu, 0x10, tsc);
+        assert_eq!(vcpu.state.deadline(), BOOT + 1000, "{tsc:#x}");
+    }
+    world.counter.set(BOOT + 1001);
+    exit(&mut vcpu, ExitKind::Kick, [0, 1, 0]);
+    assert_eq!(vcpu.state.deadline(), BOOT + 2000);
+    // A deadline is one of the TSC.
+    write_msr(&mut vcpu, 0x832, 0x4_00ec);
+    write_msr(&mut vcpu, DEADLINE, 9000);
+    write_msr(&mut vcpu, 0x10, 8000);
+    assert_eq!(vcpu.state.deadline(), BOOT + 1001 + 1000);
 }
 
 #[test]
