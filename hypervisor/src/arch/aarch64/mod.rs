@@ -200,6 +200,7 @@ fn flush_current() {
 ///
 /// Twice: on many cores a DSB after one invalidation can complete before another CPU's store by the old translation
 /// (Cortex-A55 erratum 2441007, Cortex-A510 erratum 2441009, Cortex-A76 to X925 and Neoverse errata 4118414, 4193780 to 4193801).
+#[inline(never)]
 pub fn drop_translations(space: &Space) -> u64 {
     if space.cpus.load(Ordering::Relaxed) != 0 {
         let base = space.table.translation_base(space.tag);
