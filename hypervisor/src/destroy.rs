@@ -11,7 +11,7 @@ use crate::cpu::Cpu;
 use crate::domain::Domain;
 use crate::mem::KernelPage;
 use crate::notification::{self, Notification};
-use crate::object::{self, AnyRef, Ending};
+use crate::object::{self, AnyRef, Ending, Object};
 use crate::portal::{self, Portal};
 use crate::sched::{self, Sched};
 use crate::slot::{CapWord, Slot, Tree, ZOMBIE};
@@ -160,6 +160,10 @@ fn end(cpu: &Cpu, tree: &Tree, object: AnyRef) -> Result<Progress, Status> {
         Kind::Domain => return end_domain(cpu, tree, object::downcast(object)?),
         Kind::Space => {
             let space: Ref<Space> = object::downcast(object)?;
+            // With a domain it can have been closed before.
+            if space.user(tree).is_some() {
+                return Err(Status::Busy);
+            }
             for _ in 0..BATCH {
                 match Slot::from_link(space.mappings.load(Ordering::Relaxed)) {
                     Some(mapping) => space::remove_mapping(tree, mapping),
@@ -377,6 +381,7 @@ fn next_victim(domain: &Domain) -> Victim {
 /// [`Domain::level`] grows on the way there and bounds it.
 fn end_domain(cpu: &Cpu, tree: &Tree, top: Ref<Domain>) -> Result<Progress, Status> {
     let mut domain = top;
+    let mut left = BATCH;
     loop {
         if runs_in(cpu, domain) {
             return Err(Status::Busy);
@@ -388,10 +393,15 @@ fn end_domain(cpu: &Cpu, tree: &Tree, top: Ref<Domain>) -> Result<Progress, Stat
             Victim::Again => return Ok(Progress::Again),
             Victim::None => break,
         };
-        if revoke_step(tree, slot) != Step::Done {
-            return Ok(Progress::Again);
+        close(cpu, tree, slot)?;
+        loop {
+            match revoke_step(tree, slot) {
+                Step::Done => break,
+                Step::Light if left > 0 => left -= 1,
+                Step::Light | Step::Heavy => return Ok(Progress::Again),
+            }
         }
-        match first_capability_of_domain(slot) {
+        match first_capability_of::<Domain>(slot) {
             Some(inner) => domain = inner,
             None => {
                 end_one(cpu, tree, slot)?;
@@ -407,11 +417,33 @@ fn end_domain(cpu: &Cpu, tree: &Tree, top: Ref<Domain>) -> Result<Progress, Stat
     Ok(Progress::Again)
 }
 
+/// From now on nobody finds what the capability in `slot` names, which goes with its domain, or derives anything from it:
+/// else whoever goes on delegating it could keep the domain from its end.
+fn close(cpu: &Cpu, tree: &Tree, slot: Ref<Slot>) -> Result<(), Status> {
+    let kind = slot.word().kind();
+    if matches!(kind, Kind::Null | Kind::Mapping) {
+        return Ok(());
+    }
+    let address = slot.own_object();
+    if address == 0 {
+        slot.withdraw(tree);
+        taken_back(kind);
+        return Ok(());
+    }
+    if kind != Kind::Space {
+        // SAFETY: it is the address of an object, which ends only in a step of this module.
+        may_end(cpu, tree, unsafe { Ref::from_address(address) })?;
+    }
+    slot.condemn(tree);
+    Ok(())
+}
+
 /// Deletes the capability in `slot`; if that cannot be, because others use the space that ends with it, one of those.
 fn end_one(cpu: &Cpu, tree: &Tree, slot: Ref<Slot>) -> Result<(), Status> {
     match delete_self(cpu, tree, slot) {
         Err(Status::Busy) => {
             let user = user_of_space(tree, slot).ok_or(Status::Busy)?;
+            close(cpu, tree, user)?;
             if revoke_step(tree, user) == Step::Done {
                 delete_self(cpu, tree, user)?;
             }
@@ -421,16 +453,15 @@ fn end_one(cpu: &Cpu, tree: &Tree, slot: Ref<Slot>) -> Result<(), Status> {
     }
 }
 
-/// The first capability of a thread or vCPU that uses the space whose first capability is in `slot`. A domain may
+/// The first capability of a thread or vCPU that uses the space that ends with the capability in `slot`. A domain may
 /// end before it that holds the space, as somebody else paid for both.
 fn user_of_space(tree: &Tree, slot: Ref<Slot>) -> Option<Ref<Slot>> {
-    let space = crate::domain::resolve::<Space>(slot.word(), abi::Rights::empty()).ok()?;
-    let user = space.user(tree)?;
+    let user = first_capability_of::<Space>(slot)?.user(tree)?;
     Slot::from_link(user.origin.load(Ordering::Relaxed))
 }
 
-/// The domain that ends with the capability in `slot`, if it is one.
-fn first_capability_of_domain(slot: Ref<Slot>) -> Option<Ref<Domain>> {
+/// What ends with the capability in `slot`, if it is a `T`.
+fn first_capability_of<T: Object>(slot: Ref<Slot>) -> Option<Ref<T>> {
     let address = slot.own_object();
     // SAFETY: it is the address of an object, which ends only in a step of this module.
     let object: AnyRef = (address != 0).then(|| unsafe { Ref::from_address(address) })?;
