@@ -311,9 +311,14 @@ fn exception_reply(cpu: &Cpu, client: Ref<Thread>, handler: Ref<Thread>) {
     let head = (abi::PAGE_SIZE / 8) - WORDS;
     client.with_frame(|frame| {
         if action.contains(ExceptionReply::SET_GPRS) {
-            let mut gprs = frame.gprs();
+            let before = frame.gprs();
+            let mut gprs = before;
             for (i, value) in gprs.iter_mut().enumerate() {
                 *value = handler.utcb.read(head + i);
+            }
+            if gprs != before {
+                // It may be another system call that it goes on with.
+                client.sync.set(None);
             }
             frame.set_gprs(&gprs);
         }
