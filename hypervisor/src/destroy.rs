@@ -86,6 +86,18 @@ fn revoke_step(tree: &Tree, slot: Ref<Slot>) -> Step {
     Step::Light
 }
 
+/// A batch of steps of revocation; whether there was anything to take back.
+fn revoke_some(tree: &Tree, slot: Ref<Slot>) -> bool {
+    for steps in 0..BATCH {
+        match revoke_step(tree, slot) {
+            Step::Done => return steps > 0,
+            Step::Light => {}
+            Step::Heavy => return true,
+        }
+    }
+    true
+}
+
 /// A capability of `kind` is no longer there: other CPUs may have found its object before. Memory and time are found and
 /// used with the tree locked.
 fn taken_back(kind: Kind) {
@@ -381,7 +393,6 @@ fn next_victim(domain: &Domain) -> Victim {
 /// [`Domain::level`] grows on the way there and bounds it.
 fn end_domain(cpu: &Cpu, tree: &Tree, top: Ref<Domain>) -> Result<Progress, Status> {
     let mut domain = top;
-    let mut left = BATCH;
     loop {
         if runs_in(cpu, domain) {
             return Err(Status::Busy);
@@ -394,12 +405,8 @@ fn end_domain(cpu: &Cpu, tree: &Tree, top: Ref<Domain>) -> Result<Progress, Stat
             Victim::None => break,
         };
         close(cpu, tree, slot)?;
-        loop {
-            match revoke_step(tree, slot) {
-                Step::Done => break,
-                Step::Light if left > 0 => left -= 1,
-                Step::Light | Step::Heavy => return Ok(Progress::Again),
-            }
+        if revoke_some(tree, slot) {
+            return Ok(Progress::Again);
         }
         match first_capability_of::<Domain>(slot) {
             Some(inner) => domain = inner,
@@ -444,7 +451,7 @@ fn end_one(cpu: &Cpu, tree: &Tree, slot: Ref<Slot>) -> Result<(), Status> {
         Err(Status::Busy) => {
             let user = user_of_space(tree, slot).ok_or(Status::Busy)?;
             close(cpu, tree, user)?;
-            if revoke_step(tree, user) == Step::Done {
+            if !revoke_some(tree, user) {
                 delete_self(cpu, tree, user)?;
             }
             Ok(())
