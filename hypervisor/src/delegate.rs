@@ -3,12 +3,12 @@
 use crate::cell::Ref;
 use crate::domain::Domain;
 use crate::slot::{self, CapWord, ORIGIN, Slot, Tree};
-use crate::space::Progress;
+use crate::space::{self, Progress};
 use crate::sync::atomic::Ordering;
 use crate::thread::Thread;
 use abi::argument::right::DELEGATE;
 use abi::argument::{Cap, Destination};
-use abi::cap::{Kind, MemoryKind, TimeLimit};
+use abi::cap::{Kind, TimeLimit};
 use abi::syscall::DelegateFlags;
 use abi::utcb::{ITEM_WORDS, ITEMS, Item, Window};
 use abi::{Rights, Selector, Status, call, kind};
@@ -62,7 +62,7 @@ fn check(
     let rights = rights & word.rights();
     let (first, second) = match word.kind() {
         Kind::Memory => {
-            let ports = extra >> 8 & 0xff == MemoryKind::Ports as u64;
+            let ports = space::is_ports(extra >> 8 & 0xff);
             let unit = if ports { 1 } else { abi::PAGE_SIZE as u64 };
             let inside = from.checked_add(size).is_some_and(|end| end <= second);
             if size == 0 || !inside || (from | size) & (unit - 1) != 0 {

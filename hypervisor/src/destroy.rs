@@ -11,7 +11,7 @@ use crate::cpu::Cpu;
 use crate::domain::Domain;
 use crate::mem::KernelPage;
 use crate::notification::{self, Notification};
-use crate::object::{self, AnyRef, Ending};
+use crate::object::{self, AnyRef, Ending, Object};
 use crate::portal::{self, Portal};
 use crate::sched::{self, Sched};
 use crate::slot::{CapWord, Slot, Tree, ZOMBIE};
@@ -47,18 +47,10 @@ static RETIRED: TicketMutex<Retired> = TicketMutex::new(Retired { first: 0, last
 
 /// Revokes what was derived from the capability in `slot`; with `whole`, deletes it too.
 pub fn revoke(cpu: &Cpu, tree: &Tree, slot: Ref<Slot>, whole: bool) -> Result<Progress, Status> {
-    for _ in 0..BATCH {
-        let mut step = revoke_step(tree, slot);
-        if step == Step::Done && whole {
-            step = delete_self(cpu, tree, slot)?;
-        }
-        match step {
-            Step::Done => return Ok(Progress::Done),
-            Step::Light => {}
-            Step::Heavy => return Ok(Progress::Again),
-        }
+    match revoke_some(tree, slot) {
+        Progress::Done if whole => delete_self(cpu, tree, slot),
+        progress => Ok(progress),
     }
-    Ok(Progress::Again)
 }
 
 /// One step of revocation: the number of descendants or their depth gets smaller.
@@ -86,6 +78,18 @@ fn revoke_step(tree: &Tree, slot: Ref<Slot>) -> Step {
     Step::Light
 }
 
+/// A batch of steps of revocation.
+fn revoke_some(tree: &Tree, slot: Ref<Slot>) -> Progress {
+    for _ in 0..BATCH {
+        match revoke_step(tree, slot) {
+            Step::Done => return Progress::Done,
+            Step::Light => {}
+            Step::Heavy => break,
+        }
+    }
+    Progress::Again
+}
+
 /// A capability of `kind` is no longer there: other CPUs may have found its object before. Memory and time are found and
 /// used with the tree locked.
 fn taken_back(kind: Kind) {
@@ -95,12 +99,9 @@ fn taken_back(kind: Kind) {
 }
 
 /// Deletes the capability in `slot`, from which nothing is derived any more.
-fn delete_self(cpu: &Cpu, tree: &Tree, slot: Ref<Slot>) -> Result<Step, Status> {
+fn delete_self(cpu: &Cpu, tree: &Tree, slot: Ref<Slot>) -> Result<Progress, Status> {
     if slot.word().kind() == Kind::Mapping {
-        return Ok(match space::unmap_step(tree, slot) {
-            Progress::Done => Step::Done,
-            Progress::Again => Step::Heavy,
-        });
+        return Ok(space::unmap_step(tree, slot));
     }
     let address = slot.own_object();
     if address == 0 {
@@ -108,7 +109,7 @@ fn delete_self(cpu: &Cpu, tree: &Tree, slot: Ref<Slot>) -> Result<Step, Status> 
         slot.unlink(tree);
         slot.clear(tree);
         taken_back(kind);
-        return Ok(Step::Done);
+        return Ok(Progress::Done);
     }
     // SAFETY: the capability holds the address of an object, which ends only here.
     let object: AnyRef = unsafe { Ref::from_address(address) };
@@ -117,11 +118,11 @@ fn delete_self(cpu: &Cpu, tree: &Tree, slot: Ref<Slot>) -> Result<Step, Status> 
         slot.condemn(tree);
     }
     if end(cpu, tree, object)? == Progress::Again {
-        return Ok(Step::Heavy);
+        return Ok(Progress::Again);
     }
     forget_origin(tree, object);
     retire(object);
-    Ok(Step::Done)
+    Ok(Progress::Done)
 }
 
 /// Empties the slot of the first capability of `object`, which nobody can find any more then.
@@ -160,6 +161,10 @@ fn end(cpu: &Cpu, tree: &Tree, object: AnyRef) -> Result<Progress, Status> {
         Kind::Domain => return end_domain(cpu, tree, object::downcast(object)?),
         Kind::Space => {
             let space: Ref<Space> = object::downcast(object)?;
+            // With a domain it can have been closed before.
+            if space.user(tree).is_some() {
+                return Err(Status::Busy);
+            }
             for _ in 0..BATCH {
                 match Slot::from_link(space.mappings.load(Ordering::Relaxed)) {
                     Some(mapping) => space::remove_mapping(tree, mapping),
@@ -391,10 +396,12 @@ fn end_domain(cpu: &Cpu, tree: &Tree, top: Ref<Domain>) -> Result<Progress, Stat
             Victim::Again => return Ok(Progress::Again),
             Victim::None => break,
         };
-        if revoke_step(tree, slot) != Step::Done {
+        close(cpu, tree, slot)?;
+        if slot.first_child(tree).is_some() {
+            revoke_some(tree, slot);
             return Ok(Progress::Again);
         }
-        match first_capability_of_domain(slot) {
+        match first_capability_of::<Domain>(slot) {
             Some(inner) => domain = inner,
             None => {
                 end_one(cpu, tree, slot)?;
@@ -410,12 +417,34 @@ fn end_domain(cpu: &Cpu, tree: &Tree, top: Ref<Domain>) -> Result<Progress, Stat
     Ok(Progress::Again)
 }
 
+/// From now on nobody finds what the capability in `slot` names, which goes with its domain, or derives anything from it:
+/// else whoever goes on delegating it could keep the domain from its end.
+fn close(cpu: &Cpu, tree: &Tree, slot: Ref<Slot>) -> Result<(), Status> {
+    let kind = slot.word().kind();
+    if matches!(kind, Kind::Null | Kind::Mapping) {
+        return Ok(());
+    }
+    let address = slot.own_object();
+    if address == 0 {
+        slot.withdraw(tree);
+        taken_back(kind);
+        return Ok(());
+    }
+    if kind != Kind::Space {
+        // SAFETY: it is the address of an object, which ends only in a step of this module.
+        may_end(cpu, tree, unsafe { Ref::from_address(address) })?;
+    }
+    slot.condemn(tree);
+    Ok(())
+}
+
 /// Deletes the capability in `slot`; if that cannot be, because others use the space that ends with it, one of those.
 fn end_one(cpu: &Cpu, tree: &Tree, slot: Ref<Slot>) -> Result<(), Status> {
     match delete_self(cpu, tree, slot) {
         Err(Status::Busy) => {
             let user = user_of_space(tree, slot).ok_or(Status::Busy)?;
-            if revoke_step(tree, user) == Step::Done {
+            close(cpu, tree, user)?;
+            if revoke_some(tree, user) == Progress::Done {
                 delete_self(cpu, tree, user)?;
             }
             Ok(())
@@ -424,16 +453,15 @@ fn end_one(cpu: &Cpu, tree: &Tree, slot: Ref<Slot>) -> Result<(), Status> {
     }
 }
 
-/// The first capability of a thread or vCPU that uses the space whose first capability is in `slot`. A domain may
+/// The first capability of a thread or vCPU that uses the space that ends with the capability in `slot`. A domain may
 /// end before it that holds the space, as somebody else paid for both.
 fn user_of_space(tree: &Tree, slot: Ref<Slot>) -> Option<Ref<Slot>> {
-    let space = crate::domain::resolve::<Space>(slot.word(), abi::Rights::empty()).ok()?;
-    let user = space.user(tree)?;
+    let user = first_capability_of::<Space>(slot)?.user(tree)?;
     Slot::from_link(user.origin.load(Ordering::Relaxed))
 }
 
-/// The domain that ends with the capability in `slot`, if it is one.
-fn first_capability_of_domain(slot: Ref<Slot>) -> Option<Ref<Domain>> {
+/// What ends with the capability in `slot`, if it is a `T`.
+fn first_capability_of<T: Object>(slot: Ref<Slot>) -> Option<Ref<T>> {
     let address = slot.own_object();
     // SAFETY: it is the address of an object, which ends only in a step of this module.
     let object: AnyRef = (address != 0).then(|| unsafe { Ref::from_address(address) })?;

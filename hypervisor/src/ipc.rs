@@ -312,8 +312,15 @@ fn exception_reply(cpu: &Cpu, client: Ref<Thread>, handler: Ref<Thread>) {
     client.with_frame(|frame| {
         if action.contains(ExceptionReply::SET_GPRS) {
             let mut gprs = frame.gprs();
+            let mut changed = false;
             for (i, value) in gprs.iter_mut().enumerate() {
-                *value = handler.utcb.read(head + i);
+                let new = handler.utcb.read(head + i);
+                changed |= *value != new;
+                *value = new;
+            }
+            if changed {
+                // It may be another system call that it goes on with.
+                client.sync.set(None);
             }
             frame.set_gprs(&gprs);
         }

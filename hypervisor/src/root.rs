@@ -96,7 +96,9 @@ pub fn start(cpu: &Cpu, machine: Machine<'_>) -> Result<(), Status> {
     root.object(boot::ROOT_PLATFORM, platform::object())?;
     let time = CapWord::new(Kind::Time, Rights::all(), 0);
     root.install(boot::ROOT_TIME, time, (u64::MAX, TimeLimit::ALL.pack()), 0)?;
-    root.memory(boot::ROOT_PORTS, 0, space::PORTS, MemoryKind::Ports)?;
+    if arch::HAS_PORTS {
+        root.memory(boot::ROOT_PORTS, 0, space::PORTS, MemoryKind::Ports)?;
+    }
     root.memory(
         boot::ROOT_BUNDLE,
         bundle.start().0,

@@ -385,7 +385,9 @@ fn is_spent(sched: Ref<Sched>) {
 pub fn replenished(cpu: &Cpu, sched: Ref<Sched>) {
     sched.left.set(sched.budget);
     sched.overrun_told.set(false);
-    if sched.home.get().is_some() {
+    // While its start is on the way here, another CPU has said what its home is, and its link is the inbox's.
+    let begun = |home: &Ref<Context>| home.sched.get() == Some(sched);
+    if sched.home.get().filter(begun).is_some() {
         ready(cpu, sched);
     }
 }

@@ -224,7 +224,7 @@ impl Space {
 
     /// Frees one page of the space's tables; `false` when none is left.
     pub fn free_step(&self, payer: &Domain) -> bool {
-        for page in &self.ports {
+        for page in self.ports.iter().filter(|_| arch::HAS_PORTS) {
             let virt = page.swap(0, Ordering::AcqRel);
             if virt != 0 {
                 payer.free_page(KernelPage::from_virt(virt));
@@ -268,7 +268,7 @@ pub fn map(tree: &Tree, domain: &Domain, request: &call::Map) -> Result<Progress
     if !memory.word().allows(rights) {
         return Err(Status::Denied);
     }
-    let ports = kind == MemoryKind::Ports;
+    let ports = is_ports(kind as u64);
     let unit = if ports { 1 } else { abi::PAGE_SIZE as u64 };
     let end = if ports { PORTS } else { space.end() };
     let in_memory = request
@@ -369,11 +369,16 @@ pub fn map(tree: &Tree, domain: &Domain, request: &call::Map) -> Result<Progress
     Ok(Progress::Again)
 }
 
+/// Whether memory of this kind, as slots have it, is I/O ports. Where there are none, nobody can have such memory.
+pub fn is_ports(kind: u64) -> bool {
+    arch::HAS_PORTS && kind == MemoryKind::Ports as u64
+}
+
 /// Whether `selector` holds a mapping of I/O ports.
 pub fn is_port_mapping(domain: &Domain, selector: Selector) -> bool {
     domain.slot(selector).is_some_and(|slot| {
         slot.word().kind() == Kind::Mapping
-            && slot.extra.load(Ordering::Relaxed) >> 8 & 0xff == MemoryKind::Ports as u64
+            && is_ports(slot.extra.load(Ordering::Relaxed) >> 8 & 0xff)
     })
 }
 
@@ -399,8 +404,7 @@ pub fn unmap_step(tree: &Tree, slot: Ref<Slot>) -> Progress {
 }
 
 fn unmap_batch(tree: &Tree, slot: Ref<Slot>, space: &Space) -> Progress {
-    let kind = MemoryKind::from_code((slot.extra.load(Ordering::Relaxed) >> 8) as u8)
-        .unwrap_or(MemoryKind::Ram);
+    let ports = is_ports(slot.extra.load(Ordering::Relaxed) >> 8 & 0xff);
     for _ in 0..BATCH {
         let at = slot.first.load(Ordering::Relaxed);
         let left = slot.done.load(Ordering::Relaxed);
@@ -408,7 +412,7 @@ fn unmap_batch(tree: &Tree, slot: Ref<Slot>, space: &Space) -> Progress {
             remove_mapping(tree, slot);
             return Progress::Done;
         }
-        let step = if kind == MemoryKind::Ports {
+        let step = if ports {
             // Taking back never fails.
             space.set_ports(at, left, false).unwrap_or(left)
         } else {

@@ -28,7 +28,7 @@ pub const ROOT_THREAD: Selector = Selector(3);
 pub const ROOT_SCHED: Selector = Selector(4);
 /// The log, with the rights to read and write.
 pub const ROOT_LOG: Selector = Selector(5);
-/// All I/O ports that are not the kernel's (x86), as memory of kind `Ports`.
+/// All I/O ports that are not the kernel's, as memory of kind `Ports`; empty but on x86.
 pub const ROOT_PORTS: Selector = Selector(6);
 /// The bundle's memory, whole.
 pub const ROOT_BUNDLE: Selector = Selector(7);

@@ -5,6 +5,7 @@ use super::{Object, Running};
 use crate::context::State;
 use crate::ipc;
 use crate::thread::{Exception, Thread};
+use abi::utcb::exception::{ExceptionReply, GPRS};
 use abi::{Op, Status, Tag};
 
 fn user(thread: Object<Thread>) -> Running {
@@ -457,6 +458,13 @@ fn exceptions_and_the_answers_to_them() {
 
 #[test]
 fn who_is_taken_out_of_a_system_call_makes_the_next_one_anew() {
+    // Elsewhere, or where it is with another system call.
+    for action in [ExceptionReply::SET_FRAME, ExceptionReply::SET_GPRS] {
+        is_taken_out_of_a_system_call(action);
+    }
+}
+
+fn is_taken_out_of_a_system_call(action: ExceptionReply) {
     let w = World::new(2);
     let handler = w.thread(0);
     let portal = w.portal(handler, 7);
@@ -476,8 +484,12 @@ fn who_is_taken_out_of_a_system_call_makes_the_next_one_anew() {
     };
     ipc::raise(&w.cpu(0), thread.object, exception);
     assert_eq!(w.run(0), user(handler));
+    if action == ExceptionReply::SET_GPRS {
+        (8..8 + GPRS).for_each(|i| handler.object.utcb.write(i, 0));
+    }
+    let action = (ExceptionReply::RESUME | action).bits();
     assert_eq!(
-        w.does(handler, Op::ReplyWait, &[0, 3, 0, 0, 0x7000, 0, 0]),
+        w.does(handler, Op::ReplyWait, &[0, action, 0, 0, 0x7000, 0, 0]),
         user(thread)
     );
     w.root(Op::CreateNotification, &[1, n]);

@@ -9,6 +9,7 @@ use crate::mem;
 use crate::thread::Thread;
 use abi::syscall::SpaceKind;
 use abi::{Op, Rights, Status};
+use core::sync::atomic::Ordering;
 
 #[test]
 fn nobody_finds_what_is_ending() {
@@ -431,4 +432,83 @@ fn a_system_call_that_was_not_finished_excuses_no_other() {
         w.try_root(Op::Signal, &[second]),
         Err(Status::BadCapability)
     );
+}
+
+#[test]
+fn a_period_ends_while_the_start_is_on_its_way() {
+    let w = World::new(2);
+    let threads: Vec<_> = (0..3).map(|_| w.thread(1)).collect();
+    let (spent, other) = (w.sched(1, 5, 10, 1000), w.sched(1, 6, 0, 0));
+    w.bind(spent, threads[0]);
+    assert_eq!(w.run(1), Running::User(threads[0].object));
+    arch::set_now(arch::now() + 10);
+    assert_eq!(w.run(1), Running::Idle);
+    w.delete(threads[0].at);
+    // Both starts are in the other CPU's inbox when its timer fires.
+    w.bind(other, threads[1]);
+    w.bind(spent, threads[2]);
+    arch::set_now(arch::now() + 990);
+    let cpu = w.on(1);
+    cpu.arch.timer.store(u64::MAX, Ordering::SeqCst);
+    cpu.timer_fired();
+    cpu.note_inbox();
+    for _ in 0..10 {
+        cpu.serve_inbox();
+    }
+    assert!(cpu.is_inbox_empty());
+    assert_eq!(w.run(1), Running::User(threads[1].object));
+    w.delete(threads[1].at);
+    assert_eq!(w.run(1), Running::User(threads[2].object));
+    w.delete(threads[2].at);
+    assert_eq!(w.run(1), Running::Idle);
+}
+
+#[test]
+fn who_goes_on_delegating_does_not_keep_a_domain_from_its_end() {
+    let w = World::new(2);
+    let all = Rights::all().bits() as u64;
+    let (domain, friend, space) = (w.selector(), w.selector(), w.selector());
+    let [d, f, s] = [domain, friend, space].map(u64::from);
+    let at = w.selector() as u64;
+    w.root(Op::CreateDomain, &[1, d, 40, 64]);
+    w.root(Op::CreateDomain, &[1, f, 10, 1000]);
+    w.root(Op::CreateSpace, &[d, s, 0]);
+    w.root(Op::CreateThread, &[d, at, d, s, 1, w.page(), 0x2000, 0, 0]);
+    let hostile = w.object::<Thread>(at as u32);
+    w.bind(w.sched(1, 5, 0, 0), hostile);
+    w.root(Op::Delegate, &[d, d, 1, all]);
+    w.root(Op::Delegate, &[f, d, 2, all]);
+    let user = Running::User(hostile.object);
+    assert_eq!(w.run(1), user);
+    // Among what the domain made last, and what ends first with it.
+    assert_eq!(w.does(hostile, Op::CreateNotification, &[1, 3]), user);
+    assert_eq!(w.result(hostile).map(|_| ()), Ok(()));
+    let mut place = 0;
+    let mut delegate = || {
+        place = place % 900 + 1;
+        w.begin(
+            hostile.object,
+            Op::Delegate,
+            0,
+            &[3, 2, place, all, u64::MAX],
+        );
+    };
+    (0..20).for_each(|_| delegate());
+    let killer = w.client(0, 5);
+    assert_eq!(w.run(0), Running::User(killer.object));
+    let mut runs = 0;
+    w.begin(killer.object, Op::Delete, 0, &[d]);
+    while w.restarts(killer.object) {
+        runs += 1;
+        assert!(runs < 1000, "the domain does not end");
+        w.interrupts(1);
+        w.step(1);
+        if w.cpu(1).current.get() == Some(hostile.object.context()) {
+            delegate();
+        }
+        w.interrupts(0);
+        w.on(0);
+        w.step(0);
+    }
+    assert_eq!(w.result(killer).map(|_| ()), Ok(()));
 }

@@ -275,6 +275,9 @@ pub fn virtualization() -> Virtualization {
     Virtualization::El2
 }
 
+/// Whether programs can reach devices by I/O ports.
+pub const HAS_PORTS: bool = false;
+
 /// Whether a part of the range is of registers that act on whichever guest is loaded: programs must not reach them.
 pub fn is_guest_only(start: u64, size: u64) -> bool {
     let registers = gic::virtual_interface::registers();

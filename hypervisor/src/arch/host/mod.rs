@@ -211,6 +211,9 @@ pub static LINES: [Line; 16] = [const {
 /// Device registers that only guests may reach.
 pub const GUEST_ONLY: core::ops::Range<u64> = 0xfe00_1000..0xfe00_2000;
 
+/// Whether programs can reach devices by I/O ports.
+pub const HAS_PORTS: bool = true;
+
 /// Whether a part of the range is of [`GUEST_ONLY`].
 pub fn is_guest_only(start: u64, size: u64) -> bool {
     start < GUEST_ONLY.end && GUEST_ONLY.start < start + size

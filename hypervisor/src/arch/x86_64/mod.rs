@@ -327,6 +327,9 @@ pub fn virtualization() -> Virtualization {
         .unwrap_or(Virtualization::None)
 }
 
+/// Whether programs can reach devices by I/O ports.
+pub const HAS_PORTS: bool = true;
+
 /// Whether a part of the range is of registers that act on whichever guest is loaded: there are none.
 pub fn is_guest_only(_start: u64, _size: u64) -> bool {
     false

@@ -84,11 +84,9 @@ impl PageTable {
     pub fn new(kind: SpaceKind, payer: &Domain) -> Result<PageTable, Status> {
         let format = match (kind, super::virtualization()) {
             (SpaceKind::Host, _) => Format::Host,
-            (SpaceKind::Guest, Virtualization::Vmx) => Format::Ept,
-            (SpaceKind::Guest, Virtualization::Svm) => Format::Npt,
-            (SpaceKind::Guest, _) => return Err(Status::Unsupported),
-            (SpaceKind::Device, Virtualization::Svm) => Format::Npt,
-            (SpaceKind::Device, _) => Format::Ept,
+            (SpaceKind::Guest | SpaceKind::Device, Virtualization::Svm) => Format::Npt,
+            // Also where no guest can run: it is vCPUs that cannot be made there.
+            (SpaceKind::Guest | SpaceKind::Device, _) => Format::Ept,
         };
         let root = payer.alloc_page()?;
         if format == Format::Host {
