@@ -1,0 +1,129 @@
+//! What meets a thread or vCPU on its way to another CPU.
+
+use super::{Act, act, completes, in_all_schedules, machine, together, waiting};
+use crate::cell::Ref;
+use crate::context::State;
+use crate::thread::Thread;
+use crate::world::{self, Running};
+use abi::{Op, Status};
+/// Has `thread` move the other one to CPU 1.
+fn moves(thread: Ref<Thread>, other: u32) -> Act {
+    act(move |w| {
+        let args = [other as u64, 1, world::TIME as u64, 0];
+        let result = completes(w, thread, Op::Migrate, &args).map(|_| ());
+        assert!(matches!(result, Ok(()) | Err(Status::BadCapability)));
+    })
+}
+
+#[test]
+fn a_migration_meets_a_signal() {
+    // From where it goes to, and from elsewhere.
+    for signaller in [1, 2] {
+        in_all_schedules(1, move || {
+            let (w, threads) = machine::<3>();
+            let (waiter, n) = waiting(&w);
+            let (mover, thread) = (threads[3 - signaller], threads[signaller]);
+            let mut acts = vec![
+                act(|_| ()),
+                moves(mover, waiter.at),
+                act(move |w| w.begin(thread, Op::Signal, 0, &[n])),
+            ];
+            if signaller == 1 {
+                acts.swap(1, 2);
+            }
+            together(&w, acts);
+            assert_eq!(world::result(waiter.object).unwrap()[1], u64::MAX);
+            assert_eq!(w.run(1), Running::User(waiter.object));
+        });
+    }
+}
+
+#[test]
+fn a_migration_meets_the_end_of_what_moves() {
+    in_all_schedules(1, || {
+        let (w, [_, mover, killer]) = machine();
+        let (waiter, n) = waiting(&w);
+        together(
+            &w,
+            vec![
+                act(|_| ()),
+                moves(mover, waiter.at),
+                act(move |w| {
+                    let args = [waiter.at as u64];
+                    assert!(completes(w, killer, Op::Delete, &args).is_ok());
+                }),
+            ],
+        );
+        // Another one can wait in its place.
+        assert_eq!(w.run(1), Running::User(mover));
+        w.begin(mover, Op::Wait, 0, &[n, u64::MAX]);
+        w.root(Op::Signal, &[n]);
+        assert_eq!(w.run(1), Running::User(mover));
+        assert_eq!(world::result(mover).unwrap()[1], u64::MAX);
+    });
+}
+
+#[test]
+fn a_migration_meets_a_start() {
+    in_all_schedules(2, || {
+        let (w, [binder, mover]) = machine();
+        let (thread, sched) = (w.thread(1), w.sched(1, 9, 0, 0));
+        let (at, time) = (thread.at as u64, sched.at as u64);
+        together(
+            &w,
+            vec![
+                act(move |w| {
+                    let _ = completes(w, binder, Op::BindSched, &[time, at]);
+                }),
+                act(move |w| {
+                    let _ = completes(w, mover, Op::Migrate, &[at, 0, world::TIME as u64, 0]);
+                }),
+            ],
+        );
+        // They are on one CPU, where the thread runs, or the one does not know of the other.
+        let here = thread.object.context.cpu();
+        match world::result(binder) {
+            Ok(_) => assert_eq!(w.run(here), Running::User(thread.object)),
+            Err(status) => assert!(matches!(status, Status::WrongCpu | Status::Busy)),
+        }
+        if world::result(binder).is_err() {
+            w.bind(w.sched(here, 9, 0, 0), thread);
+            assert_eq!(w.run(here), Running::User(thread.object));
+            w.bind(sched, w.thread(1));
+        }
+        assert_ne!(w.run(1 - here), Running::User(thread.object));
+    });
+}
+
+#[test]
+fn a_migration_meets_a_call() {
+    in_all_schedules(1, || {
+        let (w, [_, _, mover]) = machine();
+        let (server, caller) = (w.client(0, 9), w.client(1, 6));
+        let (portal, n) = (w.portal(server, 7), w.notification());
+        assert_eq!(w.run(0), Running::User(server.object));
+        w.begin(server.object, Op::ReplyWait, 0, &[]);
+        w.run(0);
+        assert_eq!(w.run(1), Running::User(caller.object));
+        together(
+            &w,
+            vec![
+                act(|_| ()),
+                act(move |w| w.begin(caller.object, Op::Call, 0, &[portal])),
+                act(move |w| {
+                    let args = [server.at as u64, 1, world::TIME as u64, 0];
+                    let _ = completes(w, mover, Op::Migrate, &args);
+                }),
+            ],
+        );
+        if world::state(server) == State::Ready {
+            // It has its own time there.
+            assert_eq!(w.run(1), Running::User(server.object));
+            w.begin(server.object, Op::Wait, 0, &[n, u64::MAX]);
+            w.run(1);
+            w.delete(caller.at);
+            w.root(Op::Signal, &[n]);
+            assert_eq!(w.run(1), Running::User(server.object));
+        }
+    });
+}
