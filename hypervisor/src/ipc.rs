@@ -309,27 +309,24 @@ fn exception_reply(cpu: &Cpu, client: Ref<Thread>, handler: Ref<Thread>) {
         return stop(cpu, client);
     }
     let head = (abi::PAGE_SIZE / 8) - WORDS;
+    // Whether what it goes on with can be another system call than the one that is not finished.
+    let mut anew = false;
     client.with_frame(|frame| {
         if action.contains(ExceptionReply::SET_GPRS) {
             let mut gprs = frame.gprs();
-            let mut changed = false;
             for (i, value) in gprs.iter_mut().enumerate() {
                 let new = handler.utcb.read(head + i);
-                changed |= *value != new;
+                anew |= *value != new;
                 *value = new;
-            }
-            if changed {
-                // It may be another system call that it goes on with.
-                client.sync.set(None);
             }
             frame.set_gprs(&gprs);
         }
         if action.contains(ExceptionReply::SET_FRAME) {
-            if message[3] != frame.ip() {
-                // A system call that is not finished is not gone on with.
-                client.sync.set(None);
-            }
+            anew |= message[3] != frame.ip();
             frame.set_user(message[3], message[4], message[5]);
         }
     });
+    if anew {
+        client.sync.set(None);
+    }
 }
