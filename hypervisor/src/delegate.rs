@@ -62,7 +62,7 @@ fn check(
     let rights = rights & word.rights();
     let (first, second) = match word.kind() {
         Kind::Memory => {
-            let ports = space::is_ports(extra >> 8 & 0xff);
+            let ports = space::is_ports(extra);
             let unit = if ports { 1 } else { abi::PAGE_SIZE as u64 };
             let inside = from.checked_add(size).is_some_and(|end| end <= second);
             if size == 0 || !inside || (from | size) & (unit - 1) != 0 {

@@ -199,19 +199,15 @@ fn end(cpu: &Cpu, tree: &Tree, object: AnyRef) -> Result<Progress, Status> {
 
 /// Takes the shared pages of a thread or vCPU out of its program's space.
 fn unmap_kernel_pages(tree: &Tree, object: AnyRef) -> Result<(), Status> {
-    let page = abi::PAGE_SIZE as u64;
     match object.kind {
         Kind::Thread => {
             let thread: Ref<Thread> = object::downcast(object)?;
-            thread.space.table.unmap(thread.utcb_address, page);
-            // Something else may be mapped there before every CPU has passed the epoch.
-            epoch::stale(arch::drop_translations(&thread.space));
+            thread.space.unmap_kernel_page(tree, thread.utcb_address);
             thread.use_of_space.leave(tree);
         }
         Kind::Vcpu => {
             let vcpu: Ref<Vcpu> = object::downcast(object)?;
-            vcpu.monitor.table.unmap(vcpu.state_address, page);
-            epoch::stale(arch::drop_translations(&vcpu.monitor));
+            vcpu.monitor.unmap_kernel_page(tree, vcpu.state_address);
             for user in &vcpu.uses {
                 user.leave(tree);
             }

@@ -20,6 +20,14 @@ pub use crate::arch::layout::GUEST_END;
 /// Number of I/O ports.
 pub const PORTS: u64 = 1 << 16;
 
+/// Offsets for the fast path.
+pub mod offset {
+    use super::Space;
+    use core::mem::offset_of;
+    /// 0, unless it has or gets I/O ports.
+    pub const PORTS: usize = offset_of!(Space, ports);
+}
+
 /// An address space.
 #[repr(C, align(64))]
 pub struct Space {
@@ -33,10 +41,9 @@ pub struct Space {
     pub table: PageTable,
     /// Mappings in it, a list of slots; under the tree's lock.
     pub mappings: AtomicU32,
-    /// What switches to it, as the architecture has it; 0: that takes more than loading a register.
-    pub fast: AtomicU64,
-    /// What `fast` was at first: it stays, where `fast` can become 0 between two looks at it.
-    pub switch: u64,
+    /// What switches to it, as the architecture has it; 0: that takes more than loading a register. A switch to one with I/O ports
+    /// takes more anyway.
+    pub fast: u64,
     /// Threads and vCPUs that use it; under the tree's lock.
     users: Ring,
     /// The CPUs that threads or vCPUs were made for which run in it, a bit for each: no other one loads its tables. None
@@ -112,14 +119,13 @@ impl Mapped {
 impl Space {
     /// An empty space with these tables.
     pub fn new(header: Header, kind: SpaceKind, tag: u16, table: PageTable) -> Space {
-        let switch = table.fast_switch(tag);
+        let fast = table.fast_switch(tag);
         Space {
             header,
             kind,
             tag,
             table,
-            fast: AtomicU64::new(switch),
-            switch,
+            fast,
             mappings: AtomicU32::new(0),
             users: Ring::new(),
             cpus: AtomicU64::new(0),
@@ -157,6 +163,12 @@ impl Space {
         }
     }
 
+    /// Takes the page of kernel memory at `at` out. Something else may be mapped there before every CPU has passed the epoch.
+    pub fn unmap_kernel_page(&self, _tree: &Tree, at: u64) {
+        self.table.unmap(at, abi::PAGE_SIZE as u64);
+        epoch::stale(arch::drop_translations(self));
+    }
+
     /// Maps a page of kernel memory (UTCB, state page) for its users.
     pub fn map_kernel_page(
         &self,
@@ -191,7 +203,6 @@ impl Space {
     }
 
     fn make_port_bitmap(&self) -> Result<(), Status> {
-        self.fast.store(0, Ordering::Release);
         for page in &self.ports {
             if page.load(Ordering::Acquire) == 0 {
                 let fresh = self.payer()?.alloc_page()?;
@@ -259,8 +270,8 @@ pub fn map(tree: &Tree, domain: &Domain, request: &call::Map) -> Result<Progress
         memory.first.load(Ordering::Relaxed),
         memory.second.load(Ordering::Relaxed),
     );
-    let kind = MemoryKind::from_code((memory.extra.load(Ordering::Relaxed) >> 8) as u8)
-        .ok_or(Status::BadCapability)?;
+    let extra = memory.extra.load(Ordering::Relaxed);
+    let kind = MemoryKind::from_code((extra >> 8) as u8).ok_or(Status::BadCapability)?;
     let Access { rights, caching } = request.access;
     if !(Rights::RW | Rights::EXEC).contains(rights) || !rights.contains(Rights::READ) {
         return Err(Status::BadArgument);
@@ -268,7 +279,7 @@ pub fn map(tree: &Tree, domain: &Domain, request: &call::Map) -> Result<Progress
     if !memory.word().allows(rights) {
         return Err(Status::Denied);
     }
-    let ports = is_ports(kind as u64);
+    let ports = is_ports(extra);
     let unit = if ports { 1 } else { abi::PAGE_SIZE as u64 };
     let end = if ports { PORTS } else { space.end() };
     let in_memory = request
@@ -369,16 +380,15 @@ pub fn map(tree: &Tree, domain: &Domain, request: &call::Map) -> Result<Progress
     Ok(Progress::Again)
 }
 
-/// Whether memory of this kind, as slots have it, is I/O ports. Where there are none, nobody can have such memory.
-pub fn is_ports(kind: u64) -> bool {
-    arch::HAS_PORTS && kind == MemoryKind::Ports as u64
+/// Whether memory is I/O ports whose slot has this beside its range. Where there are none, nobody can have such memory.
+pub fn is_ports(extra: u64) -> bool {
+    arch::HAS_PORTS && extra >> 8 & 0xff == MemoryKind::Ports as u64
 }
 
 /// Whether `selector` holds a mapping of I/O ports.
 pub fn is_port_mapping(domain: &Domain, selector: Selector) -> bool {
     domain.slot(selector).is_some_and(|slot| {
-        slot.word().kind() == Kind::Mapping
-            && is_ports(slot.extra.load(Ordering::Relaxed) >> 8 & 0xff)
+        slot.word().kind() == Kind::Mapping && is_ports(slot.extra.load(Ordering::Relaxed))
     })
 }
 
@@ -404,7 +414,7 @@ pub fn unmap_step(tree: &Tree, slot: Ref<Slot>) -> Progress {
 }
 
 fn unmap_batch(tree: &Tree, slot: Ref<Slot>, space: &Space) -> Progress {
-    let ports = is_ports(slot.extra.load(Ordering::Relaxed) >> 8 & 0xff);
+    let ports = is_ports(slot.extra.load(Ordering::Relaxed));
     for _ in 0..BATCH {
         let at = slot.first.load(Ordering::Relaxed);
         let left = slot.done.load(Ordering::Relaxed);

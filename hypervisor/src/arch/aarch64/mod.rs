@@ -110,33 +110,6 @@ impl CpuArch {
         isb();
     }
 
-    /// A vCPU of `guest` comes to run on this CPU, number `index`: drops what others of the same guest have left.
-    ///
-    /// What a CPU caches by tables without CnP is that CPU's own (Arm ARM D8.14), and two vCPUs are two CPUs to their guest: an
-    /// ASID can mean other tables on each, and one with stage 1 off may fetch instructions past the caches that the other writes to.
-    pub fn forget_other_vcpus(&self, index: u32, guest: &Space) {
-        if guest.shared.load(Ordering::Relaxed) & 1 << index != 0 {
-            let base = guest.table.translation_base(guest.tag);
-            // SAFETY: dropping translations and instructions is always safe, and nothing runs at EL1 or EL0 before VTTBR_EL2 is
-            // as it was.
-            unsafe {
-                asm!(
-                    "mrs {loaded}, vttbr_el2",
-                    "msr vttbr_el2, {base}",
-                    "isb",
-                    "tlbi vmalle1",
-                    "ic iallu",
-                    "dsb nsh",
-                    "msr vttbr_el2, {loaded}",
-                    "isb",
-                    base = in(reg) base,
-                    loaded = out(reg) _,
-                    options(nostack, preserves_flags)
-                );
-            }
-        }
-    }
-
     /// Suspends the vCPU whose registers are loaded, unless it is `next`.
     #[inline(always)]
     pub fn leave_guest(&self, next: Option<Ref<Vcpu>>) {
@@ -156,9 +129,8 @@ impl CpuArch {
 /// Loads stage-2 tables; they take effect with the next exception return.
 #[inline(always)]
 pub fn load_tables(space: &Space) {
-    let base = space.fast.load(Ordering::Relaxed);
-    let base = if base != 0 {
-        base
+    let base = if space.fast != 0 {
+        space.fast
     } else {
         prepare_switch(space)
     };
@@ -203,27 +175,49 @@ fn flush_current() {
 #[inline(never)]
 pub fn drop_translations(space: &Space) -> u64 {
     if space.cpus.load(Ordering::Relaxed) != 0 {
-        let base = space.table.translation_base(space.tag);
-        // SAFETY: dropping translations is always safe, and nothing runs at EL1 or EL0 before VTTBR_EL2 is as it was.
-        unsafe {
+        // SAFETY: dropping translations is always safe.
+        by_tag_of(space, || unsafe {
             asm!(
-                "mrs {loaded}, vttbr_el2",
-                "msr vttbr_el2, {base}",
-                "isb",
                 "dsb ishst",
                 "tlbi vmalls12e1is",
                 "dsb ish",
                 "tlbi vmalls12e1is",
                 "dsb ish",
-                "msr vttbr_el2, {loaded}",
-                "isb",
-                base = in(reg) base,
-                loaded = out(reg) _,
                 options(nostack, preserves_flags)
             );
-        }
+        });
     }
     0
+}
+
+/// A vCPU of `guest` comes to run on CPU `index`, this one: drops what others of the same guest have left.
+///
+/// What a CPU caches by tables without CnP is that CPU's own (Arm ARM D8.14), and two vCPUs are two CPUs to their guest: an
+/// ASID can mean other tables on each, and one with stage 1 off may fetch instructions past the caches that the other writes to.
+pub fn forget_other_vcpus(index: u32, guest: &Space) {
+    if guest.shared.load(Ordering::Relaxed) & 1 << index != 0 {
+        // SAFETY: dropping translations and instructions is always safe.
+        by_tag_of(guest, || unsafe {
+            asm!(
+                "tlbi vmalle1",
+                "ic iallu",
+                "dsb nsh",
+                options(nostack, preserves_flags)
+            );
+        });
+    }
+}
+
+/// Drops what `invalidate` says of what is cached by the VMID of `space`: with its stage-2 tables loaded, by which nothing runs
+/// meanwhile.
+#[inline(always)]
+fn by_tag_of(space: &Space, invalidate: impl FnOnce()) {
+    let loaded = read!("vttbr_el2");
+    write!("vttbr_el2", space.table.translation_base(space.tag));
+    isb();
+    invalidate();
+    write!("vttbr_el2", loaded);
+    isb();
 }
 
 /// Drops all translations of EL0 and EL1 on this CPU.

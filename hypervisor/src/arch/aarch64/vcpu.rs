@@ -283,7 +283,7 @@ impl VcpuArch {
             return Some(self.take_event());
         }
         if !self.resident {
-            cpu.arch.forget_other_vcpus(cpu.index, guest);
+            super::forget_other_vcpus(cpu.index, guest);
             self.make_resident();
         }
         if self.maintained == Maintained::InGuest {

@@ -18,7 +18,7 @@ use crate::domain::offset as domain;
 use crate::notification::offset as notification;
 use crate::portal::offset as portal;
 use crate::slot::offset as slot;
-use crate::space::Space;
+use crate::space::{Space, offset as space};
 use crate::thread::Thread;
 use abi::cap::Kind;
 use abi::{MAX_CALL_DEPTH, Op, Rights, Status};
@@ -132,10 +132,10 @@ pub unsafe extern "C" fn syscall_entry() {
         "je 2f",
         "cmp byte ptr gs:[{general_switch}], 0",
         "jne 10f",
-        "cmp qword ptr [rbx + {fast}], 0",
-        "je 10f",
+        "cmp qword ptr [rbx + {ports}], 0",
+        "jne 10f",
         "mov gs:[{space}], rbx",
-        "mov rbx, [rbx + {switch}]",
+        "mov rbx, [rbx + {fast}]",
         "mov cr3, rbx",
         "2:",
         // From here on it happens.
@@ -191,10 +191,10 @@ pub unsafe extern "C" fn syscall_entry() {
         "je 3f",
         "cmp byte ptr gs:[{general_switch}], 0",
         "jne 14b",
-        "cmp qword ptr [r15 + {fast}], 0",
-        "je 14b",
+        "cmp qword ptr [r15 + {ports}], 0",
+        "jne 14b",
         "mov gs:[{space}], r15",
-        "mov r15, [r15 + {switch}]",
+        "mov r15, [r15 + {fast}]",
         "mov cr3, r15",
         "3:",
         "stage_save_reply:",
@@ -342,7 +342,7 @@ pub unsafe extern "C" fn syscall_entry() {
         handler = const portal::HANDLER,
         identity = const portal::IDENTITY,
         fast = const offset_of!(Space, fast),
-        switch = const offset_of!(Space, switch),
+        ports = const space::PORTS,
         thread_domain = const offset_of!(Thread, domain),
         thread_space = const offset_of!(Thread, space),
         caller = const offset_of!(Thread, caller),

@@ -101,7 +101,7 @@ impl CpuArch {
         self.space.set(Some(space));
         // SAFETY: the space's tables have the kernel's upper half, and the space outlives its loading: before
         // its tables are freed, every CPU passes an epoch, which loads others.
-        unsafe { load_cr3(space.switch) };
+        unsafe { load_cr3(space.fast) };
         self.load_ports(space);
     }
 
