@@ -275,13 +275,14 @@ pub fn notification(
 
 /// [`abi::Op::BindKick`].
 pub fn bind_kick(_tree: &Tree, caller: &Domain, call: &call::BindKick) -> Result<(), Status> {
-    let vcpu = caller.object(call.vcpu)?;
-    let notification = caller.object(call.notification)?;
+    let (vcpu_slot, _, vcpu) = caller.held(call.vcpu)?;
+    let (slot, _, notification) = caller.held(call.notification)?;
+    let through = [vcpu_slot.link(), slot.link()];
     // Until it is started, no CPU touches the vCPU.
     if vcpu.context.was_started() || vcpu.context.notification.get().is_some() {
         return Err(Status::Busy);
     }
-    notification.attach(vcpu.context())?;
+    notification.attach(vcpu.context(), through)?;
     vcpu.context.notification.set(Some(notification));
     Ok(())
 }

@@ -1,5 +1,6 @@
 //! Delegation of capabilities, by system call and in messages.
 
+use crate::binding;
 use crate::cell::Ref;
 use crate::domain::Domain;
 use crate::slot::{self, CapWord, ORIGIN, Slot, Tree};
@@ -45,8 +46,8 @@ fn check(
         source.second.load(Ordering::Relaxed),
     );
     if grant {
-        // What was derived would change its parent, and an object its order of destruction.
-        if source.first_child(tree).is_some() || extra & ORIGIN != 0 {
+        // What was derived or bound would change its parent, and an object its order of destruction.
+        if source.first_child(tree).is_some() || source.is_bound() || extra & ORIGIN != 0 {
             return Err(Status::Busy);
         }
         return Ok(Checked {
@@ -98,7 +99,10 @@ fn check(
 fn carry_out(tree: &Tree, checked: &Checked) {
     let target = &checked.target;
     if checked.grant {
-        return checked.source.move_to(tree, target);
+        let source = &checked.source;
+        source.move_to(tree, target);
+        target.publish(tree, checked.word);
+        return binding::moved(tree, source, target, checked.word);
     }
     target.describe(tree, checked.extra);
     target.first.store(checked.first, Ordering::Release);

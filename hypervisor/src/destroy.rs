@@ -14,13 +14,13 @@ use crate::notification::{self, Notification};
 use crate::object::{self, AnyRef, Ending, Object};
 use crate::portal::{self, Portal};
 use crate::sched::{self, Sched};
-use crate::slot::{CapWord, Slot, Tree, ZOMBIE};
+use crate::slot::{CapWord, Slot, Tree};
 use crate::space::{self, Progress, Space};
 use crate::sync::TicketMutex;
 use crate::sync::atomic::Ordering;
 use crate::thread::Thread;
 use crate::vcpu::Vcpu;
-use crate::{arch, cpu, epoch, interrupt, ipc, logring, overrun};
+use crate::{arch, binding, cpu, epoch, ipc};
 use abi::Status;
 use abi::cap::Kind;
 
@@ -62,18 +62,13 @@ fn revoke_step(tree: &Tree, slot: Ref<Slot>) -> Step {
         space::unmap_step(tree, child);
         return Step::Heavy;
     }
-    let kind = child.word().kind();
+    take_back(tree, child);
     if let Some(grandchild) = child.first_child(tree) {
-        if child.extra.load(Ordering::Relaxed) & ZOMBIE == 0 {
-            child.withdraw(tree);
-        }
-        taken_back(kind);
         grandchild.unlink(tree);
         grandchild.link_under(tree, &slot);
-    } else {
+    } else if !binding::unbind_one(tree, &child) {
         child.unlink(tree);
         child.clear(tree);
-        taken_back(kind);
     }
     Step::Light
 }
@@ -90,10 +85,16 @@ fn revoke_some(tree: &Tree, slot: Ref<Slot>) -> Progress {
     Progress::Again
 }
 
-/// A capability of `kind` is no longer there: other CPUs may have found its object before. Memory and time are found and
-/// used with the tree locked.
-fn taken_back(kind: Kind) {
-    if !matches!(kind, Kind::Memory | Kind::Time | Kind::Null) {
+/// Withdraws the capability in `slot`, if it is still there; if it is the first one of its object, nobody finds that any
+/// more. Other CPUs may have found the object before, but for memory and time, which are found and used with the tree locked.
+fn take_back(tree: &Tree, slot: Ref<Slot>) {
+    let word = slot.word();
+    if word == CapWord::NULL {
+        return;
+    }
+    slot.withdraw(tree);
+    binding::withdrawn(tree, &slot, word);
+    if !matches!(word.kind(), Kind::Memory | Kind::Time) {
         epoch::unlinked();
     }
 }
@@ -103,26 +104,32 @@ fn delete_self(cpu: &Cpu, tree: &Tree, slot: Ref<Slot>) -> Result<Progress, Stat
     if slot.word().kind() == Kind::Mapping {
         return Ok(space::unmap_step(tree, slot));
     }
-    let address = slot.own_object();
-    if address == 0 {
-        let kind = slot.word().kind();
+    let object = own_object(slot);
+    if let Some(object) = object.filter(|_| slot.word() != CapWord::NULL) {
+        may_end(cpu, tree, object)?;
+    }
+    take_back(tree, slot);
+    if binding::unbind_one(tree, &slot) {
+        return Ok(Progress::Again);
+    }
+    let Some(object) = object else {
         slot.unlink(tree);
         slot.clear(tree);
-        taken_back(kind);
         return Ok(Progress::Done);
-    }
-    // SAFETY: the capability holds the address of an object, which ends only here.
-    let object: AnyRef = unsafe { Ref::from_address(address) };
-    if slot.word() != CapWord::NULL {
-        may_end(cpu, tree, object)?;
-        slot.condemn(tree);
-    }
+    };
     if end(cpu, tree, object)? == Progress::Again {
         return Ok(Progress::Again);
     }
     forget_origin(tree, object);
     retire(object);
     Ok(Progress::Done)
+}
+
+/// The object that ends with the capability in `slot`, if one does.
+fn own_object(slot: Ref<Slot>) -> Option<AnyRef> {
+    let address = slot.own_object();
+    // SAFETY: it is the address of an object, which ends only in a step of this module.
+    (address != 0).then(|| unsafe { Ref::from_address(address) })
 }
 
 /// Empties the slot of the first capability of `object`, which nobody can find any more then.
@@ -175,11 +182,6 @@ fn end(cpu: &Cpu, tree: &Tree, object: AnyRef) -> Result<Progress, Status> {
         }
         Kind::Portal => portal::unbind(object::downcast::<Portal>(object)?),
         Kind::Thread | Kind::Vcpu | Kind::Sched | Kind::Notification => {
-            if let Ok(notification) = object::downcast::<Notification>(object)
-                && overrun::unbind_some(notification, BATCH) == Progress::Again
-            {
-                return Ok(Progress::Again);
-            }
             if !detached(cpu, object)? {
                 return Ok(Progress::Again);
             }
@@ -298,23 +300,11 @@ fn detach_thread(cpu: &Cpu, thread: Ref<Thread>) -> Progress {
 }
 
 fn detach_notification(cpu: &Cpu, notification: Ref<Notification>) -> Progress {
-    if interrupt::forget(notification) == Progress::Again {
-        return Progress::Again;
-    }
-    logring::forget(notification);
     // It is closed: who waits now is the last one.
-    if let Some(waiter) = notification.waiter() {
-        match waiter.state.get() {
-            State::Waiting => notification::end_wait(cpu, waiter, Status::Aborted),
-            // It waits, or not, when it has arrived.
-            State::Moving => return Progress::Again,
-            _ => {
-                notification.detach(waiter);
-                waiter.notification.set(None);
-            }
-        }
+    match notification.waiter() {
+        Some(waiter) => notification::release(cpu, waiter),
+        None => Progress::Done,
     }
-    Progress::Done
 }
 
 fn detach_context(cpu: &Cpu, context: Ref<Context>) {
@@ -348,7 +338,6 @@ fn detach_sched(cpu: &Cpu, sched: Ref<Sched>) {
         home.set_started(false);
     }
     sched::remove(cpu, sched);
-    overrun::unbind(sched);
 }
 
 /// What the end of a domain takes away next.
@@ -420,17 +409,10 @@ fn close(cpu: &Cpu, tree: &Tree, slot: Ref<Slot>) -> Result<(), Status> {
     if matches!(kind, Kind::Null | Kind::Mapping) {
         return Ok(());
     }
-    let address = slot.own_object();
-    if address == 0 {
-        slot.withdraw(tree);
-        taken_back(kind);
-        return Ok(());
+    if let Some(object) = own_object(slot).filter(|object| object.kind != Kind::Space) {
+        may_end(cpu, tree, object)?;
     }
-    if kind != Kind::Space {
-        // SAFETY: it is the address of an object, which ends only in a step of this module.
-        may_end(cpu, tree, unsafe { Ref::from_address(address) })?;
-    }
-    slot.condemn(tree);
+    take_back(tree, slot);
     Ok(())
 }
 
@@ -458,10 +440,7 @@ fn user_of_space(tree: &Tree, slot: Ref<Slot>) -> Option<Ref<Slot>> {
 
 /// What ends with the capability in `slot`, if it is a `T`.
 fn first_capability_of<T: Object>(slot: Ref<Slot>) -> Option<Ref<T>> {
-    let address = slot.own_object();
-    // SAFETY: it is the address of an object, which ends only in a step of this module.
-    let object: AnyRef = (address != 0).then(|| unsafe { Ref::from_address(address) })?;
-    object::downcast(object).ok()
+    object::downcast(own_object(slot)?).ok()
 }
 
 /// Takes a finished object off its payer's list and queues its memory for the end of the epoch.

@@ -156,7 +156,7 @@ pub fn bind(tree: &Tree, caller: &Domain, call: &call::BindDoorbell) -> Result<(
     slot.first.store(base + first, Ordering::Release);
     slot.second.store(size, Ordering::Relaxed);
     slot.link_under(tree, &source);
-    slot.join_space(tree, &space.mappings);
+    slot.join_list(tree, &space.mappings);
     let word = CapWord::new(Kind::Mapping, Rights::empty(), space.address());
     slot.publish(tree, word);
     Ok(())

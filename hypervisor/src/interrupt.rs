@@ -5,29 +5,21 @@
 //! more. An interrupt controller that keeps edges while it holds a line (GIC: a line that is active) holds all.
 
 use crate::arch;
+use crate::binding::Target;
 use crate::cell::Ref;
 use crate::cpu::Cpu;
-use crate::notification::{self, Notification};
+use crate::notification;
 use crate::object::{Header, Object};
-use crate::slot::Tree;
-use crate::space::Progress;
 use crate::sync::TicketMutex;
-use crate::sync::atomic::{AtomicU32, Ordering};
 use abi::Status;
 use abi::cap::Kind;
 use abi::syscall::TriggerMode;
 
 pub use crate::arch::layout::MAX_LINES;
 
-#[derive(Clone, Copy)]
-struct Binding {
-    notification: Ref<Notification>,
-    bits: u64,
-}
-
 /// What a line is doing. One lock for all of it: delivery and acknowledgement may be on different CPUs.
 struct Line {
-    binding: Option<Binding>,
+    binding: Option<Target>,
     /// Delivery holds it.
     held: bool,
     /// Signalled and not acknowledged.
@@ -51,8 +43,6 @@ pub struct Interrupt {
     /// Common part.
     pub header: Header,
     state: TicketMutex<Line>,
-    /// Number of the next line of its notification, plus one, or 0.
-    next: AtomicU32,
 }
 
 // SAFETY: repr(C), header first, 64-byte aligned.
@@ -65,7 +55,6 @@ impl Interrupt {
         Interrupt {
             header: Header::fixed(Kind::Interrupt),
             state: TicketMutex::new(Line::NEW),
-            next: AtomicU32::new(0),
         }
     }
 }
@@ -85,30 +74,19 @@ pub fn line(line: u32) -> Option<Ref<Interrupt>> {
     LINES.get(line as usize).map(Ref::from_static)
 }
 
-/// Binds a line to the bits of a notification and unmasks it.
-pub fn bind(
-    _tree: &Tree,
-    interrupt: Ref<Interrupt>,
-    notification: Ref<Notification>,
-    bits: u64,
-    mode: TriggerMode,
-) -> Result<(), Status> {
+/// Has a line signal `target`, and unmasks it.
+pub fn bind(interrupt: Ref<Interrupt>, target: Target, mode: TriggerMode) -> Result<(), Status> {
     let mut state = interrupt.state.lock();
     if state.binding.is_some() {
         return Err(Status::Busy);
     }
     let held = arch::interrupt_route(interrupt.line(), mode)?;
-    let binding = Some(Binding { notification, bits });
     *state = Line {
-        binding,
+        binding: Some(target),
         held,
         pending: false,
         again: false,
     };
-    let first = notification
-        .lines
-        .swap(interrupt.line() + 1, Ordering::Relaxed);
-    interrupt.next.store(first, Ordering::Relaxed);
     arch::interrupt_unmask(interrupt.line());
     Ok(())
 }
@@ -156,30 +134,18 @@ fn deliver_line(cpu: &Cpu, line: u32) {
     signal(cpu, binding);
 }
 
-fn signal(cpu: &Cpu, binding: Option<Binding>) {
+fn signal(cpu: &Cpu, binding: Option<Target>) {
     if let Some(binding) = binding {
         notification::signal(cpu, binding.notification, binding.bits);
     }
 }
 
-/// Lines that are taken from a notification at once.
-const BATCH: usize = 8;
-
-/// Takes a batch of lines from `notification`, which is about to end and gets no new ones: they are masked.
-pub fn forget(notification: Ref<Notification>) -> Progress {
-    for _ in 0..BATCH {
-        let first = notification.lines.load(Ordering::Relaxed);
-        let Some(interrupt) = first.checked_sub(1).and_then(line) else {
-            return Progress::Done;
-        };
-        let next = interrupt.next.load(Ordering::Relaxed);
-        notification.lines.store(next, Ordering::Relaxed);
-        // Under the lock: from then on others may bind it, and unmask it.
-        let mut state = interrupt.state.lock();
-        *state = Line::NEW;
-        arch::interrupt_mask(interrupt.line());
-    }
-    Progress::Again
+/// Has a line signal nothing: it is masked.
+pub fn unbind(interrupt: Ref<Interrupt>) {
+    // Under the lock: from then on others may bind it, and unmask it.
+    let mut state = interrupt.state.lock();
+    *state = Line::NEW;
+    arch::interrupt_mask(interrupt.line());
 }
 
 /// All lines as at boot.

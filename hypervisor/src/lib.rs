@@ -6,6 +6,7 @@
 
 pub mod addr;
 pub mod arch;
+pub mod binding;
 pub mod boot;
 pub mod cell;
 pub mod context;

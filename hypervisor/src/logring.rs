@@ -3,9 +3,10 @@
 //! Until somebody reads it, the log also goes to the machine's UART.
 
 use crate::arch;
+use crate::binding::Target;
 use crate::cell::Ref;
 use crate::cpu;
-use crate::notification::{self, Notification};
+use crate::notification;
 use crate::object::{Header, Object};
 use crate::sync::TicketMutex;
 use crate::sync::atomic::{AtomicBool, Ordering};
@@ -20,7 +21,9 @@ struct Ring {
     bytes: [u8; SIZE],
     start: usize,
     length: usize,
-    listener: Option<(Ref<Notification>, u64)>,
+    listener: Option<Target>,
+    /// Position of the capability to the log that it was bound with, or 0.
+    through: u32,
 }
 
 impl Ring {
@@ -52,6 +55,7 @@ static RING: TicketMutex<Ring> = TicketMutex::new(Ring {
     start: 0,
     length: 0,
     listener: None,
+    through: 0,
 });
 static TAKEN_OVER: AtomicBool = AtomicBool::new(false);
 
@@ -86,7 +90,7 @@ pub fn append(bytes: &[u8]) {
         ring.put(bytes);
         ring.listener
     };
-    if let Some((notification, bits)) = listener {
+    if let Some(Target { notification, bits }) = listener {
         notification::signal(cpu::current(), notification, bits);
     }
 }
@@ -101,17 +105,21 @@ pub fn take(out: &mut [u8], take_over: bool) -> usize {
     ring.get(out)
 }
 
-/// Signals `bits` of `notification` whenever something is appended.
-pub fn listen(notification: Ref<Notification>, bits: u64) {
-    RING.lock().listener = Some((notification, bits));
+/// Signals `target` whenever something is appended; `through`: position of the capability to the log.
+pub fn listen(target: Target, through: u32) {
+    let mut ring = RING.lock();
+    (ring.listener, ring.through) = (Some(target), through);
 }
 
-/// Forgets `notification`, which is about to end.
-pub fn forget(notification: Ref<Notification>) {
+/// Signals nothing any more.
+pub fn ignore() {
     let mut ring = RING.lock();
-    if ring.listener.is_some_and(|(n, _)| n == notification) {
-        ring.listener = None;
-    }
+    (ring.listener, ring.through) = (None, 0);
+}
+
+/// Position of the capability to the log with which a notification was bound, or 0.
+pub fn listener() -> u32 {
+    RING.lock().through
 }
 
 /// A line of the kernel's log.
@@ -149,6 +157,7 @@ pub fn append_text(text: fmt::Arguments<'_>) {
 #[cfg(test)]
 pub fn reset() {
     let mut ring = RING.lock();
-    (ring.start, ring.length, ring.listener) = (0, 0, None);
+    (ring.start, ring.length) = (0, 0);
+    (ring.listener, ring.through) = (None, 0);
     TAKEN_OVER.store(false, Ordering::Relaxed);
 }

@@ -10,7 +10,7 @@ use crate::object::Object;
 use crate::platform::PlatformObject;
 use crate::portal::Portal;
 use crate::sched::Sched;
-use crate::slot::Slot;
+use crate::slot::{CapWord, Slot};
 use crate::space::Space;
 use crate::thread::Thread;
 use crate::vcpu::Vcpu;
@@ -101,6 +101,17 @@ impl Domain {
         let address = self.holder(cap)?.word().address();
         // SAFETY: threads and vCPUs start with their context.
         Ok(unsafe { Ref::from_address(address) })
+    }
+
+    /// The object, with the slot of the capability and what it held.
+    #[inline(always)]
+    pub fn held<K: Named, const RIGHTS: u16>(
+        &self,
+        cap: Cap<K, RIGHTS>,
+    ) -> Result<(Ref<Slot>, CapWord, Ref<K::Object>), Status> {
+        let slot = self.slot(cap.selector()).ok_or(Status::BadCapability)?;
+        let word = slot.word();
+        Ok((slot, word, resolve(word, Cap::<K, RIGHTS>::RIGHTS)?))
     }
 
     /// The notification and the bits that the capability may signal. Takes no lock.

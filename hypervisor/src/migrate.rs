@@ -202,8 +202,8 @@ fn arrive(cpu: &Cpu, context: Ref<Context>) {
         sched::ready(cpu, sched);
     }
     context.release_waiters(cpu, None);
-    // Signals that came on the way.
-    if let Some(notification) = context.notification.get().filter(|n| n.is_set()) {
+    // Signals that came on the way, or the end of the wait.
+    if let Some(notification) = context.notification.get() {
         notification::arrive(cpu, notification);
     }
     cpu.reschedule.set(true);

@@ -7,9 +7,9 @@ use crate::cell::{CpuCell, Ref};
 use crate::context::{Context, State};
 use crate::cpu::{self, Cpu};
 use crate::object::{Header, Object};
-use crate::ring::Ring;
+use crate::space::Progress;
 use crate::sync::TicketMutex;
-use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::thread::Thread;
 use abi::cap::Kind;
 use abi::{Status, call};
@@ -27,6 +27,10 @@ pub mod offset {
 /// Who waits, or the vCPU that it kicks.
 struct Waiter {
     context: Option<Ref<Context>>,
+    /// Positions of the capabilities that it needs for that.
+    through: [u32; 2],
+    /// One of them is gone: the waiter's CPU ends it.
+    ended: bool,
     /// The notification is ending: nobody waits any more.
     closed: bool,
 }
@@ -40,14 +44,10 @@ pub struct Notification {
     /// Whether somebody waits or is kicked; changes under the lock of `waiter`, read without it.
     attached: AtomicBool,
     waiter: TicketMutex<Waiter>,
-    /// Number of the first interrupt line that is bound to it, plus one, or 0; under the tree's lock until it ends.
-    pub lines: AtomicU32,
     /// Whether it is in a CPU's inbox, and what comes after it there.
     pub posted: AtomicBool,
     /// Link in the inbox; under its lock.
     pub posted_next: CpuCell<Option<Ref<Notification>>>,
-    /// Scheduling contexts whose overruns it tells; under the lock of [`crate::overrun::bind`].
-    pub overruns: Ring,
 }
 
 // SAFETY: repr(C), header first, 64-byte aligned.
@@ -64,12 +64,12 @@ impl Notification {
             attached: AtomicBool::new(false),
             waiter: TicketMutex::new(Waiter {
                 context: None,
+                through: [0; 2],
+                ended: false,
                 closed: false,
             }),
-            lines: AtomicU32::new(0),
             posted: AtomicBool::new(false),
             posted_next: CpuCell::new(None),
-            overruns: Ring::new(),
         }
     }
 
@@ -85,8 +85,8 @@ impl Notification {
         self.word.swap(0, Ordering::SeqCst)
     }
 
-    /// Makes `context` the one that is woken or kicked.
-    pub fn attach(&self, context: Ref<Context>) -> Result<(), Status> {
+    /// Makes `context` the one that is woken or kicked, as long as the capabilities `through` which are there.
+    pub fn attach(&self, context: Ref<Context>, through: [u32; 2]) -> Result<(), Status> {
         let mut waiter = self.waiter.lock();
         if waiter.closed {
             return Err(Status::Aborted);
@@ -95,9 +95,18 @@ impl Notification {
             return Err(Status::Busy);
         }
         waiter.context = Some(context);
+        (waiter.through, waiter.ended) = (through, false);
         // Before the look at the bits that follows, as the bits are set before the look at this.
         self.attached.store(true, Ordering::SeqCst);
         Ok(())
+    }
+
+    /// The capability in the slot at position `from` is at `to` now.
+    pub fn moved(&self, from: u32, to: u32) {
+        let mut waiter = self.waiter.lock();
+        waiter.through = waiter
+            .through
+            .map(|link| if link == from { to } else { link });
     }
 
     /// Removes the waiter, if it is `context`.
@@ -122,13 +131,13 @@ impl Notification {
     }
 }
 
-/// Who waits, if it is on this CPU. If it is on another one, that is told.
+/// Who waits, if it is on this CPU, and whether that has to end. If it is on another one, that is told.
 #[inline(always)]
-fn waiter_here(cpu: &Cpu, notification: Ref<Notification>) -> Option<Ref<Context>> {
+fn waiter_here(cpu: &Cpu, notification: Ref<Notification>) -> Option<(Ref<Context>, bool)> {
     let waiter = notification.waiter.lock();
     let context = waiter.context?;
     if context.cpu() == cpu.index {
-        return Some(context);
+        return Some((context, waiter.ended));
     }
     // Before the lock is released: once a notification is closed and has no waiter, it enters no inbox.
     cpu::by_index(context.cpu()).post(notification);
@@ -165,12 +174,29 @@ pub fn signal_later(notification: Ref<Notification>, bits: u64) {
     }
 }
 
+/// The capability in the slot at position `link` is gone: who waits or is kicked through it does so no more, from the
+/// next interrupt of its CPU on.
+pub fn end_through(notification: Ref<Notification>, link: u32) {
+    let mut waiter = notification.waiter.lock();
+    if let Some(context) = waiter.context
+        && waiter.through.contains(&link)
+    {
+        waiter.ended = true;
+        // Under the lock, as in `waiter_here`.
+        cpu::by_index(context.cpu()).post(notification);
+    }
+}
+
 /// Wakes who waits, or has its CPU do so.
 pub fn arrive(cpu: &Cpu, notification: Ref<Notification>) {
-    let Some(waiter) = waiter_here(cpu, notification) else {
+    let Some((waiter, ended)) = waiter_here(cpu, notification) else {
         return;
     };
     match waiter.state.get() {
+        _ if ended => {
+            // If it is on its way, its arrival comes here again.
+            let _ = release(cpu, waiter);
+        }
         State::Waiting => end_wait_for(cpu, notification, waiter),
         // Without bits there is nothing to tell the monitor: the guest must not go on behind its back.
         State::Halted if notification.is_set() => waiter.wake(cpu),
@@ -195,6 +221,20 @@ fn end_wait_for(cpu: &Cpu, notification: Ref<Notification>, waiter: Ref<Context>
     cpu.timeouts.disarm(&waiter.timeout);
     waiter.notification.set(None);
     waiter.wake(cpu);
+}
+
+/// Lets go of `waiter`, of this CPU, which waits or is kicked; `Again`: it does so, or not, when it has arrived.
+pub fn release(cpu: &Cpu, waiter: Ref<Context>) -> Progress {
+    match waiter.state.get() {
+        State::Waiting => end_wait(cpu, waiter, Status::Aborted),
+        State::Moving => return Progress::Again,
+        _ => {
+            if let Some(notification) = waiter.notification.take() {
+                notification.detach(waiter);
+            }
+        }
+    }
+    Progress::Done
 }
 
 /// Ends a wait with `status`. On the waiter's CPU.

@@ -1,94 +1,31 @@
 //! Overruns: who is told that a scheduling context has spent its budget and would go on.
 
-use crate::cell::{CpuCell, Ref};
-use crate::notification::{self, Notification};
-use crate::ring::Link;
+use crate::binding::Target;
+use crate::cell::Ref;
+use crate::notification;
 use crate::sched::Sched;
-use crate::space::Progress;
-use crate::sync::TicketMutex;
 use abi::Status;
-use core::mem::offset_of;
 
-/// A scheduling context's part.
-pub struct Event {
-    /// The notification and its bits; under the lock of `bind`.
-    notification: CpuCell<Option<Ref<Notification>>>,
-    bits: CpuCell<u64>,
-    /// Place among those that are bound to the notification; under the same lock.
-    link: Link,
-}
-
-impl Event {
-    /// Nobody is told.
-    pub const fn new() -> Event {
-        Event {
-            notification: CpuCell::new(None),
-            bits: CpuCell::new(0),
-            link: Link::new(),
-        }
-    }
-}
-
-impl Default for Event {
-    fn default() -> Event {
-        Event::new()
-    }
-}
-
-static BINDINGS: TicketMutex<()> = TicketMutex::new(());
-
-/// From now on `bits` of `notification` tell overruns of `sched`.
-pub fn bind(sched: Ref<Sched>, notification: Ref<Notification>, bits: u64) -> Result<(), Status> {
-    let _lock = BINDINGS.lock();
-    let event = &sched.overrun;
-    if event.notification.get().is_some() {
+/// From now on overruns of `sched` signal `target`.
+pub fn bind(sched: Ref<Sched>, target: Target) -> Result<(), Status> {
+    let mut overrun = sched.overrun.lock();
+    if overrun.is_some() {
         return Err(Status::Busy);
     }
-    notification.overruns.push(link(sched));
-    event.bits.set(bits);
-    event.notification.set(Some(notification));
+    *overrun = Some(target);
     Ok(())
 }
 
-/// Nobody is told any more of `sched`, which is about to end.
+/// Nobody is told any more of `sched`.
 pub fn unbind(sched: Ref<Sched>) {
-    let _lock = BINDINGS.lock();
-    sched.overrun.link.unlink();
-    sched.overrun.notification.set(None);
+    *sched.overrun.lock() = None;
 }
-
-/// Unbinds up to `most` scheduling contexts from `notification`, to which nobody binds any more.
-pub fn unbind_some(notification: Ref<Notification>, most: usize) -> Progress {
-    let _lock = BINDINGS.lock();
-    for _ in 0..most {
-        match notification.overruns.pop() {
-            Some(link) => of_link(link).overrun.notification.set(None),
-            None => return Progress::Done,
-        }
-    }
-    Progress::Again
-}
-
-/// The place of `sched` among those that are bound to a notification.
-fn link(sched: Ref<Sched>) -> Ref<Link> {
-    // SAFETY: it is there; what is bound is unbound before it ends.
-    unsafe { Ref::from_address(sched.address() + LINK) }
-}
-
-/// The scheduling context whose place `link` is.
-fn of_link(link: Ref<Link>) -> Ref<Sched> {
-    // SAFETY: rings of overruns hold such links of live objects only.
-    unsafe { Ref::from_address(link.address() - LINK) }
-}
-
-const LINK: u64 = (offset_of!(Sched, overrun) + offset_of!(Event, link)) as u64;
 
 /// On its CPU: `sched` would run, but has spent its budget, which was not told yet in this period.
 pub fn tell(sched: Ref<Sched>) {
     sched.overrun_told.set(true);
-    let event = &sched.overrun;
-    let _lock = BINDINGS.lock();
-    if let Some(notification) = event.notification.get() {
-        notification::signal_later(notification, event.bits.get());
+    let target = *sched.overrun.lock();
+    if let Some(target) = target {
+        notification::signal_later(target.notification, target.bits);
     }
 }

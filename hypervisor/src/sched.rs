@@ -4,13 +4,15 @@
 //! following the home's chain of calls, so that time is donated along a call without any
 //! queue being touched.
 
+use crate::binding::Target;
 use crate::cell::{CpuCell, Ref};
 use crate::context::{Context, ReplyPath, State};
 use crate::cpu::Cpu;
 use crate::object::{Header, Object};
-use crate::overrun::{self, Event};
+use crate::overrun;
 use crate::ring::Link;
 use crate::space::Progress;
+use crate::sync::TicketMutex;
 use crate::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use crate::timeout::{Expiry, Timeout};
 use abi::cap::{Kind, TimeLimit};
@@ -48,7 +50,7 @@ pub struct Sched {
     /// The end of the period, while the budget is spent.
     pub replenish: Timeout,
     /// What happens when it would go on with its budget spent.
-    pub overrun: Event,
+    pub overrun: TicketMutex<Option<Target>>,
 }
 
 // SAFETY: repr(C), header first, 64-byte aligned.
@@ -75,7 +77,7 @@ impl Sched {
             prev: CpuCell::new(None),
             waiting: Link::new(),
             replenish: Timeout::new(Expiry::Replenish),
-            overrun: Event::new(),
+            overrun: TicketMutex::new(None),
         }
     }
 

@@ -56,7 +56,7 @@ impl CapWord {
 }
 
 /// Position of a slot in the pool, in units of slots, plus one; 0 is none.
-type Link = AtomicU32;
+pub type Link = AtomicU32;
 
 /// A capability slot.
 #[repr(C, align(64))]
@@ -74,9 +74,12 @@ pub struct Slot {
     child: Link,
     next: Link,
     prev: Link,
-    space_next: Link,
-    space_prev: Link,
-    /// Mapping: how many of its bytes (ports) are mapped.
+    /// Mapping: place in the list of its space. What is bound through it: place in the list of [`Slot::bindings`], which
+    /// begins in `list_next` of a capability to a notification.
+    list_next: Link,
+    list_prev: Link,
+    /// Mapping: how many of its bytes (ports) are mapped. Interrupt line, scheduling context, log: position of the
+    /// capability to the notification that it is bound to through this one, or 0.
     pub done: AtomicU64,
 }
 
@@ -181,19 +184,17 @@ impl Slot {
         self.word.store(word.0, Ordering::Release);
     }
 
-    /// Withdraws the capability; the slot keeps its place in the tree.
+    /// Withdraws the capability; the slot keeps its place in the tree. If it is the first one of its object, that is about
+    /// to end.
     pub fn withdraw(&self, _tree: &Tree) {
+        let ending = self.own_object();
+        let flags = if ending == 0 { ZOMBIE } else { ZOMBIE | ENDING };
         self.word.store(0, Ordering::Release);
-        self.extra.fetch_or(ZOMBIE, Ordering::Relaxed);
-    }
-
-    /// From now on nobody finds the object of this first capability, which is about to end.
-    pub fn condemn(&self, tree: &Tree) {
-        let address = self.word().address();
-        self.extra.fetch_or(ENDING, Ordering::Relaxed);
-        self.withdraw(tree);
-        // Last: as long as the capability is there, this is its badge.
-        self.first.store(address, Ordering::Release);
+        self.extra.fetch_or(flags, Ordering::Relaxed);
+        if ending != 0 {
+            // Last: as long as the capability is there, this is its badge.
+            self.first.store(ending, Ordering::Release);
+        }
     }
 
     /// Address of the object that ends with this capability, or 0.
@@ -261,12 +262,14 @@ impl Slot {
         self.prev.store(0, Ordering::Relaxed);
     }
 
-    /// Moves this capability, its place in the tree included, to the free slot `to`. Only for
-    /// capabilities without children, which is checked by the caller.
+    /// Withdraws this capability, and moves its place in the tree to the free slot `to`, where it can be published. Only for
+    /// capabilities without children and bindings, which is checked by the caller.
     pub fn move_to(&self, tree: &Tree, to: &Slot) {
+        self.withdraw(tree);
         let parent = to_ref(self.parent.load(Ordering::Relaxed));
         self.unlink(tree);
-        to.describe(tree, self.extra.load(Ordering::Relaxed) % TURN);
+        let flags = self.extra.load(Ordering::Relaxed) % TURN & !ZOMBIE;
+        to.describe(tree, flags);
         to.first
             .store(self.first.load(Ordering::Relaxed), Ordering::Release);
         to.second
@@ -274,34 +277,47 @@ impl Slot {
         if let Some(parent) = parent {
             to.link_under(tree, &parent);
         }
-        let word = self.word();
         self.clear(tree);
-        to.publish(tree, word);
     }
 
-    /// Puts this mapping on the list that starts at `head`.
-    pub fn join_space(&self, _tree: &Tree, head: &AtomicU32) {
+    /// Where the list begins of what is bound through this capability to a notification.
+    pub fn bindings(&self) -> &Link {
+        &self.list_next
+    }
+
+    /// Whether something is bound through it.
+    pub fn is_bound(&self) -> bool {
+        self.done.load(Ordering::Relaxed) != 0 || self.bindings().load(Ordering::Relaxed) != 0
+    }
+
+    /// Whether it holds `word` now, for who has published before what is looked for once it does not.
+    pub fn still_holds(&self, word: CapWord) -> bool {
+        self.word.load(Ordering::SeqCst) == word.0
+    }
+
+    /// Puts this slot on the list that starts at `head`.
+    pub fn join_list(&self, _tree: &Tree, head: &AtomicU32) {
         let first = head.load(Ordering::Relaxed);
-        self.space_prev.store(0, Ordering::Relaxed);
-        self.space_next.store(first, Ordering::Relaxed);
+        self.list_prev.store(0, Ordering::Relaxed);
+        self.list_next.store(first, Ordering::Relaxed);
         if let Some(first) = to_ref(first) {
-            first.space_prev.store(index(self), Ordering::Relaxed);
+            first.list_prev.store(index(self), Ordering::Relaxed);
         }
         head.store(index(self), Ordering::Relaxed);
     }
 
-    /// Takes this mapping off the list that starts at `head`.
-    pub fn leave_space(&self, _tree: &Tree, head: &AtomicU32) {
-        let next = self.space_next.load(Ordering::Relaxed);
-        let prev = self.space_prev.load(Ordering::Relaxed);
+    /// Takes this slot off the list that starts at `head`.
+    pub fn leave_list(&self, _tree: &Tree, head: &AtomicU32) {
+        let next = self.list_next.load(Ordering::Relaxed);
+        let prev = self.list_prev.load(Ordering::Relaxed);
         if let Some(next) = to_ref(next) {
-            next.space_prev.store(prev, Ordering::Relaxed);
+            next.list_prev.store(prev, Ordering::Relaxed);
         }
         match to_ref(prev) {
-            Some(prev) => prev.space_next.store(next, Ordering::Relaxed),
+            Some(prev) => prev.list_next.store(next, Ordering::Relaxed),
             None => head.store(next, Ordering::Relaxed),
         }
-        self.space_next.store(0, Ordering::Relaxed);
-        self.space_prev.store(0, Ordering::Relaxed);
+        self.list_next.store(0, Ordering::Relaxed);
+        self.list_prev.store(0, Ordering::Relaxed);
     }
 }

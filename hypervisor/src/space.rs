@@ -323,7 +323,7 @@ pub fn map(tree: &Tree, domain: &Domain, request: &call::Map) -> Result<Progress
         slot.first.store(request.address, Ordering::Release);
         slot.second.store(request.size, Ordering::Relaxed);
         slot.link_under(tree, &memory);
-        slot.join_space(tree, &space.mappings);
+        slot.join_list(tree, &space.mappings);
         slot.publish(
             tree,
             slot::CapWord::new(Kind::Mapping, Rights::empty(), space.address()),
@@ -438,7 +438,7 @@ fn unmap_batch(tree: &Tree, slot: Ref<Slot>, space: &Space) -> Progress {
 pub fn remove_mapping(tree: &Tree, slot: Ref<Slot>) {
     // SAFETY: a mapping's capability holds the address of its space, which outlives its mappings.
     let space: Ref<Space> = unsafe { Ref::from_address(slot.word().address()) };
-    slot.leave_space(tree, &space.mappings);
+    slot.leave_list(tree, &space.mappings);
     slot.unlink(tree);
     slot.clear(tree);
 }

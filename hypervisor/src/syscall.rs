@@ -1,6 +1,7 @@
 //! Decoding of system calls.
 
 use crate::arch::Frame;
+use crate::binding::{self, Binding};
 use crate::cell::Ref;
 use crate::context::State;
 use crate::cpu::Cpu;
@@ -13,7 +14,7 @@ use crate::latency::{self, Path};
 use crate::logring;
 use crate::notification;
 use crate::platform;
-use crate::slot::{self, Tree};
+use crate::slot::{self, Slot, Tree};
 use crate::space::{self, Progress};
 use crate::thread::{Exception, Sync, Thread};
 use crate::{delegate, destroy, epoch, ipc, time};
@@ -206,14 +207,21 @@ fn signal(cpu: &Cpu, domain: &Domain, call: call::Signal) -> Result<(), Status> 
 
 #[inline(always)]
 fn wait(cpu: &Cpu, thread: Ref<Thread>, call: call::Wait) -> Outcome {
-    let notification = match thread.domain.object_of_hot_path(call.notification) {
-        Ok(notification) => notification,
+    let (slot, word, notification) = match thread.domain.held(call.notification) {
+        Ok(found) => found,
         Err(status) => return Outcome::Return(Err(status)),
     };
     let deadline = call.deadline;
     let waits = deadline != 0 && !notification.is_set();
-    if waits && let Err(status) = notification.attach(thread.context()) {
-        return Outcome::Return(Err(status));
+    if waits {
+        if let Err(status) = notification.attach(thread.context(), [slot.link(), 0]) {
+            return Outcome::Return(Err(status));
+        }
+        // Whoever takes the capability back looks for who waits through it afterwards.
+        if !slot.still_holds(word) {
+            notification.detach(thread.context());
+            return Outcome::Return(Err(Status::BadCapability));
+        }
     }
     // Attached first, looked at second: a signal from another CPU is seen on one side or the other.
     let bits = notification.take();
@@ -329,10 +337,11 @@ fn map(thread: Ref<Thread>, op: Op, call: &call::Map) -> Outcome {
 }
 
 fn interrupt_bind(tree: &Tree, domain: &Domain, call: &call::InterruptBind) -> Result<(), Status> {
-    // What is bound under this lock is found when the notification ends.
     let interrupt = domain.object(call.line)?;
-    let (notification, bits) = domain.signal_target(call.notification)?;
-    interrupt::bind(tree, interrupt, notification, bits, call.mode)
+    let binding = Binding::new(domain, call.line.selector(), call.notification)?;
+    interrupt::bind(interrupt, binding.target, call.mode)?;
+    binding.note(tree);
+    Ok(())
 }
 
 fn quota_query(_tree: &Tree, thread: Ref<Thread>, call: &call::QuotaQuery) -> Result<(), Status> {
@@ -365,9 +374,13 @@ fn log_read(thread: Ref<Thread>, call: &call::LogRead) -> Result<(), Status> {
     Ok(())
 }
 
-fn log_bind(_tree: &Tree, domain: &Domain, call: &call::LogBind) -> Result<(), Status> {
+fn log_bind(tree: &Tree, domain: &Domain, call: &call::LogBind) -> Result<(), Status> {
     domain.object(call.log)?;
-    let (notification, bits) = domain.signal_target(call.notification)?;
-    logring::listen(notification, bits);
+    let binding = Binding::new(domain, call.log.selector(), call.notification)?;
+    if let Some(before) = Slot::from_link(logring::listener()) {
+        binding::unbind(tree, &before, before.word());
+    }
+    logring::listen(binding.target, binding.link());
+    binding.note(tree);
     Ok(())
 }

@@ -1,5 +1,6 @@
 //! System calls about time: scheduling contexts, what they are made from and bound to, schedules, migration.
 
+use crate::binding::Binding;
 use crate::cell::Ref;
 use crate::cpu::{self, Cpu};
 use crate::create::{check_cpu, publish, target};
@@ -86,11 +87,13 @@ pub fn bind_sched(
     cpu::start(cpu, sched, context)
 }
 
-/// [`abi::Op::BindOverrun`]. What is bound under the lock is found when either ends.
-pub fn bind_overrun(_tree: &Tree, caller: &Domain, call: &call::BindOverrun) -> Result<(), Status> {
+/// [`abi::Op::BindOverrun`].
+pub fn bind_overrun(tree: &Tree, caller: &Domain, call: &call::BindOverrun) -> Result<(), Status> {
     let sched = caller.object(call.sched)?;
-    let (notification, bits) = caller.signal_target(call.notification)?;
-    overrun::bind(sched, notification, bits)
+    let binding = Binding::new(caller, call.sched.selector(), call.notification)?;
+    overrun::bind(sched, binding.target)?;
+    binding.note(tree);
+    Ok(())
 }
 
 /// [`abi::Op::Migrate`]; `asked`: by an earlier run of this system call.

@@ -313,9 +313,9 @@ pub const MUTATIONS: &[Mutation] = &[
     },
     Mutation {
         name: "who waits and is on its way is forgotten",
-        file: "destroy.rs",
+        file: "notification.rs",
         line: "State::Moving => return Progress::Again,",
-        instead: "State::Moving => notification.detach(waiter),",
+        instead: "State::Moving => {}",
     },
     Mutation {
         name: "a handler is called before it has arrived",
@@ -338,8 +338,38 @@ pub const MUTATIONS: &[Mutation] = &[
     Mutation {
         name: "a line is masked that somebody else has bound",
         file: "interrupt.rs",
-        line: "let mut state = interrupt.state.lock();\n        *state = Line::NEW;",
+        line: "let mut state = interrupt.state.lock();\n    *state = Line::NEW;",
         instead: "*interrupt.state.lock() = Line::NEW;",
+    },
+    Mutation {
+        name: "who begins to wait does not look whether its capability is gone",
+        file: "syscall.rs",
+        line: "if !slot.still_holds(word) {",
+        instead: "if !slot.still_holds(word) && waits != waits {",
+    },
+    Mutation {
+        name: "who waits goes on without its capability",
+        file: "notification.rs",
+        line: "waiter.ended = true;",
+        instead: "",
+    },
+    Mutation {
+        name: "a binding outlives the capability to what signals",
+        file: "binding.rs",
+        line: "Kind::Interrupt | Kind::Sched | Kind::Log",
+        instead: "Kind::Interrupt | Kind::Log",
+    },
+    Mutation {
+        name: "a binding outlives the capability to the notification",
+        file: "destroy.rs",
+        line: "} else if !binding::unbind_one(tree, &child) {",
+        instead: "} else {",
+    },
+    Mutation {
+        name: "what is bound is given away",
+        file: "delegate.rs",
+        line: "source.is_bound()",
+        instead: "(source.is_bound() && source.is_free())",
     },
     Mutation {
         name: "a signal is lost that comes during a migration",
@@ -356,8 +386,8 @@ pub const MUTATIONS: &[Mutation] = &[
     Mutation {
         name: "what ends shows its address as a badge",
         file: "slot.rs",
-        line: "let address = self.word().address();",
-        instead: "let address = self.word().address(); self.first.store(address, Ordering::Release);",
+        line: "let ending = self.own_object();",
+        instead: "let ending = self.own_object(); if ending != 0 { self.first.store(ending, Ordering::Release); }",
     },
     Mutation {
         name: "a slot does not count what it held",

@@ -9,6 +9,8 @@
 pub mod addr;
 #[path = "../../../hypervisor/src/arch/mod.rs"]
 pub mod arch;
+#[path = "../../../hypervisor/src/binding.rs"]
+pub mod binding;
 #[path = "../../../hypervisor/src/cell.rs"]
 pub mod cell;
 #[path = "../../../hypervisor/src/context.rs"]

@@ -38,6 +38,11 @@ pub mod atomic {
     use super::point;
     pub use core::sync::atomic::Ordering;
 
+    /// As [`core::sync::atomic`] has it.
+    pub fn fence(_order: Ordering) {
+        point();
+    }
+
     macro_rules! atomics {
         ($($name:ident($value:ty);)*) => {$(
             /// As [`core::sync::atomic`] has it. What is loaded or stored in no order is under a lock, or

@@ -1,6 +1,7 @@
 //! What CPUs do at once. Each test goes through all schedules with so many switches, and says how many there were.
 
 mod migrations;
+mod revocations;
 
 use crate::arch;
 use crate::cell::Ref;

@@ -101,7 +101,7 @@ operations! {
     after: "The bits are cleared.";
     errors: Timeout "The deadline passed, or a poll found no bit."
         Busy "Somebody else waits, or a vCPU is kicked by it."
-        Aborted "The notification ended.";
+        Aborted "The notification ended, or the capability was taken back.";
     cost: Linear("the logarithm of the number of timeouts that are armed on the CPU");
 
     /// Gives the rest of the turn to the next scheduling context of the same priority.
@@ -283,8 +283,9 @@ operations! {
         "Of a notification, the badge has no bit that the capability's lacks."
         "Of time, the CPUs are some of the capability's, the priority is no higher, and the partition is the same \
             unless the capability's is 0."
-        "A capability that is granted has no descendants, and is not the one that a creation made.";
-    after: "If it is granted, the capability is where it was delegated to, as it was, and no longer where it came from.";
+        "A capability that is granted has no descendants, nothing is bound with it, and it is not the one that a creation made.";
+    after: "If it is granted, the capability is where it was delegated to, as it was, and no longer where it came from. Who waits \
+        or is kicked with it goes on.";
     errors: BadArgument "The part is none of the memory; priority or partition are none."
         Denied "The badge has other bits than the capability's; the time is more than the capability's."
         Busy "It cannot be granted."
@@ -296,7 +297,8 @@ operations! {
         /// The capability, which stays.
         0 capability: Cap<Any, NONE>,
     }
-    after: "Nothing is derived from it. No CPU, guest or device can use what was taken back.";
+    after: "Nothing is derived from it. No CPU, guest or device can use what was taken back. Nothing is bound and \
+        nobody waits with it.";
     cost: Steps("what is taken back");
 
     /// As [`Op::Revoke`], then deletes the capability itself, and the object if it is the one that the creation made.
@@ -305,8 +307,8 @@ operations! {
         0 capability: Cap<Any, NONE>,
     }
     before: "An object that ends is neither the caller, nor its domain, nor a space that threads or vCPUs use.";
-    after: "The slot is empty. No CPU, guest or device can use what was taken back, and what the object was made of \
-        is its payer's.";
+    after: "The slot is empty. No CPU, guest or device can use what was taken back, nothing is bound and nobody waits with \
+        it, and what the object was made of is its payer's.";
     errors: Busy "The object is in use. What was derived has been taken back.";
     cost: Steps("what is taken back");
 

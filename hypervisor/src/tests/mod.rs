@@ -1,6 +1,7 @@
 //! Tests of the portable core: its system calls, on CPUs and in a time that the test controls.
 
 mod agreement;
+mod bindings;
 mod caching;
 mod cyclic;
 mod device_spaces;

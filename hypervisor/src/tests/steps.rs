@@ -2,19 +2,14 @@
 
 use super::Running;
 use super::world::{Object, World, state};
-use crate::arch;
 use crate::context::State;
 use crate::domain::Domain;
-use crate::interrupt;
 use crate::mem;
-use crate::notification::Notification;
 use crate::sched;
 use crate::slot;
 use crate::space::Progress;
 use crate::thread::Thread;
-use abi::syscall::TriggerMode;
 use abi::{Op, Rights, Selector, Status};
-use core::sync::atomic::Ordering;
 
 fn user(thread: Object<Thread>) -> Running {
     Running::User(thread.object)
@@ -289,31 +284,6 @@ fn pages_are_clear_when_they_are_taken() {
         let page = mem::alloc().unwrap();
         assert!(pages.contains(&page) && (0..512).all(|i| page.read(i) == 0));
     }
-}
-
-#[test]
-fn a_notification_ends_with_all_its_lines() {
-    let w = World::new(1);
-    let lines: Vec<u32> = (0..arch::LINES.len() as u32).filter(|&i| i != 3).collect();
-    let bind = |n: u64| {
-        let notification = w.object::<Notification>(n as u32).object;
-        for &i in &lines {
-            let line = interrupt::line(i).unwrap();
-            let bound = interrupt::bind(&slot::lock(), line, notification, 1, TriggerMode::Edge);
-            assert_eq!(bound, Ok(()));
-        }
-        notification
-    };
-    let masked = |i: u32| arch::LINES[i as usize].masked.load(Ordering::SeqCst);
-    let (first, second) = (w.notification(), w.notification());
-    let ending = bind(first);
-    assert!(lines.iter().all(|&i| !masked(i)));
-    // More than one step's.
-    assert!(interrupt::forget(ending) == Progress::Again);
-    assert!(lines.iter().any(|&i| masked(i)) && lines.iter().any(|&i| !masked(i)));
-    w.delete(first as u32);
-    assert!(lines.iter().all(|&i| masked(i)));
-    bind(second);
 }
 
 #[test]

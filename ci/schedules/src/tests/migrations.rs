@@ -6,8 +6,9 @@ use crate::context::State;
 use crate::thread::Thread;
 use crate::world::{self, Running};
 use abi::{Op, Status};
+
 /// Has `thread` move the other one to CPU 1.
-fn moves(thread: Ref<Thread>, other: u32) -> Act {
+pub(super) fn moves(thread: Ref<Thread>, other: u32) -> Act {
     act(move |w| {
         let args = [other as u64, 1, world::TIME as u64, 0];
         let result = completes(w, thread, Op::Migrate, &args).map(|_| ());

@@ -74,7 +74,7 @@ impl Model {
         let to = self.empty(receiver, to)?;
         let grant = flags.contains(DelegateFlags::GRANT);
         if grant {
-            if cap.origin || self.children(from).next().is_some() {
+            if cap.origin || self.children(from).next().is_some() || self.binds(from) {
                 return Err(Status::Busy);
             }
             return Ok(Delegation {
@@ -130,6 +130,7 @@ impl Model {
     fn carry_out(&mut self, delegation: Delegation) {
         if delegation.grant {
             self.caps.remove(&delegation.from);
+            self.moved(delegation.from, delegation.to);
         }
         self.caps.insert(delegation.to, delegation.cap);
     }
@@ -193,6 +194,7 @@ impl Model {
         let Some(cap) = self.caps.remove(&at) else {
             return;
         };
+        self.lose(at);
         if cap.kind == Kind::Mapping {
             let is_doorbell = self.is_doorbell(&cap);
             let space = self.space_mut(cap.object.unwrap());

@@ -3,7 +3,7 @@
 use super::super::world::SYNDROME;
 use super::cyclic::Cyclic;
 use super::migration::Migration;
-use super::{Caller, Id, Model, Object};
+use super::{Caller, Id, Model, Object, Place};
 use crate::arch::Frame;
 use crate::arch::frame::SYSCALL_LENGTH;
 use abi::cap::Kind;
@@ -121,8 +121,8 @@ pub struct Sched {
     pub(super) begun: bool,
     /// It was pre-empted, and is first among its equals.
     pub(super) preempted: bool,
-    /// Notification and bits that tell its overruns.
-    pub(super) overrun: Option<(Id, u64)>,
+    /// What tells its overruns.
+    pub(super) overrun: Option<Binding>,
     /// It was told in this period.
     pub told: bool,
 }
@@ -139,12 +139,23 @@ pub struct Notification {
     pub word: u64,
     /// The thread that waits, or the vCPU that is kicked.
     pub waiter: Option<Id>,
+    /// The capabilities that it needs for that.
+    pub(super) through: Vec<Place>,
+}
+
+/// What is signalled.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Binding {
+    pub notification: Id,
+    pub bits: u64,
+    /// The two capabilities with which it was bound.
+    pub(super) through: [Place; 2],
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Line {
     pub number: u32,
-    pub(super) binding: Option<(Id, u64)>,
+    pub(super) binding: Option<Binding>,
     pub(super) level: bool,
     pub(super) pending: bool,
     pub(super) again: bool,
@@ -305,24 +316,6 @@ impl Model {
         match &self.objects[&id].0 {
             Object::Thread(_) | Object::Vcpu(_) => self.detach_context(id),
             Object::Sched(_) => self.unbind(id),
-            Object::Notification(notification) => {
-                if let Some(waiter) = notification.waiter {
-                    if self.is_thread(waiter) {
-                        self.end_wait(waiter, Status::Aborted);
-                    } else {
-                        self.vcpu_mut(waiter).kick = None;
-                    }
-                }
-                for (object, _) in self.objects.values_mut() {
-                    if let Object::Line(line) = object
-                        && line.binding.is_some_and(|(n, _)| n == id)
-                    {
-                        *line = Line::new(line.number);
-                    } else if let Object::Sched(sched) = object {
-                        sched.overrun = sched.overrun.filter(|(n, _)| *n != id);
-                    }
-                }
-            }
             _ => {}
         }
     }
@@ -336,7 +329,7 @@ impl Model {
         for (object, _) in self.objects.values_mut() {
             match object {
                 Object::Portal(portal) if portal.handler == Some(id) => portal.handler = None,
-                Object::Notification(n) if n.waiter == Some(id) => n.waiter = None,
+                Object::Notification(n) if n.waiter == Some(id) => n.forget_waiter(),
                 _ => {}
             }
         }

@@ -3,7 +3,7 @@
 //! Which of several equals goes next is not said here: [`Model::choose`] takes what the kernel chose and says whether
 //! it may.
 
-use super::running::{SLICE, Sched, State};
+use super::running::{Binding, SLICE, Sched, State};
 use super::{Caller, Id, Model, Object};
 use abi::cap::Kind;
 use abi::{Rights, Status};
@@ -204,7 +204,7 @@ impl Model {
 
     pub(super) fn bind_overrun(&mut self, caller: Id, args: &[u64; 9]) -> Result<(), Status> {
         let id = self.find(caller, args[0], Kind::Sched, Rights::CONTROL)?;
-        let event = self.signal_target(caller, args[1])?;
+        let event = self.binding(caller, args[0], args[1])?;
         let sched = self.sched_mut(id);
         if sched.overrun.is_some() {
             return Err(Status::Busy);
@@ -232,7 +232,12 @@ impl Model {
             self.set_state(context, State::Ready);
         }
         let sched = self.sched(id);
-        if let Some((n, bits)) = sched.overrun {
+        if let Some(Binding {
+            notification: n,
+            bits,
+            ..
+        }) = sched.overrun
+        {
             let notification = self.notification_mut(n);
             notification.word |= bits;
             if let Some(waiter) = notification.waiter {
