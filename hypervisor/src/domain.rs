@@ -66,10 +66,9 @@ unsafe impl Object for Domain {
 /// Offsets for the fast path.
 pub mod offset {
     use super::Domain;
-    use crate::mem::KernelPage;
     use core::mem::offset_of;
     /// Kernel address of the directory of table pages.
-    pub const DIRECTORY: usize = offset_of!(Domain, directory) + offset_of!(KernelPage, virt);
+    pub const DIRECTORY: usize = offset_of!(Domain, directory);
     /// Number of slots, 64 bits. It follows the directory's address, for who loads both at once.
     pub const SLOTS: usize = offset_of!(Domain, slots);
 }
