@@ -111,12 +111,21 @@ impl Domain {
     }
 
     /// The notification and the bits that the capability may signal. Takes no lock.
-    #[inline(always)]
+    #[inline(never)]
     pub fn signal_target<const RIGHTS: u16>(
         &self,
         cap: Cap<kind::Notification, RIGHTS>,
     ) -> Result<(Ref<Notification>, u64), Status> {
-        let slot = self.slot(cap.selector()).ok_or(Status::BadCapability)?;
+        self.signal_target_of_hot_path(cap)
+    }
+
+    /// The same, as a part of its caller.
+    #[inline(always)]
+    pub fn signal_target_of_hot_path<const RIGHTS: u16>(
+        &self,
+        cap: Cap<kind::Notification, RIGHTS>,
+    ) -> Result<(Ref<Notification>, u64), Status> {
+        let slot = self.slot_of_hot_path(cap.selector()).ok_or(Status::BadCapability)?;
         let (word, badge) = slot.badge().ok_or(Status::BadCapability)?;
         let notification = resolve(word, Cap::<kind::Notification, RIGHTS>::RIGHTS)?;
         Ok((notification, badge))

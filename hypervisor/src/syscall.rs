@@ -185,7 +185,7 @@ fn arguments<T: Operation>(thread: Ref<Thread>) -> Result<T, Status> {
 #[inline(always)]
 fn signal(cpu: &Cpu, thread: Ref<Thread>) -> Result<(), Status> {
     let call: call::Signal = arguments(thread)?;
-    let (notification, bits) = thread.domain.signal_target(call.notification)?;
+    let (notification, bits) = thread.domain.signal_target_of_hot_path(call.notification)?;
     notification::signal(cpu, notification, bits);
     Ok(())
 }
