@@ -174,6 +174,7 @@ impl Context {
 
     /// Lets all waiting scheduling contexts compete again, from the scheduler's next turn on, but has `except`, which
     /// is this context's own, go on waiting here if it waits.
+    #[inline(never)]
     pub fn release_waiters(&self, cpu: &Cpu, except: Option<Ref<Sched>>) {
         let kept = except.filter(|sched| sched.waiting.is_linked());
         if let Some(sched) = kept {

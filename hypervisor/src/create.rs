@@ -12,6 +12,7 @@ use crate::portal::{self, Portal};
 use crate::slot::{CapWord, ORIGIN, Slot, Tree};
 use crate::space::{Space, User};
 use crate::sync::atomic::Ordering;
+use crate::syscall::Caller;
 use crate::thread::Thread;
 use crate::vcpu::{MAX_ARCH_PAGES, Vcpu};
 use abi::argument::right::CREATE;
@@ -22,16 +23,15 @@ use abi::{MAX_DOMAIN_DEPTH, Rights, Selector, Status, call, kind};
 
 /// The payer and the slot of a creation. The lock keeps the slot empty.
 pub fn target(
-    _tree: &Tree,
-    caller: &Domain,
+    caller: &Caller,
     payer: Cap<kind::Domain, CREATE>,
     destination: Destination,
 ) -> Result<(Ref<Domain>, Ref<Slot>), Status> {
-    let payer = caller.object(payer)?;
+    let payer = caller.domain.object(payer)?;
     if payer.is_dying() {
         return Err(Status::Dead);
     }
-    Ok((payer, caller.empty_slot(destination.0)?))
+    Ok((payer, caller.domain.empty_slot(destination.0)?))
 }
 
 /// Publishes the first capability of a new object.
@@ -45,10 +45,11 @@ pub fn publish<T: Object>(tree: &Tree, slot: Ref<Slot>, object: Ref<T>) {
 }
 
 /// [`abi::Op::CreateDomain`].
-pub fn domain(tree: &Tree, caller: &Domain, call: &call::CreateDomain) -> Result<(), Status> {
-    let (payer, slot) = target(tree, caller, call.payer, call.destination)?;
+pub fn domain(caller: &Caller) -> Result<(), Status> {
+    let call: call::CreateDomain = caller.arguments()?;
+    let (payer, slot) = target(caller, call.payer, call.destination)?;
     let (quota, slots) = (call.quota.get(), call.slots.get() as u32);
-    let level = payer.level().max(caller.level());
+    let level = payer.level().max(caller.domain.level());
     if level >= MAX_DOMAIN_DEPTH {
         return Err(Status::BadArgument);
     }
@@ -59,20 +60,21 @@ pub fn domain(tree: &Tree, caller: &Domain, call: &call::CreateDomain) -> Result
         return Err(Status::Quota);
     };
     payer.adopt(object::header(domain));
-    publish(tree, slot, domain);
+    publish(caller.tree, slot, domain);
     Ok(())
 }
 
 /// [`abi::Op::CreateSpace`].
-pub fn space(tree: &Tree, caller: &Domain, call: &call::CreateSpace) -> Result<(), Status> {
-    let (payer, slot) = target(tree, caller, call.payer, call.destination)?;
+pub fn space(caller: &Caller) -> Result<(), Status> {
+    let call: call::CreateSpace = caller.arguments()?;
+    let (payer, slot) = target(caller, call.payer, call.destination)?;
     let kind = call.kind;
     // The cell first: what comes after it cannot fail, or leaves nothing behind.
     let cell = payer.alloc_cell()?;
     let table = PageTable::new(kind, &payer).inspect_err(|_| payer.free_cell(cell))?;
     let header = Header::new(Kind::Space, Some(payer));
     let space = Space::new(header, kind, arch::alloc_space_tag(kind), table);
-    publish(tree, slot, payer.make_in(cell, space));
+    publish(caller.tree, slot, payer.make_in(cell, space));
     Ok(())
 }
 
@@ -103,10 +105,11 @@ pub fn check_cpu(cpu: u32) -> Result<u32, Status> {
 }
 
 /// [`abi::Op::CreateThread`].
-pub fn thread(tree: &Tree, caller: &Domain, call: &call::CreateThread) -> Result<(), Status> {
-    let (payer, slot) = target(tree, caller, call.payer, call.destination)?;
-    let domain = caller.object(call.domain)?;
-    let space = caller.object(call.space)?;
+pub fn thread(caller: &Caller) -> Result<(), Status> {
+    let call: call::CreateThread = caller.arguments()?;
+    let (payer, slot) = target(caller, call.payer, call.destination)?;
+    let domain = caller.domain.object(call.domain)?;
+    let space = caller.domain.object(call.space)?;
     // They end together, so that no reference between them outlives its object.
     if domain != payer || space.payer()? != payer || space.kind != SpaceKind::Host {
         return Err(Status::BadArgument);
@@ -119,8 +122,8 @@ pub fn thread(tree: &Tree, caller: &Domain, call: &call::CreateThread) -> Result
         sp: call.sp,
         exceptions: call.exceptions,
     };
-    let thread = make_thread(tree, payer, space, &start)?;
-    publish(tree, slot, thread);
+    let thread = make_thread(caller.tree, payer, space, &start)?;
+    publish(caller.tree, slot, thread);
     Ok(())
 }
 
@@ -186,11 +189,12 @@ pub fn make_thread(
 }
 
 /// [`abi::Op::CreateVcpu`].
-pub fn vcpu(tree: &Tree, caller: &Domain, call: &call::CreateVcpu) -> Result<(), Status> {
-    let (payer, slot) = target(tree, caller, call.payer, call.destination)?;
-    let domain = caller.object(call.domain)?;
-    let guest = caller.object(call.guest_space)?;
-    let monitor = caller.object(call.host_space)?;
+pub fn vcpu(caller: &Caller) -> Result<(), Status> {
+    let call: call::CreateVcpu = caller.arguments()?;
+    let (payer, slot) = target(caller, call.payer, call.destination)?;
+    let domain = caller.domain.object(call.domain)?;
+    let guest = caller.domain.object(call.guest_space)?;
+    let monitor = caller.domain.object(call.host_space)?;
     let cpu = check_cpu(call.cpu)?;
     let one_payer = domain == payer && guest.payer()? == payer && monitor.payer()? == payer;
     if !one_payer || guest.kind != SpaceKind::Guest || monitor.kind != SpaceKind::Host {
@@ -203,7 +207,7 @@ pub fn vcpu(tree: &Tree, caller: &Domain, call: &call::CreateVcpu) -> Result<(),
     let state_page = payer
         .alloc_page()
         .inspect_err(|_| payer.uncharge(count as u64 + 1))?;
-    if let Err(status) = monitor.map_kernel_page(tree, call.state, state_page) {
+    if let Err(status) = monitor.map_kernel_page(caller.tree, call.state, state_page) {
         payer.free_page(state_page);
         payer.uncharge(count as u64 + 1);
         return Err(status);
@@ -239,44 +243,43 @@ pub fn vcpu(tree: &Tree, caller: &Domain, call: &call::CreateVcpu) -> Result<(),
     // SAFETY: a fresh page; that a Vcpu fits is asserted beside its definition.
     let vcpu = unsafe { place(own, vcpu) };
     for (user, space) in vcpu.uses.iter().zip([guest, monitor]) {
-        user.enter(tree, &space);
+        user.enter(caller.tree, &space);
     }
-    guest.runs_on(tree, cpu);
+    guest.runs_on(caller.tree, cpu);
     payer.adopt(object::header(vcpu));
-    publish(tree, slot, vcpu);
+    publish(caller.tree, slot, vcpu);
     Ok(())
 }
 
 /// [`abi::Op::CreatePortal`].
-pub fn portal(tree: &Tree, caller: &Domain, call: &call::CreatePortal) -> Result<(), Status> {
-    let (payer, slot) = target(tree, caller, call.payer, call.destination)?;
-    let handler = caller.object(call.handler)?;
+pub fn portal(caller: &Caller) -> Result<(), Status> {
+    let call: call::CreatePortal = caller.arguments()?;
+    let (payer, slot) = target(caller, call.payer, call.destination)?;
+    let handler = caller.domain.object(call.handler)?;
     if handler.foreign {
         return Err(Status::BadArgument);
     }
     let header = Header::new(Kind::Portal, Some(payer));
     let portal = payer.make(Portal::new(header, call.identity, call.groups))?;
     portal::bind(portal, handler);
-    publish(tree, slot, portal);
+    publish(caller.tree, slot, portal);
     Ok(())
 }
 
 /// [`abi::Op::CreateNotification`].
-pub fn notification(
-    tree: &Tree,
-    caller: &Domain,
-    call: &call::CreateNotification,
-) -> Result<(), Status> {
-    let (payer, slot) = target(tree, caller, call.payer, call.destination)?;
+pub fn notification(caller: &Caller) -> Result<(), Status> {
+    let call: call::CreateNotification = caller.arguments()?;
+    let (payer, slot) = target(caller, call.payer, call.destination)?;
     let header = Header::new(Kind::Notification, Some(payer));
-    publish(tree, slot, payer.make(Notification::new(header))?);
+    publish(caller.tree, slot, payer.make(Notification::new(header))?);
     Ok(())
 }
 
 /// [`abi::Op::BindKick`].
-pub fn bind_kick(_tree: &Tree, caller: &Domain, call: &call::BindKick) -> Result<(), Status> {
-    let (vcpu_slot, _, vcpu) = caller.held(call.vcpu)?;
-    let (slot, _, notification) = caller.held(call.notification)?;
+pub fn bind_kick(caller: &Caller) -> Result<(), Status> {
+    let call: call::BindKick = caller.arguments()?;
+    let (vcpu_slot, _, vcpu) = caller.domain.held(call.vcpu)?;
+    let (slot, _, notification) = caller.domain.held(call.notification)?;
     let through = [vcpu_slot.link(), slot.link()];
     // Until it is started, no CPU touches the vCPU.
     if vcpu.context.was_started() || vcpu.context.notification.get().is_some() {

@@ -6,6 +6,7 @@ use crate::domain::Domain;
 use crate::slot::{self, CapWord, ORIGIN, Slot, Tree};
 use crate::space::{self, Progress};
 use crate::sync::atomic::Ordering;
+use crate::syscall::Caller;
 use crate::thread::Thread;
 use abi::argument::right::DELEGATE;
 use abi::argument::{Cap, Destination};
@@ -112,13 +113,14 @@ fn carry_out(tree: &Tree, checked: &Checked) {
 }
 
 /// [`abi::Op::Delegate`].
-pub fn delegate(tree: &Tree, caller: &Domain, call: &call::Delegate) -> Result<(), Status> {
-    let receiver = caller.object(call.domain)?;
-    let from = (caller, call.capability);
+pub fn delegate(caller: &Caller) -> Result<(), Status> {
+    let call: call::Delegate = caller.arguments()?;
+    let receiver = caller.domain.object(call.domain)?;
+    let from = (caller.domain, call.capability);
     let to = (&*receiver, call.destination);
     let range = [call.first, call.second];
-    let checked = check(tree, from, to, call.rights, range, call.flags)?;
-    carry_out(tree, &checked);
+    let checked = check(caller.tree, from, to, call.rights, range, call.flags)?;
+    carry_out(caller.tree, &checked);
     Ok(())
 }
 

@@ -66,10 +66,9 @@ unsafe impl Object for Domain {
 /// Offsets for the fast path.
 pub mod offset {
     use super::Domain;
-    use crate::mem::KernelPage;
     use core::mem::offset_of;
     /// Kernel address of the directory of table pages.
-    pub const DIRECTORY: usize = offset_of!(Domain, directory) + offset_of!(KernelPage, virt);
+    pub const DIRECTORY: usize = offset_of!(Domain, directory);
     /// Number of slots, 64 bits. It follows the directory's address, for who loads both at once.
     pub const SLOTS: usize = offset_of!(Domain, slots);
 }
@@ -124,8 +123,14 @@ impl Domain {
     }
 
     /// The slot that `selector` names.
-    #[inline(always)]
+    #[inline(never)]
     pub fn slot(&self, selector: Selector) -> Option<Ref<Slot>> {
+        self.slot_of_hot_path(selector)
+    }
+
+    /// The same, as a part of its caller: for operations that are called all the time.
+    #[inline(always)]
+    pub fn slot_of_hot_path(&self, selector: Selector) -> Option<Ref<Slot>> {
         let Selector(s) = selector;
         if u64::from(s) >= self.slots {
             return None;
@@ -139,7 +144,7 @@ impl Domain {
     /// The capability that `selector` names; empty if there is none.
     #[inline(always)]
     pub fn capability(&self, selector: Selector) -> CapWord {
-        self.slot(selector)
+        self.slot_of_hot_path(selector)
             .map_or(CapWord::NULL, |slot| slot.word())
     }
 

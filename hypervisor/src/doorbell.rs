@@ -12,6 +12,7 @@ use crate::slot::{CapWord, DOORBELL, Slot, Tree};
 use crate::space::{PORTS, Space};
 use crate::sync::TicketMutex;
 use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::syscall::Caller;
 use crate::vcpu::{Exit, Vcpu};
 use abi::cap::{Kind, Rights};
 use abi::syscall::{DoorbellKind, SpaceKind};
@@ -135,11 +136,13 @@ fn after(page: KernelPage, count: usize, at: u64) -> usize {
 }
 
 /// [`abi::Op::BindDoorbell`].
-pub fn bind(tree: &Tree, caller: &Domain, call: &call::BindDoorbell) -> Result<(), Status> {
-    let source = caller.holder(call.notification)?;
-    let notification = caller.object(call.notification)?;
-    let space = caller.object(call.space)?;
-    let slot = caller.empty_slot(call.destination.0)?;
+pub fn bind(caller: &Caller) -> Result<(), Status> {
+    let call: call::BindDoorbell = caller.arguments()?;
+    let Caller { tree, domain, .. } = *caller;
+    let source = domain.holder(call.notification)?;
+    let notification = domain.object(call.notification)?;
+    let space = domain.object(call.space)?;
+    let slot = domain.empty_slot(call.destination.0)?;
     let (end, base) = match call.kind {
         DoorbellKind::Memory => (space.end(), 0),
         DoorbellKind::Ports => (PORTS, PORT),

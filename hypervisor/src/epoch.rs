@@ -40,6 +40,7 @@ fn next() -> u64 {
 
 /// What was unlinked before this call may have been found by any CPU. Returns the epoch after which it is
 /// unused.
+#[inline(never)]
 pub fn unlinked() -> u64 {
     let epoch = next();
     UNLINKED.fetch_max(epoch, Ordering::SeqCst);

@@ -51,14 +51,17 @@ named! {
 /// What a domain's capabilities name.
 impl Domain {
     /// The object.
+    #[inline(always)]
     pub fn object<K: Named, const RIGHTS: u16>(
         &self,
         cap: Cap<K, RIGHTS>,
     ) -> Result<Ref<K::Object>, Status> {
         let rights = Cap::<K, RIGHTS>::RIGHTS;
-        let address = self.address(cap.selector(), K::Object::KIND, rights)?;
-        // SAFETY: a capability's kind is that of the object at its address; object lifetime as in `Ref`.
-        Ok(unsafe { Ref::from_address(address) })
+        match self.address(cap.selector(), K::Object::KIND, rights) {
+            // SAFETY: a capability's kind is that of the object at its address; object lifetime as in `Ref`.
+            (address, Status::Success) => Ok(unsafe { Ref::from_address(address) }),
+            (_, status) => Err(status),
+        }
     }
 
     /// The same, as a part of its caller: for operations that are called all the time.
@@ -70,10 +73,14 @@ impl Domain {
         self.find(cap.selector(), Cap::<K, RIGHTS>::RIGHTS)
     }
 
-    /// The address of the object that `selector` names, if it is of `kind` and the capability has `rights`.
+    /// The address of the object that `selector` names, if it is of `kind` and the capability has `rights`. Unlike a
+    /// `Result`, a pair comes in registers.
     #[inline(never)]
-    fn address(&self, selector: Selector, kind: Kind, rights: Rights) -> Result<u64, Status> {
-        checked(self.capability(selector), kind, rights)
+    fn address(&self, selector: Selector, kind: Kind, rights: Rights) -> (u64, Status) {
+        match checked(self.capability(selector), kind, rights) {
+            Ok(address) => (address, Status::Success),
+            Err(status) => (0, status),
+        }
     }
 
     /// The slot of the capability, for what is in it beside object, kind and rights.
@@ -109,18 +116,31 @@ impl Domain {
         &self,
         cap: Cap<K, RIGHTS>,
     ) -> Result<(Ref<Slot>, CapWord, Ref<K::Object>), Status> {
-        let slot = self.slot(cap.selector()).ok_or(Status::BadCapability)?;
+        let slot = self
+            .slot_of_hot_path(cap.selector())
+            .ok_or(Status::BadCapability)?;
         let word = slot.word();
         Ok((slot, word, resolve(word, Cap::<K, RIGHTS>::RIGHTS)?))
     }
 
     /// The notification and the bits that the capability may signal. Takes no lock.
-    #[inline(always)]
+    #[inline(never)]
     pub fn signal_target<const RIGHTS: u16>(
         &self,
         cap: Cap<kind::Notification, RIGHTS>,
     ) -> Result<(Ref<Notification>, u64), Status> {
-        let slot = self.slot(cap.selector()).ok_or(Status::BadCapability)?;
+        self.signal_target_of_hot_path(cap)
+    }
+
+    /// The same, as a part of its caller.
+    #[inline(always)]
+    pub fn signal_target_of_hot_path<const RIGHTS: u16>(
+        &self,
+        cap: Cap<kind::Notification, RIGHTS>,
+    ) -> Result<(Ref<Notification>, u64), Status> {
+        let slot = self
+            .slot_of_hot_path(cap.selector())
+            .ok_or(Status::BadCapability)?;
         let (word, badge) = slot.badge().ok_or(Status::BadCapability)?;
         let notification = resolve(word, Cap::<kind::Notification, RIGHTS>::RIGHTS)?;
         Ok((notification, badge))

@@ -13,35 +13,31 @@ pub const PAGE: u64 = abi::PAGE_SIZE as u64;
 
 /// A page of kernel memory, owned by whoever holds this value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(C)]
+#[repr(transparent)]
 pub struct KernelPage {
-    /// Where it is.
-    pub phys: HostPhys,
     /// Where the kernel sees it.
     pub virt: HostVirt,
 }
 
 impl KernelPage {
     /// No page: fills arrays.
-    pub const NONE: KernelPage = KernelPage {
-        virt: HostVirt(0),
-        phys: HostPhys(0),
-    };
+    pub const NONE: KernelPage = KernelPage { virt: HostVirt(0) };
 
     /// The page at physical address `phys`, which is inside the pool.
     pub fn from_phys(phys: HostPhys) -> KernelPage {
-        KernelPage {
-            virt: layout::window(phys),
-            phys,
-        }
+        let virt = layout::window(phys);
+        KernelPage { virt }
     }
 
     /// The page at kernel address `virt`, which is inside the pool.
     pub fn from_virt(virt: u64) -> KernelPage {
-        KernelPage {
-            virt: HostVirt(virt),
-            phys: layout::window_phys(HostVirt(virt)),
-        }
+        let virt = HostVirt(virt);
+        KernelPage { virt }
+    }
+
+    /// Where it is.
+    pub fn phys(self) -> HostPhys {
+        layout::window_phys(self.virt)
     }
 
     /// Fills the page with zeros.

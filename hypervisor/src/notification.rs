@@ -110,6 +110,7 @@ impl Notification {
     }
 
     /// Removes the waiter, if it is `context`.
+    #[inline(never)]
     pub fn detach(&self, context: Ref<Context>) {
         let mut waiter = self.waiter.lock();
         if waiter.context == Some(context) {

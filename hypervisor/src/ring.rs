@@ -24,6 +24,7 @@ impl Link {
     }
 
     /// Takes it out of its ring, if it is in one.
+    #[inline(never)]
     pub fn unlink(&self) {
         if let (Some(next), Some(prev)) = (self.next.take(), self.prev.take()) {
             join(prev, next);
@@ -64,6 +65,7 @@ impl Ring {
     }
 
     /// The link that was put in last.
+    #[inline(never)]
     pub fn first(&self) -> Option<Ref<Link>> {
         let end = self.end();
         end.next.get().filter(|&first| first != end)
@@ -75,6 +77,7 @@ impl Ring {
     }
 
     /// Puts in `link`, which is in no ring.
+    #[inline(never)]
     pub fn push(&self, link: Ref<Link>) {
         let end = self.end();
         let first = end.next.get().unwrap_or(end);

@@ -161,7 +161,7 @@ pub fn start(cpu: &Cpu, machine: Machine<'_>) -> Result<(), Status> {
     info.quota_pages = limit - used;
     write_info(page, &info);
     let mapped = Mapped {
-        phys: page.phys,
+        phys: page.phys(),
         kind: MemoryKind::Ram,
         rights: Rights::READ,
         caching: Caching::Natural,

@@ -208,6 +208,7 @@ impl Slot {
     }
 
     /// Empties the slot, which is a leaf and linked nowhere.
+    #[inline(never)]
     pub fn clear(&self, tree: &Tree) {
         debug_assert!(self.child.load(Ordering::Relaxed) == 0);
         self.word.store(0, Ordering::Release);

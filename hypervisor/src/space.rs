@@ -180,7 +180,7 @@ impl Space {
             return Err(Status::BadArgument);
         }
         let mapped = Mapped {
-            phys: page.phys,
+            phys: page.phys(),
             kind: MemoryKind::Ram,
             rights: Rights::RW,
             caching: Caching::Natural,

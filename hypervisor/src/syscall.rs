@@ -18,7 +18,7 @@ use crate::slot::{self, Slot, Tree};
 use crate::space::{self, Progress};
 use crate::thread::{Exception, Sync, Thread};
 use crate::{delegate, destroy, epoch, ipc, time};
-use abi::argument::right::{CREATE, NONE};
+use abi::argument::right::CREATE;
 use abi::argument::{Cap, LogBytes};
 use abi::operation::Operation;
 use abi::utcb::exception;
@@ -32,6 +32,16 @@ enum Outcome {
     Written,
     /// It has to go on: the instruction is executed again.
     Restart,
+}
+
+impl From<Result<Progress, Status>> for Outcome {
+    fn from(result: Result<Progress, Status>) -> Outcome {
+        match result {
+            Ok(Progress::Done) => Outcome::Return(Ok(())),
+            Ok(Progress::Again) => Outcome::Restart,
+            Err(status) => Outcome::Return(Err(status)),
+        }
+    }
 }
 
 /// Carries out the system call in the registers of `thread`, the current context, or has it told to who carries out the
@@ -89,138 +99,110 @@ fn written(thread: Ref<Thread>, result: Result<(), Status>) -> Outcome {
 
 fn execute(cpu: &Cpu, thread: Ref<Thread>, op: Op) -> Outcome {
     let domain = &*thread.domain;
-    let args = Args { op, thread };
-    match op {
-        // These four in one piece with this function, where a closure would be a function of its own.
-        Op::Call => match args.decode::<call::Call>() {
-            Ok(call) => written(thread, ipc::call(cpu, thread, call.portal)),
-            Err(status) => written(thread, Err(status)),
-        },
-        Op::ReplyWait => match args.decode::<call::ReplyWait>() {
-            Ok(_) => written(thread, ipc::reply_wait(cpu, thread)),
-            Err(status) => written(thread, Err(status)),
-        },
-        Op::Signal => match args.decode() {
-            Ok(call) => Outcome::Return(signal(cpu, domain, call)),
-            Err(status) => Outcome::Return(Err(status)),
-        },
-        Op::Wait => match args.decode() {
-            Ok(call) => wait(cpu, thread, call),
-            Err(status) => Outcome::Return(Err(status)),
-        },
-        Op::Yield => args.at_once(|call::Yield {}| {
+    let locked: fn(&Caller) -> Result<(), Status> = match op {
+        Op::Call => {
+            let result = arguments::<call::Call>(thread);
+            return written(
+                thread,
+                result.and_then(|call| ipc::call(cpu, thread, call.portal)),
+            );
+        }
+        Op::ReplyWait => return written(thread, ipc::reply_wait(cpu, thread)),
+        Op::Signal => return Outcome::Return(signal(cpu, thread)),
+        Op::Wait => return wait(cpu, thread).unwrap_or_else(|status| Outcome::Return(Err(status))),
+        Op::Yield => {
             cpu.yielded.set(true);
             cpu.reschedule.set(true);
-            Ok(())
-        }),
-        Op::CreateDomain => args.locked(|tree, call| create::domain(tree, domain, &call)),
-        Op::CreateSpace => args.locked(|tree, call| create::space(tree, domain, &call)),
-        Op::CreateThread => args.locked(|tree, call| create::thread(tree, domain, &call)),
-        Op::CreateVcpu => args.locked(|tree, call| create::vcpu(tree, domain, &call)),
-        Op::CreateSched => args.locked(|tree, call| time::sched(tree, domain, &call)),
-        Op::CreatePortal => args.locked(|tree, call| create::portal(tree, domain, &call)),
-        Op::CreateNotification => {
-            args.locked(|tree, call| create::notification(tree, domain, &call))
+            return Outcome::Return(Ok(()));
         }
-        Op::Delegate => args.locked(|tree, call| delegate::delegate(tree, domain, &call)),
-        Op::Revoke => args.then(|call: call::Revoke| revoke(cpu, thread, op, call.capability)),
-        Op::Delete => args.then(|call: call::Delete| revoke(cpu, thread, op, call.capability)),
-        Op::Map => args.then(|call| map(thread, op, &call)),
-        Op::BindSched => args.locked(|tree, call| time::bind_sched(cpu, tree, domain, &call)),
-        Op::BindOverrun => args.locked(|tree, call| time::bind_overrun(tree, domain, &call)),
-        Op::SetSchedule => args.locked(|tree, call| time::set_schedule(tree, thread, &call)),
-        Op::Migrate => args.then(|call| migrate(thread, op, &call)),
-        Op::BindKick => args.locked(|tree, call| create::bind_kick(tree, domain, &call)),
-        Op::InterruptBind => args.locked(|tree, call| interrupt_bind(tree, domain, &call)),
-        Op::InterruptAck => args.at_once(|call: call::InterruptAck| {
-            interrupt::acknowledge(cpu, domain.object_of_hot_path(call.line)?);
-            Ok(())
-        }),
-        Op::QuotaQuery => args.locked(|tree, call| quota_query(tree, thread, &call)),
-        Op::LogWrite => args.at_once(|call: call::LogWrite| {
-            domain.object(call.log)?;
-            logring::append(call.bytes.bytes());
-            Ok(())
-        }),
-        Op::LogRead => args.at_once(|call| log_read(thread, &call)),
-        Op::LogBind => args.locked(|tree, call| log_bind(tree, domain, &call)),
-        Op::Power => args.at_once(|call: call::Power| {
-            domain.object(call.platform)?;
-            Err(platform::power(call.action))
-        }),
-        Op::QuotaGive => args.locked(|tree, call: call::QuotaGive| {
-            let (payer, domain) = payer_and_paid(domain, call.payer, call.domain)?;
-            payer.give(tree, &domain, call.pages)
-        }),
-        Op::QuotaTake => args.locked(|tree, call: call::QuotaTake| {
-            let (payer, domain) = payer_and_paid(domain, call.payer, call.domain)?;
-            payer.take_back(tree, &domain, call.pages)
-        }),
-        Op::BindDoorbell => args.locked(|tree, call| doorbell::bind(tree, domain, &call)),
+        Op::InterruptAck => return Outcome::Return(interrupt_ack(cpu, thread)),
+        Op::LogWrite => return Outcome::Return(log_write(thread)),
+        Op::LogRead => return Outcome::Return(log_read(thread)),
+        Op::Power => return Outcome::Return(power(thread)),
+        Op::Revoke | Op::Delete => return revoke(cpu, thread, op).into(),
+        Op::Map => return map(thread).into(),
+        Op::Migrate => return migrate(thread).into(),
+        Op::CreateDomain => create::domain,
+        Op::CreateSpace => create::space,
+        Op::CreateThread => create::thread,
+        Op::CreateVcpu => create::vcpu,
+        Op::CreateSched => time::sched,
+        Op::CreatePortal => create::portal,
+        Op::CreateNotification => create::notification,
+        Op::Delegate => delegate::delegate,
+        Op::BindSched => time::bind_sched,
+        Op::BindOverrun => time::bind_overrun,
+        Op::SetSchedule => time::set_schedule,
+        Op::BindKick => create::bind_kick,
+        Op::InterruptBind => interrupt_bind,
+        Op::QuotaQuery => quota_query,
+        Op::LogBind => log_bind,
+        Op::QuotaGive => quota_give,
+        Op::QuotaTake => quota_take,
+        Op::BindDoorbell => doorbell::bind,
+    };
+    // While another CPU changes the tree, this one waits in user mode.
+    let Some(tree) = slot::try_lock() else {
+        return Outcome::Restart;
+    };
+    let tree = &tree;
+    Outcome::Return(locked(&Caller {
+        cpu,
+        tree,
+        thread,
+        domain,
+    }))
+}
+
+/// Who calls, with the tree of derivations locked: the operation changes it, or binds to what is in it.
+pub struct Caller<'a> {
+    /// The CPU.
+    pub cpu: &'a Cpu,
+    /// Proof of the lock.
+    pub tree: &'a Tree,
+    /// The current thread.
+    pub thread: Ref<Thread>,
+    /// Its domain.
+    pub domain: &'a Domain,
+}
+
+impl Caller<'_> {
+    /// The arguments.
+    #[inline(always)]
+    pub fn arguments<T: Operation>(&self) -> Result<T, Status> {
+        arguments(self.thread)
     }
 }
 
 /// The arguments of an operation, in the registers of who calls: each operation reads those that it has.
-struct Args {
-    op: Op,
-    thread: Ref<Thread>,
-}
-
-impl Args {
-    /// What they are.
-    #[inline(always)]
-    fn decode<T: Operation>(&self) -> Result<T, Status> {
-        debug_assert_eq!(self.op, T::OP);
-        T::decode(&self.thread.with_frame(|frame| frame.args()))
-    }
-
-    /// Does `work` with them, if they are in order.
-    #[inline(always)]
-    fn then<T: Operation>(&self, work: impl FnOnce(T) -> Outcome) -> Outcome {
-        match self.decode() {
-            Ok(call) => work(call),
-            Err(status) => Outcome::Return(Err(status)),
-        }
-    }
-
-    /// Does what is done then.
-    #[inline(always)]
-    fn at_once<T: Operation>(&self, work: impl FnOnce(T) -> Result<(), Status>) -> Outcome {
-        self.then(|call| Outcome::Return(work(call)))
-    }
-
-    /// Does what changes or binds to the tree of derivations. While another CPU does, this one waits in user mode.
-    fn locked<T: Operation>(&self, work: impl FnOnce(&Tree, T) -> Result<(), Status>) -> Outcome {
-        self.then(|call| match slot::try_lock() {
-            Some(tree) => Outcome::Return(work(&tree, call)),
-            None => Outcome::Restart,
-        })
-    }
+#[inline(always)]
+fn arguments<T: Operation>(thread: Ref<Thread>) -> Result<T, Status> {
+    thread.with_frame(|frame| {
+        debug_assert_eq!(Op::from_code(frame.tag().op()), Some(T::OP));
+        T::decode(&frame.args())
+    })
 }
 
 #[inline(always)]
-fn signal(cpu: &Cpu, domain: &Domain, call: call::Signal) -> Result<(), Status> {
-    let (notification, bits) = domain.signal_target(call.notification)?;
+fn signal(cpu: &Cpu, thread: Ref<Thread>) -> Result<(), Status> {
+    let call: call::Signal = arguments(thread)?;
+    let (notification, bits) = thread.domain.signal_target_of_hot_path(call.notification)?;
     notification::signal(cpu, notification, bits);
     Ok(())
 }
 
 #[inline(always)]
-fn wait(cpu: &Cpu, thread: Ref<Thread>, call: call::Wait) -> Outcome {
-    let (slot, word, notification) = match thread.domain.held(call.notification) {
-        Ok(found) => found,
-        Err(status) => return Outcome::Return(Err(status)),
-    };
+fn wait(cpu: &Cpu, thread: Ref<Thread>) -> Result<Outcome, Status> {
+    let call: call::Wait = arguments(thread)?;
+    let (slot, word, notification) = thread.domain.held(call.notification)?;
     let deadline = call.deadline;
     let waits = deadline != 0 && !notification.is_set();
     if waits {
-        if let Err(status) = notification.attach(thread.context(), [slot.link(), 0]) {
-            return Outcome::Return(Err(status));
-        }
+        notification.attach(thread.context(), [slot.link(), 0])?;
         // Whoever takes the capability back looks for who waits through it afterwards.
         if !slot.still_holds(word) {
             notification.detach(thread.context());
-            return Outcome::Return(Err(Status::BadCapability));
+            return Err(Status::BadCapability);
         }
     }
     // Attached first, looked at second: a signal from another CPU is seen on one side or the other.
@@ -230,14 +212,14 @@ fn wait(cpu: &Cpu, thread: Ref<Thread>, call: call::Wait) -> Outcome {
             notification.detach(thread.context());
         }
         thread.return_values(&call::Waited { bits });
-        return Outcome::Return(Ok(()));
+        return Ok(Outcome::Return(Ok(())));
     }
     if deadline == 0 {
-        return Outcome::Return(Err(Status::Timeout));
+        return Err(Status::Timeout);
     }
     if notification.waiter() != Some(thread.context()) {
         // Bits were seen and then taken by somebody else: try again.
-        return Outcome::Restart;
+        return Ok(Outcome::Restart);
     }
     thread.context.notification.set(Some(notification));
     thread.context.state.set(State::Waiting);
@@ -245,7 +227,7 @@ fn wait(cpu: &Cpu, thread: Ref<Thread>, call: call::Wait) -> Outcome {
         cpu.timeouts.arm(&thread.context.timeout, deadline);
     }
     cpu.reschedule.set(true);
-    Outcome::Written
+    Ok(Outcome::Written)
 }
 
 /// The epoch whose end `thread` waits for since an earlier run of this system call.
@@ -254,101 +236,115 @@ fn synchronised(thread: Ref<Thread>, op: Op, selector: Selector) -> Option<Round
     (sync.op == op && sync.selector == selector).then_some(sync.round)
 }
 
-/// Begins an epoch whose end this system call waits for, from its next run on.
-fn synchronise(thread: Ref<Thread>, op: Op, selector: Selector) {
+/// This system call waits for the end of `round`, from its next run on.
+fn synchronise(thread: Ref<Thread>, op: Op, selector: Selector, round: Round) {
     thread.sync.set(Some(Sync {
         op,
         selector,
-        round: epoch::begin(),
+        round,
     }));
 }
 
 /// Revocation and destruction return only when no CPU can use what was taken back.
-fn revoke(cpu: &Cpu, thread: Ref<Thread>, op: Op, capability: Cap<kind::Any, NONE>) -> Outcome {
-    let selector = capability.selector();
+fn revoke(cpu: &Cpu, thread: Ref<Thread>, op: Op) -> Result<Progress, Status> {
+    // Those of both are the same.
+    let selector = match op {
+        Op::Revoke => arguments::<call::Revoke>(thread)?.capability.selector(),
+        _ => arguments::<call::Delete>(thread)?.capability.selector(),
+    };
     let Some(round) = synchronised(thread, op, selector) else {
         // Not only capabilities: also those that are gone, but not what was derived from them.
         let slot = thread.domain.slot(selector).filter(|slot| !slot.is_free());
-        let Some(slot) = slot else {
-            return Outcome::Return(Err(Status::BadCapability));
-        };
+        let slot = slot.ok_or(Status::BadCapability)?;
         let Some(tree) = slot::try_lock() else {
-            return Outcome::Restart;
+            return Ok(Progress::Again);
         };
-        match destroy::revoke(cpu, &tree, slot, op == Op::Delete) {
-            Err(status) => return Outcome::Return(Err(status)),
-            Ok(Progress::Again) => {}
-            Ok(Progress::Done) => synchronise(thread, op, selector),
+        if destroy::revoke(cpu, &tree, slot, op == Op::Delete)? == Progress::Done {
+            synchronise(thread, op, selector, epoch::begin());
         }
-        return Outcome::Restart;
+        return Ok(Progress::Again);
     };
     latency::is(Path::Reclaim);
     if !epoch::is_over(round) || destroy::reclaim() == Progress::Again {
-        return Outcome::Restart;
+        return Ok(Progress::Again);
     }
     thread.sync.set(None);
-    Outcome::Return(Ok(()))
+    Ok(Progress::Done)
 }
 
 /// The CPU that holds the context lets go of it, and the other one takes it up, while this one goes through user mode.
-fn migrate(thread: Ref<Thread>, op: Op, call: &call::Migrate) -> Outcome {
+fn migrate(thread: Ref<Thread>) -> Result<Progress, Status> {
+    let call: call::Migrate = arguments(thread)?;
     let Some(tree) = slot::try_lock() else {
-        return Outcome::Restart;
+        return Ok(Progress::Again);
     };
     let selector = call.context.selector();
-    let asked = synchronised(thread, op, selector).is_some();
-    let progress = time::migrate(&tree, &thread.domain, call, asked);
-    let again = progress == Ok(Progress::Again);
-    thread.sync.set(again.then_some(Sync {
-        op,
-        selector,
-        round: Round::NOBODY,
-    }));
-    match progress {
-        Ok(Progress::Again) => Outcome::Restart,
-        Ok(Progress::Done) => Outcome::Return(Ok(())),
-        Err(status) => Outcome::Return(Err(status)),
+    let asked = synchronised(thread, Op::Migrate, selector).is_some();
+    thread.sync.set(None);
+    let progress = time::migrate(&tree, &thread.domain, &call, asked)?;
+    if progress == Progress::Again {
+        synchronise(thread, Op::Migrate, selector, Round::NOBODY);
     }
+    Ok(progress)
 }
 
-fn map(thread: Ref<Thread>, op: Op, call: &call::Map) -> Outcome {
+fn map(thread: Ref<Thread>) -> Result<Progress, Status> {
+    let call: call::Map = arguments(thread)?;
     let selector = call.memory.selector();
-    let Some(round) = synchronised(thread, op, selector) else {
+    let Some(round) = synchronised(thread, Op::Map, selector) else {
         let Some(tree) = slot::try_lock() else {
-            return Outcome::Restart;
+            return Ok(Progress::Again);
         };
-        match space::map(&tree, &thread.domain, call) {
-            Ok(Progress::Done) => {}
-            Ok(Progress::Again) => return Outcome::Restart,
-            Err(status) => return Outcome::Return(Err(status)),
-        }
-        if !space::is_port_mapping(&thread.domain, call.destination.0) {
-            return Outcome::Return(Ok(()));
+        let progress = space::map(&tree, &thread.domain, &call)?;
+        if progress == Progress::Again
+            || !space::is_port_mapping(&thread.domain, call.destination.0)
+        {
+            return Ok(progress);
         }
         // CPUs that run in the space have a copy of its I/O permissions.
-        synchronise(thread, op, selector);
-        return Outcome::Restart;
+        synchronise(thread, Op::Map, selector, epoch::begin());
+        return Ok(Progress::Again);
     };
     if !epoch::is_over(round) {
-        return Outcome::Restart;
+        return Ok(Progress::Again);
     }
     thread.sync.set(None);
-    Outcome::Return(Ok(()))
+    Ok(Progress::Done)
 }
 
-fn interrupt_bind(tree: &Tree, domain: &Domain, call: &call::InterruptBind) -> Result<(), Status> {
-    let interrupt = domain.object(call.line)?;
-    let binding = Binding::new(domain, call.line.selector(), call.notification)?;
+fn interrupt_bind(caller: &Caller) -> Result<(), Status> {
+    let call: call::InterruptBind = caller.arguments()?;
+    let interrupt = caller.domain.object(call.line)?;
+    let binding = Binding::new(caller.domain, call.line.selector(), call.notification)?;
     interrupt::bind(interrupt, binding.target, call.mode)?;
-    binding.note(tree);
+    binding.note(caller.tree);
     Ok(())
 }
 
-fn quota_query(_tree: &Tree, thread: Ref<Thread>, call: &call::QuotaQuery) -> Result<(), Status> {
-    // What moves a quota holds the lock.
-    let (pages, used) = thread.domain.object(call.domain)?.quota();
-    thread.return_values(&call::Quota { pages, used });
+fn interrupt_ack(cpu: &Cpu, thread: Ref<Thread>) -> Result<(), Status> {
+    let call: call::InterruptAck = arguments(thread)?;
+    interrupt::acknowledge(cpu, thread.domain.object_of_hot_path(call.line)?);
     Ok(())
+}
+
+fn quota_query(caller: &Caller) -> Result<(), Status> {
+    let call: call::QuotaQuery = caller.arguments()?;
+    // What moves a quota holds the lock.
+    let (pages, used) = caller.domain.object(call.domain)?.quota();
+    caller.thread.return_values(&call::Quota { pages, used });
+    Ok(())
+}
+
+fn quota_give(caller: &Caller) -> Result<(), Status> {
+    let call: call::QuotaGive = caller.arguments()?;
+    let (payer, domain) = payer_and_paid(caller.domain, call.payer, call.domain)?;
+    payer.give(caller.tree, &domain, call.pages)
+}
+
+fn quota_take(caller: &Caller) -> Result<(), Status> {
+    let call: call::QuotaTake = caller.arguments()?;
+    let (payer, domain) = payer_and_paid(caller.domain, call.payer, call.domain)?;
+    payer.take_back(caller.tree, &domain, call.pages)
 }
 
 /// A payer, and a domain that it paid for.
@@ -364,7 +360,15 @@ fn payer_and_paid(
     Ok((payer, domain))
 }
 
-fn log_read(thread: Ref<Thread>, call: &call::LogRead) -> Result<(), Status> {
+fn log_write(thread: Ref<Thread>) -> Result<(), Status> {
+    let call: call::LogWrite = arguments(thread)?;
+    thread.domain.object(call.log)?;
+    logring::append(call.bytes.bytes());
+    Ok(())
+}
+
+fn log_read(thread: Ref<Thread>) -> Result<(), Status> {
+    let call: call::LogRead = arguments(thread)?;
     thread.domain.object(call.log)?;
     let mut bytes = [0; LOG_CHUNK];
     let count = logring::take(&mut bytes, call.take_over);
@@ -374,13 +378,20 @@ fn log_read(thread: Ref<Thread>, call: &call::LogRead) -> Result<(), Status> {
     Ok(())
 }
 
-fn log_bind(tree: &Tree, domain: &Domain, call: &call::LogBind) -> Result<(), Status> {
-    domain.object(call.log)?;
-    let binding = Binding::new(domain, call.log.selector(), call.notification)?;
+fn log_bind(caller: &Caller) -> Result<(), Status> {
+    let call: call::LogBind = caller.arguments()?;
+    caller.domain.object(call.log)?;
+    let binding = Binding::new(caller.domain, call.log.selector(), call.notification)?;
     if let Some(before) = Slot::from_link(logring::listener()) {
-        binding::unbind(tree, &before, before.word());
+        binding::unbind(caller.tree, &before, before.word());
     }
     logring::listen(binding.target, binding.link());
-    binding.note(tree);
+    binding.note(caller.tree);
     Ok(())
+}
+
+fn power(thread: Ref<Thread>) -> Result<(), Status> {
+    let call: call::Power = arguments(thread)?;
+    thread.domain.object(call.platform)?;
+    Err(platform::power(call.action))
 }

@@ -79,7 +79,7 @@ pub fn map_leaf<F: Format>(
             return Err(Status::Occupied);
         } else {
             let fresh = alloc()?;
-            page.write(i, fresh.phys.0 | bits.table);
+            page.write(i, fresh.phys().0 | bits.table);
             page = fresh;
         }
         level -= 1;

@@ -1,8 +1,7 @@
 //! System calls about time: scheduling contexts, what they are made from and bound to, schedules, migration.
 
 use crate::binding::Binding;
-use crate::cell::Ref;
-use crate::cpu::{self, Cpu};
+use crate::cpu;
 use crate::create::{check_cpu, publish, target};
 use crate::cyclic::Frame;
 use crate::domain::Domain;
@@ -11,7 +10,7 @@ use crate::sched::Sched;
 use crate::slot::Tree;
 use crate::space::Progress;
 use crate::sync::atomic::Ordering;
-use crate::thread::Thread;
+use crate::syscall::Caller;
 use crate::{migrate, overrun};
 use abi::argument::Cap;
 use abi::cap::{Kind, TimeLimit};
@@ -33,36 +32,35 @@ fn limit<const RIGHTS: u16>(
 }
 
 /// [`abi::Op::CreateSched`].
-pub fn sched(tree: &Tree, caller: &Domain, call: &call::CreateSched) -> Result<(), Status> {
-    let (payer, slot) = target(tree, caller, call.payer, call.destination)?;
+pub fn sched(caller: &Caller) -> Result<(), Status> {
+    let call: call::CreateSched = caller.arguments()?;
+    let (payer, slot) = target(caller, call.payer, call.destination)?;
     let cpu = check_cpu(call.cpu)?;
     let priority = call.priority.get() as u8;
     let (budget, period) = (call.budget, call.period);
     if budget > period || (budget == 0) != (period == 0) {
         return Err(Status::BadArgument);
     }
-    let most = limit(tree, caller, call.time, cpu)?;
+    let most = limit(caller.tree, caller.domain, call.time, cpu)?;
     let limit = TimeLimit { priority, ..most };
     if !most.includes(limit) {
         return Err(Status::Denied);
     }
     let header = Header::new(Kind::Sched, Some(payer));
     let sched = Sched::new(header, cpu, limit, budget, period);
-    publish(tree, slot, payer.make(sched)?);
+    publish(caller.tree, slot, payer.make(sched)?);
     Ok(())
 }
 
 /// [`abi::Op::SetSchedule`].
-pub fn set_schedule(
-    tree: &Tree,
-    thread: Ref<Thread>,
-    call: &call::SetSchedule,
-) -> Result<(), Status> {
+pub fn set_schedule(caller: &Caller) -> Result<(), Status> {
+    let call: call::SetSchedule = caller.arguments()?;
+    let thread = caller.thread;
     let cpu = check_cpu(call.cpu)?;
     let words = thread.with_frame(|frame| frame.tag().utcb_words());
     let head = abi::PAGE_SIZE / 8 - WORDS;
     let frame = Frame::new(call.frame, words, |i| thread.utcb.read(head + i))?;
-    let limit = limit(tree, &thread.domain, call.time, cpu)?;
+    let limit = limit(caller.tree, caller.domain, call.time, cpu)?;
     if limit.partition != 0 {
         return Err(Status::Denied);
     }
@@ -73,26 +71,23 @@ pub fn set_schedule(
 }
 
 /// [`abi::Op::BindSched`]. What is bound under the lock is found when either ends.
-pub fn bind_sched(
-    cpu: &Cpu,
-    _tree: &Tree,
-    caller: &Domain,
-    call: &call::BindSched,
-) -> Result<(), Status> {
-    let sched = caller.object(call.sched)?;
-    let context = caller.context(call.context)?;
+pub fn bind_sched(caller: &Caller) -> Result<(), Status> {
+    let call: call::BindSched = caller.arguments()?;
+    let sched = caller.domain.object(call.sched)?;
+    let context = caller.domain.context(call.context)?;
     if sched.cpu() != context.cpu() {
         return Err(Status::WrongCpu);
     }
-    cpu::start(cpu, sched, context)
+    cpu::start(caller.cpu, sched, context)
 }
 
 /// [`abi::Op::BindOverrun`].
-pub fn bind_overrun(tree: &Tree, caller: &Domain, call: &call::BindOverrun) -> Result<(), Status> {
-    let sched = caller.object(call.sched)?;
-    let binding = Binding::new(caller, call.sched.selector(), call.notification)?;
+pub fn bind_overrun(caller: &Caller) -> Result<(), Status> {
+    let call: call::BindOverrun = caller.arguments()?;
+    let sched = caller.domain.object(call.sched)?;
+    let binding = Binding::new(caller.domain, call.sched.selector(), call.notification)?;
     overrun::bind(sched, binding.target)?;
-    binding.note(tree);
+    binding.note(caller.tree);
     Ok(())
 }
 

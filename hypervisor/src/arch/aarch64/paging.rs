@@ -129,7 +129,7 @@ impl PageTable {
     /// VTTBR_EL2 for these tables with VMID `tag`.
     #[inline(always)]
     pub fn translation_base(&self, tag: u16) -> u64 {
-        self.root.phys.0 | u64::from(tag) << 48
+        self.root.phys().0 | u64::from(tag) << 48
     }
 
     /// What the fast path loads; 0 without a tag of its own, or if switches take a barrier.
@@ -206,8 +206,8 @@ fn publish() {
 
 /// Makes the kernel's root table. Boot only.
 pub fn init_kernel() -> Option<()> {
-    KERNEL_ROOT.store(mem::alloc()?.phys.0, Ordering::Relaxed);
-    EMPTY_ROOT.store(mem::alloc()?.phys.0, Ordering::Relaxed);
+    KERNEL_ROOT.store(mem::alloc()?.phys().0, Ordering::Relaxed);
+    EMPTY_ROOT.store(mem::alloc()?.phys().0, Ordering::Relaxed);
     Some(())
 }
 

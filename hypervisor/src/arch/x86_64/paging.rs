@@ -105,13 +105,13 @@ impl PageTable {
 
     /// Physical address of the root table.
     pub fn root(&self) -> HostPhys {
-        self.root.phys
+        self.root.phys()
     }
 
     /// The value of CR3 for these tables with PCID `tag`.
     pub fn fast_switch(&self, tag: u16) -> u64 {
         // Bit 63: keep the tag's translations (Intel SDM vol. 3, 4.10.4.1).
-        self.root.phys.0 | tag as u64 | if tag != 0 { 1 << 63 } else { 0 }
+        self.root.phys().0 | tag as u64 | if tag != 0 { 1 << 63 } else { 0 }
     }
 
     fn bits(&self, mapped: &Mapped) -> Bits {
@@ -194,11 +194,11 @@ impl PageTable {
 pub fn init_kernel(page1g: bool) -> Option<KernelPage> {
     LARGEST_LEAF.store(if page1g { 2 } else { 1 }, Ordering::Relaxed);
     let root = mem::alloc()?;
-    KERNEL_ROOT.store(root.phys.0, Ordering::Relaxed);
+    KERNEL_ROOT.store(root.phys().0, Ordering::Relaxed);
     // Later spaces copy the top-level entries: they are all there from now on.
     for at in [layout::WINDOW, layout::IMAGE] {
         let fresh = mem::alloc()?;
-        root.write(index(at, 3), fresh.phys.0 | PRESENT | WRITABLE);
+        root.write(index(at, 3), fresh.phys().0 | PRESENT | WRITABLE);
     }
     Some(root)
 }

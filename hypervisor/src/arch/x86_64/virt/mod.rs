@@ -200,7 +200,7 @@ impl VcpuArch {
                 }
                 features::Backend::Svm(capabilities) => {
                     passage.vmcb = pages[0].virt.0;
-                    passage.vmcb_phys = pages[0].phys.0;
+                    passage.vmcb_phys = pages[0].phys().0;
                     Inner::Svm(svm::Vcpu::new(capabilities, pages[0], fpu, state))
                 }
                 features::Backend::None => panic!("no virtualisation extension"),

@@ -85,13 +85,13 @@ impl HostState {
             Ok(_) => return Err(InitError::Different),
             Err(_) => return Err(InitError::Firmware),
         }
-        let saved = pages[1].phys;
+        let saved = pages[1].phys();
         // SAFETY: a processor with SVM that is not disabled has the EFER bit and the MSR; the pages are the
         // caller's to give; TS keeps threads from vector registers.
         unsafe {
             hw::set_cr0(hw::cr0() | cr0::TS);
             wrmsr(msr::IA32_EFER, rdmsr(msr::IA32_EFER) | efer::SVME);
-            wrmsr(hw::msr::VM_HSAVE_PA, pages[0].phys.0);
+            wrmsr(hw::msr::VM_HSAVE_PA, pages[0].phys().0);
             asm!("vmsave rax", in("rax") saved.0, options(nostack, preserves_flags));
         }
         Ok(HostState { saved })

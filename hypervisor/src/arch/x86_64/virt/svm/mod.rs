@@ -79,7 +79,7 @@ impl Vcpu {
     ) -> Vcpu {
         let mut vcpu = Vcpu {
             vmcb: vmcb.virt.0 as *mut Vmcb,
-            vmcb_phys: vmcb.phys,
+            vmcb_phys: vmcb.phys(),
             page,
             fpu,
             capabilities: *capabilities,

@@ -122,7 +122,7 @@ impl HostState {
             hw::set_cr0(cr0);
             hw::set_cr4(cr4);
             (page.virt.0 as *mut u32).write_volatile(capabilities.revision);
-            vmcs::vmxon(page.phys).map_err(|_| InitError::Refused)?;
+            vmcs::vmxon(page.phys()).map_err(|_| InitError::Refused)?;
         }
         vmcs::invept(ALL, 0);
         vmcs::invvpid(ALL, 0);

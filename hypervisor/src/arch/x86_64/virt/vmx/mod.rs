@@ -129,7 +129,7 @@ impl Vcpu {
         // SAFETY: the first word of the page that the caller gives as VMCS region.
         unsafe { (vmcs.virt.0 as *mut u32).write_volatile(capabilities.revision) };
         Vcpu {
-            vmcs: vmcs.phys,
+            vmcs: vmcs.phys(),
             page,
             fpu,
             host_cr3: 0,
