@@ -7,6 +7,7 @@ use crate::cell::{CpuCell, Ref};
 use crate::context::{Context, State};
 use crate::cpu::{self, Cpu};
 use crate::object::{Header, Object};
+use crate::overrun::Told;
 use crate::ring::Ring;
 use crate::sync::TicketMutex;
 use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -47,7 +48,7 @@ pub struct Notification {
     /// Link in the inbox; under its lock.
     pub posted_next: CpuCell<Option<Ref<Notification>>>,
     /// Scheduling contexts whose overruns it tells; under the lock of [`crate::overrun::bind`].
-    pub overruns: Ring,
+    pub overruns: Ring<Told>,
 }
 
 // SAFETY: repr(C), header first, 64-byte aligned.

@@ -2,7 +2,7 @@
 
 use crate::cell::{CpuCell, Ref};
 use crate::notification::{self, Notification};
-use crate::ring::Link;
+use crate::ring::{Link, Linked};
 use crate::sched::Sched;
 use crate::space::Progress;
 use crate::sync::TicketMutex;
@@ -35,6 +35,15 @@ impl Default for Event {
     }
 }
 
+/// Rings of scheduling contexts whose overruns a notification tells.
+pub struct Told;
+
+// SAFETY: what is bound is unbound before it ends.
+unsafe impl Linked for Told {
+    type Object = Sched;
+    const LINK: usize = offset_of!(Sched, overrun.link);
+}
+
 static BINDINGS: TicketMutex<()> = TicketMutex::new(());
 
 /// From now on `bits` of `notification` tell overruns of `sched`.
@@ -44,7 +53,7 @@ pub fn bind(sched: Ref<Sched>, notification: Ref<Notification>, bits: u64) -> Re
     if event.notification.get().is_some() {
         return Err(Status::Busy);
     }
-    notification.overruns.push(link(sched));
+    notification.overruns.push(sched);
     event.bits.set(bits);
     event.notification.set(Some(notification));
     Ok(())
@@ -62,26 +71,12 @@ pub fn unbind_some(notification: Ref<Notification>, most: usize) -> Progress {
     let _lock = BINDINGS.lock();
     for _ in 0..most {
         match notification.overruns.pop() {
-            Some(link) => of_link(link).overrun.notification.set(None),
+            Some(sched) => sched.overrun.notification.set(None),
             None => return Progress::Done,
         }
     }
     Progress::Again
 }
-
-/// The place of `sched` among those that are bound to a notification.
-fn link(sched: Ref<Sched>) -> Ref<Link> {
-    // SAFETY: it is there; what is bound is unbound before it ends.
-    unsafe { Ref::from_address(sched.address() + LINK) }
-}
-
-/// The scheduling context whose place `link` is.
-fn of_link(link: Ref<Link>) -> Ref<Sched> {
-    // SAFETY: rings of overruns hold such links of live objects only.
-    unsafe { Ref::from_address(link.address() - LINK) }
-}
-
-const LINK: u64 = (offset_of!(Sched, overrun) + offset_of!(Event, link)) as u64;
 
 /// On its CPU: `sched` would run, but has spent its budget, which was not told yet in this period.
 pub fn tell(sched: Ref<Sched>) {
