@@ -4,15 +4,16 @@ use crate::cell::{CpuCell, Ref};
 use crate::cpu::Cpu;
 use crate::migrate::Migration;
 use crate::notification::Notification;
-use crate::object::{Header, Object};
-use crate::ring::Ring;
-use crate::sched::Sched;
+use crate::object::{AnyRef, Header, Object};
+use crate::ring::{Link, Linked, Ring};
+use crate::sched::{Sched, Waiting};
 use crate::space::Progress;
 use crate::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use crate::thread::Thread;
 use crate::timeout::{Expiry, Timeout};
 use crate::vcpu::Vcpu;
 use abi::cap::Kind;
+use core::mem::offset_of;
 
 /// Helpers that are dismissed at once.
 const BATCH: usize = 16;
@@ -72,18 +73,27 @@ pub struct Context {
     pub sched: CpuCell<Option<Ref<Sched>>>,
     /// How this handler's next reply can be carried out.
     pub reply_path: CpuCell<ReplyPath>,
-    /// Scheduling contexts whose chain of calls ends here, as long as it is blocked.
-    waiters: Ring,
-    /// Contexts that help this handler.
-    helpers: CpuCell<Option<Ref<Context>>>,
-    helper_next: CpuCell<Option<Ref<Context>>>,
-    helper_prev: CpuCell<Option<Ref<Context>>>,
     /// What it waits for, or the notification that kicks the vCPU.
     pub notification: CpuCell<Option<Ref<Notification>>>,
+    /// Scheduling contexts whose chain of calls ends here, as long as it is blocked.
+    waiters: Ring<Waiting>,
+    /// Contexts that help this handler.
+    helpers: Ring<Helping>,
+    /// Place among those of its `callee`.
+    helping: Link,
     /// Deadline of a wait, or of the vCPU.
     pub timeout: Timeout,
     /// Its way to another CPU.
     pub migration: Migration,
+}
+
+/// Rings of contexts that help a handler.
+pub struct Helping;
+
+// SAFETY: who stops helps nobody any more.
+unsafe impl Linked for Helping {
+    type Object = Context;
+    const LINK: usize = offset_of!(Context, helping);
 }
 
 impl Context {
@@ -100,9 +110,8 @@ impl Context {
             sched: CpuCell::new(None),
             reply_path: CpuCell::new(ReplyPath::Thread),
             waiters: Ring::new(),
-            helpers: CpuCell::new(None),
-            helper_next: CpuCell::new(None),
-            helper_prev: CpuCell::new(None),
+            helpers: Ring::new(),
+            helping: Link::new(),
             notification: CpuCell::new(None),
             timeout: Timeout::new(Expiry::Context),
             migration: Migration::new(),
@@ -114,9 +123,16 @@ impl Context {
     /// # Safety
     /// `timeout` is the `timeout` field of a live context.
     pub unsafe fn of_timeout(timeout: Ref<Timeout>) -> Ref<Context> {
-        let offset = core::mem::offset_of!(Context, timeout) as u64;
+        let offset = offset_of!(Context, timeout) as u64;
         // SAFETY: by the caller's word, the object starts that far before its field.
         unsafe { Ref::from_address(timeout.address() - offset) }
+    }
+
+    /// The thread or vCPU that `object` is the header of, if it is of one.
+    pub fn of(object: AnyRef) -> Option<Ref<Context>> {
+        // SAFETY: threads and vCPUs start with their context.
+        matches!(object.kind, Kind::Thread | Kind::Vcpu)
+            .then(|| unsafe { Ref::from_address(object.address()) })
     }
 
     /// The CPU that it belongs to.
@@ -148,23 +164,15 @@ impl Context {
 
     /// Stops waiting for a handler: the call is tried again.
     pub fn stop_helping(&self) {
-        if let Some(handler) = self.callee.take() {
-            let (next, prev) = (self.helper_next.take(), self.helper_prev.take());
-            match prev {
-                Some(prev) => prev.helper_next.set(next),
-                None => handler.context.helpers.set(next),
-            }
-            if let Some(next) = next {
-                next.helper_prev.set(prev);
-            }
-        }
+        self.callee.set(None);
+        self.helping.unlink();
         self.state.set(State::Ready);
     }
 
     /// Sends a batch of those away who help this handler, which is about to end and is helped by nobody new.
     pub fn dismiss_helpers(&self) -> Progress {
         for _ in 0..BATCH {
-            match self.helpers.get() {
+            match self.helpers.first() {
                 Some(helper) => helper.stop_helping(),
                 None => return Progress::Done,
             }
@@ -185,11 +193,12 @@ impl Context {
             cpu.reschedule.set(true);
         }
         if let Some(sched) = kept {
-            self.waiters.push(sched.waiting_link());
+            self.waiters.push(sched);
         }
     }
 
     /// Makes a blocked context ready.
+    #[inline(never)]
     pub fn wake(&self, cpu: &Cpu) {
         self.state.set(State::Ready);
         self.release_waiters(cpu, None);
@@ -199,18 +208,13 @@ impl Context {
 impl Ref<Context> {
     /// `sched`, which is in no queue, waits until this context can run, or can be called.
     pub fn add_waiter(self, sched: Ref<Sched>) {
-        self.waiters.push(sched.waiting_link());
+        self.waiters.push(sched);
         self.reply_path.set(ReplyPath::General);
     }
 
     /// Gives its time to `handler`, until the call can be made.
     pub fn start_helping(self, handler: Ref<Thread>) {
-        let first = handler.context.helpers.get();
-        self.helper_next.set(first);
-        if let Some(first) = first {
-            first.helper_prev.set(Some(self));
-        }
-        handler.context.helpers.set(Some(self));
+        handler.context.helpers.push(self);
         self.callee.set(Some(handler));
         self.state.set(State::Helping);
     }

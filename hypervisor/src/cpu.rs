@@ -9,7 +9,7 @@ use crate::mem::KernelPage;
 use crate::notification::{self, Notification};
 use crate::object::{AnyRef, Ending};
 use crate::ring::Ring;
-use crate::sched::{self, RunQueues, Sched};
+use crate::sched::{self, RunQueues, Sched, Waiting};
 use crate::space::Progress;
 use crate::sync::TicketMutex;
 use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -58,7 +58,7 @@ pub struct Cpu {
     /// Ready scheduling contexts.
     pub run_queues: RunQueues,
     /// Those that wait no more and are not in a run queue yet.
-    pub released: Ring,
+    pub released: Ring<Waiting>,
     /// Which of them may run when.
     pub cyclic: Cyclic,
     /// What the fast path has signalled and found somebody attached to.

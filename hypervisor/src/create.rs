@@ -9,6 +9,7 @@ use crate::mem::{self, KernelPage};
 use crate::notification::Notification;
 use crate::object::{self, AnyRef, Header, Object};
 use crate::portal::{self, Portal};
+use crate::ring::Ring;
 use crate::slot::{CapWord, ORIGIN, Slot, Tree};
 use crate::space::{Space, User};
 use crate::sync::atomic::Ordering;
@@ -177,7 +178,7 @@ pub fn make_thread(
         pending: CpuCell::new(None),
         in_exception: CpuCell::new(false),
         foreign,
-        portals: CpuCell::new(None),
+        portals: Ring::new(),
         sync: CpuCell::new(None),
     };
     // SAFETY: a fresh page; that a Thread fits is asserted beside its definition.

@@ -11,8 +11,9 @@ use crate::cpu::Cpu;
 use crate::domain::Domain;
 use crate::mem::KernelPage;
 use crate::notification::{self, Notification};
-use crate::object::{self, AnyRef, Ending, Object};
+use crate::object::{self, AnyRef, Ending, Object, Owned};
 use crate::portal::{self, Portal};
+use crate::ring::Ring;
 use crate::sched::{self, Sched};
 use crate::slot::{CapWord, Slot, Tree};
 use crate::space::{self, Progress, Space};
@@ -20,7 +21,7 @@ use crate::sync::TicketMutex;
 use crate::sync::atomic::Ordering;
 use crate::thread::Thread;
 use crate::vcpu::Vcpu;
-use crate::{arch, binding, cpu, epoch, ipc};
+use crate::{arch, binding, cpu, epoch, ipc, migrate};
 use abi::Status;
 use abi::cap::Kind;
 
@@ -38,12 +39,8 @@ enum Step {
     Heavy,
 }
 
-struct Retired {
-    first: u64,
-    last: u64,
-}
-
-static RETIRED: TicketMutex<Retired> = TicketMutex::new(Retired { first: 0, last: 0 });
+/// What waits for the end of its epoch; what was retired first is the last.
+static RETIRED: TicketMutex<Ring<Owned>> = TicketMutex::new(Ring::new());
 
 /// Revokes what was derived from the capability in `slot`; with `whole`, deletes it too.
 pub fn revoke(cpu: &Cpu, tree: &Tree, slot: Ref<Slot>, whole: bool) -> Result<Progress, Status> {
@@ -222,8 +219,7 @@ fn unmap_kernel_pages(tree: &Tree, object: AnyRef) -> Result<(), Status> {
 /// The CPU that holds on to `object`, if any does.
 fn holder(object: AnyRef) -> Result<Option<u32>, Status> {
     Ok(match object.kind {
-        Kind::Thread => Some(object::downcast::<Thread>(object)?.context.cpu()),
-        Kind::Vcpu => Some(object::downcast::<Vcpu>(object)?.context.cpu()),
+        Kind::Thread | Kind::Vcpu => Context::of(object).map(|context| context.cpu()),
         Kind::Sched => Some(object::downcast::<Sched>(object)?.cpu()),
         Kind::Notification => object::downcast::<Notification>(object)?.close(),
         _ => None,
@@ -260,17 +256,8 @@ pub fn detach_posted(cpu: &Cpu, object: AnyRef) -> Progress {
 /// On the CPU that holds on to `object`: lets go of it, in steps. What is stopped by the first one may have been given
 /// time before the next. What is in this CPU's inbox on its way from another one arrives first.
 fn detach(cpu: &Cpu, object: AnyRef) -> Progress {
-    let progress = if let Ok(thread) = object::downcast::<Thread>(object) {
-        detach_thread(cpu, thread)
-    } else if let Ok(vcpu) = object::downcast::<Vcpu>(object) {
-        if vcpu.context.state.get() == State::Moving {
-            return Progress::Again;
-        }
-        // First: what leaves the CPU may have its timer looked after.
-        cpu.arch.leave_guest(None);
-        vcpu.arch.with_mut(|arch| arch.leave_cpu(cpu));
-        detach_context(cpu, vcpu.context());
-        Progress::Done
+    let progress = if let Some(context) = Context::of(object) {
+        detach_context(cpu, context)
     } else if let Ok(sched) = object::downcast::<Sched>(object) {
         detach_sched(cpu, sched);
         Progress::Done
@@ -285,20 +272,6 @@ fn detach(cpu: &Cpu, object: AnyRef) -> Progress {
     progress
 }
 
-/// Stops `thread`: from then on whoever calls or helps it gets a status, so that the lists that are emptied here
-/// do not grow again.
-fn detach_thread(cpu: &Cpu, thread: Ref<Thread>) -> Progress {
-    if thread.context.state.get() == State::Moving {
-        return Progress::Again;
-    }
-    detach_context(cpu, thread.context());
-    ipc::abandon(cpu, thread);
-    if portal::unbind_some(thread) == Progress::Again {
-        return Progress::Again;
-    }
-    thread.context.dismiss_helpers()
-}
-
 fn detach_notification(cpu: &Cpu, notification: Ref<Notification>) -> Progress {
     // It is closed: who waits now is the last one.
     match notification.waiter() {
@@ -307,7 +280,13 @@ fn detach_notification(cpu: &Cpu, notification: Ref<Notification>) -> Progress {
     }
 }
 
-fn detach_context(cpu: &Cpu, context: Ref<Context>) {
+/// Stops `context`: from then on whoever calls or helps it gets a status, so that the lists that are emptied here
+/// do not grow again.
+fn detach_context(cpu: &Cpu, context: Ref<Context>) -> Progress {
+    if context.state.get() == State::Moving {
+        return Progress::Again;
+    }
+    migrate::evict(cpu, context);
     sched::release_chain(cpu, context);
     if context.state.get() == State::Helping {
         context.stop_helping();
@@ -328,6 +307,14 @@ fn detach_context(cpu: &Cpu, context: Ref<Context>) {
         cpu.current.set(None);
     }
     cpu.reschedule.set(true);
+    let Some(thread) = context.as_thread() else {
+        return Progress::Done;
+    };
+    ipc::abandon(cpu, thread);
+    if portal::unbind_some(thread) == Progress::Again {
+        return Progress::Again;
+    }
+    thread.context.dismiss_helpers()
 }
 
 fn detach_sched(cpu: &Cpu, sched: Ref<Sched>) {
@@ -448,17 +435,11 @@ fn retire(object: AnyRef) {
     if let Some(payer) = object.payer {
         payer.disown(object);
     }
-    let mut queue = RETIRED.lock();
-    object.next.store(0, Ordering::Relaxed);
-    object.prev.store(epoch::unlinked(), Ordering::Relaxed);
-    if queue.last == 0 {
-        queue.first = object.address();
-    } else {
-        // SAFETY: retired objects keep their headers until they leave the queue.
-        let last: AnyRef = unsafe { Ref::from_address(queue.last) };
-        last.next.store(object.address(), Ordering::Relaxed);
-    }
-    queue.last = object.address();
+    let queue = RETIRED.lock();
+    object
+        .ending_next
+        .store(epoch::unlinked(), Ordering::Relaxed);
+    queue.push(object);
 }
 
 /// Pages that are freed at once, but for an object of more.
@@ -474,13 +455,10 @@ pub fn reclaim() -> Progress {
     };
     let mut pages = 0;
     for _ in 0..BATCH {
-        let first = RETIRED.lock().first;
-        if first == 0 {
+        let Some(object) = RETIRED.lock().last() else {
             return Progress::Done;
-        }
-        // SAFETY: as in `retire`.
-        let object: AnyRef = unsafe { Ref::from_address(first) };
-        if !epoch::is_unused(object.prev.load(Ordering::Relaxed)) {
+        };
+        if !epoch::is_unused(object.ending_next.load(Ordering::Relaxed)) {
             return Progress::Done;
         }
         pages += reclaim_step(object);
@@ -491,13 +469,10 @@ pub fn reclaim() -> Progress {
     Progress::Again
 }
 
-/// Takes the first of the retired objects, whose memory is about to be freed, out of the queue.
+/// Takes a retired object, whose memory is about to be freed, out of the queue.
 fn leave_queue(object: AnyRef) {
-    let mut queue = RETIRED.lock();
-    queue.first = object.next.load(Ordering::Relaxed);
-    if queue.first == 0 {
-        queue.last = 0;
-    }
+    let _queue = RETIRED.lock();
+    object.link.unlink();
 }
 
 /// Frees all or a part of a retired object, the first in the queue; returns how many pages, or what takes as long.
@@ -544,12 +519,12 @@ fn reclaim_step(object: AnyRef) -> usize {
 /// Forgets what waits for the end of its epoch: the world it was part of is gone.
 #[cfg(test)]
 pub fn reset() {
-    *RETIRED.lock() = Retired { first: 0, last: 0 };
+    RETIRED.lock().reset();
 }
 
 /// What brings back what waits for the end of its epoch.
 #[cfg(test)]
 pub fn save() -> impl Fn() {
-    let Retired { first, last } = *RETIRED.lock();
-    move || *RETIRED.lock() = Retired { first, last }
+    let bring_back = RETIRED.lock().save();
+    move || bring_back(&RETIRED.lock())
 }

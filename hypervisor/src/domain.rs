@@ -2,7 +2,8 @@
 
 use crate::cell::Ref;
 use crate::mem::{self, KernelPage, PAGE};
-use crate::object::{self, AnyRef, Header, Object, ObjectList};
+use crate::object::{self, AnyRef, Header, Object, Owned};
+use crate::ring::Ring;
 use crate::slot::{CapWord, Slot, Tree};
 use crate::sync::TicketMutex;
 use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -53,7 +54,7 @@ pub struct Domain {
     /// Pages of those that nothing was charged to.
     free: AtomicU64,
     cells: TicketMutex<Cells>,
-    objects: TicketMutex<ObjectList>,
+    objects: TicketMutex<Ring<Owned>>,
     /// Next selector that destruction looks at.
     cursor: AtomicU32,
 }
@@ -102,7 +103,7 @@ impl Domain {
             limit: AtomicU64::new(quota),
             free: AtomicU64::new(quota),
             cells: TicketMutex::new(Cells { free: 0, pages: 0 }),
-            objects: TicketMutex::new(ObjectList::new()),
+            objects: TicketMutex::new(Ring::new()),
             cursor: AtomicU32::new(0),
         };
         // SAFETY: a fresh page, large and aligned enough, written before it is referred to.
@@ -232,6 +233,7 @@ impl Domain {
     }
 
     /// Returns a page that this domain paid.
+    #[inline(never)]
     pub fn free_page(&self, page: KernelPage) {
         mem::free(page);
         self.uncharge(1);
@@ -291,7 +293,8 @@ impl Domain {
 
     /// Takes an object off the list.
     pub fn disown(&self, object: AnyRef) {
-        self.objects.lock().remove(object);
+        let _lock = self.objects.lock();
+        object.link.unlink();
     }
 
     /// The object that was made last.

@@ -154,10 +154,8 @@ fn leave(cpu: &Cpu, context: Ref<Context>, request: &Request) -> Progress {
         return Progress::Done;
     }
     context.release_waiters(cpu, None);
+    evict(cpu, context);
     if let Some(vcpu) = context.as_vcpu() {
-        // First: what leaves the CPU may have its timer looked after.
-        cpu.arch.leave_guest(None);
-        vcpu.arch.with_mut(|arch| arch.leave_cpu(cpu));
         vcpu.exit_base.set(request.exit_base);
     }
     let armed = context.timeout.is_armed();
@@ -179,6 +177,16 @@ fn leave(cpu: &Cpu, context: Ref<Context>, request: &Request) -> Progress {
         context.set_started(false);
     }
     Progress::Done
+}
+
+/// Takes to memory what of `context` is resident on this CPU.
+#[inline(never)]
+pub fn evict(cpu: &Cpu, context: Ref<Context>) {
+    if let Some(vcpu) = context.as_vcpu() {
+        // First: what leaves the CPU may have its timer looked after.
+        cpu.arch.leave_guest(None);
+        vcpu.arch.with_mut(|arch| arch.leave_cpu(cpu));
+    }
 }
 
 /// Takes `context` up.

@@ -2,9 +2,11 @@
 
 use crate::cell::Ref;
 use crate::domain::Domain;
+use crate::ring::{Link, Linked};
 use crate::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 use abi::Status;
 use abi::cap::Kind;
+use core::mem::offset_of;
 
 /// First part of every kernel object.
 #[repr(C)]
@@ -16,11 +18,10 @@ pub struct Header {
     pub origin: AtomicU32,
     /// The domain whose quota paid for it; `None` for objects made at boot.
     pub payer: Option<Ref<Domain>>,
-    /// List of the payer's objects, then of the retired ones; under the payer's lock.
-    pub next: AtomicU64,
-    /// As `next`.
-    pub prev: AtomicU64,
-    /// Link in the list of objects that a CPU is to detach; under its inbox's lock.
+    /// Place among the payer's objects, under the payer's lock, then among the retired ones.
+    pub link: Link,
+    /// Link in the list of objects that a CPU is to detach, under its inbox's lock; then the epoch after which nobody
+    /// uses it.
     pub ending_next: AtomicU64,
 }
 
@@ -53,26 +54,17 @@ impl Header {
 
     /// The header of an object of `kind` that is there from the start and never ends.
     pub const fn fixed(kind: Kind) -> Header {
-        Header {
-            kind,
-            payer: None,
-            origin: AtomicU32::new(0),
-            next: AtomicU64::new(0),
-            prev: AtomicU64::new(0),
-            ending: AtomicU8::new(0),
-            ending_next: AtomicU64::new(0),
-        }
+        Header::new(kind, None)
     }
 
     /// The header of an object of `kind` that `payer` pays for.
-    pub fn new(kind: Kind, payer: Option<Ref<Domain>>) -> Header {
+    pub const fn new(kind: Kind, payer: Option<Ref<Domain>>) -> Header {
         Header {
             kind,
-            payer,
-            origin: AtomicU32::new(0),
-            next: AtomicU64::new(0),
-            prev: AtomicU64::new(0),
             ending: AtomicU8::new(0),
+            origin: AtomicU32::new(0),
+            payer,
+            link: Link::new(),
             ending_next: AtomicU64::new(0),
         }
     }
@@ -86,6 +78,15 @@ impl Header {
 pub unsafe trait Object: Sized + Sync {
     /// Its kind.
     const KIND: Kind;
+}
+
+/// Rings of objects: those that a domain pays for, and the retired ones.
+pub struct Owned;
+
+// SAFETY: objects leave the queue of the retired ones before their memory is freed.
+unsafe impl Linked for Owned {
+    type Object = Header;
+    const LINK: usize = offset_of!(Header, link);
 }
 
 /// Reference to the header of any object.
@@ -104,60 +105,4 @@ pub fn downcast<T: Object>(any: AnyRef) -> Result<Ref<T>, Status> {
     }
     // SAFETY: the header says that it belongs to a T.
     Ok(unsafe { Ref::from_address(any.address()) })
-}
-
-/// A doubly linked list of objects through their headers; the owner of the list locks it.
-pub struct ObjectList {
-    head: u64,
-}
-
-impl ObjectList {
-    /// An empty list.
-    pub const fn new() -> ObjectList {
-        ObjectList { head: 0 }
-    }
-
-    /// The object that was added last.
-    pub fn first(&self) -> Option<AnyRef> {
-        // SAFETY: the list holds addresses of headers only, each removed before its object ends.
-        (self.head != 0).then(|| unsafe { Ref::from_address(self.head) })
-    }
-
-    /// Adds an object at the front.
-    pub fn push(&mut self, object: AnyRef) {
-        object.prev.store(0, Ordering::Relaxed);
-        object.next.store(self.head, Ordering::Relaxed);
-        if let Some(first) = self.first() {
-            first.prev.store(object.address(), Ordering::Relaxed);
-        }
-        self.head = object.address();
-    }
-
-    /// Takes out an object that is on this list.
-    pub fn remove(&mut self, object: AnyRef) {
-        let next = object.next.load(Ordering::Relaxed);
-        let prev = object.prev.load(Ordering::Relaxed);
-        if next != 0 {
-            // SAFETY: as in `first`.
-            unsafe { Ref::<Header>::from_address(next) }
-                .prev
-                .store(prev, Ordering::Relaxed);
-        }
-        if prev != 0 {
-            // SAFETY: as in `first`.
-            unsafe { Ref::<Header>::from_address(prev) }
-                .next
-                .store(next, Ordering::Relaxed);
-        } else {
-            self.head = next;
-        }
-        object.next.store(0, Ordering::Relaxed);
-        object.prev.store(0, Ordering::Relaxed);
-    }
-}
-
-impl Default for ObjectList {
-    fn default() -> ObjectList {
-        ObjectList::new()
-    }
 }

@@ -1,12 +1,14 @@
 //! Portals: endpoints of synchronous calls.
 
-use crate::cell::{CpuCell, Ref};
+use crate::cell::Ref;
 use crate::object::{Header, Object};
+use crate::ring::{Link, Linked};
 use crate::space::Progress;
 use crate::sync::TicketMutex;
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::thread::Thread;
 use abi::cap::Kind;
+use core::mem::offset_of;
 
 /// A portal, bound to a handler thread; it belongs to the handler's CPU.
 #[repr(C, align(64))]
@@ -18,14 +20,22 @@ pub struct Portal {
     pub identity: u64,
     /// vCPU state groups that an exit through this portal saves.
     pub groups: u64,
-    /// List of the handler's portals; under the lock of `bind`.
-    next: CpuCell<Option<Ref<Portal>>>,
-    prev: CpuCell<Option<Ref<Portal>>>,
+    /// Place among the handler's portals; under the lock of `bind`.
+    link: Link,
 }
 
 // SAFETY: repr(C), header first, 64-byte aligned.
 unsafe impl Object for Portal {
     const KIND: Kind = Kind::Portal;
+}
+
+/// Rings of portals that a thread handles.
+pub struct Handled;
+
+// SAFETY: a portal is unbound before it ends.
+unsafe impl Linked for Handled {
+    type Object = Portal;
+    const LINK: usize = offset_of!(Portal, link);
 }
 
 /// Offsets for the fast path.
@@ -48,8 +58,7 @@ impl Portal {
             handler: AtomicU64::new(0),
             identity,
             groups,
-            next: CpuCell::new(None),
-            prev: CpuCell::new(None),
+            link: Link::new(),
         }
     }
 
@@ -70,44 +79,25 @@ static BINDINGS: TicketMutex<()> = TicketMutex::new(());
 /// Makes `thread` the handler of `portal`.
 pub fn bind(portal: Ref<Portal>, thread: Ref<Thread>) {
     let _lock = BINDINGS.lock();
-    let first = thread.portals.get();
-    portal.next.set(first);
-    if let Some(first) = first {
-        first.prev.set(Some(portal));
-    }
-    thread.portals.set(Some(portal));
+    thread.portals.push(portal);
     portal.handler.store(thread.address(), Ordering::Release);
 }
 
 /// Takes the handler away; calls get `Dead` from now on.
 pub fn unbind(portal: Ref<Portal>) {
     let _lock = BINDINGS.lock();
-    if let Some(thread) = portal.handler() {
-        unlink(portal, thread);
-    }
+    portal.handler.store(0, Ordering::Release);
+    portal.link.unlink();
 }
 
 /// Takes a batch of portals away from `thread`, which is about to end and gets no new ones.
 pub fn unbind_some(thread: Ref<Thread>) -> Progress {
     let _lock = BINDINGS.lock();
     for _ in 0..BATCH {
-        match thread.portals.get() {
-            Some(portal) => unlink(portal, thread),
+        match thread.portals.pop() {
+            Some(portal) => portal.handler.store(0, Ordering::Release),
             None => return Progress::Done,
         }
     }
     Progress::Again
-}
-
-/// With the lock held: takes `portal` off the list of `thread`.
-fn unlink(portal: Ref<Portal>, thread: Ref<Thread>) {
-    portal.handler.store(0, Ordering::Release);
-    let (next, prev) = (portal.next.take(), portal.prev.take());
-    match prev {
-        Some(prev) => prev.next.set(next),
-        None => thread.portals.set(next),
-    }
-    if let Some(next) = next {
-        next.prev.set(prev);
-    }
 }

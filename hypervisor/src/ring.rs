@@ -2,6 +2,7 @@
 //! few steps, and so does moving all of them to another ring.
 
 use crate::cell::{CpuCell, Ref};
+use core::marker::PhantomData;
 
 /// A place in a ring. One CPU, or one lock, guards a ring with all links in it.
 pub struct Link {
@@ -43,71 +44,125 @@ fn join(prev: Ref<Link>, next: Ref<Link>) {
     next.prev.set(Some(prev));
 }
 
-/// A ring, by the place where it begins and ends.
-pub struct Ring {
-    end: Link,
+/// What is on the rings of one kind, and by which of its links.
+///
+/// # Safety
+/// An `Object` has a [`Link`] at `LINK`, which is put into rings of this kind only, and leaves them before the object ends.
+pub unsafe trait Linked {
+    /// What is on them.
+    type Object;
+    /// Offset of the link in it.
+    const LINK: usize;
 }
 
-impl Ring {
+/// A ring of objects, by the place where it begins and ends.
+pub struct Ring<L: Linked> {
+    end: Link,
+    of: PhantomData<fn() -> L>,
+}
+
+impl<L: Linked> Ring<L> {
     /// An empty ring.
-    pub const fn new() -> Ring {
-        Ring { end: Link::new() }
-    }
-
-    /// The place between the last link and the first, which stays as long as a link is in the ring.
-    fn end(&self) -> Ref<Link> {
-        // SAFETY: a ring is part of an object or of a CPU, which do not move, and is empty when they end.
-        let end = unsafe { Ref::from_address(&raw const self.end as u64) };
-        if !self.end.is_linked() {
-            join(end, end);
+    pub const fn new() -> Ring<L> {
+        Ring {
+            end: Link::new(),
+            of: PhantomData,
         }
-        end
     }
 
-    /// The link that was put in last.
-    #[inline(never)]
-    pub fn first(&self) -> Option<Ref<Link>> {
-        let end = self.end();
-        end.next.get().filter(|&first| first != end)
+    /// The object that was put in last.
+    pub fn first(&self) -> Option<Ref<L::Object>> {
+        self.end.first().map(Self::object)
+    }
+
+    /// The object that was put in first.
+    pub fn last(&self) -> Option<Ref<L::Object>> {
+        self.end.last().map(Self::object)
     }
 
     /// Whether nothing is in it.
     pub fn is_empty(&self) -> bool {
-        self.first().is_none()
+        self.end.first().is_none()
     }
 
-    /// Puts in `link`, which is in no ring.
-    #[inline(never)]
-    pub fn push(&self, link: Ref<Link>) {
-        let end = self.end();
-        let first = end.next.get().unwrap_or(end);
-        join(link, first);
-        join(end, link);
+    /// Puts in `object`, whose link is in no ring.
+    pub fn push(&self, object: Ref<L::Object>) {
+        // SAFETY: by the word of `Linked`, its link is there.
+        self.end
+            .push(unsafe { Ref::from_address(object.address() + L::LINK as u64) });
     }
 
-    /// Takes the first link out.
-    pub fn pop(&self) -> Option<Ref<Link>> {
-        let first = self.first()?;
+    /// Takes the first object out.
+    pub fn pop(&self) -> Option<Ref<L::Object>> {
+        let first = self.end.first()?;
         first.unlink();
-        Some(first)
+        Some(Self::object(first))
     }
 
-    /// Moves all links of `other` to the front of this ring.
-    pub fn take_all(&self, other: &Ring) {
-        let (end, others) = (self.end(), other.end());
-        let (Some(first), Some(last)) = (other.first(), others.prev.get()) else {
-            return;
-        };
-        let before = end.next.get().unwrap_or(end);
-        join(last, before);
-        join(end, first);
-        join(others, others);
+    /// Moves all objects of `other` to the front of this ring.
+    pub fn take_all(&self, other: &Ring<L>) {
+        self.end.take_all(&other.end);
+    }
+
+    /// The ring as at first. What was on it is gone.
+    #[cfg(test)]
+    pub fn reset(&self) {
+        self.end.next.set(None);
+        self.end.prev.set(None);
+    }
+
+    /// What brings the ring back to its present state, once what is on it is as it is now.
+    #[cfg(test)]
+    pub fn save(&self) -> impl Fn(&Ring<L>) + use<L> {
+        let (next, prev) = (self.end.next.get(), self.end.prev.get());
+        move |ring| {
+            ring.end.next.set(next);
+            ring.end.prev.set(prev);
+        }
+    }
+
+    fn object(link: Ref<Link>) -> Ref<L::Object> {
+        // SAFETY: by the word of `Linked`, the rings of this kind have links of live objects only.
+        unsafe { Ref::from_address(link.address() - L::LINK as u64) }
     }
 }
 
-impl Default for Ring {
-    fn default() -> Ring {
+impl<L: Linked> Default for Ring<L> {
+    fn default() -> Ring<L> {
         Ring::new()
+    }
+}
+
+/// What rings do, by the link between the last and the first of their own: it is linked as soon as something is put in.
+impl Link {
+    fn here(&self) -> Ref<Link> {
+        // SAFETY: a ring is part of an object or of a CPU, which do not move, and is empty when they end.
+        unsafe { Ref::from_address(&raw const *self as u64) }
+    }
+
+    #[inline(never)]
+    fn first(&self) -> Option<Ref<Link>> {
+        self.next.get().filter(|&first| first != self.here())
+    }
+
+    fn last(&self) -> Option<Ref<Link>> {
+        self.prev.get().filter(|&last| last != self.here())
+    }
+
+    #[inline(never)]
+    fn push(&self, link: Ref<Link>) {
+        let first = self.first().unwrap_or(self.here());
+        join(link, first);
+        join(self.here(), link);
+    }
+
+    fn take_all(&self, other: &Link) {
+        let (Some(first), Some(last)) = (other.first(), other.last()) else {
+            return;
+        };
+        join(last, self.first().unwrap_or(self.here()));
+        join(self.here(), first);
+        join(other.here(), other.here());
     }
 }
 
@@ -119,12 +174,20 @@ mod tests {
         [const { Link::new() }; N]
     }
 
+    struct Links;
+
+    // SAFETY: the tests' links outlive their rings' use.
+    unsafe impl Linked for Links {
+        type Object = Link;
+        const LINK: usize = 0;
+    }
+
     fn to(link: &Link) -> Ref<Link> {
         // SAFETY: the tests' links outlive their rings' use.
         unsafe { Ref::from_address(link as *const Link as u64) }
     }
 
-    fn drain(ring: &Ring, links: &[Link]) -> Vec<usize> {
+    fn drain(ring: &Ring<Links>, links: &[Link]) -> Vec<usize> {
         let place = |found: Ref<Link>| links.iter().position(|link| to(link) == found);
         core::iter::from_fn(|| ring.pop())
             .filter_map(place)
@@ -134,7 +197,7 @@ mod tests {
     #[test]
     fn links_leave_from_anywhere() {
         for leaves in 0..3 {
-            let (ring, links) = (Ring::new(), links::<3>());
+            let (ring, links) = (Ring::<Links>::new(), links::<3>());
             links.iter().for_each(|link| ring.push(to(link)));
             links[leaves].unlink();
             links[leaves].unlink();
@@ -148,7 +211,7 @@ mod tests {
     #[test]
     fn all_links_move_at_once() {
         for (here, there) in [(0, 0), (0, 3), (2, 0), (2, 1), (2, 3)] {
-            let (ring, other, links) = (Ring::new(), Ring::new(), links::<5>());
+            let (ring, other, links) = (Ring::<Links>::new(), Ring::new(), links::<5>());
             links[..here].iter().for_each(|link| ring.push(to(link)));
             links[here..here + there]
                 .iter()

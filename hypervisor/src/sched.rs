@@ -10,13 +10,14 @@ use crate::context::{Context, ReplyPath, State};
 use crate::cpu::Cpu;
 use crate::object::{Header, Object};
 use crate::overrun;
-use crate::ring::Link;
+use crate::ring::{Link, Linked};
 use crate::space::Progress;
 use crate::sync::TicketMutex;
 use crate::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use crate::timeout::{Expiry, Timeout};
 use abi::cap::{Kind, TimeLimit};
 use abi::{PARTITIONS, PRIORITIES};
+use core::mem::offset_of;
 
 /// A scheduling context.
 #[repr(C, align(64))]
@@ -56,6 +57,15 @@ pub struct Sched {
 // SAFETY: repr(C), header first, 64-byte aligned.
 unsafe impl Object for Sched {
     const KIND: Kind = Kind::Sched;
+}
+
+/// Rings of scheduling contexts that wait, or wait no more.
+pub struct Waiting;
+
+// SAFETY: what ends is taken out of the ring that it is in before (`remove`).
+unsafe impl Linked for Waiting {
+    type Object = Sched;
+    const LINK: usize = offset_of!(Sched, waiting);
 }
 
 impl Sched {
@@ -99,19 +109,12 @@ impl Sched {
         self.bound.swap(bound, Ordering::AcqRel)
     }
 
-    /// The scheduling context that `link` is the `waiting` field of.
-    fn of_waiting(link: Ref<Link>) -> Ref<Sched> {
-        let offset = core::mem::offset_of!(Sched, waiting) as u64;
-        // SAFETY: rings of waiters hold such fields of live objects only.
-        unsafe { Ref::from_address(link.address() - offset) }
-    }
-
     /// The scheduling context that `timeout` is in.
     ///
     /// # Safety
     /// `timeout` is the `replenish` field of a live `Sched`.
     pub unsafe fn of_timeout(timeout: Ref<Timeout>) -> Ref<Sched> {
-        let offset = core::mem::offset_of!(Sched, replenish) as u64;
+        let offset = offset_of!(Sched, replenish) as u64;
         // SAFETY: by the caller's word, the object starts that far before its field.
         unsafe { Ref::from_address(timeout.address() - offset) }
     }
@@ -195,7 +198,7 @@ pub struct RunQueues {
 const _: () = assert!(PARTITIONS == u8::BITS as usize);
 
 /// Where the run queues say that nobody is ready who is as important as what runs, for the fast path.
-pub const SETTLED: usize = core::mem::offset_of!(RunQueues, settled);
+pub const SETTLED: usize = offset_of!(RunQueues, settled);
 
 impl RunQueues {
     /// Empty queues, of which all may run.
@@ -469,8 +472,8 @@ pub fn release_chain(cpu: &Cpu, context: Ref<Context>) {
 pub fn schedule(cpu: &Cpu) -> Progress {
     let mut looks = BATCH;
     // First: who waits no more comes before an equal who gives up its turn now.
-    while let Some(link) = cpu.released.pop() {
-        ready(cpu, Sched::of_waiting(link));
+    while let Some(sched) = cpu.released.pop() {
+        ready(cpu, sched);
         looks -= 1;
         if looks == 0 {
             return Progress::Again;
@@ -517,13 +520,4 @@ pub fn schedule(cpu: &Cpu) -> Progress {
     cpu.reschedule.set(progress == Progress::Again);
     cpu.program_timer();
     progress
-}
-
-impl Ref<Sched> {
-    /// Its link among those that wait.
-    pub fn waiting_link(self) -> Ref<Link> {
-        let offset = core::mem::offset_of!(Sched, waiting) as u64;
-        // SAFETY: it is there; what waits no more before it ends.
-        unsafe { Ref::from_address(self.address() + offset) }
-    }
 }

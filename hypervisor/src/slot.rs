@@ -173,6 +173,7 @@ impl Slot {
 
     /// Says what the slot holds from now on: flags, and the kind of memory. The slot has no capability now; what comes
     /// after this is visible only with it.
+    #[inline(never)]
     pub fn describe(&self, _tree: &Tree, flags: u64) {
         let turns = self.extra.load(Ordering::Relaxed) & !(TURN - 1);
         let described = turns.wrapping_add(TURN) | flags;

@@ -8,13 +8,14 @@ use crate::doorbell::{self, Doorbells};
 use crate::epoch;
 use crate::mem::KernelPage;
 use crate::object::{AnyRef, Header, Object};
-use crate::ring::{Link, Ring};
+use crate::ring::{Link, Linked, Ring};
 use crate::slot::{self, DOORBELL, Slot, Tree};
 use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use abi::argument::{Access, PageAddress};
 use abi::cap::{Kind, MemoryKind, Rights};
 use abi::syscall::{Caching, SpaceKind};
 use abi::{Selector, Status, USER_END, call};
+use core::mem::offset_of;
 
 pub use crate::arch::layout::GUEST_END;
 /// Number of I/O ports.
@@ -45,7 +46,7 @@ pub struct Space {
     /// takes more anyway.
     pub fast: u64,
     /// Threads and vCPUs that use it; under the tree's lock.
-    users: Ring,
+    users: Ring<User>,
     /// The CPUs that threads or vCPUs were made for which run in it, a bit for each: no other one loads its tables. None
     /// leaves, as a CPU can hold translations of a space that it has left.
     pub cpus: AtomicU64,
@@ -63,10 +64,15 @@ unsafe impl Object for Space {
 }
 
 /// A thread or vCPU among the users of a space; part of it.
-#[repr(C)]
 pub struct User {
     link: Link,
     object: AnyRef,
+}
+
+// SAFETY: it leaves before the object ends that it is part of.
+unsafe impl Linked for User {
+    type Object = User;
+    const LINK: usize = offset_of!(User, link);
 }
 
 impl User {
@@ -83,7 +89,7 @@ impl User {
         // SAFETY: it leaves before the object ends that it is part of.
         space
             .users
-            .push(unsafe { Ref::from_address(&raw const self.link as u64) });
+            .push(unsafe { Ref::from_address(&raw const *self as u64) });
     }
 
     /// It uses the space no more.
@@ -143,10 +149,7 @@ impl Space {
 
     /// One of the threads and vCPUs that use it.
     pub fn user(&self, _tree: &Tree) -> Option<AnyRef> {
-        let link = self.users.first()?;
-        // SAFETY: the links in this ring are the first parts of Users.
-        let user: Ref<User> = unsafe { Ref::from_address(link.address()) };
-        Some(user.object)
+        self.users.first().map(|user| user.object)
     }
 
     /// The domain that pays for page tables. Spaces are never made without one, but for the root's at boot,

@@ -19,8 +19,8 @@ use crate::space::{self, Progress};
 use crate::thread::{Exception, Sync, Thread};
 use crate::{delegate, destroy, epoch, ipc, time};
 use abi::argument::right::CREATE;
-use abi::argument::{Cap, LogBytes};
-use abi::operation::Operation;
+use abi::argument::{Cap, LogBytes, Words};
+use abi::operation::{Operation, are_narrow};
 use abi::utcb::exception;
 use abi::{LOG_CHUNK, Op, Selector, Status, call, kind};
 
@@ -145,12 +145,16 @@ fn execute(cpu: &Cpu, thread: Ref<Thread>, op: Op) -> Outcome {
     let Some(tree) = slot::try_lock() else {
         return Outcome::Restart;
     };
-    let tree = &tree;
+    let words = thread.with_frame(|frame| frame.args());
+    if !are_narrow(&words, op.narrow()) {
+        return Outcome::Return(Err(Status::BadArgument));
+    }
     Outcome::Return(locked(&Caller {
         cpu,
-        tree,
+        tree: &tree,
         thread,
         domain,
+        words: &words,
     }))
 }
 
@@ -164,13 +168,15 @@ pub struct Caller<'a> {
     pub thread: Ref<Thread>,
     /// Its domain.
     pub domain: &'a Domain,
+    /// Its arguments; those that are to be narrow are.
+    words: &'a Words,
 }
 
 impl Caller<'_> {
     /// The arguments.
     #[inline(always)]
     pub fn arguments<T: Operation>(&self) -> Result<T, Status> {
-        arguments(self.thread)
+        T::load(self.words).ok_or(Status::BadArgument)
     }
 }
 
@@ -179,7 +185,7 @@ impl Caller<'_> {
 fn arguments<T: Operation>(thread: Ref<Thread>) -> Result<T, Status> {
     thread.with_frame(|frame| {
         debug_assert_eq!(Op::from_code(frame.tag().op()), Some(T::OP));
-        T::decode(&frame.args())
+        T::decode(&frame.args()).ok_or(Status::BadArgument)
     })
 }
 

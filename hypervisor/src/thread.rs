@@ -7,7 +7,8 @@ use crate::domain::Domain;
 use crate::epoch::Round;
 use crate::mem::KernelPage;
 use crate::object::Object;
-use crate::portal::Portal;
+use crate::portal::Handled;
+use crate::ring::Ring;
 use crate::space::{Space, User};
 use abi::cap::Kind;
 use abi::operation::Registers;
@@ -64,7 +65,7 @@ pub struct Thread {
     /// [`Context::reply_path`] is always general.
     pub foreign: bool,
     /// Portals that this thread handles.
-    pub portals: CpuCell<Option<Ref<Portal>>>,
+    pub portals: Ring<Handled>,
     /// What its system call waits for before it returns.
     pub sync: CpuCell<Option<Sync>>,
 }

@@ -17,12 +17,15 @@ pub type Words = [u64; 9];
 pub trait Argument: Sized {
     /// Number of registers.
     const WORDS: usize = 1;
+    /// Its register has 0 in the upper half. Who decodes looks at that for all such registers at once.
+    const NARROW: bool = false;
     /// For the specification.
     const FORM: Form;
     /// What an operation can return because it has such an argument, beside [`Status::BadArgument`].
     const STATUSES: StatusSet = StatusSet::EMPTY;
 
-    /// From the registers, of which there are [`Argument::WORDS`]; `None` if they hold no such thing.
+    /// From the registers, of which there are [`Argument::WORDS`]; `None` if they hold no such thing. If it is
+    /// [`Argument::NARROW`], the upper half was looked at before.
     fn load(words: &[u64]) -> Option<Self>;
 
     /// Into the registers, of which there are [`Argument::WORDS`].
@@ -78,11 +81,12 @@ impl Argument for u64 {
 }
 
 impl Argument for u32 {
+    const NARROW: bool = true;
     const FORM: Form = Form::Number(0, u32::MAX as u64);
 
     #[inline(always)]
     fn load(words: &[u64]) -> Option<u32> {
-        u32::try_from(words[0]).ok()
+        Some(words[0] as u32)
     }
 
     #[inline(always)]
@@ -130,6 +134,7 @@ impl Argument for [u64; REGISTER_WORDS] {
 }
 
 impl Argument for Selector {
+    const NARROW: bool = true;
     const FORM: Form = Form::Selector;
 
     #[inline(always)]
@@ -201,6 +206,7 @@ impl<T, const RIGHTS: u16> From<Selector> for Cap<T, RIGHTS> {
 }
 
 impl<T: Target, const RIGHTS: u16> Argument for Cap<T, RIGHTS> {
+    const NARROW: bool = true;
     const FORM: Form = Form::Capability {
         kinds: T::KINDS,
         rights: Self::RIGHTS,
@@ -236,6 +242,7 @@ impl From<Selector> for Destination {
 }
 
 impl Argument for Destination {
+    const NARROW: bool = true;
     const FORM: Form = Form::Destination;
     const STATUSES: StatusSet =
         StatusSet::of(&[Status::BadSelector, Status::Occupied, Status::Dead]);

@@ -11,12 +11,6 @@ pub trait Operation: Registers {
     /// What it returns if it succeeds.
     type Results: Registers;
 
-    /// From the argument registers.
-    #[inline(always)]
-    fn decode(words: &Words) -> Result<Self, Status> {
-        Self::load(words).ok_or(Status::BadArgument)
-    }
-
     /// The tag and the argument registers; those that are not used are 0.
     #[inline(always)]
     fn encode(&self) -> (Tag, Words) {
@@ -31,7 +25,13 @@ pub trait Registers: Sized {
     /// What they are.
     const FIELDS: &'static [Field];
 
+    /// The registers whose upper half has to be 0, a bit for each.
+    const NARROW: u16 = Field::narrow(Self::FIELDS);
+
     /// From the registers; `None` if one of them holds no such thing.
+    fn decode(words: &Words) -> Option<Self>;
+
+    /// The same, once the registers in [`Registers::NARROW`] have been looked at.
     fn load(words: &Words) -> Option<Self>;
 
     /// Calls `set` for each register that they take, with what it holds then.
@@ -44,8 +44,24 @@ pub trait Registers: Sized {
     }
 }
 
+/// Whether the upper half of the registers whose bits are set in `narrow` is 0.
+pub fn are_narrow(words: &Words, narrow: u16) -> bool {
+    let mut all = 0;
+    for (i, &word) in words.iter().enumerate() {
+        if narrow >> i & 1 != 0 {
+            all |= word;
+        }
+    }
+    all >> 32 == 0
+}
+
 impl Registers for () {
     const FIELDS: &'static [Field] = &[];
+
+    #[inline(always)]
+    fn decode(_words: &Words) -> Option<()> {
+        Some(())
+    }
 
     #[inline(always)]
     fn load(_words: &Words) -> Option<()> {
@@ -74,6 +90,8 @@ pub struct Field {
     pub register: usize,
     /// Number of registers.
     pub words: usize,
+    /// [`Argument::NARROW`].
+    pub narrow: bool,
     /// Its name.
     pub name: &'static str,
     /// Its documentation.
@@ -88,10 +106,21 @@ impl Field {
         Field {
             register,
             words: T::WORDS,
+            narrow: T::NARROW,
             name,
             doc,
             form: T::FORM,
         }
+    }
+
+    /// The registers of those of these fields that are narrow, a bit for each.
+    pub const fn narrow(fields: &[Field]) -> u16 {
+        let (mut narrow, mut i) = (0, 0);
+        while i < fields.len() {
+            narrow |= (fields[i].narrow as u16) << fields[i].register;
+            i += 1;
+        }
+        narrow
     }
 
     /// The registers that these fields take, a bit for each. No two take the same one.
@@ -146,6 +175,12 @@ macro_rules! registers {
             const FIELDS: &'static [Field] = &[
                 $(Field::new::<$type>($at, stringify!($field), concat!($($field_doc),*)),)*
             ];
+
+            #[inline(always)]
+            fn decode(_words: &Words) -> Option<$name> {
+                let narrow = 0u64 $(| if <$type as Argument>::NARROW { _words[$at] } else { 0 })*;
+                if narrow >> 32 == 0 { $name::load(_words) } else { None }
+            }
 
             #[inline(always)]
             fn load(_words: &Words) -> Option<$name> {
@@ -246,7 +281,13 @@ macro_rules! operations {
 
             /// Whether the registers hold arguments of this operation.
             pub fn check(self, words: &Words) -> Result<(), Status> {
-                match self { $(Op::$name => $name::decode(words).map(|_| ()),)* }
+                let holds = match self { $(Op::$name => $name::decode(words).is_some(),)* };
+                if holds { Ok(()) } else { Err(Status::BadArgument) }
+            }
+
+            /// [`Registers::NARROW`] of its arguments.
+            pub const fn narrow(self) -> u16 {
+                match self { $(Op::$name => $name::NARROW,)* }
             }
 
             /// All that the table says of it.

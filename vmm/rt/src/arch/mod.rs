@@ -50,7 +50,7 @@ impl Registers {
                 let mut words = [self.first; 9];
                 words[1..].copy_from_slice(&self.words);
                 // The kernel returns nothing else.
-                T::Results::load(&words).ok_or(Status::Unknown)
+                T::Results::decode(&words).ok_or(Status::Unknown)
             }
             status => Err(status),
         }
