@@ -107,7 +107,9 @@ impl VcpuArch {
 
     /// Enters guest mode until something ends it, which leads to [`traps::guest_left`]. The vCPU is the one in
     /// `cpu.arch.guest`.
-    pub fn enter(&mut self, cpu: &Cpu, guest: &Space) -> Outcome {
+    ///
+    /// Returns what is to be told first, without having been there.
+    pub fn enter(&mut self, cpu: &Cpu, guest: &Space) -> Exit {
         let tag = &mut self.tag;
         let flush = cpu
             .arch
@@ -127,7 +129,7 @@ impl VcpuArch {
                 // SAFETY: just prepared; the caller needs nothing on the stack any more.
                 unsafe { exits::enter(extension) }
             }
-            Err(outcome) => outcome,
+            Err(exit) => exit,
         }
     }
 

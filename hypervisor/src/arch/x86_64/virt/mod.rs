@@ -67,7 +67,7 @@ pub struct GuestRoot {
     pub flush: bool,
 }
 
-/// How guest mode ended, or [`VcpuArch::prepare`] without it.
+/// How guest mode ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum Outcome {
@@ -220,7 +220,7 @@ impl VcpuArch {
         cpu: &mut CpuVirt,
         space: &GuestRoot,
         spins_exit: bool,
-    ) -> Result<Virtualization, Outcome> {
+    ) -> Result<Virtualization, Exit> {
         match &mut self.inner {
             Inner::Vmx(vcpu) => {
                 vcpu.prepare(cpu, space, spins_exit);

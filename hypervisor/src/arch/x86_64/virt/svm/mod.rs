@@ -172,7 +172,7 @@ impl Vcpu {
         space: &GuestRoot,
         spins_exit: bool,
         passage: &mut Passage,
-    ) -> Option<Outcome> {
+    ) -> Option<Exit> {
         if cpu.loaded != self.id() {
             self.load_registers(cpu);
         }
@@ -216,17 +216,16 @@ impl Vcpu {
 
     /// What the next entry needs and most do not.
     #[cold]
-    fn prepare_more(&mut self, cpu: &CpuVirt, space: &GuestRoot) -> Option<Outcome> {
+    fn prepare_more(&mut self, cpu: &CpuVirt, space: &GuestRoot) -> Option<Exit> {
         if self.flush_linear {
             self.set_space(space);
         }
         if self.nmi_window && self.nmi_can_be_taken() {
-            let kind = ExitKind::NmiWindow;
-            return Some(Outcome::Exit(Exit {
-                kind,
+            return Some(Exit {
+                kind: ExitKind::NmiWindow,
                 instruction_length: 0,
                 info: [0; 3],
-            }));
+            });
         }
         if let Some(event) = self.pending.injectable() {
             self.vmcb().inject = event;

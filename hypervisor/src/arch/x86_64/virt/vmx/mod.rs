@@ -230,11 +230,15 @@ impl Vcpu {
     }
 
     /// Gives threads their MSRs and descriptor tables. The assembly of exits does the same.
-    #[inline]
+    #[inline(always)]
     pub fn lend(&mut self, cpu: &mut CpuVirt) {
-        if self.lent {
-            return;
+        if !self.lent {
+            self.lend_now(cpu);
         }
+    }
+
+    #[inline(never)]
+    fn lend_now(&mut self, cpu: &mut CpuVirt) {
         self.lent = true;
         let host = host_of(&cpu.host);
         // SAFETY: the MSR is on every processor with long mode; the values are the host's.
@@ -246,7 +250,7 @@ impl Vcpu {
         cpu.task_limit_lost = true;
     }
 
-    #[inline]
+    #[inline(never)]
     pub fn suspend(&mut self, cpu: &mut CpuVirt) {
         if cpu.loaded != self.id() {
             return;
