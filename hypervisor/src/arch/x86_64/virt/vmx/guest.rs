@@ -16,6 +16,23 @@ use super::host::LISTED_MSRS;
 use super::msr_bitmap::MSR_BITMAP;
 use super::{BLOCKING_MOV_SS, BLOCKING_NMI, BLOCKING_STI, Capabilities, Vcpu, host_of, vmcs};
 
+/// Fields that are 0 in a new VMCS; three of them count [`LISTED_MSRS`].
+const ZERO_FIELDS: [u32; 12] = [
+    control::VMEXIT_MSR_STORE_COUNT,
+    control::VMEXIT_MSR_LOAD_COUNT,
+    control::VMENTRY_MSR_LOAD_COUNT,
+    control::PAGE_FAULT_ERR_CODE_MASK,
+    control::PAGE_FAULT_ERR_CODE_MATCH,
+    control::CR3_TARGET_COUNT,
+    control::VMENTRY_INTERRUPTION_INFO_FIELD,
+    control::TSC_OFFSET_FULL,
+    field::IA32_DEBUGCTL_FULL,
+    field::INTERRUPTIBILITY_STATE,
+    field::ACTIVITY_STATE,
+    field::PENDING_DBG_EXCEPTIONS,
+];
+const _: () = assert!(LISTED_MSRS == 0);
+
 /// Bits of a segment's access rights that VM entry does not demand to be 0.
 const ACCESS_RIGHTS: u64 = 0x1_f0ff;
 /// Access rights: the segment is unusable.
@@ -87,42 +104,31 @@ impl Vcpu {
     /// Fills a new VMCS, which is current: controls, and guest state as after reset where it is not the
     /// monitor's to set.
     pub(super) fn initialise(&mut self, capabilities: &Capabilities) {
-        let controls = [
-            (control::PINBASED_EXEC_CONTROLS, u64::from(capabilities.pin)),
-            (
+        // SAFETY: the controls as `Capabilities` has computed and this module documents them, and guest state.
+        unsafe {
+            let write = |field, value| vmcs::write(field, value);
+            write(control::PINBASED_EXEC_CONTROLS, capabilities.pin.into());
+            write(
                 control::PRIMARY_PROCBASED_EXEC_CONTROLS,
-                u64::from(self.primary),
-            ),
-            (
+                self.primary.into(),
+            );
+            write(
                 control::SECONDARY_PROCBASED_EXEC_CONTROLS,
-                u64::from(capabilities.secondary),
-            ),
-            (control::VMEXIT_CONTROLS, u64::from(capabilities.exit)),
-            (control::VMENTRY_CONTROLS, u64::from(capabilities.entry)),
-            (control::EXCEPTION_BITMAP, u64::from(event::INTERCEPTED)),
-            (control::VMEXIT_MSR_STORE_COUNT, LISTED_MSRS),
-            (control::VMEXIT_MSR_LOAD_COUNT, LISTED_MSRS),
-            (control::VMENTRY_MSR_LOAD_COUNT, LISTED_MSRS),
-            (
-                control::MSR_BITMAPS_ADDR_FULL,
-                static_address(&MSR_BITMAP).0,
-            ),
-            (control::CR0_GUEST_HOST_MASK, self.cr0_mask()),
-        ];
-        for (field, value) in controls {
-            // SAFETY: the controls as `Capabilities` has computed and this module documents them.
-            unsafe { vmcs::write(field, value) };
+                capabilities.secondary.into(),
+            );
+            write(control::VMEXIT_CONTROLS, capabilities.exit.into());
+            write(control::VMENTRY_CONTROLS, capabilities.entry.into());
+            write(control::EXCEPTION_BITMAP, event::INTERCEPTED.into());
+            let msr_bitmap = static_address(&MSR_BITMAP).0;
+            write(control::MSR_BITMAPS_ADDR_FULL, msr_bitmap);
+            write(control::CR0_GUEST_HOST_MASK, self.cr0_mask());
+            write(field::LINK_PTR_FULL, u64::MAX);
+            write(field::DR7, state::RESET_DR7);
+            write(field::RFLAGS, state::RFLAGS_FIXED);
+            write(field::IA32_PAT_FULL, state::RESET_PAT);
         }
-        for &field in &[
-            control::PAGE_FAULT_ERR_CODE_MASK,
-            control::PAGE_FAULT_ERR_CODE_MATCH,
-            control::CR3_TARGET_COUNT,
-            control::VMENTRY_INTERRUPTION_INFO_FIELD,
-            control::TSC_OFFSET_FULL,
-        ] {
-            // SAFETY: nothing of these.
-            unsafe { vmcs::write(field, 0) };
-        }
+        // SAFETY: nothing of these.
+        unsafe { vmcs::clear(&ZERO_FIELDS) };
         // Fields that exist only with their control.
         for &(control, field) in &[
             (
@@ -145,18 +151,6 @@ impl Vcpu {
                 access: UNUSABLE as u32,
                 ..Segment::default()
             });
-        }
-        for &(field, value) in &[
-            (field::LINK_PTR_FULL, u64::MAX),
-            (field::IA32_DEBUGCTL_FULL, 0),
-            (field::DR7, state::RESET_DR7),
-            (field::RFLAGS, state::RFLAGS_FIXED),
-            (field::IA32_PAT_FULL, state::RESET_PAT),
-            (field::INTERRUPTIBILITY_STATE, 0),
-            (field::ACTIVITY_STATE, 0),
-            (field::PENDING_DBG_EXCEPTIONS, 0),
-        ] {
-            set(field, value);
         }
     }
 
