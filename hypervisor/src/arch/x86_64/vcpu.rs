@@ -50,15 +50,8 @@ pub fn after_guest(cpu: &Cpu, vcpu: Ref<Vcpu>, outcome: Outcome) -> Option<Exit>
             look_at_timer(cpu);
             return (!rung).then_some(exit);
         }
-        Outcome::HostInterrupt {
-            vector: Some(vector),
-        } => traps::handle(cpu, vector),
-        Outcome::HostInterrupt { vector: None } => super::take_interrupts(cpu),
-        Outcome::HostNmi { call } => {
-            if call {
-                entry::call_nmi();
-            }
-        }
+        Outcome::HostInterrupt(vector) => traps::handle(cpu, vector),
+        Outcome::HostNmi => entry::call_nmi(),
         Outcome::HostMachineCheck => {
             crate::panic::fatal(format_args!("machine check while a guest ran"))
         }

@@ -27,15 +27,12 @@ macro_rules! poke {
     }};
 }
 
-/// The place of a segment register in a [`StatePage`].
-macro_rules! segment {
-    ($page:expr, $field:ident) => {{
-        let page: *mut abi::vcpu::x86_64::VcpuState = $page.as_ptr();
-        // SAFETY: as in `peek!`.
-        unsafe { $page.segment(&raw mut (*page).$field) }
-    }};
-}
-pub(super) use {peek, poke, segment};
+pub(super) use {peek, poke};
+
+/// Segment registers: CS, SS, DS, ES, FS, GS, LDTR and TR, in the order of the state page.
+pub(super) const SEGMENTS: usize = 8;
+/// The place of SS among them.
+pub(super) const SS: usize = 1;
 
 /// A segment register in a [`StatePage`], which is as long as `peek!` and `poke!` demand it.
 #[derive(Clone, Copy)]
@@ -91,6 +88,9 @@ const _: () = {
     use core::mem::offset_of;
     assert!(size_of::<Segment>() == 24 && offset_of!(Segment, access) == 4);
     assert!(offset_of!(Segment, limit) == 8 && offset_of!(Segment, base) == 16);
+    let (first, last) = (offset_of!(VcpuState, cs), offset_of!(VcpuState, tr));
+    assert!(last == first + (SEGMENTS - 1) * size_of::<Segment>());
+    assert!(offset_of!(VcpuState, ss) == first + SS * size_of::<Segment>());
 };
 
 /// CR0 bits (Intel SDM 3A 2.5).
@@ -174,13 +174,12 @@ impl StatePage {
         self.0
     }
 
-    /// One of its segment registers.
-    ///
-    /// # Safety
-    ///
-    /// `place` is in the page.
-    pub unsafe fn segment(&self, place: *mut Segment) -> SegmentPlace {
-        SegmentPlace(place)
+    /// One of its [`SEGMENTS`].
+    #[inline(always)]
+    pub fn segment(&self, index: usize) -> SegmentPlace {
+        assert!(index < SEGMENTS);
+        // SAFETY: they are one behind the other, in the page.
+        SegmentPlace(unsafe { (&raw mut (*self.0).cs).add(index) })
     }
 
     /// EDX:EAX, the operand of WRMSR and XSETBV.
@@ -188,6 +187,17 @@ impl StatePage {
         use abi::vcpu::x86_64::{RAX, RDX};
         peek!(self, gpr[RDX]) << 32 | peek!(self, gpr[RAX]) & 0xffff_ffff
     }
+}
+
+/// The MSRs of SYSCALL, as the state page and the VMCB have them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[repr(C)]
+pub(in crate::arch) struct SyscallMsrs {
+    pub star: u64,
+    pub lstar: u64,
+    pub cstar: u64,
+    pub sfmask: u64,
+    pub kernel_gs_base: u64,
 }
 
 /// Which bits a guest may set on this machine.

@@ -4,7 +4,7 @@ use abi::vcpu::ExitKind;
 use abi::vcpu::{FAULT_FETCH, FAULT_READ, FAULT_WRITE};
 
 use super::super::event::{Event, MC};
-use super::super::{Exit, Leave, is_plain_output};
+use super::super::{Exit, Leave, Outcome, is_plain_output};
 use super::vmcb::Vmcb;
 
 /// Exit codes that need a closer look.
@@ -88,14 +88,15 @@ pub(super) fn decode(vmcb: &Vmcb, next_rip: bool) -> Leave {
         } else {
             default_length
         };
-        Leave::Exit(Exit {
+        Leave::Ended(Outcome::Exit(Exit {
             kind,
             instruction_length,
             info,
-        })
+        }))
     };
     match vmcb.exit_code & 0xffff_ffff {
-        INTR => Leave::InterruptPending,
+        // An interrupt is pending; an NMI's handler has run, let by STGI.
+        INTR | NMI => Leave::Ended(Outcome::Resume),
         NESTED_PAGE_FAULT => {
             let info = [stage_two_fault(vmcb.exit_info1), vmcb.exit_info2, 0];
             exit(ExitKind::StageTwoFault, 0, info)
@@ -118,13 +119,11 @@ pub(super) fn decode(vmcb: &Vmcb, next_rip: bool) -> Leave {
                 instruction_length: vmcb.exit_info2.wrapping_sub(vmcb.rip) as u8,
                 info: [io(vmcb.exit_info1), vmcb.exit_info2, 0],
             };
-            if is_plain_output(exit.info[0]) {
-                Leave::Write(exit)
-            } else {
-                Leave::Exit(exit)
-            }
+            Leave::Ended(match is_plain_output(exit.info[0]) {
+                true => Outcome::Write(exit),
+                false => Outcome::Exit(exit),
+            })
         }
-        NMI => Leave::Nmi,
         code @ EXCEPTION..=LAST_EXCEPTION => exception((code - EXCEPTION) as u8, vmcb.exit_info1),
         READ_DR0..=WRITE_DR15 => Leave::DebugRegisters,
         IRET => Leave::Iret,
@@ -146,7 +145,7 @@ pub(super) fn decode(vmcb: &Vmcb, next_rip: bool) -> Leave {
 /// An intercepted exception: only what `event::INTERCEPTED` names arrives here.
 fn exception(vector: u8, error: u64) -> Leave {
     match vector {
-        MC => Leave::MachineCheck,
+        MC => Leave::Ended(Outcome::HostMachineCheck),
         super::super::event::AC => Leave::Exception(Event::exception(vector, Some(error as u32))),
         _ => Leave::Exception(Event::exception(vector, None)),
     }
@@ -194,7 +193,7 @@ mod tests {
 
     fn exit(code: u64, info1: u64, info2: u64, next_rip: bool) -> Exit {
         match decode(&vmcb(code, info1, info2), next_rip) {
-            Leave::Exit(exit) | Leave::Write(exit) => exit,
+            Leave::Ended(Outcome::Exit(exit) | Outcome::Write(exit)) => exit,
             other => panic!("{other:?}"),
         }
     }
@@ -224,7 +223,7 @@ mod tests {
     #[test]
     fn what_a_doorbell_can_take() {
         let writes =
-            |code, info| matches!(decode(&vmcb(code, info, 0x1001), false), Leave::Write(_));
+            |code, info| matches!(decode(&vmcb(code, info, 0x1001), false), Leave::Ended(Outcome::Write(_)));
         // OUT; IN, OUTS, INS.
         assert!(writes(IOIO, 0x80_0010));
         assert!(
@@ -253,8 +252,8 @@ mod tests {
 
     #[test]
     fn others() {
-        assert_eq!(decode(&vmcb(INTR, 0, 0), false), Leave::InterruptPending);
-        assert_eq!(decode(&vmcb(0x52, 0, 0), false), Leave::MachineCheck);
+        assert_eq!(decode(&vmcb(INTR, 0, 0), false), Leave::Ended(Outcome::Resume));
+        assert_eq!(decode(&vmcb(0x52, 0, 0), false), Leave::Ended(Outcome::HostMachineCheck));
         assert_eq!(
             decode(&vmcb(0x41, 0, 0), false),
             Leave::Exception(Event::exception(1, None))

@@ -87,14 +87,17 @@ pub(super) fn decode(reason: u32, field: impl Fn(u32) -> u64) -> Leave {
         } else {
             0
         };
-        Leave::Exit(Exit {
+        Leave::Ended(Outcome::Exit(Exit {
             kind,
             instruction_length,
             info,
-        })
+        }))
     };
     match reason as u16 {
-        REASON_EXTERNAL_INTERRUPT => Leave::Interrupt(field(ro::VMEXIT_INTERRUPTION_INFO) as u8),
+        REASON_EXTERNAL_INTERRUPT => {
+            let vector = field(ro::VMEXIT_INTERRUPTION_INFO) as u8;
+            Leave::Ended(Outcome::HostInterrupt(vector))
+        }
         REASON_EPT_VIOLATION => {
             let qualification = field(ro::EXIT_QUALIFICATION);
             let (flags, linear) = ept_violation(qualification);
@@ -123,7 +126,7 @@ pub(super) fn decode(reason: u32, field: impl Fn(u32) -> u64) -> Leave {
             true,
             [field(ro::EXIT_QUALIFICATION), 0, 0],
         ),
-        REASON_MACHINE_CHECK => Leave::MachineCheck,
+        REASON_MACHINE_CHECK => Leave::Ended(Outcome::HostMachineCheck),
         REASON_WRMSR => exit(ExitKind::WriteMsr, true, [0; 3]),
         number => match TOLD.get(usize::from(number)) {
             Some(&Told { kind, length }) if kind != ExitKind::Kick => {
@@ -139,7 +142,7 @@ pub(super) fn decode(reason: u32, field: impl Fn(u32) -> u64) -> Leave {
 
 fn write_if(leave: Leave, write: bool) -> Leave {
     match leave {
-        Leave::Exit(exit) if write => Leave::Write(exit),
+        Leave::Ended(Outcome::Exit(exit)) if write => Leave::Ended(Outcome::Write(exit)),
         other => other,
     }
 }
@@ -174,11 +177,11 @@ fn exception(field: impl Fn(u32) -> u64) -> Leave {
     const ERROR: u64 = 1 << 11;
     let info = field(ro::VMEXIT_INTERRUPTION_INFO);
     if info & TYPE == NMI {
-        return Leave::Nmi;
+        return Leave::Ended(Outcome::HostNmi);
     }
     let vector = info as u8;
     if vector == MC {
-        return Leave::MachineCheck;
+        return Leave::Ended(Outcome::HostMachineCheck);
     }
     let error = (info & ERROR != 0).then(|| field(ro::VMEXIT_INTERRUPTION_ERR_CODE) as u32);
     Leave::Exception(Event::exception(vector, error))
@@ -258,7 +261,7 @@ mod tests {
 
     fn exit(reason: u32, list: &[(u32, u64)]) -> Exit {
         match decode(reason, fields(list)) {
-            Leave::Exit(exit) | Leave::Write(exit) => exit,
+            Leave::Ended(Outcome::Exit(exit) | Outcome::Write(exit)) => exit,
             other => panic!("{other:?}"),
         }
     }
@@ -310,7 +313,7 @@ mod tests {
                 (ro::GUEST_PHYSICAL_ADDR_FULL, 0x1000),
                 (ro::GUEST_LINEAR_ADDR, 0x1000),
             ];
-            matches!(decode(48, fields(&list)), Leave::Write(_))
+            matches!(decode(48, fields(&list)), Leave::Ended(Outcome::Write(_)))
         };
         assert!(violation(0x182) && violation(0x1ba));
         // Read, fetch, both ways, accessed bits, no linear address.
@@ -320,7 +323,7 @@ mod tests {
                 (ro::EXIT_QUALIFICATION, qualification),
                 (ro::VMEXIT_INSTRUCTION_LEN, 1),
             ];
-            matches!(decode(30, fields(&list)), Leave::Write(_))
+            matches!(decode(30, fields(&list)), Leave::Ended(Outcome::Write(_)))
         };
         // OUT; IN, OUTS, INS.
         assert!(port(0x80_0000));
@@ -337,9 +340,9 @@ mod tests {
     #[test]
     fn interrupts_and_exceptions() {
         let info = |value| fields(&[(ro::VMEXIT_INTERRUPTION_INFO, value)]);
-        assert_eq!(decode(1, info(0x8000_0041)), Leave::Interrupt(0x41));
-        assert_eq!(decode(0, info(0x8000_0202)), Leave::Nmi);
-        assert_eq!(decode(0, info(0x8000_0312)), Leave::MachineCheck);
+        assert_eq!(decode(1, info(0x8000_0041)), Leave::Ended(Outcome::HostInterrupt(0x41)));
+        assert_eq!(decode(0, info(0x8000_0202)), Leave::Ended(Outcome::HostNmi));
+        assert_eq!(decode(0, info(0x8000_0312)), Leave::Ended(Outcome::HostMachineCheck));
         assert_eq!(
             decode(0, info(0x8000_0301)),
             Leave::Exception(Event::exception(1, None))

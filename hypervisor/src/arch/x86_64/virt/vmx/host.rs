@@ -5,35 +5,25 @@ use x86::vmx::vmcs::host;
 
 use super::super::features::{Backend, Features};
 use super::super::hw::{self, TablePointer, rdmsr, wrmsr};
-use super::super::state::{cr0, cr4};
+use super::super::state::{SyscallMsrs, cr0, cr4};
 use super::super::{InitError, KernelPage};
 use super::capabilities::{ALL, Capabilities, LOCKED, OUTSIDE_SMX};
 use super::vmcs;
 
-/// MSRs in each of the lists that exits store and load, and entries load: none, see [`SwitchedMsrs`].
+/// MSRs in each of the lists that exits store and load, and entries load: none, see [`SyscallMsrs::replace`].
 pub const LISTED_MSRS: u64 = 0;
 
-/// MSRs that the host and guests both use, that VMX does not switch by itself, and that the kernel needs only
+/// The host and guests both use these MSRs, VMX does not switch them by itself, and the kernel needs them only
 /// when a thread runs. They are switched by WRMSR, only those that differ, and not for exits that the
 /// kernel handles itself. Against autoload lists, which cost about as much for each entry as WRMSR does and
 /// run on every exit, this costs a Linux guest WRMSR of LSTAR each way and RDMSR of KERNEL_GS_BASE, if the
 /// host's STAR and SFMASK are those of Linux. The guest's writes to the first four exit, so that
 /// they need not be read back.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-#[repr(C)]
-pub(in crate::arch) struct SwitchedMsrs {
-    pub star: u64,
-    pub lstar: u64,
-    pub cstar: u64,
-    pub sfmask: u64,
-    pub kernel_gs_base: u64,
-}
-
-impl SwitchedMsrs {
-    fn read() -> SwitchedMsrs {
+impl SyscallMsrs {
+    fn read() -> SyscallMsrs {
         // SAFETY: every processor with long mode has these MSRs.
         unsafe {
-            SwitchedMsrs {
+            SyscallMsrs {
                 star: rdmsr(msr::IA32_STAR),
                 lstar: rdmsr(msr::IA32_LSTAR),
                 cstar: rdmsr(msr::IA32_CSTAR),
@@ -49,8 +39,8 @@ impl SwitchedMsrs {
     /// # Safety
     ///
     /// The values are valid: canonical addresses, 32-bit mask. No thread runs with a guest's.
-    #[inline(always)]
-    pub unsafe fn replace(&self, from: &SwitchedMsrs) -> [bool; 2] {
+    #[inline(never)]
+    pub unsafe fn replace(&self, from: &SyscallMsrs) -> [bool; 2] {
         // SAFETY: the caller's.
         unsafe {
             if self.lstar != from.lstar {
@@ -103,7 +93,7 @@ pub(in super::super) struct HostState {
     /// The values of [`FIELDS`].
     fields: [u64; FIELDS.len()],
     pub(super) gdtr: TablePointer,
-    pub(super) msrs: SwitchedMsrs,
+    pub(super) msrs: SyscallMsrs,
     pub(super) capabilities: &'static Capabilities,
 }
 
@@ -161,7 +151,7 @@ impl HostState {
                 idtr.base,
             ]
         };
-        let msrs = SwitchedMsrs::read();
+        let msrs = SyscallMsrs::read();
         // The assembly takes both for granted: that threads' GS is 0, and that there are 256 gates.
         assert!(msrs.kernel_gs_base == 0 && idtr.limit >= 0xfff);
         Ok(HostState {
