@@ -1,7 +1,5 @@
 //! Guest state between the control structure and the state page.
 
-use core::ops::Range;
-
 use abi::vcpu::x86_64::{
     CONTROL_INTERRUPT_WINDOW, CONTROL_NMI_WINDOW, Groups, RSP, SHADOW_INTERRUPT, SHADOW_NMI,
 };
@@ -9,7 +7,7 @@ use x86::vmx::vmcs::{control, guest as field};
 
 use super::cpu::CpuVirt;
 use super::event::Event;
-use super::state::{self, SEGMENTS, SyscallMsrs, peek, poke};
+use super::state::{self, SegmentRegister, SyscallMsrs, peek, poke};
 use super::svm::Clean;
 use super::vmx::vmcs;
 use super::{Inner, VcpuArch};
@@ -81,18 +79,18 @@ impl Blocking {
     }
 }
 
-/// The segment registers in `groups`, by their place on the state page.
-fn segments(groups: Groups) -> Range<usize> {
-    const CS_AND_SS: usize = 2;
+/// The segment registers in `groups`.
+fn segments(groups: Groups) -> &'static [SegmentRegister] {
+    const BEHIND_SS: usize = SegmentRegister::Ds as usize;
     let first = match groups.contains(Groups::CS_SS) {
         true => 0,
-        false => CS_AND_SS,
+        false => BEHIND_SS,
     };
     let end = match groups.contains(Groups::SEGMENTS) {
-        true => SEGMENTS,
-        false => CS_AND_SS,
+        true => SegmentRegister::COUNT,
+        false => BEHIND_SS,
     };
-    first..end
+    &SegmentRegister::ALL[first..end]
 }
 
 impl VcpuArch {
@@ -128,12 +126,12 @@ impl VcpuArch {
             poke!(page, cr4, cr4);
             poke!(page, efer, efer);
         }
-        for index in segments(groups) {
+        for &register in segments(groups) {
             let segment = match inner {
-                Inner::Vmx(vcpu) => vcpu.segment(index),
-                Inner::Svm(vcpu) => vcpu.segment(index),
+                Inner::Vmx(vcpu) => vcpu.segment(register),
+                Inner::Svm(vcpu) => vcpu.segment(register),
             };
-            page.segment(index).write(segment);
+            page.segment(register).write(segment);
         }
         if groups.contains(Groups::SEGMENTS) {
             let [gdtr, idtr] = match inner {
@@ -200,7 +198,6 @@ impl VcpuArch {
             vcpu.make_current(cpu);
         }
         let page = inner.common().page;
-        let limits = cpu.limits;
         let nothing = Clean::empty();
         if groups.contains(Groups::RIP) {
             set!(*inner, peek!(page, rip), rip, field::RIP, nothing);
@@ -221,8 +218,8 @@ impl VcpuArch {
             let registers = ControlRegisters {
                 cr0,
                 cr2: peek!(page, cr2),
-                cr4: peek!(page, cr4) & limits.cr4,
-                efer: limits.efer(peek!(page, efer), cr0),
+                cr4: peek!(page, cr4) & cpu.limits.cr4,
+                efer: cpu.limits.efer(peek!(page, efer), cr0),
             };
             let cr3 = peek!(page, cr3);
             match inner {
@@ -230,11 +227,11 @@ impl VcpuArch {
                 Inner::Svm(vcpu) => vcpu.load_control(registers, cr3),
             }
         }
-        for index in segments(groups) {
-            let segment = page.segment(index).read();
+        for &register in segments(groups) {
+            let segment = page.segment(register).read();
             match inner {
-                Inner::Vmx(vcpu) => vcpu.set_segment(index, segment),
-                Inner::Svm(vcpu) => vcpu.set_segment(index, segment),
+                Inner::Vmx(vcpu) => vcpu.set_segment(register, segment),
+                Inner::Svm(vcpu) => vcpu.set_segment(register, segment),
             }
         }
         if groups.contains(Groups::SEGMENTS) {
@@ -260,18 +257,18 @@ impl VcpuArch {
         if groups.contains(Groups::SYSCALL) {
             let msrs = SyscallMsrs {
                 star: peek!(page, star),
-                lstar: limits.canonical(peek!(page, lstar)),
-                cstar: limits.canonical(peek!(page, cstar)),
+                lstar: cpu.limits.canonical(peek!(page, lstar)),
+                cstar: cpu.limits.canonical(peek!(page, cstar)),
                 sfmask: peek!(page, sfmask) & 0xffff_ffff,
-                kernel_gs_base: limits.canonical(peek!(page, kernel_gs_base)),
+                kernel_gs_base: cpu.limits.canonical(peek!(page, kernel_gs_base)),
             };
             match inner {
                 Inner::Vmx(vcpu) => vcpu.set_syscall_msrs(cpu, msrs),
                 Inner::Svm(vcpu) => vcpu.vmcb().syscall = msrs,
             }
             let cs = peek!(page, sysenter_cs) & 0xffff_ffff;
-            let esp = limits.canonical(peek!(page, sysenter_esp));
-            let eip = limits.canonical(peek!(page, sysenter_eip));
+            let esp = cpu.limits.canonical(peek!(page, sysenter_esp));
+            let eip = cpu.limits.canonical(peek!(page, sysenter_eip));
             set!(*inner, cs, sysenter_cs, field::IA32_SYSENTER_CS, nothing);
             set!(*inner, esp, sysenter_esp, field::IA32_SYSENTER_ESP, nothing);
             set!(*inner, eip, sysenter_eip, field::IA32_SYSENTER_EIP, nothing);
@@ -281,7 +278,7 @@ impl VcpuArch {
             set!(*inner, pat, g_pat, field::IA32_PAT_FULL, Clean::NESTED);
         }
         if groups.contains(Groups::XCR0) {
-            inner.common().xcr0 = limits.xcr0(peek!(page, xcr0));
+            inner.common().xcr0 = cpu.limits.xcr0(peek!(page, xcr0));
         }
         if groups.contains(Groups::TSC) {
             let offset = peek!(page, tsc_offset);
@@ -307,6 +304,16 @@ impl VcpuArch {
         common.debug.activate();
         if cpu.loaded == common.id {
             common.debug.load();
+        }
+    }
+
+    /// Whether PAUSE exits.
+    #[cold]
+    pub(super) fn set_spins_exit(&mut self, on: bool) {
+        self.inner.common().spins_exit = on;
+        match &mut self.inner {
+            Inner::Vmx(vcpu) => vcpu.set_spins_exit(on),
+            Inner::Svm(vcpu) => vcpu.set_spins_exit(on),
         }
     }
 

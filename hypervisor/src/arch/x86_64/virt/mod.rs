@@ -235,13 +235,16 @@ impl VcpuArch {
         if cpu.loaded != common.id {
             common.load_registers(cpu);
         }
+        if common.spins_exit != spins_exit {
+            self.set_spins_exit(spins_exit);
+        }
         let extension = match &mut self.inner {
             Inner::Vmx(vcpu) => {
-                vcpu.prepare(cpu, space, spins_exit);
+                vcpu.prepare(cpu, space);
                 Virtualization::Vmx
             }
             Inner::Svm(vcpu) => {
-                if let Some(exit) = vcpu.prepare(cpu, space, spins_exit) {
+                if let Some(exit) = vcpu.prepare(cpu, space) {
                     return Err(exit);
                 }
                 Virtualization::Svm

@@ -29,10 +29,26 @@ macro_rules! poke {
 
 pub(super) use {peek, poke};
 
-/// Segment registers: CS, SS, DS, ES, FS, GS, LDTR and TR, in the order of the state page.
-pub(super) const SEGMENTS: usize = 8;
-/// The place of SS among them.
-pub(super) const SS: usize = 1;
+/// Segment registers, in the order of the state page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd)]
+pub(super) enum SegmentRegister {
+    Cs,
+    Ss,
+    Ds,
+    Es,
+    Fs,
+    Gs,
+    Ldtr,
+    Tr,
+}
+
+impl SegmentRegister {
+    pub const ALL: [SegmentRegister; 8] = {
+        use SegmentRegister::*;
+        [Cs, Ss, Ds, Es, Fs, Gs, Ldtr, Tr]
+    };
+    pub const COUNT: usize = SegmentRegister::ALL.len();
+}
 
 /// A segment register in a [`StatePage`], which is as long as `peek!` and `poke!` demand it.
 #[derive(Clone, Copy)]
@@ -89,8 +105,7 @@ const _: () = {
     assert!(size_of::<Segment>() == 24 && offset_of!(Segment, access) == 4);
     assert!(offset_of!(Segment, limit) == 8 && offset_of!(Segment, base) == 16);
     let (first, last) = (offset_of!(VcpuState, cs), offset_of!(VcpuState, tr));
-    assert!(last == first + (SEGMENTS - 1) * size_of::<Segment>());
-    assert!(offset_of!(VcpuState, ss) == first + SS * size_of::<Segment>());
+    assert!(last == first + SegmentRegister::Tr as usize * size_of::<Segment>());
 };
 
 /// CR0 bits (Intel SDM 3A 2.5).
@@ -174,12 +189,11 @@ impl StatePage {
         self.0
     }
 
-    /// One of its [`SEGMENTS`].
+    /// The place of a segment register.
     #[inline(always)]
-    pub fn segment(&self, index: usize) -> SegmentPlace {
-        assert!(index < SEGMENTS);
+    pub fn segment(&self, register: SegmentRegister) -> SegmentPlace {
         // SAFETY: they are one behind the other, in the page.
-        SegmentPlace(unsafe { (&raw mut (*self.0).cs).add(index) })
+        SegmentPlace(unsafe { (&raw mut (*self.0).cs).add(register as usize) })
     }
 
     /// EDX:EAX, the operand of WRMSR and XSETBV.

@@ -4,11 +4,11 @@ use abi::vcpu::x86_64::{Segment, Table};
 
 use super::super::event;
 use super::super::guest::{Blocking, ControlRegisters};
-use super::super::state::{self, SS, cr0, efer};
+use super::super::state::{self, SegmentRegister, cr0, efer};
 use super::super::static_address;
 use super::maps::{MSR_MAP, PORT_MAP};
 use super::vmcb::{
-    self, Clean, Intercepts1, Intercepts2, InterruptControl, SEGMENT_PLACES, TABLE_PLACES,
+    self, Clean, GDTR, IDTR, Intercepts1, Intercepts2, InterruptControl, SEGMENT_PLACES,
     VmcbSegment,
 };
 use super::{SHADOW, Vcpu};
@@ -86,40 +86,38 @@ impl Vcpu {
         }
     }
 
-    /// A segment register, by its place on the state page.
-    pub fn segment(&mut self, index: usize) -> Segment {
+    pub fn segment(&mut self, register: SegmentRegister) -> Segment {
         let vmcb = self.vmcb();
-        let mut segment = vmcb.segments[usize::from(SEGMENT_PLACES[index])];
-        if index == SS {
+        let mut segment = vmcb.segments[usize::from(SEGMENT_PLACES[register as usize])];
+        if register == SegmentRegister::Ss {
             // The privilege level is SS.DPL of the ABI; the processor keeps it beside.
             segment = segment.with_privilege(vmcb.cpl);
         }
         segment.to_abi()
     }
 
-    pub fn set_segment(&mut self, index: usize, segment: Segment) {
-        // CS, SS, DS, ES.
-        const HAVE_SHORT_BASE: usize = 4;
+    pub fn set_segment(&mut self, register: SegmentRegister, segment: Segment) {
         let vmcb = self.change(Clean::SEGMENTS);
         let mut segment = VmcbSegment::from_abi(segment);
-        if index < HAVE_SHORT_BASE {
+        if register <= SegmentRegister::Es {
             segment = segment.with_short_base();
         }
-        if index == SS {
+        if register == SegmentRegister::Ss {
             vmcb.cpl = segment.privilege();
         }
-        vmcb.segments[usize::from(SEGMENT_PLACES[index])] = segment;
+        vmcb.segments[usize::from(SEGMENT_PLACES[register as usize])] = segment;
     }
 
     /// GDTR and IDTR.
     pub fn tables(&mut self) -> [Table; 2] {
-        TABLE_PLACES.map(|place| self.vmcb().segments[place].to_table())
+        let segments = &self.vmcb().segments;
+        [segments[GDTR].to_table(), segments[IDTR].to_table()]
     }
 
     pub fn set_tables(&mut self, [gdtr, idtr]: [Table; 2]) {
-        let vmcb = self.change(Clean::TABLES);
-        vmcb.segments[TABLE_PLACES[0]] = VmcbSegment::from_table(gdtr);
-        vmcb.segments[TABLE_PLACES[1]] = VmcbSegment::from_table(idtr);
+        let segments = &mut self.change(Clean::TABLES).segments;
+        segments[GDTR] = VmcbSegment::from_table(gdtr);
+        segments[IDTR] = VmcbSegment::from_table(idtr);
     }
 
     pub fn blocking(&mut self) -> Blocking {
@@ -149,6 +147,13 @@ impl Vcpu {
     /// The instruction in an interrupt shadow is done.
     pub fn end_shadow(&mut self) {
         self.vmcb().interrupt_shadow = 0;
+    }
+
+    /// Whether PAUSE exits.
+    pub fn set_spins_exit(&mut self, on: bool) {
+        self.change(Clean::INTERCEPTS)
+            .intercepts1
+            .set(Intercepts1::PAUSE, on);
     }
 
     /// Whether accesses to debug registers exit.

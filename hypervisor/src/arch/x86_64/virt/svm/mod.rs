@@ -99,10 +99,7 @@ impl Vcpu {
     }
 
     /// Makes everything ready for guest mode; or the exit to be told instead.
-    pub fn prepare(&mut self, cpu: &CpuVirt, space: &GuestRoot, spins_exit: bool) -> Option<Exit> {
-        if self.common.spins_exit != spins_exit {
-            self.set_spins_exit(spins_exit);
-        }
+    pub fn prepare(&mut self, cpu: &CpuVirt, space: &GuestRoot) -> Option<Exit> {
         if space.flush {
             self.set_space(space);
         }
@@ -202,15 +199,6 @@ impl Vcpu {
 
     fn nmi_can_be_taken(&mut self) -> bool {
         !self.nmi_blocked && self.common.pending.is_none() && self.vmcb().interrupt_shadow & SHADOW == 0
-    }
-
-    /// Whether PAUSE exits.
-    #[cold]
-    fn set_spins_exit(&mut self, on: bool) {
-        self.common.spins_exit = on;
-        self.change(Clean::INTERCEPTS)
-            .intercepts1
-            .set(Intercepts1::PAUSE, on);
     }
 
     /// While NMIs are blocked, IRET exits, to end it.

@@ -5,7 +5,7 @@ use core::mem::offset_of;
 use abi::vcpu::x86_64::{Segment, Table};
 use bitflags::bitflags;
 
-use super::super::state::{SEGMENTS, SyscallMsrs};
+use super::super::state::{SegmentRegister, SyscallMsrs};
 
 bitflags! {
     /// First word of intercepts, at offset 00Ch.
@@ -88,10 +88,12 @@ bitflags! {
 /// DR0 to DR7, reads and writes.
 pub const ALL_DEBUG_REGISTERS: u32 = 0x00ff_00ff;
 
-/// Where [`Vmcb::segments`] has the segment registers, in the order of the state page.
-pub const SEGMENT_PLACES: [u8; SEGMENTS] = [1, 2, 3, 0, 4, 5, 7, 9];
-/// Where it has GDTR and IDTR.
-pub const TABLE_PLACES: [usize; 2] = [6, 8];
+/// Where [`Vmcb::segments`] has each [`SegmentRegister`].
+pub const SEGMENT_PLACES: [u8; SegmentRegister::COUNT] = [1, 2, 3, 0, 4, 5, 7, 9];
+/// Where it has GDTR.
+pub const GDTR: usize = 6;
+/// Where it has IDTR.
+pub const IDTR: usize = 8;
 
 /// TLB control: leave it; flush everything; flush this ASID.
 pub const TLB_KEEP: u8 = 0;

@@ -7,7 +7,7 @@ use x86::vmx::vmcs::guest as field;
 use super::super::cpu::CpuVirt;
 use super::super::event;
 use super::super::guest::{Blocking, ControlRegisters};
-use super::super::state::{self, Limits, SEGMENTS, SyscallMsrs, cr0, cr4, efer};
+use super::super::state::{self, Limits, SegmentRegister, SyscallMsrs, cr0, cr4, efer};
 use super::super::static_address;
 use super::capabilities::ENCLV_EXITING_BITMAP;
 use super::host::LISTED_MSRS;
@@ -36,9 +36,8 @@ const ACCESS_RIGHTS: u32 = 0x1_f0ff;
 /// Access rights: the segment is unusable.
 const UNUSABLE: u32 = 1 << 16;
 
-/// Where the VMCS has the segment registers, in the order of the state page: their fields are in the same order
-/// everywhere.
-const SEGMENT_PLACES: [u8; SEGMENTS] = [2, 4, 6, 0, 8, 10, 12, 14];
+/// Where the VMCS has each [`SegmentRegister`]: their fields are in the same order everywhere.
+const SEGMENT_PLACES: [u8; SegmentRegister::COUNT] = [2, 4, 6, 0, 8, 10, 12, 14];
 
 /// Writes a field of the guest-state area.
 #[inline(always)]
@@ -94,15 +93,12 @@ impl Vcpu {
                 unsafe { vmcs::write(field, u64::MAX) };
             }
         }
-        for index in 0..SEGMENTS {
-            let access = UNUSABLE;
-            self.set_segment(
-                index,
-                Segment {
-                    access,
-                    ..Segment::default()
-                },
-            );
+        let unusable = Segment {
+            access: UNUSABLE,
+            ..Segment::default()
+        };
+        for register in SegmentRegister::ALL {
+            self.set_segment(register, unusable);
         }
     }
 
@@ -128,17 +124,11 @@ impl Vcpu {
         self.cr2 = cr2;
         self.cr0_shadow = cr0;
         self.cr4_shadow = cr4 & !cr4::VMXE;
-        for (field, value) in [
-            (field::CR0, cr0 & !(cr0::CD | cr0::NW) | self.cr0_needed),
-            (field::CR3, cr3),
-            (field::CR4, cr4 | self.cr4_needed),
-            (field::IA32_EFER_FULL, efer),
-        ] {
-            if vmcs::read(field) != value {
-                self.common.set_flush();
-                set(field, value);
-            }
-        }
+        let cr0 = cr0 & !(cr0::CD | cr0::NW) | self.cr0_needed;
+        self.set_translation(field::CR0, cr0);
+        self.set_translation(field::CR3, cr3);
+        self.set_translation(field::CR4, cr4 | self.cr4_needed);
+        self.set_translation(field::IA32_EFER_FULL, efer);
         let mut entry = host_of(&cpu.host).capabilities.entry;
         if efer & efer::LMA != 0 {
             entry |= EntryControls::IA32E_MODE_GUEST.bits();
@@ -155,9 +145,17 @@ impl Vcpu {
         }
     }
 
-    /// A segment register, by its place on the state page.
-    pub fn segment(&self, index: usize) -> Segment {
-        let place = u32::from(SEGMENT_PLACES[index]);
+    /// Writes a register that linear translations depend on.
+    #[inline(never)]
+    fn set_translation(&mut self, field: u32, value: u64) {
+        if vmcs::read(field) != value {
+            self.common.set_flush();
+            set(field, value);
+        }
+    }
+
+    pub fn segment(&self, register: SegmentRegister) -> Segment {
+        let place = u32::from(SEGMENT_PLACES[register as usize]);
         Segment {
             selector: vmcs::read(field::ES_SELECTOR + place) as u16,
             access: vmcs::read(field::ES_ACCESS_RIGHTS + place) as u32,
@@ -167,8 +165,8 @@ impl Vcpu {
         }
     }
 
-    pub fn set_segment(&mut self, index: usize, segment: Segment) {
-        let place = u32::from(SEGMENT_PLACES[index]);
+    pub fn set_segment(&mut self, register: SegmentRegister, segment: Segment) {
+        let place = u32::from(SEGMENT_PLACES[register as usize]);
         let access = segment.access & ACCESS_RIGHTS;
         set(field::ES_SELECTOR + place, segment.selector.into());
         set(field::ES_ACCESS_RIGHTS + place, access.into());
@@ -219,10 +217,19 @@ impl Vcpu {
             state |= BLOCKING_NMI;
         }
         set(field::INTERRUPTIBILITY_STATE, state);
-        let window = PrimaryControls::INTERRUPT_WINDOW_EXITING;
-        self.set_primary(window, blocking.interrupt_window());
-        let window = PrimaryControls::NMI_WINDOW_EXITING;
-        self.set_primary(window, blocking.nmi_window());
+        let mut windows = PrimaryControls::empty();
+        windows.set(
+            PrimaryControls::INTERRUPT_WINDOW_EXITING,
+            blocking.interrupt_window(),
+        );
+        windows.set(
+            PrimaryControls::NMI_WINDOW_EXITING,
+            blocking.nmi_window(),
+        );
+        self.set_primary(
+            PrimaryControls::INTERRUPT_WINDOW_EXITING | PrimaryControls::NMI_WINDOW_EXITING,
+            windows,
+        );
     }
 
     /// The instruction in an interrupt shadow is done.
@@ -243,8 +250,13 @@ impl Vcpu {
         self.differs = [true; 2];
     }
 
+    /// Whether PAUSE exits.
+    pub fn set_spins_exit(&mut self, on: bool) {
+        self.set_exits(PrimaryControls::PAUSE_EXITING, on);
+    }
+
     /// Whether accesses to debug registers exit.
     pub fn set_debug_exits(&mut self, on: bool) {
-        self.set_primary(PrimaryControls::MOV_DR_EXITING, on);
+        self.set_exits(PrimaryControls::MOV_DR_EXITING, on);
     }
 }

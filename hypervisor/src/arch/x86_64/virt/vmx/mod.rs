@@ -222,10 +222,8 @@ impl Vcpu {
     }
 
     /// Makes everything ready for guest mode. The VMCS is current.
-    pub fn prepare(&mut self, cpu: &CpuVirt, space: &GuestRoot, spins_exit: bool) {
+    pub fn prepare(&mut self, cpu: &CpuVirt, space: &GuestRoot) {
         self.take_back();
-        self.common.spins_exit = spins_exit;
-        self.set_primary(PrimaryControls::PAUSE_EXITING, spins_exit);
         if space.flush {
             self.set_space(cpu, space);
         }
@@ -382,16 +380,19 @@ impl Vcpu {
         }
     }
 
-    fn set_primary(&mut self, control: PrimaryControls, on: bool) {
-        let value = match on {
-            true => self.primary | control.bits(),
-            false => self.primary & !control.bits(),
-        };
+    /// Makes `on` all of `controls` that are set. The VMCS is current.
+    fn set_primary(&mut self, controls: PrimaryControls, on: PrimaryControls) {
+        let value = self.primary & !controls.bits() | on.bits();
         if value != self.primary {
             self.primary = value;
             // SAFETY: only controls that do not weaken the host are changed this way.
             unsafe { vmcs::write(control::PRIMARY_PROCBASED_EXEC_CONTROLS, u64::from(value)) };
         }
+    }
+
+    #[inline(never)]
+    fn set_exits(&mut self, control: PrimaryControls, on: bool) {
+        self.set_primary(control, if on { control } else { PrimaryControls::empty() });
     }
 
     /// Emulates WRMSR of the SYSCALL MSRs: under SVM it does not exit, so monitors do not know it. Returns
