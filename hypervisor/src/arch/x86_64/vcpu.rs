@@ -5,7 +5,6 @@ use super::virt::{self, GuestRoot, Outcome};
 use super::{CpuArch, clock, entry, exits, traps};
 use crate::cell::Ref;
 use crate::cpu::Cpu;
-use crate::doorbell;
 use crate::latency;
 use crate::mem::KernelPage;
 use crate::space::Space;
@@ -41,14 +40,15 @@ pub struct VcpuReply {
 #[inline(always)]
 pub fn after_guest(cpu: &Cpu, vcpu: Ref<Vcpu>, outcome: Outcome) -> Option<Exit> {
     match outcome {
-        Outcome::Exit(exit) => {
+        Outcome::Exit { exit, plain_write } => {
+            if plain_write {
+                let word = exit.kind as u64 | u64::from(exit.instruction_length) << 8;
+                if traps::ring(cpu, vcpu, word, exit.info[0], exit.info[1]) {
+                    return None;
+                }
+            }
             look_at_timer(cpu);
             return Some(exit);
-        }
-        Outcome::Write(exit) => {
-            let rung = doorbell::ring(cpu, vcpu, &exit);
-            look_at_timer(cpu);
-            return (!rung).then_some(exit);
         }
         Outcome::HostInterrupt(vector) => traps::handle(cpu, vector),
         Outcome::HostNmi => entry::call_nmi(),
@@ -74,6 +74,8 @@ pub mod offset {
     pub const TAG_GENERATION: usize = ARCH + offset_of!(VcpuArch, tag) + tags::GENERATION;
     /// What else assembly uses.
     pub const PASSAGE: usize = ARCH + offset_of!(VcpuArch, inner) + virt::PASSAGE;
+    /// What makes the next entry one for the general path.
+    pub const TO_DO: usize = ARCH + offset_of!(VcpuArch, inner) + virt::TO_DO;
     /// The part of VMX.
     pub const VMX: u64 = (ARCH + offset_of!(VcpuArch, inner) + virt::BACKEND) as u64;
 }

@@ -15,7 +15,8 @@ pub(super) struct Common {
     pub cpu: CpuId,
     /// PAUSE exits.
     pub spins_exit: bool,
-    /// The next entry takes longer, for one of the following or for something of the backend's.
+    /// The next entry is for the general path, and takes longer there: one of the following or something of the
+    /// backend's asks for it, PAUSE exits, or the vCPU was suspended.
     pub to_do: bool,
     /// Linear translations are stale, as the monitor changed a register that they depend on.
     pub flush_linear: bool,
@@ -42,12 +43,6 @@ impl Common {
             tsc_aux: 0,
             debug: DebugRegisters::new(),
         }
-    }
-
-    /// Whether the next entry has to come by `VcpuArch::prepare` though nothing happens before it.
-    #[inline(always)]
-    pub fn is_special(&self, cpu: &CpuVirt) -> bool {
-        self.to_do || self.spins_exit || cpu.loaded != self.id
     }
 
     /// Loads what threads share with the guest, but for what VMX lends.

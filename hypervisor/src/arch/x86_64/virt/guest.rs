@@ -293,7 +293,6 @@ impl VcpuArch {
                 self.activate_debug(cpu);
             }
         }
-        self.passage.special = self.inner.common().is_special(cpu);
     }
 
     /// Gives the guest the debug registers.
@@ -310,7 +309,9 @@ impl VcpuArch {
     /// Whether PAUSE exits.
     #[cold]
     pub(super) fn set_spins_exit(&mut self, on: bool) {
-        self.inner.common().spins_exit = on;
+        let common = self.inner.common();
+        common.spins_exit = on;
+        common.to_do = true;
         match &mut self.inner {
             Inner::Vmx(vcpu) => vcpu.set_spins_exit(on),
             Inner::Svm(vcpu) => vcpu.set_spins_exit(on),
@@ -329,8 +330,8 @@ impl VcpuArch {
     /// is done already.
     #[inline(never)]
     pub fn suspend(&mut self, cpu: &mut CpuVirt) {
-        self.passage.special = true;
         let common = self.inner.common();
+        common.to_do = true;
         if cpu.loaded != common.id {
             return;
         }

@@ -76,10 +76,13 @@ pub struct GuestRoot {
 #[must_use]
 pub enum Outcome {
     /// Tell the monitor.
-    Exit(Exit),
-    /// Tell the monitor, if no doorbell is there: a write to memory or a port, which nothing has to come before
-    /// when the guest goes on.
-    Write(Exit),
+    Exit {
+        /// What.
+        exit: Exit,
+        /// Unless a doorbell is there: a write to memory or a port, which nothing has to come before when the guest goes
+        /// on.
+        plain_write: bool,
+    },
     /// An acknowledged interrupt of the machine (VMX): its vector is to be handled as if it had come through the IDT.
     HostInterrupt(u8),
     /// An NMI of the machine that has not been handled, and NMIs are blocked until the next IRET (VMX): `int 2` does
@@ -89,6 +92,15 @@ pub enum Outcome {
     HostMachineCheck,
     /// Enter again, after taking the interrupts that are pending and looking for kicks.
     Resume,
+}
+
+impl Outcome {
+    const fn exit(exit: Exit) -> Outcome {
+        Outcome::Exit {
+            exit,
+            plain_write: false,
+        }
+    }
 }
 
 /// How a backend's guest mode ended.
@@ -123,8 +135,6 @@ pub struct Passage {
     pub next_rip: bool,
     /// The return stack is filled after exits.
     pub fills_returns: bool,
-    /// The next entry is for the general path.
-    pub special: bool,
 }
 
 /// Where a [`VcpuArch`] has its [`Passage`].
@@ -139,7 +149,13 @@ pub struct VcpuArch {
 /// Where it has the part of the backend: behind the number of the variant, as an enumeration with a primitive
 /// representation is a union of structures that begin with that.
 pub const BACKEND: usize = core::mem::offset_of!(VcpuArch, inner) + size_of::<u64>();
-const _: () = assert!(align_of::<vmx::Vcpu>() == align_of::<u64>());
+/// Where it has what makes the next entry one for the general path.
+pub const TO_DO: usize = BACKEND + core::mem::offset_of!(svm::Vcpu, common.to_do);
+const _: () = {
+    use core::mem::offset_of;
+    assert!(align_of::<vmx::Vcpu>() == align_of::<u64>());
+    assert!(offset_of!(vmx::Vcpu, common) == offset_of!(svm::Vcpu, common));
+};
 
 /// The stack pointer after an exit under VMX, from there: behind the room for a register.
 const STACK_AFTER_EXIT: usize = PASSAGE + core::mem::offset_of!(Passage, page);
@@ -190,7 +206,6 @@ impl VcpuArch {
                 clean: 0,
                 next_rip: false,
                 fills_returns: false,
-                special: true,
             };
             let inner = match &features().backend {
                 features::Backend::Vmx(capabilities) => {
@@ -238,20 +253,16 @@ impl VcpuArch {
         if common.spins_exit != spins_exit {
             self.set_spins_exit(spins_exit);
         }
-        let extension = match &mut self.inner {
+        match &mut self.inner {
             Inner::Vmx(vcpu) => {
                 vcpu.prepare(cpu, space);
-                Virtualization::Vmx
+                Ok(Virtualization::Vmx)
             }
-            Inner::Svm(vcpu) => {
-                if let Some(exit) = vcpu.prepare(cpu, space) {
-                    return Err(exit);
-                }
-                Virtualization::Svm
-            }
-        };
-        self.passage.special = self.inner.common().is_special(cpu);
-        Ok(extension)
+            Inner::Svm(vcpu) => match vcpu.prepare(cpu, space) {
+                Some(exit) => Err(exit),
+                None => Ok(Virtualization::Svm),
+            },
+        }
     }
 
     /// How guest mode, in which the vCPU was, was left; with `failed`, the processor did not enter it (VMX).
@@ -260,7 +271,7 @@ impl VcpuArch {
             Inner::Vmx(vcpu) => vcpu.left(cpu, failed),
             Inner::Svm(vcpu) => vcpu.left(),
         };
-        let outcome = match leave {
+        match leave {
             Leave::Ended(outcome) => outcome,
             Leave::Exception(exception) => {
                 self.reflect(exception);
@@ -278,9 +289,7 @@ impl VcpuArch {
                 }
                 Outcome::Resume
             }
-        };
-        self.passage.special = self.inner.common().is_special(cpu);
-        outcome
+        }
     }
 
     /// Passes an intercepted exception on to the guest. If it was raised while an interrupt or NMI was
@@ -299,7 +308,7 @@ impl VcpuArch {
         self.inner.common().set_pending(exception);
     }
 
-    /// Has the guest go on after the write that `exit` tells ([`Outcome::Write`]), the last one of this vCPU on its CPU;
+    /// Has the guest go on after the write that `exit` tells ([`Outcome::Exit`]), the last one of this vCPU on its CPU;
     /// `false` if the processor does not say where.
     pub fn skip_write(&mut self, cpu: &CpuVirt, exit: &Exit) -> bool {
         match &mut self.inner {

@@ -118,7 +118,7 @@ impl Vcpu {
         }
         let next_rip = self.capabilities.next_rip;
         let leave = exit::decode(self.vmcb(), next_rip);
-        if let Leave::Ended(Outcome::Exit(exit)) = &leave
+        if let Leave::Ended(Outcome::Exit { exit, .. }) = &leave
             && exit.kind == ExitKind::InvalidState
         {
             self.refused();
@@ -147,7 +147,7 @@ impl Vcpu {
             }
         }
         self.common.pending = Event::NONE;
-        self.common.to_do = self.nmi_window || cpu.overwrites_buffers;
+        self.common.to_do = self.nmi_window || self.common.spins_exit || cpu.overwrites_buffers;
         if cpu.overwrites_buffers {
             overwrite_buffers();
         }
@@ -198,7 +198,9 @@ impl Vcpu {
     }
 
     fn nmi_can_be_taken(&mut self) -> bool {
-        !self.nmi_blocked && self.common.pending.is_none() && self.vmcb().interrupt_shadow & SHADOW == 0
+        !self.nmi_blocked
+            && self.common.pending.is_none()
+            && self.vmcb().interrupt_shadow & SHADOW == 0
     }
 
     /// While NMIs are blocked, IRET exits, to end it.

@@ -137,10 +137,7 @@ impl Vcpu {
         unsafe {
             vmcs::write(control::CR0_READ_SHADOW, self.cr0_shadow);
             vmcs::write(control::CR4_READ_SHADOW, self.cr4_shadow);
-            vmcs::write(
-                control::CR4_GUEST_HOST_MASK,
-                self.cr4_mask(cpu.limits.cr4),
-            );
+            vmcs::write(control::CR4_GUEST_HOST_MASK, self.cr4_mask(cpu.limits.cr4));
             vmcs::write(control::VMENTRY_CONTROLS, u64::from(entry));
         }
     }
@@ -222,10 +219,7 @@ impl Vcpu {
             PrimaryControls::INTERRUPT_WINDOW_EXITING,
             blocking.interrupt_window(),
         );
-        windows.set(
-            PrimaryControls::NMI_WINDOW_EXITING,
-            blocking.nmi_window(),
-        );
+        windows.set(PrimaryControls::NMI_WINDOW_EXITING, blocking.nmi_window());
         self.set_primary(
             PrimaryControls::INTERRUPT_WINDOW_EXITING | PrimaryControls::NMI_WINDOW_EXITING,
             windows,

@@ -69,11 +69,11 @@ pub(super) struct Vcpu {
 
 /// What the assembly knows of this backend.
 pub(in crate::arch) mod assembly {
+    pub(in crate::arch) use super::super::state::SyscallMsrs;
     pub(in crate::arch) use super::exit::{
         HAS_LENGTH, REASON_EPT_VIOLATION, REASON_IO, REASON_WRMSR, STORE, STORE_MASK, TOLD,
         UNBLOCKED_NMI,
     };
-    pub(in crate::arch) use super::super::state::SyscallMsrs;
     pub(in crate::arch) use super::{BLOCKING_MOV_SS, BLOCKING_STI};
 
     /// Offsets in the backend's part of a vCPU.
@@ -172,7 +172,10 @@ impl Vcpu {
             }
             self.set_host_cr3(hw::cr3());
         }
-        assert!(self.common.cpu == cpu.id, "the vCPU is still on another CPU");
+        assert!(
+            self.common.cpu == cpu.id,
+            "the vCPU is still on another CPU"
+        );
     }
 
     /// What is the stack pointer after an exit. The backend's part of a vCPU is in its place, as all of it.
@@ -245,7 +248,7 @@ impl Vcpu {
         self.launched = true;
         let leave = exit::decode(reason, vmcs::read);
         match leave {
-            Leave::Ended(Outcome::Exit(exit) | Outcome::Write(exit)) => {
+            Leave::Ended(Outcome::Exit { exit, .. }) => {
                 if exit::interrupts_delivery(exit.kind) {
                     self.note_interrupted(reason);
                 }
@@ -255,8 +258,8 @@ impl Vcpu {
                     return Leave::Ended(Outcome::Resume);
                 }
                 if !self.common.pending.is_none() {
-                    // It is no instruction that wrote, but the delivery of an event.
-                    return Leave::Ended(Outcome::Exit(exit));
+                    // If it is a write, it is none of an instruction, but of the delivery of an event.
+                    return Leave::Ended(Outcome::exit(exit));
                 }
             }
             Leave::Exception(_) => self.note_interrupted(reason),
@@ -282,7 +285,7 @@ impl Vcpu {
             }
         }
         self.common.pending = Event::NONE;
-        self.common.to_do = cpu.overwrites_buffers;
+        self.common.to_do = self.common.spins_exit || cpu.overwrites_buffers;
         if cpu.overwrites_buffers {
             overwrite_buffers();
         }
@@ -392,7 +395,14 @@ impl Vcpu {
 
     #[inline(never)]
     fn set_exits(&mut self, control: PrimaryControls, on: bool) {
-        self.set_primary(control, if on { control } else { PrimaryControls::empty() });
+        self.set_primary(
+            control,
+            if on {
+                control
+            } else {
+                PrimaryControls::empty()
+            },
+        );
     }
 
     /// Emulates WRMSR of the SYSCALL MSRs: under SVM it does not exit, so monitors do not know it. Returns
@@ -409,7 +419,8 @@ impl Vcpu {
             _ => cpu.limits.canonical(value) == value,
         };
         if !valid {
-            self.common.set_pending(Event::exception(event::GP, Some(0)));
+            self.common
+                .set_pending(Event::exception(event::GP, Some(0)));
             return true;
         }
         // The next entry loads the new value.
