@@ -92,12 +92,14 @@ fn take_kick(vcpu: Ref<Vcpu>) -> Exit {
 /// Runs `vcpu`, the current context: leaving guest mode is a kernel entry. Comes back if the monitor is told something first.
 pub fn run(cpu: &Cpu, vcpu: Ref<Vcpu>) {
     let exit = if vcpu.pending.with_mut(|pending| pending.is_some()) || is_kicked(vcpu) {
-        take_waiting(vcpu)
+        Some(take_waiting(vcpu))
     } else {
         cpu.arch.leave_guest(Some(vcpu));
         vcpu.arch.in_place().enter(cpu, &vcpu.guest)
     };
-    call_monitor(cpu, vcpu, exit);
+    if let Some(exit) = exit {
+        call_monitor(cpu, vcpu, exit);
+    }
 }
 
 /// `vcpu` has left guest mode.

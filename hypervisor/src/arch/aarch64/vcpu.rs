@@ -254,7 +254,7 @@ impl VcpuArch {
     ///
     /// Returns what is to be told first, without having been there.
     #[inline(always)]
-    pub fn enter(&mut self, cpu: &Cpu, guest: &Space) -> Exit {
+    pub fn enter(&mut self, cpu: &Cpu, guest: &Space) -> Option<Exit> {
         // Who spins gives way, if there is anybody to give way to.
         let mut hcr = if cpu.is_contended() {
             HCR_WAIT_EVENT
@@ -263,7 +263,7 @@ impl VcpuArch {
         };
         if self.to_do {
             if let Some(exit) = self.prepare(cpu, guest) {
-                return exit;
+                return Some(exit);
             }
             hcr |= self.serror;
         }
@@ -373,7 +373,7 @@ impl VcpuArch {
     }
 
     /// Has the guest go on after the write that `exit` tells.
-    pub fn skip_write(&mut self, _cpu: &Cpu, exit: &Exit) -> bool {
+    pub fn skip_write(&mut self, exit: &Exit) -> bool {
         self.pc = self.pc.wrapping_add(u64::from(exit.instruction_length));
         self.pstate &= !PSTATE_BRANCH_TYPE;
         true

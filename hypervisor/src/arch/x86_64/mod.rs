@@ -154,6 +154,8 @@ impl CpuArch {
 
     /// Has what ran before not steer the branches of `space`, which comes to run, unless it was `trusted`. Guests trust their
     /// monitors, which can change all of their state, but not the other way round.
+    #[cold]
+    #[inline(never)]
     fn separate(&self, space: Ref<Space>, trusted: Ref<Space>) {
         if !self.measures.get().contains(Measures::PREDICTORS) {
             return;

@@ -10,6 +10,7 @@ use crate::mem::KernelPage;
 use crate::space::Space;
 use crate::vcpu::{Exit, Vcpu};
 use abi::boot::Virtualization;
+use abi::vcpu::ExitKind;
 use abi::vcpu::x86_64::{CONTROL_HALT, Groups, VcpuState};
 
 /// Pages that a vCPU takes beside its own and its state page; `None` without virtualisation.
@@ -104,7 +105,7 @@ impl VcpuArch {
     /// `cpu.arch.guest`.
     ///
     /// Returns what is to be told first, without having been there.
-    pub fn enter(&mut self, cpu: &Cpu, guest: &Space) -> Exit {
+    pub fn enter(&mut self, cpu: &Cpu, guest: &Space) -> Option<Exit> {
         let tag = &mut self.tag;
         let flush = cpu
             .arch
@@ -118,14 +119,17 @@ impl VcpuArch {
         // Who spins gives way, if there is anybody to give way to.
         let spins_exit = cpu.is_contended();
         let virt = &cpu.arch.virt;
-        match virt.with_mut(|virt| self.inner.prepare(virt, &root, spins_exit)) {
-            Ok(extension) => {
-                latency::leave();
-                // SAFETY: just prepared; the caller needs nothing on the stack any more.
-                unsafe { exits::enter(extension) }
-            }
-            Err(exit) => exit,
-        }
+        let prepared = virt.with_mut(|virt| self.inner.prepare(virt, &root, spins_exit));
+        let Some(extension) = prepared else {
+            return Some(Exit {
+                kind: ExitKind::NmiWindow,
+                instruction_length: 0,
+                info: [0; 3],
+            });
+        };
+        latency::leave();
+        // SAFETY: just prepared; the caller needs nothing on the stack any more.
+        unsafe { exits::enter(extension) }
     }
 
     /// How guest mode was left; with `failed`, the processor did not enter it.
@@ -141,10 +145,8 @@ impl VcpuArch {
 
     /// Has the guest go on after the write that `exit` tells, with which it has just left; `false` if the
     /// processor does not say where.
-    pub fn skip_write(&mut self, cpu: &Cpu, exit: &Exit) -> bool {
-        cpu.arch
-            .virt
-            .with_mut(|virt| self.inner.skip_write(virt, exit))
+    pub fn skip_write(&mut self, exit: &Exit) -> bool {
+        self.inner.skip_write(exit)
     }
 
     /// Gives the registers that guests and threads share back to threads.

@@ -223,7 +223,7 @@ impl VcpuArch {
             };
             let cr3 = peek!(page, cr3);
             match inner {
-                Inner::Vmx(vcpu) => vcpu.load_control(cpu, registers, cr3),
+                Inner::Vmx(vcpu) => vcpu.load_control(&cpu.limits, registers, cr3),
                 Inner::Svm(vcpu) => vcpu.load_control(registers, cr3),
             }
         }

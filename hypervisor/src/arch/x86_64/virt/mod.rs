@@ -226,7 +226,8 @@ impl VcpuArch {
         }
     }
 
-    /// Makes everything ready for running guest code, with the extension that is returned; or the exit to be told instead.
+    /// Makes everything ready for running guest code, with the extension that is returned; `None` if the guest's NMI window
+    /// is to be told instead.
     /// General registers come from the state page and go there. With `spins_exit`, PAUSE exits.
     ///
     /// # Panics
@@ -237,7 +238,7 @@ impl VcpuArch {
         cpu: &mut CpuVirt,
         space: &GuestRoot,
         spins_exit: bool,
-    ) -> Result<Virtualization, Exit> {
+    ) -> Option<Virtualization> {
         match &mut self.inner {
             Inner::Vmx(vcpu) => vcpu.make_current(cpu),
             Inner::Svm(vcpu) => {
@@ -256,12 +257,9 @@ impl VcpuArch {
         match &mut self.inner {
             Inner::Vmx(vcpu) => {
                 vcpu.prepare(cpu, space);
-                Ok(Virtualization::Vmx)
+                Some(Virtualization::Vmx)
             }
-            Inner::Svm(vcpu) => match vcpu.prepare(cpu, space) {
-                Some(exit) => Err(exit),
-                None => Ok(Virtualization::Svm),
-            },
+            Inner::Svm(vcpu) => vcpu.prepare(cpu, space).then_some(Virtualization::Svm),
         }
     }
 
@@ -310,9 +308,9 @@ impl VcpuArch {
 
     /// Has the guest go on after the write that `exit` tells ([`Outcome::Exit`]), the last one of this vCPU on its CPU;
     /// `false` if the processor does not say where.
-    pub fn skip_write(&mut self, cpu: &CpuVirt, exit: &Exit) -> bool {
+    pub fn skip_write(&mut self, exit: &Exit) -> bool {
         match &mut self.inner {
-            Inner::Vmx(vcpu) => vcpu.skip_write(cpu, exit),
+            Inner::Vmx(vcpu) => vcpu.skip_write(exit),
             Inner::Svm(vcpu) => vcpu.skip_write(exit),
         }
     }

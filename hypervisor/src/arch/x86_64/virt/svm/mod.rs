@@ -98,16 +98,13 @@ impl Vcpu {
         passage.fills_returns = cpu.fills_returns;
     }
 
-    /// Makes everything ready for guest mode; or the exit to be told instead.
-    pub fn prepare(&mut self, cpu: &CpuVirt, space: &GuestRoot) -> Option<Exit> {
+    /// Makes everything ready for guest mode; `false` if the NMI window is to be told instead.
+    pub fn prepare(&mut self, cpu: &CpuVirt, space: &GuestRoot) -> bool {
         if space.flush {
             self.set_space(space);
         }
         self.injects_nmi = false;
-        if self.common.to_do {
-            return self.prepare_more(cpu, space);
-        }
-        None
+        !self.common.to_do || self.prepare_more(cpu, space)
     }
 
     /// How guest mode was left.
@@ -128,16 +125,12 @@ impl Vcpu {
 
     /// What the next entry needs and most do not.
     #[cold]
-    fn prepare_more(&mut self, cpu: &CpuVirt, space: &GuestRoot) -> Option<Exit> {
+    fn prepare_more(&mut self, cpu: &CpuVirt, space: &GuestRoot) -> bool {
         if self.common.flush_linear {
             self.set_space(space);
         }
         if self.nmi_window && self.nmi_can_be_taken() {
-            return Some(Exit {
-                kind: ExitKind::NmiWindow,
-                instruction_length: 0,
-                info: [0; 3],
-            });
+            return false;
         }
         if let Some(event) = self.common.pending.injectable() {
             self.vmcb().inject = event;
@@ -151,7 +144,7 @@ impl Vcpu {
         if cpu.overwrites_buffers {
             overwrite_buffers();
         }
-        None
+        true
     }
 
     /// The processor refused the state: it may not have flushed what it was to flush, and what was to be injected is gone.

@@ -363,7 +363,7 @@ mod tests {
 
     #[test]
     fn failed_entries() {
-        let Outcome::Exit(failed) = entry_failed(ENTRY_FAILED | 33, 4) else {
+        let Outcome::Exit { exit: failed, .. } = entry_failed(ENTRY_FAILED | 33, 4) else {
             panic!()
         };
         assert_eq!(failed.kind, ExitKind::InvalidState);
@@ -372,7 +372,7 @@ mod tests {
             entry_failed(ENTRY_FAILED | 41, 0),
             Outcome::HostMachineCheck
         );
-        let Outcome::Exit(failed) = instruction_failed(7) else {
+        let Outcome::Exit { exit: failed, .. } = instruction_failed(7) else {
             panic!()
         };
         assert_eq!(failed.info, [1 << 32 | 7, 0, 0]);
@@ -382,7 +382,7 @@ mod tests {
     fn every_reason_is_something() {
         for reason in 0..100u32 {
             let leave = decode(reason, |_| 0);
-            if let Leave::Exit(exit) = leave {
+            if let Leave::Ended(Outcome::Exit { exit, .. }) = leave {
                 assert_ne!(exit.kind, ExitKind::Kick);
                 assert_ne!(exit.kind, ExitKind::Startup);
             }

@@ -12,7 +12,7 @@ use super::super::static_address;
 use super::capabilities::ENCLV_EXITING_BITMAP;
 use super::host::LISTED_MSRS;
 use super::msr_bitmap::MSR_BITMAP;
-use super::{BLOCKING_MOV_SS, BLOCKING_NMI, BLOCKING_STI, Capabilities, Vcpu, host_of, vmcs};
+use super::{BLOCKING_MOV_SS, BLOCKING_NMI, BLOCKING_STI, Vcpu, vmcs};
 
 /// Fields that are 0 in a new VMCS; three of them count [`LISTED_MSRS`].
 const ZERO_FIELDS: [u32; 12] = [
@@ -50,7 +50,8 @@ fn set(field: u32, value: u64) {
 impl Vcpu {
     /// Fills a new VMCS, which is current: controls, and guest state as after reset where it is not the
     /// monitor's to set.
-    pub(super) fn initialise(&mut self, capabilities: &Capabilities) {
+    pub(super) fn initialise(&mut self) {
+        let capabilities = self.capabilities;
         // SAFETY: the controls as `Capabilities` has computed and this module documents them, and guest state.
         unsafe {
             let write = |field, value| vmcs::write(field, value);
@@ -114,7 +115,7 @@ impl Vcpu {
         }
     }
 
-    pub fn load_control(&mut self, cpu: &CpuVirt, registers: ControlRegisters, cr3: u64) {
+    pub fn load_control(&mut self, limits: &Limits, registers: ControlRegisters, cr3: u64) {
         let ControlRegisters {
             cr0,
             cr2,
@@ -129,7 +130,7 @@ impl Vcpu {
         self.set_translation(field::CR3, cr3);
         self.set_translation(field::CR4, cr4 | self.cr4_needed);
         self.set_translation(field::IA32_EFER_FULL, efer);
-        let mut entry = host_of(&cpu.host).capabilities.entry;
+        let mut entry = self.capabilities.entry;
         if efer & efer::LMA != 0 {
             entry |= EntryControls::IA32E_MODE_GUEST.bits();
         }
@@ -137,7 +138,7 @@ impl Vcpu {
         unsafe {
             vmcs::write(control::CR0_READ_SHADOW, self.cr0_shadow);
             vmcs::write(control::CR4_READ_SHADOW, self.cr4_shadow);
-            vmcs::write(control::CR4_GUEST_HOST_MASK, self.cr4_mask(cpu.limits.cr4));
+            vmcs::write(control::CR4_GUEST_HOST_MASK, self.cr4_mask(limits.cr4));
             vmcs::write(control::VMENTRY_CONTROLS, u64::from(entry));
         }
     }

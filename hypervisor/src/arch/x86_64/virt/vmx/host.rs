@@ -94,7 +94,6 @@ pub(in super::super) struct HostState {
     fields: [u64; FIELDS.len()],
     pub(super) gdtr: TablePointer,
     pub(super) msrs: SyscallMsrs,
-    pub(super) capabilities: &'static Capabilities,
 }
 
 impl HostState {
@@ -154,12 +153,7 @@ impl HostState {
         let msrs = SyscallMsrs::read();
         // The assembly takes both for granted: that threads' GS is 0, and that there are 256 gates.
         assert!(msrs.kernel_gs_base == 0 && idtr.limit >= 0xfff);
-        Ok(HostState {
-            fields,
-            gdtr,
-            msrs,
-            capabilities,
-        })
+        Ok(HostState { fields, gdtr, msrs })
     }
 
     /// Writes the host state area of the current VMCS, but for CR3, RSP and RIP.

@@ -41,6 +41,7 @@ const EPT_POINTER: u64 = 6 | 3 << 3;
 #[repr(C)]
 pub(super) struct Vcpu {
     pub common: Common,
+    capabilities: &'static Capabilities,
     /// What HOST_CR3 holds.
     host_cr3: u64,
     cr2: u64,
@@ -105,11 +106,16 @@ impl Vcpu {
     /// # Safety
     ///
     /// As for `VcpuArch::new`.
-    pub unsafe fn new(capabilities: &Capabilities, vmcs: KernelPage, common: Common) -> Vcpu {
+    pub unsafe fn new(
+        capabilities: &'static Capabilities,
+        vmcs: KernelPage,
+        common: Common,
+    ) -> Vcpu {
         // SAFETY: the first word of the page that the caller gives as VMCS region.
         unsafe { (vmcs.virt.0 as *mut u32).write_volatile(capabilities.revision) };
         Vcpu {
             common,
+            capabilities,
             host_cr3: 0,
             cr2: 0,
             cr0_shadow: state::RESET_CR0,
@@ -167,7 +173,7 @@ impl Vcpu {
                 vmcs::write(host_field::RIP, cpu.way_out);
             }
             if !self.initialised {
-                self.initialise(host.capabilities);
+                self.initialise();
                 self.initialised = true;
             }
             self.set_host_cr3(hw::cr3());
@@ -228,7 +234,7 @@ impl Vcpu {
     pub fn prepare(&mut self, cpu: &CpuVirt, space: &GuestRoot) {
         self.take_back();
         if space.flush {
-            self.set_space(cpu, space);
+            self.set_space(space);
         }
         if self.common.to_do {
             self.prepare_more(cpu, space);
@@ -272,7 +278,7 @@ impl Vcpu {
     #[cold]
     fn prepare_more(&mut self, cpu: &CpuVirt, space: &GuestRoot) {
         if self.common.flush_linear {
-            self.set_space(cpu, space);
+            self.set_space(space);
         }
         if let Some(event) = self.common.pending.injectable() {
             // SAFETY: injection concerns the guest only; VM entry checks the event.
@@ -311,8 +317,8 @@ impl Vcpu {
 
     /// Points the VMCS to a guest space, and drops what is cached for it if needed.
     #[cold]
-    fn set_space(&mut self, cpu: &CpuVirt, space: &GuestRoot) {
-        let capabilities = host_of(&cpu.host).capabilities;
+    fn set_space(&mut self, space: &GuestRoot) {
+        let capabilities = self.capabilities;
         let ept_pointer = space.root.0 | EPT_POINTER;
         // SAFETY: the tables are those of the vCPU's guest space, by `enter`'s caller.
         unsafe {
@@ -446,11 +452,11 @@ impl Vcpu {
 
     /// The manual defines the length for ports, and for EPT violations not (Intel SDM 3C 28.2.5), but processors write
     /// it for these too. Another hypervisor may not.
-    pub fn skip_write(&mut self, cpu: &CpuVirt, exit: &Exit) -> bool {
+    pub fn skip_write(&mut self, exit: &Exit) -> bool {
         const LONGEST: u8 = 15;
         let length = match exit.kind {
             ExitKind::Io => exit.instruction_length,
-            _ if host_of(&cpu.host).capabilities.is_nested => 0,
+            _ if self.capabilities.is_nested => 0,
             _ => vmcs::read(ro::VMEXIT_INSTRUCTION_LEN) as u8,
         };
         let known = (1..=LONGEST).contains(&length);
