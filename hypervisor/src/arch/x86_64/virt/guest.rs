@@ -40,6 +40,7 @@ macro_rules! set {
 pub(super) struct ControlRegisters {
     pub cr0: u64,
     pub cr2: u64,
+    pub cr3: u64,
     pub cr4: u64,
     pub efer: u64,
 }
@@ -107,31 +108,32 @@ impl VcpuArch {
             poke!(page, get!(*inner, rip, field::RIP), rip);
         }
         if groups.contains(Groups::RSP_RFLAGS) {
-            poke!(page, get!(*inner, rsp, field::RSP), gpr[RSP]);
-            poke!(page, get!(*inner, rflags, field::RFLAGS), rflags);
+            let rsp = get!(*inner, rsp, field::RSP);
+            let rflags = get!(*inner, rflags, field::RFLAGS);
+            poke!(page, rsp, gpr[RSP]);
+            poke!(page, rflags, rflags);
         }
         if groups.contains(Groups::CONTROL) {
-            let ControlRegisters {
-                cr0,
-                cr2,
-                cr4,
-                efer,
-            } = match inner {
+            let registers = match inner {
                 Inner::Vmx(vcpu) => vcpu.control_registers(&cpu.limits),
                 Inner::Svm(vcpu) => vcpu.control_registers(),
             };
-            poke!(page, cr0, cr0);
-            poke!(page, cr2, cr2);
-            poke!(page, get!(*inner, cr3, field::CR3), cr3);
-            poke!(page, cr4, cr4);
-            poke!(page, efer, efer);
+            poke!(page, registers.cr0, cr0);
+            poke!(page, registers.cr2, cr2);
+            poke!(page, registers.cr3, cr3);
+            poke!(page, registers.cr4, cr4);
+            poke!(page, registers.efer, efer);
         }
-        for &register in segments(groups) {
-            let segment = match inner {
-                Inner::Vmx(vcpu) => vcpu.segment(register),
-                Inner::Svm(vcpu) => vcpu.segment(register),
-            };
-            page.segment(register).write(segment);
+        let place = |&register| (register, page.segment(register));
+        let segments = segments(groups).iter().map(place);
+        match inner {
+            Inner::Vmx(vcpu) => {
+                segments.for_each(|(register, to)| to.write(vcpu.segment(register)))
+            }
+            Inner::Svm(vcpu) => {
+                vcpu.note_privilege();
+                segments.for_each(|(register, to)| to.write(vcpu.segment(register)));
+            }
         }
         if groups.contains(Groups::SEGMENTS) {
             let [gdtr, idtr] = match inner {
@@ -218,13 +220,13 @@ impl VcpuArch {
             let registers = ControlRegisters {
                 cr0,
                 cr2: peek!(page, cr2),
+                cr3: peek!(page, cr3),
                 cr4: peek!(page, cr4) & cpu.limits.cr4,
                 efer: cpu.limits.efer(peek!(page, efer), cr0),
             };
-            let cr3 = peek!(page, cr3);
             match inner {
-                Inner::Vmx(vcpu) => vcpu.load_control(&cpu.limits, registers, cr3),
-                Inner::Svm(vcpu) => vcpu.load_control(registers, cr3),
+                Inner::Vmx(vcpu) => vcpu.load_control(&cpu.limits, registers),
+                Inner::Svm(vcpu) => vcpu.load_control(registers),
             }
         }
         for &register in segments(groups) {

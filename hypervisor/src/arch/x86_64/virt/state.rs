@@ -88,13 +88,15 @@ impl SegmentPlace {
             reserved2,
             base,
         } = segment;
-        let low = u64::from(selector) | u64::from(reserved) << 16 | u64::from(access) << 32;
-        let middle = u64::from(limit) | u64::from(reserved2) << 32;
         let words = self.0 as *mut u64;
+        let halves = self.0 as *mut u32;
         // SAFETY: as in `peek!`; the structure is these words.
         unsafe {
-            words.write_volatile(low);
-            words.add(1).write_volatile(middle);
+            halves.write_volatile(u32::from(selector) | u32::from(reserved) << 16);
+            halves.add(1).write_volatile(access);
+            words
+                .add(1)
+                .write_volatile(u64::from(limit) | u64::from(reserved2) << 32);
             words.add(2).write_volatile(base);
         }
     }

@@ -56,29 +56,29 @@ impl Vcpu {
         vmcb.rflags = state::RFLAGS_FIXED;
     }
 
-    /// Control registers, but for CR3.
     pub fn control_registers(&mut self) -> ControlRegisters {
         let vmcb = self.vmcb();
         ControlRegisters {
             cr0: vmcb.cr0,
             cr2: vmcb.cr2,
+            cr3: vmcb.cr3,
             cr4: vmcb.cr4,
             efer: vmcb.efer & !efer::SVME,
         }
     }
 
-    pub fn load_control(&mut self, registers: ControlRegisters, cr3: u64) {
+    pub fn load_control(&mut self, registers: ControlRegisters) {
         // With CD set, a guest's memory would be uncached without need. The guest may set it itself.
         let cr0 = registers.cr0 & !(cr0::CD | cr0::NW);
         let efer = registers.efer | efer::SVME;
         let vmcb = self.change(Clean::CRX | Clean::CR2);
         let stale = (vmcb.cr0 ^ cr0) & CR0_TRANSLATION
-            | vmcb.cr3 ^ cr3
+            | vmcb.cr3 ^ registers.cr3
             | vmcb.cr4 ^ registers.cr4
             | vmcb.efer ^ efer;
         vmcb.cr0 = cr0;
         vmcb.cr2 = registers.cr2;
-        vmcb.cr3 = cr3;
+        vmcb.cr3 = registers.cr3;
         vmcb.cr4 = registers.cr4;
         vmcb.efer = efer;
         if stale != 0 {
@@ -86,14 +86,16 @@ impl Vcpu {
         }
     }
 
-    pub fn segment(&mut self, register: SegmentRegister) -> Segment {
+    /// Puts the privilege level where the ABI has it, in SS.DPL; the processor keeps it beside.
+    pub fn note_privilege(&mut self) {
         let vmcb = self.vmcb();
-        let mut segment = vmcb.segments[usize::from(SEGMENT_PLACES[register as usize])];
-        if register == SegmentRegister::Ss {
-            // The privilege level is SS.DPL of the ABI; the processor keeps it beside.
-            segment = segment.with_privilege(vmcb.cpl);
-        }
-        segment.to_abi()
+        let place = usize::from(SEGMENT_PLACES[SegmentRegister::Ss as usize]);
+        vmcb.segments[place] = vmcb.segments[place].with_privilege(vmcb.cpl);
+    }
+
+    pub fn segment(&mut self, register: SegmentRegister) -> Segment {
+        let place = usize::from(SEGMENT_PLACES[register as usize]);
+        self.vmcb().segments[place].to_abi()
     }
 
     pub fn set_segment(&mut self, register: SegmentRegister, segment: Segment) {

@@ -103,22 +103,23 @@ impl Vcpu {
         }
     }
 
-    /// Control registers, but for CR3.
     pub fn control_registers(&self, limits: &Limits) -> ControlRegisters {
         let cr0_mask = self.cr0_mask();
         let cr4_mask = self.cr4_mask(limits.cr4);
         ControlRegisters {
             cr0: self.cr0_shadow & cr0_mask | vmcs::read(field::CR0) & !cr0_mask,
             cr2: self.cr2,
+            cr3: vmcs::read(field::CR3),
             cr4: self.cr4_shadow & cr4_mask | vmcs::read(field::CR4) & !cr4_mask,
             efer: vmcs::read(field::IA32_EFER_FULL),
         }
     }
 
-    pub fn load_control(&mut self, limits: &Limits, registers: ControlRegisters, cr3: u64) {
+    pub fn load_control(&mut self, limits: &Limits, registers: ControlRegisters) {
         let ControlRegisters {
             cr0,
             cr2,
+            cr3,
             cr4,
             efer,
         } = registers;
