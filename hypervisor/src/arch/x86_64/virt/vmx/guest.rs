@@ -12,7 +12,7 @@ use super::super::static_address;
 use super::capabilities::ENCLV_EXITING_BITMAP;
 use super::host::LISTED_MSRS;
 use super::msr_bitmap::MSR_BITMAP;
-use super::{BLOCKING_MOV_SS, BLOCKING_NMI, BLOCKING_STI, Vcpu, vmcs};
+use super::{BLOCKING_MOV_SS, BLOCKING_NMI, BLOCKING_STI, ControlWord, Vcpu, vmcs};
 
 /// Fields that are 0 in a new VMCS; three of them count [`LISTED_MSRS`].
 const ZERO_FIELDS: [u32; 12] = [
@@ -55,17 +55,26 @@ impl Vcpu {
         // SAFETY: the controls as `Capabilities` has computed and this module documents them, and guest state.
         unsafe {
             let write = |field, value| vmcs::write(field, value);
-            write(control::PINBASED_EXEC_CONTROLS, capabilities.pin.into());
+            write(
+                control::PINBASED_EXEC_CONTROLS,
+                capabilities.controls(ControlWord::Pin).into(),
+            );
             write(
                 control::PRIMARY_PROCBASED_EXEC_CONTROLS,
                 self.primary.into(),
             );
             write(
                 control::SECONDARY_PROCBASED_EXEC_CONTROLS,
-                capabilities.secondary.into(),
+                capabilities.controls(ControlWord::Secondary).into(),
             );
-            write(control::VMEXIT_CONTROLS, capabilities.exit.into());
-            write(control::VMENTRY_CONTROLS, capabilities.entry.into());
+            write(
+                control::VMEXIT_CONTROLS,
+                capabilities.controls(ControlWord::Exit).into(),
+            );
+            write(
+                control::VMENTRY_CONTROLS,
+                capabilities.controls(ControlWord::Entry).into(),
+            );
             write(control::EXCEPTION_BITMAP, event::INTERCEPTED.into());
             let msr_bitmap = static_address(&MSR_BITMAP).0;
             write(control::MSR_BITMAPS_ADDR_FULL, msr_bitmap);
@@ -131,7 +140,7 @@ impl Vcpu {
         self.set_translation(field::CR3, cr3);
         self.set_translation(field::CR4, cr4 | self.cr4_needed);
         self.set_translation(field::IA32_EFER_FULL, efer);
-        let mut entry = self.capabilities.entry;
+        let mut entry = self.capabilities.controls(ControlWord::Entry);
         if efer & efer::LMA != 0 {
             entry |= EntryControls::IA32E_MODE_GUEST.bits();
         }

@@ -129,7 +129,7 @@ impl Vcpu {
             lent: true,
             differs: [true; 2],
             initialised: false,
-            primary: capabilities.primary,
+            primary: capabilities.controls(ControlWord::Primary),
         }
     }
 
