@@ -181,7 +181,7 @@ pub fn ring(cpu: &Cpu, vcpu: Ref<Vcpu>, exit: &Exit) -> bool {
     let Some((notification, bits)) = vcpu.guest.doorbells.find(at) else {
         return false;
     };
-    if !vcpu.arch.with_mut(|arch| arch.skip_write(cpu, exit)) {
+    if !vcpu.arch.with_mut(|arch| arch.skip_write(exit)) {
         return false;
     }
     notification::signal(cpu, notification, bits);

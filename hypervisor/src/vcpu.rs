@@ -89,14 +89,13 @@ fn take_kick(vcpu: Ref<Vcpu>) -> Exit {
     }
 }
 
-/// Runs `vcpu`, the current context, until it leaves guest mode once, or for good where leaving it is a kernel entry.
+/// Runs `vcpu`, the current context: leaving guest mode is a kernel entry. Comes back if the monitor is told something first.
 pub fn run(cpu: &Cpu, vcpu: Ref<Vcpu>) {
     let exit = if vcpu.pending.with_mut(|pending| pending.is_some()) || is_kicked(vcpu) {
         Some(take_waiting(vcpu))
     } else {
         cpu.arch.leave_guest(Some(vcpu));
-        let outcome = vcpu.arch.in_place().enter(cpu, &vcpu.guest);
-        after_guest(cpu, vcpu, outcome)
+        vcpu.arch.in_place().enter(cpu, &vcpu.guest)
     };
     if let Some(exit) = exit {
         call_monitor(cpu, vcpu, exit);

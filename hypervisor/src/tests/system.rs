@@ -323,7 +323,7 @@ impl System {
             };
             kernel.arch.with_mut(|arch| arch.next_exit = Some(exit));
         }
-        vcpu::run(&self.a.w.on(cpu), kernel);
+        world::run_vcpu(&self.a.w.on(cpu), kernel);
         self.settle(cpu);
         if !self.late {
             self.settle_all();

@@ -322,7 +322,7 @@ impl World {
         if let Some(vcpu) = current.as_vcpu() {
             let entries = || vcpu.arch.with_mut(|arch| arch.entries);
             let before = entries();
-            vcpu::run(&cpu, vcpu);
+            run_vcpu(&cpu, vcpu);
             let current = !cpu.reschedule.get() && cpu.current.get() == Some(current);
             return (entries() != before && current).then_some(Running::Guest(vcpu));
         }
@@ -544,4 +544,12 @@ pub fn result(thread: Ref<Thread>) -> Result<[u64; 9], Status> {
 pub fn state<T: HasContext>(object: Object<T>) -> State {
     let context: Ref<Context> = object.object.context();
     context.state.get()
+}
+
+/// Runs `vcpu`, the current context, and does what follows if its guest leaves.
+pub fn run_vcpu(cpu: &Cpu, vcpu: Ref<Vcpu>) {
+    vcpu::run(cpu, vcpu);
+    if let Some(outcome) = vcpu.arch.with_mut(|arch| arch.left.take()) {
+        vcpu::left(cpu, vcpu, outcome);
+    }
 }

@@ -42,7 +42,7 @@ pub struct VcpuReply {
     pub timer: bool,
 }
 
-/// How [`VcpuArch::enter`] ended.
+/// How guest mode ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum Outcome {
@@ -252,9 +252,9 @@ impl VcpuArch {
     /// Enters guest mode, until something ends it, which leads to [`traps::guest_left`]. The vCPU is the one in
     /// `cpu.arch.guest`.
     ///
-    /// Returns without having been there, if there is something to be told.
+    /// Returns what is to be told first, without having been there.
     #[inline(always)]
-    pub fn enter(&mut self, cpu: &Cpu, guest: &Space) -> Outcome {
+    pub fn enter(&mut self, cpu: &Cpu, guest: &Space) -> Option<Exit> {
         // Who spins gives way, if there is anybody to give way to.
         let mut hcr = if cpu.is_contended() {
             HCR_WAIT_EVENT
@@ -263,7 +263,7 @@ impl VcpuArch {
         };
         if self.to_do {
             if let Some(exit) = self.prepare(cpu, guest) {
-                return Outcome::exit(exit);
+                return Some(exit);
             }
             hcr |= self.serror;
         }
@@ -373,7 +373,7 @@ impl VcpuArch {
     }
 
     /// Has the guest go on after the write that `exit` tells.
-    pub fn skip_write(&mut self, _cpu: &Cpu, exit: &Exit) -> bool {
+    pub fn skip_write(&mut self, exit: &Exit) -> bool {
         self.pc = self.pc.wrapping_add(u64::from(exit.instruction_length));
         self.pstate &= !PSTATE_BRANCH_TYPE;
         true

@@ -25,8 +25,6 @@ pub enum Outcome {
     Exit(Exit),
     /// Tell the monitor, if no doorbell is there.
     Write(Exit),
-    /// The guest would run on: the test looks for interrupts.
-    Running,
 }
 
 /// The exit for the monitor, if it is one.
@@ -34,7 +32,6 @@ pub fn after_guest(cpu: &Cpu, vcpu: Ref<Vcpu>, outcome: Outcome) -> Option<Exit>
     match outcome {
         Outcome::Exit(exit) => Some(exit),
         Outcome::Write(exit) => (!doorbell::ring(cpu, vcpu, &exit)).then_some(exit),
-        Outcome::Running => None,
     }
 }
 
@@ -58,6 +55,8 @@ pub struct VcpuArch {
     state: KernelPage,
     /// The exit that ends its next stay in guest mode at once.
     pub next_exit: Option<Exit>,
+    /// How guest mode has ended, if the guest would not run on.
+    pub left: Option<Outcome>,
     /// How often guest mode was entered.
     pub entries: u64,
     /// Groups of the last exit.
@@ -74,6 +73,7 @@ impl VcpuArch {
         VcpuArch {
             state,
             next_exit: None,
+            left: None,
             entries: 0,
             saved: 0,
             skipped: 0,
@@ -81,30 +81,23 @@ impl VcpuArch {
         }
     }
 
-    /// Enters guest mode.
-    pub fn enter(&mut self, cpu: &Cpu, _guest: &Space) -> Outcome {
+    /// Enters guest mode, which has ended when it comes back, as `left` says.
+    pub fn enter(&mut self, cpu: &Cpu, _guest: &Space) -> Option<Exit> {
         self.entries += 1;
         if !self.resident {
             cpu.arch.residents.fetch_add(1, Ordering::SeqCst);
         }
         self.resident = true;
-        let Some(exit) = self.next_exit.take() else {
-            return Outcome::Running;
-        };
-        let writes = match exit.kind {
-            ExitKind::StageTwoFault => exit.info[0] & FAULT_WRITE != 0,
-            ExitKind::Io => exit.info[0] >> 24 & 3 == 0,
-            _ => false,
-        };
-        if writes {
-            Outcome::Write(exit)
-        } else {
-            Outcome::Exit(exit)
-        }
+        self.left = self.next_exit.take().map(|exit| match exit.kind {
+            ExitKind::StageTwoFault if exit.info[0] & FAULT_WRITE != 0 => Outcome::Write(exit),
+            ExitKind::Io if exit.info[0] >> 24 & 3 == 0 => Outcome::Write(exit),
+            _ => Outcome::Exit(exit),
+        });
+        None
     }
 
     /// Has the guest go on after a write, if its length is known.
-    pub fn skip_write(&mut self, _cpu: &Cpu, exit: &Exit) -> bool {
+    pub fn skip_write(&mut self, exit: &Exit) -> bool {
         self.skipped += u64::from(exit.instruction_length);
         exit.instruction_length != 0
     }

@@ -38,39 +38,71 @@ macro_rules! pop_registers {
     };
 }
 
-/// Vectors of exceptions, and bytes between their entries.
-const EXCEPTIONS: u8 = 32;
-const EXCEPTION_ENTRY: u64 = 16;
-/// Bytes between the entries of other vectors, which come in groups that share a jump; entries of a group, and bytes
-/// between groups.
-const INTERRUPT_ENTRY: u64 = 4;
-const GROUP: u64 = 32;
-const GROUP_BYTES: u64 = GROUP * INTERRUPT_ENTRY + 8;
-const _: () = assert!((256 - EXCEPTIONS as u64).is_multiple_of(GROUP));
+/// Vectors of exceptions.
+const EXCEPTIONS: u64 = 32;
+
+/// A table of entries, in groups that share their long jumps.
+struct Entries {
+    /// Bytes of an entry.
+    entry: u64,
+    /// Entries of a group.
+    count: u64,
+    /// Bytes of a group.
+    group: u64,
+}
+
+impl Entries {
+    /// Where entry `index` is in the table.
+    const fn offset(&self, index: u64) -> u64 {
+        index / self.count * self.group + index % self.count * self.entry
+    }
+}
+
+const EXCEPTION: Entries = Entries {
+    entry: 6,
+    count: 16,
+    group: 16 * 6 + 16,
+};
+const INTERRUPT: Entries = Entries {
+    entry: 4,
+    count: 32,
+    group: 32 * 4 + 8,
+};
+const _: () = assert!((256 - EXCEPTIONS).is_multiple_of(INTERRUPT.count));
 
 /// One entry for each exception: pushes a zero where the processor pushes no error code, then the vector.
 #[unsafe(naked)]
 #[rustfmt::skip]
 unsafe extern "C" fn exceptions() {
     naked_asm!(
+        ".balign 8",
         ".set vector, 0",
+        ".rept {exceptions} / {count}",
         ".rept {count}",
-        ".balign {size}",
         // 8, 10 to 14, 17, 21, 29 and 30 have an error code (Intel SDM vol. 3, 6.13; AMD APM vol. 2, 8.2).
         ".if vector != 8 && (vector < 10 || vector > 14) && vector != 17 && vector != 21 \
              && vector != 29 && vector != 30",
         "push 0",
+        ".else",
+        "nop",
+        "nop",
         ".endif",
         "push vector",
         ".if vector == 1 || vector == 2 || vector == 8 || vector == 18",
-        "jmp {paranoid}",
+        "jmp 3f",
         ".else",
-        "jmp {common}",
+        "jmp 2f",
         ".endif",
         ".set vector, vector + 1",
         ".endr",
-        count = const EXCEPTIONS,
-        size = const EXCEPTION_ENTRY,
+        "2:",
+        "jmp {common}",
+        "3:",
+        "jmp {paranoid}",
+        ".balign 8",
+        ".endr",
+        exceptions = const EXCEPTIONS,
+        count = const EXCEPTION.count,
         paranoid = sym paranoid_entry,
         common = sym common_entry,
     )
@@ -82,9 +114,8 @@ unsafe extern "C" fn interrupts() {
     naked_asm!(
         ".balign 8",
         ".set vector, {first} - 256",
-        ".rept (256 - {first}) / {group}",
-        ".rept {group}",
-        ".balign {size}",
+        ".rept (256 - {first}) / {count}",
+        ".rept {count}",
         ".if vector < -128",
         "push vector + 256",
         ".else",
@@ -98,8 +129,7 @@ unsafe extern "C" fn interrupts() {
         ".balign 8",
         ".endr",
         first = const EXCEPTIONS,
-        group = const GROUP,
-        size = const INTERRUPT_ENTRY,
+        count = const INTERRUPT.count,
         interrupt = sym interrupt_entry,
     )
 }
@@ -264,13 +294,10 @@ pub extern "C" fn deliver(
 }
 
 /// Gate of the interrupt descriptor table (Intel SDM vol. 3, 6.14.1).
-fn gate(vector: usize) -> [u64; 2] {
-    let address = match vector.checked_sub(EXCEPTIONS as usize) {
-        None => exceptions as *const () as u64 + vector as u64 * EXCEPTION_ENTRY,
-        Some(i) => {
-            let (group, place) = (i as u64 / GROUP, i as u64 % GROUP);
-            interrupts as *const () as u64 + group * GROUP_BYTES + place * INTERRUPT_ENTRY
-        }
+fn gate(vector: u64) -> [u64; 2] {
+    let address = match vector.checked_sub(EXCEPTIONS) {
+        None => exceptions as *const () as u64 + EXCEPTION.offset(vector),
+        Some(index) => interrupts as *const () as u64 + INTERRUPT.offset(index),
     };
     let ist = match vector {
         1 => Ist::Debug as u64,
@@ -300,8 +327,9 @@ static IDT: [AtomicU64; 512] = [const { AtomicU64::new(0) }; 512];
 pub fn init() {
     for vector in 0..256 {
         let [low, high] = gate(vector);
-        IDT[2 * vector].store(low, Ordering::Relaxed);
-        IDT[2 * vector + 1].store(high, Ordering::Relaxed);
+        let first = 2 * vector as usize;
+        IDT[first].store(low, Ordering::Relaxed);
+        IDT[first + 1].store(high, Ordering::Relaxed);
     }
 }
 

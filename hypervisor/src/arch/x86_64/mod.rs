@@ -154,16 +154,20 @@ impl CpuArch {
 
     /// Has what ran before not steer the branches of `space`, which comes to run, unless it was `trusted`. Guests trust their
     /// monitors, which can change all of their state, but not the other way round.
+    #[inline(always)]
     fn separate(&self, space: Ref<Space>, trusted: Ref<Space>) {
-        if !self.measures.get().contains(Measures::PREDICTORS) {
-            return;
+        if self.measures.get().contains(Measures::PREDICTORS) {
+            self.separate_now(space, trusted);
         }
-        let before = self.predictors.get();
+    }
+
+    #[cold]
+    fn separate_now(&self, space: Ref<Space>, trusted: Ref<Space>) {
+        let before = self.predictors.replace(Some(space));
         if before != Some(space) && before != Some(trusted) {
             // SAFETY: this CPU has the measure.
             unsafe { speculation::empty_predictors() };
         }
-        self.predictors.set(Some(space));
     }
 
     /// Suspends the vCPU that ran last, unless it is `next`.

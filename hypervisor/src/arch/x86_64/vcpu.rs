@@ -5,12 +5,12 @@ use super::virt::{self, GuestRoot, Outcome};
 use super::{CpuArch, clock, entry, exits, traps};
 use crate::cell::Ref;
 use crate::cpu::Cpu;
-use crate::doorbell;
 use crate::latency;
 use crate::mem::KernelPage;
 use crate::space::Space;
 use crate::vcpu::{Exit, Vcpu};
 use abi::boot::Virtualization;
+use abi::vcpu::ExitKind;
 use abi::vcpu::x86_64::{CONTROL_HALT, Groups, VcpuState};
 
 /// Pages that a vCPU takes beside its own and its state page; `None` without virtualisation.
@@ -41,24 +41,18 @@ pub struct VcpuReply {
 #[inline(always)]
 pub fn after_guest(cpu: &Cpu, vcpu: Ref<Vcpu>, outcome: Outcome) -> Option<Exit> {
     match outcome {
-        Outcome::Exit(exit) => {
+        Outcome::Exit { exit, plain_write } => {
+            if plain_write {
+                let word = exit.kind as u64 | u64::from(exit.instruction_length) << 8;
+                if traps::ring(cpu, vcpu, word, exit.info[0], exit.info[1]) {
+                    return None;
+                }
+            }
             look_at_timer(cpu);
             return Some(exit);
         }
-        Outcome::Write(exit) => {
-            let rung = doorbell::ring(cpu, vcpu, &exit);
-            look_at_timer(cpu);
-            return (!rung).then_some(exit);
-        }
-        Outcome::HostInterrupt {
-            vector: Some(vector),
-        } => traps::handle(cpu, vector),
-        Outcome::HostInterrupt { vector: None } => super::take_interrupts(cpu),
-        Outcome::HostNmi { call } => {
-            if call {
-                entry::call_nmi();
-            }
-        }
+        Outcome::HostInterrupt(vector) => traps::handle(cpu, vector),
+        Outcome::HostNmi => entry::call_nmi(),
         Outcome::HostMachineCheck => {
             crate::panic::fatal(format_args!("machine check while a guest ran"))
         }
@@ -81,6 +75,8 @@ pub mod offset {
     pub const TAG_GENERATION: usize = ARCH + offset_of!(VcpuArch, tag) + tags::GENERATION;
     /// What else assembly uses.
     pub const PASSAGE: usize = ARCH + offset_of!(VcpuArch, inner) + virt::PASSAGE;
+    /// What makes the next entry one for the general path.
+    pub const TO_DO: usize = ARCH + offset_of!(VcpuArch, inner) + virt::TO_DO;
     /// The part of VMX.
     pub const VMX: u64 = (ARCH + offset_of!(VcpuArch, inner) + virt::BACKEND) as u64;
 }
@@ -107,7 +103,9 @@ impl VcpuArch {
 
     /// Enters guest mode until something ends it, which leads to [`traps::guest_left`]. The vCPU is the one in
     /// `cpu.arch.guest`.
-    pub fn enter(&mut self, cpu: &Cpu, guest: &Space) -> Outcome {
+    ///
+    /// Returns what is to be told first, without having been there.
+    pub fn enter(&mut self, cpu: &Cpu, guest: &Space) -> Option<Exit> {
         let tag = &mut self.tag;
         let flush = cpu
             .arch
@@ -121,14 +119,17 @@ impl VcpuArch {
         // Who spins gives way, if there is anybody to give way to.
         let spins_exit = cpu.is_contended();
         let virt = &cpu.arch.virt;
-        match virt.with_mut(|virt| self.inner.prepare(virt, &root, spins_exit)) {
-            Ok(extension) => {
-                latency::leave();
-                // SAFETY: just prepared; the caller needs nothing on the stack any more.
-                unsafe { exits::enter(extension) }
-            }
-            Err(outcome) => outcome,
-        }
+        let prepared = virt.with_mut(|virt| self.inner.prepare(virt, &root, spins_exit));
+        let Some(extension) = prepared else {
+            return Some(Exit {
+                kind: ExitKind::NmiWindow,
+                instruction_length: 0,
+                info: [0; 3],
+            });
+        };
+        latency::leave();
+        // SAFETY: just prepared; the caller needs nothing on the stack any more.
+        unsafe { exits::enter(extension) }
     }
 
     /// How guest mode was left; with `failed`, the processor did not enter it.
@@ -144,10 +145,8 @@ impl VcpuArch {
 
     /// Has the guest go on after the write that `exit` tells, with which it has just left; `false` if the
     /// processor does not say where.
-    pub fn skip_write(&mut self, cpu: &Cpu, exit: &Exit) -> bool {
-        cpu.arch
-            .virt
-            .with_mut(|virt| self.inner.skip_write(virt, exit))
+    pub fn skip_write(&mut self, exit: &Exit) -> bool {
+        self.inner.skip_write(exit)
     }
 
     /// Gives the registers that guests and threads share back to threads.

@@ -129,7 +129,6 @@ pub mod passage {
         CLEAN: clean,
         NEXT_RIP: next_rip,
         FILLS_RETURNS: fills_returns,
-        SPECIAL: special,
     }
 }
 
@@ -403,7 +402,7 @@ pub unsafe extern "C" fn reply() {
         "jne 9f",
         "cmp byte ptr gs:[{settled}], 0",
         "je 9f",
-        "cmp byte ptr [rbp + {special}], 0",
+        "cmp byte ptr [rbp + {to_do}], 0",
         "jne 9f",
         "mov rcx, [rbp + {page}]",
         "mov rdx, [rbp + {vmcb}]",
@@ -437,7 +436,7 @@ pub unsafe extern "C" fn reply() {
         word = const notification::WORD,
         expired = const offset_of!(Vcpu, expired),
         settled = const crate::cpu::offset::SETTLED,
-        special = const passage::SPECIAL,
+        to_do = const super::vcpu::offset::TO_DO,
         state = const offset_of!(Thread, context.state),
         idle = const State::Idle as u32,
         depth = const offset_of!(Thread, context.depth),

@@ -1,6 +1,6 @@
 //! Bitmaps that say what a guest does without an exit. They are made at boot rather than stored in the image.
 
-use super::table::{Access, Row, TABLE};
+use super::table::{Access, OPEN, Open};
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 /// A bitmap of whole pages in which a set bit exits. Empty until it is filled, before any vCPU is made.
@@ -23,18 +23,16 @@ impl<const WORDS: usize> ExitMap<WORDS> {
 
     /// Makes everything exit but the MSRs to which `access` gives access: `place` is the bit for reads of an MSR; that for
     /// writes is `writes` further.
-    pub fn fill(&self, access: fn(&Row) -> Access, place: fn(u32) -> usize, writes: usize) {
+    pub fn fill(&self, access: fn(&Open) -> Access, place: fn(u32) -> usize, writes: usize) {
         self.close();
         let open = |bit: usize| self.0[bit / 64].fetch_and(!(1 << (bit % 64)), Relaxed);
-        for row in &TABLE {
-            let access = access(row);
-            for &msr in row.msrs {
-                if access != Access::None {
-                    open(place(msr));
-                }
-                if access == Access::All {
-                    open(place(msr) + writes);
-                }
+        for row in &OPEN {
+            let (bit, access) = (place(row.msr), access(row));
+            if access != Access::None {
+                open(bit);
+            }
+            if access == Access::All {
+                open(bit + writes);
             }
         }
     }

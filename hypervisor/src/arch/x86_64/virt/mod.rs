@@ -18,11 +18,13 @@
 //! - CR4 does not change after [`init_cpu`]. CR3 may: an exit returns to the CR3 of the entry.
 //! - Two vCPUs of one CPU never have the same [`GuestRoot::tag`] at a time.
 
+mod common;
 mod cpu;
 mod debug;
 mod event;
 mod features;
 mod fpu;
+mod guest;
 mod hw;
 mod map;
 mod state;
@@ -31,11 +33,13 @@ mod table;
 mod vmx;
 
 use abi::boot::Virtualization;
-use abi::vcpu::x86_64::{Groups, VcpuState};
+use abi::vcpu::x86_64::VcpuState;
 
 use crate::addr::{HostPhys, HostVirt};
 use crate::mem::KernelPage;
 use crate::vcpu::Exit;
+use common::Common;
+use cpu::CpuId;
 use event::Event;
 use state::StatePage;
 
@@ -67,48 +71,43 @@ pub struct GuestRoot {
     pub flush: bool,
 }
 
-/// How guest mode ended, or [`VcpuArch::prepare`] without it.
+/// How guest mode ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum Outcome {
     /// Tell the monitor.
-    Exit(Exit),
-    /// Tell the monitor, if no doorbell is there: a write to memory or a port, which nothing has to come before
-    /// when the guest goes on.
-    Write(Exit),
-    /// An interrupt of the machine. Under VMX it is acknowledged, and `vector` is to be handled as if it had
-    /// come through the IDT. Under SVM it is pending, and comes when interrupts are enabled for a moment.
-    HostInterrupt {
-        /// The vector, if it is acknowledged.
-        vector: Option<u8>,
+    Exit {
+        /// What.
+        exit: Exit,
+        /// Unless a doorbell is there: a write to memory or a port, which nothing has to come before when the guest goes
+        /// on.
+        plain_write: bool,
     },
-    /// An NMI of the machine. Under VMX it has not been handled, and NMIs are blocked until the next IRET:
-    /// `int 2` does both. Under SVM its handler has run already.
-    HostNmi {
-        /// The handler is still to be called.
-        call: bool,
-    },
+    /// An acknowledged interrupt of the machine (VMX): its vector is to be handled as if it had come through the IDT.
+    HostInterrupt(u8),
+    /// An NMI of the machine that has not been handled, and NMIs are blocked until the next IRET (VMX): `int 2` does
+    /// both.
+    HostNmi,
     /// A machine check of the machine, not handled yet.
     HostMachineCheck,
-    /// Handled here: enter again, after looking for kicks.
+    /// Enter again, after taking the interrupts that are pending and looking for kicks.
     Resume,
+}
+
+impl Outcome {
+    const fn exit(exit: Exit) -> Outcome {
+        Outcome::Exit {
+            exit,
+            plain_write: false,
+        }
+    }
 }
 
 /// How a backend's guest mode ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Leave {
-    /// Tell the monitor.
-    Exit(Exit),
-    /// The same, of a write to memory or a port.
-    Write(Exit),
-    /// An acknowledged interrupt.
-    Interrupt(u8),
-    /// An interrupt that is pending.
-    InterruptPending,
-    /// An NMI that VMX took or SVM left pending.
-    Nmi,
-    /// Machine check.
-    MachineCheck,
+    /// Nothing is left to do here.
+    Ended(Outcome),
     /// An intercepted exception to be passed on to the guest.
     Exception(Event),
     /// The first access to a debug register.
@@ -136,8 +135,6 @@ pub struct Passage {
     pub next_rip: bool,
     /// The return stack is filled after exits.
     pub fills_returns: bool,
-    /// The next entry is for the general path.
-    pub special: bool,
 }
 
 /// Where a [`VcpuArch`] has its [`Passage`].
@@ -152,7 +149,13 @@ pub struct VcpuArch {
 /// Where it has the part of the backend: behind the number of the variant, as an enumeration with a primitive
 /// representation is a union of structures that begin with that.
 pub const BACKEND: usize = core::mem::offset_of!(VcpuArch, inner) + size_of::<u64>();
-const _: () = assert!(align_of::<vmx::Vcpu>() == align_of::<u64>());
+/// Where it has what makes the next entry one for the general path.
+pub const TO_DO: usize = BACKEND + core::mem::offset_of!(svm::Vcpu, common.to_do);
+const _: () = {
+    use core::mem::offset_of;
+    assert!(align_of::<vmx::Vcpu>() == align_of::<u64>());
+    assert!(offset_of!(vmx::Vcpu, common) == offset_of!(svm::Vcpu, common));
+};
 
 /// The stack pointer after an exit under VMX, from there: behind the room for a register.
 const STACK_AFTER_EXIT: usize = PASSAGE + core::mem::offset_of!(Passage, page);
@@ -161,6 +164,17 @@ const STACK_AFTER_EXIT: usize = PASSAGE + core::mem::offset_of!(Passage, page);
 enum Inner {
     Vmx(vmx::Vcpu),
     Svm(svm::Vcpu),
+}
+
+impl Inner {
+    /// It is in the same place of both.
+    #[inline(always)]
+    fn common(&mut self) -> &mut Common {
+        match self {
+            Inner::Vmx(vcpu) => &mut vcpu.common,
+            Inner::Svm(vcpu) => &mut vcpu.common,
+        }
+    }
 }
 
 const _: () = assert!(size_of::<VcpuArch>() < 1024);
@@ -182,7 +196,7 @@ impl VcpuArch {
         // SAFETY: the caller's.
         unsafe {
             let state = StatePage::new(state);
-            let fpu = fpu::Area::new(pages[1]);
+            let common = Common::new(pages[0].phys().0, state, fpu::Area::new(pages[1]));
             let mut passage = Passage {
                 scratch: 0,
                 page: state.as_ptr() as u64,
@@ -192,16 +206,19 @@ impl VcpuArch {
                 clean: 0,
                 next_rip: false,
                 fills_returns: false,
-                special: true,
             };
             let inner = match &features().backend {
                 features::Backend::Vmx(capabilities) => {
-                    Inner::Vmx(vmx::Vcpu::new(capabilities, pages[0], fpu, state))
+                    Inner::Vmx(vmx::Vcpu::new(capabilities, pages[0], common))
                 }
                 features::Backend::Svm(capabilities) => {
                     passage.vmcb = pages[0].virt.0;
                     passage.vmcb_phys = pages[0].phys().0;
-                    Inner::Svm(svm::Vcpu::new(capabilities, pages[0], fpu, state))
+                    passage.next_rip = capabilities.next_rip;
+                    if capabilities.clean_bits {
+                        passage.clean = svm::Clean::all().bits();
+                    }
+                    Inner::Svm(svm::Vcpu::new(capabilities, pages[0], common))
                 }
                 features::Backend::None => panic!("no virtualisation extension"),
             };
@@ -209,7 +226,8 @@ impl VcpuArch {
         }
     }
 
-    /// Makes everything ready for running guest code, with the extension that is returned; or the exit to be told instead.
+    /// Makes everything ready for running guest code, with the extension that is returned; `None` if the guest's NMI window
+    /// is to be told instead.
     /// General registers come from the state page and go there. With `spins_exit`, PAUSE exits.
     ///
     /// # Panics
@@ -220,58 +238,80 @@ impl VcpuArch {
         cpu: &mut CpuVirt,
         space: &GuestRoot,
         spins_exit: bool,
-    ) -> Result<Virtualization, Outcome> {
+    ) -> Option<Virtualization> {
+        match &mut self.inner {
+            Inner::Vmx(vcpu) => vcpu.make_current(cpu),
+            Inner::Svm(vcpu) => {
+                if vcpu.common.cpu != cpu.id {
+                    vcpu.come_to(cpu, &mut self.passage);
+                }
+            }
+        }
+        let common = self.inner.common();
+        if cpu.loaded != common.id {
+            common.load_registers(cpu);
+        }
+        if common.spins_exit != spins_exit {
+            self.set_spins_exit(spins_exit);
+        }
         match &mut self.inner {
             Inner::Vmx(vcpu) => {
-                vcpu.prepare(cpu, space, spins_exit);
-                self.passage.special = vcpu.is_special(cpu);
-                Ok(Virtualization::Vmx)
+                vcpu.prepare(cpu, space);
+                Some(Virtualization::Vmx)
             }
-            Inner::Svm(vcpu) => {
-                let passage = &mut self.passage;
-                if let Some(exit) = vcpu.prepare(cpu, space, spins_exit, passage) {
-                    return Err(exit);
-                }
-                passage.fills_returns = cpu.fills_returns;
-                passage.special = vcpu.is_special(cpu);
-                Ok(Virtualization::Svm)
-            }
+            Inner::Svm(vcpu) => vcpu.prepare(cpu, space).then_some(Virtualization::Svm),
         }
     }
 
     /// How guest mode, in which the vCPU was, was left; with `failed`, the processor did not enter it (VMX).
     pub fn left(&mut self, cpu: &mut CpuVirt, failed: bool) -> Outcome {
-        match &mut self.inner {
-            Inner::Vmx(vcpu) => {
-                let outcome = vcpu.left(cpu, failed);
-                self.passage.special = vcpu.is_special(cpu);
-                outcome
+        let leave = match &mut self.inner {
+            Inner::Vmx(vcpu) => vcpu.left(cpu, failed),
+            Inner::Svm(vcpu) => vcpu.left(),
+        };
+        match leave {
+            Leave::Ended(outcome) => outcome,
+            Leave::Exception(exception) => {
+                self.reflect(exception);
+                Outcome::Resume
             }
-            Inner::Svm(vcpu) => {
-                let outcome = vcpu.left(cpu);
-                self.passage.special = vcpu.is_special(cpu);
-                outcome
+            Leave::DebugRegisters => {
+                self.activate_debug(cpu);
+                Outcome::Resume
+            }
+            Leave::Iret => {
+                // The window opens here, before IRET, not after it. That is early, but no guest
+                // that bears NMIs in exceptions' IRETs can tell.
+                if let Inner::Svm(vcpu) = &mut self.inner {
+                    vcpu.set_nmi_blocked(false);
+                }
+                Outcome::Resume
             }
         }
     }
 
-    /// Has the guest go on after the write that `exit` tells ([`Outcome::Write`]), the last one of this vCPU on its CPU;
+    /// Passes an intercepted exception on to the guest. If it was raised while an interrupt or NMI was
+    /// delivered, that is delivered again instead, and raises it again if it must.
+    #[cold]
+    fn reflect(&mut self, exception: Event) {
+        if self.inner.common().pending.is_external() {
+            return;
+        }
+        // Under SVM, DR6 and DR7 in the VMCB are as the handler is to see them (AMD APM 2 15.12.2).
+        if let Inner::Vmx(vcpu) = &mut self.inner
+            && exception == Event::exception(event::DB, None)
+        {
+            vcpu.reflect_debug();
+        }
+        self.inner.common().set_pending(exception);
+    }
+
+    /// Has the guest go on after the write that `exit` tells ([`Outcome::Exit`]), the last one of this vCPU on its CPU;
     /// `false` if the processor does not say where.
-    pub fn skip_write(&mut self, cpu: &CpuVirt, exit: &Exit) -> bool {
+    pub fn skip_write(&mut self, exit: &Exit) -> bool {
         match &mut self.inner {
-            Inner::Vmx(vcpu) => vcpu.skip_write(cpu, exit),
+            Inner::Vmx(vcpu) => vcpu.skip_write(exit),
             Inner::Svm(vcpu) => vcpu.skip_write(exit),
-        }
-    }
-
-    /// Gives threads' registers back to the machine; see the module's documentation. Without effect if that
-    /// is done already.
-    #[inline]
-    pub fn suspend(&mut self, cpu: &mut CpuVirt) {
-        self.passage.special = true;
-        match &mut self.inner {
-            Inner::Vmx(vcpu) => vcpu.suspend(cpu),
-            Inner::Svm(vcpu) => vcpu.suspend(cpu),
         }
     }
 
@@ -283,37 +323,17 @@ impl VcpuArch {
         }
     }
 
-    /// Copies `groups` of guest state to the state page. `interrupted` is the event that the next entry would
-    /// inject: one whose delivery the exit interrupted, or one that was loaded but not injected yet. If the
-    /// monitor does not load [`Groups::EVENTS`], it is injected.
-    pub fn save(&mut self, cpu: &mut CpuVirt, groups: Groups) {
-        match &mut self.inner {
-            Inner::Vmx(vcpu) => vcpu.save(cpu, groups),
-            Inner::Svm(vcpu) => vcpu.save(cpu, groups),
-        }
-    }
-
-    /// Takes `groups` of guest state from the state page, made harmless. [`Groups::EVENTS`] replaces the event
-    /// to be injected, and zeroes it on the page. [`Groups::RIP`] without `EVENTS` ends an interrupt shadow,
-    /// as the instruction in it is done. `CONTROL_HALT` and [`Groups::DEADLINE`] are the caller's.
-    pub fn load(&mut self, cpu: &mut CpuVirt, groups: Groups) {
-        match &mut self.inner {
-            Inner::Vmx(vcpu) => {
-                vcpu.load(cpu, groups);
-                self.passage.special = vcpu.is_special(cpu);
-            }
-            Inner::Svm(vcpu) => {
-                vcpu.load(cpu, groups);
-                self.passage.special = vcpu.is_special(cpu);
-            }
-        }
-    }
-
     /// Moves everything that is resident on its CPU to memory. Before the vCPU ends or runs on another CPU.
     pub fn leave_cpu(&mut self, cpu: &mut CpuVirt) {
-        match &mut self.inner {
-            Inner::Vmx(vcpu) => vcpu.leave_cpu(cpu),
-            Inner::Svm(vcpu) => vcpu.leave_cpu(cpu),
+        if self.inner.common().cpu != cpu.id {
+            return;
+        }
+        self.suspend(cpu);
+        let common = self.inner.common();
+        cpu.fpu.disown(common.fpu);
+        common.cpu = CpuId::NONE;
+        if let Inner::Vmx(vcpu) = &mut self.inner {
+            vcpu.leave_cpu(cpu);
         }
     }
 }

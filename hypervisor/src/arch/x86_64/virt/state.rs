@@ -27,15 +27,28 @@ macro_rules! poke {
     }};
 }
 
-/// The place of a segment register in a [`StatePage`].
-macro_rules! segment {
-    ($page:expr, $field:ident) => {{
-        let page: *mut abi::vcpu::x86_64::VcpuState = $page.as_ptr();
-        // SAFETY: as in `peek!`.
-        unsafe { $page.segment(&raw mut (*page).$field) }
-    }};
+pub(super) use {peek, poke};
+
+/// Segment registers, in the order of the state page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd)]
+pub(super) enum SegmentRegister {
+    Cs,
+    Ss,
+    Ds,
+    Es,
+    Fs,
+    Gs,
+    Ldtr,
+    Tr,
 }
-pub(super) use {peek, poke, segment};
+
+impl SegmentRegister {
+    pub const ALL: [SegmentRegister; 8] = {
+        use SegmentRegister::*;
+        [Cs, Ss, Ds, Es, Fs, Gs, Ldtr, Tr]
+    };
+    pub const COUNT: usize = SegmentRegister::ALL.len();
+}
 
 /// A segment register in a [`StatePage`], which is as long as `peek!` and `poke!` demand it.
 #[derive(Clone, Copy)]
@@ -75,13 +88,15 @@ impl SegmentPlace {
             reserved2,
             base,
         } = segment;
-        let low = u64::from(selector) | u64::from(reserved) << 16 | u64::from(access) << 32;
-        let middle = u64::from(limit) | u64::from(reserved2) << 32;
         let words = self.0 as *mut u64;
+        let halves = self.0 as *mut u32;
         // SAFETY: as in `peek!`; the structure is these words.
         unsafe {
-            words.write_volatile(low);
-            words.add(1).write_volatile(middle);
+            halves.write_volatile(u32::from(selector) | u32::from(reserved) << 16);
+            halves.add(1).write_volatile(access);
+            words
+                .add(1)
+                .write_volatile(u64::from(limit) | u64::from(reserved2) << 32);
             words.add(2).write_volatile(base);
         }
     }
@@ -91,6 +106,8 @@ const _: () = {
     use core::mem::offset_of;
     assert!(size_of::<Segment>() == 24 && offset_of!(Segment, access) == 4);
     assert!(offset_of!(Segment, limit) == 8 && offset_of!(Segment, base) == 16);
+    let (first, last) = (offset_of!(VcpuState, cs), offset_of!(VcpuState, tr));
+    assert!(last == first + SegmentRegister::Tr as usize * size_of::<Segment>());
 };
 
 /// CR0 bits (Intel SDM 3A 2.5).
@@ -174,13 +191,11 @@ impl StatePage {
         self.0
     }
 
-    /// One of its segment registers.
-    ///
-    /// # Safety
-    ///
-    /// `place` is in the page.
-    pub unsafe fn segment(&self, place: *mut Segment) -> SegmentPlace {
-        SegmentPlace(place)
+    /// The place of a segment register.
+    #[inline(always)]
+    pub fn segment(&self, register: SegmentRegister) -> SegmentPlace {
+        // SAFETY: they are one behind the other, in the page.
+        SegmentPlace(unsafe { (&raw mut (*self.0).cs).add(register as usize) })
     }
 
     /// EDX:EAX, the operand of WRMSR and XSETBV.
@@ -188,6 +203,17 @@ impl StatePage {
         use abi::vcpu::x86_64::{RAX, RDX};
         peek!(self, gpr[RDX]) << 32 | peek!(self, gpr[RAX]) & 0xffff_ffff
     }
+}
+
+/// The MSRs of SYSCALL, as the state page and the VMCB have them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[repr(C)]
+pub(in crate::arch) struct SyscallMsrs {
+    pub star: u64,
+    pub lstar: u64,
+    pub cstar: u64,
+    pub sfmask: u64,
+    pub kernel_gs_base: u64,
 }
 
 /// Which bits a guest may set on this machine.

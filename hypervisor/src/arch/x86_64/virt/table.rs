@@ -67,8 +67,8 @@ const SWITCHED: (Keeper, Access) = (Keeper::Processor, Access::All);
 const SET_BY_MONITOR: (Keeper, Access) = (Keeper::Kernel, Access::None);
 const TRAPPED: (Keeper, Access) = (Keeper::Nobody, Access::None);
 
-/// The table.
-pub(super) static TABLE: [Row; 17] = [
+/// The table. The image holds [`OPEN`] of it only.
+pub(super) const TABLE: [Row; 17] = [
     row("general, RIP, RFLAGS", &[], SWITCHED, SWITCHED),
     row("segments, LDTR, TR, GDTR, IDTR", &[], SWITCHED, SWITCHED),
     row("CR0, CR3, CR4, DR7", &[], SWITCHED, SWITCHED),
@@ -161,6 +161,39 @@ pub(super) static TABLE: [Row; 17] = [
         TRAPPED,
     ),
 ];
+
+/// An MSR that guests access without an exit, and how under VMX and under SVM.
+#[derive(Clone, Copy)]
+pub(super) struct Open {
+    pub msr: u32,
+    pub vmx: Access,
+    pub svm: Access,
+}
+
+/// All of them.
+pub(super) static OPEN: [Open; 11] = {
+    let mut open = [Open {
+        msr: 0,
+        vmx: Access::None,
+        svm: Access::None,
+    }; 11];
+    let (mut count, mut row) = (0, 0);
+    while row < TABLE.len() {
+        let Row { msrs, vmx, svm, .. } = TABLE[row];
+        let mut i = 0;
+        while i < msrs.len() && !matches!((vmx.1, svm.1), (Access::None, Access::None)) {
+            open[count] = Open {
+                msr: msrs[i],
+                vmx: vmx.1,
+                svm: svm.1,
+            };
+            (count, i) = (count + 1, i + 1);
+        }
+        row += 1;
+    }
+    assert!(count == open.len());
+    open
+};
 
 #[cfg(test)]
 mod tests {

@@ -4,7 +4,7 @@ use abi::vcpu::ExitKind;
 use abi::vcpu::{FAULT_FETCH, FAULT_READ, FAULT_WRITE};
 
 use super::super::event::{Event, MC};
-use super::super::{Exit, Leave, is_plain_output};
+use super::super::{Exit, Leave, Outcome, is_plain_output};
 use super::vmcb::Vmcb;
 
 /// Exit codes that need a closer look.
@@ -80,73 +80,60 @@ const fn raw(code: u64) -> (ExitKind, u8) {
 
 /// How guest mode was left. `next_rip`: the processor saves the address of the next instruction.
 pub(super) fn decode(vmcb: &Vmcb, next_rip: bool) -> Leave {
-    let exit = |kind, default_length, info| {
-        let instruction_length = if default_length == 0 {
-            0
-        } else if next_rip {
-            vmcb.next_rip.wrapping_sub(vmcb.rip) as u8
-        } else {
-            default_length
-        };
-        Leave::Exit(Exit {
-            kind,
-            instruction_length,
-            info,
-        })
-    };
-    match vmcb.exit_code & 0xffff_ffff {
-        INTR => Leave::InterruptPending,
+    let (kind, default_length, info, plain_write) = match vmcb.exit_code & 0xffff_ffff {
+        // An interrupt is pending; an NMI's handler has run, let by STGI.
+        INTR | NMI => return Leave::Ended(Outcome::Resume),
+        code @ EXCEPTION..=LAST_EXCEPTION => {
+            return exception((code - EXCEPTION) as u8, vmcb.exit_info1);
+        }
+        READ_DR0..=WRITE_DR15 => return Leave::DebugRegisters,
+        IRET => return Leave::Iret,
         NESTED_PAGE_FAULT => {
             let info = [stage_two_fault(vmcb.exit_info1), vmcb.exit_info2, 0];
-            exit(ExitKind::StageTwoFault, 0, info)
+            (ExitKind::StageTwoFault, 0, info, false)
         }
         MSR => {
-            let write = vmcb.exit_info1 & 1 != 0;
-            exit(
-                if write {
-                    ExitKind::WriteMsr
-                } else {
-                    ExitKind::ReadMsr
-                },
-                2,
-                [0; 3],
-            )
+            let kind = match vmcb.exit_info1 & 1 {
+                0 => ExitKind::ReadMsr,
+                _ => ExitKind::WriteMsr,
+            };
+            (kind, 2, [0; 3], false)
         }
         IOIO => {
-            let exit = Exit {
-                kind: ExitKind::Io,
-                instruction_length: vmcb.exit_info2.wrapping_sub(vmcb.rip) as u8,
-                info: [io(vmcb.exit_info1), vmcb.exit_info2, 0],
-            };
-            if is_plain_output(exit.info[0]) {
-                Leave::Write(exit)
-            } else {
-                Leave::Exit(exit)
-            }
+            let access = io(vmcb.exit_info1);
+            let length = vmcb.exit_info2.wrapping_sub(vmcb.rip) as u8;
+            let info = [access, vmcb.exit_info2, 0];
+            (ExitKind::Io, length, info, is_plain_output(access))
         }
-        NMI => Leave::Nmi,
-        code @ EXCEPTION..=LAST_EXCEPTION => exception((code - EXCEPTION) as u8, vmcb.exit_info1),
-        READ_DR0..=WRITE_DR15 => Leave::DebugRegisters,
-        IRET => Leave::Iret,
-        TASK_SWITCH => exit(
-            ExitKind::TaskSwitch,
-            0,
-            [vmcb.exit_info1, vmcb.exit_info2, 0],
-        ),
+        TASK_SWITCH => {
+            let info = [vmcb.exit_info1, vmcb.exit_info2, 0];
+            (ExitKind::TaskSwitch, 0, info, false)
+        }
         code => match TOLD.get(code as usize) {
-            Some(&Told { kind, length }) if kind != ExitKind::Kick => exit(kind, length, [0; 3]),
+            Some(&Told { kind, length }) if kind != ExitKind::Kick => (kind, length, [0; 3], false),
             _ => {
                 let (kind, length) = raw(code);
-                exit(kind, length, [code, 0, 0])
+                (kind, length, [code, 0, 0], false)
             }
         },
-    }
+    };
+    let instruction_length = if next_rip && default_length != 0 {
+        vmcb.next_rip.wrapping_sub(vmcb.rip) as u8
+    } else {
+        default_length
+    };
+    let exit = Exit {
+        kind,
+        instruction_length,
+        info,
+    };
+    Leave::Ended(Outcome::Exit { exit, plain_write })
 }
 
 /// An intercepted exception: only what `event::INTERCEPTED` names arrives here.
 fn exception(vector: u8, error: u64) -> Leave {
     match vector {
-        MC => Leave::MachineCheck,
+        MC => Leave::Ended(Outcome::HostMachineCheck),
         super::super::event::AC => Leave::Exception(Event::exception(vector, Some(error as u32))),
         _ => Leave::Exception(Event::exception(vector, None)),
     }
@@ -194,9 +181,16 @@ mod tests {
 
     fn exit(code: u64, info1: u64, info2: u64, next_rip: bool) -> Exit {
         match decode(&vmcb(code, info1, info2), next_rip) {
-            Leave::Exit(exit) | Leave::Write(exit) => exit,
+            Leave::Ended(Outcome::Exit { exit, .. }) => exit,
             other => panic!("{other:?}"),
         }
+    }
+
+    fn writes_plainly(leave: Leave) -> bool {
+        let Leave::Ended(Outcome::Exit { plain_write, .. }) = leave else {
+            return false;
+        };
+        plain_write
     }
 
     #[test]
@@ -223,8 +217,7 @@ mod tests {
 
     #[test]
     fn what_a_doorbell_can_take() {
-        let writes =
-            |code, info| matches!(decode(&vmcb(code, info, 0x1001), false), Leave::Write(_));
+        let writes = |code, info| writes_plainly(decode(&vmcb(code, info, 0x1001), false));
         // OUT; IN, OUTS, INS.
         assert!(writes(IOIO, 0x80_0010));
         assert!(
@@ -253,8 +246,14 @@ mod tests {
 
     #[test]
     fn others() {
-        assert_eq!(decode(&vmcb(INTR, 0, 0), false), Leave::InterruptPending);
-        assert_eq!(decode(&vmcb(0x52, 0, 0), false), Leave::MachineCheck);
+        assert_eq!(
+            decode(&vmcb(INTR, 0, 0), false),
+            Leave::Ended(Outcome::Resume)
+        );
+        assert_eq!(
+            decode(&vmcb(0x52, 0, 0), false),
+            Leave::Ended(Outcome::HostMachineCheck)
+        );
         assert_eq!(
             decode(&vmcb(0x41, 0, 0), false),
             Leave::Exception(Event::exception(1, None))

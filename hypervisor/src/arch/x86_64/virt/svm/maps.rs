@@ -11,7 +11,7 @@ pub(super) static MSR_MAP: ExitMap<1024> = ExitMap::new();
 /// Fills both maps.
 pub(super) fn fill() {
     PORT_MAP.close();
-    MSR_MAP.fill(|row| row.svm.1, place, 1);
+    MSR_MAP.fill(|row| row.svm, place, 1);
 }
 
 /// First of the two bits of an MSR.

@@ -5,7 +5,7 @@ use core::mem::offset_of;
 use abi::vcpu::x86_64::{Segment, Table};
 use bitflags::bitflags;
 
-use super::super::state::SegmentPlace;
+use super::super::state::{SegmentRegister, SyscallMsrs};
 
 bitflags! {
     /// First word of intercepts, at offset 00Ch.
@@ -88,6 +88,13 @@ bitflags! {
 /// DR0 to DR7, reads and writes.
 pub const ALL_DEBUG_REGISTERS: u32 = 0x00ff_00ff;
 
+/// Where [`Vmcb::segments`] has each [`SegmentRegister`].
+pub const SEGMENT_PLACES: [u8; SegmentRegister::COUNT] = [1, 2, 3, 0, 4, 5, 7, 9];
+/// Where it has GDTR.
+pub const GDTR: usize = 6;
+/// Where it has IDTR.
+pub const IDTR: usize = 8;
+
 /// TLB control: leave it; flush everything; flush this ASID.
 pub const TLB_KEEP: u8 = 0;
 pub const TLB_FLUSH_ALL: u8 = 1;
@@ -110,21 +117,9 @@ const PRESENT: u32 = 1 << 7;
 const DPL: u32 = 3 << 5;
 
 impl VmcbSegment {
-    /// A guest's, from the state page.
-    #[inline(never)]
-    pub fn load(from: SegmentPlace) -> VmcbSegment {
-        VmcbSegment::from_abi(from.read())
-    }
-
-    /// To the state page.
-    #[inline(never)]
-    pub fn store(&self, to: SegmentPlace) {
-        to.write(self.to_abi());
-    }
-
     /// From the ABI's format: bits 12 to 15 of the access rights move to 8 to 11, an unusable segment is
     /// one without attributes. The base is for the caller to check.
-    const fn from_abi(segment: Segment) -> VmcbSegment {
+    pub const fn from_abi(segment: Segment) -> VmcbSegment {
         let access = segment.access;
         let attributes = if access & UNUSABLE != 0 {
             0
@@ -140,8 +135,7 @@ impl VmcbSegment {
     }
 
     /// To the ABI's format.
-    #[inline(always)]
-    const fn to_abi(self) -> Segment {
+    pub const fn to_abi(self) -> Segment {
         let attributes = self.attributes as u32;
         let mut access = attributes & 0xff | (attributes & 0xf00) << 4;
         if attributes & PRESENT == 0 {
@@ -229,16 +223,8 @@ pub struct Vmcb {
     reserved0c4: [u8; 4],
     pub next_rip: u64,
     reserved0d0: [u8; 0x400 - 0xd0],
-    pub es: VmcbSegment,
-    pub cs: VmcbSegment,
-    pub ss: VmcbSegment,
-    pub ds: VmcbSegment,
-    pub fs: VmcbSegment,
-    pub gs: VmcbSegment,
-    pub gdtr: VmcbSegment,
-    pub ldtr: VmcbSegment,
-    pub idtr: VmcbSegment,
-    pub tr: VmcbSegment,
+    /// ES, CS, SS, DS, FS, GS, GDTR, LDTR, IDTR, TR.
+    pub segments: [VmcbSegment; 10],
     reserved4a0: [u8; 0x4cb - 0x4a0],
     pub cpl: u8,
     reserved4cc: [u8; 4],
@@ -255,11 +241,7 @@ pub struct Vmcb {
     pub rsp: u64,
     reserved5e0: [u8; 0x5f8 - 0x5e0],
     pub rax: u64,
-    pub star: u64,
-    pub lstar: u64,
-    pub cstar: u64,
-    pub sfmask: u64,
-    pub kernel_gs_base: u64,
+    pub syscall: SyscallMsrs,
     pub sysenter_cs: u64,
     pub sysenter_esp: u64,
     pub sysenter_eip: u64,
@@ -280,8 +262,7 @@ const _: () = {
     assert!(offset_of!(Vmcb, inject) == 0xa8);
     assert!(offset_of!(Vmcb, clean) == 0xc0);
     assert!(offset_of!(Vmcb, next_rip) == 0xc8);
-    assert!(offset_of!(Vmcb, es) == 0x400);
-    assert!(offset_of!(Vmcb, tr) == 0x490);
+    assert!(offset_of!(Vmcb, segments) == 0x400);
     assert!(offset_of!(Vmcb, cpl) == 0x4cb);
     assert!(offset_of!(Vmcb, efer) == 0x4d0);
     assert!(offset_of!(Vmcb, cr4) == 0x548);

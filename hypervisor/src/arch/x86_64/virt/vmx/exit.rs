@@ -81,20 +81,14 @@ const fn raw(reason: u16) -> (ExitKind, bool) {
 
 /// How guest mode was left, from the exit reason and those other fields that it needs.
 pub(super) fn decode(reason: u32, field: impl Fn(u32) -> u64) -> Leave {
-    let exit = |kind, length: bool, info| {
-        let instruction_length = if length {
-            field(ro::VMEXIT_INSTRUCTION_LEN) as u8
-        } else {
-            0
-        };
-        Leave::Exit(Exit {
-            kind,
-            instruction_length,
-            info,
-        })
-    };
-    match reason as u16 {
-        REASON_EXTERNAL_INTERRUPT => Leave::Interrupt(field(ro::VMEXIT_INTERRUPTION_INFO) as u8),
+    let (kind, has_length, info, plain_write) = match reason as u16 {
+        REASON_EXTERNAL_INTERRUPT => {
+            let vector = field(ro::VMEXIT_INTERRUPTION_INFO) as u8;
+            return Leave::Ended(Outcome::HostInterrupt(vector));
+        }
+        REASON_EXCEPTION_OR_NMI => return exception(field),
+        REASON_MACHINE_CHECK => return Leave::Ended(Outcome::HostMachineCheck),
+        REASON_DEBUG_REGISTER => return Leave::DebugRegisters,
         REASON_EPT_VIOLATION => {
             let qualification = field(ro::EXIT_QUALIFICATION);
             let (flags, linear) = ept_violation(qualification);
@@ -104,44 +98,44 @@ pub(super) fn decode(reason: u32, field: impl Fn(u32) -> u64) -> Leave {
                 0
             };
             let info = [flags, field(ro::GUEST_PHYSICAL_ADDR_FULL), address];
-            let leave = exit(ExitKind::StageTwoFault, false, info);
-            write_if(leave, is_plain_store(qualification))
+            let plain_write = is_plain_store(qualification);
+            (ExitKind::StageTwoFault, false, info, plain_write)
         }
         REASON_IO => {
             let access = io(field(ro::EXIT_QUALIFICATION));
-            let leave = exit(ExitKind::Io, true, [access, 0, 0]);
-            write_if(leave, is_plain_output(access))
+            let plain_write = is_plain_output(access);
+            (ExitKind::Io, true, [access, 0, 0], plain_write)
         }
-        REASON_EXCEPTION_OR_NMI => exception(field),
         REASON_CONTROL_REGISTER => {
             let access = control_register(field(ro::EXIT_QUALIFICATION));
-            exit(ExitKind::ControlRegister, true, [access, 0, 0])
+            (ExitKind::ControlRegister, true, [access, 0, 0], false)
         }
-        REASON_DEBUG_REGISTER => Leave::DebugRegisters,
-        REASON_TASK_SWITCH => exit(
-            ExitKind::TaskSwitch,
-            true,
-            [field(ro::EXIT_QUALIFICATION), 0, 0],
-        ),
-        REASON_MACHINE_CHECK => Leave::MachineCheck,
-        REASON_WRMSR => exit(ExitKind::WriteMsr, true, [0; 3]),
+        REASON_TASK_SWITCH => {
+            let info = [field(ro::EXIT_QUALIFICATION), 0, 0];
+            (ExitKind::TaskSwitch, true, info, false)
+        }
+        REASON_WRMSR => (ExitKind::WriteMsr, true, [0; 3], false),
         number => match TOLD.get(usize::from(number)) {
             Some(&Told { kind, length }) if kind != ExitKind::Kick => {
-                exit(kind, length == HAS_LENGTH, [0; 3])
+                (kind, length == HAS_LENGTH, [0; 3], false)
             }
             _ => {
-                let (kind, length) = raw(number);
-                exit(kind, length, [u64::from(number), 0, 0])
+                let (kind, has_length) = raw(number);
+                (kind, has_length, [u64::from(number), 0, 0], false)
             }
         },
-    }
-}
-
-fn write_if(leave: Leave, write: bool) -> Leave {
-    match leave {
-        Leave::Exit(exit) if write => Leave::Write(exit),
-        other => other,
-    }
+    };
+    let instruction_length = if has_length {
+        field(ro::VMEXIT_INSTRUCTION_LEN) as u8
+    } else {
+        0
+    };
+    let exit = Exit {
+        kind,
+        instruction_length,
+        info,
+    };
+    Leave::Ended(Outcome::Exit { exit, plain_write })
 }
 
 /// VM entry failed, with this exit reason and qualification.
@@ -150,7 +144,7 @@ pub(super) fn entry_failed(reason: u32, qualification: u64) -> Outcome {
         return Outcome::HostMachineCheck;
     }
     let info = [u64::from(reason), qualification, 0];
-    Outcome::Exit(Exit {
+    Outcome::exit(Exit {
         kind: ExitKind::InvalidState,
         instruction_length: 0,
         info,
@@ -160,7 +154,7 @@ pub(super) fn entry_failed(reason: u32, qualification: u64) -> Outcome {
 /// VMLAUNCH or VMRESUME failed, with this VM-instruction error.
 pub(super) fn instruction_failed(error: u64) -> Outcome {
     let info = [INSTRUCTION_FAILED | error & 0xffff, 0, 0];
-    Outcome::Exit(Exit {
+    Outcome::exit(Exit {
         kind: ExitKind::InvalidState,
         instruction_length: 0,
         info,
@@ -174,11 +168,11 @@ fn exception(field: impl Fn(u32) -> u64) -> Leave {
     const ERROR: u64 = 1 << 11;
     let info = field(ro::VMEXIT_INTERRUPTION_INFO);
     if info & TYPE == NMI {
-        return Leave::Nmi;
+        return Leave::Ended(Outcome::HostNmi);
     }
     let vector = info as u8;
     if vector == MC {
-        return Leave::MachineCheck;
+        return Leave::Ended(Outcome::HostMachineCheck);
     }
     let error = (info & ERROR != 0).then(|| field(ro::VMEXIT_INTERRUPTION_ERR_CODE) as u32);
     Leave::Exception(Event::exception(vector, error))
@@ -258,9 +252,16 @@ mod tests {
 
     fn exit(reason: u32, list: &[(u32, u64)]) -> Exit {
         match decode(reason, fields(list)) {
-            Leave::Exit(exit) | Leave::Write(exit) => exit,
+            Leave::Ended(Outcome::Exit { exit, .. }) => exit,
             other => panic!("{other:?}"),
         }
+    }
+
+    fn writes_plainly(leave: Leave) -> bool {
+        let Leave::Ended(Outcome::Exit { plain_write, .. }) = leave else {
+            return false;
+        };
+        plain_write
     }
 
     #[test]
@@ -310,7 +311,7 @@ mod tests {
                 (ro::GUEST_PHYSICAL_ADDR_FULL, 0x1000),
                 (ro::GUEST_LINEAR_ADDR, 0x1000),
             ];
-            matches!(decode(48, fields(&list)), Leave::Write(_))
+            writes_plainly(decode(48, fields(&list)))
         };
         assert!(violation(0x182) && violation(0x1ba));
         // Read, fetch, both ways, accessed bits, no linear address.
@@ -320,7 +321,7 @@ mod tests {
                 (ro::EXIT_QUALIFICATION, qualification),
                 (ro::VMEXIT_INSTRUCTION_LEN, 1),
             ];
-            matches!(decode(30, fields(&list)), Leave::Write(_))
+            writes_plainly(decode(30, fields(&list)))
         };
         // OUT; IN, OUTS, INS.
         assert!(port(0x80_0000));
@@ -337,9 +338,15 @@ mod tests {
     #[test]
     fn interrupts_and_exceptions() {
         let info = |value| fields(&[(ro::VMEXIT_INTERRUPTION_INFO, value)]);
-        assert_eq!(decode(1, info(0x8000_0041)), Leave::Interrupt(0x41));
-        assert_eq!(decode(0, info(0x8000_0202)), Leave::Nmi);
-        assert_eq!(decode(0, info(0x8000_0312)), Leave::MachineCheck);
+        assert_eq!(
+            decode(1, info(0x8000_0041)),
+            Leave::Ended(Outcome::HostInterrupt(0x41))
+        );
+        assert_eq!(decode(0, info(0x8000_0202)), Leave::Ended(Outcome::HostNmi));
+        assert_eq!(
+            decode(0, info(0x8000_0312)),
+            Leave::Ended(Outcome::HostMachineCheck)
+        );
         assert_eq!(
             decode(0, info(0x8000_0301)),
             Leave::Exception(Event::exception(1, None))
@@ -356,7 +363,7 @@ mod tests {
 
     #[test]
     fn failed_entries() {
-        let Outcome::Exit(failed) = entry_failed(ENTRY_FAILED | 33, 4) else {
+        let Outcome::Exit { exit: failed, .. } = entry_failed(ENTRY_FAILED | 33, 4) else {
             panic!()
         };
         assert_eq!(failed.kind, ExitKind::InvalidState);
@@ -365,7 +372,7 @@ mod tests {
             entry_failed(ENTRY_FAILED | 41, 0),
             Outcome::HostMachineCheck
         );
-        let Outcome::Exit(failed) = instruction_failed(7) else {
+        let Outcome::Exit { exit: failed, .. } = instruction_failed(7) else {
             panic!()
         };
         assert_eq!(failed.info, [1 << 32 | 7, 0, 0]);
@@ -375,7 +382,7 @@ mod tests {
     fn every_reason_is_something() {
         for reason in 0..100u32 {
             let leave = decode(reason, |_| 0);
-            if let Leave::Exit(exit) = leave {
+            if let Leave::Ended(Outcome::Exit { exit, .. }) = leave {
                 assert_ne!(exit.kind, ExitKind::Kick);
                 assert_ne!(exit.kind, ExitKind::Startup);
             }

@@ -5,35 +5,25 @@ use x86::vmx::vmcs::host;
 
 use super::super::features::{Backend, Features};
 use super::super::hw::{self, TablePointer, rdmsr, wrmsr};
-use super::super::state::{cr0, cr4};
+use super::super::state::{SyscallMsrs, cr0, cr4};
 use super::super::{InitError, KernelPage};
 use super::capabilities::{ALL, Capabilities, LOCKED, OUTSIDE_SMX};
 use super::vmcs;
 
-/// MSRs in each of the lists that exits store and load, and entries load: none, see [`SwitchedMsrs`].
+/// MSRs in each of the lists that exits store and load, and entries load: none, see [`SyscallMsrs::replace`].
 pub const LISTED_MSRS: u64 = 0;
 
-/// MSRs that the host and guests both use, that VMX does not switch by itself, and that the kernel needs only
+/// The host and guests both use these MSRs, VMX does not switch them by itself, and the kernel needs them only
 /// when a thread runs. They are switched by WRMSR, only those that differ, and not for exits that the
 /// kernel handles itself. Against autoload lists, which cost about as much for each entry as WRMSR does and
 /// run on every exit, this costs a Linux guest WRMSR of LSTAR each way and RDMSR of KERNEL_GS_BASE, if the
 /// host's STAR and SFMASK are those of Linux. The guest's writes to the first four exit, so that
 /// they need not be read back.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-#[repr(C)]
-pub(in crate::arch) struct SwitchedMsrs {
-    pub star: u64,
-    pub lstar: u64,
-    pub cstar: u64,
-    pub sfmask: u64,
-    pub kernel_gs_base: u64,
-}
-
-impl SwitchedMsrs {
-    fn read() -> SwitchedMsrs {
+impl SyscallMsrs {
+    fn read() -> SyscallMsrs {
         // SAFETY: every processor with long mode has these MSRs.
         unsafe {
-            SwitchedMsrs {
+            SyscallMsrs {
                 star: rdmsr(msr::IA32_STAR),
                 lstar: rdmsr(msr::IA32_LSTAR),
                 cstar: rdmsr(msr::IA32_CSTAR),
@@ -49,8 +39,8 @@ impl SwitchedMsrs {
     /// # Safety
     ///
     /// The values are valid: canonical addresses, 32-bit mask. No thread runs with a guest's.
-    #[inline(always)]
-    pub unsafe fn replace(&self, from: &SwitchedMsrs) -> [bool; 2] {
+    #[inline(never)]
+    pub unsafe fn replace(&self, from: &SyscallMsrs) -> [bool; 2] {
         // SAFETY: the caller's.
         unsafe {
             if self.lstar != from.lstar {
@@ -71,22 +61,39 @@ impl SwitchedMsrs {
     }
 }
 
+/// Fields of the host-state area that are written for each VMCS; CR3, RSP and RIP are beside.
+const FIELDS: [u32; 11] = [
+    host::CR0,
+    host::CR4,
+    host::IA32_EFER_FULL,
+    host::IA32_PAT_FULL,
+    host::CS_SELECTOR,
+    host::SS_SELECTOR,
+    host::TR_SELECTOR,
+    host::GS_BASE,
+    host::TR_BASE,
+    host::GDTR_BASE,
+    host::IDTR_BASE,
+];
+/// Those that are 0.
+const ZERO_FIELDS: [u32; 8] = [
+    host::DS_SELECTOR,
+    host::ES_SELECTOR,
+    host::FS_SELECTOR,
+    host::GS_SELECTOR,
+    host::FS_BASE,
+    host::IA32_SYSENTER_CS,
+    host::IA32_SYSENTER_ESP,
+    host::IA32_SYSENTER_EIP,
+];
+
 /// Host state of one CPU, as it is when the CPU starts; it stays so, but for CR3.
 #[derive(Debug)]
 pub(in super::super) struct HostState {
-    cr0: u64,
-    cr4: u64,
-    efer: u64,
-    pat: u64,
-    cs: u16,
-    ss: u16,
-    tr: u16,
-    tr_base: u64,
-    gs_base: u64,
+    /// The values of [`FIELDS`].
+    fields: [u64; FIELDS.len()],
     pub(super) gdtr: TablePointer,
-    idtr: TablePointer,
-    pub(super) msrs: SwitchedMsrs,
-    pub(super) capabilities: &'static Capabilities,
+    pub(super) msrs: SyscallMsrs,
 }
 
 impl HostState {
@@ -126,59 +133,37 @@ impl HostState {
         }
         vmcs::invept(ALL, 0);
         vmcs::invvpid(ALL, 0);
-        let gdtr = hw::gdtr();
-        let tr = hw::tr();
+        let (gdtr, idtr, tr) = (hw::gdtr(), hw::idtr(), hw::tr());
         // SAFETY: GDTR and TR are the kernel's; PAT, EFER and GS base are on every processor with VMX.
-        let host = unsafe {
-            HostState {
+        let fields = unsafe {
+            [
                 cr0,
                 cr4,
-                efer: rdmsr(msr::IA32_EFER),
-                pat: rdmsr(msr::IA32_PAT),
-                cs: hw::cs(),
-                ss: hw::ss(),
-                tr,
-                tr_base: hw::task_base(gdtr.base, tr),
-                gs_base: rdmsr(msr::IA32_GS_BASE),
-                gdtr,
-                idtr: hw::idtr(),
-                msrs: SwitchedMsrs::read(),
-                capabilities,
-            }
+                rdmsr(msr::IA32_EFER),
+                rdmsr(msr::IA32_PAT),
+                u64::from(hw::cs()),
+                u64::from(hw::ss()),
+                u64::from(tr),
+                rdmsr(msr::IA32_GS_BASE),
+                hw::task_base(gdtr.base, tr),
+                gdtr.base,
+                idtr.base,
+            ]
         };
+        let msrs = SyscallMsrs::read();
         // The assembly takes both for granted: that threads' GS is 0, and that there are 256 gates.
-        assert!(host.msrs.kernel_gs_base == 0 && host.idtr.limit >= 0xfff);
-        Ok(host)
+        assert!(msrs.kernel_gs_base == 0 && idtr.limit >= 0xfff);
+        Ok(HostState { fields, gdtr, msrs })
     }
 
     /// Writes the host state area of the current VMCS, but for CR3, RSP and RIP.
     pub fn write(&self) {
-        let fields = [
-            (host::CR0, self.cr0),
-            (host::CR4, self.cr4),
-            (host::IA32_EFER_FULL, self.efer),
-            (host::IA32_PAT_FULL, self.pat),
-            (host::CS_SELECTOR, u64::from(self.cs)),
-            (host::SS_SELECTOR, u64::from(self.ss)),
-            (host::DS_SELECTOR, 0),
-            (host::ES_SELECTOR, 0),
-            (host::FS_SELECTOR, 0),
-            (host::GS_SELECTOR, 0),
-            (host::TR_SELECTOR, u64::from(self.tr)),
-            (host::FS_BASE, 0),
-            (host::GS_BASE, self.gs_base),
-            (host::TR_BASE, self.tr_base),
-            (host::GDTR_BASE, self.gdtr.base),
-            (host::IDTR_BASE, self.idtr.base),
-            // Threads do not have SYSENTER: a null code segment makes it raise #GP.
-            (host::IA32_SYSENTER_CS, 0),
-            (host::IA32_SYSENTER_ESP, 0),
-            (host::IA32_SYSENTER_EIP, 0),
-        ];
-        for (field, value) in fields {
+        for (&field, &value) in FIELDS.iter().zip(&self.fields) {
             // SAFETY: the registers that the kernel runs with.
             unsafe { vmcs::write(field, value) };
         }
+        // SAFETY: threads have no segments but their own, and no SYSENTER: a null code segment makes it raise #GP.
+        unsafe { vmcs::clear(&ZERO_FIELDS) };
     }
 
     /// Restores the limit of GDTR, which an exit sets to FFFFh: a thread must not reach what is behind the table with a

@@ -5,7 +5,7 @@ mod exit;
 mod guest;
 mod host;
 mod msr_bitmap;
-mod vmcs;
+pub(super) mod vmcs;
 
 use abi::vcpu::ExitKind;
 use abi::vcpu::x86_64::RCX;
@@ -13,16 +13,15 @@ use x86::msr;
 use x86::vmx::vmcs::control::{self, PrimaryControls};
 use x86::vmx::vmcs::{guest as field, host as host_field, ro};
 
-use super::cpu::{CpuId, CpuVirt, Host, VcpuId};
-use super::debug::DebugRegisters;
+use super::common::Common;
+use super::cpu::{CpuId, CpuVirt, Host};
 use super::event::{self, Event};
-use super::state::{self, StatePage, cr0, cr4, peek};
-use super::{Exit, GuestRoot, HostPhys, KernelPage, Leave, Outcome, fpu, hw};
+use super::state::{self, SyscallMsrs, cr0, cr4, peek};
+use super::{Exit, GuestRoot, HostPhys, KernelPage, Leave, Outcome, hw};
 
 use super::super::speculation::overwrite_buffers;
 pub(super) use capabilities::Capabilities;
 pub use capabilities::ControlWord;
-use host::SwitchedMsrs;
 pub(super) use host::{HostState, LISTED_MSRS};
 use hw::TablePointer;
 
@@ -39,30 +38,12 @@ const DR7_GENERAL_DETECT: u64 = 1 << 13;
 const EPT_POINTER: u64 = 6 | 3 << 3;
 
 /// A vCPU under VMX.
+#[repr(C)]
 pub(super) struct Vcpu {
-    vmcs: HostPhys,
-    page: StatePage,
-    fpu: fpu::Area,
+    pub common: Common,
+    capabilities: &'static Capabilities,
     /// What HOST_CR3 holds.
     host_cr3: u64,
-    /// The VMCS is launched: VMRESUME.
-    launched: bool,
-    /// PAUSE exits.
-    spins_exit: bool,
-    /// Threads have their `SwitchedMsrs`.
-    lent: bool,
-    /// The guest's LSTAR may be another one than the host's; the same of STAR, CSTAR or SFMASK.
-    differs: [bool; 2],
-    /// The VMCS has its controls.
-    initialised: bool,
-    /// One of the following makes the next entry longer.
-    to_do: bool,
-    /// Linear translations are stale, as the monitor changed a register that they depend on.
-    flush_linear: bool,
-    /// The CPU whose host state the VMCS holds.
-    cpu: CpuId,
-    /// To be injected. Written by `set_pending`.
-    pending: Event,
     cr2: u64,
     cr0_shadow: u64,
     cr4_shadow: u64,
@@ -70,32 +51,37 @@ pub(super) struct Vcpu {
     cr0_needed: u64,
     /// CR4 bits that are set whatever the guest wants.
     cr4_needed: u64,
-    xcr0: u64,
-    tsc_aux: u64,
-    msrs: SwitchedMsrs,
+    msrs: SyscallMsrs,
     /// The host's.
-    host_msrs: SwitchedMsrs,
+    host_msrs: SyscallMsrs,
     /// The host's descriptor table.
     gdtr: TablePointer,
+    /// The VMCS is launched: VMRESUME.
+    launched: bool,
+    /// Threads have their `SyscallMsrs`.
+    lent: bool,
+    /// The guest's LSTAR may be another one than the host's; the same of STAR, CSTAR or SFMASK.
+    differs: [bool; 2],
+    /// The VMCS has its controls.
+    initialised: bool,
     /// Primary controls as they are in the VMCS.
     primary: u32,
-    debug: DebugRegisters,
 }
 
 /// What the assembly knows of this backend.
 pub(in crate::arch) mod assembly {
+    pub(in crate::arch) use super::super::state::SyscallMsrs;
     pub(in crate::arch) use super::exit::{
         HAS_LENGTH, REASON_EPT_VIOLATION, REASON_IO, REASON_WRMSR, STORE, STORE_MASK, TOLD,
         UNBLOCKED_NMI,
     };
-    pub(in crate::arch) use super::host::SwitchedMsrs;
     pub(in crate::arch) use super::{BLOCKING_MOV_SS, BLOCKING_STI};
 
     /// Offsets in the backend's part of a vCPU.
     pub(in crate::arch) mod field {
         use super::super::Vcpu;
         use core::mem::offset_of;
-        pub(in crate::arch) const VMCS: usize = offset_of!(Vcpu, vmcs);
+        pub(in crate::arch) const VMCS: usize = offset_of!(Vcpu, common.id);
         pub(in crate::arch) const HOST_CR3: usize = offset_of!(Vcpu, host_cr3);
         pub(in crate::arch) const CR2: usize = offset_of!(Vcpu, cr2);
         pub(in crate::arch) const LAUNCHED: usize = offset_of!(Vcpu, launched);
@@ -121,71 +107,62 @@ impl Vcpu {
     ///
     /// As for `VcpuArch::new`.
     pub unsafe fn new(
-        capabilities: &Capabilities,
+        capabilities: &'static Capabilities,
         vmcs: KernelPage,
-        fpu: fpu::Area,
-        page: StatePage,
+        common: Common,
     ) -> Vcpu {
         // SAFETY: the first word of the page that the caller gives as VMCS region.
         unsafe { (vmcs.virt.0 as *mut u32).write_volatile(capabilities.revision) };
         Vcpu {
-            vmcs: vmcs.phys(),
-            page,
-            fpu,
+            common,
+            capabilities,
             host_cr3: 0,
-            launched: false,
-            spins_exit: false,
-            lent: true,
-            differs: [true; 2],
-            initialised: false,
-            to_do: true,
-            flush_linear: true,
-            cpu: CpuId::NONE,
-            pending: Event::NONE,
             cr2: 0,
             cr0_shadow: state::RESET_CR0,
             cr4_shadow: 0,
             cr0_needed: capabilities.guest_cr0_needed(),
             cr4_needed: capabilities.cr4_needed | cr4::VMXE | cr4::MCE,
-            xcr0: 1,
-            tsc_aux: 0,
-            msrs: SwitchedMsrs::default(),
-            host_msrs: SwitchedMsrs::default(),
+            msrs: SyscallMsrs::default(),
+            host_msrs: SyscallMsrs::default(),
             gdtr: TablePointer::default(),
-            primary: capabilities.primary,
-            debug: DebugRegisters::new(),
+            launched: false,
+            lent: true,
+            differs: [true; 2],
+            initialised: false,
+            primary: capabilities.controls(ControlWord::Primary),
         }
     }
 
-    #[inline(always)]
-    fn id(&self) -> VcpuId {
-        self.vmcs.0
+    /// The VMCS.
+    fn vmcs(&self) -> HostPhys {
+        HostPhys(self.common.id)
     }
 
     /// Makes the VMCS current.
-    fn make_current(&mut self, cpu: &mut CpuVirt) {
-        if cpu.current != self.id() {
+    #[inline(always)]
+    pub fn make_current(&mut self, cpu: &mut CpuVirt) {
+        if cpu.current != self.common.id {
             self.switch_vmcs(cpu);
         }
     }
 
     #[cold]
     fn switch_vmcs(&mut self, cpu: &mut CpuVirt) {
-        let fresh = self.cpu == CpuId::NONE;
+        let fresh = self.common.cpu == CpuId::NONE;
         // SAFETY: the CPU is in VMX operation, as its CpuVirt exists; the VMCS is active on no other CPU:
         // it is cleared before first use and by `leave_cpu`.
         let result = unsafe {
             match fresh {
-                true => vmcs::vmclear(self.vmcs).and_then(|()| vmcs::vmptrld(self.vmcs)),
-                false => vmcs::vmptrld(self.vmcs),
+                true => vmcs::vmclear(self.vmcs()).and_then(|()| vmcs::vmptrld(self.vmcs())),
+                false => vmcs::vmptrld(self.vmcs()),
             }
         };
         assert!(result.is_ok(), "VMPTRLD");
-        cpu.current = self.id();
+        cpu.current = self.common.id;
         if fresh {
-            self.cpu = cpu.id;
+            self.common.cpu = cpu.id;
             self.launched = false;
-            self.set_flush();
+            self.common.set_flush();
             let host = host_of(&cpu.host);
             host.write();
             self.host_msrs = host.msrs;
@@ -196,27 +173,20 @@ impl Vcpu {
                 vmcs::write(host_field::RIP, cpu.way_out);
             }
             if !self.initialised {
-                self.initialise(host.capabilities);
+                self.initialise();
                 self.initialised = true;
             }
             self.set_host_cr3(hw::cr3());
         }
-        assert!(self.cpu == cpu.id, "the vCPU is still on another CPU");
+        assert!(
+            self.common.cpu == cpu.id,
+            "the vCPU is still on another CPU"
+        );
     }
 
     /// What is the stack pointer after an exit. The backend's part of a vCPU is in its place, as all of it.
     fn host_stack(&self) -> u64 {
         &raw const *self as u64 - super::BACKEND as u64 + super::STACK_AFTER_EXIT as u64
-    }
-
-    /// Loads what threads share with the guest, but for its MSRs.
-    fn load_registers(&mut self, cpu: &mut CpuVirt) {
-        self.make_current(cpu);
-        assert!(cpu.loaded == 0, "a vCPU was not suspended");
-        cpu.loaded = self.id();
-        cpu.fpu.own(self.fpu, self.xcr0);
-        cpu.load_tsc_aux(self.tsc_aux);
-        self.debug.load();
     }
 
     /// Gives the guest its MSRs.
@@ -230,11 +200,15 @@ impl Vcpu {
     }
 
     /// Gives threads their MSRs and descriptor tables. The assembly of exits does the same.
-    #[inline]
+    #[inline(always)]
     pub fn lend(&mut self, cpu: &mut CpuVirt) {
-        if self.lent {
-            return;
+        if !self.lent {
+            self.lend_now(cpu);
         }
+    }
+
+    #[inline(never)]
+    fn lend_now(&mut self, cpu: &mut CpuVirt) {
         self.lent = true;
         let host = host_of(&cpu.host);
         // SAFETY: the MSR is on every processor with long mode; the values are the host's.
@@ -246,51 +220,23 @@ impl Vcpu {
         cpu.task_limit_lost = true;
     }
 
-    #[inline]
-    pub fn suspend(&mut self, cpu: &mut CpuVirt) {
-        if cpu.loaded != self.id() {
-            return;
-        }
-        self.lend(cpu);
-        cpu.loaded = 0;
-        cpu.restore_registers(self.fpu);
-        if self.debug.is_loaded() {
-            // Another vCPU's may be, as its monitor has replied.
-            self.make_current(cpu);
-            if self.debug.store(state::dr7_active(vmcs::read(field::DR7))) {
-                self.set_primary(PrimaryControls::MOV_DR_EXITING, true);
-            }
-        }
-    }
-
+    /// Writes the VMCS back to memory.
     pub fn leave_cpu(&mut self, cpu: &mut CpuVirt) {
-        if self.cpu != cpu.id {
-            return;
-        }
-        self.suspend(cpu);
-        cpu.fpu.disown(self.fpu);
-        if cpu.current == self.id() {
+        if cpu.current == self.common.id {
             cpu.current = 0;
         }
         // SAFETY: the VMCS is active on this CPU only.
-        let result = unsafe { vmcs::vmclear(self.vmcs) };
+        let result = unsafe { vmcs::vmclear(self.vmcs()) };
         assert!(result.is_ok(), "VMCLEAR");
-        self.cpu = CpuId::NONE;
     }
 
-    /// Makes everything ready for guest mode.
-    pub fn prepare(&mut self, cpu: &mut CpuVirt, space: &GuestRoot, spins_exit: bool) {
-        if cpu.loaded != self.id() {
-            self.load_registers(cpu);
-        }
-        self.make_current(cpu);
+    /// Makes everything ready for guest mode. The VMCS is current.
+    pub fn prepare(&mut self, cpu: &CpuVirt, space: &GuestRoot) {
         self.take_back();
-        self.spins_exit = spins_exit;
-        self.set_primary(PrimaryControls::PAUSE_EXITING, spins_exit);
         if space.flush {
-            self.set_space(cpu, space);
+            self.set_space(space);
         }
-        if self.to_do {
+        if self.common.to_do {
             self.prepare_more(cpu, space);
         }
         let cr3 = hw::cr3();
@@ -299,29 +245,42 @@ impl Vcpu {
         }
     }
 
-    /// Whether the next entry has to come by [`Vcpu::prepare`] though nothing happens before it.
-    #[inline(always)]
-    pub fn is_special(&self, cpu: &CpuVirt) -> bool {
-        self.to_do || self.spins_exit || cpu.loaded != self.id()
-    }
-
     /// How guest mode was left; with `failed`, VMLAUNCH or VMRESUME failed.
-    pub fn left(&mut self, cpu: &mut CpuVirt, failed: bool) -> Outcome {
+    pub fn left(&mut self, cpu: &mut CpuVirt, failed: bool) -> Leave {
         let reason = vmcs::read(ro::EXIT_REASON) as u32;
         if failed || reason & exit::ENTRY_FAILED != 0 {
-            return self.refused(failed, reason);
+            return Leave::Ended(self.refused(failed, reason));
         }
         self.launched = true;
-        self.outcome(exit::decode(reason, vmcs::read), reason, cpu)
+        let leave = exit::decode(reason, vmcs::read);
+        match leave {
+            Leave::Ended(Outcome::Exit { exit, .. }) => {
+                if exit::interrupts_delivery(exit.kind) {
+                    self.note_interrupted(reason);
+                }
+                if exit.kind == ExitKind::WriteMsr
+                    && self.write_switched_msr(exit.instruction_length, cpu)
+                {
+                    return Leave::Ended(Outcome::Resume);
+                }
+                if !self.common.pending.is_none() {
+                    // If it is a write, it is none of an instruction, but of the delivery of an event.
+                    return Leave::Ended(Outcome::exit(exit));
+                }
+            }
+            Leave::Exception(_) => self.note_interrupted(reason),
+            _ => {}
+        }
+        leave
     }
 
     /// What the next entry needs and most do not.
     #[cold]
     fn prepare_more(&mut self, cpu: &CpuVirt, space: &GuestRoot) {
-        if self.flush_linear {
-            self.set_space(cpu, space);
+        if self.common.flush_linear {
+            self.set_space(space);
         }
-        if let Some(event) = self.pending.injectable() {
+        if let Some(event) = self.common.pending.injectable() {
             // SAFETY: injection concerns the guest only; VM entry checks the event.
             unsafe {
                 vmcs::write(
@@ -331,8 +290,8 @@ impl Vcpu {
                 vmcs::write(control::VMENTRY_EXCEPTION_ERR_CODE, event >> 32);
             }
         }
-        self.pending = Event::NONE;
-        self.to_do = cpu.overwrites_buffers;
+        self.common.pending = Event::NONE;
+        self.common.to_do = self.common.spins_exit || cpu.overwrites_buffers;
         if cpu.overwrites_buffers {
             overwrite_buffers();
         }
@@ -356,52 +315,10 @@ impl Vcpu {
         unsafe { vmcs::write(host_field::CR3, cr3) };
     }
 
-    fn outcome(&mut self, leave: Leave, reason: u32, cpu: &mut CpuVirt) -> Outcome {
-        match leave {
-            Leave::Exit(exit) => {
-                if exit::interrupts_delivery(exit.kind) {
-                    self.note_interrupted(reason);
-                }
-                if exit.kind == ExitKind::WriteMsr
-                    && self.write_switched_msr(exit.instruction_length, cpu)
-                {
-                    return Outcome::Resume;
-                }
-                Outcome::Exit(exit)
-            }
-            Leave::Write(exit) => {
-                if exit::interrupts_delivery(exit.kind) {
-                    self.note_interrupted(reason);
-                }
-                if self.pending.is_none() {
-                    Outcome::Write(exit)
-                } else {
-                    // It is no instruction that wrote, but the delivery of an event.
-                    Outcome::Exit(exit)
-                }
-            }
-            Leave::Interrupt(vector) => Outcome::HostInterrupt {
-                vector: Some(vector),
-            },
-            Leave::Nmi => Outcome::HostNmi { call: true },
-            Leave::MachineCheck => Outcome::HostMachineCheck,
-            Leave::Exception(exception) => {
-                self.note_interrupted(reason);
-                self.reflect(exception);
-                Outcome::Resume
-            }
-            Leave::DebugRegisters => {
-                self.activate_debug(cpu);
-                Outcome::Resume
-            }
-            Leave::InterruptPending | Leave::Iret => unreachable!("SVM only"),
-        }
-    }
-
     /// Points the VMCS to a guest space, and drops what is cached for it if needed.
     #[cold]
-    fn set_space(&mut self, cpu: &CpuVirt, space: &GuestRoot) {
-        let capabilities = host_of(&cpu.host).capabilities;
+    fn set_space(&mut self, space: &GuestRoot) {
+        let capabilities = self.capabilities;
         let ept_pointer = space.root.0 | EPT_POINTER;
         // SAFETY: the tables are those of the vCPU's guest space, by `enter`'s caller.
         unsafe {
@@ -411,22 +328,10 @@ impl Vcpu {
         if space.flush {
             vmcs::invept(capabilities.invept, ept_pointer);
         }
-        if space.flush || self.flush_linear {
+        if space.flush || self.common.flush_linear {
             vmcs::invvpid(capabilities.invvpid, u64::from(space.tag));
         }
-        self.flush_linear = false;
-    }
-
-    /// Has the next entry inject an event.
-    fn set_pending(&mut self, event: Event) {
-        self.pending = event;
-        self.to_do = true;
-    }
-
-    /// Has the next entry drop linear translations.
-    fn set_flush(&mut self) {
-        self.flush_linear = true;
-        self.to_do = true;
+        self.common.flush_linear = false;
     }
 
     /// Keeps the event whose delivery the exit interrupted, to be injected again.
@@ -439,7 +344,7 @@ impl Vcpu {
             return;
         }
         let event = Event::from_processor(info | vmcs::read(ro::IDT_VECTORING_ERR_CODE) << 32);
-        self.set_pending(event);
+        self.common.set_pending(event);
         if event.is_nmi() {
             // It is not delivered yet, so it does not block itself.
             self.change_blocking(BLOCKING_NMI, 0);
@@ -456,21 +361,9 @@ impl Vcpu {
         }
     }
 
-    /// Passes an intercepted exception on to the guest. If it was raised while an interrupt or NMI was
-    /// delivered, that is delivered again instead, and raises it again if it must.
-    #[cold]
-    fn reflect(&mut self, exception: Event) {
-        if self.pending.is_external() {
-            return;
-        }
-        if exception == Event::exception(event::DB, None) {
-            self.reflect_debug();
-        }
-        self.set_pending(exception);
-    }
-
     /// Does for a #DB what the processor leaves undone when it exits (Intel SDM 3C 28.1).
-    fn reflect_debug(&mut self) {
+    #[cold]
+    pub fn reflect_debug(&mut self) {
         const PRIVILEGED_SOFTWARE_EXCEPTION: u64 = 5 << 8;
         const TYPE: u64 = 7 << 8;
         // SAFETY: guest state, which VM entry checks.
@@ -482,7 +375,7 @@ impl Vcpu {
                 return;
             }
             let conditions = vmcs::read(ro::EXIT_QUALIFICATION);
-            self.debug.raise(conditions);
+            self.common.debug.raise(conditions);
             if conditions & DB_GENERAL_DETECT != 0 {
                 vmcs::write(field::DR7, vmcs::read(field::DR7) & !DR7_GENERAL_DETECT);
             }
@@ -496,21 +389,9 @@ impl Vcpu {
         }
     }
 
-    /// Gives the guest the debug registers.
-    #[cold]
-    fn activate_debug(&mut self, cpu: &CpuVirt) {
-        self.debug.activate();
-        self.set_primary(PrimaryControls::MOV_DR_EXITING, false);
-        if cpu.loaded == self.id() {
-            self.debug.load();
-        }
-    }
-
-    fn set_primary(&mut self, control: PrimaryControls, on: bool) {
-        let value = match on {
-            true => self.primary | control.bits(),
-            false => self.primary & !control.bits(),
-        };
+    /// Makes `on` all of `controls` that are set. The VMCS is current.
+    fn set_primary(&mut self, controls: PrimaryControls, on: PrimaryControls) {
+        let value = self.primary & !controls.bits() | on.bits();
         if value != self.primary {
             self.primary = value;
             // SAFETY: only controls that do not weaken the host are changed this way.
@@ -518,21 +399,34 @@ impl Vcpu {
         }
     }
 
+    #[inline(never)]
+    fn set_exits(&mut self, control: PrimaryControls, on: bool) {
+        self.set_primary(
+            control,
+            if on {
+                control
+            } else {
+                PrimaryControls::empty()
+            },
+        );
+    }
+
     /// Emulates WRMSR of the SYSCALL MSRs: under SVM it does not exit, so monitors do not know it. Returns
     /// whether it was one.
     fn write_switched_msr(&mut self, instruction_length: u8, cpu: &mut CpuVirt) -> bool {
-        let number = peek!(self.page, gpr[RCX]) as u32;
+        let number = peek!(self.common.page, gpr[RCX]) as u32;
         if !(msr::IA32_STAR..=msr::IA32_FMASK).contains(&number) {
             return false;
         }
-        let value = self.page.edx_eax();
+        let value = self.common.page.edx_eax();
         let valid = match number {
             msr::IA32_STAR => true,
             msr::IA32_FMASK => value >> 32 == 0,
             _ => cpu.limits.canonical(value) == value,
         };
         if !valid {
-            self.set_pending(Event::exception(event::GP, Some(0)));
+            self.common
+                .set_pending(Event::exception(event::GP, Some(0)));
             return true;
         }
         // The next entry loads the new value.
@@ -553,16 +447,16 @@ impl Vcpu {
         let next = vmcs::read(field::RIP) + u64::from(length);
         // SAFETY: guest state, which VM entry checks.
         unsafe { vmcs::write(field::RIP, next) };
-        self.change_blocking(BLOCKING_STI | BLOCKING_MOV_SS, 0);
+        self.end_shadow();
     }
 
     /// The manual defines the length for ports, and for EPT violations not (Intel SDM 3C 28.2.5), but processors write
     /// it for these too. Another hypervisor may not.
-    pub fn skip_write(&mut self, cpu: &CpuVirt, exit: &Exit) -> bool {
+    pub fn skip_write(&mut self, exit: &Exit) -> bool {
         const LONGEST: u8 = 15;
         let length = match exit.kind {
             ExitKind::Io => exit.instruction_length,
-            _ if host_of(&cpu.host).capabilities.is_nested => 0,
+            _ if self.capabilities.is_nested => 0,
             _ => vmcs::read(ro::VMEXIT_INSTRUCTION_LEN) as u8,
         };
         let known = (1..=LONGEST).contains(&length);

@@ -10,7 +10,7 @@ const WRITES: usize = 2048 * 8;
 
 /// Fills the bitmap.
 pub(super) fn fill() {
-    MSR_BITMAP.fill(|row| row.vmx.1, place, WRITES);
+    MSR_BITMAP.fill(|row| row.vmx, place, WRITES);
 }
 
 fn place(number: u32) -> usize {

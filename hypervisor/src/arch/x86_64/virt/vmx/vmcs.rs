@@ -93,6 +93,19 @@ pub unsafe fn write(field: u32, value: u64) {
     }
 }
 
+/// Writes 0 to fields of the current VMCS.
+///
+/// # Safety
+///
+/// As for [`write`].
+#[inline(never)]
+pub unsafe fn clear(fields: &[u32]) {
+    for &field in fields {
+        // SAFETY: the caller's.
+        unsafe { write(field, 0) };
+    }
+}
+
 macro_rules! invalidation {
     ($(#[$doc:meta])* $name:ident, $mnemonic:literal) => {
         $(#[$doc])*
