@@ -86,8 +86,10 @@ fn checked<'a>(
     signature: &[u8],
 ) -> Option<&'a [u8]> {
     let bytes = memory.bytes(at, size.min(MAX_TABLE).into())?;
-    let sum = |bytes: &[u8]| bytes.iter().fold(0u8, |sum, &byte| sum.wrapping_add(byte));
-    (bytes.starts_with(signature) && sum(bytes) == 0).then_some(bytes)
+    // Byte by byte: nothing else in the kernel compares texts of unknown length.
+    let is_signed = bytes.iter().zip(signature).all(|(a, b)| a == b);
+    let sum = bytes.iter().fold(0u8, |sum, &byte| sum.wrapping_add(byte));
+    (is_signed && sum == 0).then_some(bytes)
 }
 
 /// The port of the power-management timer, by the FADT.

@@ -88,16 +88,12 @@ impl fmt::Debug for PhysRange {
     }
 }
 
-/// What a region is. Firmware describes all kinds but [`RegionKind::Kernel`] and
-/// [`RegionKind::Bundle`], which the kernel claims from usable memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What a region is, in the order of restrictions: where entries overlap, the later one wins. Firmware describes all kinds
+/// but [`RegionKind::Bundle`] and [`RegionKind::Kernel`], which the kernel claims from usable memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum RegionKind {
     /// RAM that is free for use.
     Usable,
-    /// RAM that the kernel uses: image, start-up page of the CPUs, object pool.
-    Kernel,
-    /// RAM that holds the boot bundle.
-    Bundle,
     /// RAM with tables that firmware or loader wrote.
     Firmware,
     /// RAM that firmware needs again after a sleep state.
@@ -106,6 +102,10 @@ pub enum RegionKind {
     Reserved,
     /// RAM with errors.
     Defective,
+    /// RAM that holds the boot bundle.
+    Bundle,
+    /// What the kernel uses: RAM for its image, the start-up page of the CPUs and the object pool, and its devices.
+    Kernel,
 }
 
 impl RegionKind {
@@ -118,27 +118,6 @@ impl RegionKind {
             4 => RegionKind::FirmwareNvs,
             5 => RegionKind::Defective,
             _ => RegionKind::Reserved,
-        }
-    }
-
-    /// Place in the order of restrictions: where entries overlap, the higher one wins.
-    const fn restriction(self) -> u8 {
-        match self {
-            RegionKind::Usable => 0,
-            RegionKind::Kernel => 1,
-            RegionKind::Bundle => 2,
-            RegionKind::Firmware => 3,
-            RegionKind::FirmwareNvs => 4,
-            RegionKind::Reserved => 5,
-            RegionKind::Defective => 6,
-        }
-    }
-
-    const fn more_restrictive(self, other: RegionKind) -> RegionKind {
-        if self.restriction() >= other.restriction() {
-            self
-        } else {
-            other
         }
     }
 }
@@ -286,7 +265,7 @@ impl MemoryMap {
             out.push(old.start, old.end.min(range.start), region.kind)?;
             out.push(done, old.start.min(range.end), kind)?;
             let both = (old.start.max(range.start), old.end.min(range.end));
-            out.push(both.0, both.1, region.kind.more_restrictive(kind))?;
+            out.push(both.0, both.1, region.kind.max(kind))?;
             done = done.max(old.end.min(range.end));
             if old.end > range.end {
                 out.push(done, range.end, kind)?;
@@ -378,7 +357,7 @@ mod tests {
             };
             if counts {
                 *cell = Some(match *cell {
-                    Some(old) if old.restriction() > kind.restriction() => old,
+                    Some(old) if old > kind => old,
                     _ => kind,
                 });
             }

@@ -79,8 +79,9 @@ pub fn kernel_main(params: &BootParams) -> ! {
     start_others();
 
     for range in gic::ranges(&interrupts) {
-        // Fails with too many regions; then it is no memory of anybody.
-        let _ = map.add(range.start().0, range.size(), RegionKind::Kernel);
+        if let Err(why) = map.add(range.start().0, range.size(), RegionKind::Kernel) {
+            refuse(format_args!("panic: {why}"));
+        }
     }
     let info = boot_info(params, &map, pool);
     let machine = Machine {
@@ -200,7 +201,7 @@ fn start_others() {
 
 fn boot_info(params: &BootParams, map: &MemoryMap, pool: PhysRange) -> BootInfo {
     let end = HostPhys(paging::physical_end());
-    let (regions, region_count) = root::memory_regions(map, end, &[], |_| MemoryKind::Device);
+    let (regions, region_count) = root::memory_regions(map, end, |_| MemoryKind::Device);
     let bundle = params.bundle.unwrap_or(pool);
     let mut cpu_ids = [0; abi::boot::MAX_CPUS];
     for cpu in cpu::all() {

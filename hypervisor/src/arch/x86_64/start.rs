@@ -8,7 +8,7 @@ use super::speculation::{self, Measures};
 use super::{CpuArch, boot, clock, entry, exits, layout, smp, tags, traps, virt};
 use crate::addr::{HostPhys, HostVirt};
 use crate::boot::madt::{ApicId, Platform};
-use crate::boot::memory_map::{MemoryMap, PhysRange};
+use crate::boot::memory_map::{MemoryMap, PhysRange, RegionKind};
 use crate::boot::{BootParams, acpi, handover, image};
 use crate::cell::{CpuCell, Given, Ref};
 use crate::context::State;
@@ -70,15 +70,17 @@ pub fn kernel_main(params: &BootParams) -> ! {
     let mut map = params.memory_map.clone();
     let pool = make_pool(&mut map, params);
     tags::set_pcid_enabled(features.pcid);
-    let devices: [Option<HostPhys>; 17] = core::array::from_fn(|i| match i {
-        0 => apic_registers,
-        _ => platform
-            .io_apics()
-            .get(i - 1)
-            .map(|io_apic| io_apic.address),
-    });
-    if map_kernel(features, pool, &devices).is_none() {
+    if map_kernel(features, pool).is_none() {
         refuse(format_args!("panic: the kernel pool is too small"));
+    }
+    let io_apics = platform.io_apics().iter().map(|io_apic| io_apic.address);
+    for device in io_apics.chain(apic_registers) {
+        let page = HostPhys(device.0 & !(PAGE - 1));
+        // Several I/O APICs may share a page, which is then there already.
+        let _ = paging::map_kernel(layout::window(page), page, PAGE, KernelRights::Device);
+        if let Err(why) = map.add(page.0, PAGE, RegionKind::Kernel) {
+            refuse(format_args!("panic: {why}"));
+        }
     }
 
     let virtualization = virt::detect();
@@ -92,7 +94,7 @@ pub fn kernel_main(params: &BootParams) -> ! {
     early_log::redirect(logring::append_text);
     start_others(platform);
 
-    let info = boot_info(params, &map, pool, &devices);
+    let info = boot_info(params, &map, pool);
     let machine = Machine {
         info,
         bundle,
@@ -131,20 +133,14 @@ fn make_pool(map: &mut MemoryMap, params: &BootParams) -> PhysRange {
     pool
 }
 
-/// Builds the kernel's own page tables: image by rights, pool, device registers.
-fn map_kernel(features: &CpuFeatures, pool: PhysRange, devices: &[Option<HostPhys>]) -> Option<()> {
+/// Builds the kernel's own page tables: image by rights, pool.
+fn map_kernel(features: &CpuFeatures, pool: PhysRange) -> Option<()> {
     paging::init_kernel(features.page1g)?;
     for (at, size, rights) in image::segments() {
         paging::map_kernel(at, layout::image_phys(at), size, rights)?;
     }
     let at = layout::window(pool.start());
-    paging::map_kernel(at, pool.start(), pool.size(), KernelRights::ReadWrite)?;
-    for &device in devices.iter().flatten() {
-        let page = HostPhys(device.0 & !(PAGE - 1));
-        // Several I/O APICs may share a page, which is then there already.
-        let _ = paging::map_kernel(layout::window(page), page, PAGE, KernelRights::Device);
-    }
-    Some(())
+    paging::map_kernel(at, pool.start(), pool.size(), KernelRights::ReadWrite)
 }
 
 /// Makes the data of CPU `index`.
@@ -249,12 +245,7 @@ fn start_others(platform: &Platform) {
     log::info!("{} CPUs", Dec(cpu::count().into()));
 }
 
-fn boot_info(
-    params: &BootParams,
-    map: &MemoryMap,
-    pool: PhysRange,
-    devices: &[Option<HostPhys>],
-) -> BootInfo {
+fn boot_info(params: &BootParams, map: &MemoryMap, pool: PhysRange) -> BootInfo {
     let reserved = |range: PhysRange| {
         // Low reserved memory is the BIOS's, with the RSDP; above it is device memory.
         if range.end() <= HostPhys(1 << 20) {
@@ -264,7 +255,7 @@ fn boot_info(
         }
     };
     let end = HostPhys(virt::physical_end());
-    let (regions, region_count) = root::memory_regions(map, end, &holes(devices), reserved);
+    let (regions, region_count) = root::memory_regions(map, end, reserved);
     let bundle = params.bundle.unwrap_or(pool);
     let mut cpu_ids = [0; abi::boot::MAX_CPUS];
     for cpu in cpu::all() {
@@ -302,17 +293,6 @@ fn boot_info(
         cpu_ids,
         regions,
     }
-}
-
-/// The kernel's own devices, repeated to fill the array.
-fn holes(devices: &[Option<HostPhys>]) -> [HostPhys; 17] {
-    core::array::from_fn(|i| {
-        devices
-            .get(i)
-            .copied()
-            .flatten()
-            .unwrap_or(HostPhys(u64::MAX))
-    })
 }
 
 /// Leaves the boot stack for this CPU's own and runs.
