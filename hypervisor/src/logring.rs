@@ -10,11 +10,8 @@ use crate::object::{Header, Object};
 use crate::sync::TicketMutex;
 use crate::sync::atomic::{AtomicBool, Ordering};
 use abi::cap::Kind;
-use core::fmt::{self, Write};
 
 const SIZE: usize = 16 << 10;
-/// Longest line of the kernel's own.
-const LINE: usize = 160;
 
 struct Ring {
     bytes: [u8; SIZE],
@@ -112,37 +109,6 @@ pub fn forget(notification: Ref<Notification>) {
     if ring.listener.is_some_and(|(n, _)| n == notification) {
         ring.listener = None;
     }
-}
-
-/// A line of the kernel's log.
-struct Line {
-    bytes: [u8; LINE],
-    used: usize,
-}
-
-impl Write for Line {
-    fn write_str(&mut self, text: &str) -> fmt::Result {
-        let room = &mut self.bytes[self.used..LINE - 1];
-        let count = text.len().min(room.len());
-        room[..count].copy_from_slice(&text.as_bytes()[..count]);
-        self.used += count;
-        Ok(())
-    }
-}
-
-/// Appends formatted text, cut to a line's length: where the kernel's own messages go.
-pub fn append_text(text: fmt::Arguments<'_>) {
-    let mut line = Line {
-        bytes: [0; LINE],
-        used: 0,
-    };
-    // A Line never fails: it cuts what is too long.
-    let _ = line.write_fmt(text);
-    if line.used == line.bytes.len() - 1 {
-        line.bytes[line.used] = b'\n';
-        line.used += 1;
-    }
-    append(&line.bytes[..line.used]);
 }
 
 /// The log as at boot.

@@ -12,7 +12,7 @@ use crate::sched::Sched;
 use crate::slot::{self, CapWord};
 use crate::space::{self, Mapped, Progress, Space};
 use crate::sync::atomic::Ordering;
-use crate::{arch, interrupt, logring, platform};
+use crate::{arch, interrupt, log, logring, platform};
 use abi::argument::Argument;
 use abi::boot::{self, BootInfo, Region};
 use abi::bundle::Head;
@@ -224,7 +224,7 @@ impl Regions {
     /// Adds a range in its place. What does not fit into the table is left out, and said.
     fn insert(&mut self, range: PhysRange, kind: MemoryKind) {
         let Some(slot) = self.entries.get_mut(self.count) else {
-            log::warn!("too many memory regions: {range:?} is not used");
+            log::warning!("too many memory regions: {range:?} is not used");
             return;
         };
         *slot = Region {

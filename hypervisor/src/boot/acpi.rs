@@ -7,6 +7,7 @@
 use super::loader::{Fields, LoaderMemory};
 use super::madt::{ApicId, Platform};
 use crate::addr::HostPhys;
+use crate::log;
 
 /// Longest table that is read. Interrupt tables have some hundred bytes.
 const MAX_TABLE: u32 = 1 << 20;
@@ -45,9 +46,9 @@ pub fn read(memory: &impl LoaderMemory, rsdp: Option<HostPhys>, boot_cpu: ApicId
     match find(b"APIC") {
         Some(madt) => match Platform::from_madt(madt, boot_cpu) {
             Ok(platform) => info.platform = platform,
-            Err(error) => log::warn!("{error}: one CPU, no device interrupts"),
+            Err(error) => log::warning!("{error}: one CPU, no device interrupts"),
         },
-        None => log::warn!("no usable ACPI MADT: one CPU, no device interrupts"),
+        None => log::warning!("no usable ACPI MADT: one CPU, no device interrupts"),
     }
     info.pm_timer = find(b"FACP").and_then(pm_timer);
     info

@@ -10,11 +10,11 @@ use crate::boot::memory_map::{MemoryMap, PhysRange, RegionKind};
 use crate::boot::{BootParams, handover, image};
 use crate::cell::Ref;
 use crate::cpu::{self, Cpu};
+use crate::log;
 use crate::mem::{self, PAGE};
 use crate::panic::refuse;
 use crate::root::{self, Machine};
 use crate::tables::KernelRights;
-use crate::{early_log, logring};
 use abi::boot::BootInfo;
 use abi::cap::MemoryKind;
 use abi::text::{Dec, Hex, Text};
@@ -74,7 +74,6 @@ pub fn kernel_main(params: &BootParams) -> ! {
     unsafe { load_kernel_tables() };
     gic::init(&interrupts);
     enter_cpu(first);
-    early_log::redirect(logring::append_text);
     log::info!("guests: EL2, GICv{}", Dec(gic::version().into()));
     start_others();
 
@@ -184,7 +183,7 @@ fn start_others() {
             break;
         }
         let Some(cpu) = make_cpu(index, id) else {
-            log::warn!("no memory for CPU {} and those after it", Hex(id));
+            log::warning!("no memory for CPU {} and those after it", Hex(id));
             break;
         };
         let stack = HostVirt(cpu.arch.stack_top);
@@ -192,7 +191,7 @@ fn start_others() {
         if unsafe { smp::start(id, index as usize, stack, paging::kernel_root()) } {
             index += 1;
         } else {
-            log::warn!("CPU {} did not start", Hex(id));
+            log::warning!("CPU {} did not start", Hex(id));
             cpu::unregister(index);
         }
     }

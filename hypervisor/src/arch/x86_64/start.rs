@@ -13,11 +13,11 @@ use crate::boot::{BootParams, acpi, handover, image};
 use crate::cell::{CpuCell, Given, Ref};
 use crate::context::State;
 use crate::cpu::{self, Cpu};
+use crate::log;
 use crate::mem::{self, PAGE};
 use crate::panic::refuse;
 use crate::root::{self, Machine};
 use crate::tables::KernelRights;
-use crate::{early_log, logring};
 use abi::boot::{BootInfo, Virtualization};
 use abi::cap::MemoryKind;
 use abi::text::{Dec, Hex, Text};
@@ -91,7 +91,6 @@ pub fn kernel_main(params: &BootParams) -> ! {
         refuse(format_args!("panic: the kernel pool is too small"));
     };
     enter_cpu(first, features);
-    early_log::redirect(logring::append_text);
     start_others(platform);
 
     let info = boot_info(params, &map, pool);
@@ -188,7 +187,7 @@ fn enter_cpu(cpu: Ref<Cpu>, features: &CpuFeatures) {
     let identity = speculation::Identity::read();
     let measures = Measures::choose(&identity, features.mitigate, cpu.index == 0);
     if cpu.index != 0 && measures != cpu::by_index(0).arch.measures.get() {
-        log::warn!(
+        log::warning!(
             "CPU {}: other measures against speculation: {}",
             Dec(cpu.index.into()),
             Hex(measures.bits().into())
@@ -215,7 +214,11 @@ fn enter_cpu(cpu: Ref<Cpu>, features: &CpuFeatures) {
         .virt
         .with_mut(|virt| unsafe { virt::init_cpu(virt, pages, measures, exits::ways_out()) });
     if let Err(why) = result {
-        log::error!("CPU {}: no virtualisation: {why}", Dec(cpu.index.into()));
+        let index = Dec(cpu.index.into());
+        log::report(
+            "error: ",
+            format_args!("CPU {index}: no virtualisation: {why}"),
+        );
     }
 }
 
@@ -227,7 +230,7 @@ fn start_others(platform: &Platform) {
             break;
         }
         let Some(cpu) = make_cpu(index, id) else {
-            log::warn!(
+            log::warning!(
                 "no memory for the CPU with APIC {} and those after it",
                 Dec(id.0.into())
             );
@@ -238,7 +241,7 @@ fn start_others(platform: &Platform) {
         if unsafe { smp::start(id, index as usize, stack, paging::kernel_root()) } {
             index += 1;
         } else {
-            log::warn!("the CPU with APIC {} did not start", Dec(id.0.into()));
+            log::warning!("the CPU with APIC {} did not start", Dec(id.0.into()));
             cpu::unregister(index);
         }
     }

@@ -12,7 +12,6 @@ use crate::addr::{HostPhys, HostVirt};
 use crate::boot::memory_map::{MapError, MemoryMap, PhysRange, RegionKind};
 use crate::boot::{BootParams, Loader};
 use crate::cell::Given;
-use crate::early_log;
 use crate::mem::{KernelPage, PAGE};
 use crate::panic::refuse;
 use crate::tables::KernelRights;
@@ -84,7 +83,6 @@ unsafe fn bytes(range: PhysRange) -> &'static [u8] {
 /// is found there is nothing to report an error with.
 pub(super) extern "C" fn start(tree: u64, loaded_at: u64, counter: u64) -> ! {
     layout::set_image_phys(HostPhys(loaded_at));
-    early_log::init();
     super::entry::init_vectors();
     let Some(tree) = read_tree(HostPhys(tree)) else {
         super::halt();

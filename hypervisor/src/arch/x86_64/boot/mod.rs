@@ -8,7 +8,7 @@ use entry::trampoline;
 use crate::addr::HostPhys;
 use crate::boot::loader::{LoaderError, LoaderMemory};
 use crate::boot::{BootParams, MemoryMap, PhysRange, RegionKind, multiboot2, pvh};
-use crate::early_log;
+use crate::log;
 use crate::panic::refuse;
 
 use super::layout::{IMAGE, IMAGE_PHYS, window};
@@ -50,7 +50,6 @@ impl LoaderMemory for BootWindow {
 /// the boot page tables, interrupts off.
 pub(super) extern "C" fn start(magic: u32, info: u32, counter: u64) -> ! {
     uart::init();
-    early_log::init();
     match parameters(magic, HostPhys(info.into()), counter) {
         Ok(params) => super::kernel_main(&params),
         Err(error) => refuse(format_args!("cannot start: {error}")),
@@ -106,7 +105,7 @@ fn settle_rsdp(map: &mut MemoryMap, at: HostPhys) -> Option<HostPhys> {
         .bytes(at, RSDP_SIZE)
         .filter(|b| b.starts_with(b"RSD PTR "))
     else {
-        log::warn!("no ACPI root pointer at {at:?}, where the loader says it is");
+        log::warning!("no ACPI root pointer at {at:?}, where the loader says it is");
         return None;
     };
     let range = PhysRange::new(at, RSDP_SIZE)?;

@@ -7,6 +7,7 @@ use x86::io::outb;
 use crate::addr::HostVirt;
 use crate::boot::madt::{ApicId, Gsi, Line, MAX_IO_APICS, Platform, Polarity, Trigger};
 use crate::cell::Given;
+use crate::log;
 
 use super::super::boot::BOOT_MEMORY_END;
 use super::super::layout::window;
@@ -84,7 +85,7 @@ pub fn init(platform: &Platform) {
     for (slot, info) in found.iter_mut().zip(platform.io_apics()) {
         let end = info.address.checked_add(SIZE);
         if end.is_none_or(|end| end > BOOT_MEMORY_END) || !info.address.is_aligned(16) {
-            log::warn!("I/O APIC at {:?} left out: out of reach", info.address);
+            log::warning!("I/O APIC at {:?} left out: out of reach", info.address);
             continue;
         }
         let base = window(info.address);
@@ -96,7 +97,7 @@ pub fn init(platform: &Platform) {
         };
         let version = io_apic.read(VERSION);
         if version == u32::MAX {
-            log::warn!("I/O APIC at {:?} left out: nothing there", info.address);
+            log::warning!("I/O APIC at {:?} left out: nothing there", info.address);
             continue;
         }
         // Bits 23:16 are the last pin.

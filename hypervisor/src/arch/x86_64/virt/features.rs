@@ -6,6 +6,7 @@ use abi::boot::Virtualization;
 use abi::text::{Dec, Hex, Text};
 
 use crate::cell::Given;
+use crate::log;
 
 use super::super::cpuid::{is_amd, leaf};
 use super::fpu::Method;
@@ -173,7 +174,7 @@ fn find() -> Features {
             backend
         }
         Err(missing) => {
-            log::warn!("guests cannot run here: {missing}");
+            log::warning!("guests cannot run here: {missing}");
             Backend::None
         }
     };
