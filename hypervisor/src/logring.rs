@@ -21,26 +21,22 @@ struct Ring {
 }
 
 impl Ring {
-    /// Appends up to [`SIZE`] bytes.
-    fn put(&mut self, bytes: &[u8]) {
-        let end = (self.start + self.length) % SIZE;
-        let (first, second) = bytes.split_at(bytes.len().min(SIZE - end));
-        self.bytes[end..end + first.len()].copy_from_slice(first);
-        self.bytes[..second.len()].copy_from_slice(second);
-        let lost = (self.length + bytes.len()).saturating_sub(SIZE);
-        self.start = (self.start + lost) % SIZE;
-        self.length += bytes.len() - lost;
+    /// Appends a byte.
+    fn put(&mut self, byte: u8) {
+        self.bytes[(self.start + self.length) % SIZE] = byte;
+        if self.length < SIZE {
+            self.length += 1;
+        } else {
+            self.start = (self.start + 1) % SIZE;
+        }
     }
 
-    /// Takes the oldest bytes; returns how many.
-    fn get(&mut self, out: &mut [u8]) -> usize {
-        let count = out.len().min(self.length);
-        let (first, second) = out[..count].split_at_mut(count.min(SIZE - self.start));
-        first.copy_from_slice(&self.bytes[self.start..self.start + first.len()]);
-        second.copy_from_slice(&self.bytes[..second.len()]);
-        self.start = (self.start + count) % SIZE;
-        self.length -= count;
-        count
+    /// Takes the oldest byte.
+    fn get(&mut self) -> Option<u8> {
+        self.length = self.length.checked_sub(1)?;
+        let byte = self.bytes[self.start % SIZE];
+        self.start = (self.start + 1) % SIZE;
+        Some(byte)
     }
 }
 
@@ -80,7 +76,7 @@ pub fn append(bytes: &[u8]) {
     }
     let listener = {
         let mut ring = RING.lock();
-        ring.put(bytes);
+        bytes.iter().for_each(|&byte| ring.put(byte));
         ring.listener
     };
     if let Some((notification, bits)) = listener {
@@ -95,7 +91,10 @@ pub fn take(out: &mut [u8], take_over: bool) -> usize {
     if take_over && !TAKEN_OVER.swap(true, Ordering::Relaxed) {
         ring.length = 0;
     }
-    ring.get(out)
+    let taken = out
+        .iter_mut()
+        .map_while(|to| ring.get().map(|byte| *to = byte));
+    taken.count()
 }
 
 /// Signals `bits` of `notification` whenever something is appended.
