@@ -1,7 +1,7 @@
 //! What loaders and firmware leave in memory, read where it lies.
 #![forbid(unsafe_code)]
 
-use super::memory_map::MapError;
+use super::memory_map::{MapError, MemoryMap, RegionKind};
 use super::params::MAX_COMMAND_LINE;
 use crate::addr::HostPhys;
 use abi::text::Text;
@@ -52,11 +52,13 @@ impl core::fmt::Display for LoaderError {
 }
 
 /// A structure in memory: little-endian fields, 0 where it has ended.
+#[derive(Clone, Copy)]
 pub struct Fields<'a>(pub &'a [u8]);
 
 impl Fields<'_> {
     /// The 32-bit field at offset `at`.
-    pub fn u32(&self, at: usize) -> u32 {
+    #[inline(never)]
+    pub fn u32(self, at: usize) -> u32 {
         self.0
             .get(at..)
             .and_then(|b| b.first_chunk())
@@ -64,12 +66,25 @@ impl Fields<'_> {
     }
 
     /// The 64-bit field at offset `at`.
-    pub fn u64(&self, at: usize) -> u64 {
+    #[inline(never)]
+    pub fn u64(self, at: usize) -> u64 {
         self.0
             .get(at..)
             .and_then(|b| b.first_chunk())
             .map_or(0, |b| u64::from_le_bytes(*b))
     }
+}
+
+/// Bytes of a memory map's entry that all loaders have: address, size, and type as ACPI's.
+pub const MAP_ENTRY: usize = 24;
+
+/// Records the entries of a memory map, each of `size` bytes.
+pub fn read_map(entries: &[u8], size: usize, map: &mut MemoryMap) -> Result<(), MapError> {
+    for entry in entries.chunks_exact(size).map(Fields) {
+        let kind = RegionKind::from_e820(entry.u32(16));
+        map.add(entry.u64(0), entry.u64(8), kind)?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -163,12 +163,10 @@ pub struct MemoryMap {
 impl MemoryMap {
     /// A map of nothing but holes.
     pub const fn new() -> MemoryMap {
+        // Behind the last region, where nobody looks.
         let unused = Region {
-            range: PhysRange {
-                start: 0,
-                end: PAGE,
-            },
-            kind: RegionKind::Reserved,
+            range: PhysRange { start: 0, end: 0 },
+            kind: RegionKind::Usable,
         };
         MemoryMap {
             regions: [unused; MAX_REGIONS],
@@ -258,31 +256,32 @@ impl MemoryMap {
     /// On an error the map is unchanged.
     fn paint(&mut self, range: PhysRange, kind: RegionKind) -> Result<(), MapError> {
         let mut out = MemoryMap::new();
-        // Everything in `range` below `done` has been written to `out`.
-        let mut done = range.start;
-        for region in self.regions() {
-            let old = region.range;
-            out.push(old.start, old.end.min(range.start), region.kind)?;
-            out.push(done, old.start.min(range.end), kind)?;
-            let both = (old.start.max(range.start), old.end.min(range.end));
-            out.push(both.0, both.1, region.kind.max(kind))?;
-            done = done.max(old.end.min(range.end));
-            if old.end > range.end {
-                out.push(done, range.end, kind)?;
-                done = range.end;
-                out.push(old.start.max(range.end), old.end, region.kind)?;
+        let mut at = 0;
+        // From one edge to the next.
+        while at < PHYS_END {
+            let old = self.regions().iter().find(|r| r.range.end > at);
+            let (mut next, mut what) = match old {
+                Some(old) if old.range.start <= at => (old.range.end, Some(old.kind)),
+                Some(old) => (old.range.start, None),
+                None => (PHYS_END, None),
+            };
+            if at < range.start {
+                next = next.min(range.start);
+            } else if at < range.end {
+                next = next.min(range.end);
+                what = what.max(Some(kind));
             }
+            if let Some(kind) = what {
+                out.push(at, next, kind)?;
+            }
+            at = next;
         }
-        out.push(done, range.end, kind)?;
         *self = out;
         Ok(())
     }
 
-    /// Appends the pages from `start` to `end`, if there are any, behind all others.
+    /// Appends the pages from `start` to `end` behind all others.
     fn push(&mut self, start: u64, end: u64, kind: RegionKind) -> Result<(), MapError> {
-        let Some(range) = PhysRange::from_bounds(start, end) else {
-            return Ok(());
-        };
         if let Some(last) = self.regions[..self.len].last_mut()
             && last.kind == kind
             && last.range.end == start
@@ -290,11 +289,9 @@ impl MemoryMap {
             last.range.end = end;
             return Ok(());
         }
-        let slot = self
-            .regions
-            .get_mut(self.len)
-            .ok_or(MapError::TooManyRegions)?;
-        *slot = Region { range, kind };
+        let slot = self.regions.get_mut(self.len);
+        let range = PhysRange { start, end };
+        *slot.ok_or(MapError::TooManyRegions)? = Region { range, kind };
         self.len += 1;
         Ok(())
     }

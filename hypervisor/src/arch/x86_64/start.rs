@@ -8,7 +8,7 @@ use super::speculation::{self, Measures};
 use super::{CpuArch, boot, clock, entry, exits, layout, smp, tags, traps, virt};
 use crate::addr::{HostPhys, HostVirt};
 use crate::boot::madt::{ApicId, Platform};
-use crate::boot::memory_map::{MemoryMap, PhysRange, RegionKind};
+use crate::boot::memory_map::{PhysRange, RegionKind};
 use crate::boot::{BootParams, acpi, handover, image};
 use crate::cell::{CpuCell, Given, Ref};
 use crate::context::State;
@@ -38,7 +38,7 @@ pub fn platform() -> &'static Platform {
 }
 
 /// Called by the boot code, on its stack and page tables.
-pub fn kernel_main(params: &BootParams) -> ! {
+pub fn kernel_main(params: &mut BootParams) -> ! {
     log::info!(concat!("Bulkhead ", env!("CARGO_PKG_VERSION")));
     let Some(bundle) = params.bundle else {
         refuse(format_args!(
@@ -67,8 +67,7 @@ pub fn kernel_main(params: &BootParams) -> ! {
     }
     ioapic::init(platform);
 
-    let mut map = params.memory_map.clone();
-    let pool = make_pool(&mut map, params);
+    let pool = make_pool(params);
     tags::set_pcid_enabled(features.pcid);
     if map_kernel(features, pool).is_none() {
         refuse(format_args!("panic: the kernel pool is too small"));
@@ -78,7 +77,7 @@ pub fn kernel_main(params: &BootParams) -> ! {
         let page = HostPhys(device.0 & !(PAGE - 1));
         // Several I/O APICs may share a page, which is then there already.
         let _ = paging::map_kernel(layout::window(page), page, PAGE, KernelRights::Device);
-        if let Err(why) = map.add(page.0, PAGE, RegionKind::Kernel) {
+        if let Err(why) = params.memory_map.add(page.0, PAGE, RegionKind::Kernel) {
             refuse(format_args!("panic: {why}"));
         }
     }
@@ -93,7 +92,7 @@ pub fn kernel_main(params: &BootParams) -> ! {
     enter_cpu(first, features);
     start_others(platform);
 
-    let info = boot_info(params, &map, pool);
+    let info = boot_info(params, pool);
     let machine = Machine {
         info,
         bundle,
@@ -119,9 +118,9 @@ pub fn ap_main(index: usize) -> ! {
     run()
 }
 
-fn make_pool(map: &mut MemoryMap, params: &BootParams) -> PhysRange {
+fn make_pool(params: &mut BootParams) -> PhysRange {
     let low = PhysRange::new(HostPhys(1 << 20), (4 << 30) - (1 << 20));
-    let pool = low.and_then(|low| handover::claim_pool(map, &params.command_line, low));
+    let pool = low.and_then(|low| handover::claim_pool(params, low));
     let Some(pool) = pool else {
         refuse(format_args!(
             "panic: too little free memory below 4 GiB for the kernel"
@@ -248,7 +247,7 @@ fn start_others(platform: &Platform) {
     log::info!("{} CPUs", Dec(cpu::count().into()));
 }
 
-fn boot_info(params: &BootParams, map: &MemoryMap, pool: PhysRange) -> BootInfo {
+fn boot_info(params: &BootParams, pool: PhysRange) -> BootInfo {
     let reserved = |range: PhysRange| {
         // Low reserved memory is the BIOS's, with the RSDP; above it is device memory.
         if range.end() <= HostPhys(1 << 20) {
@@ -258,7 +257,7 @@ fn boot_info(params: &BootParams, map: &MemoryMap, pool: PhysRange) -> BootInfo 
         }
     };
     let end = HostPhys(virt::physical_end());
-    let (regions, region_count) = root::memory_regions(map, end, reserved);
+    let (regions, region_count) = root::memory_regions(&params.memory_map, end, reserved);
     let bundle = params.bundle.unwrap_or(pool);
     let mut cpu_ids = [0; abi::boot::MAX_CPUS];
     for cpu in cpu::all() {

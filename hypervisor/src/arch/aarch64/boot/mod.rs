@@ -9,8 +9,8 @@ use super::layout::{self, IMAGE, window};
 use super::paging;
 use super::uart;
 use crate::addr::{HostPhys, HostVirt};
+use crate::boot::BootParams;
 use crate::boot::memory_map::{MapError, MemoryMap, PhysRange, RegionKind};
-use crate::boot::{BootParams, Loader};
 use crate::cell::Given;
 use crate::mem::{KernelPage, PAGE};
 use crate::panic::refuse;
@@ -94,7 +94,7 @@ pub(super) extern "C" fn start(tree: u64, loaded_at: u64, counter: u64) -> ! {
         uart::set_base(found.range.start());
         uart::init();
     }
-    super::kernel_main(&parameters(machine, tree, counter))
+    super::kernel_main(&mut parameters(machine, tree, counter))
 }
 
 /// What the kernel starts with on the machine that the device tree in `tree` describes. Not a part of [`start`], so that
@@ -111,7 +111,6 @@ fn parameters(machine: &Machine, tree: PhysRange, counter: u64) -> BootParams {
         refuse(format_args!("cannot start: the boot bundle is too large"));
     }
     BootParams {
-        loader: Loader::Image,
         memory_map,
         bundle: machine.bundle,
         command_line: machine.command_line.clone(),

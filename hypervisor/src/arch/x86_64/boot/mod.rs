@@ -50,25 +50,25 @@ impl LoaderMemory for BootWindow {
 /// the boot page tables, interrupts off.
 pub(super) extern "C" fn start(magic: u32, info: u32, counter: u64) -> ! {
     uart::init();
-    match parameters(magic, HostPhys(info.into()), counter) {
-        Ok(params) => super::kernel_main(&params),
-        Err(error) => refuse(format_args!("cannot start: {error}")),
+    let mut params = BootParams::EMPTY;
+    params.boot_counter = counter;
+    if let Err(error) = read(magic, HostPhys(info.into()), &mut params) {
+        refuse(format_args!("cannot start: {error}"));
     }
+    super::kernel_main(&mut params)
 }
 
 /// Reads what the loader has passed. Not a part of [`start`], so that its variables leave the boot stack.
 #[inline(never)]
-fn parameters(magic: u32, info: HostPhys, counter: u64) -> Result<BootParams, LoaderError> {
-    let mut params = match magic {
-        pvh::MAGIC => pvh::read(&BootWindow, info)?,
-        multiboot2::MAGIC => multiboot2::read(&BootWindow, info)?,
+fn read(magic: u32, info: HostPhys, params: &mut BootParams) -> Result<(), LoaderError> {
+    match magic {
+        pvh::MAGIC => pvh::read(&BootWindow, info, params)?,
+        multiboot2::MAGIC => multiboot2::read(&BootWindow, info, params)?,
         _ => refuse(format_args!(
             "started by a loader with neither PVH nor multiboot2"
         )),
-    };
-    params.boot_counter = counter;
-    settle(&mut params)?;
-    Ok(params)
+    }
+    settle(params)
 }
 
 /// Takes what is in use out of the usable memory, and puts what must last where it lasts.
