@@ -7,8 +7,8 @@
 
 use core::fmt;
 
+use super::loader::LoaderError;
 use crate::addr::HostPhys;
-use abi::text::Dec;
 
 /// Most regions that a map holds. PCs have 10 to 60.
 pub const MAX_REGIONS: usize = 128;
@@ -131,27 +131,6 @@ pub struct Region {
     pub kind: RegionKind,
 }
 
-/// Why a range cannot be recorded.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum MapError {
-    /// The result would have more than [`MAX_REGIONS`] regions.
-    TooManyRegions,
-    /// The range is not usable memory as a whole.
-    NotUsable(PhysRange),
-}
-
-impl fmt::Display for MapError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            MapError::TooManyRegions => {
-                let most = Dec(MAX_REGIONS as u64);
-                write!(f, "firmware describes more than {most} memory regions")
-            }
-            MapError::NotUsable(range) => write!(f, "{range:?} is not usable memory"),
-        }
-    }
-}
-
 /// The regions of physical memory: page-aligned, ascending, disjoint. What no region covers is a
 /// hole: no RAM, perhaps devices ([`MemoryMap::holes`]).
 #[derive(Clone)]
@@ -182,7 +161,7 @@ impl MemoryMap {
     /// Records an entry of firmware or loader: any alignment, any order. Usable memory shrinks to
     /// whole pages, all else grows to whole pages, and the more restrictive kind wins. Entries that
     /// are empty or leave the physical address space are cut, as they describe nothing there.
-    pub fn add(&mut self, start: u64, size: u64, kind: RegionKind) -> Result<(), MapError> {
+    pub fn add(&mut self, start: u64, size: u64, kind: RegionKind) -> Result<(), LoaderError> {
         let end = start.saturating_add(size).min(PHYS_END);
         let Some(range) = PhysRange::from_bounds(start, end) else {
             return Ok(());
@@ -197,10 +176,10 @@ impl MemoryMap {
     }
 
     /// Takes the pages that `range` touches out of usable memory: from now on they are of `kind`.
-    pub fn claim(&mut self, range: PhysRange, kind: RegionKind) -> Result<(), MapError> {
+    pub fn claim(&mut self, range: PhysRange, kind: RegionKind) -> Result<(), LoaderError> {
         let pages = range.outward();
         if !self.is_usable(pages) {
-            return Err(MapError::NotUsable(pages));
+            return Err(LoaderError::NotUsable(pages));
         }
         self.paint(pages, kind)
     }
@@ -254,7 +233,7 @@ impl MemoryMap {
 
     /// Makes the pages of `range` that were holes `kind`, and the others the more restrictive of that and what they were.
     /// On an error the map is unchanged.
-    fn paint(&mut self, range: PhysRange, kind: RegionKind) -> Result<(), MapError> {
+    fn paint(&mut self, range: PhysRange, kind: RegionKind) -> Result<(), LoaderError> {
         let mut out = MemoryMap::new();
         let mut at = 0;
         // From one edge to the next.
@@ -281,7 +260,7 @@ impl MemoryMap {
     }
 
     /// Appends the pages from `start` to `end` behind all others.
-    fn push(&mut self, start: u64, end: u64, kind: RegionKind) -> Result<(), MapError> {
+    fn push(&mut self, start: u64, end: u64, kind: RegionKind) -> Result<(), LoaderError> {
         if let Some(last) = self.regions[..self.len].last_mut()
             && last.kind == kind
             && last.range.end == start
@@ -291,7 +270,7 @@ impl MemoryMap {
         }
         let slot = self.regions.get_mut(self.len);
         let range = PhysRange { start, end };
-        *slot.ok_or(MapError::TooManyRegions)? = Region { range, kind };
+        *slot.ok_or(LoaderError::TooManyRegions)? = Region { range, kind };
         self.len += 1;
         Ok(())
     }
@@ -414,7 +393,7 @@ mod tests {
             let range = PhysRange::new(HostPhys(start * PAGE), 1).unwrap();
             assert_eq!(
                 map.claim(range, Kernel),
-                Err(MapError::NotUsable(range.outward()))
+                Err(LoaderError::NotUsable(range.outward()))
             );
         }
         assert_eq!(expand(&map)[..5], after);
@@ -479,7 +458,7 @@ mod tests {
             map.add(2 * i * PAGE, PAGE, RegionKind::Usable).unwrap();
         }
         let more = map.add(1 << 40, PAGE, RegionKind::Usable);
-        assert_eq!(more, Err(MapError::TooManyRegions));
+        assert_eq!(more, Err(LoaderError::TooManyRegions));
         assert_eq!(map.regions().len(), MAX_REGIONS);
         assert_eq!(map.total(RegionKind::Usable), MAX_REGIONS as u64 * PAGE);
         // A range that joins two others needs no room.

@@ -10,7 +10,8 @@ use super::paging;
 use super::uart;
 use crate::addr::{HostPhys, HostVirt};
 use crate::boot::BootParams;
-use crate::boot::memory_map::{MapError, MemoryMap, PhysRange, RegionKind};
+use crate::boot::loader::LoaderError;
+use crate::boot::memory_map::{MemoryMap, PhysRange, RegionKind};
 use crate::cell::Given;
 use crate::mem::{KernelPage, PAGE};
 use crate::panic::refuse;
@@ -138,7 +139,7 @@ fn read_tree(at: HostPhys) -> Option<PhysRange> {
 }
 
 /// Fills the memory map: what is RAM, less what is in use.
-fn settle(map: &mut MemoryMap, machine: &Machine, tree: PhysRange) -> Result<(), MapError> {
+fn settle(map: &mut MemoryMap, machine: &Machine, tree: PhysRange) -> Result<(), LoaderError> {
     for range in machine.memory.iter() {
         map.add(range.start().0, range.size(), RegionKind::Usable)?;
     }
