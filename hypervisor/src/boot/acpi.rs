@@ -44,10 +44,12 @@ pub fn read(memory: &impl LoaderMemory, rsdp: Option<HostPhys>, boot_cpu: ApicId
             .find_map(|at| table(memory, at, signature))
     };
     match find(b"APIC") {
-        Some(madt) => match Platform::from_madt(madt, boot_cpu) {
-            Ok(platform) => info.platform = platform,
-            Err(error) => log::warning!("{error}: one CPU, no device interrupts"),
-        },
+        Some(madt) => {
+            if let Err(error) = info.platform.read_madt(madt) {
+                info.platform = Platform::single(boot_cpu);
+                log::warning!("{error}: one CPU, no device interrupts");
+            }
+        }
         None => log::warning!("no usable ACPI MADT: one CPU, no device interrupts"),
     }
     info.pm_timer = find(b"FACP").and_then(pm_timer);
