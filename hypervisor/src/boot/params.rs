@@ -75,8 +75,10 @@ impl CommandLine {
     pub fn value(&self, key: &str) -> Option<&[u8]> {
         let mut words = self.text().rsplit(|&byte| byte == b' ');
         words.find_map(|word| {
-            word.strip_prefix(key.as_bytes())
-                .and_then(|rest| rest.strip_prefix(b"="))
+            // Byte by byte, as in `acpi`.
+            let mut rest = word.iter();
+            let is_key = key.bytes().all(|byte| rest.next() == Some(&byte));
+            rest.as_slice().strip_prefix(b"=").filter(|_| is_key)
         })
     }
 

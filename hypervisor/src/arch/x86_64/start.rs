@@ -51,14 +51,14 @@ pub fn kernel_main(params: &mut BootParams) -> ! {
         Ok(head) => head,
         Err(why) => refuse(format_args!("panic: {why}")),
     };
-    let features = FEATURES.give(CpuFeatures::detect(&params.command_line));
+    let features = FEATURES.give(|| CpuFeatures::detect(&params.command_line));
     if let Err(why) = features.check() {
         refuse(format_args!("panic: {why}"));
     }
     // SAFETY: the boot page tables have supervisor pages only, and CR3 holds no flags.
     unsafe { features.enable_on_this_cpu() };
     let info = acpi::read(&boot::BootWindow, params.rsdp, apic::boot_id());
-    let platform = PLATFORM.give(info.platform);
+    let platform = PLATFORM.give(|| info.platform);
     let apic_registers = apic::init(features);
     if !clock::calibrate(info.pm_timer) {
         refuse(format_args!(

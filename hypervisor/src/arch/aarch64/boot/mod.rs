@@ -134,7 +134,8 @@ fn read_tree(at: HostPhys) -> Option<PhysRange> {
     let range = PhysRange::new(at, size)?;
     map(range, KernelRights::ReadWrite)?;
     // SAFETY: as above.
-    MACHINE.give(Machine::read(unsafe { bytes(range) }).ok()?);
+    let machine = Machine::read(unsafe { bytes(range) }).ok()?;
+    MACHINE.give(|| machine);
     Some(range.outward())
 }
 

@@ -114,7 +114,7 @@ static FEATURES: Given<Features> = Given::new();
 /// Chooses the extension. Called on the boot CPU before anything else of this module; says in the log
 /// what it found, or why guests cannot run. Once.
 pub fn detect() -> Virtualization {
-    FEATURES.give(find()).virtualization
+    FEATURES.give(find).virtualization
 }
 
 /// What [`detect`] found.

@@ -17,138 +17,119 @@ pub(super) const ENCLV_EXITING_BITMAP: u32 = 0x2036;
 /// A word of VM-execution, exit or entry controls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ControlWord {
-    /// Pin-based.
-    Pin,
     /// Primary processor-based.
     Primary,
     /// Secondary processor-based.
     Secondary,
+    /// Pin-based.
+    Pin,
     /// VM exit.
     Exit,
     /// VM entry.
     Entry,
 }
 
-impl ControlWord {
-    /// What is needed, what is taken where it is there, and what must not be forced on.
-    fn wishes(self) -> Wishes {
-        match self {
-            ControlWord::Pin => Wishes {
-                needed: (PinbasedControls::EXTERNAL_INTERRUPT_EXITING
-                    | PinbasedControls::NMI_EXITING
-                    | PinbasedControls::VIRTUAL_NMIS)
-                    .bits(),
-                taken: 0,
-                unwanted: 0,
-            },
-            ControlWord::Primary => Wishes {
-                // CR8 exits: without them, MOV to CR8 would write the machine's task priority.
-                needed: (PrimaryControls::USE_TSC_OFFSETTING
-                    | PrimaryControls::HLT_EXITING
-                    | PrimaryControls::MWAIT_EXITING
-                    | PrimaryControls::MONITOR_EXITING
-                    | PrimaryControls::RDPMC_EXITING
-                    | PrimaryControls::CR8_LOAD_EXITING
-                    | PrimaryControls::CR8_STORE_EXITING
-                    | PrimaryControls::MOV_DR_EXITING
-                    | PrimaryControls::UNCOND_IO_EXITING
-                    | PrimaryControls::USE_MSR_BITMAPS
-                    | PrimaryControls::SECONDARY_CONTROLS)
-                    .bits(),
-                taken: 0,
-                unwanted: (PrimaryControls::CR3_LOAD_EXITING
-                    | PrimaryControls::CR3_STORE_EXITING
-                    | PrimaryControls::INVLPG_EXITING
-                    | PrimaryControls::RDTSC_EXITING
-                    | PrimaryControls::PAUSE_EXITING
-                    | PrimaryControls::INTERRUPT_WINDOW_EXITING
-                    | PrimaryControls::NMI_WINDOW_EXITING)
-                    .bits(),
-            },
-            ControlWord::Secondary => Wishes {
-                needed: (SecondaryControls::ENABLE_EPT
-                    | SecondaryControls::ENABLE_VPID
-                    | SecondaryControls::UNRESTRICTED_GUEST
-                    | SecondaryControls::WBINVD_EXITING)
-                    .bits(),
-                // RDTSCP: TSC_AUX is the guest's. INVPCID: stays in the VPID. XSAVES: IA32_XSS is 0. ENCLS
-                // exits, so that a guest does not run SGX unasked. What is not here raises #UD in guests:
-                // VMFUNC, UMWAIT, PCONFIG, ENQCMD and the like.
-                taken: (SecondaryControls::ENABLE_RDTSCP
-                    | SecondaryControls::ENABLE_INVPCID
-                    | SecondaryControls::ENABLE_XSAVES_XRSTORS
-                    | SecondaryControls::ENCLS_EXITING
-                    | SecondaryControls::ENCLV_EXITING)
-                    .bits(),
-                unwanted: 0,
-            },
-            ControlWord::Exit => Wishes {
-                needed: (ExitControls::HOST_ADDRESS_SPACE_SIZE
-                    | ExitControls::ACK_INTERRUPT_ON_EXIT
-                    | ExitControls::SAVE_DEBUG_CONTROLS
-                    | ExitControls::SAVE_IA32_PAT
-                    | ExitControls::LOAD_IA32_PAT
-                    | ExitControls::SAVE_IA32_EFER
-                    | ExitControls::LOAD_IA32_EFER)
-                    .bits(),
-                taken: 0,
-                unwanted: 0,
-            },
-            ControlWord::Entry => Wishes {
-                needed: (EntryControls::LOAD_DEBUG_CONTROLS
-                    | EntryControls::LOAD_IA32_PAT
-                    | EntryControls::LOAD_IA32_EFER)
-                    .bits(),
-                taken: 0,
-                unwanted: EntryControls::IA32E_MODE_GUEST.bits(),
-            },
-        }
-    }
-
-    /// The word, given its capability MSR: bits set in the lower half are forced on, bits clear in the
-    /// upper half are forced off.
-    fn compute(self, capability: u64) -> Result<u32, Missing> {
-        let (forced_on, allowed) = (capability as u32, (capability >> 32) as u32);
-        let Wishes {
-            needed,
-            taken,
-            unwanted,
-        } = self.wishes();
-        let absent = needed & !allowed;
-        let forced = unwanted & forced_on;
-        if absent != 0 || forced != 0 {
-            return Err(Missing::Controls {
-                word: self,
-                absent,
-                forced,
-            });
-        }
-        Ok(needed | taken & allowed | forced_on)
-    }
-}
-
+/// What is needed of a word, what is taken where it is there, and what must not be forced on.
 struct Wishes {
+    word: ControlWord,
+    /// Its capability MSR: bits set in the lower half are forced on, bits clear in the upper half are forced off.
+    msr: u32,
     needed: u32,
     taken: u32,
     unwanted: u32,
 }
 
-/// The capability MSRs.
-#[derive(Clone, Copy, Debug)]
-struct Msrs {
-    basic: u64,
-    pin: u64,
-    primary: u64,
-    secondary: u64,
-    exit: u64,
-    entry: u64,
-    cr0_fixed0: u64,
-    cr0_fixed1: u64,
-    cr4_fixed0: u64,
-    cr4_fixed1: u64,
-    ept_vpid: u64,
-    /// CPUID 1, ECX bit 31: the processor is one of another hypervisor.
-    is_nested: bool,
+/// The primary word comes first, as it says whether the secondary one is there.
+static WISHES: [Wishes; 5] = [
+    Wishes {
+        word: ControlWord::Primary,
+        msr: msr::IA32_VMX_TRUE_PROCBASED_CTLS,
+        // CR8 exits: without them, MOV to CR8 would write the machine's task priority.
+        needed: PrimaryControls::USE_TSC_OFFSETTING.bits()
+            | PrimaryControls::HLT_EXITING.bits()
+            | PrimaryControls::MWAIT_EXITING.bits()
+            | PrimaryControls::MONITOR_EXITING.bits()
+            | PrimaryControls::RDPMC_EXITING.bits()
+            | PrimaryControls::CR8_LOAD_EXITING.bits()
+            | PrimaryControls::CR8_STORE_EXITING.bits()
+            | PrimaryControls::MOV_DR_EXITING.bits()
+            | PrimaryControls::UNCOND_IO_EXITING.bits()
+            | PrimaryControls::USE_MSR_BITMAPS.bits()
+            | PrimaryControls::SECONDARY_CONTROLS.bits(),
+        taken: 0,
+        unwanted: PrimaryControls::CR3_LOAD_EXITING.bits()
+            | PrimaryControls::CR3_STORE_EXITING.bits()
+            | PrimaryControls::INVLPG_EXITING.bits()
+            | PrimaryControls::RDTSC_EXITING.bits()
+            | PrimaryControls::PAUSE_EXITING.bits()
+            | PrimaryControls::INTERRUPT_WINDOW_EXITING.bits()
+            | PrimaryControls::NMI_WINDOW_EXITING.bits(),
+    },
+    Wishes {
+        word: ControlWord::Secondary,
+        msr: msr::IA32_VMX_PROCBASED_CTLS2,
+        needed: SecondaryControls::ENABLE_EPT.bits()
+            | SecondaryControls::ENABLE_VPID.bits()
+            | SecondaryControls::UNRESTRICTED_GUEST.bits()
+            | SecondaryControls::WBINVD_EXITING.bits(),
+        // RDTSCP: TSC_AUX is the guest's. INVPCID: stays in the VPID. XSAVES: IA32_XSS is 0. ENCLS
+        // exits, so that a guest does not run SGX unasked. What is not here raises #UD in guests:
+        // VMFUNC, UMWAIT, PCONFIG, ENQCMD and the like.
+        taken: SecondaryControls::ENABLE_RDTSCP.bits()
+            | SecondaryControls::ENABLE_INVPCID.bits()
+            | SecondaryControls::ENABLE_XSAVES_XRSTORS.bits()
+            | SecondaryControls::ENCLS_EXITING.bits()
+            | SecondaryControls::ENCLV_EXITING.bits(),
+        unwanted: 0,
+    },
+    Wishes {
+        word: ControlWord::Pin,
+        msr: msr::IA32_VMX_TRUE_PINBASED_CTLS,
+        needed: PinbasedControls::EXTERNAL_INTERRUPT_EXITING.bits()
+            | PinbasedControls::NMI_EXITING.bits()
+            | PinbasedControls::VIRTUAL_NMIS.bits(),
+        taken: 0,
+        unwanted: 0,
+    },
+    Wishes {
+        word: ControlWord::Exit,
+        msr: msr::IA32_VMX_TRUE_EXIT_CTLS,
+        needed: ExitControls::HOST_ADDRESS_SPACE_SIZE.bits()
+            | ExitControls::ACK_INTERRUPT_ON_EXIT.bits()
+            | ExitControls::SAVE_DEBUG_CONTROLS.bits()
+            | ExitControls::SAVE_IA32_PAT.bits()
+            | ExitControls::LOAD_IA32_PAT.bits()
+            | ExitControls::SAVE_IA32_EFER.bits()
+            | ExitControls::LOAD_IA32_EFER.bits(),
+        taken: 0,
+        unwanted: 0,
+    },
+    Wishes {
+        word: ControlWord::Entry,
+        msr: msr::IA32_VMX_TRUE_ENTRY_CTLS,
+        needed: EntryControls::LOAD_DEBUG_CONTROLS.bits()
+            | EntryControls::LOAD_IA32_PAT.bits()
+            | EntryControls::LOAD_IA32_EFER.bits(),
+        taken: 0,
+        unwanted: EntryControls::IA32E_MODE_GUEST.bits(),
+    },
+];
+
+impl Wishes {
+    /// The word, given its capability MSR.
+    fn compute(&self, capability: u64) -> Result<u32, Missing> {
+        let (forced_on, allowed) = (capability as u32, (capability >> 32) as u32);
+        let absent = self.needed & !allowed;
+        let forced = self.unwanted & forced_on;
+        if absent != 0 || forced != 0 {
+            return Err(Missing::Controls {
+                word: self.word,
+                absent,
+                forced,
+            });
+        }
+        Ok(self.needed | self.taken & allowed | forced_on)
+    }
 }
 
 /// What this processor's VMX can do.
@@ -156,9 +137,9 @@ struct Msrs {
 pub(in super::super) struct Capabilities {
     /// First word of VMXON and VMCS regions.
     pub revision: u32,
-    pub pin: u32,
     pub primary: u32,
     pub secondary: u32,
+    pub pin: u32,
     pub exit: u32,
     pub entry: u32,
     /// CR0 bits that VMX operation demands, or forbids (clear in `cr0_allowed`).
@@ -184,41 +165,31 @@ impl Capabilities {
     /// Asks the current CPU, which has VMX by CPUID.
     pub fn find() -> Result<Capabilities, Missing> {
         msr_bitmap::fill();
+        // SAFETY: a processor with VMX has the MSR.
+        let feature_control = unsafe { rdmsr(msr::IA32_FEATURE_CONTROL) };
+        if feature_control & (LOCKED | OUTSIDE_SMX) == LOCKED {
+            return Err(Missing::FeatureControl);
+        }
+        let is_nested = cpuid::leaf(1, 0).ecx >> 31 != 0;
         // SAFETY: a processor with VMX has these MSRs; the secondary controls and EPT abilities exist only
         // where the controls before them allow, which is tested first.
-        unsafe {
-            let feature_control = rdmsr(msr::IA32_FEATURE_CONTROL);
-            if feature_control & (LOCKED | OUTSIDE_SMX) == LOCKED {
-                return Err(Missing::FeatureControl);
-            }
-            let basic = rdmsr(msr::IA32_VMX_BASIC);
-            if basic >> 55 & 1 == 0 {
-                return Err(Missing::TrueControls);
-            }
-            let primary = rdmsr(msr::IA32_VMX_TRUE_PROCBASED_CTLS);
-            ControlWord::Primary.compute(primary)?;
-            let secondary = rdmsr(msr::IA32_VMX_PROCBASED_CTLS2);
-            ControlWord::Secondary.compute(secondary)?;
-            Capabilities::compute(&Msrs {
-                basic,
-                pin: rdmsr(msr::IA32_VMX_TRUE_PINBASED_CTLS),
-                primary,
-                secondary,
-                exit: rdmsr(msr::IA32_VMX_TRUE_EXIT_CTLS),
-                entry: rdmsr(msr::IA32_VMX_TRUE_ENTRY_CTLS),
-                cr0_fixed0: rdmsr(msr::IA32_VMX_CR0_FIXED0),
-                cr0_fixed1: rdmsr(msr::IA32_VMX_CR0_FIXED1),
-                cr4_fixed0: rdmsr(msr::IA32_VMX_CR4_FIXED0),
-                cr4_fixed1: rdmsr(msr::IA32_VMX_CR4_FIXED1),
-                ept_vpid: rdmsr(msr::IA32_VMX_EPT_VPID_CAP),
-                is_nested: cpuid::leaf(1, 0).ecx >> 31 != 0,
-            })
-        }
+        Capabilities::compute(|msr| unsafe { rdmsr(msr) }, is_nested)
     }
 
-    fn compute(msrs: &Msrs) -> Result<Capabilities, Missing> {
+    /// By what `read` finds in the capability MSRs.
+    fn compute(read: impl Fn(u32) -> u64, is_nested: bool) -> Result<Capabilities, Missing> {
+        let basic = read(msr::IA32_VMX_BASIC);
+        if basic >> 55 & 1 == 0 {
+            return Err(Missing::TrueControls);
+        }
+        let mut controls = [0; WISHES.len()];
+        for (word, wishes) in controls.iter_mut().zip(&WISHES) {
+            *word = wishes.compute(read(wishes.msr))?;
+        }
+        let [primary, secondary, pin, exit, entry] = controls;
         // Intel SDM 3D A.10.
-        let ept = |bit: u32| msrs.ept_vpid >> bit & 1 != 0;
+        let abilities = read(msr::IA32_VMX_EPT_VPID_CAP);
+        let ept = |bit: u32| abilities >> bit & 1 != 0;
         for &(bit, name) in &[
             (6, "four-level tables"),
             (14, "write-back memory type"),
@@ -236,20 +207,20 @@ impl Capabilities {
             return Err(Missing::Ept("a usable type of INVEPT and INVVPID"));
         }
         Ok(Capabilities {
-            revision: msrs.basic as u32 & 0x7fff_ffff,
-            pin: ControlWord::Pin.compute(msrs.pin)?,
-            primary: ControlWord::Primary.compute(msrs.primary)?,
-            secondary: ControlWord::Secondary.compute(msrs.secondary)?,
-            exit: ControlWord::Exit.compute(msrs.exit)?,
-            entry: ControlWord::Entry.compute(msrs.entry)?,
-            cr0_needed: msrs.cr0_fixed0,
-            cr0_allowed: msrs.cr0_fixed1,
-            cr4_needed: msrs.cr4_fixed0,
-            cr4_allowed: msrs.cr4_fixed1,
+            revision: basic as u32 & 0x7fff_ffff,
+            primary,
+            secondary,
+            pin,
+            exit,
+            entry,
+            cr0_needed: read(msr::IA32_VMX_CR0_FIXED0),
+            cr0_allowed: read(msr::IA32_VMX_CR0_FIXED1),
+            cr4_needed: read(msr::IA32_VMX_CR4_FIXED0),
+            cr4_allowed: read(msr::IA32_VMX_CR4_FIXED1),
             giant_pages: ept(17),
             invept,
             invvpid,
-            is_nested: msrs.is_nested,
+            is_nested,
         })
     }
 
@@ -273,23 +244,29 @@ pub(super) const OUTSIDE_SMX: u64 = 1 << 2;
 mod tests {
     use super::*;
 
-    /// Skylake-X as Bochs has it, near enough.
-    fn machine() -> Msrs {
+    /// The value of an MSR: Skylake-X as Bochs has it, near enough.
+    fn machine(number: u32) -> u64 {
         let free = |forced: u32| (0xffff_ffff << 32) | u64::from(forced);
-        Msrs {
-            basic: 1 << 55 | 0x2b,
-            pin: free(0x16),
-            primary: free(0x0400_6172),
-            secondary: 0x03ff_ffff << 32,
-            exit: free(0x3_6dfb),
-            entry: free(0x11fb),
-            cr0_fixed0: 0x8000_0021,
-            cr0_fixed1: 0xffff_ffff,
-            cr4_fixed0: 0x2000,
-            cr4_fixed1: 0x37_67ff,
-            ept_vpid: 0x0f01_0673_4141,
-            is_nested: false,
+        match number {
+            msr::IA32_VMX_BASIC => 1 << 55 | 0x2b,
+            msr::IA32_VMX_TRUE_PINBASED_CTLS => free(0x16),
+            msr::IA32_VMX_TRUE_PROCBASED_CTLS => free(0x0400_6172),
+            msr::IA32_VMX_PROCBASED_CTLS2 => 0x03ff_ffff << 32,
+            msr::IA32_VMX_TRUE_EXIT_CTLS => free(0x3_6dfb),
+            msr::IA32_VMX_TRUE_ENTRY_CTLS => free(0x11fb),
+            msr::IA32_VMX_CR0_FIXED0 => 0x8000_0021,
+            msr::IA32_VMX_CR0_FIXED1 => 0xffff_ffff,
+            msr::IA32_VMX_CR4_FIXED0 => 0x2000,
+            msr::IA32_VMX_CR4_FIXED1 => 0x37_67ff,
+            msr::IA32_VMX_EPT_VPID_CAP => 0x0f01_0673_4141,
+            _ => unreachable!(),
         }
+    }
+
+    /// What is found where the bits `changed` of one MSR are others.
+    fn find(number: u32, changed: u64) -> Result<Capabilities, Missing> {
+        let read = |n| machine(n) ^ if n == number { changed } else { 0 };
+        Capabilities::compute(read, false)
     }
 
     /// What `table` calls nobody's and is no MSR, and the debug registers before their first use.
@@ -302,19 +279,17 @@ mod tests {
             PrimaryControls::MOV_DR_EXITING,
             PrimaryControls::USE_MSR_BITMAPS,
         ] {
-            let found = Capabilities::compute(&machine()).unwrap();
-            assert_eq!(found.primary & control.bits(), control.bits());
-            let without = Msrs {
-                primary: machine().primary & !(u64::from(control.bits()) << 32),
-                ..machine()
-            };
-            assert!(Capabilities::compute(&without).is_err(), "{control:?}");
+            let found = find(0, 0).unwrap().primary;
+            assert_eq!(found & control.bits(), control.bits());
+            let without = u64::from(control.bits()) << 32;
+            let found = find(msr::IA32_VMX_TRUE_PROCBASED_CTLS, without);
+            assert!(found.is_err(), "{control:?}");
         }
     }
 
     #[test]
     fn a_capable_machine() {
-        let found = Capabilities::compute(&machine()).unwrap();
+        let found = find(0, 0).unwrap();
         assert_eq!(found.revision, 0x2b);
         assert_eq!(found.primary & 0x0400_6172, 0x0400_6172);
         assert_ne!(found.primary & PrimaryControls::HLT_EXITING.bits(), 0);
@@ -328,9 +303,7 @@ mod tests {
 
     #[test]
     fn no_unrestricted_guest() {
-        let mut machine = machine();
-        machine.secondary &= !(0x80 << 32);
-        let missing = Capabilities::compute(&machine).unwrap_err();
+        let missing = find(msr::IA32_VMX_PROCBASED_CTLS2, 0x80 << 32).unwrap_err();
         assert_eq!(
             missing.to_string(),
             "VMX Secondary controls lack bits 0x80, force bits 0x0"
@@ -339,9 +312,7 @@ mod tests {
 
     #[test]
     fn forced_cr3_exits() {
-        let mut machine = machine();
-        machine.primary |= 1 << 15;
-        let missing = Capabilities::compute(&machine).unwrap_err();
+        let missing = find(msr::IA32_VMX_TRUE_PROCBASED_CTLS, 1 << 15).unwrap_err();
         assert_eq!(
             missing.to_string(),
             "VMX Primary controls lack bits 0x0, force bits 0x8000"
@@ -350,13 +321,9 @@ mod tests {
 
     #[test]
     fn invept_of_all_contexts_only() {
-        let mut machine = machine();
-        machine.ept_vpid &= !(1 << 25);
-        assert_eq!(Capabilities::compute(&machine).unwrap().invept, ALL);
-        machine.ept_vpid &= !(1 << 26);
-        assert!(matches!(
-            Capabilities::compute(&machine),
-            Err(Missing::Ept(_))
-        ));
+        let found = find(msr::IA32_VMX_EPT_VPID_CAP, 1 << 25);
+        assert_eq!(found.unwrap().invept, ALL);
+        let found = find(msr::IA32_VMX_EPT_VPID_CAP, 3 << 25);
+        assert!(matches!(found, Err(Missing::Ept(_))));
     }
 }
