@@ -56,7 +56,12 @@ impl Root {
     }
 
     fn object<T: Object>(&self, at: Selector, object: Ref<T>) -> Result<(), Status> {
-        let word = CapWord::new(T::KIND, Rights::all(), object.address());
+        self.object_of_kind(at, T::KIND, object.address())
+    }
+
+    #[inline(never)]
+    fn object_of_kind(&self, at: Selector, kind: Kind, address: u64) -> Result<(), Status> {
+        let word = CapWord::new(kind, Rights::all(), address);
         self.install(at, word, (u64::MAX, 0), 0)
     }
 

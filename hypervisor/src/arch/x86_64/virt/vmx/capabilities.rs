@@ -168,7 +168,9 @@ impl Capabilities {
         // SAFETY: a processor with VMX has the MSR.
         let feature_control = unsafe { rdmsr(msr::IA32_FEATURE_CONTROL) };
         if feature_control & (LOCKED | OUTSIDE_SMX) == LOCKED {
-            return Err(Missing::FeatureControl);
+            return Err(Missing::Feature(
+                "VMX is locked off by firmware (IA32_FEATURE_CONTROL): enable it there",
+            ));
         }
         let is_nested = cpuid::leaf(1, 0).ecx >> 31 != 0;
         // SAFETY: a processor with VMX has these MSRs; the secondary controls and EPT abilities exist only
@@ -180,7 +182,7 @@ impl Capabilities {
     fn compute(read: impl Fn(u32) -> u64, is_nested: bool) -> Result<Capabilities, Missing> {
         let basic = read(msr::IA32_VMX_BASIC);
         if basic >> 55 & 1 == 0 {
-            return Err(Missing::TrueControls);
+            return Err(Missing::Feature("VMX without IA32_VMX_TRUE_*_CTLS"));
         }
         let mut controls = [0; WISHES.len()];
         for (word, wishes) in controls.iter_mut().zip(&WISHES) {
@@ -190,21 +192,23 @@ impl Capabilities {
         // Intel SDM 3D A.10.
         let abilities = read(msr::IA32_VMX_EPT_VPID_CAP);
         let ept = |bit: u32| abilities >> bit & 1 != 0;
-        for &(bit, name) in &[
-            (6, "four-level tables"),
-            (14, "write-back memory type"),
-            (16, "2-MiB pages"),
-            (20, "INVEPT"),
-            (32, "INVVPID"),
+        for &(bit, missing) in &[
+            (6, "EPT without four-level tables"),
+            (14, "EPT without write-back memory type"),
+            (16, "EPT without 2-MiB pages"),
+            (20, "EPT without INVEPT"),
+            (32, "EPT without INVVPID"),
         ] {
             if !ept(bit) {
-                return Err(Missing::Ept(name));
+                return Err(Missing::Feature(missing));
             }
         }
         let invept = if ept(25) { SINGLE } else { ALL };
         let invvpid = if ept(41) { SINGLE } else { ALL };
         if invept == ALL && !ept(26) || invvpid == ALL && !ept(42) {
-            return Err(Missing::Ept("a usable type of INVEPT and INVVPID"));
+            return Err(Missing::Feature(
+                "EPT without a usable type of INVEPT and INVVPID",
+            ));
         }
         Ok(Capabilities {
             revision: basic as u32 & 0x7fff_ffff,
@@ -324,6 +328,6 @@ mod tests {
         let found = find(msr::IA32_VMX_EPT_VPID_CAP, 1 << 25);
         assert_eq!(found.unwrap().invept, ALL);
         let found = find(msr::IA32_VMX_EPT_VPID_CAP, 3 << 25);
-        assert!(matches!(found, Err(Missing::Ept(_))));
+        assert!(matches!(found, Err(Missing::Feature(_))));
     }
 }
