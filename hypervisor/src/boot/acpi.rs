@@ -17,6 +17,9 @@ const HEADER: usize = 36;
 const RSDP_V1: u32 = 20;
 const RSDP_V2: u32 = 36;
 
+/// Bytes of an address in the newer root table.
+const ADDRESS: usize = 8;
+
 /// What the kernel takes from ACPI.
 pub struct AcpiInfo {
     /// CPUs and interrupt controllers.
@@ -32,18 +35,19 @@ pub fn read(memory: &impl LoaderMemory, rsdp: Option<HostPhys>, boot_cpu: ApicId
         platform: Platform::single(boot_cpu),
         pm_timer: None,
     };
-    let root = rsdp.and_then(|rsdp| root(memory, rsdp));
-    let find = |signature| {
-        let (entries, width) = root?;
-        entries
-            .chunks_exact(width)
-            .map(|entry| match width {
-                4 => Fields(entry).u32(0).into(),
-                _ => Fields(entry).u64(0),
-            })
-            .find_map(|at| table(memory, at, signature))
-    };
-    match find(b"APIC") {
+    let (entries, width) = rsdp
+        .and_then(|rsdp| root(memory, rsdp))
+        .unwrap_or((&[], ADDRESS));
+    let (mut madt, mut fadt) = (None, None);
+    for entry in entries.chunks_exact(width) {
+        let at = match width {
+            ADDRESS => Fields(entry).u64(0),
+            _ => Fields(entry).u32(0).into(),
+        };
+        madt = madt.or_else(|| table(memory, at, b"APIC"));
+        fadt = fadt.or_else(|| table(memory, at, b"FACP"));
+    }
+    match madt {
         Some(madt) => {
             if let Err(error) = info.platform.read_madt(madt) {
                 info.platform = Platform::single(boot_cpu);
@@ -52,7 +56,7 @@ pub fn read(memory: &impl LoaderMemory, rsdp: Option<HostPhys>, boot_cpu: ApicId
         }
         None => log::warning!("no usable ACPI MADT: one CPU, no device interrupts"),
     }
-    info.pm_timer = find(b"FACP").and_then(pm_timer);
+    info.pm_timer = fadt.and_then(pm_timer);
     info
 }
 
@@ -68,7 +72,7 @@ fn root(memory: &impl LoaderMemory, rsdp: HostPhys) -> Option<(&[u8], usize)> {
     };
     let rsdp = checked(memory, rsdp, size, b"RSD PTR ")?;
     let (table, width) = match is_new {
-        true => (table(memory, Fields(rsdp).u64(24), b"XSDT")?, 8),
+        true => (table(memory, Fields(rsdp).u64(24), b"XSDT")?, ADDRESS),
         false => (table(memory, Fields(rsdp).u32(16).into(), b"RSDT")?, 4),
     };
     Some((&table[HEADER..], width))

@@ -41,7 +41,8 @@ pub fn ticks(micros: u64) -> u64 {
 }
 
 /// Waits until `done` or for `micros` microseconds; whether it was done.
-pub fn wait_until(micros: u64, mut done: impl FnMut() -> bool) -> bool {
+#[inline(never)]
+pub fn wait_until(micros: u64, done: &dyn Fn() -> bool) -> bool {
     let (start, limit) = (now(), ticks(micros));
     loop {
         if done() {
@@ -56,7 +57,7 @@ pub fn wait_until(micros: u64, mut done: impl FnMut() -> bool) -> bool {
 
 /// Waits for `micros` microseconds.
 pub fn delay(micros: u64) {
-    wait_until(micros, || false);
+    wait_until(micros, &|| false);
 }
 
 /// A counter of known frequency.
