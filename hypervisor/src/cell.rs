@@ -73,15 +73,15 @@ impl<T> Given<T> {
         }
     }
 
-    /// Gives the value.
+    /// Gives the value that `make` returns, which is made in its place.
     ///
     /// # Panics
     ///
     /// If it was given before.
-    pub fn give(&self, value: T) -> &T {
+    pub fn give(&self, make: impl FnOnce() -> T) -> &T {
         assert!(!self.is_claimed.swap(true, Ordering::Relaxed));
         // SAFETY: the first one here; nobody has a reference before `is_given`.
-        let given = unsafe { (*self.value.get()).write(value) };
+        let given = unsafe { (*self.value.get()).write(make()) };
         self.is_given.store(true, Ordering::Release);
         given
     }
@@ -228,9 +228,9 @@ mod tests {
     fn a_value_is_given_once() {
         let cell = Given::new();
         assert_eq!(cell.get(), None);
-        assert_eq!(*cell.give(1), 1);
+        assert_eq!(*cell.give(|| 1), 1);
         assert_eq!(cell.get(), Some(&1));
-        let again = std::panic::catch_unwind(AssertUnwindSafe(|| *cell.give(2)));
+        let again = std::panic::catch_unwind(AssertUnwindSafe(|| *cell.give(|| 2)));
         assert!(again.is_err());
         assert_eq!(cell.get(), Some(&1));
     }

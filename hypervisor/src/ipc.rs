@@ -8,6 +8,7 @@ use crate::cell::Ref;
 use crate::context::{Context, ReplyPath, State};
 use crate::cpu::Cpu;
 use crate::delegate;
+use crate::log;
 use crate::portal::Portal;
 use crate::sched::{self, Activation};
 use crate::space::Progress;
@@ -238,7 +239,7 @@ pub fn abandon(cpu: &Cpu, thread: Ref<Thread>) {
                 client.context.wake(cpu);
             }
             None => {
-                log::warn!("vCPU stopped: its handler ended");
+                log::warning!("vCPU stopped: its handler ended");
                 if let Some(client) = caller.as_vcpu() {
                     vcpu::stop(cpu, client);
                 }
@@ -290,7 +291,7 @@ pub fn raise(cpu: &Cpu, thread: Ref<Thread>, exception: Exception) {
         }
         Err(Refusal::Busy) => thread.pending.set(Some(exception)),
         Err(Refusal::Status(status)) => {
-            log::warn!(
+            log::warning!(
                 "thread stopped: exception {} at {} has no handler: {}",
                 Dec(exception.vector),
                 Hex(thread.with_frame(|f| f.ip())),

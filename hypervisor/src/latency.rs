@@ -56,9 +56,9 @@ pub fn leave() {
 #[cfg(all(feature = "latency", target_os = "none"))]
 mod measured {
     use super::Path;
-    use crate::arch;
+    use crate::{arch, log};
     use abi::text::Dec;
-    use core::fmt::{self, Write};
+    use core::fmt;
     use core::sync::atomic::{AtomicU16, AtomicU64, Ordering::Relaxed};
 
     /// Stretches of up to so many ticks are not worth a line.
@@ -127,13 +127,7 @@ mod measured {
         let took = if begin == 0 { 0 } else { now - begin };
         if took > LONGEST[usize::from(code) % KINDS].load(Relaxed) {
             LONGEST[usize::from(code) % KINDS].store(took, Relaxed);
-            // A console of the kernel's own never fails.
-            let _ = writeln!(
-                arch::uart::EarlyConsole,
-                "\nlatency: {} {}",
-                Dec(took),
-                Name(code)
-            );
+            log::print(format_args!("\nlatency: {} {}\n", Dec(took), Name(code)));
         }
     }
 }

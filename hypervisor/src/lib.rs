@@ -17,12 +17,11 @@ pub mod delegate;
 pub mod destroy;
 pub mod domain;
 pub mod doorbell;
-#[cfg(target_os = "none")]
-pub mod early_log;
 pub mod epoch;
 pub mod interrupt;
 pub mod ipc;
 pub mod latency;
+pub mod log;
 pub mod logring;
 pub mod lookup;
 pub mod mem;

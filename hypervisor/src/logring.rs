@@ -11,11 +11,8 @@ use crate::object::{Header, Object};
 use crate::sync::TicketMutex;
 use crate::sync::atomic::{AtomicBool, Ordering};
 use abi::cap::Kind;
-use core::fmt::{self, Write};
 
 const SIZE: usize = 16 << 10;
-/// Longest line of the kernel's own.
-const LINE: usize = 160;
 
 struct Ring {
     bytes: [u8; SIZE],
@@ -27,26 +24,22 @@ struct Ring {
 }
 
 impl Ring {
-    /// Appends up to [`SIZE`] bytes.
-    fn put(&mut self, bytes: &[u8]) {
-        let end = (self.start + self.length) % SIZE;
-        let (first, second) = bytes.split_at(bytes.len().min(SIZE - end));
-        self.bytes[end..end + first.len()].copy_from_slice(first);
-        self.bytes[..second.len()].copy_from_slice(second);
-        let lost = (self.length + bytes.len()).saturating_sub(SIZE);
-        self.start = (self.start + lost) % SIZE;
-        self.length += bytes.len() - lost;
+    /// Appends a byte.
+    fn put(&mut self, byte: u8) {
+        self.bytes[(self.start + self.length) % SIZE] = byte;
+        if self.length < SIZE {
+            self.length += 1;
+        } else {
+            self.start = (self.start + 1) % SIZE;
+        }
     }
 
-    /// Takes the oldest bytes; returns how many.
-    fn get(&mut self, out: &mut [u8]) -> usize {
-        let count = out.len().min(self.length);
-        let (first, second) = out[..count].split_at_mut(count.min(SIZE - self.start));
-        first.copy_from_slice(&self.bytes[self.start..self.start + first.len()]);
-        second.copy_from_slice(&self.bytes[..second.len()]);
-        self.start = (self.start + count) % SIZE;
-        self.length -= count;
-        count
+    /// Takes the oldest byte.
+    fn get(&mut self) -> Option<u8> {
+        self.length = self.length.checked_sub(1)?;
+        let byte = self.bytes[self.start % SIZE];
+        self.start = (self.start + 1) % SIZE;
+        Some(byte)
     }
 }
 
@@ -87,7 +80,7 @@ pub fn append(bytes: &[u8]) {
     }
     let listener = {
         let mut ring = RING.lock();
-        ring.put(bytes);
+        bytes.iter().for_each(|&byte| ring.put(byte));
         ring.listener
     };
     if let Some(Target { notification, bits }) = listener {
@@ -102,7 +95,10 @@ pub fn take(out: &mut [u8], take_over: bool) -> usize {
     if take_over && !TAKEN_OVER.swap(true, Ordering::Relaxed) {
         ring.length = 0;
     }
-    ring.get(out)
+    let taken = out
+        .iter_mut()
+        .map_while(|to| ring.get().map(|byte| *to = byte));
+    taken.count()
 }
 
 /// Signals `target` whenever something is appended; `through`: position of the capability to the log.
@@ -120,37 +116,6 @@ pub fn ignore() {
 /// Position of the capability to the log with which a notification was bound, or 0.
 pub fn listener() -> u32 {
     RING.lock().through
-}
-
-/// A line of the kernel's log.
-struct Line {
-    bytes: [u8; LINE],
-    used: usize,
-}
-
-impl Write for Line {
-    fn write_str(&mut self, text: &str) -> fmt::Result {
-        let room = &mut self.bytes[self.used..LINE - 1];
-        let count = text.len().min(room.len());
-        room[..count].copy_from_slice(&text.as_bytes()[..count]);
-        self.used += count;
-        Ok(())
-    }
-}
-
-/// Appends formatted text, cut to a line's length: where the kernel's own messages go.
-pub fn append_text(text: fmt::Arguments<'_>) {
-    let mut line = Line {
-        bytes: [0; LINE],
-        used: 0,
-    };
-    // A Line never fails: it cuts what is too long.
-    let _ = line.write_fmt(text);
-    if line.used == line.bytes.len() - 1 {
-        line.bytes[line.used] = b'\n';
-        line.used += 1;
-    }
-    append(&line.bytes[..line.used]);
 }
 
 /// The log as at boot.

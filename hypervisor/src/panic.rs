@@ -1,11 +1,10 @@
 //! The end: one line on the debug UART, then nothing on any CPU.
 
-use core::fmt::Write;
 use core::panic::PanicInfo;
 use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
-use crate::arch::uart::{self, EarlyConsole};
-use crate::arch::{halt, stop_others};
+use crate::arch::{halt, stop_others, uart};
+use crate::log;
 use abi::text::{Dec, Text};
 
 static PANICKED: AtomicBool = AtomicBool::new(false);
@@ -17,8 +16,7 @@ pub fn is_panicked() -> bool {
 
 /// Ends the boot with one line that says why this machine cannot run the kernel.
 pub fn refuse(why: core::fmt::Arguments<'_>) -> ! {
-    // Errors of Display implementations: the rest of the line is lost.
-    let _ = writeln!(EarlyConsole, "bulkhead: {why}");
+    log::print(format_args!("bulkhead: {why}\n"));
     halt()
 }
 
@@ -28,7 +26,7 @@ pub fn fatal(why: core::fmt::Arguments<'_>) -> ! {
     if !PANICKED.swap(true, Relaxed) {
         // The device may be a user program's by now, in any state.
         uart::init();
-        let _ = writeln!(EarlyConsole, "\nbulkhead: panic: {why}");
+        log::print(format_args!("\nbulkhead: panic: {why}\n"));
         // Only now: a CPU that cannot take interrupts yet may reset the machine.
         stop_others();
     }

@@ -12,13 +12,12 @@ use crate::sched::Sched;
 use crate::slot::{self, CapWord};
 use crate::space::{self, Mapped, Progress, Space};
 use crate::sync::atomic::Ordering;
-use crate::{arch, interrupt, logring, platform};
+use crate::{arch, interrupt, log, logring, platform};
 use abi::argument::Argument;
 use abi::boot::{self, BootInfo, Region};
 use abi::bundle::Head;
 use abi::cap::{Kind, MemoryKind, TimeLimit};
 use abi::syscall::{Caching, SpaceKind};
-use abi::text::Hex;
 use abi::{Rights, Selector, Status, call};
 
 /// Selector of the first mapping of the root task's own segments.
@@ -57,7 +56,12 @@ impl Root {
     }
 
     fn object<T: Object>(&self, at: Selector, object: Ref<T>) -> Result<(), Status> {
-        let word = CapWord::new(T::KIND, Rights::all(), object.address());
+        self.object_of_kind(at, T::KIND, object.address())
+    }
+
+    #[inline(never)]
+    fn object_of_kind(&self, at: Selector, kind: Kind, address: u64) -> Result<(), Status> {
+        let word = CapWord::new(kind, Rights::all(), address);
         self.install(at, word, (u64::MAX, 0), 0)
     }
 
@@ -189,15 +193,17 @@ fn write_info(page: KernelPage, info: &BootInfo) {
     }
 }
 
-/// The machine's memory below `end`, for the boot information: what `map` holds, its gaps as device memory, all without the
-/// pages in `holes`. `reserved` says what reserved memory is.
+/// The machine's memory below `end`, for the boot information: what `map` holds but the kernel's own, and its gaps as device
+/// memory; and how many entries that is. `reserved` says what reserved memory is.
 pub fn memory_regions(
     map: &MemoryMap,
     end: HostPhys,
-    holes: &[HostPhys],
     reserved: impl Fn(PhysRange) -> MemoryKind,
 ) -> ([Region; boot::MAX_REGIONS], u32) {
-    let mut regions = Regions::new();
+    let mut regions = Regions {
+        entries: [Region::default(); boot::MAX_REGIONS],
+        count: 0,
+    };
     for region in map.regions() {
         let kind = match region.kind {
             RegionKind::Usable => MemoryKind::Ram,
@@ -205,85 +211,39 @@ pub fn memory_regions(
             RegionKind::Reserved => reserved(region.range),
             RegionKind::Kernel | RegionKind::Bundle | RegionKind::Defective => continue,
         };
-        regions.add(region.range, kind, holes);
+        regions.insert(region.range, kind);
     }
     for hole in map.holes(end) {
-        regions.add(hole, MemoryKind::Device, holes);
+        regions.insert(hole, MemoryKind::Device);
     }
-    regions.finish()
+    (regions.entries, regions.count as u32)
 }
 
-/// Regions of the boot information, kept in ascending order.
-pub struct Regions {
+/// Regions of the boot information, in ascending order.
+struct Regions {
     entries: [Region; boot::MAX_REGIONS],
     count: usize,
 }
 
 impl Regions {
-    /// No regions.
-    pub const fn new() -> Regions {
-        const NONE: Region = Region {
-            base: 0,
-            size: 0,
-            kind: 0,
-            reserved: 0,
+    /// Adds a range in its place. What does not fit into the table is left out, and said.
+    fn insert(&mut self, range: PhysRange, kind: MemoryKind) {
+        let Some(slot) = self.entries.get_mut(self.count) else {
+            log::warning!("too many memory regions: {range:?} is not used");
+            return;
         };
-        Regions {
-            entries: [NONE; boot::MAX_REGIONS],
-            count: 0,
-        }
-    }
-
-    /// Adds a range, without the pages in `holes`. What does not fit into the table is left out, and said.
-    pub fn add(&mut self, range: PhysRange, kind: MemoryKind, holes: &[HostPhys]) {
-        let mut start = range.start().0;
-        let end = range.end().0;
-        while start < end {
-            let page = abi::PAGE_SIZE as u64;
-            let hole = holes
-                .iter()
-                .map(|h| h.0 & !(page - 1))
-                .filter(|&h| h >= start && h < end)
-                .min();
-            self.insert(start, hole.unwrap_or(end), kind);
-            match hole {
-                Some(hole) => start = hole + page,
-                None => break,
-            }
-        }
-    }
-
-    fn insert(&mut self, start: u64, end: u64, kind: MemoryKind) {
-        if start >= end {
-            return;
-        }
-        if self.count == self.entries.len() {
-            let (start, end) = (Hex(start), Hex(end));
-            log::warn!("too many memory regions: {start} to {end} is not used");
-            return;
-        }
-        let at = self.entries[..self.count]
-            .iter()
-            .position(|r| r.base > start);
-        let at = at.unwrap_or(self.count);
-        self.entries.copy_within(at..self.count, at + 1);
-        self.entries[at] = Region {
-            base: start,
-            size: end - start,
+        *slot = Region {
+            base: range.start().0,
+            size: range.size(),
             kind: kind as u32,
             reserved: 0,
         };
         self.count += 1;
-    }
-
-    /// The table and the number of entries.
-    pub fn finish(self) -> ([Region; boot::MAX_REGIONS], u32) {
-        (self.entries, self.count as u32)
-    }
-}
-
-impl Default for Regions {
-    fn default() -> Regions {
-        Regions::new()
+        for i in (1..self.count).rev() {
+            if self.entries[i - 1].base < self.entries[i].base {
+                break;
+            }
+            self.entries.swap(i - 1, i);
+        }
     }
 }

@@ -1,5 +1,6 @@
 //! What CPUs do ahead of time that can be observed, and what is done about it: each architecture has a table.
 
+use crate::log;
 use abi::text::Text;
 
 /// What an [`Item`] of the table finds.
@@ -45,7 +46,7 @@ pub fn choose<C, M: bitflags::Flags>(
         }
     }
     if report && !mitigate {
-        log::warn!("mitigations=off: nothing is done about speculation");
+        log::warning!("mitigations=off: nothing is done about speculation");
     }
     measures
 }

@@ -7,6 +7,7 @@ use crate::cpu::Cpu;
 use crate::domain::Domain;
 use crate::ipc;
 use crate::latency::{self, Path};
+use crate::log;
 use crate::mem::KernelPage;
 use crate::object::Object;
 use crate::portal::Portal;
@@ -149,7 +150,7 @@ fn call_monitor(cpu: &Cpu, vcpu: Ref<Vcpu>, exit: Exit) {
 fn refused(cpu: &Cpu, vcpu: Ref<Vcpu>, refusal: ipc::Refusal) {
     if let ipc::Refusal::Status(status) = refusal {
         let kind = vcpu.pending.take().map(|exit| exit.kind);
-        log::warn!(
+        log::warning!(
             "vCPU stopped: no handler for exit {:?}: {}",
             kind.unwrap_or(ExitKind::Other),
             Text(status.name())

@@ -124,7 +124,7 @@ impl Mode {
     /// take 20 instructions more for a call on x86, and those of others in it, none of which is on a hot path.
     fn levels(&self, architecture: Architecture) -> &'static [(&'static str, &'static str)] {
         match (self.at_top, architecture) {
-            (true, Architecture::X86_64) => &[("bulkhead-abi", "z"), ("log", "z"), ("x86", "z")],
+            (true, Architecture::X86_64) => &[("bulkhead-abi", "z"), ("x86", "z")],
             (true, Architecture::Arm64) => &[("hypervisor", "z")],
             (false, _) => &[],
         }

@@ -143,68 +143,61 @@ impl Head {
     /// Decodes and validates the head of a bundle of which `available` bytes exist; `bytes` holds
     /// at least the head. Whatever it returns can be used without further checks of ranges.
     pub fn decode(bytes: &[u8], available: u64) -> Result<Head, BundleError> {
-        let Some(bytes) = bytes.get(..HEAD_SIZE) else {
+        let Some(bytes) = bytes.first_chunk::<HEAD_SIZE>() else {
             return Err(BundleError::Truncated);
         };
-        let mut copy = [0; HEAD_SIZE];
-        copy.copy_from_slice(bytes);
-        if copy[0..8] != MAGIC {
+        if bytes[0..8] != MAGIC {
             return Err(BundleError::BadMagic);
         }
-        let version = u32_at(&copy, 8);
+        let version = u32_at(bytes, 8);
         if version != VERSION {
             return Err(BundleError::BadVersion(version));
         }
-        let sum = u32_at(&copy, 12);
-        copy[12..16].fill(0);
-        if checksum(&copy) != sum {
+        // The checksum itself counts as 0.
+        let mut digest = Digest::new();
+        for part in [&bytes[..12], &[0; 4], &bytes[16..]] {
+            digest.update(part);
+        }
+        if digest.finish() != u32_at(bytes, 12) {
             return Err(BundleError::BadChecksum);
         }
         let mut head = Head {
-            total_size: u64_at(&copy, 16),
+            total_size: u64_at(bytes, 16),
             directory: Extent {
-                offset: u64_at(&copy, 24),
-                size: u64_at(&copy, 32),
-                checksum: u32_at(&copy, 40),
+                offset: u64_at(bytes, 24),
+                size: u64_at(bytes, 32),
+                checksum: u32_at(bytes, 40),
             },
-            entry: u64_at(&copy, 48),
-            segment_count: u32_at(&copy, 44),
-            root_checksum: u32_at(&copy, 56),
+            entry: u64_at(bytes, 48),
+            segment_count: u32_at(bytes, 44),
+            root_checksum: u32_at(bytes, 56),
             segments: [Segment::default(); MAX_SEGMENTS],
         };
-        if head.total_size > available {
+        let (total, count) = (head.total_size, head.segment_count);
+        if total > available {
             return Err(BundleError::Truncated);
         }
         let inside = |offset: u64, size: u64| {
-            offset >= HEAD_SIZE as u64
-                && offset
-                    .checked_add(size)
-                    .is_some_and(|end| end <= head.total_size)
+            offset >= HEAD_SIZE as u64 && offset.checked_add(size).is_some_and(|end| end <= total)
         };
         if !inside(head.directory.offset, head.directory.size) {
             return Err(BundleError::Truncated);
         }
-        if head.segment_count == 0 || head.segment_count as usize > MAX_SEGMENTS {
-            return Err(BundleError::BadSegment(head.segment_count));
+        if count == 0 || count as usize > MAX_SEGMENTS {
+            return Err(BundleError::BadSegment(count));
         }
-        let mut segments = [Segment::default(); MAX_SEGMENTS];
-        for (i, raw) in copy[64..]
-            .chunks_exact(32)
-            .enumerate()
-            .take(head.segment_count as usize)
-        {
-            let segment = Segment {
+        let places = head.segments.iter_mut().zip(bytes[64..].chunks_exact(32));
+        for (i, (segment, raw)) in (0..count).zip(places) {
+            *segment = Segment {
                 address: u64_at(raw, 0),
                 offset: u64_at(raw, 8),
                 size: u64_at(raw, 16),
                 rights: u32_at(raw, 24),
             };
             if !inside(segment.offset, segment.size) || !segment.is_valid() {
-                return Err(BundleError::BadSegment(i as u32));
+                return Err(BundleError::BadSegment(i));
             }
-            segments[i] = segment;
         }
-        head.segments = segments;
         Ok(head)
     }
 

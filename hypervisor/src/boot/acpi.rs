@@ -7,6 +7,7 @@
 use super::loader::{Fields, LoaderMemory};
 use super::madt::{ApicId, Platform};
 use crate::addr::HostPhys;
+use crate::log;
 
 /// Longest table that is read. Interrupt tables have some hundred bytes.
 const MAX_TABLE: u32 = 1 << 20;
@@ -15,6 +16,9 @@ const HEADER: usize = 36;
 /// Bytes of the root pointer in ACPI 1.0, all of which later ones have too, and since.
 const RSDP_V1: u32 = 20;
 const RSDP_V2: u32 = 36;
+
+/// Bytes of an address in the newer root table.
+const ADDRESS: usize = 8;
 
 /// What the kernel takes from ACPI.
 pub struct AcpiInfo {
@@ -31,25 +35,28 @@ pub fn read(memory: &impl LoaderMemory, rsdp: Option<HostPhys>, boot_cpu: ApicId
         platform: Platform::single(boot_cpu),
         pm_timer: None,
     };
-    let root = rsdp.and_then(|rsdp| root(memory, rsdp));
-    let find = |signature| {
-        let (entries, width) = root?;
-        entries
-            .chunks_exact(width)
-            .map(|entry| match width {
-                4 => Fields(entry).u32(0).into(),
-                _ => Fields(entry).u64(0),
-            })
-            .find_map(|at| table(memory, at, signature))
-    };
-    match find(b"APIC") {
-        Some(madt) => match Platform::from_madt(madt, boot_cpu) {
-            Ok(platform) => info.platform = platform,
-            Err(error) => log::warn!("{error}: one CPU, no device interrupts"),
-        },
-        None => log::warn!("no usable ACPI MADT: one CPU, no device interrupts"),
+    let (entries, width) = rsdp
+        .and_then(|rsdp| root(memory, rsdp))
+        .unwrap_or((&[], ADDRESS));
+    let (mut madt, mut fadt) = (None, None);
+    for entry in entries.chunks_exact(width) {
+        let at = match width {
+            ADDRESS => Fields(entry).u64(0),
+            _ => Fields(entry).u32(0).into(),
+        };
+        madt = madt.or_else(|| table(memory, at, b"APIC"));
+        fadt = fadt.or_else(|| table(memory, at, b"FACP"));
     }
-    info.pm_timer = find(b"FACP").and_then(pm_timer);
+    match madt {
+        Some(madt) => {
+            if let Err(error) = info.platform.read_madt(madt) {
+                info.platform = Platform::single(boot_cpu);
+                log::warning!("{error}: one CPU, no device interrupts");
+            }
+        }
+        None => log::warning!("no usable ACPI MADT: one CPU, no device interrupts"),
+    }
+    info.pm_timer = fadt.and_then(pm_timer);
     info
 }
 
@@ -65,7 +72,7 @@ fn root(memory: &impl LoaderMemory, rsdp: HostPhys) -> Option<(&[u8], usize)> {
     };
     let rsdp = checked(memory, rsdp, size, b"RSD PTR ")?;
     let (table, width) = match is_new {
-        true => (table(memory, Fields(rsdp).u64(24), b"XSDT")?, 8),
+        true => (table(memory, Fields(rsdp).u64(24), b"XSDT")?, ADDRESS),
         false => (table(memory, Fields(rsdp).u32(16).into(), b"RSDT")?, 4),
     };
     Some((&table[HEADER..], width))
@@ -86,8 +93,10 @@ fn checked<'a>(
     signature: &[u8],
 ) -> Option<&'a [u8]> {
     let bytes = memory.bytes(at, size.min(MAX_TABLE).into())?;
-    let sum = |bytes: &[u8]| bytes.iter().fold(0u8, |sum, &byte| sum.wrapping_add(byte));
-    (bytes.starts_with(signature) && sum(bytes) == 0).then_some(bytes)
+    // Byte by byte: nothing else in the kernel compares texts of unknown length.
+    let is_signed = bytes.iter().zip(signature).all(|(a, b)| a == b);
+    let sum = bytes.iter().fold(0u8, |sum, &byte| sum.wrapping_add(byte));
+    (is_signed && sum == 0).then_some(bytes)
 }
 
 /// The port of the power-management timer, by the FADT.

@@ -1,6 +1,6 @@
 //! What boot code does with what the loader handed over, on every architecture.
 
-use super::{CommandLine, MemoryMap, PhysRange, RegionKind};
+use super::{BootParams, PhysRange, RegionKind};
 use crate::arch::layout;
 use abi::bundle::{BundleError, Digest, Head};
 
@@ -31,16 +31,13 @@ pub unsafe fn read_bundle(range: PhysRange) -> Result<Head, BundleError> {
 }
 
 /// Takes free memory in `within` for the object pool.
-pub fn claim_pool(
-    map: &mut MemoryMap,
-    command_line: &CommandLine,
-    within: PhysRange,
-) -> Option<PhysRange> {
-    let asked = command_line.number("pool");
+pub fn claim_pool(params: &mut BootParams, within: PhysRange) -> Option<PhysRange> {
+    let asked = params.command_line.number("pool");
     let mib = asked
         .filter(|mib| (4..=1024).contains(mib))
         .unwrap_or(POOL_MIB);
     // Whole large pages.
+    let map = &mut params.memory_map;
     let pool = map.find(mib.next_multiple_of(2) << 20, POOL_ALIGN, within)?;
     map.claim(pool, RegionKind::Kernel).ok()?;
     Some(pool)

@@ -1,10 +1,10 @@
 //! What loaders and firmware leave in memory, read where it lies.
 #![forbid(unsafe_code)]
 
-use super::memory_map::MapError;
+use super::memory_map::{MAX_REGIONS, MemoryMap, PhysRange, RegionKind};
 use super::params::MAX_COMMAND_LINE;
 use crate::addr::HostPhys;
-use abi::text::Text;
+use abi::text::{Dec, Text};
 
 /// The loader's memory, which lies below 4 GiB.
 pub trait LoaderMemory {
@@ -19,7 +19,7 @@ pub trait LoaderMemory {
     }
 }
 
-/// Why what the loader says is refused.
+/// Why what loader and firmware say is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LoaderError {
     /// `what` is at an address that the boot code cannot reach.
@@ -28,14 +28,10 @@ pub enum LoaderError {
     Damaged(&'static str),
     /// There is no memory map.
     NoMemoryMap,
-    /// The memory map is unusable.
-    Map(MapError),
-}
-
-impl From<MapError> for LoaderError {
-    fn from(error: MapError) -> LoaderError {
-        LoaderError::Map(error)
-    }
+    /// The memory map would have more than [`MAX_REGIONS`] regions.
+    TooManyRegions,
+    /// What is to be claimed is not usable memory as a whole.
+    NotUsable(PhysRange),
 }
 
 impl core::fmt::Display for LoaderError {
@@ -46,17 +42,23 @@ impl core::fmt::Display for LoaderError {
             }
             LoaderError::Damaged(what) => write!(f, "the loader's {} is damaged", Text(what)),
             LoaderError::NoMemoryMap => f.write_str("the loader passed no memory map"),
-            LoaderError::Map(error) => write!(f, "{error}"),
+            LoaderError::TooManyRegions => {
+                let most = Dec(MAX_REGIONS as u64);
+                write!(f, "firmware describes more than {most} memory regions")
+            }
+            LoaderError::NotUsable(range) => write!(f, "{range:?} is not usable memory"),
         }
     }
 }
 
 /// A structure in memory: little-endian fields, 0 where it has ended.
+#[derive(Clone, Copy)]
 pub struct Fields<'a>(pub &'a [u8]);
 
 impl Fields<'_> {
     /// The 32-bit field at offset `at`.
-    pub fn u32(&self, at: usize) -> u32 {
+    #[inline(never)]
+    pub fn u32(self, at: usize) -> u32 {
         self.0
             .get(at..)
             .and_then(|b| b.first_chunk())
@@ -64,12 +66,25 @@ impl Fields<'_> {
     }
 
     /// The 64-bit field at offset `at`.
-    pub fn u64(&self, at: usize) -> u64 {
+    #[inline(never)]
+    pub fn u64(self, at: usize) -> u64 {
         self.0
             .get(at..)
             .and_then(|b| b.first_chunk())
             .map_or(0, |b| u64::from_le_bytes(*b))
     }
+}
+
+/// Bytes of a memory map's entry that all loaders have: address, size, and type as ACPI's.
+pub const MAP_ENTRY: usize = 24;
+
+/// Records the entries of a memory map, each of `size` bytes.
+pub fn read_map(entries: &[u8], size: usize, map: &mut MemoryMap) -> Result<(), LoaderError> {
+    for entry in entries.chunks_exact(size).map(Fields) {
+        let kind = RegionKind::from_e820(entry.u32(16));
+        map.add(entry.u64(0), entry.u64(8), kind)?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]

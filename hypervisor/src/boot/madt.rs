@@ -9,6 +9,7 @@ use core::fmt;
 use abi::boot::MAX_CPUS;
 use abi::text::Hex;
 
+use super::loader::Fields;
 use crate::addr::HostPhys;
 
 /// Hardware number of a CPU's local APIC.
@@ -65,19 +66,12 @@ pub const MAX_IO_APICS: usize = 16;
 /// CPUs and interrupt controllers of the machine.
 #[derive(Clone)]
 pub struct Platform {
-    /// Physical address of the local APICs' registers.
-    pub local_apic: HostPhys,
     cpus: [ApicId; MAX_CPUS],
     cpu_count: usize,
-    /// Enabled CPUs beyond [`MAX_CPUS`].
-    pub cpus_left_out: usize,
     io_apics: [IoApicInfo; MAX_IO_APICS],
     io_apic_count: usize,
     isa: [Line; ISA_LINES],
 }
-
-/// Where the local APIC's registers are if firmware does not say otherwise (Intel SDM 3A 11.4.1).
-pub const DEFAULT_LOCAL_APIC: HostPhys = HostPhys(0xfee0_0000);
 
 /// Why a table is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,99 +95,74 @@ impl fmt::Display for MadtError {
 
 /// Bytes in front of the entries: the header that all ACPI tables have, local APIC address, flags.
 const FIXED_PART: usize = 44;
-const LOCAL_APIC_ADDRESS: usize = 36;
 /// Flag of a CPU's entry: it can be used. (Another flag marks places for CPUs to be plugged in.)
 const CPU_ENABLED: u32 = 1;
 
-/// Reads `N` bytes of an entry; `None` if it is too short.
-fn field<const N: usize>(entry: &[u8], at: usize) -> Option<[u8; N]> {
-    entry.get(at..)?.first_chunk().copied()
-}
-
-fn u32_at(entry: &[u8], at: usize) -> Option<u32> {
-    field(entry, at).map(u32::from_le_bytes)
-}
-
 impl Platform {
     /// A machine without ACPI: the CPU that runs, and no I/O APIC.
-    pub const fn single(boot_cpu: ApicId) -> Platform {
-        let mut platform = Platform::empty();
-        platform.cpus[0] = boot_cpu;
-        platform.cpu_count = 1;
-        platform
-    }
-
-    const fn empty() -> Platform {
+    pub fn single(boot_cpu: ApicId) -> Platform {
         // ISA lines are edge-triggered, active high, and line n is GSI n (ACPI 6.4, 5.2.12.5).
-        let mut isa = [Line {
-            gsi: Gsi(0),
+        let isa_line = |i| Line {
+            gsi: Gsi(i as u32),
             trigger: Trigger::Edge,
             polarity: Polarity::High,
-        }; ISA_LINES];
-        let mut i = 0;
-        while i < ISA_LINES {
-            isa[i].gsi = Gsi(i as u32);
-            i += 1;
-        }
+        };
         Platform {
-            local_apic: DEFAULT_LOCAL_APIC,
-            cpus: [ApicId(0); MAX_CPUS],
-            cpu_count: 0,
-            cpus_left_out: 0,
+            cpus: [boot_cpu; MAX_CPUS],
+            cpu_count: 1,
             io_apics: [IoApicInfo {
                 address: HostPhys(0),
                 first: Gsi(0),
             }; MAX_IO_APICS],
             io_apic_count: 0,
-            isa,
+            isa: core::array::from_fn(isa_line),
         }
     }
 
-    /// Reads the MADT `table`, header included. The CPU that runs, `boot_cpu`, becomes CPU 0 whatever
-    /// the table says.
-    pub fn from_madt(table: &[u8], boot_cpu: ApicId) -> Result<Platform, MadtError> {
-        let mut platform = Platform::single(boot_cpu);
-        let address = u32_at(table, LOCAL_APIC_ADDRESS).ok_or(MadtError::TooShort)?;
-        platform.local_apic = HostPhys(address.into());
+    /// Adds what the MADT `table` says, header included. The CPU that runs stays CPU 0 whatever the table says.
+    pub fn read_madt(&mut self, table: &[u8]) -> Result<(), MadtError> {
         let mut rest = table.get(FIXED_PART..).ok_or(MadtError::TooShort)?;
         while !rest.is_empty() {
-            let at = table.len() - rest.len();
-            let bad = MadtError::BadEntry(at);
-            let length = *rest.get(1).ok_or(bad)?;
-            if length < 2 {
+            let bad = MadtError::BadEntry(table.len() - rest.len());
+            let length = usize::from(*rest.get(1).ok_or(bad)?);
+            // What an entry of its type has at least (ACPI 6.4, tables 5.21 to 5.33).
+            let least = match rest[0] {
+                0 => 8,
+                1 => 12,
+                2 => 10,
+                9 => 16,
+                _ => 2,
+            };
+            if length < least {
                 return Err(bad);
             }
-            let (entry, behind) = rest.split_at_checked(length.into()).ok_or(bad)?;
-            platform.add(entry).ok_or(bad)?;
+            let (entry, behind) = rest.split_at_checked(length).ok_or(bad)?;
+            self.add(entry[0], Fields(entry));
             rest = behind;
         }
-        Ok(platform)
+        Ok(())
     }
 
-    /// Takes in one entry; `None` if it is too short for its type.
-    fn add(&mut self, entry: &[u8]) -> Option<()> {
-        match entry[0] {
+    /// Takes in one entry, which has the fields of its type.
+    fn add(&mut self, kind: u8, entry: Fields<'_>) {
+        match kind {
             // Processor local APIC.
-            0 => {
-                let [id] = field(entry, 3)?;
-                self.add_cpu(ApicId(id.into()), u32_at(entry, 4)?);
-            }
+            0 => self.add_cpu(ApicId(entry.u32(0) >> 24), entry.u32(4)),
             // I/O APIC.
             1 => {
-                let info = IoApicInfo {
-                    address: HostPhys(u32_at(entry, 4)?.into()),
-                    first: Gsi(u32_at(entry, 8)?),
-                };
                 if let Some(slot) = self.io_apics.get_mut(self.io_apic_count) {
-                    *slot = info;
+                    *slot = IoApicInfo {
+                        address: HostPhys(entry.u32(4).into()),
+                        first: Gsi(entry.u32(8)),
+                    };
                     self.io_apic_count += 1;
                 }
             }
-            // Interrupt source override.
+            // Interrupt source override, of a bus and one of its lines: ISA is bus 0.
             2 => {
-                let [bus, irq] = field(entry, 2)?;
-                let gsi = Gsi(u32_at(entry, 4)?);
-                let flags = u16::from_le_bytes(field(entry, 8)?);
+                let [_, _, bus, irq] = entry.u32(0).to_le_bytes();
+                // At the entry's end.
+                let flags = entry.u32(6) >> 16;
                 if let (0, Some(line)) = (bus, self.isa.get_mut(usize::from(irq))) {
                     // Bits 1:0 and 3:2; 0 means as usual on the bus, 2 is reserved.
                     let polarity = if flags & 0b11 == 0b11 {
@@ -207,33 +176,27 @@ impl Platform {
                         Trigger::Edge
                     };
                     *line = Line {
-                        gsi,
+                        gsi: Gsi(entry.u32(4)),
                         trigger,
                         polarity,
                     };
                 }
             }
-            // Local APIC address override.
-            5 => self.local_apic = HostPhys(u64::from_le_bytes(field(entry, 4)?)),
             // Processor local x2APIC.
-            9 => self.add_cpu(ApicId(u32_at(entry, 4)?), u32_at(entry, 8)?),
+            9 => self.add_cpu(ApicId(entry.u32(4)), entry.u32(8)),
             // NMI sources, Itanium, Arm, future types.
             _ => {}
         }
-        Some(())
     }
 
     fn add_cpu(&mut self, id: ApicId, flags: u32) {
-        // Firmware may list a CPU twice, as APIC and as x2APIC.
-        if flags & CPU_ENABLED == 0 || self.cpus().contains(&id) {
-            return;
-        }
-        match self.cpus.get_mut(self.cpu_count) {
-            Some(slot) => {
-                *slot = id;
-                self.cpu_count += 1;
-            }
-            None => self.cpus_left_out += 1,
+        // Firmware may list a CPU twice, as APIC and as x2APIC. More CPUs than the kernel runs are left out.
+        if flags & CPU_ENABLED != 0
+            && !self.cpus().contains(&id)
+            && let Some(slot) = self.cpus.get_mut(self.cpu_count)
+        {
+            *slot = id;
+            self.cpu_count += 1;
         }
     }
 
@@ -245,11 +208,6 @@ impl Platform {
     /// The I/O APICs.
     pub fn io_apics(&self) -> &[IoApicInfo] {
         &self.io_apics[..self.io_apic_count]
-    }
-
-    /// The line that ISA interrupt `irq` arrives at.
-    pub fn isa_line(&self, irq: u8) -> Option<Line> {
-        self.isa.get(usize::from(irq)).copied()
     }
 
     /// How `gsi` is driven: as an override says, else as usual on ISA (0 to 15) or PCI.
@@ -278,11 +236,15 @@ mod tests {
 
     fn madt(entries: &[&[u8]]) -> Vec<u8> {
         let mut table = vec![0; FIXED_PART];
-        table[LOCAL_APIC_ADDRESS..][..4].copy_from_slice(&0xfee0_0000u32.to_le_bytes());
         for entry in entries {
             table.extend_from_slice(entry);
         }
         table
+    }
+
+    fn read(table: &[u8], boot_cpu: u32) -> Result<Platform, MadtError> {
+        let mut platform = Platform::single(ApicId(boot_cpu));
+        platform.read_madt(table).map(|()| platform)
     }
 
     /// What QEMU's q35 with two CPUs says.
@@ -300,7 +262,7 @@ mod tests {
 
     #[test]
     fn reads_a_real_table() {
-        let platform = Platform::from_madt(&q35(), ApicId(0)).unwrap();
+        let platform = read(&q35(), 0).unwrap();
         assert_eq!(platform.cpus(), [ApicId(0), ApicId(1)]);
         assert_eq!(
             platform.io_apics(),
@@ -309,13 +271,14 @@ mod tests {
                 first: Gsi(0)
             }]
         );
-        assert_eq!(platform.isa_line(0).unwrap().gsi, Gsi(2));
         let sci = Line {
             gsi: Gsi(9),
             trigger: Trigger::Level,
             polarity: Polarity::High,
         };
         assert_eq!(platform.line(Gsi(9)), sci);
+        // ISA's line 0 arrives at GSI 2, and is driven as usual on ISA.
+        assert_eq!(platform.line(Gsi(2)).trigger, Trigger::Edge);
         assert_eq!(platform.line(Gsi(4)).trigger, Trigger::Edge);
         let pci = Line {
             gsi: Gsi(16),
@@ -323,12 +286,11 @@ mod tests {
             polarity: Polarity::Low,
         };
         assert_eq!(platform.line(Gsi(16)), pci);
-        assert_eq!(platform.isa_line(16), None);
     }
 
     #[test]
     fn the_running_cpu_is_first() {
-        let platform = Platform::from_madt(&q35(), ApicId(1)).unwrap();
+        let platform = read(&q35(), 1).unwrap();
         assert_eq!(platform.cpus(), [ApicId(1), ApicId(0)]);
     }
 
@@ -336,9 +298,8 @@ mod tests {
     fn no_more_cpus_than_fit() {
         let entries: Vec<[u8; 8]> = (0..=254).map(|i| [0, 8, i, i, 1, 0, 0, 0]).collect();
         let entries: Vec<&[u8]> = entries.iter().map(|e| &e[..]).collect();
-        let platform = Platform::from_madt(&madt(&entries), ApicId(3)).unwrap();
+        let platform = read(&madt(&entries), 3).unwrap();
         assert_eq!(platform.cpus().len(), MAX_CPUS);
-        assert_eq!(platform.cpus_left_out, 255 - MAX_CPUS);
     }
 
     /// Cut anywhere, and with every byte of the entries replaced, parsing ends and does not panic.
@@ -346,17 +307,17 @@ mod tests {
     fn damaged_tables() {
         let table = q35();
         for len in 0..table.len() {
-            let _ = Platform::from_madt(&table[..len], ApicId(0));
+            let _ = read(&table[..len], 0);
         }
         for at in FIXED_PART..table.len() {
             for value in 0..=255 {
                 let mut damaged = table.clone();
                 damaged[at] = value;
-                let _ = Platform::from_madt(&damaged, ApicId(0));
+                let _ = read(&damaged, 0);
             }
         }
         let endless = madt(&[&[0x7f, 0]]);
-        let error = Platform::from_madt(&endless, ApicId(0)).err();
+        let error = read(&endless, 0).err();
         assert_eq!(error, Some(MadtError::BadEntry(FIXED_PART)));
     }
 }

@@ -7,8 +7,8 @@
 
 use core::fmt;
 
+use super::loader::LoaderError;
 use crate::addr::HostPhys;
-use abi::text::Dec;
 
 /// Most regions that a map holds. PCs have 10 to 60.
 pub const MAX_REGIONS: usize = 128;
@@ -88,16 +88,12 @@ impl fmt::Debug for PhysRange {
     }
 }
 
-/// What a region is. Firmware describes all kinds but [`RegionKind::Kernel`] and
-/// [`RegionKind::Bundle`], which the kernel claims from usable memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What a region is, in the order of restrictions: where entries overlap, the later one wins. Firmware describes all kinds
+/// but [`RegionKind::Bundle`] and [`RegionKind::Kernel`], which the kernel claims from usable memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum RegionKind {
     /// RAM that is free for use.
     Usable,
-    /// RAM that the kernel uses: image, start-up page of the CPUs, object pool.
-    Kernel,
-    /// RAM that holds the boot bundle.
-    Bundle,
     /// RAM with tables that firmware or loader wrote.
     Firmware,
     /// RAM that firmware needs again after a sleep state.
@@ -106,6 +102,10 @@ pub enum RegionKind {
     Reserved,
     /// RAM with errors.
     Defective,
+    /// RAM that holds the boot bundle.
+    Bundle,
+    /// What the kernel uses: RAM for its image, the start-up page of the CPUs and the object pool, and its devices.
+    Kernel,
 }
 
 impl RegionKind {
@@ -120,27 +120,6 @@ impl RegionKind {
             _ => RegionKind::Reserved,
         }
     }
-
-    /// Place in the order of restrictions: where entries overlap, the higher one wins.
-    const fn restriction(self) -> u8 {
-        match self {
-            RegionKind::Usable => 0,
-            RegionKind::Kernel => 1,
-            RegionKind::Bundle => 2,
-            RegionKind::Firmware => 3,
-            RegionKind::FirmwareNvs => 4,
-            RegionKind::Reserved => 5,
-            RegionKind::Defective => 6,
-        }
-    }
-
-    const fn more_restrictive(self, other: RegionKind) -> RegionKind {
-        if self.restriction() >= other.restriction() {
-            self
-        } else {
-            other
-        }
-    }
 }
 
 /// Whole pages of one kind.
@@ -150,27 +129,6 @@ pub struct Region {
     pub range: PhysRange,
     /// What it is.
     pub kind: RegionKind,
-}
-
-/// Why a range cannot be recorded.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum MapError {
-    /// The result would have more than [`MAX_REGIONS`] regions.
-    TooManyRegions,
-    /// The range is not usable memory as a whole.
-    NotUsable(PhysRange),
-}
-
-impl fmt::Display for MapError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            MapError::TooManyRegions => {
-                let most = Dec(MAX_REGIONS as u64);
-                write!(f, "firmware describes more than {most} memory regions")
-            }
-            MapError::NotUsable(range) => write!(f, "{range:?} is not usable memory"),
-        }
-    }
 }
 
 /// The regions of physical memory: page-aligned, ascending, disjoint. What no region covers is a
@@ -184,12 +142,10 @@ pub struct MemoryMap {
 impl MemoryMap {
     /// A map of nothing but holes.
     pub const fn new() -> MemoryMap {
+        // Behind the last region, where nobody looks.
         let unused = Region {
-            range: PhysRange {
-                start: 0,
-                end: PAGE,
-            },
-            kind: RegionKind::Reserved,
+            range: PhysRange { start: 0, end: 0 },
+            kind: RegionKind::Usable,
         };
         MemoryMap {
             regions: [unused; MAX_REGIONS],
@@ -205,7 +161,7 @@ impl MemoryMap {
     /// Records an entry of firmware or loader: any alignment, any order. Usable memory shrinks to
     /// whole pages, all else grows to whole pages, and the more restrictive kind wins. Entries that
     /// are empty or leave the physical address space are cut, as they describe nothing there.
-    pub fn add(&mut self, start: u64, size: u64, kind: RegionKind) -> Result<(), MapError> {
+    pub fn add(&mut self, start: u64, size: u64, kind: RegionKind) -> Result<(), LoaderError> {
         let end = start.saturating_add(size).min(PHYS_END);
         let Some(range) = PhysRange::from_bounds(start, end) else {
             return Ok(());
@@ -220,10 +176,10 @@ impl MemoryMap {
     }
 
     /// Takes the pages that `range` touches out of usable memory: from now on they are of `kind`.
-    pub fn claim(&mut self, range: PhysRange, kind: RegionKind) -> Result<(), MapError> {
+    pub fn claim(&mut self, range: PhysRange, kind: RegionKind) -> Result<(), LoaderError> {
         let pages = range.outward();
         if !self.is_usable(pages) {
-            return Err(MapError::NotUsable(pages));
+            return Err(LoaderError::NotUsable(pages));
         }
         self.paint(pages, kind)
     }
@@ -277,33 +233,34 @@ impl MemoryMap {
 
     /// Makes the pages of `range` that were holes `kind`, and the others the more restrictive of that and what they were.
     /// On an error the map is unchanged.
-    fn paint(&mut self, range: PhysRange, kind: RegionKind) -> Result<(), MapError> {
+    fn paint(&mut self, range: PhysRange, kind: RegionKind) -> Result<(), LoaderError> {
         let mut out = MemoryMap::new();
-        // Everything in `range` below `done` has been written to `out`.
-        let mut done = range.start;
-        for region in self.regions() {
-            let old = region.range;
-            out.push(old.start, old.end.min(range.start), region.kind)?;
-            out.push(done, old.start.min(range.end), kind)?;
-            let both = (old.start.max(range.start), old.end.min(range.end));
-            out.push(both.0, both.1, region.kind.more_restrictive(kind))?;
-            done = done.max(old.end.min(range.end));
-            if old.end > range.end {
-                out.push(done, range.end, kind)?;
-                done = range.end;
-                out.push(old.start.max(range.end), old.end, region.kind)?;
+        let mut at = 0;
+        // From one edge to the next.
+        while at < PHYS_END {
+            let old = self.regions().iter().find(|r| r.range.end > at);
+            let (mut next, mut what) = match old {
+                Some(old) if old.range.start <= at => (old.range.end, Some(old.kind)),
+                Some(old) => (old.range.start, None),
+                None => (PHYS_END, None),
+            };
+            if at < range.start {
+                next = next.min(range.start);
+            } else if at < range.end {
+                next = next.min(range.end);
+                what = what.max(Some(kind));
             }
+            if let Some(kind) = what {
+                out.push(at, next, kind)?;
+            }
+            at = next;
         }
-        out.push(done, range.end, kind)?;
         *self = out;
         Ok(())
     }
 
-    /// Appends the pages from `start` to `end`, if there are any, behind all others.
-    fn push(&mut self, start: u64, end: u64, kind: RegionKind) -> Result<(), MapError> {
-        let Some(range) = PhysRange::from_bounds(start, end) else {
-            return Ok(());
-        };
+    /// Appends the pages from `start` to `end` behind all others.
+    fn push(&mut self, start: u64, end: u64, kind: RegionKind) -> Result<(), LoaderError> {
         if let Some(last) = self.regions[..self.len].last_mut()
             && last.kind == kind
             && last.range.end == start
@@ -311,11 +268,9 @@ impl MemoryMap {
             last.range.end = end;
             return Ok(());
         }
-        let slot = self
-            .regions
-            .get_mut(self.len)
-            .ok_or(MapError::TooManyRegions)?;
-        *slot = Region { range, kind };
+        let slot = self.regions.get_mut(self.len);
+        let range = PhysRange { start, end };
+        *slot.ok_or(LoaderError::TooManyRegions)? = Region { range, kind };
         self.len += 1;
         Ok(())
     }
@@ -378,7 +333,7 @@ mod tests {
             };
             if counts {
                 *cell = Some(match *cell {
-                    Some(old) if old.restriction() > kind.restriction() => old,
+                    Some(old) if old > kind => old,
                     _ => kind,
                 });
             }
@@ -438,7 +393,7 @@ mod tests {
             let range = PhysRange::new(HostPhys(start * PAGE), 1).unwrap();
             assert_eq!(
                 map.claim(range, Kernel),
-                Err(MapError::NotUsable(range.outward()))
+                Err(LoaderError::NotUsable(range.outward()))
             );
         }
         assert_eq!(expand(&map)[..5], after);
@@ -503,7 +458,7 @@ mod tests {
             map.add(2 * i * PAGE, PAGE, RegionKind::Usable).unwrap();
         }
         let more = map.add(1 << 40, PAGE, RegionKind::Usable);
-        assert_eq!(more, Err(MapError::TooManyRegions));
+        assert_eq!(more, Err(LoaderError::TooManyRegions));
         assert_eq!(map.regions().len(), MAX_REGIONS);
         assert_eq!(map.total(RegionKind::Usable), MAX_REGIONS as u64 * PAGE);
         // A range that joins two others needs no room.

@@ -13,4 +13,4 @@ pub mod params;
 pub mod pvh;
 
 pub use memory_map::{MemoryMap, PhysRange, Region, RegionKind};
-pub use params::{BootParams, CommandLine, Loader};
+pub use params::{BootParams, CommandLine};

@@ -1,8 +1,8 @@
 //! The boot information of the Multiboot2 protocol (specification 2.0, 3.6).
 #![forbid(unsafe_code)]
 
-use super::loader::{Fields, LoaderError, LoaderMemory};
-use super::{BootParams, CommandLine, Loader, MemoryMap, PhysRange, RegionKind};
+use super::loader::{Fields, LoaderError, LoaderMemory, MAP_ENTRY, read_map};
+use super::{BootParams, PhysRange};
 use crate::addr::HostPhys;
 
 /// What the loader enters the kernel with.
@@ -12,9 +12,8 @@ pub const MAGIC: u32 = 0x36d7_6289;
 const MAX_SIZE: u32 = 1 << 20;
 /// Bytes in front of the tags, and at the start of each: its type and size.
 const HEADER: usize = 8;
-/// Bytes in front of a memory map's entries, and the least that an entry has.
+/// Bytes in front of a memory map's entries.
 const MAP_HEADER: usize = 16;
-const MAP_ENTRY: usize = 24;
 
 /// Types of tags.
 const COMMAND_LINE: u32 = 1;
@@ -24,7 +23,11 @@ const RSDP_V1: u32 = 14;
 const RSDP_V2: u32 = 15;
 
 /// Copies what the boot information at `info` says.
-pub fn read(memory: &impl LoaderMemory, info: HostPhys) -> Result<BootParams, LoaderError> {
+pub fn read(
+    memory: &impl LoaderMemory,
+    info: HostPhys,
+    params: &mut BootParams,
+) -> Result<(), LoaderError> {
     let damaged = LoaderError::Damaged("boot information");
     let out_of_reach = LoaderError::OutOfReach("the boot information", info);
     let head = memory.bytes(info, HEADER as u64).ok_or(out_of_reach)?;
@@ -34,21 +37,17 @@ pub fn read(memory: &impl LoaderMemory, info: HostPhys) -> Result<BootParams, Lo
     }
     let all = memory.bytes(info, size.into()).ok_or(out_of_reach)?;
 
-    let mut memory_map = MemoryMap::new();
-    let mut bundle = None;
-    let mut command_line = CommandLine::EMPTY;
-    let mut rsdp = None;
     let mut at = HEADER;
     while let Some(rest) = all.get(at..).filter(|rest| !rest.is_empty()) {
         let kind = Fields(rest).u32(0);
         let size = Fields(rest).u32(4) as usize;
         let tag = rest.get(..size).filter(|_| size >= HEADER).ok_or(damaged)?;
         match kind {
-            COMMAND_LINE => command_line = CommandLine::new(&tag[HEADER..]),
-            MODULE if bundle.is_none() => {
+            COMMAND_LINE => params.command_line.set(&tag[HEADER..]),
+            MODULE if params.bundle.is_none() => {
                 let (start, end) = (Fields(tag).u32(8), Fields(tag).u32(12));
                 let size = end.checked_sub(start).ok_or(damaged)?;
-                bundle = PhysRange::new(HostPhys(start.into()), size.into());
+                params.bundle = PhysRange::new(HostPhys(start.into()), size.into());
             }
             MEMORY_MAP => {
                 let step = Fields(tag).u32(8) as usize;
@@ -56,36 +55,31 @@ pub fn read(memory: &impl LoaderMemory, info: HostPhys) -> Result<BootParams, Lo
                     return Err(damaged);
                 }
                 let entries = tag.get(MAP_HEADER..).ok_or(damaged)?;
-                for entry in entries.chunks_exact(step).map(Fields) {
-                    let kind = RegionKind::from_e820(entry.u32(16));
-                    memory_map.add(entry.u64(0), entry.u64(8), kind)?;
-                }
+                read_map(entries, step, &mut params.memory_map)?;
             }
             // The tag holds a copy of the RSDP, not its address. The newer one counts.
-            RSDP_V1 if rsdp.is_some() => {}
-            RSDP_V1 | RSDP_V2 => rsdp = info.checked_add((at + HEADER) as u64),
+            RSDP_V1 if params.rsdp.is_some() => {}
+            RSDP_V1 | RSDP_V2 => params.rsdp = info.checked_add((at + HEADER) as u64),
             _ => {}
         }
         at += size.next_multiple_of(8);
     }
-    if memory_map.regions().is_empty() {
+    if params.memory_map.regions().is_empty() {
         return Err(LoaderError::NoMemoryMap);
     }
-    Ok(BootParams {
-        loader: Loader::Multiboot2,
-        memory_map,
-        bundle,
-        command_line,
-        rsdp,
-        device_tree: None,
-        boot_counter: 0,
-    })
+    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::RegionKind;
     use super::super::loader::tests::{BASE, Ram};
     use super::*;
+
+    fn read(ram: &Ram) -> Result<BootParams, LoaderError> {
+        let mut params = BootParams::EMPTY;
+        super::read(ram, HostPhys(BASE), &mut params).map(|()| params)
+    }
 
     fn tag(kind: u32, content: &[u8]) -> Vec<u8> {
         let size = (HEADER + content.len()) as u32;
@@ -124,7 +118,7 @@ mod tests {
     #[test]
     fn reads_everything() {
         let ram = machine();
-        let params = read(&ram, HostPhys(BASE)).unwrap();
+        let params = read(&ram).unwrap();
         // The first module.
         assert_eq!(params.bundle, PhysRange::new(HostPhys(32 << 20), 12345));
         assert_eq!(params.command_line.text(), b"a=b");
@@ -136,7 +130,7 @@ mod tests {
 
     #[test]
     fn refuses_what_cannot_be() {
-        let read = |ram: Vec<u8>| read(&Ram(ram), HostPhys(BASE)).err();
+        let read = |ram: Vec<u8>| read(&Ram(ram)).err();
         let damaged = Some(LoaderError::Damaged("boot information"));
         let out_of_reach = LoaderError::OutOfReach("the boot information", HostPhys(BASE));
         assert_eq!(read(words(&[MAX_SIZE + 1, 0])), damaged);
@@ -160,7 +154,7 @@ mod tests {
             for value in [0, 1, 7, 0x7f, 0x80, 0xff] {
                 let mut damaged = ram.0.clone();
                 damaged[at] = value;
-                let _ = read(&Ram(damaged), HostPhys(BASE));
+                let _ = read(&Ram(damaged));
             }
         }
     }

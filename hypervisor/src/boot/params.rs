@@ -8,23 +8,10 @@ use super::{MemoryMap, PhysRange};
 /// Longest command line that is kept, in bytes.
 pub const MAX_COMMAND_LINE: usize = 1024;
 
-/// How the kernel was started.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Loader {
-    /// PVH: QEMU, Cloud Hypervisor, Xen.
-    Pvh,
-    /// Multiboot2: GRUB.
-    Multiboot2,
-    /// A loader of arm64 images.
-    Image,
-}
-
 /// What the kernel's core gets from boot code. Nothing in it refers to the loader's memory, except the
 /// bundle and the RSDP, whose pages are out of [`MemoryMap::usable`].
 #[derive(Debug)]
 pub struct BootParams {
-    /// How the kernel was started.
-    pub loader: Loader,
     /// Physical memory. The kernel's image, its low start-up page, page 0 and the bundle are not usable.
     pub memory_map: MemoryMap,
     /// The boot bundle: page-aligned start, below 4 GiB; its size is what the loader loaded.
@@ -39,12 +26,23 @@ pub struct BootParams {
     pub boot_counter: u64,
 }
 
+impl BootParams {
+    /// Nothing so far.
+    pub const EMPTY: BootParams = BootParams {
+        memory_map: MemoryMap::new(),
+        bundle: None,
+        command_line: CommandLine::EMPTY,
+        rsdp: None,
+        device_tree: None,
+        boot_counter: 0,
+    };
+}
+
 /// The kernel's command line: words separated by spaces.
 #[derive(Clone)]
 pub struct CommandLine {
     bytes: [u8; MAX_COMMAND_LINE],
     len: usize,
-    truncated: bool,
 }
 
 impl CommandLine {
@@ -52,22 +50,20 @@ impl CommandLine {
     pub const EMPTY: CommandLine = CommandLine {
         bytes: [0; MAX_COMMAND_LINE],
         len: 0,
-        truncated: false,
     };
 
     /// Copies `raw` up to its first zero byte. What is not printable ASCII becomes `?`.
-    pub fn new(raw: &[u8]) -> CommandLine {
-        let mut line = CommandLine::EMPTY;
-        let text = raw.split(|&byte| byte == 0).next().unwrap_or_default();
-        for (to, &from) in line.bytes.iter_mut().zip(text) {
-            *to = if from == b'\t' { b' ' } else { from };
-            if !(b' '..=b'~').contains(to) {
-                *to = b'?';
-            }
+    pub fn set(&mut self, raw: &[u8]) {
+        let text = raw.iter().take_while(|&&byte| byte != 0);
+        self.len = 0;
+        for (to, &byte) in self.bytes.iter_mut().zip(text) {
+            *to = match byte {
+                b'\t' => b' ',
+                b' '..=b'~' => byte,
+                _ => b'?',
+            };
+            self.len += 1;
         }
-        line.len = text.len().min(MAX_COMMAND_LINE);
-        line.truncated = text.len() > MAX_COMMAND_LINE;
-        line
     }
 
     /// All of it: ASCII.
@@ -75,26 +71,20 @@ impl CommandLine {
         &self.bytes[..self.len]
     }
 
-    /// Whether the loader's line was longer than what is kept.
-    pub const fn is_truncated(&self) -> bool {
-        self.truncated
-    }
-
-    fn words(&self) -> impl DoubleEndedIterator<Item = &[u8]> {
-        self.text().split(|&byte| byte == b' ')
-    }
-
-    /// Whether `word` is among the words.
-    pub fn has(&self, word: &str) -> bool {
-        self.words().any(|w| w == word.as_bytes())
-    }
-
     /// The value of the last word `key=value`.
     pub fn value(&self, key: &str) -> Option<&[u8]> {
-        self.words().rev().find_map(|word| {
-            word.strip_prefix(key.as_bytes())
-                .and_then(|rest| rest.strip_prefix(b"="))
+        let mut words = self.text().rsplit(|&byte| byte == b' ');
+        words.find_map(|word| {
+            // Byte by byte, as in `acpi`.
+            let mut rest = word.iter();
+            let is_key = key.bytes().all(|byte| rest.next() == Some(&byte));
+            rest.as_slice().strip_prefix(b"=").filter(|_| is_key)
         })
+    }
+
+    /// Whether measures against speculation are wanted.
+    pub fn mitigates(&self) -> bool {
+        self.value("mitigations") != Some(b"off")
     }
 
     /// The value of the last word `key=value`, if that is a number of up to nine digits.
@@ -116,35 +106,37 @@ impl core::fmt::Debug for CommandLine {
 mod tests {
     use super::*;
 
+    fn line(raw: &[u8]) -> CommandLine {
+        let mut line = CommandLine::EMPTY;
+        line.set(raw);
+        line
+    }
+
     #[test]
     fn words_and_values() {
-        let line = CommandLine::new(b"a mitigations=off x=1 x=2 y==\0junk=1");
-        assert!(line.has("mitigations=off") && line.has("a"));
-        assert!(!line.has("mitigations") && !line.has("junk=1"));
-        assert_eq!(line.value("x"), Some(&b"2"[..]));
-        assert_eq!(line.number("x"), Some(2));
-        assert_eq!(line.value("y"), Some(&b"="[..]));
-        assert_eq!(line.number("y"), None);
-        assert_eq!(line.value("junk"), None);
-        assert_eq!(CommandLine::new(b"").text(), b"");
+        let all = line(b"a mitigations=off x=1 x=2 y==\0junk=1");
+        assert!(!all.mitigates() && line(b"mitigations=on mitigations").mitigates());
+        assert_eq!(all.value("x"), Some(&b"2"[..]));
+        assert_eq!(all.number("x"), Some(2));
+        assert_eq!(all.value("y"), Some(&b"="[..]));
+        assert_eq!(all.number("y"), None);
+        assert_eq!(all.value("junk"), None);
+        assert_eq!(line(b"").text(), b"");
         for (text, number) in [
             ("12 x", Some(12)),
             ("", None),
             ("-1", None),
             ("1234567890", None),
         ] {
-            let line = CommandLine::new(format!("n={text}").as_bytes());
-            assert_eq!(line.number("n"), number, "{text}");
+            let words = format!("n={text}");
+            assert_eq!(line(words.as_bytes()).number("n"), number, "{text}");
         }
     }
 
     #[test]
     fn hostile_lines() {
-        let line = CommandLine::new(b"\xff\x1b[2J\ta");
-        assert_eq!(line.text(), b"??[2J a");
-        let long = CommandLine::new(&[b'x'; MAX_COMMAND_LINE + 1]);
-        assert!(long.is_truncated());
+        assert_eq!(line(b"\xff\x1b[2J\ta").text(), b"??[2J a");
+        let long = line(&[b'x'; MAX_COMMAND_LINE + 1]);
         assert_eq!(long.text().len(), MAX_COMMAND_LINE);
-        assert!(!CommandLine::new(&[b'x'; MAX_COMMAND_LINE]).is_truncated());
     }
 }

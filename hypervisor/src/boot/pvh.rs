@@ -3,8 +3,8 @@
 
 use crate::addr::HostPhys;
 
-use super::loader::{Fields, LoaderError, LoaderMemory};
-use super::{BootParams, CommandLine, Loader, MemoryMap, PhysRange, RegionKind};
+use super::loader::{Fields, LoaderError, LoaderMemory, MAP_ENTRY, read_map};
+use super::{BootParams, PhysRange};
 
 /// `"xEn3"` with the sign bit set: the first word of the start information.
 pub const MAGIC: u32 = 0x336e_c578;
@@ -14,13 +14,16 @@ const VERSION_WITH_MAP: u32 = 1;
 /// More entries than any machine has; bounds the work that a damaged count causes.
 const MAX_ENTRIES: u32 = 1024;
 
-/// Size of the start information, of a module's entry and of a memory map's.
+/// Size of the start information and of a module's entry.
 const INFO_SIZE: u64 = 56;
 const MODULE_SIZE: u64 = 32;
-const MAP_ENTRY_SIZE: u64 = 24;
 
 /// Copies what the start information at `info` says.
-pub fn read(memory: &impl LoaderMemory, info: HostPhys) -> Result<BootParams, LoaderError> {
+pub fn read(
+    memory: &impl LoaderMemory,
+    info: HostPhys,
+    params: &mut BootParams,
+) -> Result<(), LoaderError> {
     let bytes = |what, at, size| {
         memory
             .bytes(HostPhys(at), size)
@@ -38,52 +41,34 @@ pub fn read(memory: &impl LoaderMemory, info: HostPhys) -> Result<BootParams, Lo
     if entries > MAX_ENTRIES {
         return Err(LoaderError::Damaged("memory map"));
     }
+    let size = u64::from(entries) * MAP_ENTRY as u64;
+    let map = bytes("the memory map", info.u64(40), size)?;
+    read_map(map.0, MAP_ENTRY, &mut params.memory_map)?;
 
-    let mut memory_map = MemoryMap::new();
-    let map = bytes(
-        "the memory map",
-        info.u64(40),
-        u64::from(entries) * MAP_ENTRY_SIZE,
-    )?;
-    for entry in map.0.chunks_exact(MAP_ENTRY_SIZE as usize).map(Fields) {
-        memory_map.add(
-            entry.u64(0),
-            entry.u64(8),
-            RegionKind::from_e820(entry.u32(16)),
-        )?;
-    }
-
-    let mut bundle = None;
     if info.u32(12) > 0 {
         let module = bytes("the module list", info.u64(16), MODULE_SIZE)?;
-        bundle = PhysRange::new(HostPhys(module.u64(0)), module.u64(8));
+        params.bundle = PhysRange::new(HostPhys(module.u64(0)), module.u64(8));
     }
-
-    let mut command_line = CommandLine::EMPTY;
-    if info.u64(24) != 0 {
-        let at = HostPhys(info.u64(24));
-        let text = memory
-            .text(at)
-            .ok_or(LoaderError::OutOfReach("the command line", at))?;
-        command_line = CommandLine::new(text);
+    let at = HostPhys(info.u64(24));
+    if at.0 != 0 {
+        let text = memory.text(at);
+        let text = text.ok_or(LoaderError::OutOfReach("the command line", at))?;
+        params.command_line.set(text);
     }
-
-    let rsdp = Some(HostPhys(info.u64(32))).filter(|at| at.0 != 0);
-    Ok(BootParams {
-        loader: Loader::Pvh,
-        memory_map,
-        bundle,
-        command_line,
-        rsdp,
-        device_tree: None,
-        boot_counter: 0,
-    })
+    params.rsdp = Some(HostPhys(info.u64(32))).filter(|at| at.0 != 0);
+    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::RegionKind;
     use super::super::loader::tests::{BASE, Ram};
     use super::*;
+
+    fn read(ram: &Ram) -> Result<BootParams, LoaderError> {
+        let mut params = BootParams::EMPTY;
+        super::read(ram, HostPhys(BASE), &mut params).map(|()| params)
+    }
 
     /// Start information at BASE, map at + 0x100, module at + 0x200, command line at + 0x300.
     fn machine() -> Ram {
@@ -112,7 +97,7 @@ mod tests {
 
     #[test]
     fn reads_everything() {
-        let params = read(&machine(), HostPhys(BASE)).unwrap();
+        let params = read(&machine()).unwrap();
         assert_eq!(params.bundle, PhysRange::new(HostPhys(32 << 20), 12345));
         assert_eq!(params.command_line.text(), b"a=b");
         assert_eq!(params.rsdp, Some(HostPhys(0xf_5000)));
@@ -130,21 +115,15 @@ mod tests {
             for address in [BASE - 1, BASE + 0x1000, 1 << 32, u64::MAX] {
                 let mut ram = machine();
                 ram.0[field..field + 8].copy_from_slice(&address.to_le_bytes());
-                let error = read(&ram, HostPhys(BASE)).unwrap_err();
+                let error = read(&ram).unwrap_err();
                 assert_eq!(error, LoaderError::OutOfReach(what, HostPhys(address)));
             }
         }
         let mut ram = machine();
         ram.0[48..52].copy_from_slice(&u32::MAX.to_le_bytes());
-        assert_eq!(
-            read(&ram, HostPhys(BASE)).unwrap_err(),
-            LoaderError::Damaged("memory map")
-        );
+        assert_eq!(read(&ram).unwrap_err(), LoaderError::Damaged("memory map"));
         ram.0[48..52].copy_from_slice(&0u32.to_le_bytes());
-        assert_eq!(
-            read(&ram, HostPhys(BASE)).unwrap_err(),
-            LoaderError::NoMemoryMap
-        );
+        assert_eq!(read(&ram).unwrap_err(), LoaderError::NoMemoryMap);
     }
 
     #[test]
@@ -152,10 +131,7 @@ mod tests {
         let mut ram = machine();
         ram.0[24..32].copy_from_slice(&(BASE + 0xffe).to_le_bytes());
         ram.0[0xffe..].copy_from_slice(b"xy");
-        assert_eq!(
-            read(&ram, HostPhys(BASE)).unwrap().command_line.text(),
-            b"xy"
-        );
+        assert_eq!(read(&ram).unwrap().command_line.text(), b"xy");
     }
 
     /// No change of a byte makes reading panic.
@@ -165,7 +141,7 @@ mod tests {
             for value in [0, 1, 0x7f, 0x80, 0xff] {
                 let mut ram = machine();
                 ram.0[at] = value;
-                let _ = read(&ram, HostPhys(BASE));
+                let _ = read(&ram);
             }
         }
     }

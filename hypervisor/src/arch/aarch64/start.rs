@@ -6,15 +6,15 @@ use super::paging;
 use super::sysreg::{isb, read, write};
 use super::{CpuArch, boot, clock, entry, features, interrupts as gic, layout, smp, uart};
 use crate::addr::{HostPhys, HostVirt};
-use crate::boot::memory_map::{MemoryMap, PhysRange, RegionKind};
+use crate::boot::memory_map::{PhysRange, RegionKind};
 use crate::boot::{BootParams, handover, image};
 use crate::cell::Ref;
 use crate::cpu::{self, Cpu};
+use crate::log;
 use crate::mem::{self, PAGE};
 use crate::panic::refuse;
 use crate::root::{self, Machine};
 use crate::tables::KernelRights;
-use crate::{early_log, logring};
 use abi::boot::BootInfo;
 use abi::cap::MemoryKind;
 use abi::text::{Dec, Hex, Text};
@@ -33,7 +33,7 @@ unsafe extern "C" {
 }
 
 /// Called by the boot code, on its stack and tables.
-pub fn kernel_main(params: &BootParams) -> ! {
+pub fn kernel_main(params: &mut BootParams) -> ! {
     log::info!(concat!("Bulkhead ", env!("CARGO_PKG_VERSION")));
     if let Err(why) = features::check() {
         refuse(format_args!("panic: {why}"));
@@ -60,8 +60,7 @@ pub fn kernel_main(params: &BootParams) -> ! {
             "panic: no interrupt controller that can host VMs: GICv2 or GICv3 is needed"
         ));
     };
-    let mut map = params.memory_map.clone();
-    let pool = make_pool(&mut map, params);
+    let pool = make_pool(params);
     if map_kernel(pool, &interrupts).is_none() {
         refuse(format_args!("panic: the kernel pool is too small"));
     }
@@ -69,20 +68,23 @@ pub fn kernel_main(params: &BootParams) -> ! {
         refuse(format_args!("panic: the kernel pool is too small"));
     };
     smccc::set_conduit(boot::machine().conduit);
-    smccc::set_mitigates(!params.command_line.has("mitigations=off"));
+    smccc::set_mitigates(params.command_line.mitigates());
     // SAFETY: the kernel's tables map everything in use.
     unsafe { load_kernel_tables() };
     gic::init(&interrupts);
     enter_cpu(first);
-    early_log::redirect(logring::append_text);
     log::info!("guests: EL2, GICv{}", Dec(gic::version().into()));
     start_others();
 
     for range in gic::ranges(&interrupts) {
-        // Fails with too many regions; then it is no memory of anybody.
-        let _ = map.add(range.start().0, range.size(), RegionKind::Kernel);
+        if let Err(why) = params
+            .memory_map
+            .add(range.start().0, range.size(), RegionKind::Kernel)
+        {
+            refuse(format_args!("panic: {why}"));
+        }
     }
-    let info = boot_info(params, &map, pool);
+    let info = boot_info(params, pool);
     let machine = Machine {
         info,
         bundle,
@@ -104,10 +106,10 @@ pub fn ap_main(index: usize) -> ! {
     run()
 }
 
-fn make_pool(map: &mut MemoryMap, params: &BootParams) -> PhysRange {
+fn make_pool(params: &mut BootParams) -> PhysRange {
     let end = paging::physical_end();
     let all = PhysRange::new(HostPhys(PAGE), end - PAGE);
-    let pool = all.and_then(|all| handover::claim_pool(map, &params.command_line, all));
+    let pool = all.and_then(|all| handover::claim_pool(params, all));
     let Some(pool) = pool.filter(|&pool| boot::map(pool, KernelRights::ReadWrite).is_some()) else {
         refuse(format_args!("panic: too little free memory for the kernel"));
     };
@@ -183,7 +185,7 @@ fn start_others() {
             break;
         }
         let Some(cpu) = make_cpu(index, id) else {
-            log::warn!("no memory for CPU {} and those after it", Hex(id));
+            log::warning!("no memory for CPU {} and those after it", Hex(id));
             break;
         };
         let stack = HostVirt(cpu.arch.stack_top);
@@ -191,16 +193,17 @@ fn start_others() {
         if unsafe { smp::start(id, index as usize, stack, paging::kernel_root()) } {
             index += 1;
         } else {
-            log::warn!("CPU {} did not start", Hex(id));
+            log::warning!("CPU {} did not start", Hex(id));
             cpu::unregister(index);
         }
     }
     log::info!("{} CPUs", Dec(cpu::count().into()));
 }
 
-fn boot_info(params: &BootParams, map: &MemoryMap, pool: PhysRange) -> BootInfo {
+fn boot_info(params: &BootParams, pool: PhysRange) -> BootInfo {
     let end = HostPhys(paging::physical_end());
-    let (regions, region_count) = root::memory_regions(map, end, &[], |_| MemoryKind::Device);
+    let (regions, region_count) =
+        root::memory_regions(&params.memory_map, end, |_| MemoryKind::Device);
     let bundle = params.bundle.unwrap_or(pool);
     let mut cpu_ids = [0; abi::boot::MAX_CPUS];
     for cpu in cpu::all() {

@@ -4,7 +4,6 @@
 
 use super::layout::window;
 use crate::addr::HostPhys;
-use core::fmt;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 /// Registers, in bytes from the base.
@@ -71,15 +70,5 @@ fn put(byte: u8) {
         if read(FLAGS) & TRANSMIT_FULL == 0 {
             return write(DATA, byte.into());
         }
-    }
-}
-
-/// The debug UART as a formatter's target.
-pub struct EarlyConsole;
-
-impl fmt::Write for EarlyConsole {
-    fn write_str(&mut self, text: &str) -> fmt::Result {
-        early_print(text.as_bytes());
-        Ok(())
     }
 }

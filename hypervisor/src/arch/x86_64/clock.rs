@@ -31,17 +31,18 @@ pub fn timer_hz() -> u64 {
 
 /// Ticks of the local APIC's timer per tick of the TSC, as 32.32 fixed-point number.
 pub(super) fn timer_ratio() -> u64 {
-    let ratio = (u128::from(timer_hz()) << 32) / u128::from(tsc_hz().max(1));
-    u64::try_from(ratio).unwrap_or(u64::MAX).max(1)
+    // Too little for a timer of more than 4 GHz, which fires early then (`apic::set_deadline`).
+    (timer_hz().saturating_mul(1 << 32) / tsc_hz().max(1)).max(1)
 }
 
-/// Counter ticks in `micros` microseconds.
+/// Counter ticks in `micros` microseconds, of which there are no more than a few millions.
 pub fn ticks(micros: u64) -> u64 {
-    (u128::from(micros) * u128::from(tsc_hz()) / 1_000_000) as u64
+    micros.saturating_mul(tsc_hz()) / 1_000_000
 }
 
 /// Waits until `done` or for `micros` microseconds; whether it was done.
-pub fn wait_until(micros: u64, mut done: impl FnMut() -> bool) -> bool {
+#[inline(never)]
+pub fn wait_until(micros: u64, done: &dyn Fn() -> bool) -> bool {
     let (start, limit) = (now(), ticks(micros));
     loop {
         if done() {
@@ -56,7 +57,7 @@ pub fn wait_until(micros: u64, mut done: impl FnMut() -> bool) -> bool {
 
 /// Waits for `micros` microseconds.
 pub fn delay(micros: u64) {
-    wait_until(micros, || false);
+    wait_until(micros, &|| false);
 }
 
 /// A counter of known frequency.
@@ -208,8 +209,8 @@ impl Reference {
         let end = self.read_well();
         let elapsed = u64::from(self.elapsed(first, end)).max(1);
         let window = end.tsc.wrapping_sub(first.tsc);
-        let rate =
-            |ticks: u64| (u128::from(ticks) * u128::from(self.hz()) / u128::from(elapsed)) as u64;
+        // A window has far fewer ticks than 64 bits can hold 3579545 times.
+        let rate = |ticks: u64| ticks.saturating_mul(self.hz()) / elapsed;
         Some(Measured {
             tsc_hz: rate(window),
             timer_hz: rate(end.timer.wrapping_sub(first.timer).into()),

@@ -22,7 +22,7 @@ pub fn leaf(number: u32, sub: u32) -> CpuIdResult {
 
 /// Whether EBX of leaf 0 is that of AMD's CPUs and their kin: "Auth" or "Hygo".
 pub fn is_amd(ebx: u32) -> bool {
-    matches!(&ebx.to_le_bytes(), b"Auth" | b"Hygo")
+    [*b"Auth", *b"Hygo"].map(u32::from_le_bytes).contains(&ebx)
 }
 
 #[cfg(test)]

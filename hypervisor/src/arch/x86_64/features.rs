@@ -81,7 +81,7 @@ impl CpuFeatures {
             x2apic: has(basic, 21),
             tsc_deadline: has(basic, 24),
             meltdown: Identity::read().leaks_kernel_memory(),
-            mitigate: !command_line.has("mitigations=off"),
+            mitigate: command_line.mitigates(),
         }
     }
 

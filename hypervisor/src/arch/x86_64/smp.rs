@@ -62,10 +62,10 @@ pub unsafe fn start(id: ApicId, index: usize, stack_top: HostVirt, page_tables: 
     apic::send_init(id);
     clock::delay(AFTER_INIT);
     apic::send_startup(id, page);
-    if !clock::wait_until(AFTER_STARTUP, arrived) {
+    if !clock::wait_until(AFTER_STARTUP, &arrived) {
         apic::send_startup(id, page);
     }
-    let arrived = clock::wait_until(ARRIVAL, arrived);
+    let arrived = clock::wait_until(ARRIVAL, &arrived);
     // A CPU that comes late finds no stack and stops, or is stopped here.
     if !arrived {
         HANDOVER.stack.store(0, Ordering::Relaxed);

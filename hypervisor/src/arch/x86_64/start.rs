@@ -8,16 +8,16 @@ use super::speculation::{self, Measures};
 use super::{CpuArch, boot, clock, entry, exits, layout, smp, tags, traps, virt};
 use crate::addr::{HostPhys, HostVirt};
 use crate::boot::madt::{ApicId, Platform};
-use crate::boot::memory_map::{MemoryMap, PhysRange};
+use crate::boot::memory_map::{PhysRange, RegionKind};
 use crate::boot::{BootParams, acpi, handover, image};
 use crate::cell::{CpuCell, Given, Ref};
 use crate::context::State;
 use crate::cpu::{self, Cpu};
+use crate::log;
 use crate::mem::{self, PAGE};
 use crate::panic::refuse;
 use crate::root::{self, Machine};
 use crate::tables::KernelRights;
-use crate::{early_log, logring};
 use abi::boot::{BootInfo, Virtualization};
 use abi::cap::MemoryKind;
 use abi::text::{Dec, Hex, Text};
@@ -38,7 +38,7 @@ pub fn platform() -> &'static Platform {
 }
 
 /// Called by the boot code, on its stack and page tables.
-pub fn kernel_main(params: &BootParams) -> ! {
+pub fn kernel_main(params: &mut BootParams) -> ! {
     log::info!(concat!("Bulkhead ", env!("CARGO_PKG_VERSION")));
     let Some(bundle) = params.bundle else {
         refuse(format_args!(
@@ -51,14 +51,14 @@ pub fn kernel_main(params: &BootParams) -> ! {
         Ok(head) => head,
         Err(why) => refuse(format_args!("panic: {why}")),
     };
-    let features = FEATURES.give(CpuFeatures::detect(&params.command_line));
+    let features = FEATURES.give(|| CpuFeatures::detect(&params.command_line));
     if let Err(why) = features.check() {
         refuse(format_args!("panic: {why}"));
     }
     // SAFETY: the boot page tables have supervisor pages only, and CR3 holds no flags.
     unsafe { features.enable_on_this_cpu() };
     let info = acpi::read(&boot::BootWindow, params.rsdp, apic::boot_id());
-    let platform = PLATFORM.give(info.platform);
+    let platform = PLATFORM.give(|| info.platform);
     let apic_registers = apic::init(features);
     if !clock::calibrate(info.pm_timer) {
         refuse(format_args!(
@@ -67,18 +67,19 @@ pub fn kernel_main(params: &BootParams) -> ! {
     }
     ioapic::init(platform);
 
-    let mut map = params.memory_map.clone();
-    let pool = make_pool(&mut map, params);
+    let pool = make_pool(params);
     tags::set_pcid_enabled(features.pcid);
-    let devices: [Option<HostPhys>; 17] = core::array::from_fn(|i| match i {
-        0 => apic_registers,
-        _ => platform
-            .io_apics()
-            .get(i - 1)
-            .map(|io_apic| io_apic.address),
-    });
-    if map_kernel(features, pool, &devices).is_none() {
+    if map_kernel(features, pool).is_none() {
         refuse(format_args!("panic: the kernel pool is too small"));
+    }
+    let io_apics = platform.io_apics().iter().map(|io_apic| io_apic.address);
+    for device in io_apics.chain(apic_registers) {
+        let page = HostPhys(device.0 & !(PAGE - 1));
+        // Several I/O APICs may share a page, which is then there already.
+        let _ = paging::map_kernel(layout::window(page), page, PAGE, KernelRights::Device);
+        if let Err(why) = params.memory_map.add(page.0, PAGE, RegionKind::Kernel) {
+            refuse(format_args!("panic: {why}"));
+        }
     }
 
     let virtualization = virt::detect();
@@ -89,10 +90,9 @@ pub fn kernel_main(params: &BootParams) -> ! {
         refuse(format_args!("panic: the kernel pool is too small"));
     };
     enter_cpu(first, features);
-    early_log::redirect(logring::append_text);
     start_others(platform);
 
-    let info = boot_info(params, &map, pool, &devices);
+    let info = boot_info(params, pool);
     let machine = Machine {
         info,
         bundle,
@@ -118,9 +118,9 @@ pub fn ap_main(index: usize) -> ! {
     run()
 }
 
-fn make_pool(map: &mut MemoryMap, params: &BootParams) -> PhysRange {
+fn make_pool(params: &mut BootParams) -> PhysRange {
     let low = PhysRange::new(HostPhys(1 << 20), (4 << 30) - (1 << 20));
-    let pool = low.and_then(|low| handover::claim_pool(map, &params.command_line, low));
+    let pool = low.and_then(|low| handover::claim_pool(params, low));
     let Some(pool) = pool else {
         refuse(format_args!(
             "panic: too little free memory below 4 GiB for the kernel"
@@ -131,20 +131,14 @@ fn make_pool(map: &mut MemoryMap, params: &BootParams) -> PhysRange {
     pool
 }
 
-/// Builds the kernel's own page tables: image by rights, pool, device registers.
-fn map_kernel(features: &CpuFeatures, pool: PhysRange, devices: &[Option<HostPhys>]) -> Option<()> {
+/// Builds the kernel's own page tables: image by rights, pool.
+fn map_kernel(features: &CpuFeatures, pool: PhysRange) -> Option<()> {
     paging::init_kernel(features.page1g)?;
     for (at, size, rights) in image::segments() {
         paging::map_kernel(at, layout::image_phys(at), size, rights)?;
     }
     let at = layout::window(pool.start());
-    paging::map_kernel(at, pool.start(), pool.size(), KernelRights::ReadWrite)?;
-    for &device in devices.iter().flatten() {
-        let page = HostPhys(device.0 & !(PAGE - 1));
-        // Several I/O APICs may share a page, which is then there already.
-        let _ = paging::map_kernel(layout::window(page), page, PAGE, KernelRights::Device);
-    }
-    Some(())
+    paging::map_kernel(at, pool.start(), pool.size(), KernelRights::ReadWrite)
 }
 
 /// Makes the data of CPU `index`.
@@ -192,7 +186,7 @@ fn enter_cpu(cpu: Ref<Cpu>, features: &CpuFeatures) {
     let identity = speculation::Identity::read();
     let measures = Measures::choose(&identity, features.mitigate, cpu.index == 0);
     if cpu.index != 0 && measures != cpu::by_index(0).arch.measures.get() {
-        log::warn!(
+        log::warning!(
             "CPU {}: other measures against speculation: {}",
             Dec(cpu.index.into()),
             Hex(measures.bits().into())
@@ -219,7 +213,11 @@ fn enter_cpu(cpu: Ref<Cpu>, features: &CpuFeatures) {
         .virt
         .with_mut(|virt| unsafe { virt::init_cpu(virt, pages, measures, exits::ways_out()) });
     if let Err(why) = result {
-        log::error!("CPU {}: no virtualisation: {why}", Dec(cpu.index.into()));
+        let index = Dec(cpu.index.into());
+        log::report(
+            "error: ",
+            format_args!("CPU {index}: no virtualisation: {why}"),
+        );
     }
 }
 
@@ -231,7 +229,7 @@ fn start_others(platform: &Platform) {
             break;
         }
         let Some(cpu) = make_cpu(index, id) else {
-            log::warn!(
+            log::warning!(
                 "no memory for the CPU with APIC {} and those after it",
                 Dec(id.0.into())
             );
@@ -242,19 +240,14 @@ fn start_others(platform: &Platform) {
         if unsafe { smp::start(id, index as usize, stack, paging::kernel_root()) } {
             index += 1;
         } else {
-            log::warn!("the CPU with APIC {} did not start", Dec(id.0.into()));
+            log::warning!("the CPU with APIC {} did not start", Dec(id.0.into()));
             cpu::unregister(index);
         }
     }
     log::info!("{} CPUs", Dec(cpu::count().into()));
 }
 
-fn boot_info(
-    params: &BootParams,
-    map: &MemoryMap,
-    pool: PhysRange,
-    devices: &[Option<HostPhys>],
-) -> BootInfo {
+fn boot_info(params: &BootParams, pool: PhysRange) -> BootInfo {
     let reserved = |range: PhysRange| {
         // Low reserved memory is the BIOS's, with the RSDP; above it is device memory.
         if range.end() <= HostPhys(1 << 20) {
@@ -264,7 +257,7 @@ fn boot_info(
         }
     };
     let end = HostPhys(virt::physical_end());
-    let (regions, region_count) = root::memory_regions(map, end, &holes(devices), reserved);
+    let (regions, region_count) = root::memory_regions(&params.memory_map, end, reserved);
     let bundle = params.bundle.unwrap_or(pool);
     let mut cpu_ids = [0; abi::boot::MAX_CPUS];
     for cpu in cpu::all() {
@@ -302,17 +295,6 @@ fn boot_info(
         cpu_ids,
         regions,
     }
-}
-
-/// The kernel's own devices, repeated to fill the array.
-fn holes(devices: &[Option<HostPhys>]) -> [HostPhys; 17] {
-    core::array::from_fn(|i| {
-        devices
-            .get(i)
-            .copied()
-            .flatten()
-            .unwrap_or(HostPhys(u64::MAX))
-    })
 }
 
 /// Leaves the boot stack for this CPU's own and runs.

@@ -2,7 +2,6 @@
 //!
 //! It serves early boot and panics; between them a user program may own the device.
 
-use core::fmt;
 use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use bitflags::bitflags;
@@ -112,15 +111,5 @@ pub fn early_print(text: &[u8]) {
             put(b'\r');
         }
         put(byte);
-    }
-}
-
-/// [`early_print`] for `write!`.
-pub struct EarlyConsole;
-
-impl fmt::Write for EarlyConsole {
-    fn write_str(&mut self, text: &str) -> fmt::Result {
-        early_print(text.as_bytes());
-        Ok(())
     }
 }

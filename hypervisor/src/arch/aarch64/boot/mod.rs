@@ -9,10 +9,10 @@ use super::layout::{self, IMAGE, window};
 use super::paging;
 use super::uart;
 use crate::addr::{HostPhys, HostVirt};
-use crate::boot::memory_map::{MapError, MemoryMap, PhysRange, RegionKind};
-use crate::boot::{BootParams, Loader};
+use crate::boot::BootParams;
+use crate::boot::loader::LoaderError;
+use crate::boot::memory_map::{MemoryMap, PhysRange, RegionKind};
 use crate::cell::Given;
-use crate::early_log;
 use crate::mem::{KernelPage, PAGE};
 use crate::panic::refuse;
 use crate::tables::KernelRights;
@@ -84,7 +84,6 @@ unsafe fn bytes(range: PhysRange) -> &'static [u8] {
 /// is found there is nothing to report an error with.
 pub(super) extern "C" fn start(tree: u64, loaded_at: u64, counter: u64) -> ! {
     layout::set_image_phys(HostPhys(loaded_at));
-    early_log::init();
     super::entry::init_vectors();
     let Some(tree) = read_tree(HostPhys(tree)) else {
         super::halt();
@@ -96,7 +95,7 @@ pub(super) extern "C" fn start(tree: u64, loaded_at: u64, counter: u64) -> ! {
         uart::set_base(found.range.start());
         uart::init();
     }
-    super::kernel_main(&parameters(machine, tree, counter))
+    super::kernel_main(&mut parameters(machine, tree, counter))
 }
 
 /// What the kernel starts with on the machine that the device tree in `tree` describes. Not a part of [`start`], so that
@@ -113,7 +112,6 @@ fn parameters(machine: &Machine, tree: PhysRange, counter: u64) -> BootParams {
         refuse(format_args!("cannot start: the boot bundle is too large"));
     }
     BootParams {
-        loader: Loader::Image,
         memory_map,
         bundle: machine.bundle,
         command_line: machine.command_line.clone(),
@@ -136,12 +134,13 @@ fn read_tree(at: HostPhys) -> Option<PhysRange> {
     let range = PhysRange::new(at, size)?;
     map(range, KernelRights::ReadWrite)?;
     // SAFETY: as above.
-    MACHINE.give(Machine::read(unsafe { bytes(range) }).ok()?);
+    let machine = Machine::read(unsafe { bytes(range) }).ok()?;
+    MACHINE.give(|| machine);
     Some(range.outward())
 }
 
 /// Fills the memory map: what is RAM, less what is in use.
-fn settle(map: &mut MemoryMap, machine: &Machine, tree: PhysRange) -> Result<(), MapError> {
+fn settle(map: &mut MemoryMap, machine: &Machine, tree: PhysRange) -> Result<(), LoaderError> {
     for range in machine.memory.iter() {
         map.add(range.start().0, range.size(), RegionKind::Usable)?;
     }

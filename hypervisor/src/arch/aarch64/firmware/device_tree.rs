@@ -176,7 +176,7 @@ impl Machine {
             return Ok(());
         };
         if let Some(text) = chosen.property(b"bootargs") {
-            self.command_line = CommandLine::new(text);
+            self.command_line.set(text);
         }
         let start = chosen.property(b"linux,initrd-start");
         let end = chosen.property(b"linux,initrd-end");

@@ -36,7 +36,7 @@ const AFFINITY: u64 = 0xff_00ff_ffff;
 static REDISTRIBUTORS: Given<List<PhysRange, MAX_REDISTRIBUTORS>> = Given::new();
 
 pub fn init(distributor: HostPhys, redistributors: &List<PhysRange, MAX_REDISTRIBUTORS>) {
-    REDISTRIBUTORS.give(*redistributors);
+    REDISTRIBUTORS.give(|| *redistributors);
     let base = registers::set_distributor(distributor);
     store_register(base, CTLR, 0);
     registers::reset_lines(true);

@@ -7,8 +7,8 @@ use entry::trampoline;
 
 use crate::addr::HostPhys;
 use crate::boot::loader::{LoaderError, LoaderMemory};
-use crate::boot::{BootParams, MemoryMap, PhysRange, RegionKind, multiboot2, pvh};
-use crate::early_log;
+use crate::boot::{BootParams, MemoryMap, PhysRange, Region, RegionKind, multiboot2, pvh};
+use crate::log;
 use crate::panic::refuse;
 
 use super::layout::{IMAGE, IMAGE_PHYS, window};
@@ -50,26 +50,25 @@ impl LoaderMemory for BootWindow {
 /// the boot page tables, interrupts off.
 pub(super) extern "C" fn start(magic: u32, info: u32, counter: u64) -> ! {
     uart::init();
-    early_log::init();
-    match parameters(magic, HostPhys(info.into()), counter) {
-        Ok(params) => super::kernel_main(&params),
-        Err(error) => refuse(format_args!("cannot start: {error}")),
+    let mut params = BootParams::EMPTY;
+    params.boot_counter = counter;
+    if let Err(error) = read(magic, HostPhys(info.into()), &mut params) {
+        refuse(format_args!("cannot start: {error}"));
     }
+    super::kernel_main(&mut params)
 }
 
 /// Reads what the loader has passed. Not a part of [`start`], so that its variables leave the boot stack.
 #[inline(never)]
-fn parameters(magic: u32, info: HostPhys, counter: u64) -> Result<BootParams, LoaderError> {
-    let mut params = match magic {
-        pvh::MAGIC => pvh::read(&BootWindow, info)?,
-        multiboot2::MAGIC => multiboot2::read(&BootWindow, info)?,
+fn read(magic: u32, info: HostPhys, params: &mut BootParams) -> Result<(), LoaderError> {
+    match magic {
+        pvh::MAGIC => pvh::read(&BootWindow, info, params)?,
+        multiboot2::MAGIC => multiboot2::read(&BootWindow, info, params)?,
         _ => refuse(format_args!(
             "started by a loader with neither PVH nor multiboot2"
         )),
-    };
-    params.boot_counter = counter;
-    settle(&mut params)?;
-    Ok(params)
+    }
+    settle(params)
 }
 
 /// Takes what is in use out of the usable memory, and puts what must last where it lasts.
@@ -95,46 +94,31 @@ fn settle(params: &mut BootParams) -> Result<(), LoaderError> {
 
 /// Pages that an AP can start in (Intel SDM 3A 9.4.3), above those that some BIOSes write to.
 const START_PAGES: (u64, u64) = (0x8000, 0xa_0000);
-/// Where BIOSes keep the RSDP (ACPI 6.4, 5.2.5.1).
-const BIOS_AREA: (u64, u64) = (0xe_0000, 0x10_0000);
 /// Size of the RSDP since ACPI 2.0.
 const RSDP_SIZE: u64 = 36;
 
-/// A lasting address of the RSDP at `at`: that itself, unless it is a loader's copy in RAM.
+/// A lasting address of the RSDP at `at`: that itself, unless it is a loader's copy in RAM. Then it is copied once more.
 fn settle_rsdp(map: &mut MemoryMap, at: HostPhys) -> Option<HostPhys> {
     let Some(rsdp) = BootWindow
         .bytes(at, RSDP_SIZE)
         .filter(|b| b.starts_with(b"RSD PTR "))
     else {
-        log::warn!("no ACPI root pointer at {at:?}, where the loader says it is");
+        log::warning!("no ACPI root pointer at {at:?}, where the loader says it is");
         return None;
     };
     let range = PhysRange::new(at, RSDP_SIZE)?;
     // GRUB puts its copy right behind the bundle, in the same page.
-    let is_firmware = |kind| {
-        !matches!(
+    let is_in_ram = |region: &Region| {
+        let kind = region.kind;
+        matches!(
             kind,
             RegionKind::Usable | RegionKind::Kernel | RegionKind::Bundle
-        )
+        ) && region.range.intersection(range).is_some()
     };
-    let mut around = map
-        .regions()
-        .iter()
-        .filter(|r| r.range.intersection(range).is_some());
-    if around.all(|region| is_firmware(region.kind)) {
+    if !map.regions().iter().any(is_in_ram) {
         return Some(at);
     }
-    let bios = BootWindow.bytes(HostPhys(BIOS_AREA.0), BIOS_AREA.1 - BIOS_AREA.0)?;
-    // The fields of ACPI 1.0 tell the original from others.
-    if let Some(i) = bios
-        .chunks_exact(16)
-        .zip(bios[16..].chunks_exact(16))
-        .position(|(a, b)| a == &rsdp[..16] && b[..4] == rsdp[16..20])
-    {
-        return Some(HostPhys(BIOS_AREA.0 + 16 * i as u64));
-    }
-    let mut copy = [0; RSDP_SIZE as usize];
-    copy.copy_from_slice(rsdp);
+    let copy: [u8; RSDP_SIZE as usize] = *rsdp.first_chunk()?;
     let page = take_page(map, (1 << 20, BOOT_MEMORY_END.0), RegionKind::Firmware)?;
     write_page(page, &copy);
     Some(page.start())
@@ -148,6 +132,7 @@ fn take_page(map: &mut MemoryMap, (start, end): (u64, u64), kind: RegionKind) ->
 }
 
 /// Fills a page that was just claimed with `bytes` and zeros.
+#[inline(never)]
 fn write_page(page: PhysRange, bytes: &[u8]) {
     assert!(page.size() == PAGE && bytes.len() <= PAGE as usize && page.end() <= BOOT_MEMORY_END);
     let to = window(page.start()).0 as *mut u8;

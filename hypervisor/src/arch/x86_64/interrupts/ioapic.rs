@@ -1,12 +1,13 @@
 //! I/O APICs: from interrupt lines to vectors of CPUs (Intel 82093AA data sheet, 3.0).
 
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+
 use bitflags::bitflags;
 use spin::mutex::SpinMutex;
 use x86::io::outb;
 
-use crate::addr::HostVirt;
 use crate::boot::madt::{ApicId, Gsi, Line, MAX_IO_APICS, Platform, Polarity, Trigger};
-use crate::cell::Given;
+use crate::log;
 
 use super::super::boot::BOOT_MEMORY_END;
 use super::super::layout::window;
@@ -31,9 +32,10 @@ bitflags! {
 
 /// One I/O APIC; its two registers are used under the lock.
 struct IoApic {
-    base: HostVirt,
-    first: Gsi,
-    pins: u32,
+    base: AtomicU64,
+    first: AtomicU32,
+    /// 0 until the others are valid.
+    pins: AtomicU32,
     lock: SpinMutex<()>,
 }
 
@@ -41,11 +43,18 @@ struct IoApic {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NoSuchLine;
 
-static IO_APICS: Given<[Option<IoApic>; MAX_IO_APICS]> = Given::new();
+static IO_APICS: [IoApic; MAX_IO_APICS] = [const {
+    IoApic {
+        base: AtomicU64::new(0),
+        first: AtomicU32::new(0),
+        pins: AtomicU32::new(0),
+        lock: SpinMutex::new(()),
+    }
+}; MAX_IO_APICS];
 
 impl IoApic {
     fn register(&self, offset: u64) -> *mut u32 {
-        (self.base.0 + offset) as *mut u32
+        (self.base.load(Relaxed) + offset) as *mut u32
     }
 
     fn read(&self, index: u32) -> u32 {
@@ -80,55 +89,49 @@ pub fn init(platform: &Platform) {
         outb(0x21, 0xff);
         outb(0xa1, 0xff);
     }
-    let mut found = [const { None }; MAX_IO_APICS];
-    for (slot, info) in found.iter_mut().zip(platform.io_apics()) {
-        let end = info.address.checked_add(SIZE);
-        if end.is_none_or(|end| end > BOOT_MEMORY_END) || !info.address.is_aligned(16) {
-            log::warn!("I/O APIC at {:?} left out: out of reach", info.address);
+    for (io_apic, info) in IO_APICS.iter().zip(platform.io_apics()) {
+        let at = info.address;
+        if at.0 > BOOT_MEMORY_END.0 - SIZE || !at.is_aligned(16) {
+            log::warning!("I/O APIC at {at:?} left out: out of reach");
             continue;
         }
-        let base = window(info.address);
-        let mut io_apic = IoApic {
-            base,
-            first: info.first,
-            pins: 0,
-            lock: SpinMutex::new(()),
-        };
+        io_apic.base.store(window(at).0, Relaxed);
+        io_apic.first.store(info.first.0, Relaxed);
         let version = io_apic.read(VERSION);
         if version == u32::MAX {
-            log::warn!("I/O APIC at {:?} left out: nothing there", info.address);
+            log::warning!("I/O APIC at {at:?} left out: nothing there");
             continue;
         }
         // Bits 23:16 are the last pin.
-        io_apic.pins = (version >> 16 & 0xff) + 1;
-        for pin in 0..io_apic.pins {
+        let pins = (version >> 16 & 0xff) + 1;
+        for pin in 0..pins {
             io_apic.write(entry(pin), Entry::MASKED.bits());
         }
-        *slot = Some(io_apic);
+        io_apic.pins.store(pins, Relaxed);
     }
-    IO_APICS.give(found);
-}
-
-fn io_apics() -> impl Iterator<Item = &'static IoApic> {
-    IO_APICS.get().into_iter().flatten().flatten()
 }
 
 /// The I/O APIC and pin of a line.
 fn find(gsi: Gsi) -> Result<(&'static IoApic, u32), NoSuchLine> {
-    io_apics()
-        .find_map(|io_apic| {
-            let pin = gsi.0.checked_sub(io_apic.first.0)?;
-            (pin < io_apic.pins).then_some((io_apic, pin))
-        })
-        .ok_or(NoSuchLine)
+    for io_apic in &IO_APICS {
+        let pin = gsi.0.wrapping_sub(io_apic.first.load(Relaxed));
+        if pin < io_apic.pins.load(Relaxed) {
+            return Ok((io_apic, pin));
+        }
+    }
+    Err(NoSuchLine)
 }
 
 /// Number of lines: one more than the highest that exists.
 pub fn lines() -> u32 {
-    io_apics()
-        .map(|io_apic| io_apic.first.0.saturating_add(io_apic.pins))
-        .max()
-        .unwrap_or(0)
+    let mut lines = 0;
+    for io_apic in &IO_APICS {
+        let pins = io_apic.pins.load(Relaxed);
+        if pins > 0 {
+            lines = io_apic.first.load(Relaxed).saturating_add(pins).max(lines);
+        }
+    }
+    lines
 }
 
 /// Sends `line` to `vector` of the CPU `to`, which has an APIC number below 256. It stays masked.

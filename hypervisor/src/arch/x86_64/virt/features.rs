@@ -6,6 +6,7 @@ use abi::boot::Virtualization;
 use abi::text::{Dec, Hex, Text};
 
 use crate::cell::Given;
+use crate::log;
 
 use super::super::cpuid::{is_amd, leaf};
 use super::fpu::Method;
@@ -46,18 +47,8 @@ pub(super) enum Backend {
 /// Why a machine cannot host guests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Missing {
-    /// CPUID reports neither VMX nor SVM.
-    Extension,
-    /// Firmware has locked VMX off.
-    FeatureControl,
-    /// Firmware has locked SVM off.
-    SvmDisabled,
-    /// SVM without nested paging.
-    NestedPaging,
-    /// Fewer ASIDs than two.
-    Asids,
-    /// VMX without flexible control MSRs.
-    TrueControls,
+    /// In words.
+    Feature(&'static str),
     /// VMX controls that the processor does not have, or that it forces.
     Controls {
         /// Which word of controls.
@@ -67,29 +58,12 @@ pub enum Missing {
         /// Bits that must be clear but cannot be.
         forced: u32,
     },
-    /// EPT without an ability, named.
-    Ept(&'static str),
 }
 
 impl fmt::Display for Missing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
-            Missing::Extension => write!(f, "the CPU reports neither VMX nor SVM"),
-            Missing::FeatureControl => {
-                write!(
-                    f,
-                    "VMX is locked off by firmware (IA32_FEATURE_CONTROL): enable it there"
-                )
-            }
-            Missing::SvmDisabled => {
-                write!(
-                    f,
-                    "SVM is disabled by firmware (VM_CR.SVMDIS): enable it there"
-                )
-            }
-            Missing::NestedPaging => write!(f, "SVM without nested paging"),
-            Missing::Asids => write!(f, "SVM with fewer than two ASIDs"),
-            Missing::TrueControls => write!(f, "VMX without IA32_VMX_TRUE_*_CTLS"),
+            Missing::Feature(why) => f.write_str(why),
             Missing::Controls {
                 word,
                 absent,
@@ -103,7 +77,6 @@ impl fmt::Display for Missing {
                     Hex(forced.into())
                 )
             }
-            Missing::Ept(what) => write!(f, "EPT without {}", Text(what)),
         }
     }
 }
@@ -113,7 +86,7 @@ static FEATURES: Given<Features> = Given::new();
 /// Chooses the extension. Called on the boot CPU before anything else of this module; says in the log
 /// what it found, or why guests cannot run. Once.
 pub fn detect() -> Virtualization {
-    FEATURES.give(find()).virtualization
+    FEATURES.give(find).virtualization
 }
 
 /// What [`detect`] found.
@@ -156,7 +129,7 @@ fn find() -> Features {
     } else if svm {
         svm::Capabilities::find().map(Backend::Svm)
     } else {
-        Err(Missing::Extension)
+        Err(Missing::Feature("the CPU reports neither VMX nor SVM"))
     };
     let backend = match found {
         Ok(backend) => {
@@ -173,7 +146,7 @@ fn find() -> Features {
             backend
         }
         Err(missing) => {
-            log::warn!("guests cannot run here: {missing}");
+            log::warning!("guests cannot run here: {missing}");
             Backend::None
         }
     };

@@ -34,7 +34,9 @@ impl Capabilities {
         maps::fill();
         // SAFETY: a processor with SVM has the MSR.
         if unsafe { rdmsr(hw::msr::VM_CR) } & SVM_DISABLED != 0 {
-            return Err(Missing::SvmDisabled);
+            return Err(Missing::Feature(
+                "SVM is disabled by firmware (VM_CR.SVMDIS): enable it there",
+            ));
         }
         let leaf = cpuid::leaf(0x8000_000a, 0);
         Capabilities::compute(leaf.ebx, leaf.edx)
@@ -43,10 +45,10 @@ impl Capabilities {
     fn compute(asids: u32, features: u32) -> Result<Capabilities, Missing> {
         let has = |bit: u32| features >> bit & 1 != 0;
         if !has(0) {
-            return Err(Missing::NestedPaging);
+            return Err(Missing::Feature("SVM without nested paging"));
         }
         if asids < 2 {
-            return Err(Missing::Asids);
+            return Err(Missing::Feature("SVM with fewer than two ASIDs"));
         }
         Ok(Capabilities {
             // Tags are 16 bits wide.
@@ -119,7 +121,9 @@ mod tests {
 
     #[test]
     fn needs_nested_paging() {
-        assert_eq!(Capabilities::compute(16, !1), Err(Missing::NestedPaging));
-        assert_eq!(Capabilities::compute(1, 1), Err(Missing::Asids));
+        for (asids, features, what) in [(16, !1, "nested paging"), (1, 1, "two ASIDs")] {
+            let missing = Capabilities::compute(asids, features).unwrap_err();
+            assert!(missing.to_string().ends_with(what));
+        }
     }
 }

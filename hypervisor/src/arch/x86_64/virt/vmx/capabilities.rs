@@ -17,132 +17,119 @@ pub(super) const ENCLV_EXITING_BITMAP: u32 = 0x2036;
 /// A word of VM-execution, exit or entry controls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ControlWord {
-    /// Pin-based.
-    Pin,
     /// Primary processor-based.
     Primary,
     /// Secondary processor-based.
     Secondary,
+    /// Pin-based.
+    Pin,
     /// VM exit.
     Exit,
     /// VM entry.
     Entry,
 }
 
-impl ControlWord {
-    /// All, each behind those that allow it.
-    const ALL: [ControlWord; 5] = {
-        use ControlWord::*;
-        [Primary, Secondary, Pin, Exit, Entry]
-    };
-
-    /// What is needed, what is taken where it is there, and what must not be forced on.
-    const fn wishes(self) -> Wishes {
-        match self {
-            ControlWord::Pin => Wishes {
-                msr: msr::IA32_VMX_TRUE_PINBASED_CTLS,
-                needed: PinbasedControls::EXTERNAL_INTERRUPT_EXITING.bits()
-                    | PinbasedControls::NMI_EXITING.bits()
-                    | PinbasedControls::VIRTUAL_NMIS.bits(),
-                taken: 0,
-                unwanted: 0,
-            },
-            ControlWord::Primary => Wishes {
-                msr: msr::IA32_VMX_TRUE_PROCBASED_CTLS,
-                // CR8 exits: without them, MOV to CR8 would write the machine's task priority.
-                needed: PrimaryControls::USE_TSC_OFFSETTING.bits()
-                    | PrimaryControls::HLT_EXITING.bits()
-                    | PrimaryControls::MWAIT_EXITING.bits()
-                    | PrimaryControls::MONITOR_EXITING.bits()
-                    | PrimaryControls::RDPMC_EXITING.bits()
-                    | PrimaryControls::CR8_LOAD_EXITING.bits()
-                    | PrimaryControls::CR8_STORE_EXITING.bits()
-                    | PrimaryControls::MOV_DR_EXITING.bits()
-                    | PrimaryControls::UNCOND_IO_EXITING.bits()
-                    | PrimaryControls::USE_MSR_BITMAPS.bits()
-                    | PrimaryControls::SECONDARY_CONTROLS.bits(),
-                taken: 0,
-                unwanted: PrimaryControls::CR3_LOAD_EXITING.bits()
-                    | PrimaryControls::CR3_STORE_EXITING.bits()
-                    | PrimaryControls::INVLPG_EXITING.bits()
-                    | PrimaryControls::RDTSC_EXITING.bits()
-                    | PrimaryControls::PAUSE_EXITING.bits()
-                    | PrimaryControls::INTERRUPT_WINDOW_EXITING.bits()
-                    | PrimaryControls::NMI_WINDOW_EXITING.bits(),
-            },
-            ControlWord::Secondary => Wishes {
-                msr: msr::IA32_VMX_PROCBASED_CTLS2,
-                needed: SecondaryControls::ENABLE_EPT.bits()
-                    | SecondaryControls::ENABLE_VPID.bits()
-                    | SecondaryControls::UNRESTRICTED_GUEST.bits()
-                    | SecondaryControls::WBINVD_EXITING.bits(),
-                // RDTSCP: TSC_AUX is the guest's. INVPCID: stays in the VPID. XSAVES: IA32_XSS is 0. ENCLS
-                // exits, so that a guest does not run SGX unasked. What is not here raises #UD in guests:
-                // VMFUNC, UMWAIT, PCONFIG, ENQCMD and the like.
-                taken: SecondaryControls::ENABLE_RDTSCP.bits()
-                    | SecondaryControls::ENABLE_INVPCID.bits()
-                    | SecondaryControls::ENABLE_XSAVES_XRSTORS.bits()
-                    | SecondaryControls::ENCLS_EXITING.bits()
-                    | SecondaryControls::ENCLV_EXITING.bits(),
-                unwanted: 0,
-            },
-            ControlWord::Exit => Wishes {
-                msr: msr::IA32_VMX_TRUE_EXIT_CTLS,
-                needed: ExitControls::HOST_ADDRESS_SPACE_SIZE.bits()
-                    | ExitControls::ACK_INTERRUPT_ON_EXIT.bits()
-                    | ExitControls::SAVE_DEBUG_CONTROLS.bits()
-                    | ExitControls::SAVE_IA32_PAT.bits()
-                    | ExitControls::LOAD_IA32_PAT.bits()
-                    | ExitControls::SAVE_IA32_EFER.bits()
-                    | ExitControls::LOAD_IA32_EFER.bits(),
-                taken: 0,
-                unwanted: 0,
-            },
-            ControlWord::Entry => Wishes {
-                msr: msr::IA32_VMX_TRUE_ENTRY_CTLS,
-                needed: EntryControls::LOAD_DEBUG_CONTROLS.bits()
-                    | EntryControls::LOAD_IA32_PAT.bits()
-                    | EntryControls::LOAD_IA32_EFER.bits(),
-                taken: 0,
-                unwanted: EntryControls::IA32E_MODE_GUEST.bits(),
-            },
-        }
-    }
-
-    /// The word, given its capability MSR: bits set in the lower half are forced on, bits clear in the
-    /// upper half are forced off.
-    fn compute(self, read: impl Fn(u32) -> u64) -> Result<u32, Missing> {
-        let wishes = &WISHES[self as usize];
-        let capability = read(wishes.msr);
-        let (forced_on, allowed) = (capability as u32, (capability >> 32) as u32);
-        let absent = wishes.needed & !allowed;
-        let forced = wishes.unwanted & forced_on;
-        if absent != 0 || forced != 0 {
-            return Err(Missing::Controls {
-                word: self,
-                absent,
-                forced,
-            });
-        }
-        Ok(wishes.needed | wishes.taken & allowed | forced_on)
-    }
-}
-
-/// The wishes by [`ControlWord`].
-static WISHES: [Wishes; 5] = [
-    ControlWord::Pin.wishes(),
-    ControlWord::Primary.wishes(),
-    ControlWord::Secondary.wishes(),
-    ControlWord::Exit.wishes(),
-    ControlWord::Entry.wishes(),
-];
-
+/// What is needed of a word, what is taken where it is there, and what must not be forced on.
 struct Wishes {
-    /// The capability MSR.
+    word: ControlWord,
+    /// Its capability MSR: bits set in the lower half are forced on, bits clear in the upper half are forced off.
     msr: u32,
     needed: u32,
     taken: u32,
     unwanted: u32,
+}
+
+/// The primary word comes first, as it says whether the secondary one is there.
+static WISHES: [Wishes; 5] = [
+    Wishes {
+        word: ControlWord::Primary,
+        msr: msr::IA32_VMX_TRUE_PROCBASED_CTLS,
+        // CR8 exits: without them, MOV to CR8 would write the machine's task priority.
+        needed: PrimaryControls::USE_TSC_OFFSETTING.bits()
+            | PrimaryControls::HLT_EXITING.bits()
+            | PrimaryControls::MWAIT_EXITING.bits()
+            | PrimaryControls::MONITOR_EXITING.bits()
+            | PrimaryControls::RDPMC_EXITING.bits()
+            | PrimaryControls::CR8_LOAD_EXITING.bits()
+            | PrimaryControls::CR8_STORE_EXITING.bits()
+            | PrimaryControls::MOV_DR_EXITING.bits()
+            | PrimaryControls::UNCOND_IO_EXITING.bits()
+            | PrimaryControls::USE_MSR_BITMAPS.bits()
+            | PrimaryControls::SECONDARY_CONTROLS.bits(),
+        taken: 0,
+        unwanted: PrimaryControls::CR3_LOAD_EXITING.bits()
+            | PrimaryControls::CR3_STORE_EXITING.bits()
+            | PrimaryControls::INVLPG_EXITING.bits()
+            | PrimaryControls::RDTSC_EXITING.bits()
+            | PrimaryControls::PAUSE_EXITING.bits()
+            | PrimaryControls::INTERRUPT_WINDOW_EXITING.bits()
+            | PrimaryControls::NMI_WINDOW_EXITING.bits(),
+    },
+    Wishes {
+        word: ControlWord::Secondary,
+        msr: msr::IA32_VMX_PROCBASED_CTLS2,
+        needed: SecondaryControls::ENABLE_EPT.bits()
+            | SecondaryControls::ENABLE_VPID.bits()
+            | SecondaryControls::UNRESTRICTED_GUEST.bits()
+            | SecondaryControls::WBINVD_EXITING.bits(),
+        // RDTSCP: TSC_AUX is the guest's. INVPCID: stays in the VPID. XSAVES: IA32_XSS is 0. ENCLS
+        // exits, so that a guest does not run SGX unasked. What is not here raises #UD in guests:
+        // VMFUNC, UMWAIT, PCONFIG, ENQCMD and the like.
+        taken: SecondaryControls::ENABLE_RDTSCP.bits()
+            | SecondaryControls::ENABLE_INVPCID.bits()
+            | SecondaryControls::ENABLE_XSAVES_XRSTORS.bits()
+            | SecondaryControls::ENCLS_EXITING.bits()
+            | SecondaryControls::ENCLV_EXITING.bits(),
+        unwanted: 0,
+    },
+    Wishes {
+        word: ControlWord::Pin,
+        msr: msr::IA32_VMX_TRUE_PINBASED_CTLS,
+        needed: PinbasedControls::EXTERNAL_INTERRUPT_EXITING.bits()
+            | PinbasedControls::NMI_EXITING.bits()
+            | PinbasedControls::VIRTUAL_NMIS.bits(),
+        taken: 0,
+        unwanted: 0,
+    },
+    Wishes {
+        word: ControlWord::Exit,
+        msr: msr::IA32_VMX_TRUE_EXIT_CTLS,
+        needed: ExitControls::HOST_ADDRESS_SPACE_SIZE.bits()
+            | ExitControls::ACK_INTERRUPT_ON_EXIT.bits()
+            | ExitControls::SAVE_DEBUG_CONTROLS.bits()
+            | ExitControls::SAVE_IA32_PAT.bits()
+            | ExitControls::LOAD_IA32_PAT.bits()
+            | ExitControls::SAVE_IA32_EFER.bits()
+            | ExitControls::LOAD_IA32_EFER.bits(),
+        taken: 0,
+        unwanted: 0,
+    },
+    Wishes {
+        word: ControlWord::Entry,
+        msr: msr::IA32_VMX_TRUE_ENTRY_CTLS,
+        needed: EntryControls::LOAD_DEBUG_CONTROLS.bits()
+            | EntryControls::LOAD_IA32_PAT.bits()
+            | EntryControls::LOAD_IA32_EFER.bits(),
+        taken: 0,
+        unwanted: EntryControls::IA32E_MODE_GUEST.bits(),
+    },
+];
+
+impl Wishes {
+    /// The word, given its capability MSR.
+    fn compute(&self, capability: u64) -> Result<u32, Missing> {
+        let (forced_on, allowed) = (capability as u32, (capability >> 32) as u32);
+        let absent = self.needed & !allowed;
+        let forced = self.unwanted & forced_on;
+        if absent != 0 || forced != 0 {
+            return Err(Missing::Controls {
+                word: self.word,
+                absent,
+                forced,
+            });
+        }
+        Ok(self.needed | self.taken & allowed | forced_on)
+    }
 }
 
 /// What this processor's VMX can do.
@@ -151,7 +138,7 @@ pub(in super::super) struct Capabilities {
     /// First word of VMXON and VMCS regions.
     pub revision: u32,
     /// By [`ControlWord`].
-    controls: [u32; 5],
+    controls: [u32; WISHES.len()],
     /// CR0 bits that VMX operation demands, or forbids (clear in `cr0_allowed`).
     pub cr0_needed: u64,
     pub cr0_allowed: u64,
@@ -175,43 +162,49 @@ impl Capabilities {
     /// Asks the current CPU, which has VMX by CPUID.
     pub fn find() -> Result<Capabilities, Missing> {
         msr_bitmap::fill();
-        // SAFETY: a processor with VMX has the MSRs that are read, in the order in which they are.
-        let read = |number| unsafe { rdmsr(number) };
-        if read(msr::IA32_FEATURE_CONTROL) & (LOCKED | OUTSIDE_SMX) == LOCKED {
-            return Err(Missing::FeatureControl);
+        // SAFETY: a processor with VMX has the MSR.
+        let feature_control = unsafe { rdmsr(msr::IA32_FEATURE_CONTROL) };
+        if feature_control & (LOCKED | OUTSIDE_SMX) == LOCKED {
+            return Err(Missing::Feature(
+                "VMX is locked off by firmware (IA32_FEATURE_CONTROL): enable it there",
+            ));
         }
-        Capabilities::compute(read, cpuid::leaf(1, 0).ecx >> 31 != 0)
+        let is_nested = cpuid::leaf(1, 0).ecx >> 31 != 0;
+        // SAFETY: a processor with VMX has these MSRs; the secondary controls and EPT abilities exist only
+        // where the controls before them allow, which is tested first.
+        Capabilities::compute(|msr| unsafe { rdmsr(msr) }, is_nested)
     }
 
-    /// What the capability MSRs say, which `read` reads. Secondary controls and abilities of EPT are read only where the
-    /// controls before them allow.
+    /// By what `read` finds in the capability MSRs.
     fn compute(read: impl Fn(u32) -> u64, is_nested: bool) -> Result<Capabilities, Missing> {
         let basic = read(msr::IA32_VMX_BASIC);
         if basic >> 55 & 1 == 0 {
-            return Err(Missing::TrueControls);
+            return Err(Missing::Feature("VMX without IA32_VMX_TRUE_*_CTLS"));
         }
-        let mut controls = [0; 5];
-        for word in ControlWord::ALL {
-            controls[word as usize] = word.compute(&read)?;
+        let mut controls = [0; WISHES.len()];
+        for wishes in &WISHES {
+            controls[wishes.word as usize] = wishes.compute(read(wishes.msr))?;
         }
         // Intel SDM 3D A.10.
         let abilities = read(msr::IA32_VMX_EPT_VPID_CAP);
         let ept = |bit: u32| abilities >> bit & 1 != 0;
-        for &(bit, name) in &[
-            (6, "four-level tables"),
-            (14, "write-back memory type"),
-            (16, "2-MiB pages"),
-            (20, "INVEPT"),
-            (32, "INVVPID"),
+        for &(bit, missing) in &[
+            (6, "EPT without four-level tables"),
+            (14, "EPT without write-back memory type"),
+            (16, "EPT without 2-MiB pages"),
+            (20, "EPT without INVEPT"),
+            (32, "EPT without INVVPID"),
         ] {
             if !ept(bit) {
-                return Err(Missing::Ept(name));
+                return Err(Missing::Feature(missing));
             }
         }
         let invept = if ept(25) { SINGLE } else { ALL };
         let invvpid = if ept(41) { SINGLE } else { ALL };
         if invept == ALL && !ept(26) || invvpid == ALL && !ept(42) {
-            return Err(Missing::Ept("a usable type of INVEPT and INVVPID"));
+            return Err(Missing::Feature(
+                "EPT without a usable type of INVEPT and INVVPID",
+            ));
         }
         Ok(Capabilities {
             revision: basic as u32 & 0x7fff_ffff,
@@ -252,7 +245,7 @@ pub(super) const OUTSIDE_SMX: u64 = 1 << 2;
 mod tests {
     use super::*;
 
-    /// Skylake-X as Bochs has it, near enough.
+    /// The value of an MSR: Skylake-X as Bochs has it, near enough.
     fn machine(number: u32) -> u64 {
         let free = |forced: u32| (0xffff_ffff << 32) | u64::from(forced);
         match number {
@@ -267,16 +260,13 @@ mod tests {
             msr::IA32_VMX_CR4_FIXED0 => 0x2000,
             msr::IA32_VMX_CR4_FIXED1 => 0x37_67ff,
             msr::IA32_VMX_EPT_VPID_CAP => 0x0f01_0673_4141,
-            _ => panic!("MSR {number:#x} is not needed"),
+            _ => unreachable!(),
         }
     }
 
-    /// The same, with other bits in one MSR: those of `flip`.
-    fn other(which: u32, flip: u64) -> Result<Capabilities, Missing> {
-        let read = |number| match number == which {
-            true => machine(number) ^ flip,
-            false => machine(number),
-        };
+    /// What is found where the bits `changed` of one MSR are others.
+    fn find(number: u32, changed: u64) -> Result<Capabilities, Missing> {
+        let read = |n| machine(n) ^ if n == number { changed } else { 0 };
         Capabilities::compute(read, false)
     }
 
@@ -290,22 +280,26 @@ mod tests {
             PrimaryControls::MOV_DR_EXITING,
             PrimaryControls::USE_MSR_BITMAPS,
         ] {
-            let found = Capabilities::compute(machine, false).unwrap();
-            let primary = found.controls(ControlWord::Primary);
-            assert_eq!(primary & control.bits(), control.bits());
+            let found = find(0, 0).unwrap().controls(ControlWord::Primary);
+            assert_eq!(found & control.bits(), control.bits());
             let without = u64::from(control.bits()) << 32;
-            let without = other(msr::IA32_VMX_TRUE_PROCBASED_CTLS, without);
-            assert!(without.is_err(), "{control:?}");
+            let found = find(msr::IA32_VMX_TRUE_PROCBASED_CTLS, without);
+            assert!(found.is_err(), "{control:?}");
         }
     }
 
     #[test]
     fn a_capable_machine() {
-        let found = Capabilities::compute(machine, false).unwrap();
+        let found = find(0, 0).unwrap();
         assert_eq!(found.revision, 0x2b);
-        let primary = found.controls(ControlWord::Primary);
-        assert_eq!(primary & 0x0400_6172, 0x0400_6172);
-        assert_ne!(primary & PrimaryControls::HLT_EXITING.bits(), 0);
+        assert_eq!(
+            found.controls(ControlWord::Primary) & 0x0400_6172,
+            0x0400_6172
+        );
+        assert_ne!(
+            found.controls(ControlWord::Primary) & PrimaryControls::HLT_EXITING.bits(),
+            0
+        );
         assert!(found.has(SecondaryControls::UNRESTRICTED_GUEST));
         assert!(!found.has(SecondaryControls::ENABLE_VM_FUNCTIONS));
         assert!(!found.has(SecondaryControls::ENABLE_USER_WAIT_PAUSE));
@@ -316,7 +310,7 @@ mod tests {
 
     #[test]
     fn no_unrestricted_guest() {
-        let missing = other(msr::IA32_VMX_PROCBASED_CTLS2, 0x80 << 32).unwrap_err();
+        let missing = find(msr::IA32_VMX_PROCBASED_CTLS2, 0x80 << 32).unwrap_err();
         assert_eq!(
             missing.to_string(),
             "VMX Secondary controls lack bits 0x80, force bits 0x0"
@@ -325,7 +319,7 @@ mod tests {
 
     #[test]
     fn forced_cr3_exits() {
-        let missing = other(msr::IA32_VMX_TRUE_PROCBASED_CTLS, 1 << 15).unwrap_err();
+        let missing = find(msr::IA32_VMX_TRUE_PROCBASED_CTLS, 1 << 15).unwrap_err();
         assert_eq!(
             missing.to_string(),
             "VMX Primary controls lack bits 0x0, force bits 0x8000"
@@ -334,8 +328,9 @@ mod tests {
 
     #[test]
     fn invept_of_all_contexts_only() {
-        let abilities = msr::IA32_VMX_EPT_VPID_CAP;
-        assert_eq!(other(abilities, 1 << 25).unwrap().invept, ALL);
-        assert!(matches!(other(abilities, 3 << 25), Err(Missing::Ept(_))));
+        let found = find(msr::IA32_VMX_EPT_VPID_CAP, 1 << 25);
+        assert_eq!(found.unwrap().invept, ALL);
+        let found = find(msr::IA32_VMX_EPT_VPID_CAP, 3 << 25);
+        assert!(matches!(found, Err(Missing::Feature(_))));
     }
 }

@@ -118,7 +118,7 @@ impl HostState {
                 return Err(InitError::Firmware);
             }
         }
-        if Capabilities::find().as_ref() != Ok(capabilities) {
+        if !Capabilities::find().is_ok_and(|found| found == *capabilities) {
             return Err(InitError::Different);
         }
         let cr0 = hw::cr0() | cr0::TS | capabilities.cr0_needed & 0xffff_ffff;
