@@ -136,6 +136,7 @@ impl<P: Platform> Vcpu<P> {
     /// A device server or another vCPU has signalled, or the deadline has passed.
     pub(super) fn kick(&mut self, bits: u64, expired: u64) -> Groups {
         self.rouse();
+        self.wide.tick(&mut self.platform);
         if expired != 0 {
             // The kernel has forgotten it.
             self.deadline = u64::MAX;
@@ -261,14 +262,14 @@ impl<P: Platform> Vcpu<P> {
     #[inline]
     pub(super) fn update_deadline(&mut self) -> Groups {
         let deadline = match self.apic.timer().next() {
-            // The counter does not get so far.
             None => u64::MAX,
+            // The counter does not get so far.
             Some(tsc) if tsc >> 63 != 0 => u64::MAX,
-            Some(tsc) => {
-                let ticks = tsc.wrapping_sub(self.tsc_offset);
+            Some(tsc) => match (tsc as i64).checked_sub(self.tsc_offset as i64) {
+                None => u64::MAX,
                 // Before the machine's counter was 0: long past.
-                if ticks >> 63 != 0 { 1 } else { ticks }
-            }
+                Some(ticks) => ticks.max(1) as u64,
+            },
         };
         if deadline == self.deadline {
             return Groups::empty();
