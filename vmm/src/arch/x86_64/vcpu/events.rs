@@ -196,6 +196,16 @@ impl<P: Platform> Vcpu<P> {
         self.rest()
     }
 
+    /// The guest can take an NMI. Some processors find so behind STI too, at once and for ever (Intel SDM 3C 26.2, "NMI-window
+    /// exiting"); an NMI that comes there ends what STI holds back.
+    pub(super) fn nmi_window(&mut self) -> Groups {
+        if self.nmi_pending {
+            self.state
+                .set_interrupt_shadow(self.state.interrupt_shadow() & SHADOW_NMI);
+        }
+        self.deliver()
+    }
+
     /// Decides what the guest takes now; for exits with groups `EVENTS` and `RSP_RFLAGS`.
     pub(super) fn deliver(&mut self) -> Groups {
         let (pending, controls) = (self.state.interrupted(), self.state.controls());

@@ -11,7 +11,9 @@ use crate::platform::testing::World;
 use crate::state::testing::page;
 use crate::wide::TICKS;
 use abi::vcpu::EXIT_KINDS;
-use abi::vcpu::x86_64::{CONTROL_HALT, EVENT_INTERRUPT, EVENT_NMI, RDI, RSI, SHADOW_NMI, Segment};
+use abi::vcpu::x86_64::{
+    CONTROL_HALT, EVENT_INTERRUPT, EVENT_NMI, RDI, RSI, SHADOW_INTERRUPT, SHADOW_NMI, Segment,
+};
 use core::sync::atomic::{AtomicBool, AtomicU32};
 use proptest::prelude::*;
 
@@ -468,6 +470,22 @@ fn an_nmi_keeps_others_out_until_its_end() {
     assert_eq!(exit(second, ExitKind::NmiWindow, [0; 3]), Groups::EVENTS);
     assert_eq!(second.state.controls(), CONTROL_INTERRUPT_WINDOW);
     write_msr(second, 0x999, 0);
+    assert_eq!(second.state.interrupt_shadow(), 0);
+}
+
+#[test]
+fn an_nmi_behind_sti_comes_when_the_processor_says_so() {
+    let (mut vcpus, _) = two();
+    let [first, second] = &mut vcpus[..] else {
+        unreachable!()
+    };
+    second.state.set_interrupt_shadow(SHADOW_INTERRUPT);
+    write_msr(first, ICR, 1 << 32 | NMI);
+    heed(second);
+    assert_eq!(second.state.inject(), 0);
+    assert_eq!(second.state.controls(), CONTROL_NMI_WINDOW);
+    assert_eq!(exit(second, ExitKind::NmiWindow, [0; 3]), Groups::EVENTS);
+    assert_eq!(second.state.inject(), EVENT_VALID | EVENT_NMI | 2);
     assert_eq!(second.state.interrupt_shadow(), 0);
 }
 
