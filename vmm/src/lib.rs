@@ -20,3 +20,4 @@ pub mod platform;
 #[cfg(target_os = "none")]
 pub mod setup;
 pub mod state;
+pub mod wide;

@@ -216,6 +216,7 @@ impl GuestRam {
 
     /// Puts `new` where `old` is, both of `size` bytes (4 or 8), aligned: in one step for the guest's vCPUs. Returns
     /// whether it was there.
+    #[cold]
     pub fn exchange(&self, at: GuestPhys, size: u64, old: u64, new: u64) -> Result<bool, NotRam> {
         let (place, _) = self.find(at)?;
         let memory = &self.chunks[place.chunk].memory;

@@ -86,8 +86,30 @@ pub fn image(config: &Config) -> Result<Image> {
     Ok(Image {
         kernel: artifacts.kernel,
         bundle,
-        options: String::new(),
+        options: options(config),
     })
+}
+
+/// The hypervisor's options for a system.
+fn options(config: &Config) -> String {
+    let quotas = config.system.compartments().map(|c| c.quota.count());
+    let pool = pool(quotas, config.machine.cpus);
+    pool.map_or(String::new(), |mib| format!("pool={mib}"))
+}
+
+/// MiB that the hypervisor has to be told to take for its objects, if these quotas, in pages, do not fit into what it takes by
+/// itself.
+fn pool(quotas: impl Iterator<Item = u32>, cpus: u32) -> Option<u64> {
+    const MIB: u64 = 1 << 20;
+    /// What it takes by itself, and the most that it takes, in MiB.
+    const USUAL: u64 = 8;
+    const MOST: u64 = 1024;
+    /// More than it and the root task were seen to need, and than each CPU and each program adds.
+    const OWN: u64 = MIB;
+    const EACH: u64 = 64 << 10;
+    let quotas: u64 = quotas.map(|pages| u64::from(pages) * 4096 + EACH).sum();
+    let needed = (quotas + u64::from(cpus) * EACH + OWN).div_ceil(MIB);
+    (needed > USUAL).then_some(needed.min(MOST))
 }
 
 /// Runs a system to its end.
@@ -198,4 +220,19 @@ fn show(bytes: &[u8]) -> Result<()> {
         .write_all(bytes)
         .and_then(|()| stdout.flush())
         .context("the output cannot be written")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::pool;
+
+    #[test]
+    fn quotas_fit_into_the_hypervisors_memory() {
+        // A console server, and a guest with 512 MiB.
+        assert_eq!(pool([256, 512].into_iter(), 1), None);
+        // With 5 GiB; six with 384 MiB; with 512 GiB.
+        assert_eq!(pool([256, 256 + 2560].into_iter(), 1), Some(14));
+        assert_eq!(pool([448; 6].into_iter().chain([256]), 2), Some(14));
+        assert_eq!(pool([256, 256 + (256 << 10)].into_iter(), 1), Some(1024));
+    }
 }

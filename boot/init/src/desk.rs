@@ -14,7 +14,9 @@ use rt::syscall;
 
 /// Messages that wait at most.
 const TRAYS: usize = 64;
-/// Requests of one program that wait at most.
+/// Requests that wait at most. Who makes one that finds no place tries again; an exception that finds none is never told.
+const REQUEST_TRAYS: usize = 48;
+/// Of these, requests of one program.
 const REQUESTS: usize = 8;
 
 /// A program's number, which no other program ever has, not even the same one after a restart.
@@ -108,14 +110,14 @@ impl Desk {
             tray.state.load(Relaxed) != FREE && tray.identity.load(Relaxed) == identity
         };
         // A program ends with its first exception: those of its other threads say nothing new.
-        let most = match origin(identity).1 {
-            PortalKind::Supervisor => REQUESTS,
-            PortalKind::Exceptions => 1,
+        let (most, trays) = match origin(identity).1 {
+            PortalKind::Supervisor => (REQUESTS, &self.trays[..REQUEST_TRAYS]),
+            PortalKind::Exceptions => (1, &self.trays[..]),
         };
         if self.trays.iter().filter(theirs).count() >= most {
             return false;
         }
-        for tray in &self.trays {
+        for tray in trays {
             if tray
                 .state
                 .compare_exchange(FREE, FILLING, Acquire, Relaxed)
@@ -222,6 +224,19 @@ mod tests {
         );
         assert!(desk.take().is_empty());
         assert!(desk.put(first, &Request::Ready.encode()));
+    }
+
+    #[test]
+    fn exceptions_find_a_place_however_many_requests_wait() {
+        let desk = Desk::new(Selector(9));
+        let ready = Request::Ready.encode();
+        let requests = (0..TRAYS as u32 * 8).map(|i| ProgramId(i / 8));
+        let taken = requests.filter(|&id| desk.put(identity(id, PortalKind::Supervisor), &ready));
+        assert_eq!(taken.count(), REQUEST_TRAYS);
+        for program in 0..(TRAYS - REQUEST_TRAYS) as u32 {
+            let portal = identity(ProgramId(program), PortalKind::Exceptions);
+            assert!(desk.put(portal, &[14, 4, 0x123, 0x40_0000, 0, 0, 0, 0]));
+        }
     }
 
     #[test]

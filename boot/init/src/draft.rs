@@ -352,7 +352,8 @@ impl Draft {
     }
 
     /// Makes a handler thread in the program `remains`, at an entry that the program named, and a portal
-    /// to it; returns the portal's selector.
+    /// to it; returns the portal's selector. The entry may be of no use: then nothing is kept, as the program can name as
+    /// many as it likes.
     pub fn export(
         root: &mut Root,
         remains: &mut Remains,
@@ -364,6 +365,20 @@ impl Draft {
         let Some(domain) = remains.domain else {
             return Err(Failure("the program has ended".into()));
         };
+        let before = remains.selectors.len();
+        Self::make_handler(root, remains, domain, space, cpu, entry, identity)
+            .inspect_err(|_| root.release(remains.selectors.split_off(before)))
+    }
+
+    fn make_handler(
+        root: &mut Root,
+        remains: &mut Remains,
+        domain: Selector,
+        space: Selector,
+        cpu: Cpu,
+        entry: rt::handler::Entry,
+        identity: u64,
+    ) -> Result<Selector> {
         let thread = take(root, remains)?;
         let parameters = ThreadParameters {
             domain,

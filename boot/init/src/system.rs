@@ -173,13 +173,10 @@ impl Supervisor {
     /// One round: what arrived, or what is due.
     fn step(&mut self, deadline: Deadline) {
         let due = self.parts.iter().filter_map(|part| part.fault_at).min();
-        let until = due.map_or(deadline, |due| deadline.min(Deadline(due)));
-        let pause = Deadline::after(self.root.ticks(LOG_PAUSE_MS));
-        let until = if self.log_left {
-            until.min(pause)
-        } else {
-            until
-        };
+        let mut until = due.map_or(deadline, |due| deadline.min(Deadline(due)));
+        if self.log_left {
+            until = until.min(Deadline::after(self.root.ticks(LOG_PAUSE_MS)));
+        }
         let happened = self.root.wait(until);
         if happened & bits::DESK != 0 {
             for (program, event) in self.root.desk.take() {

@@ -35,7 +35,7 @@ pub enum ExitKind {
     /// 2: guest-physical address, 3: guest-linear address, if bit [`FAULT_LINEAR`] of 1 is set. Arm: bits
     /// 32–63 of 1 are ESR_EL2; `pc` is the instruction's.
     StageTwoFault = 2,
-    /// The processor refused the state. 1: the raw reason.
+    /// The processor refused the state. 1: the raw reason. VMX: what was to be injected is the event that was interrupted.
     InvalidState = 3,
     /// The guest can take an interrupt now, as asked by [`x86_64::CONTROL_INTERRUPT_WINDOW`].
     InterruptWindow = 4,

@@ -3,7 +3,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 /// Bytes that a source may send without a line end while others wait.
-const LONGEST_LINE: usize = 1024;
+pub const LONGEST_LINE: usize = 1024;
 
 /// Where output comes from: a byte queue that can be looked into.
 pub trait Source {
@@ -11,7 +11,8 @@ pub trait Source {
     fn next(&mut self) -> Option<u8>;
     /// Whether there is a byte.
     fn is_empty(&self) -> bool;
-    /// Whether a whole line is there.
+    /// Whether a whole line is there, or [`LONGEST_LINE`] bytes of one. Asked before each line of any source: it must not take
+    /// long.
     fn has_line(&self) -> bool;
 }
 

@@ -1,7 +1,7 @@
 //! The main thread's work: bytes between the emulated UARTs, the log and the machine's UART.
 use crate::driver::{BURST, Driver};
 use crate::emulated::Uart;
-use crate::merger::{Merger, Source, Style};
+use crate::merger::{LONGEST_LINE, Merger, Source, Style};
 use crate::ring::Ring;
 use crate::router::{Action, Router};
 use alloc::boxed::Box;
@@ -69,7 +69,7 @@ impl Source for RingSource<'_> {
         self.0.is_empty()
     }
     fn has_line(&self) -> bool {
-        self.0.contains(b'\n')
+        self.0.len() >= LONGEST_LINE || self.0.contains(b'\n')
     }
 }
 
@@ -311,6 +311,18 @@ mod tests {
                 line.sent.push(value as u8);
             }
         }
+    }
+
+    #[test]
+    fn as_much_as_a_line_may_have_is_one() {
+        let ring = Ring::new(2 * LONGEST_LINE);
+        (1..LONGEST_LINE).for_each(|_| assert!(ring.push(b'x')));
+        assert!(!RingSource(&ring).has_line());
+        ring.push(b'x');
+        assert!(RingSource(&ring).has_line());
+        while ring.pop().is_some() {}
+        ring.push(b'\n');
+        assert!(RingSource(&ring).has_line());
     }
 
     #[test]

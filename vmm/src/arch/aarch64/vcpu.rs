@@ -18,6 +18,7 @@ use super::syndrome;
 use super::vm::Vm;
 use crate::once::Reported;
 use crate::platform::{Platform, end};
+use crate::wide::Wide;
 use abi::vcpu::aarch64::{CONTROL_HALT, CONTROL_SERROR, Groups};
 use abi::vcpu::{ExitKind, exit_kind, instruction_length};
 use core::sync::atomic::Ordering;
@@ -47,8 +48,7 @@ pub struct Vcpu<P> {
     halted: bool,
     /// What the virtual CPU interface was asked for last.
     gic_control: u64,
-    /// Kinds of exits that are wide, as bits.
-    wide: u32,
+    wide: Wide,
     reported_registers: Reported<64>,
     reported_pages: Reported<64>,
     reported_others: Reported<16>,
@@ -67,7 +67,7 @@ impl<P: Platform> Vcpu<P> {
             leaving: false,
             halted: false,
             gic_control: 0,
-            wide: 0,
+            wide: Wide::default(),
             reported_registers: Reported::new(),
             reported_pages: Reported::new(),
             reported_others: Reported::new(),
@@ -144,16 +144,11 @@ impl<P: Platform> Vcpu<P> {
     /// Injects an exception at the instruction that caused an exit of a kind that can be widened.
     #[cold]
     fn exception(&mut self, kind: ExitKind, exception: Exception) -> Groups {
-        let bit = 1 << kind as u32;
-        let wide = self.wide & bit != 0;
-        self.wide ^= bit;
-        self.platform.widen(kind, !wide);
-        if wide {
-            exception::inject(&mut self.state, exception)
-        } else {
-            // The guest runs into the exit again, with more state.
-            Groups::empty()
+        if self.wide.contains(kind) {
+            return exception::inject(&mut self.state, exception);
         }
+        self.wide.insert(kind, &mut self.platform);
+        Groups::empty()
     }
 
     /// Ends the VM.

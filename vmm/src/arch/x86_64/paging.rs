@@ -134,22 +134,19 @@ impl Paging {
         access: Access,
     ) -> Result<GuestPhys, WalkError> {
         for _ in 0..WALKS {
-            if let Some(at) = self.walk(ram, linear, access)? {
-                return Ok(at);
+            match self.walk(ram, linear, access) {
+                Err(WalkError::Unsteady) => {}
+                done => return done,
             }
         }
         Err(WalkError::Unsteady)
     }
 
     /// Translates `linear`, or finds that an entry has changed.
-    fn walk(
-        &self,
-        ram: &GuestRam,
-        linear: u64,
-        access: Access,
-    ) -> Result<Option<GuestPhys>, WalkError> {
+    #[inline(always)]
+    fn walk(&self, ram: &GuestRam, linear: u64, access: Access) -> Result<GuestPhys, WalkError> {
         if self.cr0 & CR0_PG == 0 {
-            return Ok(Some(GuestPhys(linear & 0xffff_ffff)));
+            return Ok(GuestPhys(linear & 0xffff_ffff));
         }
         let shape = self.shape();
         let linear = if self.long_mode() {
@@ -206,7 +203,7 @@ impl Paging {
             }
             let used = entry | ACCESSED | if leaf && access.write { DIRTY } else { 0 };
             if used != entry && !pae_root && !ram.exchange(at, shape.entry_bytes, entry, used)? {
-                return Ok(None);
+                return Err(WalkError::Unsteady);
             }
             if leaf {
                 let page = (1u64 << shift) - 1;
@@ -216,7 +213,7 @@ impl Paging {
                 } else {
                     entry & FRAME
                 };
-                return Ok(Some(GuestPhys(frame & !page | linear & page)));
+                return Ok(GuestPhys(frame & !page | linear & page));
             }
             table = entry
                 & if shape.entry_bytes == 8 {

@@ -15,11 +15,14 @@ mod tests;
 
 use crate::arch::x86_64::apic::local::LocalApic;
 use crate::arch::x86_64::cpuid::Dynamic;
+use crate::arch::x86_64::instruction::fetch::code_bits;
 use crate::arch::x86_64::msr::{KEPT, Kept};
+use crate::arch::x86_64::paging::Paging;
 use crate::arch::x86_64::state::StatePage;
 use crate::arch::x86_64::vm::Vm;
 use crate::once::Reported;
 use crate::platform::{Platform, end};
+use crate::wide::Wide;
 use abi::vcpu::x86_64::{
     CONTROL_HALT, CONTROL_INTERRUPT_WINDOW, CONTROL_NMI_WINDOW, EVENT_ERROR, EVENT_EXCEPTION,
     EVENT_VALID, Groups, RAX, RBX, RCX, RDX, SHADOW_NMI,
@@ -73,8 +76,7 @@ pub struct Vcpu<P> {
     nmi_blocked: bool,
     /// Exits at the next chance for an interrupt were asked for.
     window: bool,
-    /// Kinds of exits that are wide, as bits.
-    wide: u32,
+    wide: Wide,
     reported_msrs: Reported<64>,
     reported_ports: Reported<64>,
     reported_pages: Reported<64>,
@@ -109,7 +111,7 @@ impl<P: Platform> Vcpu<P> {
             nmi_pending: false,
             nmi_blocked: false,
             window: false,
-            wide: 0,
+            wide: Wide::default(),
             reported_msrs: Reported::new(),
             reported_ports: Reported::new(),
             reported_pages: Reported::new(),
@@ -142,7 +144,8 @@ impl<P: Platform> Vcpu<P> {
             K::Kick => self.kick(words[1], words[2]),
             K::Startup => self.startup(),
             K::StageTwoFault => self.stage_two_fault(words[1], words[2]),
-            K::InterruptWindow | K::NmiWindow => self.deliver(),
+            K::InterruptWindow => self.deliver(),
+            K::NmiWindow => self.nmi_window(),
             K::Halt => self.halt(length),
             K::Io => self.io(length, words),
             K::ReadMsr => self.read_msr(length),
@@ -165,7 +168,7 @@ impl<P: Platform> Vcpu<P> {
                 );
                 self.stop(StopReason::TripleFault)
             }
-            K::InvalidState => self.broken("the processor refuses the guest's state", words),
+            K::InvalidState => self.invalid_state(words),
             K::DebugRegister
             | K::TaskSwitch
             | K::Other
@@ -182,6 +185,19 @@ impl<P: Platform> Vcpu<P> {
     fn skip(&mut self, length: u64) -> Groups {
         self.state.set_rip(self.state.rip().wrapping_add(length));
         Groups::RIP
+    }
+
+    /// The processor refuses the guest's state. It does so with instruction pointers above 4 GiB outside of 64-bit code, to
+    /// which [`Vcpu::skip`] leads behind the last bytes of that address space. Every program of the guest can have an
+    /// instruction there; it goes on at 0.
+    #[cold]
+    fn invalid_state(&mut self, words: &Words) -> Groups {
+        let rip = self.state.rip();
+        if rip >> 32 == 0 || code_bits(&self.state, &Paging::of(&self.state)) == 64 {
+            return self.broken("the processor refuses the guest's state", words);
+        }
+        self.state.set_rip(rip & 0xffff_ffff);
+        Groups::RIP | self.deliver()
     }
 
     /// None of the hypercalls is offered: a guest that tries gets the error code of KVM.
@@ -249,23 +265,11 @@ impl<P: Platform> Vcpu<P> {
         }
     }
 
-    /// Whether exits of a kind are wide.
-    fn is_wide(&self, kind: ExitKind) -> bool {
-        self.wide & 1 << kind as u32 != 0
-    }
-
     /// Has the guest run into the exit again, with more state.
     #[cold]
     fn widen(&mut self, kind: ExitKind) -> Groups {
-        self.wide |= 1 << kind as u32;
-        self.platform.widen(kind, true);
+        self.wide.insert(kind, &mut self.platform);
         Groups::empty()
-    }
-
-    /// Undoes [`Vcpu::widen`].
-    fn narrow(&mut self, kind: ExitKind) {
-        self.wide &= !(1 << kind as u32);
-        self.platform.widen(kind, false);
     }
 
     /// Ends the VM.

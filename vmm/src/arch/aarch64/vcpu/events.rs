@@ -10,6 +10,7 @@ use rt::protocol::supervisor::StopReason;
 impl<P: Platform> Vcpu<P> {
     /// A device server or a vCPU has signalled.
     pub(super) fn kick(&mut self, bits: u64) -> Groups {
+        self.wide.tick(&mut self.platform);
         let lines = bits & !KICK_VCPU;
         let pulses = |gic: &mut Gic, kicks: &mut Kicks| {
             for spi in ones(lines & (u64::MAX >> (64 - SPIS))) {
@@ -34,6 +35,7 @@ impl<P: Platform> Vcpu<P> {
 
     /// The virtual timer has fired.
     pub(super) fn virtual_timer(&mut self) -> Groups {
+        self.wide.tick(&mut self.platform);
         let vcpu = self.id as usize;
         self.interrupts(|gic, _| gic.pulse_private(vcpu, VIRTUAL_TIMER))
     }

@@ -9,6 +9,7 @@ use crate::memory::testing::ram;
 use crate::platform::KICK_VCPU;
 use crate::platform::testing::World;
 use crate::state::testing::page;
+use crate::wide::TICKS;
 use abi::vcpu::aarch64::{LIST_ACTIVE, LIST_PENDING};
 use abi::vcpu::{EXIT_KINDS, FAULT_LINEAR, FAULT_READ};
 use proptest::prelude::*;
@@ -257,19 +258,26 @@ fn devices_answer_and_nothing_else_does() {
     assert_eq!(world.serial.take(), [(0, 0x41)]);
     // The first time without the state that an exception needs.
     let fault = u64::from(class::DATA_ABORT_LOWER << 26 | IL) << 32 | FAULT_LINEAR | FAULT_READ;
-    for (groups, wide) in [(Groups::empty(), true), (exception::NEEDED, false)] {
+    for groups in [Groups::empty(), exception::NEEDED, exception::NEEDED] {
         let info = [fault, 0x0a00_0000, 0xffff_1234];
         assert_eq!(exit(vcpu, ExitKind::StageTwoFault, info), groups);
-        assert_eq!(world.widened.take(), [(ExitKind::StageTwoFault, wide)]);
     }
+    assert_eq!(world.widened.take(), [(ExitKind::StageTwoFault, true)]);
     assert_eq!(vcpu.state.far_el1(), 0xffff_1234);
     assert_eq!(vcpu.state.esr_el1(), 0x9600_0010);
     // Of a GICv2 there is neither a redistributor nor a system register.
-    assert_eq!(access(vcpu, 0x080a_0000, None), Groups::empty());
+    assert_eq!(access(vcpu, 0x080a_0000, None), exception::NEEDED);
     assert_eq!(
         system(vcpu, register_key(3, 0, 12, 11, 5), false),
         Groups::empty()
     );
+    // What a guest needs seldom costs it no longer after some time.
+    world.widened.take();
+    for _ in 0..TICKS {
+        exit(vcpu, ExitKind::VirtualTimer, [0; 3]);
+    }
+    let kinds = [ExitKind::StageTwoFault, ExitKind::SystemRegister];
+    assert_eq!(world.widened.take(), kinds.map(|kind| (kind, false)));
     assert_eq!(world.stopped.get(), None);
 }
 

@@ -58,7 +58,7 @@ impl<P: Platform> Vcpu<P> {
     }
 
     fn string_io(&mut self, port: u16) -> Groups {
-        if !self.is_wide(ExitKind::Io) {
+        if !self.wide.contains(ExitKind::Io) {
             return self.widen(ExitKind::Io);
         }
         let Vcpu {
@@ -76,7 +76,6 @@ impl<P: Platform> Vcpu<P> {
             reported: reported_ports,
         };
         let result = string::port_string(&vm.ram, state, port, &mut bus);
-        self.narrow(ExitKind::Io);
         if self.ended() {
             return self.park();
         }

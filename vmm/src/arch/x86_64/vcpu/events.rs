@@ -136,6 +136,7 @@ impl<P: Platform> Vcpu<P> {
     /// A device server or another vCPU has signalled, or the deadline has passed.
     pub(super) fn kick(&mut self, bits: u64, expired: u64) -> Groups {
         self.rouse();
+        self.wide.tick(&mut self.platform);
         if expired != 0 {
             // The kernel has forgotten it.
             self.deadline = u64::MAX;
@@ -193,6 +194,16 @@ impl<P: Platform> Vcpu<P> {
             return Groups::empty();
         }
         self.rest()
+    }
+
+    /// The guest can take an NMI. Some processors find so behind STI too, at once and for ever (Intel SDM 3C 26.2, "NMI-window
+    /// exiting"); an NMI that comes there ends what STI holds back.
+    pub(super) fn nmi_window(&mut self) -> Groups {
+        if self.nmi_pending {
+            self.state
+                .set_interrupt_shadow(self.state.interrupt_shadow() & SHADOW_NMI);
+        }
+        self.deliver()
     }
 
     /// Decides what the guest takes now; for exits with groups `EVENTS` and `RSP_RFLAGS`.
@@ -261,14 +272,14 @@ impl<P: Platform> Vcpu<P> {
     #[inline]
     pub(super) fn update_deadline(&mut self) -> Groups {
         let deadline = match self.apic.timer().next() {
-            // The counter does not get so far.
             None => u64::MAX,
+            // The counter does not get so far.
             Some(tsc) if tsc >> 63 != 0 => u64::MAX,
-            Some(tsc) => {
-                let ticks = tsc.wrapping_sub(self.tsc_offset);
+            Some(tsc) => match (tsc as i64).checked_sub(self.tsc_offset as i64) {
+                None => u64::MAX,
                 // Before the machine's counter was 0: long past.
-                if ticks >> 63 != 0 { 1 } else { ticks }
-            }
+                Some(ticks) => ticks.max(1) as u64,
+            },
         };
         if deadline == self.deadline {
             return Groups::empty();

@@ -41,12 +41,7 @@ impl<P: Platform> Vcpu<P> {
     #[inline(never)]
     fn write_other_msr(&mut self, number: u32, value: u64, length: u64) -> Groups {
         match self.set_msr(number, value) {
-            Ok(groups) => {
-                if self.is_wide(ExitKind::WriteMsr) {
-                    self.narrow(ExitKind::WriteMsr);
-                }
-                groups | self.skip(length)
-            }
+            Ok(groups) => groups | self.skip(length),
             Err(Refusal::NeedsState) => self.widen(ExitKind::WriteMsr),
             Err(Refusal::Protection) => {
                 if self.reported_msrs.first(number) {
@@ -62,9 +57,6 @@ impl<P: Platform> Vcpu<P> {
         let number = self.state.gpr(RCX) as u32;
         match self.get_msr(number) {
             Ok(value) => {
-                if self.is_wide(ExitKind::ReadMsr) {
-                    self.narrow(ExitKind::ReadMsr);
-                }
                 self.state.set_gpr(RAX, value & 0xffff_ffff);
                 self.state.set_gpr(RDX, value >> 32);
                 self.skip(length)
@@ -104,7 +96,7 @@ impl<P: Platform> Vcpu<P> {
             Msr::SystemTime => self.system_time,
             Msr::WallClock => self.wall_clock,
             Msr::PvEoi => self.pv_eoi,
-            Msr::Efer | Msr::Syscall(_) if !self.is_wide(ExitKind::ReadMsr) => {
+            Msr::Efer | Msr::Syscall(_) if !self.wide.contains(ExitKind::ReadMsr) => {
                 return Err(Refusal::NeedsState);
             }
             Msr::Efer => self.state.efer(),
@@ -184,7 +176,7 @@ impl<P: Platform> Vcpu<P> {
                 none
             }
             Msr::PvEoi => self.set_pv_eoi(value),
-            Msr::Efer | Msr::Syscall(_) if !self.is_wide(ExitKind::WriteMsr) => {
+            Msr::Efer | Msr::Syscall(_) if !self.wide.contains(ExitKind::WriteMsr) => {
                 Err(Refusal::NeedsState)
             }
             Msr::Efer => self.set_efer(value),

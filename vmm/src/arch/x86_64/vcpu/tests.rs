@@ -9,8 +9,11 @@ use crate::memory::testing::ram;
 use crate::platform::KICK_VCPU;
 use crate::platform::testing::World;
 use crate::state::testing::page;
+use crate::wide::TICKS;
 use abi::vcpu::EXIT_KINDS;
-use abi::vcpu::x86_64::{CONTROL_HALT, EVENT_INTERRUPT, EVENT_NMI, RDI, RSI, SHADOW_NMI, Segment};
+use abi::vcpu::x86_64::{
+    CONTROL_HALT, EVENT_INTERRUPT, EVENT_NMI, RDI, RSI, SHADOW_INTERRUPT, SHADOW_NMI, Segment,
+};
 use core::sync::atomic::{AtomicBool, AtomicU32};
 use proptest::prelude::*;
 
@@ -224,7 +227,15 @@ fn state_that_is_seldom_needed_is_asked_for() {
         Groups::CONTROL | Groups::RIP
     );
     assert_eq!((vcpu.state.efer(), vcpu.state.rip()), (0xd01, 0x1002));
+    // It stays so for some time, as a change interrupts every CPU of the machine.
+    for _ in 1..TICKS {
+        assert_ne!(write_msr(&mut vcpu, 0xc000_0080, 0x901), Groups::empty());
+        exit(&mut vcpu, ExitKind::Kick, [0; 3]);
+    }
+    assert_eq!(world.widened.take(), []);
+    exit(&mut vcpu, ExitKind::Kick, [0; 3]);
     assert_eq!(world.widened.take(), [(ExitKind::WriteMsr, false)]);
+    vcpu.state.set_rip(0x1002);
     // What does not exist is #GP at the instruction, whose address stays.
     assert_eq!(write_msr(&mut vcpu, 0x10a, 0), Groups::EVENTS);
     let protection = EVENT_VALID | EVENT_EXCEPTION | EVENT_ERROR | 13;
@@ -463,6 +474,22 @@ fn an_nmi_keeps_others_out_until_its_end() {
 }
 
 #[test]
+fn an_nmi_behind_sti_comes_when_the_processor_says_so() {
+    let (mut vcpus, _) = two();
+    let [first, second] = &mut vcpus[..] else {
+        unreachable!()
+    };
+    second.state.set_interrupt_shadow(SHADOW_INTERRUPT);
+    write_msr(first, ICR, 1 << 32 | NMI);
+    heed(second);
+    assert_eq!(second.state.inject(), 0);
+    assert_eq!(second.state.controls(), CONTROL_NMI_WINDOW);
+    assert_eq!(exit(second, ExitKind::NmiWindow, [0; 3]), Groups::EVENTS);
+    assert_eq!(second.state.inject(), EVENT_VALID | EVENT_NMI | 2);
+    assert_eq!(second.state.interrupt_shadow(), 0);
+}
+
+#[test]
 fn a_counting_timer_does_not_care_for_the_tsc() {
     let (mut vcpu, world) = vcpu();
     x2apic(&mut vcpu);
@@ -482,6 +509,41 @@ fn a_counting_timer_does_not_care_for_the_tsc() {
     write_msr(&mut vcpu, DEADLINE, 9000);
     write_msr(&mut vcpu, 0x10, 8000);
     assert_eq!(vcpu.state.deadline(), BOOT + 1001 + 1000);
+}
+
+#[test]
+fn a_deadline_that_never_comes_is_none() {
+    let (mut vcpu, _) = vcpu();
+    x2apic(&mut vcpu);
+    write_msr(&mut vcpu, 0x832, 0x4_00ec);
+    let never = i64::MAX as u64;
+    for tsc in [never - BOOT, never - BOOT + 1, never, never + 1, u64::MAX] {
+        write_msr(&mut vcpu, DEADLINE, tsc);
+        let deadline = vcpu.state.deadline();
+        assert!(deadline >= never, "{tsc:#x}: {deadline:#x}");
+    }
+    // With the TSC moved on, what is past is past.
+    write_msr(&mut vcpu, 0x10, 1 << 62);
+    write_msr(&mut vcpu, DEADLINE, 1);
+    assert_eq!(vcpu.state.deadline(), 1);
+}
+
+#[test]
+fn the_address_space_ends_where_it_begins() {
+    let (mut vcpu, world) = vcpu();
+    // CPUID in the last two bytes, as of a program of 32 bits: the processor refuses to go on behind it.
+    vcpu.state.set_rip(0xffff_fffe);
+    assert_eq!(exit(&mut vcpu, ExitKind::Cpuid, [0; 3]), Groups::RIP);
+    assert_eq!(vcpu.state.rip(), 1 << 32);
+    let event = interrupt(0x40);
+    vcpu.state.set_interrupted(event);
+    let groups = exit(&mut vcpu, ExitKind::InvalidState, [0; 3]);
+    assert_eq!(groups, Groups::RIP | Groups::EVENTS);
+    assert_eq!((vcpu.state.rip(), vcpu.state.inject()), (0, event));
+    assert_eq!(world.stopped.get(), None);
+    // Whatever else it refuses ends the VM.
+    exit(&mut vcpu, ExitKind::InvalidState, [0; 3]);
+    assert_eq!(world.stopped.take(), Some(StopReason::MonitorError));
 }
 
 #[test]

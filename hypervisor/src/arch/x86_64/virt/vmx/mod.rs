@@ -297,10 +297,14 @@ impl Vcpu {
         }
     }
 
-    /// The processor did not enter guest mode: VMLAUNCH or VMRESUME failed, or the guest's state is not valid.
+    /// The processor did not enter guest mode: VMLAUNCH or VMRESUME failed, or the guest's state is not valid. What was to be
+    /// injected waits, as if its delivery had been interrupted.
     #[cold]
     fn refused(&mut self, instruction_failed: bool, reason: u32) -> Outcome {
-        // SAFETY: no injection is always valid; what was to be injected is gone.
+        let event = vmcs::read(control::VMENTRY_INTERRUPTION_INFO_FIELD) & 0xffff_ffff;
+        let error = vmcs::read(control::VMENTRY_EXCEPTION_ERR_CODE);
+        self.set_pending(Event::from_processor(event | error << 32));
+        // SAFETY: no injection is always valid.
         unsafe { vmcs::write(control::VMENTRY_INTERRUPTION_INFO_FIELD, 0) };
         if instruction_failed {
             return exit::instruction_failed(vmcs::read(ro::VM_INSTRUCTION_ERROR));
