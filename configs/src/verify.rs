@@ -1,6 +1,6 @@
 //! From the file as written to a checked [`Config`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
@@ -127,6 +127,12 @@ fn read_file(path: &Path) -> std::io::Result<Vec<u8>> {
     }
 }
 
+/// Number of CPUs that a VM runs on.
+fn distinct_cpus(vm: &raw::Vm) -> u64 {
+    let cpus = vm.vcpus.get_ref().iter().map(|cpu| *cpu.get_ref());
+    BTreeSet::from_iter(cpus).len() as u64
+}
+
 impl Verifier<'_> {
     fn at<T>(&self, value: &Spanned<T>) -> Place {
         line(self.path, self.text, value.span().start)
@@ -247,8 +253,8 @@ impl Verifier<'_> {
         })
     }
 
-    /// A console server of so many VMs.
-    fn console(&mut self, raw: &raw::Console, clients: u64) -> Option<Server> {
+    /// The console server of these VMs.
+    fn console(&mut self, raw: &raw::Console, clients: &[&raw::Vm]) -> Option<Server> {
         let name = self.value(&raw.name, "name");
         let uarts = uarts(self.machine.architecture());
         let uart = uarts.iter().find(|(name, _)| name == raw.uart.get_ref());
@@ -275,11 +281,12 @@ impl Verifier<'_> {
             program_memory: raw.program_memory.as_ref(),
             fault_after_ms: raw.fault_after_ms,
         };
+        let clients = clients.iter().map(|vm| 32 + 16 * distinct_cpus(vm));
         let defaults = Defaults {
             priority: 96,
             kernel_memory: 1 << 20,
-            // It was measured: 30 KiB, and 40 KiB of buffers and stacks for each VM.
-            program_memory: (512 << 10).max((128 + 48 * clients) << 10),
+            // For each VM it has buffers, and a thread on each of its CPUs: 40 KiB were measured for a VM on one.
+            program_memory: (512 << 10).max((128 + clients.sum::<u64>()) << 10),
         };
         let program = Name::try_from(String::from(CONSOLE_PROGRAM)).ok()?;
         let compartment = self.compartment(program, given, defaults);
@@ -422,14 +429,11 @@ impl Verifier<'_> {
         };
         // A page of the guest's page tables maps 2 MiB; the rest is for kernel objects.
         let tables = memory.map_or(0, |m| m.bytes() / (2 << 20) * 4096);
-        let mut cpus = vcpus.iter().flat_map(Vcpus::as_slice).collect::<Vec<_>>();
-        cpus.sort_unstable();
-        cpus.dedup();
         let defaults = Defaults {
             priority: 64,
             kernel_memory: (1 << 20) + tables,
             // On each CPU it has threads, with their stacks.
-            program_memory: (1 << 20).max((256 + 48 * cpus.len() as u64) << 10),
+            program_memory: (1 << 20).max((256 + 48 * distinct_cpus(raw)) << 10),
         };
         let program = Name::try_from(String::from(MONITOR_PROGRAM)).ok()?;
         let monitor = self.compartment(program, given, defaults);

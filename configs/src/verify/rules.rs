@@ -36,9 +36,11 @@ impl Verifier<'_> {
         self.consoles_exist(raw);
         let none = Overrides::default();
         let consoles = raw.console.iter().map(|console| {
-            let named = raw.vm.iter().filter_map(|vm| vm.console.as_ref());
-            let clients = named.filter(|name| name.get_ref() == console.name.get_ref());
-            self.console(console, clients.count() as u64)
+            let name = console.name.get_ref();
+            let is_client =
+                |vm: &&raw::Vm| vm.console.as_ref().is_some_and(|c| c.get_ref() == name);
+            let clients: Vec<_> = raw.vm.iter().filter(is_client).collect();
+            self.console(console, &clients)
         });
         let servers: Vec<_> = consoles.collect();
         let vms: Vec<_> = (raw.vm.iter().enumerate())
