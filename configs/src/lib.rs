@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 pub mod guest_file;
+pub mod kernel_memory;
 pub mod machine;
 pub mod size;
 
@@ -14,11 +15,17 @@ mod verify;
 
 pub use diagnostic::{Diagnostic, Diagnostics, Place};
 pub use machine::{Architecture, Board, Gic, Machine};
+pub use verify::{CONSOLE_PROGRAM, MONITOR_PROGRAM};
 
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use image::bundle::FileKind;
 use image::system::System;
+
+/// Names before a colon at the beginning of lines that are no part's of a system: the hypervisor's and the root task's.
+pub const OWN_NAMES: [&str; 2] = ["bulkhead", "init"];
 
 /// A verified system with what is needed to boot it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,9 +71,18 @@ pub struct Overrides {
     pub cmdline: Option<String>,
 }
 
+/// The longest description, in bytes: what is longer is some other file.
+const LONGEST: u64 = 1 << 20;
+
 /// Reads and verifies the system in `path`. Paths in the file are relative to its folder.
 pub fn load(path: &Path, overrides: &Overrides) -> Result<Config, Diagnostics> {
-    let text = std::fs::read_to_string(path).map_err(|e| {
+    let read = || {
+        let mut text = String::new();
+        let file = File::open(path)?;
+        file.take(LONGEST + 1).read_to_string(&mut text)?;
+        Ok(text)
+    };
+    let text = read().map_err(|e: std::io::Error| {
         let help = match e.kind() {
             std::io::ErrorKind::NotFound => "the systems that come with Bulkhead are in configs/",
             std::io::ErrorKind::InvalidData => "a system is described in TOML, as UTF-8 text",
@@ -78,6 +94,11 @@ pub fn load(path: &Path, overrides: &Overrides) -> Result<Config, Diagnostics> {
             help,
         )
     })?;
+    if text.len() as u64 > LONGEST {
+        let message = format!("is longer than {}", size::show(LONGEST));
+        let help = "a system is described in TOML; configs/linux.toml is an example";
+        return Err(Diagnostic::new(Place::File(path.into()), message, help).into());
+    }
     parse(path, &text, overrides)
 }
 

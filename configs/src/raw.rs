@@ -88,6 +88,10 @@ pub fn parse(path: &Path, text: &str) -> Result<System, Diagnostics> {
             "check the spelling, or remove the key"
         } else if message.starts_with("missing field") {
             "add the key to this table; configs/linux.toml shows all that are needed"
+        } else if message.ends_with("expected u8") || message.ends_with("expected u32") {
+            "write a whole number, without a sign and quotes"
+        } else if message == "invalid type: map, expected a sequence" {
+            "write the table's name in two pairs of brackets, such as [[vm]]: there can be several"
         } else if message.starts_with("invalid type") || message.starts_with("invalid value") {
             "correct the value; configs/linux.toml shows how each is written"
         } else {

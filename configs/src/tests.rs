@@ -57,7 +57,8 @@ fn shape() {
     );
     assert!(error("[[vm]]", "[[cm]]").contains("unknown field `cm`"));
     assert!(error("cpus = 1", "cpus = \"one\"").contains("invalid type"));
-    assert!(error("cpus = 1", "cpus = -1").contains("invalid value"));
+    assert!(error("cpus = 1", "cpus = -1").contains("write a whole number"));
+    assert!(error("[[console]]", "[console]").contains("two pairs of brackets"));
     assert!(
         check(&GOOD.replace("cpus = 1", ""))
             .unwrap_err()
@@ -89,7 +90,10 @@ fn values() {
     assert!(error("vcpus = [0] ", "vcpus = [0, 1] ").contains("CPU 1 does not exist"));
     assert!(error("cpus = 1", "cpus = 0").contains("0 CPUs"));
     assert!(error("on_crash = \"stop\" ", "on_crash = \"panic\" ").contains("no such policy"));
-    assert!(error("uart = \"com1\"", "uart = \"com7\"").contains("no UART `com7`"));
+    assert!(error("uart = \"com1\"", "uart = \"com2\"").contains("no UART `com2`"));
+    assert!(
+        error("name = \"linux\"", "name = \"init\"").contains("taken: hypervisor and root task")
+    );
     let long = format!("cmdline = \"{}\"", "x".repeat(2048));
     assert!(error("cmdline = \"console=ttyS0 quiet panic=1\"", &long).contains("2047"));
     assert!(
@@ -242,7 +246,70 @@ fn two_vms_share_a_file() {
     };
     let errors = load(&path, &overrides).unwrap_err().to_string();
     assert!(
-        errors.contains("--initrd: /dev/null: the initial RAM disk is empty"),
+        errors.contains("--initrd: /dev/null cannot be read: it is a device or a pipe"),
         "{errors}"
+    );
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let overrides = Overrides {
+        initrd: Some(file.path().into()),
+        ..Overrides::default()
+    };
+    let errors = load(&path, &overrides).unwrap_err().to_string();
+    assert!(errors.contains("the initial RAM disk is empty"), "{errors}");
+}
+
+/// A system of VMs with these lines beside those that all have.
+fn vms(machine: &str, count: usize, lines: &str) -> String {
+    let vm = |number| {
+        format!(
+            "[[vm]]\nname = \"vm{number}\"\nkernel = \"default\"\ncmdline = \"\"\nconsole = \"serial\"\n{lines}\n"
+        )
+    };
+    let console = "[[console]]\nname = \"serial\"\nuart = \"com1\"\n";
+    format!(
+        "[machine]\n{machine}\n{console}{}",
+        (0..count).map(vm).collect::<String>()
+    )
+}
+
+#[test]
+fn the_kernel_gets_what_the_quotas_add_up_to() {
+    let needed = |text: &str| {
+        let config = check(text).unwrap_or_else(|e| panic!("{e}"));
+        kernel_memory::needed(&config.system, config.machine.cpus) >> 20
+    };
+    assert_eq!(needed(GOOD), 8);
+    // 1 MiB, 8 for the tables of 4 GiB, 1 for the console, and what kernel and root task need.
+    let large = "memory = \"4 GiB\"\nvcpus = [0]";
+    assert_eq!(needed(&vms("memory = \"5 GiB\"\ncpus = 1", 1, large)), 12);
+    let many = "memory = \"64 MiB\"\nvcpus = [0]";
+    assert!(needed(&vms("memory = \"2 GiB\"\ncpus = 1", 12, many)) >= 12 + 1);
+    let largest = "memory = \"512 GiB\"\nvcpus = [0]";
+    let errors = check(&vms("memory = \"1024 GiB\"\ncpus = 1", 1, largest)).unwrap_err();
+    assert!(
+        errors
+            .to_string()
+            .contains("of kernel memory; 1 GiB are possible"),
+        "{errors}"
+    );
+}
+
+#[test]
+fn servers_and_monitors_have_memory_for_all_that_they_serve() {
+    let memory = |count, vcpus: &str| {
+        let lines = format!("memory = \"64 MiB\"\nvcpus = {vcpus}");
+        let config = check(&vms("memory = \"4 GiB\"\ncpus = 40", count, &lines)).unwrap();
+        let (server, vm) = (&config.system.servers[0], &config.system.vms[0]);
+        (
+            server.compartment.memory.bytes() >> 10,
+            vm.monitor.memory.bytes() >> 10,
+        )
+    };
+    assert_eq!(memory(1, "[0, 0, 0, 0]"), (512, 1024));
+    assert_eq!(memory(16, "[3]"), (128 + 16 * 48, 1024));
+    let all: Vec<u32> = (0..40).collect();
+    assert_eq!(
+        memory(1, &format!("{all:?}")),
+        (128 + 32 + 640, 256 + 40 * 48)
     );
 }

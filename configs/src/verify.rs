@@ -1,6 +1,7 @@
 //! From the file as written to a checked [`Config`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use image::bundle::FileKind;
@@ -19,9 +20,9 @@ mod rules;
 use machine::{guest_uart, uarts};
 
 /// Program of console servers.
-const CONSOLE_PROGRAM: &str = "console";
+pub const CONSOLE_PROGRAM: &str = "console";
 /// Program of monitors.
-const MONITOR_PROGRAM: &str = "monitor";
+pub const MONITOR_PROGRAM: &str = "monitor";
 
 /// Collects errors while the description is put together.
 struct Verifier<'a> {
@@ -97,7 +98,7 @@ fn read_files(files: &[GuestFile]) -> Result<BTreeMap<String, Vec<u8>>, Diagnost
         let Source::Path(path) = &file.source else {
             continue;
         };
-        match std::fs::read(path) {
+        match read_file(path) {
             Ok(bytes) => {
                 contents.insert(file.name.clone(), bytes);
             }
@@ -113,6 +114,23 @@ fn read_files(files: &[GuestFile]) -> Result<BTreeMap<String, Vec<u8>>, Diagnost
     } else {
         Err(Diagnostics(errors))
     }
+}
+
+/// Reads a regular file. Its size has been held against the machine's memory; devices and pipes may have no end.
+fn read_file(path: &Path) -> std::io::Result<Vec<u8>> {
+    match std::fs::metadata(path)? {
+        data if data.is_file() => std::fs::read(path),
+        data if data.is_dir() => Err(ErrorKind::IsADirectory.into()),
+        _ => Err(std::io::Error::other(
+            "it is a device or a pipe, not a file",
+        )),
+    }
+}
+
+/// Number of CPUs that a VM runs on.
+fn distinct_cpus(vm: &raw::Vm) -> u64 {
+    let cpus = vm.vcpus.get_ref().iter().map(|cpu| *cpu.get_ref());
+    BTreeSet::from_iter(cpus).len() as u64
 }
 
 impl Verifier<'_> {
@@ -235,7 +253,8 @@ impl Verifier<'_> {
         })
     }
 
-    fn console(&mut self, raw: &raw::Console) -> Option<Server> {
+    /// The console server of these VMs.
+    fn console(&mut self, raw: &raw::Console, clients: &[&raw::Vm]) -> Option<Server> {
         let name = self.value(&raw.name, "name");
         let uarts = uarts(self.machine.architecture());
         let uart = uarts.iter().find(|(name, _)| name == raw.uart.get_ref());
@@ -262,10 +281,12 @@ impl Verifier<'_> {
             program_memory: raw.program_memory.as_ref(),
             fault_after_ms: raw.fault_after_ms,
         };
+        let clients = clients.iter().map(|vm| 32 + 16 * distinct_cpus(vm));
         let defaults = Defaults {
             priority: 96,
             kernel_memory: 1 << 20,
-            program_memory: 512 << 10,
+            // For each VM it has buffers, and a thread on each of its CPUs: 40 KiB were measured for a VM on one.
+            program_memory: (512 << 10).max((128 + clients.sum::<u64>()) << 10),
         };
         let program = Name::try_from(String::from(CONSOLE_PROGRAM)).ok()?;
         let compartment = self.compartment(program, given, defaults);
@@ -294,15 +315,7 @@ impl Verifier<'_> {
     }
 
     /// The bundle's name for a guest file, which is added if no other VM uses it.
-    fn file(&mut self, kind: FileKind, written: &str, place: Place) -> String {
-        let base = match place {
-            Place::Option(_) => Path::new(""),
-            _ => self.path.parent().unwrap_or(Path::new("")),
-        };
-        let source = match written {
-            "default" if !matches!(place, Place::Option(_)) => Source::Default,
-            path => Source::Path(base.join(path)),
-        };
+    fn file(&mut self, kind: FileKind, source: Source, place: Place) -> String {
         if let Some(same) = self
             .files
             .iter()
@@ -337,10 +350,15 @@ impl Verifier<'_> {
         option: (&'static str, Option<&PathBuf>),
     ) -> String {
         match option {
-            (name, Some(path)) => self.file(kind, &path.to_string_lossy(), Place::Option(name)),
+            (name, Some(path)) => self.file(kind, Source::Path(path.clone()), Place::Option(name)),
             (_, None) => {
+                let base = self.path.parent().unwrap_or(Path::new(""));
+                let source = match raw.get_ref().as_str() {
+                    "default" => Source::Default,
+                    path => Source::Path(base.join(path)),
+                };
                 let place = self.at(raw);
-                self.file(kind, raw.get_ref(), place)
+                self.file(kind, source, place)
             }
         }
     }
@@ -381,11 +399,10 @@ impl Verifier<'_> {
             (Some(raw), over) => {
                 Some(self.chosen_file(FileKind::Initrd, raw, ("--initrd", over.as_ref())))
             }
-            (None, Some(path)) => Some(self.file(
-                FileKind::Initrd,
-                &path.to_string_lossy(),
-                Place::Option("--initrd"),
-            )),
+            (None, Some(path)) => {
+                let place = Place::Option("--initrd");
+                Some(self.file(FileKind::Initrd, Source::Path(path.clone()), place))
+            }
             (None, None) => None,
         };
         let cmdline = match &overrides.cmdline {
@@ -415,7 +432,8 @@ impl Verifier<'_> {
         let defaults = Defaults {
             priority: 64,
             kernel_memory: (1 << 20) + tables,
-            program_memory: 1 << 20,
+            // On each CPU it has threads, with their stacks.
+            program_memory: (1 << 20).max((256 + 48 * distinct_cpus(raw)) << 10),
         };
         let program = Name::try_from(String::from(MONITOR_PROGRAM)).ok()?;
         let monitor = self.compartment(program, given, defaults);

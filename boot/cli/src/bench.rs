@@ -21,7 +21,7 @@ pub use report::{Report, Row};
 
 use crate::machine::{self, Kind, Settings};
 use crate::toolchain::Toolchain;
-use crate::{child, peer, progress, workspace};
+use crate::{child, peer, progress, say, workspace};
 use html::Page;
 use json::Run;
 use output::Output;
@@ -135,27 +135,28 @@ pub fn run(options: &Options) -> Result<()> {
             rows: &theirs.rows,
         });
     }
-    print!("{}", table::table(&report, options.unit, &columns));
+    let mut text = table::table(&report, options.unit, &columns);
     if let Some((peer, theirs)) = options.peer.zip(peer.as_ref()) {
         for (name, why) in &theirs.unavailable {
-            println!("{name:<36} unavailable of {}: {why}", peer.name());
+            text += &format!("{name:<36} unavailable of {}: {why}\n", peer.name());
         }
     }
     if let Err(why) = safe {
-        println!("{:<36} unavailable: {why}", Measures::Default.option());
+        let option = Measures::Default.option();
+        text += &format!("{option:<36} unavailable: {why}\n");
     }
     if let Some(guests) = &report.guests {
-        println!("\nguests: {guests}");
+        text += &format!("\nguests: {guests}\n");
     }
-    match &paths {
-        Ok(paths) => print!("{}", path::text(paths)),
-        Err(why) => println!("\npaths unavailable: {why}"),
-    }
+    text += &match &paths {
+        Ok(paths) => path::text(paths),
+        Err(why) => format!("\npaths unavailable: {why}\n"),
+    };
     let mut explanation = explanation(options.unit).to_owned();
     if let Some(peer) = options.peer {
         explanation = format!("{explanation} {}", peer.explanation());
     }
-    println!("{explanation}");
+    text += &format!("{explanation}\n");
     let run = describe(&way, &report)?;
     let guarded = safe.map(|safe| describe(&protected, &safe)).ok();
     let guarded = guarded.transpose()?;
@@ -184,7 +185,8 @@ pub fn run(options: &Options) -> Result<()> {
         let lines: Result<String> = runs.iter().map(Run::line).collect();
         file.append(&lines?)?;
     }
-    Ok(())
+    // Last, for what was measured is kept in files even if nobody reads this.
+    say::result(&text)
 }
 
 /// Measures with the kernel's measures against speculation; or says why that cannot be.

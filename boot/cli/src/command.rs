@@ -11,7 +11,7 @@ use regex::Regex;
 use crate::bench::{Peer, Unit};
 use crate::interrupt::{self, Interrupted};
 use crate::machine::Kind;
-use crate::{bench, bundle, check, fuzz, run};
+use crate::{bench, bundle, check, fuzz, run, say};
 
 /// Builds, runs and checks systems on the Bulkhead microhypervisor.
 ///
@@ -25,19 +25,17 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Boot a system in an emulator, with its console on this terminal; Ctrl-A x ends it
+    // What each says of itself is the text of its help: a text here would take its place.
     Run(Run),
-    /// Verify the description of a system and the guest files it names
     Check(Check),
-    /// Measure system calls, IPC and VM exits, in instructions
     Bench(Bench),
-    /// Attack the kernel with random system calls, hostile monitors and guests
     Fuzz(Fuzz),
 }
 
-/// Boots a system in an emulator, with its console on this terminal. Ctrl-A x ends it, Ctrl-A a sends Ctrl-A.
+/// Boot a system in an emulator, with its console on this terminal; Ctrl-A x ends it
 ///
-/// Installs what is missing where it can: a bare-metal target, an emulator, a guest kernel.
+/// Ctrl-A a sends Ctrl-A. Where several VMs share the console, Ctrl-T n moves the keyboard to the next one. Without a terminal
+/// as input, Ctrl-C ends it. Installs what is missing where it can: a bare-metal target, an emulator, a guest kernel.
 #[derive(Debug, Args)]
 #[command(
     after_help = "Exit status: 0 when the machine switches itself off, the user ends it, or REGEX appears; \
@@ -54,10 +52,11 @@ struct Run {
     /// For scripts: no input, no terminal
     #[arg(long)]
     headless: bool,
-    /// End the machine after this many seconds, with status 1
+    /// End the machine this many seconds after its start, with status 1
     #[arg(long, value_name = "S", requires = "headless")]
     timeout: Option<u64>,
-    /// End the machine with status 0 when REGEX appears on a line of any console
+    /// End the machine with status 0 when REGEX appears on a line of any console. Where VMs share one, their lines begin
+    /// with `[NAME] `
     #[arg(long, value_name = "REGEX", requires = "headless")]
     until: Option<Regex>,
     /// Keep everything printed in FILE, each line with the name of its console
@@ -82,7 +81,7 @@ struct Replace {
     disk: Option<PathBuf>,
 }
 
-/// Verifies the description of a system and the guest files it names. Exit status 2 if something is wrong.
+/// Verify the description of a system and the guest files it names; exit status 2 if something is wrong
 #[derive(Debug, Args)]
 struct Check {
     /// Description of the system
@@ -91,8 +90,9 @@ struct Check {
     replace: Replace,
 }
 
-/// Measures system calls, IPC and VM exits, in instructions: on QEMU its instruction counter is the clock, on Bochs
-/// the clock counts instructions anyway.
+/// Measure system calls, IPC and VM exits, in instructions
+///
+/// On QEMU its instruction counter is the clock, on Bochs the clock counts instructions anyway.
 #[derive(Debug, Args)]
 #[command(
     after_help = "The figures are without measures against speculation, and beside them with those that the kernel takes \
@@ -116,8 +116,10 @@ struct Bench {
     peer: Option<Peer>,
 }
 
-/// Attacks the kernel: domains that make random and nearly right system calls on all CPUs, monitors and guests that do
-/// what they should not, and a root task that ends them and looks that everything has come back.
+/// Attack the kernel with random system calls, hostile monitors and guests
+///
+/// Domains make random and nearly right system calls on all CPUs, monitors and guests do what they should not, and a root
+/// task ends them and looks that everything has come back.
 #[derive(Debug, Args)]
 struct Fuzz {
     /// Machine to run on
@@ -204,7 +206,7 @@ fn start(run: Run) -> anyhow::Result<u8> {
     };
     let outcome = run::run(&options)?;
     if let Some(message) = outcome.message() {
-        eprintln!("bulkhead: {message}");
+        say::message(&format!("bulkhead: {message}"));
     }
     Ok(outcome.status())
 }
@@ -212,24 +214,24 @@ fn start(run: Run) -> anyhow::Result<u8> {
 fn verify(arguments: Check) -> anyhow::Result<u8> {
     let config = check::load(&arguments.config, &arguments.replace.overrides()?)?;
     bundle::guest_files(&config)?;
-    println!("{}", check::summary(&config));
+    say::result(&format!("{}\n", check::summary(&config)))?;
     Ok(0)
 }
 
 /// Says what went wrong, and the exit status for it.
 fn report(error: &anyhow::Error) -> ExitCode {
     if error.chain().any(|cause| cause.is::<Interrupted>()) {
-        eprintln!("\rbulkhead: {Interrupted}");
+        say::message(&format!("\rbulkhead: {Interrupted}"));
         return ExitCode::from(Interrupted::STATUS);
     }
     if let Some(diagnostics) = error
         .chain()
         .find_map(|cause| cause.downcast_ref::<Diagnostics>())
     {
-        eprintln!("{diagnostics}");
+        say::message(&diagnostics.to_string());
         return ExitCode::from(2);
     }
-    eprintln!("bulkhead: {error:#}");
+    say::message(&format!("bulkhead: {error:#}"));
     ExitCode::from(1)
 }
 

@@ -8,6 +8,7 @@ use configs::Machine;
 use crate::artifacts::HOSTILE;
 use crate::dialogue::Dialogue;
 use crate::machine::{self, Kind, Settings};
+use crate::say;
 use crate::trial::{self, Extra};
 
 /// What to do.
@@ -65,7 +66,7 @@ pub fn run(options: &Options) -> Result<()> {
             )
         })?;
         let said = said.trim_end();
-        println!("{said}");
+        say::result(&format!("{said}\n"))?;
         if said.starts_with("hostile: done") {
             return Ok(());
         }

@@ -4,6 +4,8 @@
 //! [`command`] is the command line; tests use [`artifacts::Artifacts`], [`bundle`] and
 //! [`machine::Running`] without it.
 #![forbid(unsafe_code)]
+// They end the program when nobody reads: see `say`.
+#![deny(clippy::print_stdout, clippy::print_stderr)]
 
 pub mod apt;
 pub mod artifacts;
@@ -22,6 +24,8 @@ pub mod machine;
 pub mod peer;
 pub mod progress;
 pub mod run;
+pub mod say;
+pub mod screen;
 pub mod sysroot;
 pub mod terminal;
 pub mod toolchain;

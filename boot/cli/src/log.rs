@@ -5,22 +5,22 @@ use std::io::Write;
 use std::path::Path;
 
 use anyhow::{Context, Result};
+use configs::OWN_NAMES;
 use image::system::System;
 
-use crate::watch::Plain;
-
-/// Names before a colon at the beginning of lines that are no console's: the hypervisor's and the root task's.
-/// Those of the system's parts are added to them.
-const OWN_NAMES: [&str; 2] = ["bulkhead", "init"];
+use crate::watch::{LONGEST, Plain};
 
 /// A log file.
 #[derive(Debug)]
 pub struct Log {
     file: File,
     prefix: Option<String>,
+    /// Beginnings of lines that are no console's.
     own: Vec<String>,
     plain: Plain,
     line: Vec<u8>,
+    /// The beginning of this line is in the file.
+    goes_on: bool,
 }
 
 impl Log {
@@ -48,6 +48,7 @@ impl Log {
             own,
             plain: Plain::default(),
             line: Vec::new(),
+            goes_on: false,
         })
     }
 
@@ -57,15 +58,16 @@ impl Log {
         self.plain.take(bytes, &mut text);
         for part in text.split_inclusive(|byte| *byte == b'\n') {
             self.line.extend_from_slice(part);
-            if part.ends_with(b"\n") {
-                self.end_line()?;
+            if part.ends_with(b"\n") || self.line.len() > LONGEST {
+                self.write()?;
             }
         }
         Ok(())
     }
 
-    fn end_line(&mut self) -> Result<()> {
+    fn write(&mut self) -> Result<()> {
         if let Some(prefix) = &self.prefix
+            && !self.goes_on
             && !self
                 .own
                 .iter()
@@ -73,6 +75,7 @@ impl Log {
         {
             self.line.splice(0..0, prefix.bytes());
         }
+        self.goes_on = !self.line.ends_with(b"\n");
         self.file
             .write_all(&self.line)
             .context("the log cannot be written")?;
@@ -83,9 +86,9 @@ impl Log {
 
 impl Drop for Log {
     fn drop(&mut self) {
-        if !self.line.is_empty() {
+        if self.goes_on || !self.line.is_empty() {
             self.line.push(b'\n');
-            let _ = self.end_line();
+            let _ = self.write();
         }
     }
 }

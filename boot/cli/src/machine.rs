@@ -309,9 +309,12 @@ impl Running {
     }
 }
 
+/// Portions of output, of at most 16 KiB, that a machine may be ahead of who takes them; then it has to wait.
+const AHEAD: usize = 1024;
+
 /// Passes bytes on from a stream until its end.
 fn pump_output(mut from: impl Read + Send + 'static) -> Receiver<Vec<u8>> {
-    let (sender, receiver) = mpsc::channel();
+    let (sender, receiver) = mpsc::sync_channel(AHEAD);
     std::thread::spawn(move || {
         let mut buffer = [0; 16 << 10];
         while let Ok(count @ 1..) = from.read(&mut buffer) {

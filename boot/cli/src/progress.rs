@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 
+use crate::say;
+
 /// A step that is going on. Its line goes away when it ends.
 #[derive(Debug)]
 pub struct Step(ProgressBar);
@@ -23,7 +25,7 @@ pub fn step(what: &str) -> Step {
 /// Starts a step that takes a while or changes the machine: said everywhere.
 pub fn long_step(what: &str) -> Step {
     if !std::io::stderr().is_terminal() {
-        eprintln!("bulkhead: {what} ...");
+        say::message(&format!("bulkhead: {what} ..."));
     }
     step(what)
 }

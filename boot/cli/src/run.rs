@@ -1,22 +1,23 @@
 //! `run`: builds a system, boots it and connects its console.
 
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
-use configs::{Config, Overrides};
+use anyhow::Result;
+use configs::{Config, Overrides, kernel_memory};
 use regex::Regex;
 
 use crate::artifacts::Artifacts;
 use crate::log::Log;
 use crate::machine::{self, End, Event, Image, Kind, Running, Settings};
+use crate::screen::Screen;
 use crate::watch::{Found, Watch};
-use crate::{bundle, check, terminal};
+use crate::{bundle, check, interrupt, say, terminal};
 
-/// After the hypervisor's panic its last lines are still shown, for this long.
+/// What is still to be shown after the hypervisor's panic, or when nobody reads it, gets this long.
 const LAST_WORDS: Duration = Duration::from_millis(500);
 
 /// What to run and how.
@@ -83,33 +84,12 @@ impl Outcome {
 pub fn image(config: &Config) -> Result<Image> {
     let artifacts = Artifacts::build(config.machine.architecture())?;
     let bundle = bundle::make(config, &artifacts)?;
+    let pool = kernel_memory::needed(&config.system, config.machine.cpus) >> 20;
     Ok(Image {
         kernel: artifacts.kernel,
         bundle,
-        options: options(config),
+        options: format!("pool={pool}"),
     })
-}
-
-/// The hypervisor's options for a system.
-fn options(config: &Config) -> String {
-    let quotas = config.system.compartments().map(|c| c.quota.count());
-    let pool = pool(quotas, config.machine.cpus);
-    pool.map_or(String::new(), |mib| format!("pool={mib}"))
-}
-
-/// MiB that the hypervisor has to be told to take for its objects, if these quotas, in pages, do not fit into what it takes by
-/// itself.
-fn pool(quotas: impl Iterator<Item = u32>, cpus: u32) -> Option<u64> {
-    const MIB: u64 = 1 << 20;
-    /// What it takes by itself, and the most that it takes, in MiB.
-    const USUAL: u64 = 8;
-    const MOST: u64 = 1024;
-    /// More than it and the root task were seen to need, and than each CPU and each program adds.
-    const OWN: u64 = MIB;
-    const EACH: u64 = 64 << 10;
-    let quotas: u64 = quotas.map(|pages| u64::from(pages) * 4096 + EACH).sum();
-    let needed = (quotas + u64::from(cpus) * EACH + OWN).div_ceil(MIB);
-    (needed > USUAL).then_some(needed.min(MOST))
 }
 
 /// Runs a system to its end.
@@ -141,10 +121,14 @@ fn connect(
     kind: Kind,
 ) -> Result<Outcome> {
     if std::io::stderr().is_terminal() {
-        eprintln!(
-            "bulkhead: booting {} on {kind}; Ctrl-A x ends it",
-            config.system.name
-        );
+        let key = match std::io::stdin().is_terminal() {
+            true => "Ctrl-A x",
+            false => "Ctrl-C",
+        };
+        let name = &config.system.name;
+        say::message(&format!(
+            "bulkhead: booting {name} on {kind}; {key} ends it"
+        ));
     }
     let raw = terminal::Raw::enter()?;
     let quit = Arc::new(AtomicBool::new(false));
@@ -154,9 +138,9 @@ fn connect(
         on_quit.store(true, Ordering::Relaxed)
     });
     let outcome = watch(running, options, log, Some(&quit));
-    if raw.is_some() {
+    if raw.is_some() && outcome.is_ok() {
         // The machine may have left the cursor within a line.
-        println!("\r");
+        say::result("\r\n")?;
     }
     outcome
 }
@@ -165,20 +149,77 @@ fn connect(
 fn watch(
     mut running: Running,
     options: &Options,
-    mut log: Option<Log>,
+    log: Option<Log>,
     quit: Option<&AtomicBool>,
 ) -> Result<Outcome> {
-    let start = Instant::now();
-    let mut watch = Watch::new(options.until.clone());
+    let limits = Limits {
+        start: Instant::now(),
+        timeout: options.timeout,
+        quit,
+    };
+    let mut screen = Screen::start();
+    let outcome = follow(
+        &mut running,
+        &mut screen,
+        options.until.clone(),
+        log,
+        &limits,
+    );
+    drop(running);
+    let ended = Instant::now();
+    let shown = screen.finish(|| {
+        let goes_on = outcome.is_ok() && interrupt::check().is_ok() && limits.reached().is_none();
+        goes_on || ended.elapsed() < LAST_WORDS
+    });
+    let outcome = outcome?;
+    shown.map(|()| outcome)
+}
+
+/// What ends a machine from outside.
+struct Limits<'a> {
+    start: Instant,
+    timeout: Option<Duration>,
+    quit: Option<&'a AtomicBool>,
+}
+
+impl Limits<'_> {
+    /// What they make of the run, once one is reached.
+    fn reached(&self) -> Option<Outcome> {
+        if self.quit.is_some_and(|quit| quit.load(Ordering::Relaxed)) {
+            return Some(Outcome::Done);
+        }
+        self.timeout
+            .filter(|limit| self.start.elapsed() > *limit)
+            .map(Outcome::Timeout)
+    }
+}
+
+/// Follows a machine until something ends it.
+fn follow(
+    running: &mut Running,
+    screen: &mut Screen,
+    until: Option<Regex>,
+    mut log: Option<Log>,
+    limits: &Limits<'_>,
+) -> Result<Outcome> {
+    let mut watch = Watch::new(until.clone());
     let mut panicked: Option<(String, Instant)> = None;
     loop {
-        match running.next(crate::child::POLL)? {
+        let event = match screen.is_free()? {
+            true => running.next(crate::child::POLL)?,
+            false => {
+                interrupt::check()?;
+                Event::Quiet
+            }
+        };
+        match event {
             Event::Output(bytes) => {
-                show(&bytes)?;
                 if let Some(log) = &mut log {
                     log.take(&bytes)?;
                 }
-                match watch.take(&bytes) {
+                let found = watch.take(&bytes);
+                screen.show(bytes);
+                match found {
                     Some(Found::Pattern) if panicked.is_none() => return Ok(Outcome::Done),
                     Some(Found::Panic(line)) if panicked.is_none() => {
                         panicked = Some((line, Instant::now()))
@@ -190,7 +231,7 @@ fn watch(
             Event::End(end) => {
                 return Ok(match (end, panicked) {
                     (_, Some((line, _))) => Outcome::Panic(line),
-                    (End::PowerOff, None) if options.until.is_some() => Outcome::NoMatch,
+                    (End::PowerOff, None) if until.is_some() => Outcome::NoMatch,
                     (End::PowerOff, None) => Outcome::Done,
                     (End::Reset, None) => Outcome::Panic("the machine reset itself".into()),
                     (End::Failed(why), None) => Outcome::Failed(why),
@@ -202,37 +243,8 @@ fn watch(
         {
             return Ok(Outcome::Panic(line.clone()));
         }
-        if quit.is_some_and(|quit| quit.load(Ordering::Relaxed)) {
-            return Ok(Outcome::Done);
+        if let Some(outcome) = limits.reached() {
+            return Ok(outcome);
         }
-        if let Some(limit) = options.timeout
-            && start.elapsed() > limit
-        {
-            return Ok(Outcome::Timeout(limit));
-        }
-    }
-}
-
-/// Writes what the machine printed, as it is.
-fn show(bytes: &[u8]) -> Result<()> {
-    let mut stdout = std::io::stdout().lock();
-    stdout
-        .write_all(bytes)
-        .and_then(|()| stdout.flush())
-        .context("the output cannot be written")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::pool;
-
-    #[test]
-    fn quotas_fit_into_the_hypervisors_memory() {
-        // A console server, and a guest with 512 MiB.
-        assert_eq!(pool([256, 512].into_iter(), 1), None);
-        // With 5 GiB; six with 384 MiB; with 512 GiB.
-        assert_eq!(pool([256, 256 + 2560].into_iter(), 1), Some(14));
-        assert_eq!(pool([448; 6].into_iter().chain([256]), 2), Some(14));
-        assert_eq!(pool([256, 256 + (256 << 10)].into_iter(), 1), Some(1024));
     }
 }

@@ -8,7 +8,7 @@ use std::sync::Mutex;
 use anyhow::{Context, Result, bail};
 use configs::Architecture;
 
-use crate::{apt, child, interrupt, progress, sysroot};
+use crate::{apt, child, interrupt, progress, say, sysroot};
 
 /// The target of everything that runs on a machine. Neither has vector registers: threads have none.
 fn target(architecture: Architecture) -> &'static str {
@@ -219,10 +219,10 @@ fn add_target(rustc: &Path, target: &str) -> Result<bool> {
             .rev()
             .find(|line| !line.trim().is_empty())
             .unwrap_or_default();
-        eprintln!(
-            "bulkhead: rustup cannot add {target} ({}); using Debian's compiler",
-            cause.trim()
-        );
+        let cause = cause.trim();
+        say::message(&format!(
+            "bulkhead: rustup cannot add {target} ({cause}); using Debian's compiler"
+        ));
         return Ok(false);
     }
     Ok(has_target(rustc, target))

@@ -5,8 +5,8 @@ use regex::Regex;
 /// Beginnings of the line with which a hypervisor that cannot go on says so.
 const PANICS: [&str; 2] = ["bulkhead: panic:", "KERNEL PANIC"];
 
-/// A line longer than this is looked at in parts.
-const LONGEST: usize = 8192;
+/// A line longer than this is taken in parts.
+pub const LONGEST: usize = 8192;
 
 /// What was found.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -93,12 +93,6 @@ impl Uart {
         address: 0x3f8,
         line: 4,
     };
-    /// The second serial port of a PC.
-    pub const COM2: Uart = Uart {
-        model: UartModel::Ns16550,
-        address: 0x2f8,
-        line: 3,
-    };
     /// The UART of QEMU's `virt`; also what a VM on Arm is shown.
     pub const VIRT: Uart = Uart {
         model: UartModel::Pl011,

@@ -16,7 +16,7 @@ use rt::layout;
 use rt::syscall::{self, Cpu, MapParameters, ThreadParameters, Time};
 
 /// Slots in a program's capability table.
-const SLOTS: u32 = 512;
+const SLOTS: u32 = 1024;
 /// Part of a program's memory that becomes its stack, and its bounds.
 const STACK_PART: u64 = 8;
 const STACK: core::ops::RangeInclusive<u64> = 16 << 10..=128 << 10;

@@ -5,7 +5,7 @@
 use abi::Selector;
 use abi::boot::{ROOT_DOMAIN, ROOT_LOG, ROOT_SLOTS};
 use core::cell::UnsafeCell;
-use init::root::Root;
+use init::root::{Result, Root};
 use init::system::Supervisor;
 use rt::syscall::Deadline;
 
@@ -14,7 +14,7 @@ rt::root_task!(main);
 /// A selector that is not used otherwise.
 const LAST: Selector = Selector(ROOT_SLOTS - 1);
 
-/// Bytes of the heap.
+/// Bytes of the heap that are there before any RAM is; stacks have more.
 const HEAP: usize = 256 << 10;
 
 #[repr(align(4096))]
@@ -31,10 +31,19 @@ fn main(info: u64) -> ! {
     let claimed = unsafe { rt::heap::claim(MEMORY.0.get() as u64, HEAP as u64) };
     assert!(claimed, "the heap is too small");
     // SAFETY: the entry code passes what the kernel passed, once.
-    match unsafe { Root::new(info) } {
+    match unsafe { Root::new(info) }.and_then(with_stacks) {
         Ok(root) => Supervisor::new(root).run(),
         Err(failure) => fatal(format_args!("the system cannot be built: {failure}")),
     }
+}
+
+/// Gives the heap memory for its largest pieces, as many as the machine has CPUs.
+fn with_stacks(mut root: Root) -> Result<Root> {
+    let (address, size) = root.map_stacks()?;
+    // SAFETY: mapped just now for this alone, and never unmapped.
+    let claimed = unsafe { rt::heap::claim(address, size) };
+    assert!(claimed, "{size} bytes are too few for a heap");
+    Ok(root)
 }
 
 /// Says why the machine is of no use, in the words that the `bulkhead` command looks for, and stops.

@@ -44,7 +44,13 @@ pub trait Doing<T> {
 
 impl<T> Doing<T> for core::result::Result<T, Status> {
     fn doing(self, what: &str) -> Result<T> {
-        self.map_err(|status| Failure(format!("cannot {what}: {}", status.name())))
+        self.map_err(|status| {
+            let remedy = match status {
+                Status::Quota => ": give it more kernel_memory",
+                _ => "",
+            };
+            Failure(format!("cannot {what}: {}{remedy}", status.name()))
+        })
     }
 }
 
@@ -201,6 +207,20 @@ impl Root {
             .doing(&format!("create the supervisor's thread on CPU {cpu}"))?;
         self.handlers.push((cpu, handler));
         Ok(handler)
+    }
+
+    /// Maps RAM that stays with the root task, enough for the stacks of a handler on each CPU; returns its address and size
+    /// in bytes.
+    pub fn map_stacks(&mut self) -> Result<(u64, u64)> {
+        // The allocator needs a little of it.
+        let size = u64::from(self.info.cpus) * HANDLER_STACK as u64 + PAGE_SIZE as u64;
+        let chunk = self.take(size)?;
+        let memory = ROOT_MEMORY.offset(chunk.region);
+        let (address, _) = self
+            .mapper
+            .map(&self.selectors, memory, chunk.offset, size, Rights::RW)
+            .doing("map its stacks")?;
+        Ok((address, size))
     }
 
     /// Takes RAM for a program.

@@ -5,10 +5,10 @@ use image::system::Uart;
 use super::Verifier;
 use crate::{Architecture, Board, Gic, Machine, raw, size};
 
-/// The UARTs of a machine, by the names that a description gives them.
+/// The UARTs of a machine, by the names that a description gives them: those that emulators connect with the user's terminal.
 pub(super) fn uarts(architecture: Architecture) -> &'static [(&'static str, Uart)] {
     match architecture {
-        Architecture::X86_64 => &[("com1", Uart::COM1), ("com2", Uart::COM2)],
+        Architecture::X86_64 => &[("com1", Uart::COM1)],
         Architecture::Arm64 => &[("uart0", Uart::VIRT)],
     }
 }

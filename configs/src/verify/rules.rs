@@ -9,7 +9,7 @@ use toml::Spanned;
 use super::Verifier;
 use crate::diagnostic::{Diagnostic, Diagnostics, Place};
 use crate::guest_file::{check_initrd, check_kernel};
-use crate::{Config, GuestFile, Machine, Overrides, Source, raw, size};
+use crate::{Config, GuestFile, Machine, OWN_NAMES, Overrides, Source, kernel_memory, raw, size};
 
 impl Verifier<'_> {
     /// All parts, with the rules between them. `None`, or errors collected, if one is broken.
@@ -35,7 +35,14 @@ impl Verifier<'_> {
         self.one_owner_of_each_uart(raw);
         self.consoles_exist(raw);
         let none = Overrides::default();
-        let servers: Vec<_> = raw.console.iter().map(|c| self.console(c)).collect();
+        let consoles = raw.console.iter().map(|console| {
+            let name = console.name.get_ref();
+            let is_client =
+                |vm: &&raw::Vm| vm.console.as_ref().is_some_and(|c| c.get_ref() == name);
+            let clients: Vec<_> = raw.vm.iter().filter(is_client).collect();
+            self.console(console, &clients)
+        });
+        let servers: Vec<_> = consoles.collect();
         let vms: Vec<_> = (raw.vm.iter().enumerate())
             .map(|(i, vm)| self.vm(vm, if i == 0 { overrides } else { &none }))
             .collect();
@@ -48,6 +55,7 @@ impl Verifier<'_> {
         };
         if self.errors.is_empty() {
             self.memory_fits(raw, &system);
+            self.kernel_memory_fits(raw, &system);
             self.fixed_memory(raw, &system);
         }
         if self.errors.is_empty()
@@ -71,6 +79,15 @@ impl Verifier<'_> {
         let names: Vec<&Spanned<String>> =
             names.chain(raw.native.iter().map(|n| &n.name)).collect();
         for (i, name) in names.iter().enumerate() {
+            if OWN_NAMES.contains(&name.get_ref().as_str()) {
+                let place = self.at(name);
+                let message = format!(
+                    "the name `{}` is taken: hypervisor and root task speak as {}",
+                    name.get_ref(),
+                    OWN_NAMES.join(" and ")
+                );
+                self.error(place, message, "choose another");
+            }
             if let Some(first) = names[..i].iter().find(|n| n.get_ref() == name.get_ref()) {
                 let (place, first) = (self.at(name), self.at(first));
                 let message = format!("the name `{}` is taken: {first}", name.get_ref());
@@ -131,7 +148,7 @@ impl Verifier<'_> {
         let guests: u64 = system.vms.iter().map(|vm| vm.memory.bytes()).sum();
         let programs: u64 = system
             .compartments()
-            .map(|c| c.memory.bytes() + u64::from(c.quota.count()) * 4096)
+            .map(|c| c.memory.bytes() + c.quota.bytes())
             .sum();
         let files: u64 = self.files.iter().map(file_size).sum();
         let needed = (guests + programs + files + Machine::RESERVE).next_multiple_of(2 << 20);
@@ -153,6 +170,21 @@ impl Verifier<'_> {
             );
             self.error(place, message, help);
         }
+    }
+
+    fn kernel_memory_fits(&mut self, raw: &raw::System, system: &System) {
+        let needed = kernel_memory::needed(system, self.machine.cpus);
+        if needed <= kernel_memory::MOST {
+            return;
+        }
+        let message = format!(
+            "the system needs {} of kernel memory; {} are possible",
+            size::show(needed),
+            size::show(kernel_memory::MOST)
+        );
+        let help = "a VM takes 1 MiB and 2 MiB for each GiB of its memory, or what its kernel_memory says: give less";
+        let place = self.at(&raw.machine.memory);
+        self.error(place, message, help);
     }
 
     fn fixed_memory(&mut self, raw: &raw::System, system: &System) {

@@ -79,6 +79,11 @@ fn descriptions() {
         &["two owners"],
     );
     wrong("vcpus = [0]", "vcpus = [7]", &["CPU 7 does not exist"]);
+    wrong(
+        "[[vm]]",
+        "[[native]]\nname = \"n\"\nprogram = \"monitor\"\n[[vm]]",
+        &["no program `monitor` that runs by itself"],
+    );
     fails(
         &["run", "nowhere.toml"],
         2,
@@ -251,4 +256,43 @@ fn no_emulator_and_no_way_to_install_one() {
         .add("apt-get", "echo 'no route to the archive' >&2; exit 100")
         .add("sudo", "exit 0");
     only(apt, "qemu-x86", &["sudo apt-get install qemu-system-x86"]);
+}
+
+#[test]
+fn what_cannot_be_written_is_no_crash() {
+    let full = || fs::File::options().write(true).open("/dev/full").unwrap();
+    let mut check = bulkhead(&["check", "configs/linux.toml"]);
+    let ended = finish(
+        check.stdout(full()).spawn().unwrap(),
+        Duration::from_secs(60),
+    );
+    assert_eq!(ended.status, Some(1), "{ended:?}");
+    assert!(
+        ended.stderr.contains("the output cannot be written"),
+        "{ended:?}"
+    );
+    let mut check = bulkhead(&["check", "nowhere.toml"]);
+    let ended = finish(
+        check.stderr(full()).spawn().unwrap(),
+        Duration::from_secs(60),
+    );
+    assert_eq!(ended.status, Some(2), "{ended:?}");
+}
+
+#[test]
+fn files_without_an_end() {
+    fails(&["check", "/dev/zero"], 2, &["longer than 1 MiB"]);
+    fails(
+        &["check", "configs/linux.toml", "--initrd", "/dev/zero"],
+        2,
+        &["--initrd: /dev/zero cannot be read", "not a file"],
+    );
+}
+
+#[test]
+fn help_says_how_a_run_is_ended() {
+    let help = run(&["run", "--help"]).stdout;
+    for text in ["Ctrl-A x ends it", "Ctrl-A a sends", "Ctrl-T n"] {
+        assert!(help.contains(text), "{help}");
+    }
 }

@@ -3,7 +3,12 @@
 use std::process::Stdio;
 use std::time::Duration;
 
-use crate::support::{StandIns, bulkhead, finish, interrupt, process_with, wait_for_process};
+use rustix::process::Signal;
+use rustix::termios::tcgetattr;
+
+use crate::support::{
+    StandIns, Terminal, bulkhead, finish, interrupt, process_with, signal, wait_for_process,
+};
 
 const MINUTES: Duration = Duration::from_secs(600);
 
@@ -124,21 +129,10 @@ fn logs_carry_the_name_of_the_console() {
 
 #[test]
 fn the_terminal_is_raw_and_is_restored() {
-    use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
-    use rustix::termios::tcgetattr;
     use std::io::{Read, Write};
 
-    let mut master = std::fs::File::from(openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap());
-    grantpt(&master).unwrap();
-    unlockpt(&master).unwrap();
-    let name = ptsname(&master, Vec::new()).unwrap().into_string().unwrap();
-    let terminal = || {
-        std::fs::File::options()
-            .read(true)
-            .write(true)
-            .open(&name)
-            .unwrap()
-    };
+    let Terminal { mut master, name } = Terminal::open();
+    let terminal = || Terminal::end(&name);
     let before = tcgetattr(terminal()).unwrap();
     // Repeats what it gets, in hexadecimal.
     let programs = StandIns::new().add("qemu-system-x86_64", "echo begin; exec od -An -v -w1 -tx1");
@@ -174,4 +168,68 @@ fn the_terminal_is_raw_and_is_restored() {
     assert_eq!(after.local_modes, before.local_modes);
     assert_eq!(after.input_modes, before.input_modes);
     assert_eq!(after.output_modes, before.output_modes);
+}
+
+#[test]
+fn the_terminal_is_restored_when_nobody_reads_any_more() {
+    let terminal = Terminal::open();
+    let end = || Terminal::end(&terminal.name);
+    let before = tcgetattr(end()).unwrap();
+    let programs = StandIns::new().add(
+        "qemu-system-x86_64",
+        "while sleep 0.1; do echo 27181808; done",
+    );
+    let (reader, writer) = std::io::pipe().unwrap();
+    let mut command = bulkhead(&["run"]);
+    command
+        .env("PATH", programs.first())
+        .stdin(Stdio::from(end()))
+        .stdout(Stdio::from(writer));
+    drop(reader);
+    let child = command.spawn().unwrap();
+    drop(command);
+    let ended = finish(child, MINUTES);
+    assert_eq!(ended.status, Some(1), "{ended:?}");
+    assert!(
+        ended.stderr.contains("the output cannot be written"),
+        "{ended:?}"
+    );
+    let after = tcgetattr(end()).unwrap();
+    assert_eq!(after.local_modes, before.local_modes);
+}
+
+#[test]
+fn a_reader_who_stops_reading_holds_up_no_time_limit() {
+    let programs = StandIns::new().add("qemu-system-x86_64", "exec yes 27181809");
+    let (_reader, writer) = std::io::pipe().unwrap();
+    let mut command = bulkhead(&["run", "--headless", "--timeout", "1"]);
+    command
+        .env("PATH", programs.first())
+        .stdout(Stdio::from(writer));
+    let ended = finish(command.spawn().unwrap(), MINUTES);
+    assert_eq!(ended.status, Some(1), "{ended:?}");
+    assert!(ended.stderr.contains("timeout: "), "{ended:?}");
+    assert!(!process_with("27181809"));
+}
+
+#[test]
+fn signals_that_are_to_be_ignored_are() {
+    let programs = StandIns::new().add("qemu-system-x86_64", "sleep 27181810 & wait");
+    let mut command = std::process::Command::new("sh");
+    command
+        .args(["-c", "trap '' HUP; exec \"$@\"", "sh"])
+        .args([crate::support::BULKHEAD, "run"])
+        .env("PATH", programs.first())
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let child = command.spawn().unwrap();
+    wait_for_process("27181810", MINUTES);
+    signal(&child, Signal::HUP);
+    std::thread::sleep(Duration::from_millis(500));
+    assert!(process_with("27181810"));
+    interrupt(&child);
+    let ended = finish(child, Duration::from_secs(20));
+    assert_eq!(ended.status, Some(130), "{ended:?}");
+    assert!(!process_with("27181810"));
 }

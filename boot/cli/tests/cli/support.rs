@@ -1,6 +1,6 @@
 //! Runs the command as a user would, with stand-ins for other programs.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -8,6 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 
 /// The command.
 pub const BULKHEAD: &str = env!("CARGO_BIN_EXE_bulkhead");
@@ -74,8 +75,37 @@ pub fn run(arguments: &[&str]) -> Ended {
 
 /// What a Ctrl-C does.
 pub fn interrupt(child: &Child) {
+    signal(child, Signal::INT);
+}
+
+/// Sends a signal.
+pub fn signal(child: &Child, signal: Signal) {
     let pid = Pid::from_raw(child.id() as i32).unwrap();
-    let _ = kill_process(pid, Signal::INT);
+    let _ = kill_process(pid, signal);
+}
+
+/// A terminal: the side of who looks at it, and the name of the other.
+pub struct Terminal {
+    pub master: File,
+    pub name: String,
+}
+
+impl Terminal {
+    pub fn open() -> Terminal {
+        let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+        grantpt(&master).unwrap();
+        unlockpt(&master).unwrap();
+        let name = ptsname(&master, Vec::new()).unwrap();
+        Terminal {
+            master: master.into(),
+            name: name.into_string().unwrap(),
+        }
+    }
+
+    /// The programs' side of the terminal with this name.
+    pub fn end(name: &str) -> File {
+        File::options().read(true).write(true).open(name).unwrap()
+    }
 }
 
 /// Waits until a process has `part` in its command line.

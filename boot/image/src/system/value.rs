@@ -142,6 +142,11 @@ impl Pages {
     pub fn count(self) -> u32 {
         self.0
     }
+
+    /// Their size in bytes.
+    pub fn bytes(self) -> u64 {
+        u64::from(self.0) * abi::PAGE_SIZE as u64
+    }
 }
 
 impl ProgramMemory {

@@ -40,12 +40,19 @@ impl Supervisor {
                 match chunks {
                     Some(chunks) => state.ram = chunks,
                     None => {
-                        let left = self.root.frames.available() >> 20;
                         let size = size >> 20;
-                        log::error!(
-                            "{} cannot have its {size} MiB of RAM: {left} MiB are left",
-                            vm.name
-                        );
+                        match vm.memory_at {
+                            Some(at) => log::error!(
+                                "{} cannot have its {size} MiB of RAM at {:#x}: hypervisor, bundle or firmware lie there",
+                                vm.name,
+                                at.raw()
+                            ),
+                            None => log::error!(
+                                "{} cannot have its {size} MiB of RAM: {} MiB are left",
+                                vm.name,
+                                self.root.frames.available() >> 20
+                            ),
+                        }
                         state.stopped = true;
                     }
                 }
