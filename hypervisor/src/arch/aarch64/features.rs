@@ -5,8 +5,8 @@ use super::sysreg::{isb, read, write};
 use core::sync::atomic::{AtomicBool, Ordering};
 
 /// HCR_EL2 while threads run: EL0 under EL2 (TGE), held by stage 2 (VM), which gives the memory type (DC); AArch64
-/// (RW); interrupts to EL2.
-pub const HCR_THREAD: u64 = VM | DC | TGE | RW | FMO | IMO | AMO | SWIO;
+/// (RW); interrupts to EL2. Implementation-defined registers trap (TIDCP), should there be some for EL0.
+pub const HCR_THREAD: u64 = VM | DC | TGE | RW | FMO | IMO | AMO | SWIO | TIDCP;
 /// HCR_EL2 while a guest runs. Trapped are WFI, SMC, ID registers (TID3), implementation-defined registers (TIDCP, TACR), limited
 /// ordering regions (TLOR) and error records (TERR); broadcasts reach the inner shareable domain (FB, BSU). Pointer
 /// authentication is the guest's own.

@@ -173,6 +173,9 @@ impl PageTable {
             alloc,
         );
         publish();
+        if execute == 0 {
+            forget_instructions();
+        }
         size
     }
 
@@ -202,6 +205,19 @@ impl PageTable {
 fn publish() {
     // SAFETY: a barrier.
     unsafe { core::arch::asm!("dsb ishst", options(nostack, preserves_flags)) };
+}
+
+/// Memory has become executable somewhere: nothing that was fetched from it before is executed there.
+///
+/// Programs make code visible that they write, but by the addresses that it has with them: in an instruction cache that finds lines
+/// by virtual addresses (CTR_EL0.L1Ip, as of Cortex-A53) there can be others of the same memory, a former owner's, which go
+/// only with all (Arm ARM D7.5, "VIPT instruction caches").
+fn forget_instructions() {
+    const PHYSICALLY_INDEXED: u64 = 0b11;
+    if read!("ctr_el0") >> 14 & 0b11 != PHYSICALLY_INDEXED {
+        // SAFETY: dropping instructions is always safe.
+        unsafe { core::arch::asm!("ic ialluis", "dsb ish", options(nostack, preserves_flags)) };
+    }
 }
 
 /// Makes the kernel's root table. Boot only.

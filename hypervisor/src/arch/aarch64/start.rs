@@ -3,7 +3,7 @@
 use super::firmware::device_tree::Gic;
 use super::firmware::smccc;
 use super::paging;
-use super::sysreg::{isb, read, write};
+use super::sysreg::{read, write};
 use super::{CpuArch, boot, clock, entry, features, interrupts as gic, layout, smp, uart};
 use crate::addr::{HostPhys, HostVirt};
 use crate::boot::memory_map::{PhysRange, RegionKind};
@@ -73,6 +73,12 @@ pub fn kernel_main(params: &mut BootParams) -> ! {
     unsafe { load_kernel_tables() };
     gic::init(&interrupts);
     enter_cpu(first);
+    let Some(target) = gic::init_this_cpu() else {
+        refuse(format_args!(
+            "panic: this CPU has no interface to the interrupt controller"
+        ));
+    };
+    first.arch.target.set(target);
     log::info!("guests: EL2, GICv{}", Dec(gic::version().into()));
     start_others();
 
@@ -161,20 +167,12 @@ fn make_cpu(index: u32, affinity: u64) -> Option<Ref<Cpu>> {
     Some(unsafe { cpu::install(page, cpu) })
 }
 
-/// Makes this CPU one of the kernel's, with `cpu` as its data.
+/// Makes this CPU one of the kernel's, with `cpu` as its data. It may have interrupts by then, or not.
 fn enter_cpu(cpu: Ref<Cpu>) {
     write!("tpidr_el2", cpu.address());
     entry::init_vectors();
     features::enable_on_this_cpu();
     smccc::enable_on_this_cpu();
-    match gic::init_this_cpu() {
-        Some(target) => cpu.arch.target.set(target),
-        None => refuse(format_args!(
-            "panic: CPU {} has no interface to the interrupt controller",
-            Dec(cpu.index.into())
-        )),
-    }
-    isb();
 }
 
 fn start_others() {

@@ -374,9 +374,14 @@ impl VcpuArch {
 
     /// Has the guest go on after the write that `exit` tells.
     pub fn skip_write(&mut self, exit: &Exit) -> bool {
-        self.pc = self.pc.wrapping_add(u64::from(exit.instruction_length));
-        self.pstate &= !PSTATE_BRANCH_TYPE;
+        self.skip(exit.instruction_length);
         true
+    }
+
+    /// Moves on behind an instruction of AArch64, which is no branch.
+    fn skip(&mut self, length: u8) {
+        self.pc = self.pc.wrapping_add(u64::from(length));
+        self.pstate &= !PSTATE_BRANCH_TYPE;
     }
 
     /// Takes the registers out of the CPU.
@@ -605,7 +610,7 @@ impl VcpuArch {
         let is_call = smccc::serves() && syndrome & 0xffff == 0;
         let done = is_call && smccc::serve(self.page.first_register());
         if done {
-            self.pc = self.pc.wrapping_add(u64::from(length));
+            self.skip(length);
         }
         done
     }

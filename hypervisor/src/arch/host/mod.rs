@@ -34,6 +34,11 @@ mod speculation_arm;
 #[allow(dead_code)]
 mod device_tree;
 
+#[cfg(all(test, not(schedules)))]
+#[path = "../aarch64/interrupts/list_register.rs"]
+#[allow(dead_code)]
+mod list_register;
+
 pub use frame::Frame;
 pub use paging::PageTable;
 pub use vcpu::{Outcome, VcpuArch, VcpuReply, after_guest, deliver, pages_per_vcpu};

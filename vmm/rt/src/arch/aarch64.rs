@@ -168,8 +168,8 @@ fn lines(range: &Range<usize>, line: usize) -> impl Iterator<Item = usize> + use
     (range.start & !(line - 1)..range.end).step_by(line)
 }
 
-/// Makes code that was written to these addresses visible to instruction fetches, at whatever addresses and on
-/// whatever CPU. The range is mapped readable; a page that is not ends the program.
+/// Makes code that was written to these addresses visible to instruction fetches on whatever CPU: at these addresses, and at whatever
+/// others it is mapped executable after this. The range is mapped readable; a page that is not ends the program.
 pub fn make_executable(range: Range<usize>) {
     let caches = CacheType::read();
     if !caches.fetches_see_data() {

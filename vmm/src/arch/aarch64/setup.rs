@@ -16,7 +16,8 @@ use rt::syscall::{self, MapParameters};
 use spin::Mutex;
 
 /// Writes back what the caches hold of the guest's RAM, which starts with its caches off. Where it can look past them, they must
-/// hold nothing of all its RAM; elsewhere this is for the instructions.
+/// hold nothing of all its RAM; elsewhere this is for the instructions. Those of the kernel that ran there before may still be in
+/// instruction caches (Linux Documentation/arch/arm64/booting.rst: none that are stale).
 fn clean(ram: &GuestRam, start: &Start, host: HostId<'_>) {
     let written = start.written().into_iter();
     let all = ram
@@ -31,6 +32,9 @@ fn clean(ram: &GuestRam, start: &Start, host: HostId<'_>) {
         written.for_each(clean);
     } else {
         all.for_each(clean);
+    }
+    for range in ram.places(GuestPhys(start.entry), start.kernel_size) {
+        rt::arch::make_executable(range);
     }
 }
 

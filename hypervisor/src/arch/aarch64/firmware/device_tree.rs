@@ -126,9 +126,7 @@ impl core::fmt::Display for TreeError {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         f.write_str(match self {
             TreeError::Malformed => "the device tree is malformed",
-            TreeError::TooMany => {
-                "the device tree lists more CPUs or memory than the kernel handles"
-            }
+            TreeError::TooMany => "the device tree lists more memory than the kernel handles",
             TreeError::Unreachable => {
                 "the device tree has memory or an interrupt controller out of the CPU's reach"
             }
@@ -205,7 +203,8 @@ impl Machine {
                 .property(b"reg")
                 .ok_or(TreeError::BadNumber)
                 .and_then(number)?;
-            self.cpus.push(id)?;
+            // Those beyond what the kernel handles are left out.
+            let _ = self.cpus.push(id);
         } else if node.base_name() == b"reserved-memory" {
             for child in node.children() {
                 registers(&child, bus, &mut self.reserved)?;
@@ -520,6 +519,21 @@ mod tests {
             panic!("{:?}", machine.gic);
         };
         assert_eq!(vcpu_interface, range(0x804_0000, 0x2000));
+    }
+
+    #[test]
+    fn cpus_beyond_the_limit_are_left_out() {
+        let mut fdt = FdtWriter::new().unwrap();
+        let root = fdt.begin_node("").unwrap();
+        for id in 0..2 * abi::boot::MAX_CPUS as u32 {
+            let cpu = fdt.begin_node(&format!("cpu@{id:x}")).unwrap();
+            fdt.property_string("device_type", "cpu").unwrap();
+            fdt.property_u32("reg", id).unwrap();
+            fdt.end_node(cpu).unwrap();
+        }
+        fdt.end_node(root).unwrap();
+        let machine = Machine::read(&fdt.finish().unwrap()).unwrap();
+        assert!(machine.cpus.iter().eq(0..abi::boot::MAX_CPUS as u64));
     }
 
     #[test]

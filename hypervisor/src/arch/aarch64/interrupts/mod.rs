@@ -3,6 +3,7 @@
 //! Ending an interrupt drops its priority only (EOImode 1); it stays active, and so is not taken again, until it is deactivated: at once,
 //! or for a line that a program handles, when that acknowledges it. Edges that come meanwhile are kept.
 
+mod list_register;
 mod registers;
 mod v2;
 mod v3;

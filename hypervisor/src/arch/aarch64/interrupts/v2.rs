@@ -1,14 +1,11 @@
 //! GICv2: CPU interface and virtual interface control in memory (IHI 0048, 4.4 and 5.3).
 
+use super::list_register::{narrow, widen};
 use super::registers::{self, CTLR, ITARGETSR, SGIR, read, write};
 use super::virtual_interface::Interface;
 use crate::addr::HostPhys;
 use crate::arch::layout::window;
 use crate::boot::PhysRange;
-use abi::vcpu::aarch64::{
-    LIST_ACTIVE, LIST_EOI, LIST_GROUP1, LIST_INTID, LIST_PENDING, LIST_PRIORITY_SHIFT,
-    LIST_SOURCE_SHIFT,
-};
 use core::sync::atomic::{AtomicU64, Ordering};
 
 static CPU_INTERFACE: AtomicU64 = AtomicU64::new(0);
@@ -128,43 +125,6 @@ pub fn route(number: u32, target: u64) {
 
 pub fn list_registers() -> usize {
     (read(control(), GICH_VTR) as usize & 0x3f).min(abi::vcpu::aarch64::LIST_REGISTERS - 1) + 1
-}
-
-/// From a list register of GICv3 to one of GICv2: number, source or EOI request, 5 bits of priority, state, group.
-fn narrow(list: u64) -> u32 {
-    let number = list as u32 & 0x3ff;
-    let source = (list >> LIST_SOURCE_SHIFT) as u32 & 7;
-    let extra = if number < 16 {
-        source << 10
-    } else if list & LIST_EOI != 0 {
-        1 << 19
-    } else {
-        0
-    };
-    let priority = (list >> LIST_PRIORITY_SHIFT) as u32 >> 3 & 0x1f;
-    number
-        | extra
-        | priority << 23
-        | ((list & (LIST_PENDING | LIST_ACTIVE)) >> 62 << 28) as u32
-        | u32::from(list & LIST_GROUP1 != 0) << 30
-}
-
-/// The other way.
-fn widen(list: u32) -> u64 {
-    let number = u64::from(list & 0x3ff) & LIST_INTID;
-    let extra = if number < 16 {
-        u64::from(list >> 10 & 7) << LIST_SOURCE_SHIFT
-    } else if list & 1 << 19 != 0 {
-        LIST_EOI
-    } else {
-        0
-    };
-    let group = if list & 1 << 30 != 0 { LIST_GROUP1 } else { 0 };
-    number
-        | extra
-        | u64::from(list >> 23 & 0x1f) << (LIST_PRIORITY_SHIFT + 3)
-        | u64::from(list >> 28 & 3) << 62
-        | group
 }
 
 pub fn save(into: &mut Interface) {

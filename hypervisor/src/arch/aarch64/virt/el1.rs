@@ -125,12 +125,13 @@ registers! {
 }
 
 impl Thread {
-    /// The values for threads.
+    /// The values for threads. TCR_EL1 comes first, and last in [`Thread::load`]: a guest's tables are not walked with stage 1 on that
+    /// it has off.
     #[inline]
     pub fn load_for_threads() {
+        write!("tcr_el1", features::TCR_THREAD);
         write!("sctlr_el1", features::SCTLR_THREAD);
         write!("cpacr_el1", features::CPACR_THREAD);
-        write!("tcr_el1", features::TCR_THREAD);
         write!("cntkctl_el1", features::CNTKCTL_THREAD);
         write!("tpidr_el0", 0);
         write!("tpidrro_el0", 0);
