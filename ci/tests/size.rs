@@ -7,7 +7,7 @@ use elf::endian::LittleEndian;
 
 /// Most bytes of the sections `.text` and `.rodata` together.
 const BOUNDS: [(Architecture, u64); 2] = [
-    (Architecture::X86_64, 108 << 10),
+    (Architecture::X86_64, 96 << 10),
     (Architecture::Arm64, 80 << 10),
 ];
 
