@@ -148,7 +148,6 @@ fn no_wakeup_is_lost() {
     let mut indices = [0usize; DEPTH];
     // Every history, each from a fresh start; where an event cannot happen, all that begin so are passed over.
     'next: loop {
-        arch::set_now(0);
         let mut pair = Pair::new();
         let mut history = Vec::new();
         let mut failed = None;
