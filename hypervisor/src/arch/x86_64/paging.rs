@@ -3,7 +3,7 @@
 //! Four levels. Intel SDM vol. 3, 4.5 (host) and 28.3.2 (EPT); AMD APM vol. 2, 5.3 and 15.25 (NPT has the
 //! host's format, with every access a user access).
 
-use super::layout;
+use super::{layout, virt};
 use crate::addr::{HostPhys, HostVirt};
 use crate::domain::Domain;
 use crate::mem::{self, KernelPage};
@@ -122,8 +122,13 @@ impl PageTable {
                 0
             }
         };
+        let mut largest = LARGEST_LEAF.load(Ordering::Relaxed) as u32;
         let (leaf, table) = match self.format {
             Format::Ept => {
+                // Elsewhere such an entry is a misconfiguration (Intel SDM 3C 29.3.3.1).
+                if !virt::features().giant_pages {
+                    largest = 1;
+                }
                 let memory = match mapped.uncached() {
                     None => EPT_WRITE_BACK | EPT_IGNORE_PAT,
                     // The guest may have it write-combining.
@@ -149,7 +154,6 @@ impl PageTable {
                 (PRESENT | USER | memory | rights, PRESENT | WRITABLE | USER)
             }
         };
-        let largest = LARGEST_LEAF.load(Ordering::Relaxed) as u32;
         Bits {
             page: leaf,
             block: leaf | LARGE,
