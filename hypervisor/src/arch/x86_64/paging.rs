@@ -3,7 +3,7 @@
 //! Four levels. Intel SDM vol. 3, 4.5 (host) and 28.3.2 (EPT); AMD APM vol. 2, 5.3 and 15.25 (NPT has the
 //! host's format, with every access a user access).
 
-use super::{layout, virt};
+use super::layout;
 use crate::addr::{HostPhys, HostVirt};
 use crate::domain::Domain;
 use crate::mem::{self, KernelPage};
@@ -40,6 +40,8 @@ const LEVELS: u32 = 4;
 
 /// Largest leaf: level 1 (2 MiB), or 2 (1 GiB) where the processor has it.
 static LARGEST_LEAF: AtomicU64 = AtomicU64::new(1);
+/// The same in EPT, where a larger one would be a misconfiguration (Intel SDM 3C 29.3.3.1).
+static LARGEST_EPT_LEAF: AtomicU64 = AtomicU64::new(1);
 /// Physical address of the kernel's own root table.
 static KERNEL_ROOT: AtomicU64 = AtomicU64::new(0);
 
@@ -122,13 +124,8 @@ impl PageTable {
                 0
             }
         };
-        let mut largest = LARGEST_LEAF.load(Ordering::Relaxed) as u32;
         let (leaf, table) = match self.format {
             Format::Ept => {
-                // Elsewhere such an entry is a misconfiguration (Intel SDM 3C 29.3.3.1).
-                if !virt::features().giant_pages {
-                    largest = 1;
-                }
                 let memory = match mapped.uncached() {
                     None => EPT_WRITE_BACK | EPT_IGNORE_PAT,
                     // The guest may have it write-combining.
@@ -154,11 +151,15 @@ impl PageTable {
                 (PRESENT | USER | memory | rights, PRESENT | WRITABLE | USER)
             }
         };
+        let largest = match self.format {
+            Format::Ept => &LARGEST_EPT_LEAF,
+            _ => &LARGEST_LEAF,
+        };
         Bits {
             page: leaf,
             block: leaf | LARGE,
             table,
-            largest,
+            largest: largest.load(Ordering::Relaxed) as u32,
         }
     }
 
@@ -192,6 +193,11 @@ impl PageTable {
         }
         true
     }
+}
+
+/// Says whether EPT has 1-GiB pages. Boot only.
+pub fn set_ept_giant_pages(there: bool) {
+    LARGEST_EPT_LEAF.store(if there { 2 } else { 1 }, Ordering::Relaxed);
 }
 
 /// Builds the kernel's own root table. Boot only.

@@ -83,6 +83,7 @@ pub fn kernel_main(params: &BootParams) -> ! {
 
     let virtualization = virt::detect();
     super::VIRTUALIZATION.store(virtualization as u32, Ordering::Relaxed);
+    paging::set_ept_giant_pages(virt::features().giant_pages);
     tags::set_guest_tags(virt::features().tags.min(u16::MAX as u32) as u16);
     entry::init();
     let Some(first) = make_cpu(0, apic::id()) else {

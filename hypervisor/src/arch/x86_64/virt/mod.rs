@@ -260,7 +260,10 @@ impl VcpuArch {
     pub fn skip_write(&mut self, cpu: &CpuVirt, exit: &Exit) -> bool {
         match &mut self.inner {
             Inner::Vmx(vcpu) => vcpu.skip_write(cpu, exit),
-            Inner::Svm(vcpu) => vcpu.skip_write(exit),
+            Inner::Svm(vcpu) => {
+                self.passage.special |= vcpu.skip_write(exit);
+                true
+            }
         }
     }
 

@@ -14,7 +14,7 @@ use abi::vcpu::ExitKind;
 use super::super::speculation::overwrite_buffers;
 use super::cpu::{CpuId, CpuVirt, Host, VcpuId};
 use super::debug::DebugRegisters;
-use super::event::Event;
+use super::event::{self, Event};
 use super::state::{self, StatePage};
 use super::{Exit, GuestRoot, HostPhys, KernelPage, Leave, Outcome, Passage, fpu};
 use vmcb::{Clean, Intercepts1, Vmcb};
@@ -29,6 +29,8 @@ pub(in crate::arch) mod assembly {
 
 /// Interrupt shadow of the VMCB.
 const SHADOW: u64 = 1 << 0;
+/// DR6.BS.
+const DR6_SINGLE_STEP: u64 = 1 << 14;
 
 /// A vCPU under SVM.
 pub(super) struct Vcpu {
@@ -288,12 +290,23 @@ impl Vcpu {
         }
     }
 
-    /// Ports only: of a write to memory, the processor says neither length nor next instruction (AMD APM 2 15.7.1).
+    /// Ports only: of a write to memory, the processor says neither length nor next instruction (AMD APM 2 15.7.1). Returns
+    /// whether the next entry has to come by [`Vcpu::prepare`] for that, to raise the #DB of a single step.
     pub fn skip_write(&mut self, exit: &Exit) -> bool {
         let vmcb = self.vmcb();
         vmcb.rip = vmcb.rip.wrapping_add(u64::from(exit.instruction_length));
         vmcb.interrupt_shadow = 0;
-        true
+        let steps = vmcb.rflags & state::RFLAGS_TF != 0;
+        if steps {
+            self.trap_step();
+        }
+        steps
+    }
+
+    #[cold]
+    fn trap_step(&mut self) {
+        self.change(Clean::DRX).dr6 |= DR6_SINGLE_STEP;
+        self.set_pending(Event::exception(event::DB, None));
     }
 
     /// Has the next entry use a guest space, and drop what is cached for it if needed.
