@@ -47,7 +47,8 @@ pub(super) struct Vcpu {
     flush_linear: bool,
     /// NMIs are blocked: one was delivered, and no IRET came since. The processor does not tell.
     nmi_blocked: bool,
-    /// This entry injects one.
+    /// The last entry that was prepared injects one. One that was not is not refused: nothing that the processor checks has
+    /// changed.
     injects_nmi: bool,
     /// The monitor waits until they are not.
     nmi_window: bool,
