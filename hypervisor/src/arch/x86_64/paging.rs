@@ -124,7 +124,7 @@ impl PageTable {
                 0
             }
         };
-        let (leaf, table) = match self.format {
+        let (leaf, table, largest) = match self.format {
             Format::Ept => {
                 let memory = match mapped.uncached() {
                     None => EPT_WRITE_BACK | EPT_IGNORE_PAT,
@@ -134,7 +134,8 @@ impl PageTable {
                     Some(_) => EPT_UNCACHED | EPT_IGNORE_PAT,
                 };
                 let rights = has(Rights::WRITE, WRITABLE) | has(Rights::EXEC, EPT_EXECUTE);
-                (PRESENT | memory | rights, PRESENT | WRITABLE | EPT_EXECUTE)
+                let table = PRESENT | WRITABLE | EPT_EXECUTE;
+                (PRESENT | memory | rights, table, &LARGEST_EPT_LEAF)
             }
             Format::Host | Format::Npt => {
                 let memory = match mapped.uncached() {
@@ -148,12 +149,9 @@ impl PageTable {
                     NO_EXECUTE
                 };
                 let rights = has(Rights::WRITE, WRITABLE) | execute;
-                (PRESENT | USER | memory | rights, PRESENT | WRITABLE | USER)
+                let table = PRESENT | WRITABLE | USER;
+                (PRESENT | USER | memory | rights, table, &LARGEST_LEAF)
             }
-        };
-        let largest = match self.format {
-            Format::Ept => &LARGEST_EPT_LEAF,
-            _ => &LARGEST_LEAF,
         };
         Bits {
             page: leaf,

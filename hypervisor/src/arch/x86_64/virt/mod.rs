@@ -261,7 +261,9 @@ impl VcpuArch {
         match &mut self.inner {
             Inner::Vmx(vcpu) => vcpu.skip_write(cpu, exit),
             Inner::Svm(vcpu) => {
-                self.passage.special |= vcpu.skip_write(exit);
+                if vcpu.skip_write(exit) {
+                    self.passage.special = true;
+                }
                 true
             }
         }

@@ -556,6 +556,7 @@ impl Vcpu {
     }
 
     /// The instruction of `length` bytes is done.
+    #[inline(always)]
     fn skip(&mut self, length: u8) {
         let next = vmcs::read(field::RIP) + u64::from(length);
         // SAFETY: guest state, which VM entry checks.
