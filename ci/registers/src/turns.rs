@@ -28,6 +28,8 @@ const GUEST_MEMORY: u32 = 1;
 const VCPU: u32 = 2;
 const SCHED: u32 = 3;
 const KICK: u32 = 4;
+const BELL: u32 = 5;
+const DOORBELL: u32 = 6;
 const PORTALS: u32 = 16;
 
 const UTCB: u64 = 0x5000_2000;
@@ -217,6 +219,10 @@ fn create_guest(
         rights: Rights::RW | Rights::EXEC,
     };
     syscall::map(memory, space, of(guest, GUEST_MEMORY), &part)?;
+    if let Some(doorbell) = &arch::DOORBELL {
+        syscall::create_notification(ROOT_DOMAIN, of(guest, BELL))?;
+        syscall::bind_doorbell(of(guest, BELL), space, of(guest, DOORBELL), doorbell)?;
+    }
     for kind in 0..EXIT_KINDS {
         let portal = of(guest, PORTALS + kind);
         let groups = arch::SAVED.bits();

@@ -10,6 +10,7 @@ use core::arch::{asm, naked_asm};
 use core::sync::atomic::{AtomicU64, Ordering};
 use guest::{FINISHED, YIELD};
 use rt::ipc::Words;
+use rt::syscall::DoorbellParameters;
 
 pub use abi::vcpu::aarch64::{Groups, VcpuState};
 pub use guest::code;
@@ -160,6 +161,9 @@ pub fn initial_state(guest: u64) -> VcpuState {
         ..state
     }
 }
+
+/// Where guests ring: nowhere.
+pub const DOORBELL: Option<DoorbellParameters> = None;
 
 /// The guest that gets nowhere: its exceptions end in themselves.
 pub const ENDLESS: u64 = 2;

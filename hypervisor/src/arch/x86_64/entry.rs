@@ -16,7 +16,7 @@ use core::arch::{asm, naked_asm};
 use core::mem::offset_of;
 use core::sync::atomic::{AtomicU64, Ordering};
 use x86::msr::{IA32_EFER, IA32_FMASK, IA32_GS_BASE, IA32_KERNEL_GSBASE, IA32_LSTAR, IA32_STAR};
-use x86::msr::{rdmsr, wrmsr};
+use x86::msr::{IA32_SYSENTER_CS, rdmsr, wrmsr};
 
 const FRAME: usize = offset_of!(Thread, frame);
 const STACK: usize = offset_of!(Cpu, arch) + offset_of!(CpuArch, stack_top);
@@ -367,6 +367,8 @@ pub unsafe fn init_this_cpu(cpu: &'static Cpu) {
         wrmsr(IA32_STAR, super::gdt::STAR);
         wrmsr(IA32_LSTAR, system_calls as u64);
         wrmsr(IA32_FMASK, SYSCALL_CLEARS);
+        // Whatever ran before may have left a target: without a code segment, SYSENTER raises #GP.
+        wrmsr(IA32_SYSENTER_CS, 0);
         wrmsr(IA32_EFER, rdmsr(IA32_EFER) | 1);
     }
 }

@@ -168,7 +168,7 @@ impl GdtTss {
         self.set_io_bitmap(IoBitmap::Disabled);
     }
 
-    /// Loads descriptor table, segments and task register of the current CPU. FS and GS bases become 0.
+    /// Loads descriptor tables, segments and task register of the current CPU. FS and GS bases become 0.
     ///
     /// # Safety
     ///
@@ -200,6 +200,9 @@ impl GdtTss {
                 "mov es, {null:x}",
                 "mov fs, {null:x}",
                 "mov gs, {null:x}",
+                // After reset there is a local descriptor table at address 0, where programs could make their own gates
+                // (Intel SDM 3A table 10-1).
+                "lldt {null:x}",
                 "ltr {task:x}",
                 pointer = in(reg) &raw const pointer,
                 code = in(reg) KERNEL_CODE.bits() as u64,

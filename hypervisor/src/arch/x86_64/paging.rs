@@ -40,6 +40,8 @@ const LEVELS: u32 = 4;
 
 /// Largest leaf: level 1 (2 MiB), or 2 (1 GiB) where the processor has it.
 static LARGEST_LEAF: AtomicU64 = AtomicU64::new(1);
+/// The same in EPT, where a larger one would be a misconfiguration (Intel SDM 3C 29.3.3.1).
+static LARGEST_EPT_LEAF: AtomicU64 = AtomicU64::new(1);
 /// Physical address of the kernel's own root table.
 static KERNEL_ROOT: AtomicU64 = AtomicU64::new(0);
 
@@ -122,7 +124,7 @@ impl PageTable {
                 0
             }
         };
-        let (leaf, table) = match self.format {
+        let (leaf, table, largest) = match self.format {
             Format::Ept => {
                 let memory = match mapped.uncached() {
                     None => EPT_WRITE_BACK | EPT_IGNORE_PAT,
@@ -132,7 +134,8 @@ impl PageTable {
                     Some(_) => EPT_UNCACHED | EPT_IGNORE_PAT,
                 };
                 let rights = has(Rights::WRITE, WRITABLE) | has(Rights::EXEC, EPT_EXECUTE);
-                (PRESENT | memory | rights, PRESENT | WRITABLE | EPT_EXECUTE)
+                let table = PRESENT | WRITABLE | EPT_EXECUTE;
+                (PRESENT | memory | rights, table, &LARGEST_EPT_LEAF)
             }
             Format::Host | Format::Npt => {
                 let memory = match mapped.uncached() {
@@ -146,15 +149,15 @@ impl PageTable {
                     NO_EXECUTE
                 };
                 let rights = has(Rights::WRITE, WRITABLE) | execute;
-                (PRESENT | USER | memory | rights, PRESENT | WRITABLE | USER)
+                let table = PRESENT | WRITABLE | USER;
+                (PRESENT | USER | memory | rights, table, &LARGEST_LEAF)
             }
         };
-        let largest = LARGEST_LEAF.load(Ordering::Relaxed) as u32;
         Bits {
             page: leaf,
             block: leaf | LARGE,
             table,
-            largest,
+            largest: largest.load(Ordering::Relaxed) as u32,
         }
     }
 
@@ -188,6 +191,11 @@ impl PageTable {
         }
         true
     }
+}
+
+/// Says whether EPT has 1-GiB pages. Boot only.
+pub fn set_ept_giant_pages(there: bool) {
+    LARGEST_EPT_LEAF.store(if there { 2 } else { 1 }, Ordering::Relaxed);
 }
 
 /// Builds the kernel's own root table. Boot only.

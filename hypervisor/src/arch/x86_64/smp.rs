@@ -76,6 +76,10 @@ pub unsafe fn start(id: ApicId, index: usize, stack_top: HostVirt, page_tables: 
 
 /// First Rust code of an AP, on its own stack and page tables.
 pub(super) extern "C" fn ap_start(index: usize) -> ! {
-    ARRIVED.store(index, Ordering::Release);
     super::ap_main(index)
+}
+
+/// Says on an AP that it is one of the kernel's CPUs.
+pub fn arrive(index: usize) {
+    ARRIVED.store(index, Ordering::Release);
 }

@@ -84,6 +84,7 @@ pub fn kernel_main(params: &mut BootParams) -> ! {
 
     let virtualization = virt::detect();
     super::VIRTUALIZATION.store(virtualization as u32, Ordering::Relaxed);
+    paging::set_ept_giant_pages(virt::features().giant_pages);
     tags::set_guest_tags(virt::features().tags.min(u16::MAX as u32) as u16);
     entry::init();
     let Some(first) = make_cpu(0, apic::id()) else {
@@ -113,7 +114,10 @@ pub fn ap_main(index: usize) -> ! {
     // SAFETY: as on the boot CPU; the kernel's tables have no user pages.
     unsafe { features.enable_on_this_cpu() };
     apic::init_this_cpu();
-    enter_cpu(cpu::by_index(index as u32), features);
+    if !enter_cpu(cpu::by_index(index as u32), features) {
+        super::halt();
+    }
+    smp::arrive(index);
     cpu::current().note_inbox();
     run()
 }
@@ -181,8 +185,8 @@ fn make_cpu(index: u32, apic: ApicId) -> Option<Ref<Cpu>> {
     Some(unsafe { cpu::install(page, cpu) })
 }
 
-/// Makes this CPU one of the kernel's, with `cpu` as its data.
-fn enter_cpu(cpu: Ref<Cpu>, features: &CpuFeatures) {
+/// Makes this CPU one of the kernel's, with `cpu` as its data. `false` if it cannot be one: guests run on each or on none.
+fn enter_cpu(cpu: Ref<Cpu>, features: &CpuFeatures) -> bool {
     let identity = speculation::Identity::read();
     let measures = Measures::choose(&identity, features.mitigate, cpu.index == 0);
     if cpu.index != 0 && measures != cpu::by_index(0).arch.measures.get() {
@@ -205,7 +209,7 @@ fn enter_cpu(cpu: Ref<Cpu>, features: &CpuFeatures) {
     }
     apic::start_timer(features, traps::TIMER);
     let Some(pages) = cpu.arch.virt_pages else {
-        return;
+        return true;
     };
     // SAFETY: fresh pages, kept for ever; this CPU's state is as the kernel will always have it.
     let result = cpu
@@ -218,7 +222,12 @@ fn enter_cpu(cpu: Ref<Cpu>, features: &CpuFeatures) {
             "error: ",
             format_args!("CPU {index}: no virtualisation: {why}"),
         );
+        if cpu.index != 0 {
+            return false;
+        }
+        super::VIRTUALIZATION.store(Virtualization::None as u32, Ordering::Relaxed);
     }
+    true
 }
 
 fn start_others(platform: &Platform) {

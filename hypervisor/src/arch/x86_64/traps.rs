@@ -81,10 +81,13 @@ pub extern "C" fn load_rip(cpu: &'static Cpu, vcpu: Ref<Vcpu>) -> ! {
     run(cpu)
 }
 
-/// Rings the doorbell that is where the guest of `vcpu` wrote, and has it go on after that; whether there is one. `word`
-/// is word 0 of the exit, `first` and `second` are words 1 and 2.
+/// Rings the doorbell that is where the guest of `vcpu` wrote, to a port or to memory, and has it go on after that; whether
+/// there is one. `word` is word 0 of the exit, `first` and `second` are words 1 and 2.
 pub extern "C" fn ring(cpu: &Cpu, vcpu: Ref<Vcpu>, word: u64, first: u64, second: u64) -> bool {
-    let kind = abi::vcpu::exit_kind(word).unwrap_or(ExitKind::Other);
+    let kind = match word as u8 == ExitKind::Io as u8 {
+        true => ExitKind::Io,
+        false => ExitKind::StageTwoFault,
+    };
     let exit = Exit {
         kind,
         instruction_length: abi::vcpu::instruction_length(word) as u8,

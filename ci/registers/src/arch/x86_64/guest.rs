@@ -12,6 +12,8 @@ pub const TABLES: u64 = 0x4000;
 /// The guest's variables, then three pages for what XSAVE stores: the pattern, before, after.
 const DATA: u64 = 0x8000;
 const AREAS: u64 = DATA + 0x1000;
+/// The port of a doorbell.
+pub const DOORBELL: u64 = 0x80;
 /// End of the guest's stack.
 pub const STACK: u64 = DATA + 0x5000;
 
@@ -33,6 +35,8 @@ global_asm!(
     .set dr7_bits, 56
     .set stack, 64
     .set table, 72
+    .set gdt, 256
+    .set idt, 512
 
     .macro pattern number, mask
     mov     rax, r14
@@ -110,6 +114,18 @@ global_asm!(
     rol     r14, 14
     popfq
     .endm
+    // Does \instruction with TF set: the trap comes right after it. The handler of #DB puts into rsi where that is.
+    .macro step number, instruction:vararg
+    pushfq
+    or      dword ptr [rsp], 0x100
+    popfq
+    \instruction
+9:  nop
+    lea     rax, [rip + 9b]
+    mov     ecx, \number
+    cmp     rax, rsi
+    jne     90f
+    .endm
     // What was pushed \place words before the last.
     .macro pushed place, number
     mov     rsi, [rsp + 8 * \place]
@@ -128,6 +144,31 @@ registers_guest:
     mov     [r15 + has_pat], r10
     mov     [r15 + dr7_bits], r11
     mov     [r15 + stack], rsp
+    // What the hypervisor does in the guest's place is a step like any other.
+    movabs  rax, 0x00af9b000000ffff
+    mov     [r15 + gdt + 8], rax
+    movabs  rax, 0x00cf93000000ffff
+    mov     [r15 + gdt + 16], rax
+    lea     rax, [rip + 70f]
+    movabs  rdx, 0x8e0000080000
+    or      rax, rdx
+    mov     [r15 + idt + 16], rax
+    mov     qword ptr [r15 + idt + 24], 0
+    mov     word ptr [r15 + table], 31
+    lea     rax, [r15 + gdt]
+    mov     [r15 + table + 2], rax
+    lgdt    [r15 + table]
+    lea     rax, [r15 + idt]
+    mov     [r15 + table + 2], rax
+    lidt    [r15 + table]
+    step    40, out {doorbell}, al
+    mov     ecx, 0xc0000082
+    xor     edx, edx
+    step    41, wrmsr
+    jmp     2f
+70: mov     rsi, [rsp]
+    and     dword ptr [rsp + 16], ~0x100
+    iretq
 
 2:  mov     r14, [r15 + seed]
     // Vector registers: XRSTOR takes them from a page of patterns with control words and a header that are valid.
@@ -425,6 +466,7 @@ registers_guest_end:
     .popsection
     "#,
     data = const DATA,
+    doorbell = const DOORBELL,
     areas = const AREAS,
     tables = const TABLES,
     code = const crate::turns::CODE,

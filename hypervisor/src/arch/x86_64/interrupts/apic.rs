@@ -133,13 +133,15 @@ pub fn init(features: &CpuFeatures) -> Option<HostPhys> {
 /// Sets up the current CPU's APIC after [`init`] did so on the boot CPU: enabled, nothing in service,
 /// all local sources masked.
 pub fn init_this_cpu() {
-    let mut mode = ApicBase::ENABLE;
-    if XAPIC.load(Relaxed) == 0 {
-        mode |= ApicBase::X2APIC;
+    // SAFETY: from disabled the way to x2APIC mode is by xAPIC mode; firmware that set x2APIC also reports it, so
+    // that the mode is not left (11.12.5). The address stays.
+    unsafe {
+        let base = rdmsr(IA32_APIC_BASE) | ApicBase::ENABLE.bits();
+        wrmsr(IA32_APIC_BASE, base);
+        if XAPIC.load(Relaxed) == 0 {
+            wrmsr(IA32_APIC_BASE, base | ApicBase::X2APIC.bits());
+        }
     }
-    // SAFETY: from disabled or xAPIC to either mode is allowed, and firmware that set x2APIC also
-    // reports it, so that the mode is not left (11.12.5). The address stays.
-    unsafe { wrmsr(IA32_APIC_BASE, rdmsr(IA32_APIC_BASE) | mode.bits()) };
     set_up(
         Register::SpuriousVector,
         SOFTWARE_ENABLE | u32::from(SPURIOUS_VECTOR),

@@ -14,8 +14,8 @@ use abi::vcpu::ExitKind;
 use super::super::speculation::overwrite_buffers;
 use super::common::Common;
 use super::cpu::{CpuId, CpuVirt, Host};
-use super::event::Event;
-use super::{Exit, GuestRoot, KernelPage, Leave, Outcome, Passage};
+use super::event::{self, Event};
+use super::{Exit, GuestRoot, KernelPage, Leave, Outcome, Passage, state};
 use vmcb::{Intercepts1, Vmcb};
 
 pub(super) use host::{Capabilities, HostState};
@@ -29,6 +29,8 @@ pub(in crate::arch) mod assembly {
 
 /// Interrupt shadow of the VMCB.
 const SHADOW: u64 = 1 << 0;
+/// DR6.BS.
+const DR6_SINGLE_STEP: u64 = 1 << 14;
 
 /// A vCPU under SVM.
 #[repr(C)]
@@ -38,7 +40,8 @@ pub(super) struct Vcpu {
     capabilities: Capabilities,
     /// NMIs are blocked: one was delivered, and no IRET came since. The processor does not tell.
     nmi_blocked: bool,
-    /// This entry injects one.
+    /// The last entry that was prepared injects one. One that was not is not refused: nothing that the processor checks has
+    /// changed.
     injects_nmi: bool,
     /// The monitor waits until they are not.
     nmi_window: bool,
@@ -162,7 +165,16 @@ impl Vcpu {
         let vmcb = self.vmcb();
         vmcb.rip = vmcb.rip.wrapping_add(u64::from(exit.instruction_length));
         vmcb.interrupt_shadow = 0;
+        if vmcb.rflags & state::RFLAGS_TF != 0 {
+            self.trap_step();
+        }
         true
+    }
+
+    #[cold]
+    fn trap_step(&mut self) {
+        self.change(Clean::DRX).dr6 |= DR6_SINGLE_STEP;
+        self.common.set_pending(Event::exception(event::DB, None));
     }
 
     /// Has the next entry use a guest space, and drop what is cached for it if needed.

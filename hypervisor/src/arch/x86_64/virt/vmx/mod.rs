@@ -388,10 +388,17 @@ impl Vcpu {
             let shadow =
                 vmcs::read(field::INTERRUPTIBILITY_STATE) & (BLOCKING_STI | BLOCKING_MOV_SS);
             if shadow != 0 && vmcs::read(field::RFLAGS) & state::RFLAGS_TF != 0 {
-                let pending = vmcs::read(field::PENDING_DBG_EXCEPTIONS) | DB_SINGLE_STEP;
-                vmcs::write(field::PENDING_DBG_EXCEPTIONS, pending);
+                self.trap_step();
             }
         }
+    }
+
+    /// Has the next entry raise the #DB of a single step, unless something is injected.
+    #[cold]
+    fn trap_step(&mut self) {
+        let pending = vmcs::read(field::PENDING_DBG_EXCEPTIONS) | DB_SINGLE_STEP;
+        // SAFETY: guest state, which VM entry checks.
+        unsafe { vmcs::write(field::PENDING_DBG_EXCEPTIONS, pending) };
     }
 
     /// Makes `on` all of `controls` that are set. The VMCS is current.
@@ -448,11 +455,15 @@ impl Vcpu {
     }
 
     /// The instruction of `length` bytes is done.
+    #[inline(always)]
     fn skip(&mut self, length: u8) {
         let next = vmcs::read(field::RIP) + u64::from(length);
         // SAFETY: guest state, which VM entry checks.
         unsafe { vmcs::write(field::RIP, next) };
         self.end_shadow();
+        if vmcs::read(field::RFLAGS) & state::RFLAGS_TF != 0 {
+            self.trap_step();
+        }
     }
 
     /// The manual defines the length for ports, and for EPT violations not (Intel SDM 3C 28.2.5), but processors write
