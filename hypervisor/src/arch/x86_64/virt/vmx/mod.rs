@@ -303,8 +303,7 @@ impl Vcpu {
     fn refused(&mut self, instruction_failed: bool, reason: u32) -> Outcome {
         let event = vmcs::read(control::VMENTRY_INTERRUPTION_INFO_FIELD) & 0xffff_ffff;
         let error = vmcs::read(control::VMENTRY_EXCEPTION_ERR_CODE);
-        self.common
-            .set_pending(Event::from_processor(event | error << 32));
+        self.common.set_pending(Event(event | error << 32));
         // SAFETY: no injection is always valid.
         unsafe { vmcs::write(control::VMENTRY_INTERRUPTION_INFO_FIELD, 0) };
         if instruction_failed {
