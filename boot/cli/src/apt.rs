@@ -7,6 +7,7 @@ use anyhow::{Context, Result, bail};
 use rustix::process::geteuid;
 
 use crate::progress::{self, Step};
+use crate::workspace::put;
 use crate::{child, interrupt, workspace};
 
 /// How to become root without a question.
@@ -248,8 +249,6 @@ impl Archive {
             Command::new("dpkg-deb").arg("-x").arg(&deb).arg(&aside),
             None,
         )?;
-        let _ = std::fs::remove_dir_all(into);
-        std::fs::rename(&aside, into)
-            .with_context(|| format!("{} cannot be written", into.display()))
+        put(&aside, into)
     }
 }
