@@ -61,7 +61,8 @@ fn apt_get_as_root(prefix: &[PathBuf], args: &[&str], step: Option<(&Step, &str)
     };
     // Another apt may be at work for a moment.
     command.args(["-o", "DPkg::Lock::Timeout=120"]).args(args);
-    child::run(&mut command, step).map(drop)
+    // A package that is installed half-way stands in the way of all others.
+    child::run_gently(&mut command, step).map(drop)
 }
 
 /// Installs `packages`, which are needed `for_what`.
