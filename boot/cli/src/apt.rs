@@ -7,6 +7,7 @@ use anyhow::{Context, Result, bail};
 use rustix::process::geteuid;
 
 use crate::progress::{self, Step};
+use crate::workspace::put;
 use crate::{child, interrupt, workspace};
 
 /// How to become root without a question.
@@ -60,7 +61,8 @@ fn apt_get_as_root(prefix: &[PathBuf], args: &[&str], step: Option<(&Step, &str)
     };
     // Another apt may be at work for a moment.
     command.args(["-o", "DPkg::Lock::Timeout=120"]).args(args);
-    child::run(&mut command, step).map(drop)
+    // A package that is installed half-way stands in the way of all others.
+    child::run_gently(&mut command, step).map(drop)
 }
 
 /// Installs `packages`, which are needed `for_what`.
@@ -248,8 +250,6 @@ impl Archive {
             Command::new("dpkg-deb").arg("-x").arg(&deb).arg(&aside),
             None,
         )?;
-        let _ = std::fs::remove_dir_all(into);
-        std::fs::rename(&aside, into)
-            .with_context(|| format!("{} cannot be written", into.display()))
+        put(&aside, into)
     }
 }

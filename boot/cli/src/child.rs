@@ -8,13 +8,18 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::process::{
+    Pid, Signal, WaitId, WaitIdOptions, kill_process, kill_process_group, waitid,
+};
 
 use crate::interrupt;
 use crate::progress::Step;
 
 /// How often waits look whether the user asked to stop.
 pub const POLL: Duration = Duration::from_millis(50);
+
+/// The longest that the user waits for a program that must not be killed half-way.
+const REST: Duration = Duration::from_secs(120);
 
 /// A running program. When dropped, it and its children are killed.
 #[derive(Debug)]
@@ -96,6 +101,34 @@ pub fn find(name: &str) -> Option<PathBuf> {
 /// Runs a program to its end, without input. What it prints appears in `step` as it comes, and in the
 /// error if it fails. Returns what it wrote to its standard output.
 pub fn run(command: &mut Command, step: Option<(&Step, &str)>) -> Result<String> {
+    run_until(command, step, |_| ())
+}
+
+/// The same for a program that must not be killed half-way: when the user asks to stop, it is asked too, and gets the time that
+/// it needs to come to a state from which it can go on, at most [`REST`].
+pub fn run_gently(command: &mut Command, step: Option<(&Step, &str)>) -> Result<String> {
+    run_until(command, step, |group| {
+        let Some(program) = Pid::from_raw(group.0.id() as i32) else {
+            return;
+        };
+        // Root's programs take no signal from others; they only get the time.
+        let _ = kill_process(program, Signal::INT);
+        let start = Instant::now();
+        // It stays a zombie, and the number its own, until it is waited for.
+        let ended = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+        while start.elapsed() < REST && matches!(waitid(WaitId::Pid(program), ended), Ok(None)) {
+            std::thread::sleep(POLL);
+        }
+        let _ = kill_process_group(program, Signal::KILL);
+    })
+}
+
+/// Runs a program to its end; `stop` comes before it is killed because the user asks to stop.
+fn run_until(
+    command: &mut Command,
+    step: Option<(&Step, &str)>,
+    stop: impl FnOnce(&mut Group),
+) -> Result<String> {
     let name = command.get_program().to_string_lossy().into_owned();
     command
         .stdin(Stdio::null())
@@ -135,7 +168,12 @@ pub fn run(command: &mut Command, step: Option<(&Step, &str)>) -> Result<String>
                 }
                 everything.push(line);
             }
-            Err(RecvTimeoutError::Timeout) => interrupt::check()?,
+            Err(RecvTimeoutError::Timeout) => {
+                if let Err(interrupted) = interrupt::check() {
+                    stop(&mut group);
+                    return Err(interrupted.into());
+                }
+            }
             Err(RecvTimeoutError::Disconnected) => break,
         }
     }

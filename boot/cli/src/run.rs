@@ -96,13 +96,14 @@ pub fn image(config: &Config) -> Result<Image> {
 pub fn run(options: &Options) -> Result<Outcome> {
     let config = check::load(&options.config, &options.overrides)?;
     let kind = Kind::choose(options.machine, &config)?;
-    machine::prepare(kind)?;
-    let image = image(&config)?;
+    // Before what takes long.
     let log = options
         .log
         .as_ref()
         .map(|path| Log::create(path, &config.system))
         .transpose()?;
+    machine::prepare(kind)?;
+    let image = image(&config)?;
     let settings = Settings::new(config.machine);
     let running = machine::start(kind, &image, &settings)?;
     if options.headless {

@@ -75,6 +75,6 @@ pub fn prepare(bin: &Path, target: &str) -> Result<PathBuf> {
     }
     // Renamed when whole, so that an interruption leaves nothing that looks complete.
     std::fs::create_dir_all(library.parent().context("a sysroot has folders")?)?;
-    std::fs::rename(&staged, &library)?;
+    workspace::put(&staged, &library)?;
     Ok(root)
 }

@@ -40,6 +40,25 @@ fn ctrl_c_in_set_up() {
 }
 
 #[test]
+fn ctrl_c_lets_an_installation_come_to_its_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let end = dir.path().join("end");
+    let install = format!(
+        "trap '/bin/sleep 1; : > {}; exit 1' INT; /bin/sleep 27181811 & wait",
+        end.display()
+    );
+    let programs = StandIns::new()
+        .add("dpkg-deb", "exit 1")
+        .add("apt-cache", "echo ' Candidate: 1'")
+        .add("apt-get", &install)
+        .add("sudo", &format!("[ \"$2\" != true ] || exit 0; {install}"));
+    let mut command = bulkhead(&["run"]);
+    command.env("PATH", programs.only());
+    interrupted(command, "27181811");
+    assert!(end.exists());
+}
+
+#[test]
 fn ctrl_c_in_build() {
     let programs = StandIns::new().add("cargo", "sleep 27181802 & wait");
     // The real compiler, to which the stand-in is no neighbour.
