@@ -94,6 +94,13 @@ fn segments(groups: Groups) -> &'static [SegmentRegister] {
     &SegmentRegister::ALL[first..end]
 }
 
+/// Groups that monitors rarely ask for.
+const RARE: Groups = Groups::SYSCALL
+    .union(Groups::DEBUG)
+    .union(Groups::PAT)
+    .union(Groups::XCR0)
+    .union(Groups::TSC);
+
 impl VcpuArch {
     /// Copies `groups` of guest state to the state page. `interrupted` is the event that the next entry would
     /// inject: one whose delivery the exit interrupted, or one that was loaded but not injected yet. If the
@@ -131,7 +138,9 @@ impl VcpuArch {
                 segments.for_each(|(register, to)| to.write(vcpu.segment(register)))
             }
             Inner::Svm(vcpu) => {
-                vcpu.note_privilege();
+                if groups.contains(Groups::CS_SS) {
+                    vcpu.note_privilege();
+                }
                 segments.for_each(|(register, to)| to.write(vcpu.segment(register)));
             }
         }
@@ -152,6 +161,16 @@ impl VcpuArch {
             poke!(page, shadow, interrupt_shadow);
             poke!(page, controls, controls);
         }
+        if groups.intersects(RARE) {
+            self.save_rare(cpu, groups);
+        }
+    }
+
+    /// The part of [`VcpuArch::save`] for [`RARE`] groups. Under VMX, the VMCS is current.
+    #[cold]
+    fn save_rare(&mut self, cpu: &mut CpuVirt, groups: Groups) {
+        let inner = &mut self.inner;
+        let page = inner.common().page;
         if groups.contains(Groups::SYSCALL) {
             let msrs = match inner {
                 Inner::Vmx(vcpu) => vcpu.syscall_msrs(cpu),
@@ -191,10 +210,6 @@ impl VcpuArch {
     /// to be injected, and zeroes it on the page. [`Groups::RIP`] without `EVENTS` ends an interrupt shadow,
     /// as the instruction in it is done. `CONTROL_HALT` and [`Groups::DEADLINE`] are the caller's.
     pub fn load(&mut self, cpu: &mut CpuVirt, groups: Groups) {
-        if groups.intersects(Groups::XCR0.union(Groups::TSC)) {
-            // The next entry gives them to the processor.
-            self.suspend(cpu);
-        }
         let inner = &mut self.inner;
         if let Inner::Vmx(vcpu) = inner {
             vcpu.make_current(cpu);
@@ -256,6 +271,21 @@ impl VcpuArch {
                 Inner::Svm(vcpu) => vcpu.set_blocking(blocking),
             }
         }
+        if groups.intersects(RARE) {
+            self.load_rare(cpu, groups);
+        }
+    }
+
+    /// The part of [`VcpuArch::load`] for [`RARE`] groups. Under VMX, the VMCS is current.
+    #[cold]
+    fn load_rare(&mut self, cpu: &mut CpuVirt, groups: Groups) {
+        if groups.intersects(Groups::XCR0.union(Groups::TSC)) {
+            // The next entry gives them to the processor.
+            self.suspend(cpu);
+        }
+        let inner = &mut self.inner;
+        let page = inner.common().page;
+        let nothing = Clean::empty();
         if groups.contains(Groups::SYSCALL) {
             let msrs = SyscallMsrs {
                 star: peek!(page, star),
