@@ -394,7 +394,7 @@ impl World {
         let cpu = self.on(index);
         let (driver, sched) = self.drivers[index as usize];
         driver.context.state.set(State::Ready);
-        driver.context.release_waiters(&cpu, None);
+        driver.context.release_waiters(&cpu);
         sched::ready(&cpu, sched);
         while sched::schedule(&cpu) == Progress::Again {}
         self.begin(driver, op, 0, args);

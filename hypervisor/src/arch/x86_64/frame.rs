@@ -19,8 +19,21 @@ const SYSCALL_LENGTH: u64 = 2;
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C, align(16))]
 pub struct Frame {
-    /// All but `rsp`, in the opposite order of their encoding.
-    gprs: [u64; exception::GPRS - 1],
+    r15: u64,
+    r14: u64,
+    r13: u64,
+    r12: u64,
+    r11: u64,
+    r10: u64,
+    r9: u64,
+    r8: u64,
+    rdi: u64,
+    rsi: u64,
+    rbp: u64,
+    rbx: u64,
+    rdx: u64,
+    rcx: u64,
+    rax: u64,
     /// Processor vector, or [`SYSCALL`].
     pub vector: u64,
     /// Error code.
@@ -31,36 +44,6 @@ pub struct Frame {
     pub(super) rsp: u64,
     ss: u64,
 }
-
-/// Places of general registers in [`Frame::gprs`].
-mod at {
-    pub const R15: usize = 0;
-    pub const R14: usize = 1;
-    pub const R13: usize = 2;
-    pub const R12: usize = 3;
-    pub const R10: usize = 5;
-    pub const R9: usize = 6;
-    pub const R8: usize = 7;
-    pub const RDI: usize = 8;
-    pub const RSI: usize = 9;
-    pub const RBP: usize = 10;
-    pub const RBX: usize = 11;
-    pub const RDX: usize = 12;
-    pub const RAX: usize = 14;
-}
-
-/// Places of the arguments there.
-const ARGUMENTS: [usize; 9] = [
-    at::RDI,
-    at::RSI,
-    at::RDX,
-    at::R8,
-    at::R9,
-    at::R10,
-    at::R12,
-    at::R13,
-    at::R14,
-];
 
 /// Offsets for the fast path.
 pub mod offset {
@@ -75,9 +58,9 @@ pub mod offset {
     /// `rsp`.
     pub const RSP: usize = offset_of!(Frame, rsp);
     /// `rbx`.
-    pub const RBX: usize = offset_of!(Frame, gprs) + 8 * super::at::RBX;
+    pub const RBX: usize = offset_of!(Frame, rbx);
     /// `rbp`.
-    pub const RBP: usize = offset_of!(Frame, gprs) + 8 * super::at::RBP;
+    pub const RBP: usize = offset_of!(Frame, rbp);
 }
 
 impl Frame {
@@ -93,26 +76,40 @@ impl Frame {
         }
     }
 
+    fn arg_mut(&mut self, index: usize) -> &mut u64 {
+        match index {
+            0 => &mut self.rdi,
+            1 => &mut self.rsi,
+            2 => &mut self.rdx,
+            3 => &mut self.r8,
+            4 => &mut self.r9,
+            5 => &mut self.r10,
+            6 => &mut self.r12,
+            7 => &mut self.r13,
+            _ => &mut self.r14,
+        }
+    }
+
     /// Argument `index` (0 to 8).
     pub fn arg(&mut self, index: usize) -> u64 {
-        self.gprs[ARGUMENTS[index]]
+        *self.arg_mut(index)
     }
 
     /// All arguments.
-    #[inline(always)]
     pub fn args(&mut self) -> [u64; 9] {
-        let [a, b, c, d, e, f, g, h] = self.message();
-        [self.gprs[at::RDI], a, b, c, d, e, f, g, h]
+        [
+            self.rdi, self.rsi, self.rdx, self.r8, self.r9, self.r10, self.r12, self.r13, self.r14,
+        ]
     }
 
     /// Sets result register `index` (0 to 8).
     pub fn set_arg(&mut self, index: usize, value: u64) {
-        self.gprs[ARGUMENTS[index]] = value;
+        *self.arg_mut(index) = value;
     }
 
     /// Operation and length.
     pub fn tag(&self) -> Tag {
-        Tag(self.gprs[at::RAX])
+        Tag(self.rax)
     }
 
     /// Sets the status of the system call.
@@ -122,34 +119,32 @@ impl Frame {
 
     /// Sets the status and what else the tag of a result says.
     pub fn set_result_tag(&mut self, tag: Tag) {
-        self.gprs[at::RAX] = tag.0;
+        self.rax = tag.0;
     }
 
     /// The message in registers.
-    #[inline(always)]
     pub fn message(&self) -> [u64; REGISTER_WORDS] {
-        let [_, r14, r13, r12, _, r10, r9, r8, _, rsi, _, _, rdx, ..] = self.gprs;
-        [rsi, rdx, r8, r9, r10, r12, r13, r14]
+        [
+            self.rsi, self.rdx, self.r8, self.r9, self.r10, self.r12, self.r13, self.r14,
+        ]
     }
 
     /// Sets the message.
-    #[inline(always)]
     pub fn set_message(&mut self, words: &[u64; REGISTER_WORDS]) {
-        let [_, r14, r13, r12, _, r10, r9, r8, _, rsi, _, _, rdx, ..] = &mut self.gprs;
-        [*rsi, *rdx, *r8, *r9, *r10, *r12, *r13, *r14] = *words;
+        [
+            self.rsi, self.rdx, self.r8, self.r9, self.r10, self.r12, self.r13, self.r14,
+        ] = *words;
     }
 
     /// Clears what a call or reply leaves undefined.
     pub fn scrub(&mut self) {
-        self.gprs[at::RBX] = 0;
-        self.gprs[at::RBP] = 0;
-        self.gprs[at::R15] = 0;
+        (self.rbx, self.rbp, self.r15) = (0, 0, 0);
     }
 
     /// A handler's registers when it is called, but for the message.
     pub fn receive(&mut self, identity: u64, words: usize, items: usize) {
         self.scrub();
-        self.gprs[at::RDI] = identity;
+        self.rdi = identity;
         self.set_result_tag(Tag::result(Status::Success, words as u16).with_items(items));
     }
 
@@ -188,33 +183,27 @@ impl Frame {
         self.vector = 0;
     }
 
-    /// Place in `gprs` of the general register with this encoding; none of the stack pointer.
-    fn place(register: usize) -> Option<usize> {
-        const SP: usize = 4;
-        match register {
-            ..SP => Some(exception::GPRS - 2 - register),
-            SP => None,
-            _ => Some(exception::GPRS - 1 - register),
-        }
-    }
-
     /// General registers in the order of their encoding.
     pub fn gprs(&self) -> [u64; exception::GPRS] {
-        core::array::from_fn(|i| Frame::place(i).map_or(self.rsp, |at| self.gprs[at]))
+        [
+            self.rax, self.rcx, self.rdx, self.rbx, self.rsp, self.rbp, self.rsi, self.rdi,
+            self.r8, self.r9, self.r10, self.r11, self.r12, self.r13, self.r14, self.r15,
+        ]
     }
 
     /// Sets the general registers, but not the stack pointer.
     pub fn set_gprs(&mut self, gprs: &[u64; exception::GPRS]) {
-        for (i, &value) in gprs.iter().enumerate() {
-            if let Some(at) = Frame::place(i) {
-                self.gprs[at] = value;
-            }
-        }
+        let sp = self.rsp;
+        [
+            self.rax, self.rcx, self.rdx, self.rbx, self.rsp, self.rbp, self.rsi, self.rdi,
+            self.r8, self.r9, self.r10, self.r11, self.r12, self.r13, self.r14, self.r15,
+        ] = *gprs;
+        self.rsp = sp;
         self.vector = 0;
     }
 
     /// Sets the first argument of a thread that has not run.
     pub fn set_start_argument(&mut self, value: u64) {
-        self.gprs[at::RDI] = value;
+        self.rdi = value;
     }
 }
