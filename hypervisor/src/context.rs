@@ -180,28 +180,30 @@ impl Context {
         Progress::Again
     }
 
-    /// Lets all waiting scheduling contexts compete again, from the scheduler's next turn on, but has `except`, which
-    /// is this context's own, go on waiting here if it waits.
-    #[inline(never)]
-    pub fn release_waiters(&self, cpu: &Cpu, except: Option<Ref<Sched>>) {
-        let kept = except.filter(|sched| sched.waiting.is_linked());
-        if let Some(sched) = kept {
-            sched.waiting.unlink();
-        }
+    /// Lets all waiting scheduling contexts compete again, from the scheduler's next turn on.
+    pub fn release_waiters(&self, cpu: &Cpu) {
         if !self.waiters.is_empty() {
             cpu.released.take_all(&self.waiters);
             cpu.reschedule.set(true);
         }
+    }
+
+    /// The same, but has `except`, which is this context's own, go on waiting here if it waits.
+    pub fn release_other_waiters(&self, cpu: &Cpu, except: Option<Ref<Sched>>) {
+        let kept = except.filter(|sched| sched.waiting.is_linked());
+        if let Some(sched) = kept {
+            sched.waiting.unlink();
+        }
+        self.release_waiters(cpu);
         if let Some(sched) = kept {
             self.waiters.push(sched);
         }
     }
 
     /// Makes a blocked context ready.
-    #[inline(never)]
     pub fn wake(&self, cpu: &Cpu) {
         self.state.set(State::Ready);
-        self.release_waiters(cpu, None);
+        self.release_waiters(cpu);
     }
 }
 

@@ -10,45 +10,42 @@ use crate::notification::Notification;
 use crate::object::{self, AnyRef, Header, Object};
 use crate::portal::{self, Portal};
 use crate::ring::Ring;
-use crate::slot::{CapWord, ORIGIN, Slot, Tree};
+use crate::slot::{CapWord, ORIGIN, Tree};
 use crate::space::{Space, User};
 use crate::sync::atomic::Ordering;
 use crate::syscall::Caller;
 use crate::thread::Thread;
 use crate::vcpu::{MAX_ARCH_PAGES, Vcpu};
-use abi::argument::right::CREATE;
-use abi::argument::{Cap, CodeAddress, Destination, PageAddress, Placement, StackAddress};
+use abi::argument::{CodeAddress, PageAddress, Placement, StackAddress};
 use abi::cap::Kind;
 use abi::syscall::{SpaceKind, ThreadFlags};
-use abi::{MAX_DOMAIN_DEPTH, Rights, Selector, Status, call, kind};
+use abi::{MAX_DOMAIN_DEPTH, Rights, Selector, Status, call};
 
-/// The payer and the slot of a creation. The lock keeps the slot empty.
-pub fn target(
+/// Carries out a creation: `make` makes the object, which `payer` pays for.
+pub fn create(
     caller: &Caller,
-    payer: Cap<kind::Domain, CREATE>,
-    destination: Destination,
-) -> Result<(Ref<Domain>, Ref<Slot>), Status> {
-    let payer = caller.domain.object(payer)?;
+    make: fn(&Caller, payer: Ref<Domain>) -> Result<AnyRef, Status>,
+) -> Result<(), Status> {
+    // The arguments that all creations begin with; of a notification there are no others.
+    let call: call::CreateNotification = caller.arguments()?;
+    let payer = caller.domain.object(call.payer)?;
     if payer.is_dying() {
         return Err(Status::Dead);
     }
-    Ok((payer, caller.domain.empty_slot(destination.0)?))
-}
-
-/// Publishes the first capability of a new object.
-pub fn publish<T: Object>(tree: &Tree, slot: Ref<Slot>, object: Ref<T>) {
-    slot.describe(tree, ORIGIN);
+    // The lock keeps it empty.
+    let slot = caller.domain.empty_slot(call.destination.0)?;
+    let object = make(caller, payer)?;
+    slot.describe(caller.tree, ORIGIN);
     slot.first.store(u64::MAX, Ordering::Release);
-    object::header(object)
-        .origin
-        .store(slot.link(), Ordering::Relaxed);
-    slot.publish(tree, CapWord::new(T::KIND, Rights::all(), object.address()));
+    object.origin.store(slot.link(), Ordering::Relaxed);
+    let word = CapWord::new(object.kind, Rights::all(), object.address());
+    slot.publish(caller.tree, word);
+    Ok(())
 }
 
 /// [`abi::Op::CreateDomain`].
-pub fn domain(caller: &Caller) -> Result<(), Status> {
+pub fn domain(caller: &Caller, payer: Ref<Domain>) -> Result<AnyRef, Status> {
     let call: call::CreateDomain = caller.arguments()?;
-    let (payer, slot) = target(caller, call.payer, call.destination)?;
     let (quota, slots) = (call.quota.get(), call.slots.get() as u32);
     let level = payer.level().max(caller.domain.level());
     if level >= MAX_DOMAIN_DEPTH {
@@ -61,22 +58,19 @@ pub fn domain(caller: &Caller) -> Result<(), Status> {
         return Err(Status::Quota);
     };
     payer.adopt(object::header(domain));
-    publish(caller.tree, slot, domain);
-    Ok(())
+    Ok(object::header(domain))
 }
 
 /// [`abi::Op::CreateSpace`].
-pub fn space(caller: &Caller) -> Result<(), Status> {
+pub fn space(caller: &Caller, payer: Ref<Domain>) -> Result<AnyRef, Status> {
     let call: call::CreateSpace = caller.arguments()?;
-    let (payer, slot) = target(caller, call.payer, call.destination)?;
     let kind = call.kind;
     // The cell first: what comes after it cannot fail, or leaves nothing behind.
     let cell = payer.alloc_cell()?;
     let table = PageTable::new(kind, &payer).inspect_err(|_| payer.free_cell(cell))?;
     let header = Header::new(Kind::Space, Some(payer));
     let space = Space::new(header, kind, arch::alloc_space_tag(kind), table);
-    publish(caller.tree, slot, payer.make_in(cell, space));
-    Ok(())
+    Ok(object::header(payer.make_in(cell, space)))
 }
 
 /// The object that [`place`] will put into `page`.
@@ -106,9 +100,8 @@ pub fn check_cpu(cpu: u32) -> Result<u32, Status> {
 }
 
 /// [`abi::Op::CreateThread`].
-pub fn thread(caller: &Caller) -> Result<(), Status> {
+pub fn thread(caller: &Caller, payer: Ref<Domain>) -> Result<AnyRef, Status> {
     let call: call::CreateThread = caller.arguments()?;
-    let (payer, slot) = target(caller, call.payer, call.destination)?;
     let domain = caller.domain.object(call.domain)?;
     let space = caller.domain.object(call.space)?;
     // They end together, so that no reference between them outlives its object.
@@ -124,8 +117,7 @@ pub fn thread(caller: &Caller) -> Result<(), Status> {
         exceptions: call.exceptions,
     };
     let thread = make_thread(caller.tree, payer, space, &start)?;
-    publish(caller.tree, slot, thread);
-    Ok(())
+    Ok(object::header(thread))
 }
 
 /// What a new thread starts with.
@@ -190,9 +182,8 @@ pub fn make_thread(
 }
 
 /// [`abi::Op::CreateVcpu`].
-pub fn vcpu(caller: &Caller) -> Result<(), Status> {
+pub fn vcpu(caller: &Caller, payer: Ref<Domain>) -> Result<AnyRef, Status> {
     let call: call::CreateVcpu = caller.arguments()?;
-    let (payer, slot) = target(caller, call.payer, call.destination)?;
     let domain = caller.domain.object(call.domain)?;
     let guest = caller.domain.object(call.guest_space)?;
     let monitor = caller.domain.object(call.host_space)?;
@@ -248,32 +239,26 @@ pub fn vcpu(caller: &Caller) -> Result<(), Status> {
     }
     guest.runs_on(caller.tree, cpu);
     payer.adopt(object::header(vcpu));
-    publish(caller.tree, slot, vcpu);
-    Ok(())
+    Ok(object::header(vcpu))
 }
 
 /// [`abi::Op::CreatePortal`].
-pub fn portal(caller: &Caller) -> Result<(), Status> {
+pub fn portal(caller: &Caller, payer: Ref<Domain>) -> Result<AnyRef, Status> {
     let call: call::CreatePortal = caller.arguments()?;
-    let (payer, slot) = target(caller, call.payer, call.destination)?;
     let handler = caller.domain.object(call.handler)?;
     if handler.foreign {
         return Err(Status::BadArgument);
     }
     let header = Header::new(Kind::Portal, Some(payer));
-    let portal = payer.make(Portal::new(header, call.identity, call.groups))?;
+    let portal = payer.make(|| Portal::new(header, call.identity, call.groups))?;
     portal::bind(portal, handler);
-    publish(caller.tree, slot, portal);
-    Ok(())
+    Ok(object::header(portal))
 }
 
 /// [`abi::Op::CreateNotification`].
-pub fn notification(caller: &Caller) -> Result<(), Status> {
-    let call: call::CreateNotification = caller.arguments()?;
-    let (payer, slot) = target(caller, call.payer, call.destination)?;
+pub fn notification(_caller: &Caller, payer: Ref<Domain>) -> Result<AnyRef, Status> {
     let header = Header::new(Kind::Notification, Some(payer));
-    publish(caller.tree, slot, payer.make(Notification::new(header))?);
-    Ok(())
+    Ok(object::header(payer.make(|| Notification::new(header))?))
 }
 
 /// [`abi::Op::BindKick`].

@@ -269,12 +269,16 @@ impl Domain {
         cells.free = cell;
     }
 
-    /// Puts `object` in a cell that this domain pays for and on the list of its objects.
-    pub fn make<T: Object>(&self, object: T) -> Result<Ref<T>, Status> {
-        Ok(self.make_in(self.alloc_cell()?, object))
+    /// Puts what `new` makes in a cell that this domain pays for and on the list of its objects.
+    #[inline(always)]
+    pub fn make<T: Object>(&self, new: impl FnOnce() -> T) -> Result<Ref<T>, Status> {
+        // The cell first: so that the object is made where it stays.
+        let cell = self.alloc_cell()?;
+        Ok(self.make_in(cell, new()))
     }
 
     /// Puts `object` in `cell`, from [`Domain::alloc_cell`], and on the list of this domain's objects.
+    #[inline(always)]
     pub fn make_in<T: Object>(&self, cell: u64, object: T) -> Ref<T> {
         const { assert!(core::mem::size_of::<T>() <= CELL as usize) };
         // SAFETY: the cell is the caller's, large enough (asserted above) and 64-byte aligned.

@@ -187,7 +187,7 @@ pub fn reply_wait(cpu: &Cpu, thread: Ref<Thread>) -> Result<(), Status> {
     // Those who helped try their calls again.
     thread
         .context
-        .release_waiters(cpu, thread.context.sched.get());
+        .release_other_waiters(cpu, thread.context.sched.get());
     run_chain(cpu);
     Ok(())
 }
@@ -228,7 +228,7 @@ pub fn abandon(cpu: &Cpu, thread: Ref<Thread>) {
                 client.in_exception.set(false);
                 link = Some(client);
                 client.context.state.set(State::Stopped);
-                client.context.release_waiters(cpu, None);
+                client.context.release_waiters(cpu);
             }
             Some(client) => {
                 client.with_frame(|frame| {
@@ -251,7 +251,7 @@ pub fn abandon(cpu: &Cpu, thread: Ref<Thread>) {
 /// `thread` never runs again.
 fn stop(cpu: &Cpu, thread: Ref<Thread>) {
     thread.context.state.set(State::Stopped);
-    thread.context.release_waiters(cpu, None);
+    thread.context.release_waiters(cpu);
     abandon(cpu, thread);
     cpu.reschedule.set(true);
 }

@@ -153,7 +153,7 @@ fn leave(cpu: &Cpu, context: Ref<Context>, request: &Request) -> Progress {
         migration.end(Err(Status::Busy));
         return Progress::Done;
     }
-    context.release_waiters(cpu, None);
+    context.release_waiters(cpu);
     evict(cpu, context);
     if let Some(vcpu) = context.as_vcpu() {
         vcpu.exit_base.set(request.exit_base);
@@ -209,7 +209,7 @@ fn arrive(cpu: &Cpu, context: Ref<Context>) {
         }
         sched::ready(cpu, sched);
     }
-    context.release_waiters(cpu, None);
+    context.release_waiters(cpu);
     // Signals that came on the way, or the end of the wait.
     if let Some(notification) = context.notification.get() {
         notification::arrive(cpu, notification);

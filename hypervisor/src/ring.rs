@@ -140,7 +140,7 @@ impl Link {
         unsafe { Ref::from_address(&raw const *self as u64) }
     }
 
-    #[inline(never)]
+    #[inline(always)]
     fn first(&self) -> Option<Ref<Link>> {
         self.next.get().filter(|&first| first != self.here())
     }
@@ -156,6 +156,7 @@ impl Link {
         join(self.here(), link);
     }
 
+    #[inline(never)]
     fn take_all(&self, other: &Link) {
         let (Some(first), Some(last)) = (other.first(), other.last()) else {
             return;

@@ -92,7 +92,7 @@ pub fn start(cpu: &Cpu, machine: Machine<'_>) -> Result<(), Status> {
     let table = arch::PageTable::new(SpaceKind::Host, &domain)?;
     let header = Header::new(Kind::Space, Some(domain));
     let tag = arch::alloc_space_tag(SpaceKind::Host);
-    let space = domain.make(Space::new(header, SpaceKind::Host, tag, table))?;
+    let space = domain.make(|| Space::new(header, SpaceKind::Host, tag, table))?;
 
     root.object(boot::ROOT_DOMAIN, domain)?;
     root.object(boot::ROOT_SPACE, space)?;
@@ -156,7 +156,7 @@ pub fn start(cpu: &Cpu, machine: Machine<'_>) -> Result<(), Status> {
     let thread = create::make_thread(&slot::lock(), domain, space, &start)?;
     thread.with_frame(|frame| frame.set_start_argument(boot::ROOT_BOOT_INFO));
     let header = Header::new(Kind::Sched, Some(domain));
-    let sched = domain.make(Sched::new(header, cpu.index, TimeLimit::ALL, 0, 0))?;
+    let sched = domain.make(|| Sched::new(header, cpu.index, TimeLimit::ALL, 0, 0))?;
     root.object(boot::ROOT_THREAD, thread)?;
     root.object(boot::ROOT_SCHED, sched)?;
 

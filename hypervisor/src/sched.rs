@@ -462,7 +462,7 @@ pub fn release_chain(cpu: &Cpu, context: Ref<Context>) {
     // Nobody waits further away than `activation` goes.
     for _ in 0..=LONGEST_CHAIN {
         let Some(context) = link else { return };
-        context.release_waiters(cpu, None);
+        context.release_waiters(cpu);
         link = context.callee.get().map(|callee| callee.context());
     }
 }

@@ -1,11 +1,12 @@
 //! System calls about time: scheduling contexts, what they are made from and bound to, schedules, migration.
 
 use crate::binding::Binding;
+use crate::cell::Ref;
 use crate::cpu;
-use crate::create::{check_cpu, publish, target};
+use crate::create::check_cpu;
 use crate::cyclic::Frame;
 use crate::domain::Domain;
-use crate::object::Header;
+use crate::object::{self, AnyRef, Header};
 use crate::sched::Sched;
 use crate::slot::Tree;
 use crate::space::Progress;
@@ -32,9 +33,8 @@ fn limit<const RIGHTS: u16>(
 }
 
 /// [`abi::Op::CreateSched`].
-pub fn sched(caller: &Caller) -> Result<(), Status> {
+pub fn sched(caller: &Caller, payer: Ref<Domain>) -> Result<AnyRef, Status> {
     let call: call::CreateSched = caller.arguments()?;
-    let (payer, slot) = target(caller, call.payer, call.destination)?;
     let cpu = check_cpu(call.cpu)?;
     let priority = call.priority.get() as u8;
     let (budget, period) = (call.budget, call.period);
@@ -47,9 +47,8 @@ pub fn sched(caller: &Caller) -> Result<(), Status> {
         return Err(Status::Denied);
     }
     let header = Header::new(Kind::Sched, Some(payer));
-    let sched = Sched::new(header, cpu, limit, budget, period);
-    publish(caller.tree, slot, payer.make(sched)?);
-    Ok(())
+    let sched = payer.make(|| Sched::new(header, cpu, limit, budget, period))?;
+    Ok(object::header(sched))
 }
 
 /// [`abi::Op::SetSchedule`].

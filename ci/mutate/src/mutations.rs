@@ -167,7 +167,7 @@ pub const MUTATIONS: &[Mutation] = &[
     Mutation {
         name: "who is woken does not compete again",
         file: "context.rs",
-        line: "        self.state.set(State::Ready);\n        self.release_waiters(cpu, None);",
+        line: "        self.state.set(State::Ready);\n        self.release_waiters(cpu);",
         instead: "        self.state.set(State::Ready);\n        let _ = cpu;",
     },
     Mutation {
@@ -211,7 +211,7 @@ pub const MUTATIONS: &[Mutation] = &[
         name: "a call wakes the time that its handler has of its own",
         file: "ipc.rs",
         line: "handler.context.reply_path.set(ReplyPath::Thread);\n            let message",
-        instead: "handler.context.reply_path.set(ReplyPath::Thread);\n            handler.context.release_waiters(cpu, None);\n            let message",
+        instead: "handler.context.reply_path.set(ReplyPath::Thread);\n            handler.context.release_waiters(cpu);\n            let message",
     },
     Mutation {
         name: "a client goes on on the time of its handler",
@@ -422,8 +422,8 @@ pub const MUTATIONS: &[Mutation] = &[
     Mutation {
         name: "memory is reused before the epoch after its end",
         file: "destroy.rs",
-        line: "object.prev.store(epoch::unlinked(), Ordering::Relaxed);",
-        instead: "epoch::unlinked();\n    object.prev.store(0, Ordering::Relaxed);",
+        line: "object.ending_next.store(epoch::unlinked(), Ordering::Relaxed);",
+        instead: "epoch::unlinked();\n    object.ending_next.store(0, Ordering::Relaxed);",
     },
     Mutation {
         name: "a start arrives at what has ended",

@@ -281,8 +281,8 @@ macro_rules! operations {
 
             /// Whether the registers hold arguments of this operation.
             pub fn check(self, words: &Words) -> Result<(), Status> {
-                let holds = match self { $(Op::$name => $name::decode(words).is_some(),)* };
-                if holds { Ok(()) } else { Err(Status::BadArgument) }
+                let arguments = match self { $(Op::$name => $name::decode(words).map(|_| ()),)* };
+                arguments.ok_or(Status::BadArgument)
             }
 
             /// [`Registers::NARROW`] of its arguments.

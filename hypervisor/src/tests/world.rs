@@ -162,7 +162,7 @@ impl World {
         let header = Header::new(Kind::Space, Some(root));
         let tag = arch::alloc_space_tag(SpaceKind::Host);
         let space = root
-            .make(Space::new(header, SpaceKind::Host, tag, table))
+            .make(|| Space::new(header, SpaceKind::Host, tag, table))
             .unwrap();
         let install = |at: u32, kind: Kind, rights, address, range: (u64, u64), extra: u64| {
             let tree = slot::lock();
@@ -226,7 +226,7 @@ impl World {
             let driver = create::make_thread(&slot::lock(), root, space, &start).unwrap();
             let header = Header::new(Kind::Sched, Some(root));
             let sched = root
-                .make(Sched::new(header, cpu, TimeLimit::ALL, 0, 0))
+                .make(|| Sched::new(header, cpu, TimeLimit::ALL, 0, 0))
                 .unwrap();
             world.on(cpu);
             crate::cpu::start(&world.cpu(cpu), sched, driver.context()).unwrap();
@@ -394,7 +394,7 @@ impl World {
         let cpu = self.on(index);
         let (driver, sched) = self.drivers[index as usize];
         driver.context.state.set(State::Ready);
-        driver.context.release_waiters(&cpu, None);
+        driver.context.release_waiters(&cpu);
         sched::ready(&cpu, sched);
         while sched::schedule(&cpu) == Progress::Again {}
         self.begin(driver, op, 0, args);
