@@ -139,9 +139,9 @@ fn connect(
         on_quit.store(true, Ordering::Relaxed)
     });
     let outcome = watch(running, options, log, Some(&quit));
-    if raw.is_some() && outcome.is_ok() {
-        // The machine may have left the cursor within a line.
-        say::result("\r\n")?;
+    if raw.is_some() && std::io::stderr().is_terminal() {
+        // The machine may have left the cursor within a line. Not on standard output: if nobody reads it, that would wait.
+        say::message("\r");
     }
     outcome
 }
