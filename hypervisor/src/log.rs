@@ -74,3 +74,24 @@ pub fn report(kind: &str, text: fmt::Arguments<'_>) {
 pub fn print(text: fmt::Arguments<'_>) {
     format(text, arch::early_output);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_cut_and_end() {
+        format(
+            format_args!("{}, {}\n", Text("a"), abi::text::Dec(7)),
+            |line| {
+                assert_eq!(line, b"a, 7\n");
+            },
+        );
+        format(format_args!("{}\n", Text(&"x".repeat(LINE))), |line| {
+            assert_eq!(
+                (line.len(), line[LINE - 2], line[LINE - 1]),
+                (LINE, b'x', b'\n')
+            );
+        });
+    }
+}

@@ -247,3 +247,39 @@ impl Regions {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PAGE: u64 = abi::PAGE_SIZE as u64;
+
+    /// The kernel's own device is nobody's, though firmware calls it reserved; the rest is there in ascending order.
+    #[test]
+    fn what_the_root_task_is_given() {
+        let mut map = MemoryMap::new();
+        for (at, pages, kind) in [
+            (1, 4, RegionKind::Usable),
+            (8, 4, RegionKind::Reserved),
+            (9, 1, RegionKind::Kernel),
+        ] {
+            map.add(at * PAGE, pages * PAGE, kind).unwrap();
+        }
+        let end = HostPhys(16 * PAGE);
+        let (regions, count) = memory_regions(&map, end, |_| MemoryKind::Firmware);
+        let found: Vec<_> = regions[..count as usize]
+            .iter()
+            .map(|r| (r.base / PAGE, r.size / PAGE, r.memory_kind().unwrap()))
+            .collect();
+        use MemoryKind::{Device, Firmware, Ram};
+        let expected = [
+            (0, 1, Device),
+            (1, 4, Ram),
+            (5, 3, Device),
+            (8, 1, Firmware),
+            (10, 2, Firmware),
+            (12, 4, Device),
+        ];
+        assert_eq!(found, expected);
+    }
+}
