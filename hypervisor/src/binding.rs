@@ -46,12 +46,15 @@ impl Binding {
         notification: Cap<kind::Notification, SIGNAL>,
     ) -> Result<Binding, Status> {
         let source = caller.slot(source).ok_or(Status::BadCapability)?;
-        let (through, _, notification) = caller.held(notification)?;
-        let bits = through.first.load(Ordering::Relaxed);
+        let held = caller.held(notification)?;
+        let target = Target {
+            notification: held.object,
+            bits: held.slot.first.load(Ordering::Relaxed),
+        };
         Ok(Binding {
             source,
-            through,
-            target: Target { notification, bits },
+            through: held.slot,
+            target,
         })
     }
 

@@ -264,9 +264,10 @@ pub fn notification(_caller: &Caller, payer: Ref<Domain>) -> Result<AnyRef, Stat
 /// [`abi::Op::BindKick`].
 pub fn bind_kick(caller: &Caller) -> Result<(), Status> {
     let call: call::BindKick = caller.arguments()?;
-    let (vcpu_slot, _, vcpu) = caller.domain.held(call.vcpu)?;
-    let (slot, _, notification) = caller.domain.held(call.notification)?;
-    let through = [vcpu_slot.link(), slot.link()];
+    let held = caller.domain.held(call.vcpu)?;
+    let (vcpu, notification) = (held.object, caller.domain.held(call.notification)?);
+    let through = [held.slot.link(), notification.slot.link()];
+    let notification = notification.object;
     // Until it is started, no CPU touches the vCPU.
     if vcpu.context.was_started() || vcpu.context.notification.get().is_some() {
         return Err(Status::Busy);

@@ -48,6 +48,16 @@ named! {
     Platform: PlatformObject,
 }
 
+/// A capability that was found.
+pub struct Held<T> {
+    /// Where it is.
+    pub slot: Ref<Slot>,
+    /// What was there.
+    pub word: CapWord,
+    /// What it names.
+    pub object: Ref<T>,
+}
+
 /// What a domain's capabilities name.
 impl Domain {
     /// The object.
@@ -110,17 +120,17 @@ impl Domain {
         Ok(unsafe { Ref::from_address(address) })
     }
 
-    /// The object, with the slot of the capability and what it held.
+    /// The object, with the slot of the capability and what that held.
     #[inline(always)]
     pub fn held<K: Named, const RIGHTS: u16>(
         &self,
         cap: Cap<K, RIGHTS>,
-    ) -> Result<(Ref<Slot>, CapWord, Ref<K::Object>), Status> {
-        let slot = self
-            .slot_of_hot_path(cap.selector())
-            .ok_or(Status::BadCapability)?;
+    ) -> Result<Held<K::Object>, Status> {
+        let slot = self.slot_of_hot_path(cap.selector());
+        let slot = slot.ok_or(Status::BadCapability)?;
         let word = slot.word();
-        Ok((slot, word, resolve(word, Cap::<K, RIGHTS>::RIGHTS)?))
+        let object = resolve(word, Cap::<K, RIGHTS>::RIGHTS)?;
+        Ok(Held { slot, word, object })
     }
 
     /// The notification and the bits that the capability may signal. Takes no lock.

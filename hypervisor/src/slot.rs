@@ -270,7 +270,7 @@ impl Slot {
         self.withdraw(tree);
         let parent = to_ref(self.parent.load(Ordering::Relaxed));
         self.unlink(tree);
-        let flags = self.extra.load(Ordering::Relaxed) % TURN & !ZOMBIE;
+        let flags = self.extra.load(Ordering::Relaxed) & (TURN - 1) & !ZOMBIE;
         to.describe(tree, flags);
         to.first
             .store(self.first.load(Ordering::Relaxed), Ordering::Release);

@@ -12,6 +12,7 @@ use crate::epoch::Round;
 use crate::interrupt;
 use crate::latency::{self, Path};
 use crate::logring;
+use crate::lookup::Held;
 use crate::notification;
 use crate::platform;
 use crate::slot::{self, Slot, Tree};
@@ -200,7 +201,11 @@ fn signal(cpu: &Cpu, thread: Ref<Thread>) -> Result<(), Status> {
 #[inline(always)]
 fn wait(cpu: &Cpu, thread: Ref<Thread>) -> Result<Outcome, Status> {
     let call: call::Wait = arguments(thread)?;
-    let (slot, word, notification) = thread.domain.held(call.notification)?;
+    let Held {
+        slot,
+        word,
+        object: notification,
+    } = thread.domain.held(call.notification)?;
     let deadline = call.deadline;
     let waits = deadline != 0 && !notification.is_set();
     if waits {
