@@ -221,10 +221,11 @@ impl Cpu {
             let mut inbox = self.inbox.lock();
             context.migration.next.set(inbox.migrations);
             inbox.migrations = Some(context);
+            context.cpu.store(self.index, Ordering::Release);
+            // Second: it can end as soon as it is on this CPU, and the context be given another one, of its CPU.
             if let Some(sched) = sched {
                 sched.cpu.store(self.index, Ordering::Release);
             }
-            context.cpu.store(self.index, Ordering::Release);
         }
         self.interrupt();
     }

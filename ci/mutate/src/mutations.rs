@@ -306,6 +306,13 @@ pub const MUTATIONS: &[Mutation] = &[
         instead: "if sched.cpu() == u32::MAX {",
     },
     Mutation {
+        name: "time is where it goes before its thread is",
+        file: "cpu.rs",
+        line: "            context.cpu.store(self.index, Ordering::Release);\n",
+        instead: "            sched.inspect(|sched| sched.cpu.store(self.index, Ordering::Release));\n            \
+                  context.cpu.store(self.index, Ordering::Release);\n",
+    },
+    Mutation {
         name: "time is bound to who is about to leave",
         file: "migrate.rs",
         line: "if sched.is_none() && context.set_started(true) {",

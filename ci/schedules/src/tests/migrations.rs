@@ -3,6 +3,7 @@
 use super::{Act, act, completes, in_all_schedules, machine, together, waiting};
 use crate::cell::Ref;
 use crate::context::State;
+use crate::sched::Sched;
 use crate::thread::Thread;
 use crate::world::{self, Running};
 use abi::{Op, Status};
@@ -125,6 +126,43 @@ fn a_migration_meets_a_call() {
             w.delete(caller.at);
             w.root(Op::Signal, &[n]);
             assert_eq!(w.run(1), Running::User(server.object));
+        }
+    });
+}
+
+#[test]
+fn a_migration_meets_the_end_of_its_time() {
+    in_all_schedules(1, || {
+        let (w, [killer, mover, _]) = machine();
+        let (thread, new) = (w.thread(2), w.sched(2, 9, 0, 0));
+        // It ends with a domain, whose end goes through user mode in between.
+        let (domain, old) = (w.selector() as u64, w.selector());
+        let time = world::TIME as u64;
+        w.root(Op::CreateDomain, &[1, domain, 4, 8]);
+        w.root(Op::CreateSched, &[domain, old.into(), 2, 9, 0, 0, time]);
+        w.bind(w.object::<Sched>(old), thread);
+        assert_eq!(w.run(2), Running::User(thread.object));
+        let at = thread.at as u64;
+        together(
+            &w,
+            vec![
+                act(move |w| {
+                    assert!(completes(w, killer, Op::Delete, &[domain]).is_ok());
+                }),
+                act(move |w| {
+                    w.begin(mover, Op::Migrate, 0, &[at, 0, time, 0]);
+                    shuttle::thread::yield_now();
+                    w.begin(mover, Op::BindSched, 0, &[new.at as u64, at]);
+                }),
+                act(|w| w.interrupts(2)),
+            ],
+        );
+        // What it was given is where it is.
+        if world::result(mover).is_ok() {
+            let here = thread.object.context.cpu();
+            assert_eq!(new.object.cpu(), here);
+            assert_eq!(w.run(here), Running::User(thread.object));
+            assert_ne!(w.run(2 - here), Running::User(thread.object));
         }
     });
 }
