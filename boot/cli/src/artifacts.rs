@@ -98,6 +98,10 @@ pub const TRIAL: Mode = Mode {
     at_top: false,
 };
 
+/// The linker moves code that a Cortex-A53 can execute wrongly, by its place in a page (erratum 843419): asked to for the target with
+/// hardware floating point by the compiler itself, but not for this one.
+const FIX_CORTEX_A53: &str = "-Clink-arg=--fix-cortex-a53-843419";
+
 impl Mode {
     /// Flags of the compiler.
     fn flags(&self, architecture: Architecture) -> &'static [&'static str] {
@@ -113,10 +117,12 @@ impl Mode {
             // Code that functions share (outlined) would cost two instructions more wherever it is on a hot path.
             (true, Architecture::Arm64) => &[
                 "-Crelocation-model=static",
+                FIX_CORTEX_A53,
                 "--remap-path-prefix=hypervisor/src=",
                 "-Cllvm-args=-inline-threshold=30 -enable-machine-outliner=never",
             ],
-            (false, _) => &["-Crelocation-model=static"],
+            (false, Architecture::X86_64) => &["-Crelocation-model=static"],
+            (false, Architecture::Arm64) => &["-Crelocation-model=static", FIX_CORTEX_A53],
         }
     }
 

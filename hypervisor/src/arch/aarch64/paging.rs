@@ -157,6 +157,7 @@ impl PageTable {
             None => S2_NORMAL | INNER_SHAREABLE,
         };
         let execute = if mapped.rights.contains(Rights::EXEC) {
+            forget_instructions();
             0
         } else {
             S2_NO_EXECUTE
@@ -173,9 +174,6 @@ impl PageTable {
             alloc,
         );
         publish();
-        if execute == 0 {
-            forget_instructions();
-        }
         size
     }
 
@@ -207,7 +205,7 @@ fn publish() {
     unsafe { core::arch::asm!("dsb ishst", options(nostack, preserves_flags)) };
 }
 
-/// Memory has become executable somewhere: nothing that was fetched from it before is executed there.
+/// Memory becomes executable somewhere: nothing that was fetched from it before is executed there.
 ///
 /// Programs make code visible that they write, but by the addresses that it has with them: in an instruction cache that finds lines
 /// by virtual addresses (CTR_EL0.L1Ip, as of Cortex-A53) there can be others of the same memory, a former owner's, which go
