@@ -40,8 +40,8 @@ pub struct Features {
 #[derive(Clone, Debug)]
 pub(super) enum Backend {
     None,
-    Vmx(vmx::Capabilities),
-    Svm(svm::Capabilities),
+    Vmx(&'static vmx::Capabilities),
+    Svm(&'static svm::Capabilities),
 }
 
 /// Why a machine cannot host guests.
@@ -82,6 +82,8 @@ impl fmt::Display for Missing {
 }
 
 static FEATURES: Given<Features> = Given::new();
+static VMX: Given<vmx::Capabilities> = Given::new();
+static SVM: Given<svm::Capabilities> = Given::new();
 
 /// Chooses the extension. Called on the boot CPU before anything else of this module; says in the log
 /// what it found, or why guests cannot run. Once.
@@ -125,9 +127,9 @@ fn find() -> Features {
     let vmx = words.basic.ecx >> 5 & 1 != 0;
     let svm = words.extended.ecx >> 2 & 1 != 0;
     let found = if vmx {
-        vmx::Capabilities::find().map(Backend::Vmx)
+        vmx::Capabilities::find().map(|found| Backend::Vmx(VMX.give(found)))
     } else if svm {
-        svm::Capabilities::find().map(Backend::Svm)
+        svm::Capabilities::find().map(|found| Backend::Svm(SVM.give(found)))
     } else {
         Err(Missing::Feature("the CPU reports neither VMX nor SVM"))
     };

@@ -207,7 +207,7 @@ impl VcpuArch {
                 next_rip: false,
                 fills_returns: false,
             };
-            let inner = match &features().backend {
+            let inner = match features().backend {
                 features::Backend::Vmx(capabilities) => {
                     Inner::Vmx(vmx::Vcpu::new(capabilities, pages[0], common))
                 }

@@ -79,7 +79,7 @@ impl HostState {
         features: &'static Features,
         pages: [KernelPage; PAGES_PER_CPU],
     ) -> Result<HostState, InitError> {
-        let Backend::Svm(capabilities) = &features.backend else {
+        let Backend::Svm(capabilities) = features.backend else {
             return Err(InitError::Unsupported);
         };
         match Capabilities::find() {

@@ -106,7 +106,7 @@ impl HostState {
         features: &'static Features,
         page: KernelPage,
     ) -> Result<HostState, InitError> {
-        let Backend::Vmx(capabilities) = &features.backend else {
+        let Backend::Vmx(capabilities) = features.backend else {
             return Err(InitError::Unsupported);
         };
         // SAFETY: a processor with VMX has the MSR, and takes the write while it is not locked.
