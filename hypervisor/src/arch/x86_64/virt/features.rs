@@ -127,9 +127,9 @@ fn find() -> Features {
     let vmx = words.basic.ecx >> 5 & 1 != 0;
     let svm = words.extended.ecx >> 2 & 1 != 0;
     let found = if vmx {
-        vmx::Capabilities::find().map(|found| Backend::Vmx(VMX.give(found)))
+        vmx::Capabilities::find().map(|found| Backend::Vmx(VMX.give(|| found)))
     } else if svm {
-        svm::Capabilities::find().map(|found| Backend::Svm(SVM.give(found)))
+        svm::Capabilities::find().map(|found| Backend::Svm(SVM.give(|| found)))
     } else {
         Err(Missing::Feature("the CPU reports neither VMX nor SVM"))
     };
