@@ -37,6 +37,9 @@ pub mod interrupt;
 pub mod ipc;
 #[path = "../../../hypervisor/src/latency.rs"]
 pub mod latency;
+#[allow(unused_imports, unused_macros)]
+#[path = "../../../hypervisor/src/log.rs"]
+pub mod log;
 #[path = "../../../hypervisor/src/logring.rs"]
 pub mod logring;
 #[path = "../../../hypervisor/src/lookup.rs"]
