@@ -10,7 +10,7 @@ use crate::notification::Notification;
 use crate::object::{self, AnyRef, Header, Object};
 use crate::portal::{self, Portal};
 use crate::ring::Ring;
-use crate::slot::{CapWord, ORIGIN, Tree};
+use crate::slot::{CapWord, ORIGIN, Slot, Tree};
 use crate::space::{Space, User};
 use crate::sync::atomic::Ordering;
 use crate::syscall::Caller;
@@ -21,20 +21,18 @@ use abi::cap::Kind;
 use abi::syscall::{SpaceKind, ThreadFlags};
 use abi::{MAX_DOMAIN_DEPTH, Rights, Selector, Status, call};
 
-/// Carries out a creation: `make` makes the object, which `payer` pays for.
+/// Who pays for a new object, or why nobody does: what is wrong with the arguments comes first.
+pub type Payer = Result<Ref<Domain>, Status>;
+
+/// Carries out a creation: `make` makes the object.
 pub fn create(
     caller: &Caller,
-    make: fn(&Caller, payer: Ref<Domain>) -> Result<AnyRef, Status>,
+    make: fn(&Caller, Payer) -> Result<AnyRef, Status>,
 ) -> Result<(), Status> {
-    // The arguments that all creations begin with; of a notification there are no others.
-    let call: call::CreateNotification = caller.arguments()?;
-    let payer = caller.domain.object(call.payer)?;
-    if payer.is_dying() {
-        return Err(Status::Dead);
-    }
-    // The lock keeps it empty.
-    let slot = caller.domain.empty_slot(call.destination.0)?;
-    let object = make(caller, payer)?;
+    // The lock keeps the slot empty.
+    let target = target(caller);
+    let object = make(caller, target.map(|(payer, _)| payer))?;
+    let (_, slot) = target?;
     slot.describe(caller.tree, ORIGIN);
     slot.first.store(u64::MAX, Ordering::Release);
     object.origin.store(slot.link(), Ordering::Relaxed);
@@ -43,9 +41,21 @@ pub fn create(
     Ok(())
 }
 
+/// The payer and the slot of a creation.
+fn target(caller: &Caller) -> Result<(Ref<Domain>, Ref<Slot>), Status> {
+    // The arguments that all creations begin with; of a notification there are no others.
+    let call: call::CreateNotification = caller.arguments()?;
+    let payer = caller.domain.object(call.payer)?;
+    if payer.is_dying() {
+        return Err(Status::Dead);
+    }
+    Ok((payer, caller.domain.empty_slot(call.destination.0)?))
+}
+
 /// [`abi::Op::CreateDomain`].
-pub fn domain(caller: &Caller, payer: Ref<Domain>) -> Result<AnyRef, Status> {
+pub fn domain(caller: &Caller, payer: Payer) -> Result<AnyRef, Status> {
     let call: call::CreateDomain = caller.arguments()?;
+    let payer = payer?;
     let (quota, slots) = (call.quota.get(), call.slots.get() as u32);
     let level = payer.level().max(caller.domain.level());
     if level >= MAX_DOMAIN_DEPTH {
@@ -62,8 +72,9 @@ pub fn domain(caller: &Caller, payer: Ref<Domain>) -> Result<AnyRef, Status> {
 }
 
 /// [`abi::Op::CreateSpace`].
-pub fn space(caller: &Caller, payer: Ref<Domain>) -> Result<AnyRef, Status> {
+pub fn space(caller: &Caller, payer: Payer) -> Result<AnyRef, Status> {
     let call: call::CreateSpace = caller.arguments()?;
+    let payer = payer?;
     let kind = call.kind;
     // The cell first: what comes after it cannot fail, or leaves nothing behind.
     let cell = payer.alloc_cell()?;
@@ -100,8 +111,9 @@ pub fn check_cpu(cpu: u32) -> Result<u32, Status> {
 }
 
 /// [`abi::Op::CreateThread`].
-pub fn thread(caller: &Caller, payer: Ref<Domain>) -> Result<AnyRef, Status> {
+pub fn thread(caller: &Caller, payer: Payer) -> Result<AnyRef, Status> {
     let call: call::CreateThread = caller.arguments()?;
+    let payer = payer?;
     let domain = caller.domain.object(call.domain)?;
     let space = caller.domain.object(call.space)?;
     // They end together, so that no reference between them outlives its object.
@@ -182,8 +194,9 @@ pub fn make_thread(
 }
 
 /// [`abi::Op::CreateVcpu`].
-pub fn vcpu(caller: &Caller, payer: Ref<Domain>) -> Result<AnyRef, Status> {
+pub fn vcpu(caller: &Caller, payer: Payer) -> Result<AnyRef, Status> {
     let call: call::CreateVcpu = caller.arguments()?;
+    let payer = payer?;
     let domain = caller.domain.object(call.domain)?;
     let guest = caller.domain.object(call.guest_space)?;
     let monitor = caller.domain.object(call.host_space)?;
@@ -243,8 +256,9 @@ pub fn vcpu(caller: &Caller, payer: Ref<Domain>) -> Result<AnyRef, Status> {
 }
 
 /// [`abi::Op::CreatePortal`].
-pub fn portal(caller: &Caller, payer: Ref<Domain>) -> Result<AnyRef, Status> {
+pub fn portal(caller: &Caller, payer: Payer) -> Result<AnyRef, Status> {
     let call: call::CreatePortal = caller.arguments()?;
+    let payer = payer?;
     let handler = caller.domain.object(call.handler)?;
     if handler.foreign {
         return Err(Status::BadArgument);
@@ -256,7 +270,8 @@ pub fn portal(caller: &Caller, payer: Ref<Domain>) -> Result<AnyRef, Status> {
 }
 
 /// [`abi::Op::CreateNotification`].
-pub fn notification(_caller: &Caller, payer: Ref<Domain>) -> Result<AnyRef, Status> {
+pub fn notification(_caller: &Caller, payer: Payer) -> Result<AnyRef, Status> {
+    let payer = payer?;
     let header = Header::new(Kind::Notification, Some(payer));
     Ok(object::header(payer.make(|| Notification::new(header))?))
 }

@@ -436,9 +436,8 @@ fn retire(object: AnyRef) {
         payer.disown(object);
     }
     let queue = RETIRED.lock();
-    object
-        .ending_next
-        .store(epoch::unlinked(), Ordering::Relaxed);
+    let epoch = epoch::unlinked();
+    object.ending_next.store(epoch, Ordering::Relaxed);
     queue.push(object);
 }
 

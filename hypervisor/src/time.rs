@@ -1,9 +1,8 @@
 //! System calls about time: scheduling contexts, what they are made from and bound to, schedules, migration.
 
 use crate::binding::Binding;
-use crate::cell::Ref;
 use crate::cpu;
-use crate::create::check_cpu;
+use crate::create::{Payer, check_cpu};
 use crate::cyclic::Frame;
 use crate::domain::Domain;
 use crate::object::{self, AnyRef, Header};
@@ -33,8 +32,9 @@ fn limit<const RIGHTS: u16>(
 }
 
 /// [`abi::Op::CreateSched`].
-pub fn sched(caller: &Caller, payer: Ref<Domain>) -> Result<AnyRef, Status> {
+pub fn sched(caller: &Caller, payer: Payer) -> Result<AnyRef, Status> {
     let call: call::CreateSched = caller.arguments()?;
+    let payer = payer?;
     let cpu = check_cpu(call.cpu)?;
     let priority = call.priority.get() as u8;
     let (budget, period) = (call.budget, call.period);
