@@ -367,6 +367,10 @@ pub fn map(tree: &Tree, domain: &Domain, request: &call::Map) -> Result<Progress
                 slot.second.store(done, Ordering::Relaxed);
                 if done == 0 {
                     remove_mapping(tree, slot);
+                } else if ports {
+                    // As below; but nobody waits for that.
+                    epoch::stale(space.cpus.load(Ordering::Relaxed));
+                    epoch::begin();
                 }
                 return Err(status);
             }

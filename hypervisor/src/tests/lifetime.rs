@@ -384,6 +384,16 @@ fn ports_are_mapped_once_and_taken_back() {
     w.root(Op::Revoke, &[4]);
     assert_eq!(allowed(), 0);
     w.delete(domain as u32);
+    // What is mapped before a failure is there for who runs.
+    let map = |first: u64, count: u64| {
+        let args = [4, 2, w.selector() as u64, first, first, count, 3];
+        w.try_root(Op::Map, &args).map(|_| ())
+    };
+    assert_eq!(map(0x180, 16), Ok(()));
+    let flushes = w.cpu(0).arch.flushes.load(Ordering::SeqCst);
+    assert_eq!(map(0x100, 0x100), Err(Status::Occupied));
+    w.interrupts(0);
+    assert!(w.cpu(0).arch.flushes.load(Ordering::SeqCst) > flushes);
 }
 
 #[test]
