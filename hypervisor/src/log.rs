@@ -26,23 +26,20 @@ struct Line {
 }
 
 impl Line {
-    fn push(&mut self, byte: u8) {
-        if let Some(to) = self.bytes.get_mut(self.used) {
-            *to = byte;
-            self.used += 1;
-        }
+    fn push(&mut self, bytes: &[u8]) {
+        self.used += logring::copy(self.bytes.get_mut(self.used..).unwrap_or_default(), bytes);
     }
 }
 
 impl Write for Line {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        text.bytes().for_each(|byte| self.push(byte));
+        self.push(text.as_bytes());
         Ok(())
     }
 
     /// For digits; the kernel has no text but ASCII.
     fn write_char(&mut self, char: char) -> fmt::Result {
-        self.push(char as u8);
+        self.push(&[char as u8]);
         Ok(())
     }
 }

@@ -24,23 +24,37 @@ struct Ring {
 }
 
 impl Ring {
-    /// Appends a byte.
-    fn put(&mut self, byte: u8) {
-        self.bytes[(self.start + self.length) % SIZE] = byte;
-        if self.length < SIZE {
-            self.length += 1;
-        } else {
-            self.start = (self.start + 1) % SIZE;
-        }
+    /// Appends up to [`SIZE`] bytes.
+    fn put(&mut self, bytes: &[u8]) {
+        let end = (self.start + self.length) % SIZE;
+        let first = copy(self.bytes.get_mut(end..).unwrap_or_default(), bytes);
+        copy(&mut self.bytes, bytes.get(first..).unwrap_or_default());
+        let lost = (self.length + bytes.len()).saturating_sub(SIZE);
+        self.start = (self.start + lost) % SIZE;
+        self.length += bytes.len() - lost;
     }
 
-    /// Takes the oldest byte.
-    fn get(&mut self) -> Option<u8> {
-        self.length = self.length.checked_sub(1)?;
-        let byte = self.bytes[self.start % SIZE];
-        self.start = (self.start + 1) % SIZE;
-        Some(byte)
+    /// Takes the oldest bytes; returns how many.
+    fn get(&mut self, out: &mut [u8]) -> usize {
+        let count = out.len().min(self.length);
+        let out = out.get_mut(..count).unwrap_or_default();
+        let first = copy(out, self.bytes.get(self.start..).unwrap_or_default());
+        copy(out.get_mut(first..).unwrap_or_default(), &self.bytes);
+        self.start = (self.start + count) % SIZE;
+        self.length -= count;
+        count
     }
+}
+
+/// Copies what there is, and as much as there is room for, at once; returns how many bytes. Nothing here can panic, as panics are
+/// printed this way.
+#[inline(never)]
+pub fn copy(to: &mut [u8], from: &[u8]) -> usize {
+    let count = to.len().min(from.len());
+    if let (Some(to), Some(from)) = (to.get_mut(..count), from.get(..count)) {
+        to.copy_from_slice(from);
+    }
+    count
 }
 
 static RING: TicketMutex<Ring> = TicketMutex::new(Ring {
@@ -80,7 +94,7 @@ pub fn append(bytes: &[u8]) {
     }
     let listener = {
         let mut ring = RING.lock();
-        bytes.iter().for_each(|&byte| ring.put(byte));
+        ring.put(bytes);
         ring.listener
     };
     if let Some(Target { notification, bits }) = listener {
@@ -95,10 +109,7 @@ pub fn take(out: &mut [u8], take_over: bool) -> usize {
     if take_over && !TAKEN_OVER.swap(true, Ordering::Relaxed) {
         ring.length = 0;
     }
-    let taken = out
-        .iter_mut()
-        .map_while(|to| ring.get().map(|byte| *to = byte));
-    taken.count()
+    ring.get(out)
 }
 
 /// Signals `target` whenever something is appended; `through`: position of the capability to the log.
