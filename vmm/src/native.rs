@@ -115,9 +115,18 @@ pub fn supervise(ends: &Ends) -> ! {
             continue;
         };
         log::info!("the VM stops: {reason}");
-        if let Err(error) = supervisor::request(supervisor::Request::VmStopped(reason)) {
-            log::error!("the supervisor does not take notice: {error:?}");
+        match supervisor::request(supervisor::Request::VmStopped(reason)) {
+            Ok(()) => await_end(ends.notification),
+            Err(error) => log::error!("the supervisor does not take notice: {error:?}"),
         }
+    }
+}
+
+/// Leaves the rest to the supervisor, which takes this program away piece by piece: the notification may be gone before
+/// the thread that waits for it.
+fn await_end(notification: Selector) -> ! {
+    loop {
+        let _ = syscall::wait(notification, Deadline::NEVER);
     }
 }
 

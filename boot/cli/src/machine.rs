@@ -170,7 +170,10 @@ pub enum End {
     /// It switched itself off.
     PowerOff,
     /// It reset itself, which is stopped: the hypervisor crashed or was told to.
-    Reset,
+    Reset {
+        /// The emulator tells of a triple fault: a CPU could not deliver an exception. Under KVM it does not.
+        triple_fault: bool,
+    },
     /// The emulator failed; says how.
     Failed(String),
 }

@@ -234,7 +234,10 @@ fn follow(
                     (_, Some((line, _))) => Outcome::Panic(line),
                     (End::PowerOff, None) if until.is_some() => Outcome::NoMatch,
                     (End::PowerOff, None) => Outcome::Done,
-                    (End::Reset, None) => Outcome::Panic("the machine reset itself".into()),
+                    (End::Reset { triple_fault }, None) => {
+                        let why = if triple_fault { ": triple fault" } else { "" };
+                        Outcome::Panic(format!("the machine reset itself{why}"))
+                    }
                     (End::Failed(why), None) => Outcome::Failed(why),
                 });
             }

@@ -52,6 +52,20 @@ fn the_default_guest_by_itself(on: Target) {
     });
 }
 
+/// How the emulator tells that a machine has reset itself.
+fn resets(on: Target) {
+    let dir = tempfile::tempdir().unwrap();
+    let settings = Settings::new(on.machine(512 << 20));
+    for (way, triple_fault) in [("t", true), ("k", false)] {
+        let mut image = default_guest(on, dir.path());
+        image.options += &format!(" panic=-1 reboot={way} rdinit=/none");
+        with_machine("resets", on, &image, &settings, |guest| {
+            anyhow::ensure!(guest.finish(seconds(60))? == End::Reset { triple_fault });
+            Ok(())
+        });
+    }
+}
+
 /// Seconds to the shell, with and without Bulkhead, in turn. The machine should have nothing else to do:
 /// `cargo test -p ci --test system -- --ignored --nocapture --test-threads 1 boot_times`
 fn boot_times(on: Target) {
@@ -104,4 +118,5 @@ fn boot_times_bochs() {
 
 tests! {
     the_default_guest_by_itself: x86, max_gic3;
+    resets: x86;
 }

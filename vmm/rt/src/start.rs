@@ -1,5 +1,7 @@
 //! Start of a program, and its end by panic.
 
+use core::sync::atomic::{AtomicBool, Ordering};
+
 /// Names the main function of a program: `fn(Program)`. When it returns, the program exits with success.
 #[macro_export]
 macro_rules! program {
@@ -21,6 +23,7 @@ macro_rules! root_task {
     ($main:path) => {
         #[unsafe(no_mangle)]
         fn bulkhead_main(argument: u64) -> ! {
+            $crate::start::without_supervisor();
             let main: fn(u64) -> ! = $main;
             main(argument)
         }
@@ -59,24 +62,39 @@ pub unsafe fn start() -> crate::program::Program {
     unsafe { crate::program::Program::new(environment) }
 }
 
+/// Whether this program is the root task, which nobody supervises.
+static IS_ROOT: AtomicBool = AtomicBool::new(false);
+
+/// This program is the root task.
+pub fn without_supervisor() {
+    IS_ROOT.store(true, Ordering::Relaxed);
+}
+
 #[cfg(target_os = "none")]
 #[panic_handler]
 fn panic(info: &core::panic::PanicInfo<'_>) -> ! {
-    use crate::layout;
-    use crate::protocol::supervisor;
-    use core::sync::atomic::{AtomicBool, Ordering};
     static PANICKING: AtomicBool = AtomicBool::new(false);
     if !PANICKING.swap(true, Ordering::Relaxed) {
-        let (log, name) = crate::log::current().unwrap_or((layout::LOG, "program"));
-        match info.location() {
-            Some(at) => crate::log::line(
-                log,
-                name,
-                format_args!("panic at {}:{}: {}", at.file(), at.line(), info.message()),
-            ),
-            None => crate::log::line(log, name, format_args!("panic: {}", info.message())),
-        }
-        supervisor::exit(supervisor::PANICKED);
+        end(info);
     }
     crate::arch::crash()
+}
+
+/// Says where and why the program panics, and has the supervisor end it. Without the root task the system is of no use: it
+/// says so in the words that the `bulkhead` command looks for.
+#[cfg(target_os = "none")]
+fn end(info: &core::panic::PanicInfo<'_>) {
+    use crate::log::{current, line};
+    use crate::protocol::supervisor;
+    let message = info.message();
+    let (file, number) = info.location().map_or(("", 0), |at| (at.file(), at.line()));
+    if IS_ROOT.load(Ordering::Relaxed) {
+        let name = current().map_or("the root task", |(_, name)| name);
+        let text = format_args!("panic: {name} at {file}:{number}: {message}");
+        return line(abi::boot::ROOT_LOG, "bulkhead", text);
+    }
+    let (log, name) = current().unwrap_or((crate::layout::LOG, "program"));
+    let text = format_args!("panic at {file}:{number}: {message}");
+    line(log, name, text);
+    supervisor::exit(supervisor::PANICKED)
 }

@@ -192,7 +192,8 @@ fn end(status: ExitStatus, log: &Path) -> End {
     if text.contains("soft power off") {
         End::PowerOff
     } else if text.contains("triple fault") || text.contains("shutdown status") {
-        End::Reset
+        let triple_fault = text.contains("triple fault");
+        End::Reset { triple_fault }
     } else {
         End::Failed(format!(
             "Bochs ended with {status}:\n    {}",

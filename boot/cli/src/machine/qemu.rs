@@ -115,6 +115,7 @@ pub fn start(image: &Image, settings: &Settings<'_>) -> Result<Running> {
     let dir = scratch()?;
     let control = dir.path().join("qmp");
     let messages = dir.path().join("messages");
+    let resets = dir.path().join("resets");
     let mut command: Command = child::tied(&qemu);
     command
         .args(hardware.options)
@@ -133,6 +134,8 @@ pub fn start(image: &Image, settings: &Settings<'_>) -> Result<Running> {
             "-no-reboot",
         ])
         .args(["-serial", "stdio"])
+        .args(["-d", "cpu_reset", "-D"])
+        .arg(&resets)
         .arg("-qmp")
         .arg(format!("unix:{},server=on,wait=off", control.display()))
         .stdin(Stdio::piped())
@@ -154,7 +157,9 @@ pub fn start(image: &Image, settings: &Settings<'_>) -> Result<Running> {
             .recv_timeout(Duration::from_secs(2))
             .unwrap_or_default();
         match reason.as_str() {
-            "guest-reset" => End::Reset,
+            "guest-reset" => End::Reset {
+                triple_fault: last_lines(&resets, 1) == "Triple fault",
+            },
             _ if status.success() => End::PowerOff,
             _ => End::Failed(format!(
                 "QEMU ended with {status}:\n    {}",

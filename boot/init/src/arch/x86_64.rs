@@ -17,6 +17,9 @@ pub const GUEST_RAM: Layout = Layout {
 /// How long firmware may take to enter ACPI mode.
 const ENABLE_MS: u64 = 100;
 
+/// How long the machine may take to switch off. Hardware does at once, a hypervisor below when it gets to it.
+const OFF_MS: u64 = 10_000;
+
 /// PM1 control: sleep enable, SCI enable, place of the sleep type.
 const SLEEP: u16 = 1 << 13;
 const SCI: u16 = 1 << 0;
@@ -70,7 +73,7 @@ pub fn power_off(root: &mut Root) {
     let root = firmware.root.into_inner();
     if let Some(way) = way {
         soft_off(root, way);
-        wait(root, ENABLE_MS);
+        wait(root, OFF_MS);
     }
     log::error!("the machine cannot be powered off by ACPI: it is reset instead");
     wait(root, ENABLE_MS);
