@@ -319,12 +319,6 @@ pub const MUTATIONS: &[Mutation] = &[
         instead: "if sched.is_none() && context.set_started(true) && sched.is_some() {",
     },
     Mutation {
-        name: "who waits and is on its way is forgotten",
-        file: "notification.rs",
-        line: "State::Moving => return Progress::Again,",
-        instead: "State::Moving => {}",
-    },
-    Mutation {
         name: "a handler is called before it has arrived",
         file: "ipc.rs",
         line: "handler.context.cpu() == cpu.index\n        && matches!(handler.context.state.get(), State::Idle | State::New)",
