@@ -142,7 +142,7 @@ fn signal(cpu: &Cpu, binding: Option<Target>) {
 
 /// Has a line signal nothing: it is masked.
 pub fn unbind(interrupt: Ref<Interrupt>) {
-    // Under the lock: from then on others may bind it, and unmask it.
+    // Others bind it, and unmask it, only when the tree is theirs.
     let mut state = interrupt.state.lock();
     *state = Line::NEW;
     arch::interrupt_mask(interrupt.line());

@@ -337,12 +337,6 @@ pub const MUTATIONS: &[Mutation] = &[
         instead: "let _ = client;",
     },
     Mutation {
-        name: "a line is masked that somebody else has bound",
-        file: "interrupt.rs",
-        line: "let mut state = interrupt.state.lock();\n    *state = Line::NEW;",
-        instead: "*interrupt.state.lock() = Line::NEW;",
-    },
-    Mutation {
         name: "who begins to wait does not look whether its capability is gone",
         file: "syscall.rs",
         line: "if !slot.still_holds(word) {",
