@@ -139,8 +139,7 @@ fn after(page: KernelPage, count: usize, at: u64) -> usize {
 pub fn bind(caller: &Caller) -> Result<(), Status> {
     let call: call::BindDoorbell = caller.arguments()?;
     let Caller { tree, domain, .. } = *caller;
-    let source = domain.holder(call.notification)?;
-    let notification = domain.object(call.notification)?;
+    let source = domain.held(call.notification)?;
     let space = domain.object(call.space)?;
     let slot = domain.empty_slot(call.destination.0)?;
     let (end, base) = match call.kind {
@@ -152,13 +151,13 @@ pub fn bind(caller: &Caller) -> Result<(), Status> {
     if space.kind != SpaceKind::Guest || size == 0 || !inside {
         return Err(Status::BadArgument);
     }
-    let bits = source.first.load(Ordering::Relaxed);
-    let doorbell = [base + first, size, notification.address(), bits];
+    let bits = source.slot.first.load(Ordering::Relaxed);
+    let doorbell = [base + first, size, source.object.address(), bits];
     space.doorbells.insert(&*space.payer()?, doorbell)?;
     slot.describe(tree, DOORBELL);
     slot.first.store(base + first, Ordering::Release);
     slot.second.store(size, Ordering::Relaxed);
-    slot.link_under(tree, &source);
+    slot.link_under(tree, &source.slot);
     slot.join_list(tree, &space.mappings);
     let word = CapWord::new(Kind::Mapping, Rights::empty(), space.address());
     slot.publish(tree, word);

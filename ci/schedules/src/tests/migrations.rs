@@ -5,16 +5,21 @@ use crate::cell::Ref;
 use crate::context::State;
 use crate::sched::Sched;
 use crate::thread::Thread;
-use crate::world::{self, Running};
+use crate::world::{self, Running, World};
 use abi::{Op, Status};
 
 /// Has `thread` move the other one to CPU 1.
-pub(super) fn moves(thread: Ref<Thread>, other: u32) -> Act {
+fn moves(thread: Ref<Thread>, other: u32) -> Act {
     act(move |w| {
         let args = [other as u64, 1, world::TIME as u64, 0];
         let result = completes(w, thread, Op::Migrate, &args).map(|_| ());
         assert!(matches!(result, Ok(()) | Err(Status::BadCapability)));
     })
+}
+
+/// CPU 2 does `other` while `mover`, of CPU 1, moves the context at `moved` from CPU 0 to its own.
+pub(super) fn while_it_moves(w: &World, mover: Ref<Thread>, moved: u32, other: Act) {
+    together(w, vec![act(|_| ()), moves(mover, moved), other]);
 }
 
 #[test]
@@ -45,17 +50,11 @@ fn a_migration_meets_the_end_of_what_moves() {
     in_all_schedules(1, || {
         let (w, [_, mover, killer]) = machine();
         let (waiter, n) = waiting(&w);
-        together(
-            &w,
-            vec![
-                act(|_| ()),
-                moves(mover, waiter.at),
-                act(move |w| {
-                    let args = [waiter.at as u64];
-                    assert!(completes(w, killer, Op::Delete, &args).is_ok());
-                }),
-            ],
-        );
+        let ends = act(move |w| {
+            let args = [waiter.at as u64];
+            assert!(completes(w, killer, Op::Delete, &args).is_ok());
+        });
+        while_it_moves(&w, mover, waiter.at, ends);
         // Another one can wait in its place.
         assert_eq!(w.run(1), Running::User(mover));
         w.begin(mover, Op::Wait, 0, &[n, u64::MAX]);
