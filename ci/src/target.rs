@@ -24,28 +24,17 @@ pub struct Target {
 impl Target {
     /// A PC on QEMU.
     pub const fn x86(cpus: u32) -> Target {
-        Target {
-            kind: Kind::QemuX86,
-            board: Board::Pc,
-            cpus,
-        }
+        Target { kind: Kind::QemuX86, board: Board::Pc, cpus }
     }
 
     /// A PC on Bochs.
     pub const fn bochs(cpus: u32) -> Target {
-        Target {
-            kind: Kind::Bochs,
-            ..Target::x86(cpus)
-        }
+        Target { kind: Kind::Bochs, ..Target::x86(cpus) }
     }
 
     /// QEMU's `virt` with CPUs of one of the models that descriptions can name.
     pub const fn arm64(cpu: &'static str, gic: Gic, cpus: u32) -> Target {
-        Target {
-            kind: Kind::QemuArm64,
-            board: Board::Virt { cpu, gic },
-            cpus,
-        }
+        Target { kind: Kind::QemuArm64, board: Board::Virt { cpu, gic }, cpus }
     }
 
     /// Its instruction set.
@@ -55,11 +44,7 @@ impl Target {
 
     /// The machine with this much RAM.
     pub fn machine(self, memory: u64) -> Machine {
-        Machine {
-            board: self.board,
-            memory,
-            cpus: self.cpus,
-        }
+        Machine { board: self.board, memory, cpus: self.cpus }
     }
 
     /// How `uname -m` names its instruction set.
@@ -98,10 +83,7 @@ impl Target {
         let file = format!("{base}{suffix}.toml");
         let mut text = std::fs::read_to_string(configs.join(&file))?;
         for (from, to) in changes {
-            ensure!(
-                text.contains(from),
-                "configs/{file} does not contain {from:?}"
-            );
+            ensure!(text.contains(from), "configs/{file} does not contain {from:?}");
             text = text.replace(from, to);
         }
         let vcpus: Vec<u32> = (0..self.cpus).collect();
@@ -159,10 +141,8 @@ impl Target {
         let mut image = trial::image(self.architecture(), program, extras)
             .unwrap_or_else(|error| panic!("{program} on {self}: {error:#}"));
         image.options = options.into();
-        let settings = Settings {
-            count_instructions,
-            ..Settings::new(self.machine(trial::MEMORY))
-        };
+        let settings =
+            Settings { count_instructions, ..Settings::new(self.machine(trial::MEMORY)) };
         with_machine(program, self, &image, &settings, talk);
     }
 }

@@ -60,10 +60,7 @@ fn lints_on_bare_metal(architecture: Architecture) {
     for mode in [KERNEL, MEASURED_KERNEL, USER, TRIAL] {
         let mut command = mode.cargo(&toolchain, "clippy");
         command.args(["--locked", "--", "-D", "warnings"]);
-        run(
-            &format!("cargo clippy for bare metal: {}, {architecture}", mode.name),
-            command,
-        );
+        run(&format!("cargo clippy for bare metal: {}, {architecture}", mode.name), command);
     }
 }
 

@@ -38,11 +38,7 @@ pub struct Diagnostic {
 impl Diagnostic {
     /// An error.
     pub fn new(place: Place, message: impl Into<String>, help: impl Into<String>) -> Diagnostic {
-        Diagnostic {
-            place,
-            message: message.into(),
-            help: help.into(),
-        }
+        Diagnostic { place, message: message.into(), help: help.into() }
     }
 }
 
@@ -79,8 +75,5 @@ impl std::error::Error for Diagnostics {}
 /// The line, from 1, that holds byte `at` of `text`.
 pub(crate) fn line(path: &Path, text: &str, at: usize) -> Place {
     let before = &text.as_bytes()[..at.min(text.len())];
-    Place::Line(
-        path.into(),
-        1 + before.iter().filter(|b| **b == b'\n').count(),
-    )
+    Place::Line(path.into(), 1 + before.iter().filter(|b| **b == b'\n').count())
 }

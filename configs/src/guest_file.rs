@@ -29,10 +29,7 @@ impl fmt::Display for FileError {
 impl std::error::Error for FileError {}
 
 fn error<T>(message: impl Into<String>, help: &'static str) -> Result<T, FileError> {
-    Err(FileError {
-        message: message.into(),
-        help,
-    })
+    Err(FileError { message: message.into(), help })
 }
 
 const USE_BZIMAGE: &str = "give a 64-bit x86 bzImage, as distributions install it: /boot/vmlinuz-*";
@@ -84,10 +81,7 @@ pub fn check_kernel(
         );
     }
     if bytes.starts_with(b"\x7fELF") {
-        return error(
-            "this is an ELF file (vmlinux?), not a bootable kernel",
-            help,
-        );
+        return error("this is an ELF file (vmlinux?), not a bootable kernel", help);
     }
     let needs = match architecture {
         Architecture::X86_64 => bzimage_needs(bytes)?,
@@ -130,10 +124,7 @@ fn bzimage_needs(bytes: &[u8]) -> Result<u64, FileError> {
         );
     }
     if at(0x236, 2) as u16 & XLF_KERNEL_64 == 0 {
-        return error(
-            "this is a 32-bit kernel: it has no 64-bit entry point",
-            USE_BZIMAGE,
-        );
+        return error("this is a 32-bit kernel: it has no 64-bit entry point", USE_BZIMAGE);
     }
     let setup_sectors = match at(0x1f1, 1) {
         0 => 4,
@@ -142,18 +133,12 @@ fn bzimage_needs(bytes: &[u8]) -> Result<u64, FileError> {
     let size = (setup_sectors + 1) * 512 + at(0x1f4, 4) * 16;
     if (bytes.len() as u64) < size {
         return error(
-            format!(
-                "the kernel is truncated: it has {} bytes of {size}",
-                bytes.len()
-            ),
+            format!("the kernel is truncated: it has {} bytes of {size}", bytes.len()),
             COMPLETE,
         );
     }
     // Load address and the space from there that the kernel needs before it knows its memory map.
-    let needs = at(0x258, 8)
-        .max(1 << 20)
-        .saturating_add(at(0x260, 4))
-        .max(size);
+    let needs = at(0x258, 8).max(1 << 20).saturating_add(at(0x260, 4)).max(size);
     Ok(needs)
 }
 

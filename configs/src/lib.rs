@@ -88,11 +88,7 @@ pub fn load(path: &Path, overrides: &Overrides) -> Result<Config, Diagnostics> {
             std::io::ErrorKind::InvalidData => "a system is described in TOML, as UTF-8 text",
             _ => "check the path and its permissions",
         };
-        Diagnostic::new(
-            Place::File(path.into()),
-            format!("cannot be read: {e}"),
-            help,
-        )
+        Diagnostic::new(Place::File(path.into()), format!("cannot be read: {e}"), help)
     })?;
     if text.len() as u64 > LONGEST {
         let message = format!("is longer than {}", size::show(LONGEST));

@@ -68,22 +68,13 @@ pub enum Board {
 
 impl Board {
     /// CPUs that `virt` can have: `max` has all that is emulated, the others are what real ones are.
-    pub const ARM_CPUS: [&str; 5] = [
-        "max",
-        "cortex-a53",
-        "cortex-a57",
-        "cortex-a72",
-        "cortex-a76",
-    ];
+    pub const ARM_CPUS: [&str; 5] = ["max", "cortex-a53", "cortex-a57", "cortex-a72", "cortex-a76"];
 
     /// The usual machine of an architecture.
     pub const fn usual(architecture: Architecture) -> Board {
         match architecture {
             Architecture::X86_64 => Board::Pc,
-            Architecture::Arm64 => Board::Virt {
-                cpu: Board::ARM_CPUS[0],
-                gic: Gic::V3,
-            },
+            Architecture::Arm64 => Board::Virt { cpu: Board::ARM_CPUS[0], gic: Gic::V3 },
         }
     }
 }
@@ -113,11 +104,7 @@ impl Machine {
 
     /// The usual machine of an architecture.
     pub const fn usual(architecture: Architecture, memory: u64, cpus: u32) -> Machine {
-        Machine {
-            board: Board::usual(architecture),
-            memory,
-            cpus,
-        }
+        Machine { board: Board::usual(architecture), memory, cpus }
     }
 
     /// Its instruction set.
@@ -139,11 +126,7 @@ impl Machine {
     /// A PC has a gap for devices below 4 GiB.
     fn ram_of_a_pc(&self) -> Vec<(u64, u64)> {
         // As QEMU's q35: with more than 2.75 GiB, all above 2 GiB goes beyond the gap.
-        let low = if self.memory > 0xb000_0000 {
-            0x8000_0000
-        } else {
-            self.memory
-        };
+        let low = if self.memory > 0xb000_0000 { 0x8000_0000 } else { self.memory };
         let mut ranges = vec![(0, low)];
         if self.memory > low {
             ranges.push((4 << 30, (4 << 30) + self.memory - low));
@@ -153,9 +136,7 @@ impl Machine {
 
     /// Whether all of `start..end` is RAM.
     pub fn has_ram(&self, start: u64, end: u64) -> bool {
-        self.ram()
-            .iter()
-            .any(|(from, to)| *from <= start && end <= *to)
+        self.ram().iter().any(|(from, to)| *from <= start && end <= *to)
     }
 }
 

@@ -9,18 +9,14 @@ pub const HELP: &str = "write a size as a string with its unit: \"512 MiB\" (KiB
 /// Reads a size with its unit; `None` if it is none or does not fit.
 pub fn parse(text: &str) -> Option<u64> {
     let text = text.trim();
-    let (digits, unit) = UNITS
-        .iter()
-        .find_map(|(name, unit)| Some((text.strip_suffix(name)?, unit)))?;
+    let (digits, unit) =
+        UNITS.iter().find_map(|(name, unit)| Some((text.strip_suffix(name)?, unit)))?;
     digits.trim_end().parse::<u64>().ok()?.checked_mul(*unit)
 }
 
 /// Writes a size with the largest unit that gives a whole number; bytes if none does.
 pub fn show(bytes: u64) -> String {
-    match UNITS
-        .iter()
-        .find(|(_, unit)| bytes != 0 && bytes.is_multiple_of(*unit))
-    {
+    match UNITS.iter().find(|(_, unit)| bytes != 0 && bytes.is_multiple_of(*unit)) {
         Some((name, unit)) => format!("{} {name}", bytes / unit),
         None => format!("{bytes} bytes"),
     }

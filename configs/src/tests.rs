@@ -20,28 +20,17 @@ fn error_in(good: &str, from: &str, to: &str) -> String {
     let errors = check(&text).unwrap_err();
     assert_eq!(errors.0.len(), 1, "{errors}");
     let shown = errors.to_string();
-    assert!(
-        shown.starts_with("test.toml") && shown.contains("\n  help: "),
-        "{shown}"
-    );
+    assert!(shown.starts_with("test.toml") && shown.contains("\n  help: "), "{shown}");
     if let Place::Line(_, line) = errors.0[0].place {
         let last = to.lines().last().unwrap();
-        assert!(
-            text.lines().nth(line - 1).unwrap().contains(last),
-            "{shown}"
-        );
+        assert!(text.lines().nth(line - 1).unwrap().contains(last), "{shown}");
     }
     shown
 }
 
 #[test]
 fn the_systems_that_come_with_it() {
-    for file in [
-        "linux.toml",
-        "two-linux.toml",
-        "linux-arm64.toml",
-        "two-linux-arm64.toml",
-    ] {
+    for file in ["linux.toml", "two-linux.toml", "linux-arm64.toml", "two-linux-arm64.toml"] {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(file);
         let config = load(&path, &Overrides::default()).unwrap_or_else(|e| panic!("{e}"));
         config.system.check().unwrap();
@@ -65,18 +54,8 @@ fn shape() {
             .to_string()
             .contains("missing field `cpus`")
     );
-    assert!(
-        check("vm = [")
-            .unwrap_err()
-            .to_string()
-            .contains("test.toml:1: ")
-    );
-    assert!(
-        check("")
-            .unwrap_err()
-            .to_string()
-            .contains("missing field `machine`")
-    );
+    assert!(check("vm = [").unwrap_err().to_string().contains("test.toml:1: "));
+    assert!(check("").unwrap_err().to_string().contains("missing field `machine`"));
 }
 
 #[test]
@@ -96,30 +75,16 @@ fn values() {
     );
     let long = format!("cmdline = \"{}\"", "x".repeat(2048));
     assert!(error("cmdline = \"console=ttyS0 quiet panic=1\"", &long).contains("2047"));
-    assert!(
-        error(
-            "console = \"serial\"",
-            "console = \"serial\"\npriority = 200"
-        )
-        .contains("127")
-    );
+    assert!(error("console = \"serial\"", "console = \"serial\"\npriority = 200").contains("127"));
 }
 
 #[test]
 fn machines() {
     let arm64 = check(GOOD_ARM64).unwrap();
-    assert_eq!(
-        arm64.machine,
-        Machine::usual(Architecture::Arm64, 1 << 30, 1)
-    );
+    assert_eq!(arm64.machine, Machine::usual(Architecture::Arm64, 1 << 30, 1));
     assert_eq!(arm64.system.vms[0].serial, image::system::Uart::VIRT);
-    let real = GOOD_ARM64
-        .replace("\"max\"", "\"cortex-a53\"")
-        .replace("gic = 3", "gic = 2");
-    let board = Board::Virt {
-        cpu: "cortex-a53",
-        gic: Gic::V2,
-    };
+    let real = GOOD_ARM64.replace("\"max\"", "\"cortex-a53\"").replace("gic = 3", "gic = 2");
+    let board = Board::Virt { cpu: "cortex-a53", gic: Gic::V2 };
     assert_eq!(check(&real).unwrap().machine.board, board);
     let error_arm64 = |from: &str, to: &str| error_in(GOOD_ARM64, from, to);
     assert!(error_arm64("cpu = \"max\" ", "cpu = \"z80\" ").contains("there are: max, cortex-a53"));
@@ -130,10 +95,7 @@ fn machines() {
     assert!(error("cpus = 1", "cpus = 1\ngic = 3").contains("set architecture = \"arm64\""));
     // RAM starts at 1 GiB.
     let at = |at: &str| {
-        error_arm64(
-            "memory = \"512 MiB\"",
-            &format!("memory = \"512 MiB\"\nmemory_at = \"{at}\""),
-        )
+        error_arm64("memory = \"512 MiB\"", &format!("memory = \"512 MiB\"\nmemory_at = \"{at}\""))
     };
     assert!(at("512 MiB").contains("its RAM is at 0x40000000-0x80000000"));
 }
@@ -164,43 +126,20 @@ fn fixed_memory() {
                  kernel = \"default\"\ncmdline = \"\"\n"
             )
         };
-        check(&format!(
-            "[machine]\nmemory = \"4 GiB\"\ncpus = 1\n{}{}",
-            vm("a", a),
-            vm("b", b)
-        ))
+        check(&format!("[machine]\nmemory = \"4 GiB\"\ncpus = 1\n{}{}", vm("a", a), vm("b", b)))
     };
     two("256 MiB", "512 MiB").unwrap();
     two("256 MiB", "5 GiB").unwrap();
-    assert!(
-        two("256 MiB", "510 MiB")
-            .unwrap_err()
-            .to_string()
-            .contains("overlaps that of `a`")
-    );
-    assert!(
-        two("256 MiB", "2 GiB")
-            .unwrap_err()
-            .to_string()
-            .contains("is not all RAM")
-    );
-    assert!(
-        two("256 MiB", "1 MiB")
-            .unwrap_err()
-            .to_string()
-            .contains("from 16 MiB")
-    );
+    assert!(two("256 MiB", "510 MiB").unwrap_err().to_string().contains("overlaps that of `a`"));
+    assert!(two("256 MiB", "2 GiB").unwrap_err().to_string().contains("is not all RAM"));
+    assert!(two("256 MiB", "1 MiB").unwrap_err().to_string().contains("from 16 MiB"));
 }
 
 #[test]
 fn guest_files() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("system.toml");
-    std::fs::write(
-        &path,
-        GOOD.replace("kernel = \"default\"", "kernel = \"vmlinuz\""),
-    )
-    .unwrap();
+    std::fs::write(&path, GOOD.replace("kernel = \"default\"", "kernel = \"vmlinuz\"")).unwrap();
     let shown = || load(&path, &Overrides::default()).unwrap_err().to_string();
     assert!(
         shown().contains("system.toml:17: ") && shown().contains("No such file"),
@@ -209,51 +148,26 @@ fn guest_files() {
     );
     std::fs::write(dir.path().join("vmlinuz"), "text").unwrap();
     assert!(shown().contains("too short for a kernel"), "{}", shown());
-    let overrides = Overrides {
-        kernel: Some("/nonexistent".into()),
-        ..Overrides::default()
-    };
+    let overrides = Overrides { kernel: Some("/nonexistent".into()), ..Overrides::default() };
     let shown = load(&path, &overrides).unwrap_err().to_string();
-    assert!(
-        shown.starts_with("--kernel: /nonexistent cannot be read"),
-        "{shown}"
-    );
-    let overrides = Overrides {
-        cmdline: Some("a\nb".into()),
-        ..Overrides::default()
-    };
-    assert!(
-        load(&path, &overrides)
-            .unwrap_err()
-            .to_string()
-            .starts_with("--cmdline: ")
-    );
-    let missing = load(Path::new("nowhere.toml"), &Overrides::default())
-        .unwrap_err()
-        .to_string();
-    assert!(
-        missing.starts_with("nowhere.toml: cannot be read"),
-        "{missing}"
-    );
+    assert!(shown.starts_with("--kernel: /nonexistent cannot be read"), "{shown}");
+    let overrides = Overrides { cmdline: Some("a\nb".into()), ..Overrides::default() };
+    assert!(load(&path, &overrides).unwrap_err().to_string().starts_with("--cmdline: "));
+    let missing = load(Path::new("nowhere.toml"), &Overrides::default()).unwrap_err().to_string();
+    assert!(missing.starts_with("nowhere.toml: cannot be read"), "{missing}");
 }
 
 #[test]
 fn two_vms_share_a_file() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("two-linux.toml");
-    let overrides = Overrides {
-        initrd: Some("/dev/null".into()),
-        ..Overrides::default()
-    };
+    let overrides = Overrides { initrd: Some("/dev/null".into()), ..Overrides::default() };
     let errors = load(&path, &overrides).unwrap_err().to_string();
     assert!(
         errors.contains("--initrd: /dev/null cannot be read: it is a device or a pipe"),
         "{errors}"
     );
     let file = tempfile::NamedTempFile::new().unwrap();
-    let overrides = Overrides {
-        initrd: Some(file.path().into()),
-        ..Overrides::default()
-    };
+    let overrides = Overrides { initrd: Some(file.path().into()), ..Overrides::default() };
     let errors = load(&path, &overrides).unwrap_err().to_string();
     assert!(errors.contains("the initial RAM disk is empty"), "{errors}");
 }
@@ -266,10 +180,7 @@ fn vms(machine: &str, count: usize, lines: &str) -> String {
         )
     };
     let console = "[[console]]\nname = \"serial\"\nuart = \"com1\"\n";
-    format!(
-        "[machine]\n{machine}\n{console}{}",
-        (0..count).map(vm).collect::<String>()
-    )
+    format!("[machine]\n{machine}\n{console}{}", (0..count).map(vm).collect::<String>())
 }
 
 #[test]
@@ -286,12 +197,7 @@ fn the_kernel_gets_what_the_quotas_add_up_to() {
     assert!(needed(&vms("memory = \"2 GiB\"\ncpus = 1", 12, many)) > 12);
     let largest = "memory = \"512 GiB\"\nvcpus = [0]";
     let errors = check(&vms("memory = \"1024 GiB\"\ncpus = 1", 1, largest)).unwrap_err();
-    assert!(
-        errors
-            .to_string()
-            .contains("of kernel memory; 1 GiB are possible"),
-        "{errors}"
-    );
+    assert!(errors.to_string().contains("of kernel memory; 1 GiB are possible"), "{errors}");
 }
 
 #[test]
@@ -300,16 +206,10 @@ fn servers_and_monitors_have_memory_for_all_that_they_serve() {
         let lines = format!("memory = \"64 MiB\"\nvcpus = {vcpus}");
         let config = check(&vms("memory = \"4 GiB\"\ncpus = 40", count, &lines)).unwrap();
         let (server, vm) = (&config.system.servers[0], &config.system.vms[0]);
-        (
-            server.compartment.memory.bytes() >> 10,
-            vm.monitor.memory.bytes() >> 10,
-        )
+        (server.compartment.memory.bytes() >> 10, vm.monitor.memory.bytes() >> 10)
     };
     assert_eq!(memory(1, "[0, 0, 0, 0]"), (512, 1024));
     assert_eq!(memory(16, "[3]"), (128 + 16 * 48, 1024));
     let all: Vec<u32> = (0..40).collect();
-    assert_eq!(
-        memory(1, &format!("{all:?}")),
-        (128 + 32 + 640, 256 + 40 * 48)
-    );
+    assert_eq!(memory(1, &format!("{all:?}")), (128 + 32 + 640, 256 + 40 * 48));
 }

@@ -57,32 +57,17 @@ pub fn verify(
     overrides: &Overrides,
 ) -> Result<Config, Diagnostics> {
     let machine = Machine::usual(Architecture::X86_64, 0, 0);
-    let mut verifier = Verifier {
-        path,
-        text,
-        machine,
-        errors: Vec::new(),
-        files: Vec::new(),
-    };
+    let mut verifier = Verifier { path, text, machine, errors: Vec::new(), files: Vec::new() };
     // What else is right depends on it.
     let Some(architecture) = verifier.architecture(&raw.machine) else {
         return Err(Diagnostics(verifier.errors));
     };
     verifier.machine(&raw.machine, architecture);
     let parts = verifier.parts(&raw, overrides);
-    let Verifier {
-        errors,
-        files,
-        machine,
-        ..
-    } = verifier;
+    let Verifier { errors, files, machine, .. } = verifier;
     match parts {
         Some(system) if errors.is_empty() => {
-            let config = Config {
-                system,
-                machine,
-                files,
-            };
+            let config = Config { system, machine, files };
             config.check_files(&read_files(&config.files)?)?;
             Ok(config)
         }
@@ -109,11 +94,7 @@ fn read_files(files: &[GuestFile]) -> Result<BTreeMap<String, Vec<u8>>, Diagnost
             )),
         }
     }
-    if errors.is_empty() {
-        Ok(contents)
-    } else {
-        Err(Diagnostics(errors))
-    }
+    if errors.is_empty() { Ok(contents) } else { Err(Diagnostics(errors)) }
 }
 
 /// Reads a regular file. Its size has been held against the machine's memory; devices and pipes may have no end.
@@ -121,9 +102,7 @@ fn read_file(path: &Path) -> std::io::Result<Vec<u8>> {
     match std::fs::metadata(path)? {
         data if data.is_file() => std::fs::read(path),
         data if data.is_dir() => Err(ErrorKind::IsADirectory.into()),
-        _ => Err(std::io::Error::other(
-            "it is a device or a pipe, not a file",
-        )),
+        _ => Err(std::io::Error::other("it is a device or a pipe, not a file")),
     }
 }
 
@@ -151,11 +130,7 @@ impl Verifier<'_> {
             Ok(value) => Some(value),
             Err(rule) => {
                 let place = self.at(raw);
-                self.error(
-                    place,
-                    format!("this {what} is not possible"),
-                    rule.to_string(),
-                );
+                self.error(place, format!("this {what} is not possible"), rule.to_string());
                 None
             }
         }
@@ -200,10 +175,7 @@ impl Verifier<'_> {
             };
             self.error(
                 place,
-                format!(
-                    "CPU {} does not exist: the machine has {count}",
-                    raw.get_ref()
-                ),
+                format!("CPU {} does not exist: the machine has {count}", raw.get_ref()),
                 help,
             );
             return None;
@@ -226,9 +198,8 @@ impl Verifier<'_> {
             None => Some(defaults.kernel_memory),
         };
         let quota = bytes.and_then(|bytes| {
-            let quota = u32::try_from(bytes.div_ceil(4096))
-                .ok()
-                .and_then(|p| Pages::try_from(p).ok());
+            let quota =
+                u32::try_from(bytes.div_ceil(4096)).ok().and_then(|p| Pages::try_from(p).ok());
             if let (None, Some(raw)) = (quota, given.kernel_memory) {
                 let place = self.at(raw);
                 self.error(
@@ -260,20 +231,14 @@ impl Verifier<'_> {
         let uart = uarts.iter().find(|(name, _)| name == raw.uart.get_ref());
         if uart.is_none() {
             let place = self.at(&raw.uart);
-            let names: Vec<String> = uarts
-                .iter()
-                .map(|(name, _)| format!("\"{name}\""))
-                .collect();
+            let names: Vec<String> = uarts.iter().map(|(name, _)| format!("\"{name}\"")).collect();
             self.error(
                 place,
                 format!("the machine has no UART `{}`", raw.uart.get_ref()),
                 format!("write {}", names.join(" or ")),
             );
         }
-        let cpu = raw
-            .cpu
-            .as_ref()
-            .map_or(Some(Cpu::BOOT), |cpu| self.cpu(cpu));
+        let cpu = raw.cpu.as_ref().map_or(Some(Cpu::BOOT), |cpu| self.cpu(cpu));
         let given = Resources {
             cpu,
             priority: raw.priority.as_ref(),
@@ -316,11 +281,7 @@ impl Verifier<'_> {
 
     /// The bundle's name for a guest file, which is added if no other VM uses it.
     fn file(&mut self, kind: FileKind, source: Source, place: Place) -> String {
-        if let Some(same) = self
-            .files
-            .iter()
-            .find(|f| f.kind == kind && f.source == source)
-        {
+        if let Some(same) = self.files.iter().find(|f| f.kind == kind && f.source == source) {
             return same.name.clone();
         }
         let stem = match kind {
@@ -333,12 +294,7 @@ impl Verifier<'_> {
             0 => stem.into(),
             n => format!("{stem}-{}", n + 1),
         };
-        self.files.push(GuestFile {
-            name: name.clone(),
-            kind,
-            source,
-            place,
-        });
+        self.files.push(GuestFile { name: name.clone(), kind, source, place });
         name
     }
 
@@ -366,10 +322,7 @@ impl Verifier<'_> {
     fn vm(&mut self, raw: &raw::Vm, overrides: &Overrides) -> Option<Vm> {
         let name = self.value(&raw.name, "name");
         let memory: Option<GuestMemory> = self.size(&raw.memory);
-        let memory_at = raw
-            .memory_at
-            .as_ref()
-            .map(|at| self.size::<HostAddress>(at));
+        let memory_at = raw.memory_at.as_ref().map(|at| self.size::<HostAddress>(at));
         let vcpus: Option<Vec<Cpu>> = raw
             .vcpus
             .get_ref()
@@ -382,11 +335,7 @@ impl Verifier<'_> {
             Ok(vcpus) => Some(vcpus),
             Err(rule) => {
                 let place = self.at(&raw.vcpus);
-                self.error(
-                    place,
-                    "this list of vCPUs is not possible",
-                    rule.to_string(),
-                );
+                self.error(place, "this list of vCPUs is not possible", rule.to_string());
                 None
             }
         };
@@ -460,10 +409,7 @@ impl Verifier<'_> {
             Some(args) => self.value(args, "text of arguments"),
             None => Args::try_from(String::new()).ok(),
         };
-        let cpu = raw
-            .cpu
-            .as_ref()
-            .map_or(Some(Cpu::BOOT), |cpu| self.cpu(cpu));
+        let cpu = raw.cpu.as_ref().map_or(Some(Cpu::BOOT), |cpu| self.cpu(cpu));
         let given = Resources {
             cpu,
             priority: raw.priority.as_ref(),
@@ -471,16 +417,8 @@ impl Verifier<'_> {
             program_memory: raw.program_memory.as_ref(),
             fault_after_ms: raw.fault_after_ms,
         };
-        let defaults = Defaults {
-            priority: 32,
-            kernel_memory: 1 << 20,
-            program_memory: 1 << 20,
-        };
+        let defaults = Defaults { priority: 32, kernel_memory: 1 << 20, program_memory: 1 << 20 };
         let compartment = self.compartment(program?, given, defaults);
-        Some(Native {
-            name: name?,
-            compartment: compartment?,
-            args: args?,
-        })
+        Some(Native { name: name?, compartment: compartment?, args: args? })
     }
 }

@@ -33,23 +33,11 @@ pub const ENTRIES: &[(&str, Entry)] = &[
     // The kernel opens it before anything can be mounted over /dev.
     ("dev/console", Entry::Device(5, 1)),
     ("init", Entry::Link("bin/busybox")),
-    (
-        "etc/inittab",
-        Entry::Text(include_str!("../initramfs/inittab"), false),
-    ),
+    ("etc/inittab", Entry::Text(include_str!("../initramfs/inittab"), false)),
     ("etc/rc", Entry::Text(include_str!("../initramfs/rc"), true)),
-    (
-        "etc/shell",
-        Entry::Text(include_str!("../initramfs/shell"), true),
-    ),
-    (
-        "etc/profile",
-        Entry::Text(include_str!("../initramfs/profile"), false),
-    ),
-    (
-        "etc/passwd",
-        Entry::Text("root:x:0:0:root:/root:/bin/sh\n", false),
-    ),
+    ("etc/shell", Entry::Text(include_str!("../initramfs/shell"), true)),
+    ("etc/profile", Entry::Text(include_str!("../initramfs/profile"), false)),
+    ("etc/passwd", Entry::Text("root:x:0:0:root:/root:/bin/sh\n", false)),
     ("etc/group", Entry::Text("root:x:0:\n", false)),
 ];
 
@@ -77,9 +65,7 @@ mod tests {
     fn parents_come_first() {
         for (i, (path, _)) in ENTRIES.iter().enumerate() {
             if let Some((parent, _)) = path.rsplit_once('/') {
-                let known = ENTRIES[..i]
-                    .iter()
-                    .any(|(p, e)| *p == parent && *e == Entry::Folder);
+                let known = ENTRIES[..i].iter().any(|(p, e)| *p == parent && *e == Entry::Folder);
                 assert!(known, "{path}");
             }
         }
@@ -87,10 +73,8 @@ mod tests {
 
     #[test]
     fn no_name_is_taken_twice() {
-        let mut names: Vec<String> = APPLETS
-            .split_ascii_whitespace()
-            .map(|a| format!("bin/{a}"))
-            .collect();
+        let mut names: Vec<String> =
+            APPLETS.split_ascii_whitespace().map(|a| format!("bin/{a}")).collect();
         names.extend(ENTRIES.iter().map(|(path, _)| path.to_string()));
         names.push(BUSYBOX.into());
         names.sort();

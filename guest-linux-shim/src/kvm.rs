@@ -13,11 +13,8 @@ pub const CPUID_FEATURES: u32 = 0x4000_0001;
 /// the generic hypervisor interface; the highest leaf has to reach it.
 pub const CPUID_FREQUENCY: u32 = 0x4000_0010;
 /// `ebx`, `ecx`, `edx` of [`CPUID_SIGNATURE`]: `"KVMKVMKVM\0\0\0"`.
-pub const SIGNATURE: [u32; 3] = [
-    u32::from_le_bytes(*b"KVMK"),
-    u32::from_le_bytes(*b"VMKV"),
-    u32::from_le_bytes(*b"M\0\0\0"),
-];
+pub const SIGNATURE: [u32; 3] =
+    [u32::from_le_bytes(*b"KVMK"), u32::from_le_bytes(*b"VMKV"), u32::from_le_bytes(*b"M\0\0\0")];
 
 /// Feature bits of [`CPUID_FEATURES`].
 pub mod feature {

@@ -47,15 +47,9 @@ impl Binding {
     ) -> Result<Binding, Status> {
         let source = caller.slot(source).ok_or(Status::BadCapability)?;
         let held = caller.held(notification)?;
-        let target = Target {
-            notification: held.object,
-            bits: held.slot.first.load(Ordering::Relaxed),
-        };
-        Ok(Binding {
-            source,
-            through: held.slot,
-            target,
-        })
+        let target =
+            Target { notification: held.object, bits: held.slot.first.load(Ordering::Relaxed) };
+        Ok(Binding { source, through: held.slot, target })
     }
 
     /// What signals knows its target now.

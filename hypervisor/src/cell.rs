@@ -171,10 +171,7 @@ impl<T> Ref<T> {
     #[inline(always)]
     pub const unsafe fn from_address(address: u64) -> Ref<T> {
         // SAFETY: the caller says that an object is there, so the address is not null.
-        Ref(
-            unsafe { NonNull::new_unchecked(address as *mut T) },
-            PhantomData,
-        )
+        Ref(unsafe { NonNull::new_unchecked(address as *mut T) }, PhantomData)
     }
 
     /// The object's address, which identifies it as long as it lives.

@@ -336,14 +336,8 @@ impl Cpu {
     /// earlier, which is most often over by then, it stays: setting it again is slow, above all where a hypervisor
     /// emulates it, and comes once for each time that it fires too early.
     pub fn program_timer(&self) {
-        let slice_end = if self.sched.get().is_some() {
-            self.slice_end.get()
-        } else {
-            u64::MAX
-        };
-        let next = slice_end
-            .min(self.timeouts.earliest())
-            .min(self.cyclic.next());
+        let slice_end = if self.sched.get().is_some() { self.slice_end.get() } else { u64::MAX };
+        let next = slice_end.min(self.timeouts.earliest()).min(self.cyclic.next());
         if next < self.timer.get() {
             self.timer.set(next);
             arch::set_timer(next);

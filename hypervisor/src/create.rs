@@ -156,9 +156,7 @@ pub fn make_thread(
     let Placement { cpu, flags } = start.placement;
     let foreign = flags.contains(ThreadFlags::FOREIGN);
     let page = domain.alloc_page()?;
-    let utcb = domain
-        .alloc_page()
-        .inspect_err(|_| domain.free_page(page))?;
+    let utcb = domain.alloc_page().inspect_err(|_| domain.free_page(page))?;
     if let Err(status) = space.map_kernel_page(tree, start.utcb, utcb) {
         domain.free_page(utcb);
         domain.free_page(page);
@@ -205,13 +203,9 @@ pub fn vcpu(caller: &Caller, payer: Payer) -> Result<AnyRef, Status> {
     if !one_payer || guest.kind != SpaceKind::Guest || monitor.kind != SpaceKind::Host {
         return Err(Status::BadArgument);
     }
-    let count = arch::pages_per_vcpu()
-        .ok_or(Status::Unsupported)?
-        .min(MAX_ARCH_PAGES);
+    let count = arch::pages_per_vcpu().ok_or(Status::Unsupported)?.min(MAX_ARCH_PAGES);
     payer.charge(count as u64 + 1)?;
-    let state_page = payer
-        .alloc_page()
-        .inspect_err(|_| payer.uncharge(count as u64 + 1))?;
+    let state_page = payer.alloc_page().inspect_err(|_| payer.uncharge(count as u64 + 1))?;
     if let Err(status) = monitor.map_kernel_page(caller.tree, call.state, state_page) {
         payer.free_page(state_page);
         payer.uncharge(count as u64 + 1);

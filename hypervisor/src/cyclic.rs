@@ -27,11 +27,7 @@ pub struct Frame {
 impl Frame {
     const NONE: Frame = Frame {
         length: 0,
-        windows: [Window {
-            start: 0,
-            end: 0,
-            partition: 0,
-        }; MAX_WINDOWS],
+        windows: [Window { start: 0, end: 0, partition: 0 }; MAX_WINDOWS],
         count: 0,
     };
 
@@ -44,11 +40,7 @@ impl Frame {
         {
             return Err(Status::BadArgument);
         }
-        let mut frame = Frame {
-            length,
-            count,
-            ..Frame::NONE
-        };
+        let mut frame = Frame { length, count, ..Frame::NONE };
         let mut free = 0;
         for (i, window) in frame.windows[..count].iter_mut().enumerate() {
             let [start, size, partition] = [0, 1, 2].map(|n| word(i * WINDOW_WORDS + n));
@@ -57,11 +49,7 @@ impl Frame {
             if start < free || size == 0 || partition >= PARTITIONS as u64 {
                 return Err(Status::BadArgument);
             }
-            *window = Window {
-                start,
-                end,
-                partition: partition as u8,
-            };
+            *window = Window { start, end, partition: partition as u8 };
             free = end;
         }
         Ok(frame)
@@ -120,17 +108,12 @@ impl Cyclic {
             let elapsed = now.saturating_sub(self.begun.get());
             if elapsed >= frame.length {
                 // Since the end of the frame; without a schedule any moment is one.
-                let since = if frame.length == 0 {
-                    0
-                } else {
-                    elapsed - frame.length
-                };
+                let since = if frame.length == 0 { 0 } else { elapsed - frame.length };
                 if let Some(proposed) = self.proposed.lock().take() {
                     *frame = proposed;
                 }
                 // Whole frames may have passed since.
-                self.begun
-                    .set(now - since.checked_rem(frame.length).unwrap_or(0));
+                self.begun.set(now - since.checked_rem(frame.length).unwrap_or(0));
             }
             if frame.length == 0 {
                 self.next.set(u64::MAX);

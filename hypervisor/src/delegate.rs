@@ -42,24 +42,14 @@ fn check(
     let grant = flags.contains(DelegateFlags::GRANT);
     let target = receiver.empty_slot(target.0)?;
     let extra = source.extra.load(Ordering::Relaxed);
-    let (first, second) = (
-        source.first.load(Ordering::Relaxed),
-        source.second.load(Ordering::Relaxed),
-    );
+    let (first, second) =
+        (source.first.load(Ordering::Relaxed), source.second.load(Ordering::Relaxed));
     if grant {
         // What was derived or bound would change its parent, and an object its order of destruction.
         if source.first_child(tree).is_some() || source.is_bound() || extra & ORIGIN != 0 {
             return Err(Status::Busy);
         }
-        return Ok(Checked {
-            source,
-            target,
-            grant,
-            word,
-            first,
-            second,
-            extra,
-        });
+        return Ok(Checked { source, target, grant, word, first, second, extra });
     }
     let rights = rights & word.rights();
     let (first, second) = match word.kind() {

@@ -152,10 +152,7 @@ fn may_end(cpu: &Cpu, tree: &Tree, object: AnyRef) -> Result<(), Status> {
 
 /// Whether the current thread is one of `domain`.
 fn runs_in(cpu: &Cpu, domain: Ref<Domain>) -> bool {
-    cpu.current
-        .get()
-        .and_then(|c| c.as_thread())
-        .is_some_and(|t| t.domain == domain)
+    cpu.current.get().and_then(|c| c.as_thread()).is_some_and(|t| t.domain == domain)
 }
 
 /// Ends an object that nobody can find any more. When it says `Done`, nothing refers to the object but its

@@ -145,8 +145,7 @@ impl Domain {
     /// The capability that `selector` names; empty if there is none.
     #[inline(always)]
     pub fn capability(&self, selector: Selector) -> CapWord {
-        self.slot_of_hot_path(selector)
-            .map_or(CapWord::NULL, |slot| slot.word())
+        self.slot_of_hot_path(selector).map_or(CapWord::NULL, |slot| slot.word())
     }
 
     /// The object that `selector` names, if it is a `T` and the capability has `rights`.
@@ -184,9 +183,7 @@ impl Domain {
         }
         // What is free was returned to the pool before.
         self.free
-            .fetch_update(Ordering::Acquire, Ordering::Relaxed, |free| {
-                free.checked_sub(pages)
-            })
+            .fetch_update(Ordering::Acquire, Ordering::Relaxed, |free| free.checked_sub(pages))
             .map(|_| ())
             .map_err(|_| Status::Quota)
     }
@@ -325,11 +322,7 @@ impl Domain {
     pub fn destruction_advance(&self) {
         let cursor = self.cursor.load(Ordering::Relaxed);
         let page = self.directory.read((cursor / SLOTS_PER_PAGE) as usize);
-        let step = if page == empty_slots() {
-            SLOTS_PER_PAGE - cursor % SLOTS_PER_PAGE
-        } else {
-            1
-        };
+        let step = if page == empty_slots() { SLOTS_PER_PAGE - cursor % SLOTS_PER_PAGE } else { 1 };
         self.cursor.store(cursor + step, Ordering::Relaxed);
     }
 
@@ -343,11 +336,7 @@ impl Domain {
             self.free_page(page);
             return true;
         }
-        let left = self
-            .cursor
-            .load(Ordering::Relaxed)
-            .min(self.slots())
-            .div_ceil(SLOTS_PER_PAGE);
+        let left = self.cursor.load(Ordering::Relaxed).min(self.slots()).div_ceil(SLOTS_PER_PAGE);
         if left == 0 {
             return false;
         }
@@ -355,8 +344,7 @@ impl Domain {
         if page != empty_slots() {
             mem::free(KernelPage::from_virt(page));
         }
-        self.cursor
-            .store((left - 1) * SLOTS_PER_PAGE, Ordering::Relaxed);
+        self.cursor.store((left - 1) * SLOTS_PER_PAGE, Ordering::Relaxed);
         true
     }
 

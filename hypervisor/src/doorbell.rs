@@ -43,10 +43,7 @@ pub const PAGE: usize = core::mem::offset_of!(Doorbells, page);
 impl Doorbells {
     /// None.
     pub const fn new() -> Doorbells {
-        Doorbells {
-            page: AtomicU64::new(0),
-            count: TicketMutex::new(0),
-        }
+        Doorbells { page: AtomicU64::new(0), count: TicketMutex::new(0) }
     }
 
     fn page(&self) -> Option<KernelPage> {

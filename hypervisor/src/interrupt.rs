@@ -29,12 +29,7 @@ struct Line {
 }
 
 impl Line {
-    const NEW: Line = Line {
-        binding: None,
-        held: false,
-        pending: false,
-        again: false,
-    };
+    const NEW: Line = Line { binding: None, held: false, pending: false, again: false };
 }
 
 /// An interrupt line.
@@ -52,10 +47,7 @@ unsafe impl Object for Interrupt {
 
 impl Interrupt {
     const fn new() -> Interrupt {
-        Interrupt {
-            header: Header::fixed(Kind::Interrupt),
-            state: TicketMutex::new(Line::NEW),
-        }
+        Interrupt { header: Header::fixed(Kind::Interrupt), state: TicketMutex::new(Line::NEW) }
     }
 }
 
@@ -81,12 +73,7 @@ pub fn bind(interrupt: Ref<Interrupt>, target: Target, mode: TriggerMode) -> Res
         return Err(Status::Busy);
     }
     let held = arch::interrupt_route(interrupt.line(), mode)?;
-    *state = Line {
-        binding: Some(target),
-        held,
-        pending: false,
-        again: false,
-    };
+    *state = Line { binding: Some(target), held, pending: false, again: false };
     arch::interrupt_unmask(interrupt.line());
     Ok(())
 }

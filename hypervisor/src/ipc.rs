@@ -185,9 +185,7 @@ pub fn reply_wait(cpu: &Cpu, thread: Ref<Thread>) -> Result<(), Status> {
         }
     }
     // Those who helped try their calls again.
-    thread
-        .context
-        .release_other_waiters(cpu, thread.context.sched.get());
+    thread.context.release_other_waiters(cpu, thread.context.sched.get());
     run_chain(cpu);
     Ok(())
 }
@@ -264,9 +262,7 @@ fn copy_words(from: Ref<Thread>, to: Ref<Thread>, count: usize) {
 
 /// Tells the exception of `thread`, the current context, to its handler.
 pub fn raise(cpu: &Cpu, thread: Ref<Thread>, exception: Exception) {
-    let portal = thread
-        .domain
-        .find::<Portal>(thread.exception_portal, Rights::CALL);
+    let portal = thread.domain.find::<Portal>(thread.exception_portal, Rights::CALL);
     match portal
         .map_err(Refusal::Status)
         .and_then(|p| enter(cpu, thread.context(), p.handler()).map(|handler| (handler, p)))
@@ -281,11 +277,7 @@ pub fn raise(cpu: &Cpu, thread: Ref<Thread>, exception: Exception) {
             }
             handler.with_frame(|frame| {
                 frame.receive(portal.identity, gprs.len(), 0);
-                let Exception {
-                    vector,
-                    error,
-                    address,
-                } = exception;
+                let Exception { vector, error, address } = exception;
                 frame.set_message(&[vector, error, address, ip, sp, flags, 0, 0]);
             });
         }

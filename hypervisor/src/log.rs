@@ -47,10 +47,7 @@ impl Write for Line {
 /// Hands the line that `text` makes to `sink`.
 #[inline(never)]
 fn format(text: fmt::Arguments<'_>, sink: fn(&[u8])) {
-    let mut line = Line {
-        bytes: [0; LINE],
-        used: 0,
-    };
+    let mut line = Line { bytes: [0; LINE], used: 0 };
     // Fails only if a Display implementation does; the rest of the line is lost then.
     let _ = line.write_fmt(text);
     // Where a line ends that was cut.
@@ -61,10 +58,7 @@ fn format(text: fmt::Arguments<'_>, sink: fn(&[u8])) {
 /// Appends a line to the kernel's log, after the word for its `kind`.
 #[inline(never)]
 pub fn report(kind: &str, text: fmt::Arguments<'_>) {
-    format(
-        format_args!("bulkhead: {}{text}\n", Text(kind)),
-        logring::append,
-    );
+    format(format_args!("bulkhead: {}{text}\n", Text(kind)), logring::append);
 }
 
 /// Prints a line on the debug UART, whoever has the log. It takes no lock.
@@ -78,17 +72,11 @@ mod tests {
 
     #[test]
     fn lines_are_cut_and_end() {
-        format(
-            format_args!("{}, {}\n", Text("a"), abi::text::Dec(7)),
-            |line| {
-                assert_eq!(line, b"a, 7\n");
-            },
-        );
+        format(format_args!("{}, {}\n", Text("a"), abi::text::Dec(7)), |line| {
+            assert_eq!(line, b"a, 7\n");
+        });
         format(format_args!("{}\n", Text(&"x".repeat(LINE))), |line| {
-            assert_eq!(
-                (line.len(), line[LINE - 2], line[LINE - 1]),
-                (LINE, b'x', b'\n')
-            );
+            assert_eq!((line.len(), line[LINE - 2], line[LINE - 1]), (LINE, b'x', b'\n'));
         });
     }
 }

@@ -57,13 +57,8 @@ pub fn copy(to: &mut [u8], from: &[u8]) -> usize {
     count
 }
 
-static RING: TicketMutex<Ring> = TicketMutex::new(Ring {
-    bytes: [0; SIZE],
-    start: 0,
-    length: 0,
-    listener: None,
-    through: 0,
-});
+static RING: TicketMutex<Ring> =
+    TicketMutex::new(Ring { bytes: [0; SIZE], start: 0, length: 0, listener: None, through: 0 });
 static TAKEN_OVER: AtomicBool = AtomicBool::new(false);
 
 /// The object that the capability to the log names.
@@ -78,9 +73,7 @@ unsafe impl Object for LogObject {
     const KIND: Kind = Kind::Log;
 }
 
-static OBJECT: LogObject = LogObject {
-    header: Header::fixed(Kind::Log),
-};
+static OBJECT: LogObject = LogObject { header: Header::fixed(Kind::Log) };
 
 /// The one log.
 pub fn object() -> Ref<LogObject> {

@@ -148,9 +148,7 @@ impl Domain {
         &self,
         cap: Cap<kind::Notification, RIGHTS>,
     ) -> Result<(Ref<Notification>, u64), Status> {
-        let slot = self
-            .slot_of_hot_path(cap.selector())
-            .ok_or(Status::BadCapability)?;
+        let slot = self.slot_of_hot_path(cap.selector()).ok_or(Status::BadCapability)?;
         let (word, badge) = slot.badge().ok_or(Status::BadCapability)?;
         let notification = resolve(word, Cap::<kind::Notification, RIGHTS>::RIGHTS)?;
         Ok((notification, badge))

@@ -88,12 +88,8 @@ struct FreeList {
     free: u64,
 }
 
-static POOL: TicketMutex<FreeList> = TicketMutex::new(FreeList {
-    head: 0,
-    untouched: 0,
-    end: 0,
-    free: 0,
-});
+static POOL: TicketMutex<FreeList> =
+    TicketMutex::new(FreeList { head: 0, untouched: 0, end: 0, free: 0 });
 static POOL_BASE: AtomicU64 = AtomicU64::new(0);
 
 /// Gives the pool its memory, once, at boot: `size` bytes at `base`, mapped in the window. Clears them.
@@ -105,12 +101,7 @@ pub unsafe fn init(base: HostPhys, size: u64) {
     // SAFETY: the caller's word.
     unsafe { core::ptr::write_bytes(start as *mut u8, 0, size as usize) };
     let mut pool = POOL.lock();
-    *pool = FreeList {
-        head: 0,
-        untouched: start,
-        end: start + size,
-        free: size / PAGE,
-    };
+    *pool = FreeList { head: 0, untouched: start, end: start + size, free: size / PAGE };
     POOL_BASE.store(start, Ordering::Relaxed);
 }
 

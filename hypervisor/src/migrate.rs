@@ -124,9 +124,7 @@ pub fn serve(cpu: &Cpu, context: Ref<Context>) -> Progress {
 }
 
 fn may_leave(context: Ref<Context>, request: &Request) -> Result<(), Status> {
-    let serves = context
-        .as_thread()
-        .is_some_and(|thread| thread.caller.get().is_some());
+    let serves = context.as_thread().is_some_and(|thread| thread.caller.get().is_some());
     match context.state.get() {
         State::Stopped => return Err(Status::Dead),
         State::InCall | State::Helping => return Err(Status::Busy),
@@ -159,13 +157,9 @@ fn leave(cpu: &Cpu, context: Ref<Context>, request: &Request) -> Progress {
         vcpu.exit_base.set(request.exit_base);
     }
     let armed = context.timeout.is_armed();
-    migration
-        .deadline
-        .set(armed.then(|| context.timeout.deadline()));
+    migration.deadline.set(armed.then(|| context.timeout.deadline()));
     cpu.timeouts.disarm(&context.timeout);
-    migration
-        .replenish
-        .set(sched.and_then(|sched| sched::leave(cpu, sched)));
+    migration.replenish.set(sched.and_then(|sched| sched::leave(cpu, sched)));
     if cpu.current.get() == Some(context) {
         cpu.current.set(None);
     }

@@ -104,9 +104,7 @@ impl Notification {
     /// The capability in the slot at position `from` is at `to` now.
     pub fn moved(&self, from: u32, to: u32) {
         let mut waiter = self.waiter.lock();
-        waiter.through = waiter
-            .through
-            .map(|link| if link == from { to } else { link });
+        waiter.through = waiter.through.map(|link| if link == from { to } else { link });
     }
 
     /// Removes the waiter, if it is `context`.

@@ -38,11 +38,7 @@ pub fn fatal(why: core::fmt::Arguments<'_>) -> ! {
 #[panic_handler]
 fn panic(info: &PanicInfo<'_>) -> ! {
     match info.location() {
-        Some(at) => fatal(format_args!(
-            "{}:{}",
-            Text(at.file()),
-            Dec(at.line().into())
-        )),
+        Some(at) => fatal(format_args!("{}:{}", Text(at.file()), Dec(at.line().into()))),
         None => fatal(format_args!("")),
     }
 }

@@ -19,9 +19,7 @@ unsafe impl Object for PlatformObject {
     const KIND: Kind = Kind::Platform;
 }
 
-static OBJECT: PlatformObject = PlatformObject {
-    header: Header::fixed(Kind::Platform),
-};
+static OBJECT: PlatformObject = PlatformObject { header: Header::fixed(Kind::Platform) };
 
 /// The one machine.
 pub fn object() -> Ref<PlatformObject> {

@@ -53,13 +53,7 @@ pub mod offset {
 impl Portal {
     /// A portal that nobody handles yet.
     pub fn new(header: Header, identity: u64, groups: u64) -> Portal {
-        Portal {
-            header,
-            handler: AtomicU64::new(0),
-            identity,
-            groups,
-            link: Link::new(),
-        }
+        Portal { header, handler: AtomicU64::new(0), identity, groups, link: Link::new() }
     }
 
     /// The thread that handles calls, unless it has ended.

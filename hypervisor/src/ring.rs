@@ -13,10 +13,7 @@ pub struct Link {
 impl Link {
     /// A link in no ring.
     pub const fn new() -> Link {
-        Link {
-            next: CpuCell::new(None),
-            prev: CpuCell::new(None),
-        }
+        Link { next: CpuCell::new(None), prev: CpuCell::new(None) }
     }
 
     /// Whether it is in a ring.
@@ -64,10 +61,7 @@ pub struct Ring<L: Linked> {
 impl<L: Linked> Ring<L> {
     /// An empty ring.
     pub const fn new() -> Ring<L> {
-        Ring {
-            end: Link::new(),
-            of: PhantomData,
-        }
+        Ring { end: Link::new(), of: PhantomData }
     }
 
     /// The object that was put in last.
@@ -88,8 +82,7 @@ impl<L: Linked> Ring<L> {
     /// Puts in `object`, whose link is in no ring.
     pub fn push(&self, object: Ref<L::Object>) {
         // SAFETY: by the word of `Linked`, its link is there.
-        self.end
-            .push(unsafe { Ref::from_address(object.address() + L::LINK as u64) });
+        self.end.push(unsafe { Ref::from_address(object.address() + L::LINK as u64) });
     }
 
     /// Takes the first object out.
@@ -190,9 +183,7 @@ mod tests {
 
     fn drain(ring: &Ring<Links>, links: &[Link]) -> Vec<usize> {
         let place = |found: Ref<Link>| links.iter().position(|link| to(link) == found);
-        core::iter::from_fn(|| ring.pop())
-            .filter_map(place)
-            .collect()
+        core::iter::from_fn(|| ring.pop()).filter_map(place).collect()
     }
 
     #[test]
@@ -214,9 +205,7 @@ mod tests {
         for (here, there) in [(0, 0), (0, 3), (2, 0), (2, 1), (2, 3)] {
             let (ring, other, links) = (Ring::<Links>::new(), Ring::new(), links::<5>());
             links[..here].iter().for_each(|link| ring.push(to(link)));
-            links[here..here + there]
-                .iter()
-                .for_each(|link| other.push(to(link)));
+            links[here..here + there].iter().for_each(|link| other.push(to(link)));
             ring.take_all(&other);
             assert!(other.is_empty());
             let all = (here..here + there).rev().chain((0..here).rev());

@@ -78,15 +78,9 @@ impl Root {
 
 /// Makes the root task from the bundle and starts it on this CPU.
 pub fn start(cpu: &Cpu, machine: Machine<'_>) -> Result<(), Status> {
-    let Machine {
-        mut info,
-        bundle,
-        head,
-    } = machine;
+    let Machine { mut info, bundle, head } = machine;
     let overhead = Domain::overhead(boot::ROOT_SLOTS);
-    let quota = mem::free_pages()
-        .checked_sub(overhead)
-        .ok_or(Status::Quota)?;
+    let quota = mem::free_pages().checked_sub(overhead).ok_or(Status::Quota)?;
     let domain = Domain::create(None, 0, boot::ROOT_SLOTS, quota).ok_or(Status::Quota)?;
     let root = Root { domain };
     let table = arch::PageTable::new(SpaceKind::Host, &domain)?;
@@ -103,25 +97,10 @@ pub fn start(cpu: &Cpu, machine: Machine<'_>) -> Result<(), Status> {
     if arch::HAS_PORTS {
         root.memory(boot::ROOT_PORTS, 0, space::PORTS, MemoryKind::Ports)?;
     }
-    root.memory(
-        boot::ROOT_BUNDLE,
-        bundle.start().0,
-        bundle.size(),
-        MemoryKind::Ram,
-    )?;
-    for (i, region) in info
-        .regions
-        .iter()
-        .take(info.region_count as usize)
-        .enumerate()
-    {
+    root.memory(boot::ROOT_BUNDLE, bundle.start().0, bundle.size(), MemoryKind::Ram)?;
+    for (i, region) in info.regions.iter().take(info.region_count as usize).enumerate() {
         let kind = MemoryKind::from_code(region.kind as u8).ok_or(Status::BadArgument)?;
-        root.memory(
-            boot::ROOT_MEMORY.offset(i as u32),
-            region.base,
-            region.size,
-            kind,
-        )?;
+        root.memory(boot::ROOT_MEMORY.offset(i as u32), region.base, region.size, kind)?;
     }
     for i in 0..info.interrupts {
         if let Some(line) = interrupt::line(i) {
@@ -170,12 +149,7 @@ pub fn start(cpu: &Cpu, machine: Machine<'_>) -> Result<(), Status> {
         rights: Rights::READ,
         caching: Caching::Natural,
     };
-    space.table.map(
-        boot::ROOT_BOOT_INFO,
-        abi::PAGE_SIZE as u64,
-        &mapped,
-        &domain,
-    )?;
+    space.table.map(boot::ROOT_BOOT_INFO, abi::PAGE_SIZE as u64, &mapped, &domain)?;
     crate::cpu::start(cpu, sched, thread.context())
 }
 
@@ -200,10 +174,7 @@ pub fn memory_regions(
     end: HostPhys,
     reserved: impl Fn(PhysRange) -> MemoryKind,
 ) -> ([Region; boot::MAX_REGIONS], u32) {
-    let mut regions = Regions {
-        entries: [Region::default(); boot::MAX_REGIONS],
-        count: 0,
-    };
+    let mut regions = Regions { entries: [Region::default(); boot::MAX_REGIONS], count: 0 };
     for region in map.regions() {
         let kind = match region.kind {
             RegionKind::Usable => MemoryKind::Ram,
@@ -232,12 +203,8 @@ impl Regions {
             log::warning!("too many memory regions: {range:?} is not used");
             return;
         };
-        *slot = Region {
-            base: range.start().0,
-            size: range.size(),
-            kind: kind as u32,
-            reserved: 0,
-        };
+        *slot =
+            Region { base: range.start().0, size: range.size(), kind: kind as u32, reserved: 0 };
         self.count += 1;
         for i in (1..self.count).rev() {
             if self.entries[i - 1].base < self.entries[i].base {
@@ -258,11 +225,9 @@ mod tests {
     #[test]
     fn what_the_root_task_is_given() {
         let mut map = MemoryMap::new();
-        for (at, pages, kind) in [
-            (1, 4, RegionKind::Usable),
-            (8, 4, RegionKind::Reserved),
-            (9, 1, RegionKind::Kernel),
-        ] {
+        for (at, pages, kind) in
+            [(1, 4, RegionKind::Usable), (8, 4, RegionKind::Reserved), (9, 1, RegionKind::Kernel)]
+        {
             map.add(at * PAGE, pages * PAGE, kind).unwrap();
         }
         let end = HostPhys(16 * PAGE);

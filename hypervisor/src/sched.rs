@@ -98,10 +98,7 @@ impl Sched {
 
     /// What time must allow for it.
     pub fn limit(&self) -> TimeLimit {
-        TimeLimit {
-            priority: self.priority,
-            partition: self.partition,
-        }
+        TimeLimit { priority: self.priority, partition: self.partition }
     }
 
     /// Says whether it is bound; returns what was before.
@@ -128,10 +125,7 @@ struct RunQueue {
 
 impl RunQueue {
     const fn new() -> RunQueue {
-        RunQueue {
-            occupied: CpuCell::new(0),
-            heads: [const { CpuCell::new(None) }; PRIORITIES],
-        }
+        RunQueue { occupied: CpuCell::new(0), heads: [const { CpuCell::new(None) }; PRIORITIES] }
     }
 
     /// The highest priority that has somebody ready.
@@ -362,10 +356,7 @@ fn requeue(cpu: &Cpu, sched: Ref<Sched>, now: u64, front: bool) {
         cpu.run_queues.enqueue(sched, false);
         cpu.run_queues.pass_turn(sched, false);
     } else if sched.left.get() == 0 {
-        cpu.timeouts.arm(
-            &sched.replenish,
-            now.saturating_add(sched.period - sched.budget),
-        );
+        cpu.timeouts.arm(&sched.replenish, now.saturating_add(sched.period - sched.budget));
         is_spent(sched);
     } else {
         cpu.run_queues.enqueue(sched, front);
@@ -406,11 +397,7 @@ pub fn ready(cpu: &Cpu, sched: Ref<Sched>) {
         return is_spent(sched);
     }
     if sched.left.get() == 0 {
-        sched.left.set(if sched.budget == 0 {
-            cpu.time_slice
-        } else {
-            sched.budget
-        });
+        sched.left.set(if sched.budget == 0 { cpu.time_slice } else { sched.budget });
     }
     cpu.run_queues.enqueue(sched, false);
     let loses = |running: Ref<Sched>| running.priority < sched.priority;

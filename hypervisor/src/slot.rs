@@ -244,10 +244,7 @@ impl Slot {
 
     /// Takes this slot out of its parent's children.
     pub fn unlink(&self, _tree: &Tree) {
-        let (next, prev) = (
-            self.next.load(Ordering::Relaxed),
-            self.prev.load(Ordering::Relaxed),
-        );
+        let (next, prev) = (self.next.load(Ordering::Relaxed), self.prev.load(Ordering::Relaxed));
         if let Some(next) = to_ref(next) {
             next.prev.store(prev, Ordering::Relaxed);
         }
@@ -272,10 +269,8 @@ impl Slot {
         self.unlink(tree);
         let flags = self.extra.load(Ordering::Relaxed) & (TURN - 1) & !ZOMBIE;
         to.describe(tree, flags);
-        to.first
-            .store(self.first.load(Ordering::Relaxed), Ordering::Release);
-        to.second
-            .store(self.second.load(Ordering::Relaxed), Ordering::Relaxed);
+        to.first.store(self.first.load(Ordering::Relaxed), Ordering::Release);
+        to.second.store(self.second.load(Ordering::Relaxed), Ordering::Relaxed);
         if let Some(parent) = parent {
             to.link_under(tree, &parent);
         }

@@ -78,18 +78,13 @@ unsafe impl Linked for User {
 impl User {
     /// `object`, which uses no space yet.
     pub const fn new(object: AnyRef) -> User {
-        User {
-            link: Link::new(),
-            object,
-        }
+        User { link: Link::new(), object }
     }
 
     /// From now on it uses `space`.
     pub fn enter(&self, _tree: &Tree, space: &Space) {
         // SAFETY: it leaves before the object ends that it is part of.
-        space
-            .users
-            .push(unsafe { Ref::from_address(&raw const *self as u64) });
+        space.users.push(unsafe { Ref::from_address(&raw const *self as u64) });
     }
 
     /// It uses the space no more.
@@ -188,9 +183,7 @@ impl Space {
             rights: Rights::RW,
             caching: Caching::Natural,
         };
-        self.table
-            .map(at.get(), abi::PAGE_SIZE as u64, &mapped, &*self.payer()?)
-            .map(|_| ())
+        self.table.map(at.get(), abi::PAGE_SIZE as u64, &mapped, &*self.payer()?).map(|_| ())
     }
 
     /// The I/O permission bitmap, if any port was ever mapped.
@@ -224,10 +217,7 @@ impl Space {
         let bit = port % 64;
         let n = count.min(64 - bit);
         let mask = (u64::MAX >> (64 - n)) << bit;
-        let (page, word) = (
-            pages[(port / 32768) as usize & 1],
-            (port / 64 % 512) as usize,
-        );
+        let (page, word) = (pages[(port / 32768) as usize & 1], (port / 64 % 512) as usize);
         let old = page.read(word);
         if allow && old & mask != mask {
             return Err(Status::Occupied);
@@ -269,10 +259,8 @@ const BATCH: usize = 12;
 pub fn map(tree: &Tree, domain: &Domain, request: &call::Map) -> Result<Progress, Status> {
     let memory = domain.holder(request.memory)?;
     let space = domain.object(request.space)?;
-    let (base, length) = (
-        memory.first.load(Ordering::Relaxed),
-        memory.second.load(Ordering::Relaxed),
-    );
+    let (base, length) =
+        (memory.first.load(Ordering::Relaxed), memory.second.load(Ordering::Relaxed));
     let extra = memory.extra.load(Ordering::Relaxed);
     let kind = MemoryKind::from_code((extra >> 8) as u8).ok_or(Status::BadCapability)?;
     let Access { rights, caching } = request.access;
@@ -285,14 +273,8 @@ pub fn map(tree: &Tree, domain: &Domain, request: &call::Map) -> Result<Progress
     let ports = is_ports(extra);
     let unit = if ports { 1 } else { abi::PAGE_SIZE as u64 };
     let end = if ports { PORTS } else { space.end() };
-    let in_memory = request
-        .offset
-        .checked_add(request.size)
-        .is_some_and(|e| e <= length);
-    let in_space = request
-        .address
-        .checked_add(request.size)
-        .is_some_and(|e| e <= end);
+    let in_memory = request.offset.checked_add(request.size).is_some_and(|e| e <= length);
+    let in_space = request.address.checked_add(request.size).is_some_and(|e| e <= end);
     let aligned = (request.offset | request.address | request.size) & (unit - 1) == 0;
     if request.size == 0 || !in_memory || !in_space || !aligned {
         return Err(Status::BadArgument);
@@ -314,9 +296,7 @@ pub fn map(tree: &Tree, domain: &Domain, request: &call::Map) -> Result<Progress
         return Err(Status::BadArgument);
     }
 
-    let slot = domain
-        .slot(request.destination.0)
-        .ok_or(Status::BadSelector)?;
+    let slot = domain.slot(request.destination.0).ok_or(Status::BadSelector)?;
     let (slot, mut done) = if slot.is_free() {
         let slot = domain.empty_slot(request.destination.0)?;
         if ports {
@@ -327,10 +307,7 @@ pub fn map(tree: &Tree, domain: &Domain, request: &call::Map) -> Result<Progress
         slot.second.store(request.size, Ordering::Relaxed);
         slot.link_under(tree, &memory);
         slot.join_list(tree, &space.mappings);
-        slot.publish(
-            tree,
-            slot::CapWord::new(Kind::Mapping, Rights::empty(), space.address()),
-        );
+        slot.publish(tree, slot::CapWord::new(Kind::Mapping, Rights::empty(), space.address()));
         (slot, 0)
     } else {
         // A restart goes on where it stopped; anything else finds the slot in use.
@@ -350,15 +327,8 @@ pub fn map(tree: &Tree, domain: &Domain, request: &call::Map) -> Result<Progress
         let step = if ports {
             space.set_ports(request.address + done, left, true)
         } else {
-            let mapped = Mapped {
-                phys: HostPhys(start + done),
-                kind,
-                rights,
-                caching,
-            };
-            space
-                .payer()
-                .and_then(|p| space.table.map(request.address + done, left, &mapped, &p))
+            let mapped = Mapped { phys: HostPhys(start + done), kind, rights, caching };
+            space.payer().and_then(|p| space.table.map(request.address + done, left, &mapped, &p))
         };
         match step {
             Ok(bytes) => done += bytes,

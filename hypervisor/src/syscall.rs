@@ -49,11 +49,7 @@ impl From<Result<Progress, Status>> for Outcome {
 /// calls of that thread. `syndrome` is what the processor says of it, or 0.
 pub fn dispatch(cpu: &Cpu, thread: Ref<Thread>, syndrome: u64) {
     if thread.foreign {
-        let call = Exception {
-            vector: exception::SYSTEM_CALL,
-            error: syndrome,
-            address: 0,
-        };
+        let call = Exception { vector: exception::SYSTEM_CALL, error: syndrome, address: 0 };
         return ipc::raise(cpu, thread, call);
     }
     let tag = thread.with_frame(|frame| frame.tag());
@@ -103,10 +99,7 @@ fn execute(cpu: &Cpu, thread: Ref<Thread>, op: Op) -> Outcome {
     let locked: fn(&Caller) -> Result<(), Status> = match op {
         Op::Call => {
             let result = arguments::<call::Call>(thread);
-            return written(
-                thread,
-                result.and_then(|call| ipc::call(cpu, thread, call.portal)),
-            );
+            return written(thread, result.and_then(|call| ipc::call(cpu, thread, call.portal)));
         }
         Op::ReplyWait => return written(thread, ipc::reply_wait(cpu, thread)),
         Op::Signal => return Outcome::Return(signal(cpu, thread)),
@@ -150,13 +143,7 @@ fn execute(cpu: &Cpu, thread: Ref<Thread>, op: Op) -> Outcome {
     if !are_narrow(&words, op.narrow()) {
         return Outcome::Return(Err(Status::BadArgument));
     }
-    Outcome::Return(locked(&Caller {
-        cpu,
-        tree: &tree,
-        thread,
-        domain,
-        words: &words,
-    }))
+    Outcome::Return(locked(&Caller { cpu, tree: &tree, thread, domain, words: &words }))
 }
 
 /// Who calls, with the tree of derivations locked: the operation changes it, or binds to what is in it.
@@ -201,11 +188,7 @@ fn signal(cpu: &Cpu, thread: Ref<Thread>) -> Result<(), Status> {
 #[inline(always)]
 fn wait(cpu: &Cpu, thread: Ref<Thread>) -> Result<Outcome, Status> {
     let call: call::Wait = arguments(thread)?;
-    let Held {
-        slot,
-        word,
-        object: notification,
-    } = thread.domain.held(call.notification)?;
+    let Held { slot, word, object: notification } = thread.domain.held(call.notification)?;
     let deadline = call.deadline;
     let waits = deadline != 0 && !notification.is_set();
     if waits {
@@ -249,11 +232,7 @@ fn synchronised(thread: Ref<Thread>, op: Op, selector: Selector) -> Option<Round
 
 /// This system call waits for the end of `round`, from its next run on.
 fn synchronise(thread: Ref<Thread>, op: Op, selector: Selector, round: Round) {
-    thread.sync.set(Some(Sync {
-        op,
-        selector,
-        round,
-    }));
+    thread.sync.set(Some(Sync { op, selector, round }));
 }
 
 /// Revocation and destruction return only when no CPU can use what was taken back.
@@ -383,9 +362,7 @@ fn log_read(thread: Ref<Thread>) -> Result<(), Status> {
     thread.domain.object(call.log)?;
     let mut bytes = [0; LOG_CHUNK];
     let count = logring::take(&mut bytes, call.take_over);
-    thread.return_values(&call::LogTaken {
-        bytes: LogBytes::new(&bytes[..count]),
-    });
+    thread.return_values(&call::LogTaken { bytes: LogBytes::new(&bytes[..count]) });
     Ok(())
 }
 

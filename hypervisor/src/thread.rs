@@ -84,10 +84,7 @@ impl Thread {
     /// Whether a call to it has to wait.
     #[inline(always)]
     pub fn is_busy(&self) -> bool {
-        !matches!(
-            self.context.state.get(),
-            State::Idle | State::New | State::Stopped
-        )
+        !matches!(self.context.state.get(), State::Idle | State::New | State::Stopped)
     }
 
     /// Changes the saved registers in place.

@@ -117,9 +117,7 @@ pub struct TimeoutQueue {
 impl TimeoutQueue {
     /// An empty queue.
     pub const fn new() -> TimeoutQueue {
-        TimeoutQueue {
-            root: CpuCell::new(None),
-        }
+        TimeoutQueue { root: CpuCell::new(None) }
     }
 
     /// The earliest deadline, `u64::MAX` if there is none.

@@ -83,11 +83,7 @@ fn take_kick(vcpu: Ref<Vcpu>) -> Exit {
     let bits = vcpu.context.notification.get().map_or(0, |n| n.take());
     let expired = vcpu.expired.get();
     vcpu.expired.set(false);
-    Exit {
-        kind: ExitKind::Kick,
-        instruction_length: 0,
-        info: [bits, expired as u64, 0],
-    }
+    Exit { kind: ExitKind::Kick, instruction_length: 0, info: [bits, expired as u64, 0] }
 }
 
 /// Runs `vcpu`, the current context: leaving guest mode is a kernel entry. Comes back if the monitor is told something first.
@@ -168,11 +164,7 @@ pub fn stop(cpu: &Cpu, vcpu: Ref<Vcpu>) {
 /// Takes the monitor's reply: loads the state that it changed, and resumes or halts.
 #[inline(always)]
 pub fn resume(cpu: &Cpu, vcpu: Ref<Vcpu>, groups: u64) {
-    let VcpuReply {
-        halt,
-        deadline,
-        timer,
-    } = vcpu.arch.in_place().load(cpu, groups);
+    let VcpuReply { halt, deadline, timer } = vcpu.arch.in_place().load(cpu, groups);
     if let Some(deadline) = deadline {
         vcpu.expired.set(false);
         vcpu.deadline.set(deadline);

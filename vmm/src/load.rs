@@ -25,10 +25,7 @@ impl<K: fmt::Display, O: fmt::Display> fmt::Display for LoadError<K, O> {
                 size.div_ceil(1 << 20)
             ),
             LoadError::LongCmdline(size, most) => {
-                write!(
-                    f,
-                    "the command line has {size} bytes, this kernel takes {most}"
-                )
+                write!(f, "the command line has {size} bytes, this kernel takes {most}")
             }
             LoadError::Other(obstacle) => obstacle.fmt(f),
         }

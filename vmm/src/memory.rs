@@ -70,13 +70,8 @@ impl GuestRam {
     pub fn new(
         chunks: impl IntoIterator<Item = (GuestPhys, SharedMemory)>,
     ) -> Result<GuestRam, LayoutError> {
-        let mut chunks: Vec<Chunk> = chunks
-            .into_iter()
-            .map(|(start, memory)| Chunk {
-                start: start.0,
-                memory,
-            })
-            .collect();
+        let mut chunks: Vec<Chunk> =
+            chunks.into_iter().map(|(start, memory)| Chunk { start: start.0, memory }).collect();
         chunks.sort_by_key(|chunk| chunk.start);
         let mut free = 0;
         for chunk in &chunks {
@@ -87,10 +82,7 @@ impl GuestRam {
             if chunk.start < free {
                 return Err(LayoutError::Overlap(at));
             }
-            free = chunk
-                .start
-                .checked_add(size)
-                .ok_or(LayoutError::Overlap(at))?;
+            free = chunk.start.checked_add(size).ok_or(LayoutError::Overlap(at))?;
         }
         if chunks.is_empty() {
             return Err(LayoutError::Empty);
@@ -100,9 +92,7 @@ impl GuestRam {
 
     /// Start and end of each chunk, ascending.
     pub fn ranges(&self) -> impl Iterator<Item = core::ops::Range<u64>> + '_ {
-        self.chunks
-            .iter()
-            .map(|chunk| chunk.start..chunk.start + chunk.memory.size() as u64)
+        self.chunks.iter().map(|chunk| chunk.start..chunk.start + chunk.memory.size() as u64)
     }
 
     /// Where `at` lies and how many bytes of the chunk follow.
@@ -110,10 +100,7 @@ impl GuestRam {
         for (i, chunk) in self.chunks.iter().enumerate() {
             let offset = at.0.wrapping_sub(chunk.start);
             if offset < chunk.memory.size() as u64 {
-                let place = Place {
-                    chunk: i,
-                    offset: offset as usize,
-                };
+                let place = Place { chunk: i, offset: offset as usize };
                 return Ok((place, chunk.memory.size() - offset as usize));
             }
         }
@@ -253,8 +240,7 @@ mod tests {
     #[test]
     fn copies_cross_chunks_that_touch_and_refuse_holes() {
         let ram = ram(&[(0, 0x1000), (0x1000, 0x2000), (0x1_0000, 0x1000)]);
-        ram.write(GuestPhys(0xffc), &[1, 2, 3, 4, 5, 6, 7, 8])
-            .unwrap();
+        ram.write(GuestPhys(0xffc), &[1, 2, 3, 4, 5, 6, 7, 8]).unwrap();
         assert_eq!(ram.read_u64(GuestPhys(0xffc)), Ok(0x0807_0605_0403_0201));
         assert_eq!(ram.read_u32(GuestPhys(0xffe)), Ok(0x0605_0403));
         // The first byte is not written when the last has no place.

@@ -87,17 +87,13 @@ pub struct Ends {
 impl Ends {
     /// A VM that runs; `notification` wakes the main thread.
     pub fn new(notification: Selector) -> Ends {
-        Ends {
-            notification,
-            reason: AtomicU64::new(0),
-        }
+        Ends { notification, reason: AtomicU64::new(0) }
     }
 
     fn end(&self, reason: StopReason) {
         // The first vCPU that stops says why.
         let _ =
-            self.reason
-                .compare_exchange(0, reason as u64 + 1, Ordering::AcqRel, Ordering::Acquire);
+            self.reason.compare_exchange(0, reason as u64 + 1, Ordering::AcqRel, Ordering::Acquire);
         if let Err(status) = syscall::signal(self.notification) {
             log::error!("the main thread cannot be woken: {}", status.name());
         }
@@ -179,10 +175,7 @@ impl Platform for Native {
     fn widen(&mut self, kind: ExitKind, wide: bool) {
         if let Err(status) = self.portals.exchange(kind, wide) {
             // The vCPU would run into the same exit for ever.
-            panic!(
-                "the portal for exits of kind {kind:?} cannot be exchanged: {}",
-                status.name()
-            );
+            panic!("the portal for exits of kind {kind:?} cannot be exchanged: {}", status.name());
         }
     }
 

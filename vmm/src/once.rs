@@ -11,10 +11,7 @@ pub struct Reported<const N: usize> {
 impl<const N: usize> Reported<N> {
     /// Nothing reported yet.
     pub const fn new() -> Self {
-        Reported {
-            seen: [0; N],
-            count: 0,
-        }
+        Reported { seen: [0; N], count: 0 }
     }
 
     /// Whether `number` should be reported now.
@@ -41,9 +38,6 @@ mod tests {
     #[test]
     fn says_once_and_then_nothing_more() {
         let mut reported = Reported::<2>::new();
-        assert_eq!(
-            [5, 5, 6, 7, 5].map(|n| reported.first(n)),
-            [true, false, true, false, false]
-        );
+        assert_eq!([5, 5, 6, 7, 5].map(|n| reported.first(n)), [true, false, true, false, false]);
     }
 }

@@ -73,9 +73,7 @@ pub struct Files<'a> {
 /// Starts the VM of this program.
 pub fn start(program: &Program) -> Result<&'static Ends, SetupError> {
     let Role::Monitor(environment) = &program.environment.role else {
-        return Err(SetupError::Environment(
-            "the environment is not a monitor's",
-        ));
+        return Err(SetupError::Environment("the environment is not a monitor's"));
     };
     if matches!(
         Virtualization::from_code(environment.virtualization),
@@ -89,10 +87,7 @@ pub fn start(program: &Program) -> Result<&'static Ends, SetupError> {
         return Err(SetupError::Environment("the VM has no vCPU"));
     }
     if count < environment.vcpus.len() {
-        log::warn!(
-            "the VM runs with {count} of its {} vCPUs",
-            environment.vcpus.len()
-        );
+        log::warn!("the VM runs with {count} of its {} vCPUs", environment.vcpus.len());
     }
 
     let guest_space = program.selectors.one();
@@ -104,14 +99,7 @@ pub fn start(program: &Program) -> Result<&'static Ends, SetupError> {
         initrd: environment.initrd.as_ref().map_or(&[][..], file),
         cmdline: &environment.cmdline,
     };
-    let vm = setup::build(
-        program,
-        environment,
-        &files,
-        ram,
-        guest_space,
-        vcpus.len() as u32,
-    )?;
+    let vm = setup::build(program, environment, &files, ram, guest_space, vcpus.len() as u32)?;
     let vm = Box::leak(Box::new(vm));
 
     let end = program.selectors.one();
@@ -187,9 +175,7 @@ impl World<'_> {
             .create_handler(cpu, STACK, data, serve)
             .purpose("creating the handler thread")?;
         for (place, portals) in portals.iter().enumerate() {
-            portals
-                .create(handler, place as u32)
-                .purpose("creating the exit portals")?;
+            portals.create(handler, place as u32).purpose("creating the exit portals")?;
         }
         Ok(())
     }
@@ -203,9 +189,7 @@ impl World<'_> {
         let state = program
             .mapper
             .reserve(PAGE_SIZE as u64)
-            .ok_or(SetupError::Environment(
-                "no address is free for the state page",
-            ))?;
+            .ok_or(SetupError::Environment("no address is free for the state page"))?;
         let slot = program.selectors.one();
         let portals = ExitPortals::reserve(program);
         let parameters = VcpuParameters {
@@ -249,13 +233,8 @@ fn map_ram(
             size: chunk.size,
             rights: Rights::RW | Rights::EXEC,
         };
-        syscall::map(
-            chunk.selector,
-            guest_space,
-            program.selectors.one(),
-            &parameters,
-        )
-        .purpose("mapping the guest's memory for the guest")?;
+        syscall::map(chunk.selector, guest_space, program.selectors.one(), &parameters)
+            .purpose("mapping the guest's memory for the guest")?;
         chunks.push((GuestPhys(chunk.guest_address), own));
     }
     GuestRam::new(chunks).map_err(SetupError::Layout)

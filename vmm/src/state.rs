@@ -18,9 +18,7 @@ impl<T> Page<T> {
     /// A `T` of plain numbers is mapped there as long as the value lives, and nothing else in this program uses it.
     pub unsafe fn new(address: usize) -> Page<T> {
         let page = core::ptr::with_exposed_provenance_mut(address);
-        Page {
-            page: NonNull::new(page).unwrap_or(NonNull::dangling()),
-        }
+        Page { page: NonNull::new(page).unwrap_or(NonNull::dangling()) }
     }
 
     /// Where it is.

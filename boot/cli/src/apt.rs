@@ -40,9 +40,7 @@ pub fn update() -> Result<()> {
 
 fn apt(tool: &str) -> Command {
     let mut command = Command::new(tool);
-    command
-        .env("LC_ALL", "C")
-        .env("DEBIAN_FRONTEND", "noninteractive");
+    command.env("LC_ALL", "C").env("DEBIAN_FRONTEND", "noninteractive");
     command
 }
 
@@ -52,9 +50,7 @@ fn apt_get_as_root(prefix: &[PathBuf], args: &[&str], step: Option<(&Step, &str)
     let mut command = match words.next() {
         Some(sudo) => {
             let mut command = Command::new(sudo);
-            command
-                .args(words)
-                .args(["LC_ALL=C", "DEBIAN_FRONTEND=noninteractive", "apt-get"]);
+            command.args(words).args(["LC_ALL=C", "DEBIAN_FRONTEND=noninteractive", "apt-get"]);
             command
         }
         None => apt("apt-get"),
@@ -80,15 +76,10 @@ pub fn install(packages: &[&str], for_what: &str) -> Result<()> {
         );
     }
     let Some(prefix) = root_prefix() else {
-        bail!(
-            "{}\n(neither root nor `sudo -n` is available to do it now)",
-            by_hand()
-        );
+        bail!("{}\n(neither root nor `sudo -n` is available to do it now)", by_hand());
     };
     let what = format!("Installing {list}");
-    Archive::system()
-        .ensure_lists(packages)
-        .with_context(by_hand)?;
+    Archive::system().ensure_lists(packages).with_context(by_hand)?;
     let step = progress::long_step(&what);
     let mut args = vec!["install", "-y", "-q", "--no-install-recommends"];
     args.extend(packages);
@@ -129,9 +120,7 @@ impl Archive {
         }
         // No package of that architecture is installed.
         std::fs::write(dir.join("status"), "")?;
-        Ok(Archive {
-            foreign: Some((architecture, dir)),
-        })
+        Ok(Archive { foreign: Some((architecture, dir)) })
     }
 
     fn apt(&self, tool: &str) -> Command {
@@ -156,9 +145,7 @@ impl Archive {
 
     fn candidate(&self, package: &str) -> Option<String> {
         let policy = child::run(self.apt("apt-cache").args(["policy", package]), None).ok()?;
-        let line = policy
-            .lines()
-            .find_map(|line| line.trim().strip_prefix("Candidate: "))?;
+        let line = policy.lines().find_map(|line| line.trim().strip_prefix("Candidate: "))?;
         (line != "(none)").then(|| line.to_string())
     }
 
@@ -201,15 +188,10 @@ impl Archive {
     /// name starts with `prefix`.
     pub fn resolve(&self, package: &str, prefix: &str) -> Result<String> {
         self.ensure_lists(&[package])?;
-        let depends = child::run(
-            self.apt("apt-cache")
-                .args(["depends", "--no-recommends", package]),
-            None,
-        )?;
+        let depends =
+            child::run(self.apt("apt-cache").args(["depends", "--no-recommends", package]), None)?;
         let real = depends.lines().find_map(|line| {
-            line.trim()
-                .strip_prefix("Depends: ")
-                .filter(|name| name.starts_with(prefix))
+            line.trim().strip_prefix("Depends: ").filter(|name| name.starts_with(prefix))
         });
         real.map(String::from)
             .with_context(|| format!("the Debian package {package} depends on no {prefix}*"))
@@ -225,9 +207,7 @@ impl Archive {
             .tempdir_in(into.parent().unwrap_or(into))?;
         let download = |step: &Step| {
             let mut command = self.apt("apt-get");
-            command
-                .args(["download", "-q", package])
-                .current_dir(dir.path());
+            command.args(["download", "-q", package]).current_dir(dir.path());
             child::run(&mut command, Some((step, &what)))
         };
         if let Err(first) = download(&step) {
@@ -246,10 +226,7 @@ impl Archive {
         let deb = deb.with_context(|| format!("apt-get downloaded no {package}"))?;
         // Unpacked aside and renamed when whole, so that an interruption leaves nothing that looks complete.
         let aside = dir.path().join("content");
-        child::run(
-            Command::new("dpkg-deb").arg("-x").arg(&deb).arg(&aside),
-            None,
-        )?;
+        child::run(Command::new("dpkg-deb").arg("-x").arg(&deb).arg(&aside), None)?;
         put(&aside, into)
     }
 }

@@ -13,11 +13,8 @@ use crate::{bundle, child, progress, workspace};
 pub const ROOT_TASK: &str = "init";
 
 /// Programs of systems: name in a system's description, and the package with a binary of that name.
-pub const PROGRAMS: &[(&str, &str)] = &[
-    (ROOT_TASK, "init"),
-    ("monitor", "vmm"),
-    ("console", "console"),
-];
+pub const PROGRAMS: &[(&str, &str)] =
+    &[(ROOT_TASK, "init"), ("monitor", "vmm"), ("console", "console")];
 /// Root tasks that measure and try the hypervisor, and what they run; no part of a system.
 pub const TRIALS: &[(&str, &str)] = &[
     (BENCHMARK, "bench"),
@@ -78,25 +75,12 @@ pub const KERNEL: Mode = Mode {
     at_top: true,
 };
 /// The build of the kernel that prints its longest stretches with interrupts off.
-pub const MEASURED_KERNEL: Mode = Mode {
-    name: "kernel-latency",
-    features: "image,latency",
-    ..KERNEL
-};
+pub const MEASURED_KERNEL: Mode =
+    Mode { name: "kernel-latency", features: "image,latency", ..KERNEL };
 /// The build of systems' programs.
-pub const USER: Mode = Mode {
-    name: "user",
-    programs: PROGRAMS,
-    features: "image",
-    at_top: false,
-};
+pub const USER: Mode = Mode { name: "user", programs: PROGRAMS, features: "image", at_top: false };
 /// The build of the programs that are no part of a system, with the flags of those that are.
-pub const TRIAL: Mode = Mode {
-    name: "user",
-    programs: TRIALS,
-    features: "image",
-    at_top: false,
-};
+pub const TRIAL: Mode = Mode { name: "user", programs: TRIALS, features: "image", at_top: false };
 
 /// The linker moves code that a Cortex-A53 can execute wrongly, by its place in a page (erratum 843419): asked to for the target with
 /// hardware floating point by the compiler itself, but not for this one.
@@ -144,9 +128,7 @@ impl Mode {
     /// A cargo command over the packages of this mode.
     pub fn cargo(&self, toolchain: &Toolchain, subcommand: &str) -> Command {
         let mut command = toolchain.cargo(subcommand, self.flags(toolchain.architecture));
-        command
-            .current_dir(workspace::root())
-            .env("CARGO_TARGET_DIR", self.target_dir(toolchain));
+        command.current_dir(workspace::root()).env("CARGO_TARGET_DIR", self.target_dir(toolchain));
         command.args(["--release", "--features", self.features]);
         for (package, level) in self.levels(toolchain.architecture) {
             let level = format!("profile.release.package.{package}.opt-level='{level}'");
@@ -163,10 +145,7 @@ impl Mode {
         let mut command = self.cargo(toolchain, "build");
         command.arg("--locked");
         child::run(&mut command, Some((&step, what))).with_context(|| format!("{what} failed"))?;
-        Ok(self
-            .target_dir(toolchain)
-            .join(toolchain.target())
-            .join("release"))
+        Ok(self.target_dir(toolchain).join(toolchain.target()).join("release"))
     }
 }
 
@@ -184,16 +163,9 @@ impl Artifacts {
     fn build_with(architecture: Architecture, mode: Mode) -> Result<Artifacts> {
         let toolchain = Toolchain::prepare(architecture)?;
         let kernel = kernel(&toolchain, KERNEL)?;
-        let programs = mode.build(
-            &toolchain,
-            &format!("Building the programs for {architecture}"),
-        )?;
-        Ok(Artifacts {
-            architecture,
-            kernel,
-            programs,
-            built: mode.programs,
-        })
+        let programs =
+            mode.build(&toolchain, &format!("Building the programs for {architecture}"))?;
+        Ok(Artifacts { architecture, kernel, programs, built: mode.programs })
     }
 
     /// The kernel's ELF file, with symbols and lines. On Arm the boot image lies beside it.
@@ -205,10 +177,7 @@ impl Artifacts {
     pub fn program(&self, name: &str) -> Result<PathBuf> {
         if !self.built.iter().any(|(program, _)| *program == name) {
             let known: Vec<&str> = self.built.iter().map(|(program, _)| *program).collect();
-            bail!(
-                "there is no program `{name}`; there are: {}",
-                known.join(", ")
-            );
+            bail!("there is no program `{name}`; there are: {}", known.join(", "));
         }
         Ok(self.programs.join(name))
     }

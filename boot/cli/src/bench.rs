@@ -101,15 +101,8 @@ pub fn run(options: &Options) -> Result<()> {
         (Some(file), Some(_)) if file.is_file() => json::read(file)?,
         _ => Vec::new(),
     };
-    let way = Way {
-        kind,
-        unit: options.unit,
-        measures: Measures::Off,
-    };
-    let protected = Way {
-        measures: Measures::Default,
-        ..way
-    };
+    let way = Way { kind, unit: options.unit, measures: Measures::Off };
+    let protected = Way { measures: Measures::Default, ..way };
     let identity = machine::identity(kind, &way.settings(1))?;
     if options.unit == Unit::Cycles && identity.is_emulated {
         bail!(
@@ -125,15 +118,13 @@ pub fn run(options: &Options) -> Result<()> {
         Some(why) => Err(why),
     };
 
-    let mut columns = Vec::from_iter(safe.as_ref().ok().map(|safe| Column {
-        head: Measures::Default.option(),
-        rows: &safe.rows,
-    }));
+    let mut columns = Vec::from_iter(
+        safe.as_ref()
+            .ok()
+            .map(|safe| Column { head: Measures::Default.option(), rows: &safe.rows }),
+    );
     if let Some((peer, theirs)) = options.peer.zip(peer.as_ref()) {
-        columns.push(Column {
-            head: peer.name(),
-            rows: &theirs.rows,
-        });
+        columns.push(Column { head: peer.name(), rows: &theirs.rows });
     }
     let mut text = table::table(&report, options.unit, &columns);
     if let Some((peer, theirs)) = options.peer.zip(peer.as_ref()) {
@@ -193,9 +184,9 @@ pub fn run(options: &Options) -> Result<()> {
 fn measure_protected(way: &Way) -> Result<Result<Report, &'static str>> {
     match way.measure(&measure::CPUS[..1]) {
         Ok(report) => Ok(Ok(report)),
-        Err(error) if format!("{error:#}").contains(REFUSED) => Ok(Err(
-            "the kernel refuses this CPU, from which programs can read its memory",
-        )),
+        Err(error) if format!("{error:#}").contains(REFUSED) => {
+            Ok(Err("the kernel refuses this CPU, from which programs can read its memory"))
+        }
         Err(error) => Err(error),
     }
 }
@@ -212,10 +203,7 @@ fn obstacle(way: &Way) -> Result<Option<&'static str>> {
 fn paths(way: &Way) -> Result<Vec<Path>> {
     let architecture = way.kind.architecture();
     let tracer = Tracer::new(architecture)?;
-    let settings = Settings {
-        plugin: Some(tracer.option()),
-        ..way.settings(1)
-    };
+    let settings = Settings { plugin: Some(tracer.option()), ..way.settings(1) };
     let _step = progress::step("Tracing the benchmark");
     let report = Report::parse(&measure::transcript(way.kind, &way.image()?, &settings)?)?;
     tracer.paths(&report, architecture)

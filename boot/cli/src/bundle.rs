@@ -80,9 +80,7 @@ pub fn make(config: &Config, artifacts: &Artifacts) -> Result<PathBuf> {
     for file in &config.files {
         packer.file(&file.name, file.kind, &files[&file.name]);
     }
-    let bytes = packer
-        .finish(config.system.clone())
-        .context("the boot bundle cannot be made")?;
+    let bytes = packer.finish(config.system.clone()).context("the boot bundle cannot be made")?;
     write(&path, &bytes)?;
     Ok(path)
 }
@@ -94,9 +92,7 @@ fn key(config: &Config, files: &Files, programs: &[(&str, Vec<u8>)]) -> Result<u
     files.hash(&mut hasher);
     programs.hash(&mut hasher);
     // The packer is part of this program.
-    let this = std::env::current_exe()
-        .and_then(std::fs::metadata)
-        .and_then(|m| m.modified());
+    let this = std::env::current_exe().and_then(std::fs::metadata).and_then(|m| m.modified());
     this.ok().hash(&mut hasher);
     Ok(hasher.finish())
 }
@@ -117,11 +113,7 @@ pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
 
 fn remove_old(dir: &Path) {
     for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
-        let age = entry
-            .metadata()
-            .and_then(|m| m.modified())
-            .ok()
-            .and_then(|t| t.elapsed().ok());
+        let age = entry.metadata().and_then(|m| m.modified()).ok().and_then(|t| t.elapsed().ok());
         if age.is_some_and(|age| age > KEEP) {
             let _ = std::fs::remove_file(entry.path());
         }

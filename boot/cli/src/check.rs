@@ -54,10 +54,5 @@ pub fn summary(config: &Config) -> String {
             )
         })
         .collect();
-    format!(
-        "{}: machine: {}; VMs: {}",
-        system.name,
-        config.machine,
-        vms.join(", ")
-    )
+    format!("{}: machine: {}; VMs: {}", system.name, config.machine, vms.join(", "))
 }

@@ -31,9 +31,7 @@ impl Group {
     pub fn spawn(command: &mut Command) -> Result<Group> {
         let name = command.get_program().to_string_lossy().into_owned();
         let child = command.process_group(0).spawn();
-        Ok(Group(
-            child.with_context(|| format!("{name} cannot be started"))?,
-        ))
+        Ok(Group(child.with_context(|| format!("{name} cannot be started"))?))
     }
 
     /// The program.
@@ -92,10 +90,7 @@ pub fn find(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     // Some users' paths lack the folders of system programs.
     let extra = ["/usr/sbin", "/sbin"].map(PathBuf::from);
-    std::env::split_paths(&path)
-        .chain(extra)
-        .map(|dir| dir.join(name))
-        .find(|file| file.is_file())
+    std::env::split_paths(&path).chain(extra).map(|dir| dir.join(name)).find(|file| file.is_file())
 }
 
 /// Runs a program to its end, without input. What it prints appears in `step` as it comes, and in the
@@ -130,10 +125,7 @@ fn run_until(
     stop: impl FnOnce(&mut Group),
 ) -> Result<String> {
     let name = command.get_program().to_string_lossy().into_owned();
-    command
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut group = Group::spawn(command)?;
     let (sender, lines) = mpsc::channel();
     let (stdout, stderr) = (group.0.stdout.take(), group.0.stderr.take());
@@ -194,11 +186,8 @@ mod tests {
     #[test]
     fn output_and_failure() {
         assert_eq!(run(Command::new("echo").arg("one"), None).unwrap(), "one\n");
-        let error = run(
-            Command::new("sh").args(["-c", "echo cause >&2; exit 3"]),
-            None,
-        )
-        .unwrap_err();
+        let error =
+            run(Command::new("sh").args(["-c", "echo cause >&2; exit 3"]), None).unwrap_err();
         assert!(error.to_string().contains("cause"), "{error}");
         assert!(run(&mut Command::new("/nonexistent"), None).is_err());
     }
@@ -206,14 +195,10 @@ mod tests {
     #[test]
     fn a_dropped_group_leaves_no_process() {
         let mut command = tied(&find("sh").unwrap());
-        command
-            .args(["-c", "sleep 1000 & echo $!; wait"])
-            .stdout(Stdio::piped());
+        command.args(["-c", "sleep 1000 & echo $!; wait"]).stdout(Stdio::piped());
         let mut group = Group::spawn(&mut command).unwrap();
         let mut line = String::new();
-        BufReader::new(group.child().stdout.take().unwrap())
-            .read_line(&mut line)
-            .unwrap();
+        BufReader::new(group.child().stdout.take().unwrap()).read_line(&mut line).unwrap();
         drop(group);
         std::thread::sleep(Duration::from_millis(100));
         let alive = std::fs::read_to_string(format!("/proc/{}/stat", line.trim()));

@@ -146,11 +146,7 @@ impl Replace {
                 "--disk: Bulkhead has no block device yet; put the files into an initial RAM disk and give it with --initrd"
             );
         }
-        Ok(Overrides {
-            kernel: self.kernel,
-            initrd: self.initrd,
-            cmdline: self.cmdline,
-        })
+        Ok(Overrides { kernel: self.kernel, initrd: self.initrd, cmdline: self.cmdline })
     }
 }
 
@@ -224,10 +220,7 @@ fn report(error: &anyhow::Error) -> ExitCode {
         say::message(&format!("\rbulkhead: {Interrupted}"));
         return ExitCode::from(Interrupted::STATUS);
     }
-    if let Some(diagnostics) = error
-        .chain()
-        .find_map(|cause| cause.downcast_ref::<Diagnostics>())
-    {
+    if let Some(diagnostics) = error.chain().find_map(|cause| cause.downcast_ref::<Diagnostics>()) {
         say::message(&diagnostics.to_string());
         return ExitCode::from(2);
     }

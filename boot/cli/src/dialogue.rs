@@ -78,11 +78,8 @@ impl Dialogue {
         loop {
             let text = String::from_utf8_lossy(&self.said[self.seen..]);
             if let Some(captures) = regex.captures(&text) {
-                let found = captures
-                    .get(1)
-                    .or(captures.get(0))
-                    .map_or("", |m| m.as_str())
-                    .to_string();
+                let found =
+                    captures.get(1).or(captures.get(0)).map_or("", |m| m.as_str()).to_string();
                 // Lossy text may be longer than the bytes; consoles here are ASCII.
                 let end = captures.get(0).map_or(0, |m| m.end());
                 self.seen = (self.seen + end).min(self.said.len());

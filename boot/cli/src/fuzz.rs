@@ -33,23 +33,14 @@ const ENDLESS: u64 = 10_000_000;
 
 /// Runs the hostile programs; prints how far they are, and what they say at the end.
 pub fn run(options: &Options) -> Result<()> {
-    let Options {
-        kind,
-        cpus,
-        seed,
-        calls,
-        count_instructions,
-    } = *options;
+    let Options { kind, cpus, seed, calls, count_instructions } = *options;
     if count_instructions && (cpus != 1 || kind == Kind::Bochs) {
         bail!("--icount: only QEMU counts instructions, and only of one CPU");
     }
     machine::prepare(kind)?;
     // QEMU's instruction clock stands still while a guest on Arm takes exceptions without executing anything.
     let guests = !count_instructions || kind != Kind::QemuArm64;
-    let text = format!(
-        "seed={seed} calls={calls} seconds={ENDLESS} guests={}",
-        u8::from(guests)
-    );
+    let text = format!("seed={seed} calls={calls} seconds={ENDLESS} guests={}", u8::from(guests));
     let extras = [Extra::Text("settings", &text)];
     let image = trial::image(kind.architecture(), HOSTILE, &extras)?;
     let settings = Settings {
@@ -60,10 +51,7 @@ pub fn run(options: &Options) -> Result<()> {
     let line = r"(?m)^(hostile: [^\r\n]*|bulkhead: panic[^\r\n]*)\r?\n";
     loop {
         let said = dialogue.expect(line, SILENCE).with_context(|| {
-            format!(
-                "the machine says nothing any more; its last words:\n{}",
-                dialogue.transcript()
-            )
+            format!("the machine says nothing any more; its last words:\n{}", dialogue.transcript())
         })?;
         let said = said.trim_end();
         say::result(&format!("{said}\n"))?;
@@ -71,10 +59,7 @@ pub fn run(options: &Options) -> Result<()> {
             return Ok(());
         }
         if said.starts_with("bulkhead: panic") || said.contains("FAILED") {
-            bail!(
-                "the kernel did not survive; the last words:\n{}",
-                dialogue.transcript()
-            );
+            bail!("the kernel did not survive; the last words:\n{}", dialogue.transcript());
         }
     }
 }

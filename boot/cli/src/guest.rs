@@ -95,9 +95,7 @@ pub fn real_time_kernel(architecture: Architecture) -> Result<PathBuf> {
 
 /// The kernel's package that `package` stands for, unpacked in `folder`.
 fn package_of(origin: &Origin, folder: &str, package: &str) -> Result<PathBuf> {
-    unpacked(origin, folder, |archive| {
-        archive.resolve(package, "linux-image-")
-    })
+    unpacked(origin, folder, |archive| archive.resolve(package, "linux-image-"))
 }
 
 /// The kernel in the folder with the content of its package.
@@ -105,22 +103,16 @@ fn kernel_in(dir: &Path) -> Result<PathBuf> {
     let boot = dir.join("boot");
     let kernel = std::fs::read_dir(&boot).ok().and_then(|files| {
         let is_kernel = |path: &PathBuf| {
-            path.file_name()
-                .is_some_and(|n| n.to_string_lossy().starts_with("vmlinuz"))
+            path.file_name().is_some_and(|n| n.to_string_lossy().starts_with("vmlinuz"))
         };
-        files
-            .filter_map(Result::ok)
-            .map(|entry| entry.path())
-            .find(is_kernel)
+        files.filter_map(Result::ok).map(|entry| entry.path()).find(is_kernel)
     });
     kernel.with_context(|| damaged(dir))
 }
 
 /// The default initial RAM disk.
 pub fn initrd(architecture: Architecture) -> Result<Vec<u8>> {
-    let dir = unpacked(&origin(architecture), "busybox", |_| {
-        Ok("busybox-static".into())
-    })?;
+    let dir = unpacked(&origin(architecture), "busybox", |_| Ok("busybox-static".into()))?;
     let candidates = ["bin/busybox", "usr/bin/busybox"].map(|path| dir.join(path));
     let busybox = candidates
         .iter()
@@ -130,8 +122,5 @@ pub fn initrd(architecture: Architecture) -> Result<Vec<u8>> {
 }
 
 fn damaged(dir: &Path) -> String {
-    format!(
-        "{} is damaged; remove it, and it will be downloaded again",
-        dir.display()
-    )
+    format!("{} is damaged; remove it, and it will be downloaded again", dir.display())
 }

@@ -29,27 +29,14 @@ impl Log {
     pub fn create(path: &Path, system: &System) -> Result<Log> {
         let file = File::create(path)
             .with_context(|| format!("--log: {} cannot be written", path.display()))?;
-        let mut names = system
-            .vms
-            .iter()
-            .filter(|vm| vm.console.is_some())
-            .map(|vm| &vm.name);
+        let mut names = system.vms.iter().filter(|vm| vm.console.is_some()).map(|vm| &vm.name);
         let prefix = match (names.next(), names.next()) {
             (Some(name), None) => Some(format!("[{name}] ")),
             _ => None,
         };
         let own = OWN_NAMES.iter().map(|name| format!("{name}: "));
-        let own = own
-            .chain(system.names().map(|name| format!("{name}: ")))
-            .collect();
-        Ok(Log {
-            file,
-            prefix,
-            own,
-            plain: Plain::default(),
-            line: Vec::new(),
-            goes_on: false,
-        })
+        let own = own.chain(system.names().map(|name| format!("{name}: "))).collect();
+        Ok(Log { file, prefix, own, plain: Plain::default(), line: Vec::new(), goes_on: false })
     }
 
     /// Takes more output.
@@ -68,17 +55,12 @@ impl Log {
     fn write(&mut self) -> Result<()> {
         if let Some(prefix) = &self.prefix
             && !self.goes_on
-            && !self
-                .own
-                .iter()
-                .any(|own| self.line.starts_with(own.as_bytes()))
+            && !self.own.iter().any(|own| self.line.starts_with(own.as_bytes()))
         {
             self.line.splice(0..0, prefix.bytes());
         }
         self.goes_on = !self.line.ends_with(b"\n");
-        self.file
-            .write_all(&self.line)
-            .context("the log cannot be written")?;
+        self.file.write_all(&self.line).context("the log cannot be written")?;
         self.line.clear();
         Ok(())
     }

@@ -211,11 +211,7 @@ struct Silent {
 
 impl Silent {
     fn new(settings: &Settings<'_>, limit: Duration) -> Silent {
-        Silent {
-            architecture: settings.machine.architecture(),
-            since: Instant::now(),
-            limit,
-        }
+        Silent { architecture: settings.machine.architecture(), since: Instant::now(), limit }
     }
 
     /// Fails when it has lasted for too long.
@@ -346,18 +342,13 @@ fn pump_input(mut to: impl Write + Send + 'static) -> Input {
 fn scratch() -> Result<tempfile::TempDir> {
     let dir = crate::workspace::output().join("run");
     std::fs::create_dir_all(&dir)?;
-    Ok(tempfile::Builder::new()
-        .prefix("machine-")
-        .tempdir_in(dir)?)
+    Ok(tempfile::Builder::new().prefix("machine-").tempdir_in(dir)?)
 }
 
 /// The last lines of an emulator's own messages.
 fn last_lines(file: &Path, count: usize) -> String {
     let text = std::fs::read(file).unwrap_or_default();
     let text = String::from_utf8_lossy(&text);
-    let lines: Vec<&str> = text
-        .lines()
-        .filter(|line| !line.trim().is_empty())
-        .collect();
+    let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
     lines[lines.len().saturating_sub(count)..].join("\n    ")
 }

@@ -85,11 +85,7 @@ pub fn image(config: &Config) -> Result<Image> {
     let artifacts = Artifacts::build(config.machine.architecture())?;
     let bundle = bundle::make(config, &artifacts)?;
     let pool = kernel_memory::needed(&config.system, config.machine.cpus) >> 20;
-    Ok(Image {
-        kernel: artifacts.kernel,
-        bundle,
-        options: format!("pool={pool}"),
-    })
+    Ok(Image { kernel: artifacts.kernel, bundle, options: format!("pool={pool}") })
 }
 
 /// Runs a system to its end.
@@ -97,11 +93,7 @@ pub fn run(options: &Options) -> Result<Outcome> {
     let config = check::load(&options.config, &options.overrides)?;
     let kind = Kind::choose(options.machine, &config)?;
     // Before what takes long.
-    let log = options
-        .log
-        .as_ref()
-        .map(|path| Log::create(path, &config.system))
-        .transpose()?;
+    let log = options.log.as_ref().map(|path| Log::create(path, &config.system)).transpose()?;
     machine::prepare(kind)?;
     let image = image(&config)?;
     let settings = Settings::new(config.machine);
@@ -127,17 +119,13 @@ fn connect(
             false => "Ctrl-C",
         };
         let name = &config.system.name;
-        say::message(&format!(
-            "bulkhead: booting {name} on {kind}; {key} ends it"
-        ));
+        say::message(&format!("bulkhead: booting {name} on {kind}; {key} ends it"));
     }
     let raw = terminal::Raw::enter()?;
     let quit = Arc::new(AtomicBool::new(false));
     let input = running.input();
     let on_quit = Arc::clone(&quit);
-    terminal::pass_on(input, raw.is_some(), move || {
-        on_quit.store(true, Ordering::Relaxed)
-    });
+    terminal::pass_on(input, raw.is_some(), move || on_quit.store(true, Ordering::Relaxed));
     let outcome = watch(running, options, log, Some(&quit));
     if raw.is_some() && std::io::stderr().is_terminal() {
         // The machine may have left the cursor within a line. Not on standard output: if nobody reads it, that would wait.
@@ -153,19 +141,9 @@ fn watch(
     log: Option<Log>,
     quit: Option<&AtomicBool>,
 ) -> Result<Outcome> {
-    let limits = Limits {
-        start: Instant::now(),
-        timeout: options.timeout,
-        quit,
-    };
+    let limits = Limits { start: Instant::now(), timeout: options.timeout, quit };
     let mut screen = Screen::start();
-    let outcome = follow(
-        &mut running,
-        &mut screen,
-        options.until.clone(),
-        log,
-        &limits,
-    );
+    let outcome = follow(&mut running, &mut screen, options.until.clone(), log, &limits);
     drop(running);
     let ended = Instant::now();
     let shown = screen.finish(|| {
@@ -189,9 +167,7 @@ impl Limits<'_> {
         if self.quit.is_some_and(|quit| quit.load(Ordering::Relaxed)) {
             return Some(Outcome::Done);
         }
-        self.timeout
-            .filter(|limit| self.start.elapsed() > *limit)
-            .map(Outcome::Timeout)
+        self.timeout.filter(|limit| self.start.elapsed() > *limit).map(Outcome::Timeout)
     }
 }
 

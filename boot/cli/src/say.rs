@@ -8,9 +8,7 @@ use anyhow::{Context, Result};
 /// Writes what the user asked for to standard output.
 pub fn result(text: &str) -> Result<()> {
     let mut stdout = std::io::stdout().lock();
-    let written = stdout
-        .write_all(text.as_bytes())
-        .and_then(|()| stdout.flush());
+    let written = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
     written.context(UNWRITABLE)
 }
 

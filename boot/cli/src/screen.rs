@@ -35,11 +35,7 @@ impl Screen {
             let write = |bytes: Vec<u8>| stdout.write_all(&bytes).and_then(|()| stdout.flush());
             portions.iter().try_for_each(write)
         });
-        Screen {
-            sender,
-            writer,
-            left: None,
-        }
+        Screen { sender, writer, left: None }
     }
 
     /// Shows `bytes` as they are, once all before them has gone.
@@ -77,8 +73,6 @@ impl Screen {
             }
             std::thread::sleep(PAUSE);
         }
-        self.writer
-            .join()
-            .map_or(Ok(()), |written| written.context(UNWRITABLE))
+        self.writer.join().map_or(Ok(()), |written| written.context(UNWRITABLE))
     }
 }

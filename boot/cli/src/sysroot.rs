@@ -32,9 +32,7 @@ pub fn prepare(bin: &Path, target: &str) -> Result<PathBuf> {
     let what = "Building core and alloc for bare metal (once)";
     let step = progress::long_step(what);
     std::fs::create_dir_all(workspace::output())?;
-    let dir = tempfile::Builder::new()
-        .prefix("sysroot-build-")
-        .tempdir_in(workspace::output())?;
+    let dir = tempfile::Builder::new().prefix("sysroot-build-").tempdir_in(workspace::output())?;
     let path = dir.path();
     std::fs::create_dir(path.join("src"))?;
     std::fs::write(path.join("src/lib.rs"), "#![no_std]\n")?;

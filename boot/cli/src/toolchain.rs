@@ -59,10 +59,7 @@ impl Toolchain {
         if let Some(toolchain) = prepared.get(&architecture) {
             return Ok(toolchain.clone());
         }
-        let toolchain = Toolchain {
-            architecture,
-            compiler: find(target(architecture))?,
-        };
+        let toolchain = Toolchain { architecture, compiler: find(target(architecture))? };
         prepared.insert(architecture, toolchain.clone());
         Ok(toolchain)
     }
@@ -121,9 +118,7 @@ impl Toolchain {
 pub fn clean_cargo(bin: &Path) -> Command {
     let mut command = Command::new(bin.join("cargo"));
     without_outer_settings(&mut command);
-    command
-        .env_remove("RUSTUP_TOOLCHAIN")
-        .env("RUSTC", bin.join("rustc"));
+    command.env_remove("RUSTUP_TOOLCHAIN").env("RUSTC", bin.join("rustc"));
     let path = std::env::var_os("PATH").unwrap_or_default();
     let dirs = std::iter::once(bin.to_path_buf()).chain(std::env::split_paths(&path));
     if let Ok(path) = std::env::join_paths(dirs) {
@@ -161,9 +156,7 @@ fn find(target: &str) -> Result<Compiler> {
         && !forced
         && (has_target(rustc, target) || add_target(rustc, target)?)
     {
-        return Ok(Compiler::Own {
-            cargo: cargo.clone(),
-        });
+        return Ok(Compiler::Own { cargo: cargo.clone() });
     }
     debian(target)
 }
@@ -171,9 +164,7 @@ fn find(target: &str) -> Result<Compiler> {
 /// The `cargo` and `rustc` in use. Under rustup these are its proxies, which follow RUSTUP_TOOLCHAIN.
 fn own_cargo() -> Option<(PathBuf, PathBuf)> {
     let from_cargo = std::env::var_os("CARGO").map(PathBuf::from);
-    let cargo = from_cargo
-        .filter(|cargo| cargo.exists())
-        .or_else(|| child::find("cargo"))?;
+    let cargo = from_cargo.filter(|cargo| cargo.exists()).or_else(|| child::find("cargo"))?;
     let rustc = beside(&cargo)?;
     Some((cargo, rustc))
 }
@@ -214,11 +205,7 @@ fn add_target(rustc: &Path, target: &str) -> Result<bool> {
         interrupt::check()?;
         drop(step);
         let text = error.to_string();
-        let cause = text
-            .lines()
-            .rev()
-            .find(|line| !line.trim().is_empty())
-            .unwrap_or_default();
+        let cause = text.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or_default();
         let cause = cause.trim();
         say::message(&format!(
             "bulkhead: rustup cannot add {target} ({cause}); using Debian's compiler"
@@ -229,10 +216,8 @@ fn add_target(rustc: &Path, target: &str) -> Result<bool> {
 }
 
 /// Debian's packages for a compiler: those of a recent one first.
-const DEBIAN: [[&str; 3]; 2] = [
-    ["rustc-web", "cargo-web", "rust-web-src"],
-    ["rustc", "cargo", "rust-src"],
-];
+const DEBIAN: [[&str; 3]; 2] =
+    [["rustc-web", "cargo-web", "rust-web-src"], ["rustc", "cargo", "rust-src"]];
 
 fn debian(target: &str) -> Result<Compiler> {
     let bin = PathBuf::from("/usr/bin");
@@ -271,11 +256,8 @@ fn debian(target: &str) -> Result<Compiler> {
 fn debian_is_complete(bin: &Path) -> bool {
     let version =
         child::run(Command::new(bin.join("rustc")).arg("--version"), None).unwrap_or_default();
-    let library = child::run(
-        Command::new(bin.join("rustc")).args(["--print", "sysroot"]),
-        None,
-    )
-    .map(|root| Path::new(root.trim()).join("lib/rustlib/src/rust/library/core/Cargo.toml"));
+    let library = child::run(Command::new(bin.join("rustc")).args(["--print", "sysroot"]), None)
+        .map(|root| Path::new(root.trim()).join("lib/rustlib/src/rust/library/core/Cargo.toml"));
     version.split_whitespace().nth(1).is_some_and(new_enough)
         && library.is_ok_and(|file| file.exists())
         && bin.join("cargo").exists()
@@ -284,9 +266,7 @@ fn debian_is_complete(bin: &Path) -> bool {
 
 /// Whether a version is at least [`OLDEST`].
 fn new_enough(version: &str) -> bool {
-    let mut numbers = version
-        .split(|c: char| !c.is_ascii_digit())
-        .map(str::parse::<u32>);
+    let mut numbers = version.split(|c: char| !c.is_ascii_digit()).map(str::parse::<u32>);
     match (numbers.next(), numbers.next()) {
         (Some(Ok(major)), Some(Ok(minor))) => (major, minor) >= OLDEST,
         _ => false,

@@ -56,10 +56,7 @@ fn pack(artifacts: &Artifacts, program: &str, extras: &[Extra<'_>]) -> Result<Pa
     let unpacked = || format!("{program} cannot be packed");
     let flat = FlatProgram::from_elf(&read(program)?).with_context(unpacked)?;
     let system = System {
-        name: program
-            .to_string()
-            .try_into()
-            .map_err(|e| anyhow!("{e:?}"))?,
+        name: program.to_string().try_into().map_err(|e| anyhow!("{e:?}"))?,
         servers: Vec::new(),
         vms: Vec::new(),
         natives: Vec::new(),
@@ -80,13 +77,9 @@ fn pack(artifacts: &Artifacts, program: &str, extras: &[Extra<'_>]) -> Result<Pa
         Extra::Text(_, text) => Some(*text),
         Extra::Program(_) | Extra::Guest(_) => None,
     });
-    let settings: String = texts
-        .map(|text| format!("-{:08x}", checksum(text.as_bytes())))
-        .collect();
-    let path = dir.join(format!(
-        "{program}-{}{settings}.bundle",
-        artifacts.architecture
-    ));
+    let settings: String =
+        texts.map(|text| format!("-{:08x}", checksum(text.as_bytes()))).collect();
+    let path = dir.join(format!("{program}-{}{settings}.bundle", artifacts.architecture));
     bundle::write(&path, &bytes)?;
     Ok(path)
 }

@@ -61,10 +61,7 @@ pub struct Watch {
 impl Watch {
     /// Watches for `until`, where there is one, and for panics.
     pub fn new(until: Option<Regex>) -> Watch {
-        Watch {
-            until,
-            ..Watch::default()
-        }
+        Watch { until, ..Watch::default() }
     }
 
     /// Takes more output; the first thing found in it.
@@ -87,11 +84,7 @@ impl Watch {
     fn look(&self) -> Option<Found> {
         let line = String::from_utf8_lossy(&self.line);
         let line = line.trim_end_matches('\n');
-        if self
-            .until
-            .as_ref()
-            .is_some_and(|pattern| pattern.is_match(line))
-        {
+        if self.until.as_ref().is_some_and(|pattern| pattern.is_match(line)) {
             return Some(Found::Pattern);
         }
         let whole = self.line.ends_with(b"\n");

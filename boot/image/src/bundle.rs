@@ -144,11 +144,7 @@ impl<'a> Bundle<'a> {
         check_places(&head, &directory)?;
         check_names(&directory)?;
         directory.system.check().map_err(Error::System)?;
-        Ok(Bundle {
-            bytes,
-            head,
-            directory,
-        })
+        Ok(Bundle { bytes, head, directory })
     }
 
     /// The head.
@@ -231,9 +227,7 @@ fn slice(bytes: &[u8], offset: u64, size: u64) -> Option<&[u8]> {
 fn check_places(head: &Head, directory: &Directory) -> Result<(), Error> {
     let mut taken: Vec<(u64, u64)> = Vec::new();
     let mut take = |offset: u64, size: u64, name: &str| {
-        let end = offset
-            .checked_add(size)
-            .filter(|end| size != 0 && *end <= head.total_size);
+        let end = offset.checked_add(size).filter(|end| size != 0 && *end <= head.total_size);
         taken.push((offset, end.ok_or_else(|| Error::BadExtent(name.into()))?));
         Ok(())
     };

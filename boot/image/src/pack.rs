@@ -77,11 +77,7 @@ impl Packer {
         self.pad();
         let mut head = Head {
             total_size: self.bytes.len() as u64,
-            directory: Extent {
-                offset,
-                size: raw.len() as u64,
-                checksum: checksum(&raw),
-            },
+            directory: Extent { offset, size: raw.len() as u64, checksum: checksum(&raw) },
             entry: self.entry,
             segment_count: self.root.len() as u32,
             root_checksum: self.root_checksum,
@@ -94,8 +90,7 @@ impl Packer {
     }
 
     fn pad(&mut self) {
-        self.bytes
-            .resize(self.bytes.len().next_multiple_of(PAGE_SIZE), 0);
+        self.bytes.resize(self.bytes.len().next_multiple_of(PAGE_SIZE), 0);
     }
 
     fn place(&mut self, contents: &[u8]) -> u64 {
@@ -129,10 +124,7 @@ impl core::fmt::Display for PackError {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         match self {
             PackError::RootSegments(n) => {
-                write!(
-                    f,
-                    "the root task has {n} segments; at most {MAX_SEGMENTS} are possible"
-                )
+                write!(f, "the root task has {n} segments; at most {MAX_SEGMENTS} are possible")
             }
             PackError::Encode(e) => write!(f, "the bundle's directory cannot be encoded: {e}"),
             PackError::Invalid(e) => e.fmt(f),

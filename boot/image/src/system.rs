@@ -88,17 +88,9 @@ pub struct Uart {
 
 impl Uart {
     /// The first serial port of a PC; also what a VM on x86 is shown.
-    pub const COM1: Uart = Uart {
-        model: UartModel::Ns16550,
-        address: 0x3f8,
-        line: 4,
-    };
+    pub const COM1: Uart = Uart { model: UartModel::Ns16550, address: 0x3f8, line: 4 };
     /// The UART of QEMU's `virt`; also what a VM on Arm is shown.
-    pub const VIRT: Uart = Uart {
-        model: UartModel::Pl011,
-        address: 0x0900_0000,
-        line: 1,
-    };
+    pub const VIRT: Uart = Uart { model: UartModel::Pl011, address: 0x0900_0000, line: 1 };
 
     /// Number of I/O ports, or of bytes of memory, that its registers take.
     pub const fn size(self) -> u64 {
@@ -109,10 +101,8 @@ impl Uart {
     }
 
     fn overlaps(self, other: Uart) -> bool {
-        let (end, others_end) = (
-            self.address.saturating_add(self.size()),
-            other.address.saturating_add(other.size()),
-        );
+        let (end, others_end) =
+            (self.address.saturating_add(self.size()), other.address.saturating_add(other.size()));
         self.model == other.model && self.address < others_end && other.address < end
     }
 }
@@ -187,17 +177,11 @@ impl core::fmt::Display for SystemError {
         match self {
             SystemError::DuplicateName(name) => write!(f, "two parts are named `{name}`"),
             SystemError::NoSuchConsole(vm, console) => {
-                write!(
-                    f,
-                    "VM `{vm}` names the console `{console}`, which does not exist"
-                )
+                write!(f, "VM `{vm}` names the console `{console}`, which does not exist")
             }
             SystemError::SharedUart(a, b) => write!(f, "`{a}` and `{b}` own the same UART"),
             SystemError::MonitorElsewhere(vm) => {
-                write!(
-                    f,
-                    "the monitor of `{vm}` is not on the CPU of its first vCPU"
-                )
+                write!(f, "the monitor of `{vm}` is not on the CPU of its first vCPU")
             }
             SystemError::SerialLine(vm) => {
                 write!(f, "the UART of `{vm}` has an interrupt line above 63")
@@ -223,10 +207,7 @@ impl System {
             for other in &self.servers[..i] {
                 let ServerKind::Console { uart: theirs } = other.kind;
                 if uart.overlaps(theirs) || uart.line == theirs.line {
-                    return Err(SystemError::SharedUart(
-                        other.name.clone(),
-                        server.name.clone(),
-                    ));
+                    return Err(SystemError::SharedUart(other.name.clone(), server.name.clone()));
                 }
             }
         }
@@ -250,9 +231,7 @@ impl System {
     pub fn names(&self) -> impl Iterator<Item = &Name> {
         let servers = self.servers.iter().map(|s| &s.name);
         let vms = self.vms.iter().map(|v| &v.name);
-        servers
-            .chain(vms)
-            .chain(self.natives.iter().map(|n| &n.name))
+        servers.chain(vms).chain(self.natives.iter().map(|n| &n.name))
     }
 
     /// The names of all programs that it starts, each as often as it is started.
@@ -264,9 +243,7 @@ impl System {
     pub fn compartments(&self) -> impl Iterator<Item = &Compartment> {
         let servers = self.servers.iter().map(|s| &s.compartment);
         let vms = self.vms.iter().map(|v| &v.monitor);
-        servers
-            .chain(vms)
-            .chain(self.natives.iter().map(|n| &n.compartment))
+        servers.chain(vms).chain(self.natives.iter().map(|n| &n.compartment))
     }
 
     /// The names of all files that it uses, with repetitions.

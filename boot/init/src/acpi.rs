@@ -87,29 +87,19 @@ fn tables(memory: &impl Physical, rsdp: u64) -> Option<Vec<u64>> {
     }
     let rsdt = read_table(memory, u32_at(&root, 16)?.into(), Some(b"RSDT"))?;
     let entries = rsdt[HEADER..].chunks_exact(4);
-    entries
-        .map(|entry| u32_at(entry, 0).map(u64::from))
-        .collect()
+    entries.map(|entry| u32_at(entry, 0).map(u64::from)).collect()
 }
 
 /// The way to power off that the tables at `rsdp` describe.
 pub fn find(memory: &impl Physical, rsdp: u64) -> Option<PowerOff> {
     let tables = tables(memory, rsdp)?;
-    let fadt = tables
-        .iter()
-        .find_map(|&at| read_table(memory, at, Some(b"FACP")))?;
+    let fadt = tables.iter().find_map(|&at| read_table(memory, at, Some(b"FACP")))?;
     let pm1a = port(&fadt, 64, 172)?;
     let sleep_type = definition_blocks(memory, &fadt, &tables).find_map(|aml| soft_off(&aml))?;
     let smi_port = u32_at(&fadt, 48).and_then(|port| u16::try_from(port).ok());
-    let enable = smi_port
-        .zip(fadt.get(52).copied())
-        .filter(|&(port, value)| port != 0 && value != 0);
-    Some(PowerOff {
-        pm1a,
-        pm1b: port(&fadt, 68, 184),
-        sleep_type,
-        enable,
-    })
+    let enable =
+        smi_port.zip(fadt.get(52).copied()).filter(|&(port, value)| port != 0 && value != 0);
+    Some(PowerOff { pm1a, pm1b: port(&fadt, 68, 184), sleep_type, enable })
 }
 
 /// A control port of the FADT: at `old` its number, at `new` a generic address, which may be absent.
@@ -130,13 +120,9 @@ fn definition_blocks<'a, P: Physical>(
     tables: &'a [u64],
 ) -> impl Iterator<Item = Vec<u8>> + 'a {
     let extended = u64_at(fadt, 140).filter(|&address| address != 0);
-    let dsdt = extended
-        .or_else(|| u32_at(fadt, 40).map(u64::from))
-        .unwrap_or(0);
+    let dsdt = extended.or_else(|| u32_at(fadt, 40).map(u64::from)).unwrap_or(0);
     let dsdt = core::iter::once_with(move || read_table(memory, dsdt, Some(b"DSDT")));
-    let rest = tables
-        .iter()
-        .map(|&at| read_table(memory, at, Some(b"SSDT")));
+    let rest = tables.iter().map(|&at| read_table(memory, at, Some(b"SSDT")));
     dsdt.chain(rest).flatten()
 }
 
@@ -145,10 +131,7 @@ fn soft_off(aml: &[u8]) -> Option<(u8, u8)> {
     const NAME: u8 = 0x08;
     const ROOT: u8 = b'\\';
     const PACKAGE: u8 = 0x12;
-    let places = aml
-        .windows(4)
-        .enumerate()
-        .filter(|(_, name)| name == b"_S5_");
+    let places = aml.windows(4).enumerate().filter(|(_, name)| name == b"_S5_");
     places.map(|(at, _)| at).find_map(|at| {
         let before = aml.get(..at)?;
         if !before.ends_with(&[NAME]) && !before.ends_with(&[NAME, ROOT]) {
@@ -163,11 +146,7 @@ fn soft_off(aml: &[u8]) -> Option<(u8, u8)> {
         let elements = 2 + usize::from(package.get(1)? >> 6);
         let count = *package.get(elements)?;
         let (first, rest) = small_integer(package.get(elements + 1..)?)?;
-        let second = if count > 1 {
-            small_integer(rest).map(|(value, _)| value)
-        } else {
-            None
-        };
+        let second = if count > 1 { small_integer(rest).map(|(value, _)| value) } else { None };
         Some((first, second.unwrap_or(first)))
     })
 }
@@ -245,12 +224,8 @@ mod tests {
 
     #[test]
     fn finds_the_way_of_a_pc() {
-        let expected = PowerOff {
-            pm1a: 0x604,
-            pm1b: None,
-            sleep_type: (5, 0),
-            enable: Some((0xb2, 2)),
-        };
+        let expected =
+            PowerOff { pm1a: 0x604, pm1b: None, sleep_type: (5, 0), enable: Some((0xb2, 2)) };
         assert_eq!(find(&q35(), BASE), Some(expected));
         assert_eq!(find(&q35(), 0), None);
         for damaged in [0x8, 0x109, 0x230, 0x309] {

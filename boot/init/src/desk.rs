@@ -39,11 +39,7 @@ pub fn identity(program: ProgramId, kind: PortalKind) -> u64 {
 
 fn origin(identity: u64) -> (ProgramId, PortalKind) {
     let exceptions = identity & 1 != 0;
-    let kind = if exceptions {
-        PortalKind::Exceptions
-    } else {
-        PortalKind::Supervisor
-    };
+    let kind = if exceptions { PortalKind::Exceptions } else { PortalKind::Supervisor };
     (ProgramId((identity >> 1) as u32), kind)
 }
 
@@ -98,11 +94,7 @@ impl Desk {
             identity: AtomicU64::new(0),
             words: Default::default(),
         };
-        Desk {
-            trays: core::array::from_fn(|_| tray()),
-            next: AtomicU64::new(0),
-            notification,
-        }
+        Desk { trays: core::array::from_fn(|_| tray()), next: AtomicU64::new(0), notification }
     }
 
     fn put(&self, identity: u64, words: &Words) -> bool {
@@ -118,11 +110,7 @@ impl Desk {
             return false;
         }
         for tray in trays {
-            if tray
-                .state
-                .compare_exchange(FREE, FILLING, Acquire, Relaxed)
-                .is_err()
-            {
+            if tray.state.compare_exchange(FREE, FILLING, Acquire, Relaxed).is_err() {
                 continue;
             }
             tray.order.store(self.next.fetch_add(1, Relaxed), Relaxed);
@@ -139,11 +127,7 @@ impl Desk {
     /// Takes all that has arrived, in order.
     pub fn take(&self) -> Vec<(ProgramId, Event)> {
         let mut taken = Vec::new();
-        for tray in self
-            .trays
-            .iter()
-            .filter(|tray| tray.state.load(Acquire) == FULL)
-        {
+        for tray in self.trays.iter().filter(|tray| tray.state.load(Acquire) == FULL) {
             let words: Words = core::array::from_fn(|i| tray.words[i].load(Relaxed));
             let (order, identity) = (tray.order.load(Relaxed), tray.identity.load(Relaxed));
             tray.state.store(FREE, Release);
@@ -160,10 +144,7 @@ impl Desk {
             taken.extend(event.map(|event| (order, program, event)));
         }
         taken.sort_unstable_by_key(|&(order, ..)| order);
-        taken
-            .into_iter()
-            .map(|(_, program, event)| (program, event))
-            .collect()
+        taken.into_iter().map(|(_, program, event)| (program, event)).collect()
     }
 }
 
@@ -201,27 +182,15 @@ mod tests {
             assert_eq!(taken, code < REQUESTS as u64);
         }
         assert!(desk.put(portal(2, PortalKind::Supervisor), &Request::Ready.encode()));
-        assert!(desk.put(
-            portal(1, PortalKind::Exceptions),
-            &[14, 4, 0x123, 0x40_0000, 0, 0, 0, 0]
-        ));
+        assert!(
+            desk.put(portal(1, PortalKind::Exceptions), &[14, 4, 0x123, 0x40_0000, 0, 0, 0, 0])
+        );
         let events = desk.take();
         assert_eq!(events.len(), REQUESTS + 2);
         assert_eq!(events[3], (ProgramId(1), Event::Request(Request::Exit(3))));
-        assert_eq!(
-            events[REQUESTS],
-            (ProgramId(2), Event::Request(Request::Ready))
-        );
-        let exception = Exception {
-            vector: 14,
-            error: 4,
-            address: 0x123,
-            ip: 0x40_0000,
-        };
-        assert_eq!(
-            events[REQUESTS + 1],
-            (ProgramId(1), Event::Exception(exception))
-        );
+        assert_eq!(events[REQUESTS], (ProgramId(2), Event::Request(Request::Ready)));
+        let exception = Exception { vector: 14, error: 4, address: 0x123, ip: 0x40_0000 };
+        assert_eq!(events[REQUESTS + 1], (ProgramId(1), Event::Exception(exception)));
         assert!(desk.take().is_empty());
         assert!(desk.put(first, &Request::Ready.encode()));
     }

@@ -58,9 +58,7 @@ impl Remains {
             root.release(Vec::from([domain]));
         }
         root.release(core::mem::take(&mut self.selectors));
-        self.chunks
-            .drain(..)
-            .for_each(|chunk| root.frames.give_back(chunk));
+        self.chunks.drain(..).for_each(|chunk| root.frames.give_back(chunk));
     }
 }
 
@@ -102,9 +100,8 @@ impl Draft {
     ) -> Result<(Selector, Selector)> {
         let domain = root.selector()?;
         let pages = compartment.quota.count().into();
-        syscall::create_domain(ROOT_DOMAIN, domain, pages, SLOTS.into()).doing(&format!(
-            "create the domain of {name} with {pages} pages of kernel memory"
-        ))?;
+        syscall::create_domain(ROOT_DOMAIN, domain, pages, SLOTS.into())
+            .doing(&format!("create the domain of {name} with {pages} pages of kernel memory"))?;
         remains.domain = Some(domain);
         let space = take(root, remains)?;
         syscall::create_space(domain, space, SpaceKind::Host).doing("create a space")?;
@@ -130,11 +127,7 @@ impl Draft {
         cpus.sort_unstable();
         cpus.dedup();
         for cpu in cpus {
-            portal(
-                cpu,
-                PortalKind::Exceptions,
-                layout::EXCEPTION_PORTALS.offset(cpu),
-            )?;
+            portal(cpu, PortalKind::Exceptions, layout::EXCEPTION_PORTALS.offset(cpu))?;
         }
         Ok((domain, space))
     }
@@ -186,10 +179,7 @@ impl Draft {
     /// Makes a scheduling context of the program's priority.
     pub fn make_sched(&mut self, root: &mut Root, cpu: Cpu) -> Result<Selector> {
         let sched = take(root, &mut self.remains)?;
-        let time = Time {
-            priority: self.compartment.priority.number(),
-            ..Time::default()
-        };
+        let time = Time { priority: self.compartment.priority.number(), ..Time::default() };
         syscall::create_sched(self.domain, sched, ROOT_TIME, cpu, time)
             .doing("create a scheduling context")?;
         Ok(sched)
@@ -221,12 +211,7 @@ impl Draft {
         rights: Rights,
     ) -> Result<Selector> {
         let selector = take(root, &mut self.remains)?;
-        let parameters = MapParameters {
-            offset,
-            address,
-            size,
-            rights,
-        };
+        let parameters = MapParameters { offset, address, size, rights };
         syscall::map(memory, self.space, selector, &parameters)
             .doing(&format!("map {} KiB at {address:#x}", size >> 10))?;
         Ok(selector)
@@ -273,21 +258,12 @@ impl Draft {
 
         // One piece of RAM holds, in this order: copies of the writable segments, the environment,
         // the stack, the heap. The latter two are zero.
-        let copies: u64 = program
-            .segments
-            .iter()
-            .filter(|s| writable(s))
-            .map(|s| s.size)
-            .sum();
+        let copies: u64 = program.segments.iter().filter(|s| writable(s)).map(|s| s.size).sum();
         let chunk = root.take(copies + environment.len() as u64 + stack + heap)?;
         self.remains.chunks.push(chunk);
         let mut contents = Vec::new();
         for segment in program.segments.iter().filter(|s| writable(s)) {
-            contents.push(
-                root.bundle
-                    .segment(segment)
-                    .map_err(|e| Failure(format!("{e}")))?,
-            );
+            contents.push(root.bundle.segment(segment).map_err(|e| Failure(format!("{e}")))?);
         }
         root.fill(chunk, |window| {
             let mut at = 0;
@@ -320,14 +296,7 @@ impl Draft {
             }
         }
         let size = environment.len() as u64;
-        self.map(
-            root,
-            ram,
-            at,
-            layout::ENVIRONMENT_ADDRESS,
-            size,
-            Rights::READ,
-        )?;
+        self.map(root, ram, at, layout::ENVIRONMENT_ADDRESS, size, Rights::READ)?;
         at += size;
         self.map(root, ram, at, layout::STACK_TOP - stack, stack, Rights::RW)?;
         at += stack;

@@ -59,10 +59,7 @@ impl Frames {
             end: region.base.saturating_add(region.size),
             region: number,
         });
-        Frames {
-            free: free.collect(),
-            bases: regions.iter().map(|region| region.base).collect(),
-        }
+        Frames { free: free.collect(), bases: regions.iter().map(|region| region.base).collect() }
     }
 
     /// Free bytes.
@@ -73,11 +70,7 @@ impl Frames {
     /// Takes `size` bytes in one piece from the smallest part that has them.
     pub fn take(&mut self, size: u64, align: u64) -> Option<Chunk> {
         let fits = |free: &&Free| free.place(size, align).is_some();
-        let best = self
-            .free
-            .iter()
-            .filter(fits)
-            .min_by_key(|free| free.end - free.start)?;
+        let best = self.free.iter().filter(fits).min_by_key(|free| free.end - free.start)?;
         let start = best.place(size, align)?;
         self.take_at(start, size)
     }
@@ -85,10 +78,7 @@ impl Frames {
     /// Takes `size` bytes at physical address `start`.
     pub fn take_at(&mut self, start: u64, size: u64) -> Option<Chunk> {
         let end = start.checked_add(size)?;
-        let at = self
-            .free
-            .iter()
-            .position(|free| free.start <= start && end <= free.end)?;
+        let at = self.free.iter().position(|free| free.start <= start && end <= free.end)?;
         if size == 0 || !(start | size).is_multiple_of(PAGE_SIZE as u64) {
             return None;
         }
@@ -97,11 +87,7 @@ impl Frames {
         let rest = parts.into_iter().filter(|part| part.start < part.end);
         self.free.splice(at..=at, rest);
         let offset = start - self.bases[free.region as usize];
-        Some(Chunk {
-            region: free.region,
-            offset,
-            size,
-        })
+        Some(Chunk { region: free.region, offset, size })
     }
 
     /// Takes `size` bytes in few pieces, each a multiple of `align` and aligned to it.
@@ -132,11 +118,7 @@ impl Frames {
     /// Returns what was taken.
     pub fn give_back(&mut self, chunk: Chunk) {
         let start = self.bases[chunk.region as usize] + chunk.offset;
-        let mut freed = Free {
-            start,
-            end: start + chunk.size,
-            region: chunk.region,
-        };
+        let mut freed = Free { start, end: start + chunk.size, region: chunk.region };
         // At most the part before and the part behind touch it.
         self.free.retain(|free| {
             let touches =
@@ -160,12 +142,7 @@ mod tests {
     const LARGE: u64 = 2 << 20;
 
     fn region(base: u64, size: u64, kind: MemoryKind) -> Region {
-        Region {
-            base,
-            size,
-            kind: kind as u32,
-            reserved: 0,
-        }
+        Region { base, size, kind: kind as u32, reserved: 0 }
     }
 
     fn machine() -> Vec<Region> {
@@ -182,30 +159,13 @@ mod tests {
     fn small_parts_come_from_small_rooms_and_large_ones_in_few_pieces() {
         let mut frames = Frames::new(&machine());
         let all = frames.available();
-        assert_eq!(
-            frames.take(0x5000, 4096),
-            Some(Chunk {
-                region: 0,
-                offset: 0,
-                size: 0x5000
-            })
-        );
+        assert_eq!(frames.take(0x5000, 4096), Some(Chunk { region: 0, offset: 0, size: 0x5000 }));
         let vm = frames.take_pieces(512 << 20, LARGE).unwrap();
-        assert_eq!(
-            vm,
-            [Chunk {
-                region: 2,
-                offset: 0xf_f000,
-                size: 512 << 20
-            }]
-        );
+        assert_eq!(vm, [Chunk { region: 2, offset: 0xf_f000, size: 512 << 20 }]);
         let fixed = frames.take_at((1 << 32) + LARGE, LARGE).unwrap();
         assert_eq!(frames.take_at(1 << 32, 2 * LARGE), None);
         let pieces = frames.take_pieces(1200 << 20, LARGE).unwrap();
-        assert_eq!(
-            pieces.iter().map(|piece| piece.size).sum::<u64>(),
-            1200 << 20
-        );
+        assert_eq!(pieces.iter().map(|piece| piece.size).sum::<u64>(), 1200 << 20);
         assert_eq!(pieces.len(), 2);
         let before = frames.available();
         assert_eq!(frames.take_pieces(1 << 40, LARGE), None);
@@ -213,11 +173,7 @@ mod tests {
         for chunk in vm.into_iter().chain(pieces).chain([fixed]) {
             frames.give_back(chunk);
         }
-        frames.give_back(Chunk {
-            region: 0,
-            offset: 0,
-            size: 0x5000,
-        });
+        frames.give_back(Chunk { region: 0, offset: 0, size: 0x5000 });
         assert_eq!((frames.available(), frames.free.len()), (all, 3));
     }
 

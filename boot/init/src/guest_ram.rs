@@ -30,14 +30,8 @@ pub fn lay_out(chunks: &[Chunk], layout: &Layout) -> Vec<Part> {
     for &chunk in chunks {
         let mut rest = chunk;
         if address < hole.start && rest.size > hole.start - address {
-            let low = Chunk {
-                size: hole.start - address,
-                ..rest
-            };
-            parts.push(Part {
-                chunk: low,
-                guest_address: address,
-            });
+            let low = Chunk { size: hole.start - address, ..rest };
+            parts.push(Part { chunk: low, guest_address: address });
             rest.offset += low.size;
             rest.size -= low.size;
             address = hole.start;
@@ -45,10 +39,7 @@ pub fn lay_out(chunks: &[Chunk], layout: &Layout) -> Vec<Part> {
         if address == hole.start {
             address = hole.end;
         }
-        parts.push(Part {
-            chunk: rest,
-            guest_address: address,
-        });
+        parts.push(Part { chunk: rest, guest_address: address });
         address += rest.size;
     }
     parts
@@ -63,15 +54,8 @@ mod tests {
 
     #[test]
     fn a_hole_is_left_below_4_gib() {
-        let layout = Layout {
-            start: 0,
-            hole: Some(LOW_END..HIGH_START),
-        };
-        let chunk = |region, size| Chunk {
-            region,
-            offset: 0x20_0000,
-            size,
-        };
+        let layout = Layout { start: 0, hole: Some(LOW_END..HIGH_START) };
+        let chunk = |region, size| Chunk { region, offset: 0x20_0000, size };
         let places = |chunks: &[Chunk]| -> Vec<(u64, u64, u64)> {
             let place = |part: &Part| (part.guest_address, part.chunk.offset, part.chunk.size);
             lay_out(chunks, &layout).iter().map(place).collect()
@@ -86,18 +70,9 @@ mod tests {
                 (HIGH_START, 0x20_0000 + (2 << 30), 1 << 30)
             ]
         );
-        assert_eq!(
-            places(&[chunk(0, LOW_END), chunk(1, 2 << 20)])[1].0,
-            HIGH_START
-        );
-        let high = Layout {
-            start: 1 << 30,
-            hole: None,
-        };
-        let part = Part {
-            chunk: chunk(0, 1 << 33),
-            guest_address: 1 << 30,
-        };
+        assert_eq!(places(&[chunk(0, LOW_END), chunk(1, 2 << 20)])[1].0, HIGH_START);
+        let high = Layout { start: 1 << 30, hole: None };
+        let part = Part { chunk: chunk(0, 1 << 33), guest_address: 1 << 30 };
         assert_eq!(lay_out(&[part.chunk], &high), [part]);
     }
 }

@@ -227,9 +227,7 @@ impl Root {
     pub fn take(&mut self, size: u64) -> Result<Chunk> {
         self.frames.take(size, PAGE_SIZE as u64).ok_or_else(|| {
             let (wanted, left) = (size >> 10, self.frames.available() >> 10);
-            Failure(format!(
-                "no {wanted} KiB of RAM in one piece; {left} KiB are left"
-            ))
+            Failure(format!("no {wanted} KiB of RAM in one piece; {left} KiB are left"))
         })
     }
 
@@ -242,13 +240,8 @@ impl Root {
             size: chunk.size,
             rights: Rights::RW,
         };
-        syscall::map(
-            ROOT_MEMORY.offset(chunk.region),
-            ROOT_SPACE,
-            selector,
-            &parameters,
-        )
-        .doing("map a program's memory")?;
+        syscall::map(ROOT_MEMORY.offset(chunk.region), ROOT_SPACE, selector, &parameters)
+            .doing("map a program's memory")?;
         // SAFETY: the range was just mapped, nothing of this program lies there, and the value ends
         // before the mapping.
         let window = unsafe { SharedMemory::new(WINDOW as usize, chunk.size as usize) };
@@ -275,14 +268,10 @@ impl Root {
         if !matches!(kind, MemoryKind::Firmware | MemoryKind::Device) {
             return None;
         }
-        let (mapped, _) = self
-            .mapper
-            .map(&self.selectors, memory, offset, size, Rights::READ)
-            .ok()?;
+        let (mapped, _) =
+            self.mapper.map(&self.selectors, memory, offset, size, Rights::READ).ok()?;
         // SAFETY: mapped just now, and never unmapped.
-        Some((start, unsafe {
-            SharedMemory::new(mapped as usize, size as usize)
-        }))
+        Some((start, unsafe { SharedMemory::new(mapped as usize, size as usize) }))
     }
 
     /// The UART that a description means. One written for a PC means the UART that the kernel uses on a
@@ -322,12 +311,7 @@ impl Root {
     pub fn open_ports(&mut self, first: u16, count: u16) -> Result {
         let selector = self.selector()?;
         let (first, size) = (u64::from(first), u64::from(count));
-        let parameters = MapParameters {
-            offset: first,
-            address: first,
-            size,
-            rights: Rights::RW,
-        };
+        let parameters = MapParameters { offset: first, address: first, size, rights: Rights::RW };
         syscall::map(abi::boot::ROOT_PORTS, ROOT_SPACE, selector, &parameters)
             .doing(&format!("open I/O port {first:#x}"))
     }

@@ -121,11 +121,7 @@ impl Supervisor {
         self.take_guest_ram();
         let mut monitors: Vec<Option<Monitor>> = Vec::new();
         for vm in 0..self.vms.len() {
-            let monitor = if self.vms[vm].stopped {
-                None
-            } else {
-                self.draft_vm(vm)
-            };
+            let monitor = if self.vms[vm].stopped { None } else { self.draft_vm(vm) };
             monitors.push(monitor);
         }
         for server in 0..self.system.servers.len() {
@@ -148,11 +144,7 @@ impl Supervisor {
         while !self.is_over() {
             self.step(Deadline::NEVER);
         }
-        let consoles = self
-            .parts
-            .iter()
-            .filter(|p| matches!(p.kind, Kind::Server(_)))
-            .count();
+        let consoles = self.parts.iter().filter(|p| matches!(p.kind, Kind::Server(_))).count();
         let last_resort = self.last_resort;
         power::off(&mut self.root, consoles, || {
             if let Some(last_resort) = last_resort {

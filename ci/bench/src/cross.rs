@@ -21,10 +21,8 @@ type Measure = fn(&mut Place) -> Result<Row>;
 
 /// Measures and prints everything here, unless the CPUs run `in_turns`.
 pub fn run(place: &mut Place, in_turns: bool) {
-    let rows: [(&str, Measure); 2] = [
-        ("notification.cross_cpu", notification),
-        ("shared_memory.cross_cpu", shared_memory),
-    ];
+    let rows: [(&str, Measure); 2] =
+        [("notification.cross_cpu", notification), ("shared_memory.cross_cpu", shared_memory)];
     for (name, measure) in rows {
         if in_turns {
             stats::unavailable(name, "the emulator runs the CPUs in turns");

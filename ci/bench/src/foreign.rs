@@ -26,14 +26,7 @@ pub(crate) extern "C" fn measure() {
         system_call(Registers::default());
         Ok(())
     });
-    let Ok(Row {
-        min,
-        median,
-        p99,
-        max,
-        first,
-    }) = row
-    else {
+    let Ok(Row { min, median, p99, max, first }) = row else {
         return;
     };
     for (word, value) in ROW.iter().zip([min, median, p99, max, first]) {
@@ -67,11 +60,5 @@ fn start(place: &mut Place) -> Result<Row> {
     trial::start(place.selector(), thread)?;
     syscall::wait(done, Deadline::NEVER)?;
     let [min, median, p99, max, first] = core::array::from_fn(|i| ROW[i].load(Ordering::Relaxed));
-    Ok(Row {
-        min,
-        median,
-        p99,
-        max,
-        first,
-    })
+    Ok(Row { min, median, p99, max, first })
 }

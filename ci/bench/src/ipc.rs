@@ -24,11 +24,7 @@ const LONG: u16 = 32;
 /// The registers of a call without a message in them.
 #[inline(always)]
 fn request(portal: Selector, tag: Tag) -> Registers {
-    Registers {
-        tag: tag.0,
-        first: portal.0 as u64,
-        ..Registers::default()
-    }
+    Registers { tag: tag.0, first: portal.0 as u64, ..Registers::default() }
 }
 
 /// Calls `portal`, as a stub does that has nothing to keep but what the compiler must.
@@ -45,10 +41,7 @@ const fn tag(words: u16) -> Tag {
 /// Measures and prints everything here.
 pub fn run(place: &mut Place) {
     stats::report("syscall.null", null());
-    let servers = [
-        ("same", in_same_domain(place, echo)),
-        ("other", in_other_domain(place, echo)),
-    ];
+    let servers = [("same", in_same_domain(place, echo)), ("other", in_other_domain(place, echo))];
     for (domain, portal) in servers {
         let rows: [fn(Selector) -> Result<Row>; 3] = [words::<0>, words::<4>, words::<8>];
         for (count, measure) in [0, 4, 8].into_iter().zip(rows) {
@@ -69,10 +62,7 @@ pub fn run(place: &mut Place) {
 /// A system call whose number the kernel does not know: entry, decoding, return.
 fn null() -> Result<Row> {
     stats::measure(|| {
-        system_call(Registers {
-            tag: 0xff,
-            ..Registers::default()
-        });
+        system_call(Registers { tag: 0xff, ..Registers::default() });
         Ok(())
     })
 }
@@ -100,11 +90,7 @@ fn words<const N: usize>(portal: Selector) -> Result<Row> {
         }
         Tag(r.tag)
     })?;
-    if received == sent {
-        Ok(row)
-    } else {
-        Err(Status::Unknown)
-    }
+    if received == sent { Ok(row) } else { Err(Status::Unknown) }
 }
 
 /// A message with a capability, which is taken back after each.
@@ -112,13 +98,7 @@ fn capability(place: &mut Place) -> Result<Row> {
     let portal = in_other_domain(place, arch::receiver)?;
     let sent = place.selector();
     syscall::create_notification(ROOT_DOMAIN, sent)?;
-    let item = Item {
-        source: sent,
-        rights: Rights::SIGNAL.bits(),
-        flags: 0,
-        first: 1,
-        second: 0,
-    };
+    let item = Item { source: sent, rights: Rights::SIGNAL.bits(), flags: 0, first: 1, second: 0 };
     place.utcb.set_item(0, item);
     // The receiver opens its window in answer to its first call.
     call(portal, tag(0)).check()?;

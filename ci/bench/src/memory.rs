@@ -43,14 +43,7 @@ fn page_fault(place: &mut Place) -> Result<Row> {
     let pager = Compartment::create(place)?;
     let page = place.page(SMALL_PAGE, Rights::RW);
     let (domain, unmap) = (pager.domain, place.selector());
-    syscall::delegate_memory(
-        place.ram,
-        domain,
-        MEMORY,
-        Rights::RW,
-        page.offset,
-        page.size,
-    )?;
+    syscall::delegate_memory(place.ram, domain, MEMORY, Rights::RW, page.offset, page.size)?;
     syscall::delegate(ROOT_SPACE, domain, SPACE, Rights::INSTALL)?;
     let thread = pager.thread(place, arch::pager)?;
     syscall::create_portal(ROOT_DOMAIN, place.exceptions, thread, FAULT, 0)?;

@@ -60,11 +60,7 @@ impl Peer {
             exceptions: self.exceptions,
             flags: ThreadFlags::empty(),
         };
-        let time = Time {
-            priority: self.priority,
-            budget: FOR_EVER,
-            period: FOR_EVER,
-        };
+        let time = Time { priority: self.priority, budget: FOR_EVER, period: FOR_EVER };
         syscall::create_thread(ROOT_DOMAIN, self.thread, &parameters)?;
         syscall::create_sched(ROOT_DOMAIN, self.sched, ROOT_TIME, self.cpu, time)?;
         syscall::bind_sched(self.sched, self.thread)

@@ -83,12 +83,7 @@ impl<'a> Place<'a> {
     pub fn page(&mut self, size: u64, rights: Rights) -> MapParameters {
         let offset = (self.base + self.next_byte).next_multiple_of(size) - self.base;
         self.next_byte = offset + size;
-        MapParameters {
-            offset,
-            address: self.address(size),
-            size,
-            rights,
-        }
+        MapParameters { offset, address: self.address(size), size, rights }
     }
 
     /// An address for a UTCB.

@@ -33,11 +33,7 @@ impl Compartment {
         trial::map_code(&place.head, space, place.selectors(8))?;
         let stack = place.page(PAGE_SIZE as u64, Rights::RW);
         syscall::map(place.ram, space, place.selector(), &stack)?;
-        Ok(Compartment {
-            domain,
-            space,
-            stack_top: stack.address + stack.size,
-        })
+        Ok(Compartment { domain, space, stack_top: stack.address + stack.size })
     }
 
     /// Its thread, which runs on its callers' time.

@@ -37,16 +37,11 @@ pub fn run(place: &mut Place) {
 }
 
 fn signal(bell: Selector) -> call::Signal {
-    call::Signal {
-        notification: bell.into(),
-    }
+    call::Signal { notification: bell.into() }
 }
 
 fn wait(bell: Selector, deadline: Deadline) -> call::Wait {
-    call::Wait {
-        notification: bell.into(),
-        deadline: deadline.0,
-    }
+    call::Wait { notification: bell.into(), deadline: deadline.0 }
 }
 
 fn no_waiter(_: &mut Place, bell: Selector) -> Result<Row> {

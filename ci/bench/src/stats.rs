@@ -110,13 +110,7 @@ pub fn report(name: impl Display, row: Result<Row>) {
 
 /// Prints a row.
 pub fn print(name: impl Display, row: &Row) {
-    let Row {
-        min,
-        median,
-        p99,
-        max,
-        first,
-    } = row;
+    let Row { min, median, p99, max, first } = row;
     rt::log::line(
         ROOT_LOG,
         "bench",

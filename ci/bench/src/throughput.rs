@@ -60,12 +60,7 @@ const PRECISION: u64 = 50;
 
 /// The loops: two that say what the counter counts, then one for each row.
 const LOOPS: usize = 2 + ROWS.len();
-const ROWS: [&str; 4] = [
-    "ipc.same_domain",
-    "ipc.other_domain",
-    "ipc.utcb_words",
-    "signal_wait",
-];
+const ROWS: [&str; 4] = ["ipc.same_domain", "ipc.other_domain", "ipc.utcb_words", "signal_wait"];
 /// Words in the UTCB of a call that takes the general path.
 const WORDS: u16 = 4;
 
@@ -127,14 +122,7 @@ pub(crate) extern "C" fn client() -> ! {
     // this client's, until the root task looks at it after the end.
     let (shared, own) = unsafe { (&*(SHARED as *const Shared), &mut *(OWN as *mut Own)) };
     let (me, count) = (own.me, own.count);
-    let mut client = Client {
-        shared,
-        begins: &own.begins,
-        ends: &own.ends,
-        me,
-        count,
-        all_met: 0,
-    };
+    let mut client = Client { shared, begins: &own.begins, ends: &own.ends, me, count, all_met: 0 };
     own.status = first_failure();
     let [empty, known, same, other, words, signal] = &mut own.loops;
     client.measure(empty, arch::give_way);
@@ -260,12 +248,7 @@ fn measure(info: &BootInfo, head: &Head) -> Result {
     let count = info.cpus;
     let size = SHARED_SIZE + count as u64 * OWN_SIZE;
     let memory = trial::ram(info, OFFSET + size)?;
-    let here = MapParameters {
-        offset: OFFSET,
-        address: WINDOW,
-        size,
-        rights: Rights::RW,
-    };
+    let here = MapParameters { offset: OFFSET, address: WINDOW, size, rights: Rights::RW };
     syscall::map(memory, ROOT_SPACE, HERE, &here)?;
     // SAFETY: just mapped, and nobody else's yet.
     unsafe {
@@ -331,12 +314,7 @@ impl Pair {
             map_code(head, space, self.selector(code))?;
         }
         let map = |selector, offset, address, size| {
-            let p = MapParameters {
-                offset: OFFSET + offset,
-                address,
-                size,
-                rights: Rights::RW,
-            };
+            let p = MapParameters { offset: OFFSET + offset, address, size, rights: Rights::RW };
             syscall::map(memory, space, self.selector(selector), &p)
         };
         map(5, 0, SHARED, SHARED_SIZE)?;
@@ -346,10 +324,9 @@ impl Pair {
         let server = arch::server as *const () as u64;
         let top = OWN + OWN_SIZE;
         self.thread(self.client(), (domain, space), CLIENT_UTCB, client, top)?;
-        for (number, owner, dst) in [
-            (7, (domain, space), SAME),
-            (8, (other_domain, other_space), OTHER),
-        ] {
+        for (number, owner, dst) in
+            [(7, (domain, space), SAME), (8, (other_domain, other_space), OTHER)]
+        {
             let (thread, portal) = (self.selector(number), self.selector(number + 2));
             self.thread(thread, owner, SERVER_UTCB, server, NO_STACK)?;
             syscall::create_portal(owner.0, portal, thread, 1, 0)?;
@@ -385,11 +362,7 @@ impl Pair {
     }
 
     fn start(&self) -> Result {
-        let time = Time {
-            priority: 10,
-            budget: FOR_EVER,
-            period: FOR_EVER,
-        };
+        let time = Time { priority: 10, budget: FOR_EVER, period: FOR_EVER };
         let sched = self.selector(12);
         syscall::create_sched(self.client_domain(), sched, ROOT_TIME, self.cpu, time)?;
         syscall::bind_sched(sched, self.client())

@@ -132,20 +132,10 @@ fn meanings(op: Op) -> &'static [Means] {
         Op::Yield => &[],
         Op::CreateDomain => &[Domain, Empty, Quota, Slots],
         Op::CreateSpace => &[Domain, Empty, Small],
-        Op::CreateThread => &[
-            Domain,
-            Empty,
-            Domain,
-            Space,
-            CpuAndFlags,
-            Address,
-            Entry,
-            Stack,
-            Portal,
-        ],
-        Op::CreateVcpu => &[
-            Domain, Empty, Domain, GuestSpace, Cpu, Space, Address, Exits,
-        ],
+        Op::CreateThread => {
+            &[Domain, Empty, Domain, Space, CpuAndFlags, Address, Entry, Stack, Portal]
+        }
+        Op::CreateVcpu => &[Domain, Empty, Domain, GuestSpace, Cpu, Space, Address, Exits],
         Op::CreateSched => &[Domain, Empty, Cpu, Priority, Budget, Budget, Time],
         Op::Migrate => &[Context, Cpu, Time, Exits],
         Op::SetSchedule => &[Time, Cpu, Budget],
@@ -210,11 +200,7 @@ fn argument(random: &mut Random, means: Means, targets: &Targets) -> u64 {
     let use_created = random.one_in(3);
     let created = created(random, means);
     let given = |random: &mut Random, choices: &[u64]| {
-        if use_created {
-            created
-        } else {
-            random.pick(choices)
-        }
+        if use_created { created } else { random.pick(choices) }
     };
     match means {
         Means::Domain => given(random, &[DOMAIN, DOMAIN, PEER]),
@@ -234,23 +220,17 @@ fn argument(random: &mut Random, means: Means, targets: &Targets) -> u64 {
             let any = EXITS + random.below(FREE - EXITS);
             given(random, &[portal, portal, any, ECHO, PEER + 3])
         }
-        Means::Notification => given(
-            random,
-            &[NOTIFICATION, NOTIFICATION, NOTIFICATION + 1, PEER + 2],
-        ),
+        Means::Notification => {
+            given(random, &[NOTIFICATION, NOTIFICATION, NOTIFICATION + 1, PEER + 2])
+        }
         Means::Memory => given(random, &[MEMORY, MEMORY, PORTS]),
         Means::Time => given(random, &[TIME]),
         Means::Interrupt => given(random, &[INTERRUPT]),
         Means::Log => given(random, &[LOG]),
         Means::Vcpu => given(random, &[VCPU]),
-        Means::Exits => random.pick(&[
-            EXITS,
-            EXITS + SET,
-            EXITS + 1,
-            PORTALS,
-            SLOTS - 1,
-            0xffff_fff8,
-        ]),
+        Means::Exits => {
+            random.pick(&[EXITS, EXITS + SET, EXITS + 1, PORTALS, SLOTS - 1, 0xffff_fff8])
+        }
         Means::Any => {
             if use_created {
                 created
@@ -313,17 +293,11 @@ fn operation(random: &mut Random) -> Op {
 
 /// The next call.
 pub fn next(random: &mut Random, targets: &Targets) -> Call {
-    let mut call = Call {
-        tag: 0,
-        arguments: [0; 9],
-    };
+    let mut call = Call { tag: 0, arguments: [0; 9] };
     let wild = random.one_in(8);
     for argument in &mut call.arguments {
-        *argument = if wild && random.one_in(2) {
-            random.below(table::SLOTS)
-        } else {
-            random.edge()
-        };
+        *argument =
+            if wild && random.one_in(2) { random.below(table::SLOTS) } else { random.edge() };
     }
     let op = operation(random);
     let words = match random.below(16) {
@@ -420,11 +394,7 @@ mod tests {
         for &op in Op::ALL {
             let (good, bad) = (good[op as usize], bad[op as usize]);
             // What names no object, and what is rare because it waits.
-            let least = if matches!(op, Op::Yield | Op::ReplyWait) {
-                1
-            } else {
-                100
-            };
+            let least = if matches!(op, Op::Yield | Op::ReplyWait) { 1 } else { 100 };
             assert!(good >= least && bad > 10, "{}: {good}, {bad}", op.name());
         }
         assert!(unknown > 100 && reserved > 100);

@@ -50,12 +50,7 @@ const SETTINGS: &str = "settings";
 
 impl Settings {
     fn read(info: &BootInfo) -> Settings {
-        let mut settings = Settings {
-            seed: 1,
-            seconds: 8,
-            calls: u64::MAX,
-            guests: 1,
-        };
+        let mut settings = Settings { seed: 1, seconds: 8, calls: u64::MAX, guests: 1 };
         let bundle = must("bundle", trial::open_bundle(info, BUNDLE_MAPPING));
         let text = bundle.file(SETTINGS).map_or(&[][..], |(_, bytes)| bytes);
         let text = core::str::from_utf8(text).unwrap_or_default();
@@ -86,10 +81,7 @@ fn print(text: fmt::Arguments<'_>) {
 }
 
 fn fail(text: fmt::Arguments<'_>) -> ! {
-    print(format_args!(
-        "FAILED in round {}: {text}",
-        ROUND.load(Ordering::Relaxed) & 0xffff_ffff
-    ));
+    print(format_args!("FAILED in round {}: {text}", ROUND.load(Ordering::Relaxed) & 0xffff_ffff));
     rest()
 }
 
@@ -119,11 +111,7 @@ pub(crate) extern "C" fn watch() -> ! {
         let _ = syscall::wait(WATCH_PAUSE, Deadline::after(limit));
         let now = ROUND.load(Ordering::Relaxed);
         if now == last && now != 0 {
-            print(format_args!(
-                "FAILED: round {} hangs at step {}",
-                now & 0xffff_ffff,
-                now >> 48
-            ));
+            print(format_args!("FAILED: round {} hangs at step {}", now & 0xffff_ffff, now >> 48));
         }
         last = now;
     }
@@ -192,10 +180,7 @@ impl Driver {
             if let Some((call, result)) = v.undeclared() {
                 let op = Op::from_code(call.op()).map_or("no operation", Op::name);
                 let status = result.status().name();
-                fail(format_args!(
-                    "{op} ({:#x}) returned {status} ({:#x})",
-                    call.0, result.0
-                ));
+                fail(format_args!("{op} ({:#x}) returned {status} ({:#x})", call.0, result.0));
             }
             let (calls, digest) = v.take_calls();
             self.calls += calls;
@@ -215,9 +200,7 @@ impl Driver {
         };
         let answer = call(ECHO.0.into());
         if answer.tag != 0 || answer.words != [round, 1, 2, 3, 4, 5, 6, 7] {
-            fail(format_args!(
-                "the driver's own call was answered with {answer:x?}"
-            ));
+            fail(format_args!("the driver's own call was answered with {answer:x?}"));
         }
         // The fast path looks at the whole register, too.
         let refused = Tag(call(1 << 32 | u64::from(ECHO.0)).tag).status();
@@ -255,39 +238,18 @@ fn set_up(info: &BootInfo, settings: &Settings) -> Driver {
     UART.store(arch::open_uart(info, UART_MAPPING), Ordering::Relaxed);
     HZ.store(info.counter_hz, Ordering::Relaxed);
     for selector in [PAUSE, WATCH_PAUSE] {
-        must(
-            "notification",
-            syscall::create_notification(ROOT_DOMAIN, selector),
-        );
+        must("notification", syscall::create_notification(ROOT_DOMAIN, selector));
     }
     let head = must("head", map_head(info, HEAD_MAPPING));
     let memory = must("memory", trial::ram(info, DOMAINS * AREA));
-    let p = MapParameters {
-        offset: 0,
-        address: AREAS,
-        size: DOMAINS * AREA,
-        rights: Rights::RW,
-    };
+    let p = MapParameters { offset: 0, address: AREAS, size: DOMAINS * AREA, rights: Rights::RW };
     must("memory", syscall::map(memory, ROOT_SPACE, AREA_MAPPING, &p));
     must("echo", create_thread(ECHO_THREAD, ECHO_UTCB, echo, 4096));
-    must(
-        "echo",
-        syscall::create_portal(ROOT_DOMAIN, ECHO, ECHO_THREAD, 1, 0),
-    );
+    must("echo", syscall::create_portal(ROOT_DOMAIN, ECHO, ECHO_THREAD, 1, 0));
     let top = WATCH_STACK.top();
-    must(
-        "watch",
-        create_thread(WATCH_THREAD, WATCH_UTCB, watch_entry, top),
-    );
-    let time = Time {
-        priority: 127,
-        budget: 0,
-        period: 0,
-    };
-    must(
-        "watch",
-        syscall::create_sched(ROOT_DOMAIN, WATCH_SCHED, ROOT_TIME, 0, time),
-    );
+    must("watch", create_thread(WATCH_THREAD, WATCH_UTCB, watch_entry, top));
+    let time = Time { priority: 127, budget: 0, period: 0 };
+    must("watch", syscall::create_sched(ROOT_DOMAIN, WATCH_SCHED, ROOT_TIME, 0, time));
     must("watch", syscall::bind_sched(WATCH_SCHED, WATCH_THREAD));
     let virtualization = info.virtualization != 0 && settings.guests != 0;
     Driver {
@@ -323,8 +285,6 @@ pub fn run(info: &BootInfo) -> ! {
     }
     ROUND.store(0, Ordering::Relaxed);
     let (calls, digest) = (driver.calls, driver.digest);
-    print(format_args!(
-        "done {calls} calls, {round} rounds, digest {digest:016x}"
-    ));
+    print(format_args!("done {calls} calls, {round} rounds, digest {digest:016x}"));
     rest()
 }

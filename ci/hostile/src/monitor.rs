@@ -52,9 +52,5 @@ pub fn answer(random: &mut Random, word: u64, now: u64) -> u64 {
 
 /// Groups that exits of a kind save.
 pub fn saved(random: &mut Random) -> u64 {
-    if random.one_in(2) {
-        PC_GROUP.bits()
-    } else {
-        random.word()
-    }
+    if random.one_in(2) { PC_GROUP.bits() } else { random.word() }
 }

@@ -46,11 +46,8 @@ impl Thread {
         }
         let mut words = [0; 8];
         words.copy_from_slice(&call.arguments[1..]);
-        let (result, tag) = arch::system_call(Registers {
-            tag: call.tag,
-            first: call.arguments[0],
-            words,
-        });
+        let (result, tag) =
+            arch::system_call(Registers { tag: call.tag, first: call.arguments[0], words });
         let undeclared = tag != 0 && !calls::is_declared(Tag(tag), Tag(result.tag));
         // SAFETY: as above.
         unsafe {
@@ -112,16 +109,10 @@ impl Thread {
 
     /// Takes calls, exceptions and exits for ever. The identity tells which.
     fn handle(&mut self, next: u64) {
-        let mut answer = Call {
-            tag: Tag::new(Op::ReplyWait, 0).0,
-            arguments: [0; 9],
-        };
+        let mut answer = Call { tag: Tag::new(Op::ReplyWait, 0).0, arguments: [0; 9] };
         loop {
             let message = self.make(answer);
-            answer = Call {
-                tag: Tag::new(Op::ReplyWait, 0).0,
-                arguments: [0; 9],
-            };
+            answer = Call { tag: Tag::new(Op::ReplyWait, 0).0, arguments: [0; 9] };
             if self.random.one_in(16) {
                 self.step();
             }
@@ -138,11 +129,8 @@ impl Thread {
                 answer.arguments[1] = anew;
                 answer.arguments[4] = entry as *const () as u64;
                 answer.arguments[5] = identity;
-                answer.arguments[6] = if self.random.one_in(8) {
-                    self.random.word()
-                } else {
-                    FLAGS
-                };
+                answer.arguments[6] =
+                    if self.random.one_in(8) { self.random.word() } else { FLAGS };
                 if self.random.one_in(8) {
                     answer.arguments[1] |= self.random.edge() & !1 | 1;
                     let at = 4 + self.random.below(3) as usize;
@@ -158,10 +146,7 @@ impl Thread {
                 if next != 0 && !self.random.one_in(8) {
                     let mut arguments = answer.arguments;
                     arguments[0] = next;
-                    self.make(Call {
-                        tag: Tag::new(Op::Call, 0).0,
-                        arguments,
-                    });
+                    self.make(Call { tag: Tag::new(Op::Call, 0).0, arguments });
                 }
             }
         }
@@ -189,10 +174,8 @@ pub(crate) extern "C" fn main(control: *mut Control) -> ! {
     }
     // The first link of the chain of calls.
     if next != 0 && thread.random.one_in(2) {
-        thread.make(Call {
-            tag: Tag::new(Op::Call, 0).0,
-            arguments: [next, 0, 0, 0, 0, 0, 0, 0, 0],
-        });
+        thread
+            .make(Call { tag: Tag::new(Op::Call, 0).0, arguments: [next, 0, 0, 0, 0, 0, 0, 0, 0] });
     }
     loop {
         thread.step();
@@ -200,10 +183,7 @@ pub(crate) extern "C" fn main(control: *mut Control) -> ! {
             let portal = table::PORTALS + thread.random.below(table::MOST_THREADS);
             let words = thread.random.below(3) as u16;
             let arguments = [portal, 0, 0, 0, 0, 0, 0, 0, 0];
-            thread.make(Call {
-                tag: Tag::new(Op::Call, words).0,
-                arguments,
-            });
+            thread.make(Call { tag: Tag::new(Op::Call, words).0, arguments });
         }
     }
 }

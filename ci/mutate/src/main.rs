@@ -61,10 +61,7 @@ impl Copy {
             fs::remove_dir_all(&tree)?;
         }
         copy_folder(root, &tree)?;
-        Ok(Copy {
-            tree: tree.canonicalize()?,
-            build: place.join("build"),
-        })
+        Ok(Copy { tree: tree.canonicalize()?, build: place.join("build") })
     }
 
     /// Does `work` while the mutation is in the tree.

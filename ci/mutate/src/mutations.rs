@@ -283,8 +283,8 @@ pub const MUTATIONS: &[Mutation] = &[
     Mutation {
         name: "a budget comes back too early",
         file: "sched.rs",
-        line: "now.saturating_add(sched.period - sched.budget),",
-        instead: "now.saturating_add(sched.budget),",
+        line: "now.saturating_add(sched.period - sched.budget)",
+        instead: "now.saturating_add(sched.budget)",
     },
     Mutation {
         name: "deadlines are in the wrong order",

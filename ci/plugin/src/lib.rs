@@ -35,11 +35,7 @@ pub unsafe extern "C" fn qemu_plugin_install(
     };
     let address = |name| argument(name)?.parse().ok();
     let pair = |from, to| Some((address(from)?, address(to)?));
-    let translated = match (
-        argument("out"),
-        pair("begin", "end"),
-        pair("kernel", "kernel_end"),
-    ) {
+    let translated = match (argument("out"), pair("begin", "end"), pair("kernel", "kernel_end")) {
         (Some(out), Some((begin, end)), None) => lines::start(begin, end, out.into()),
         (Some(out), None, Some((from, to))) => paths::start(from..to, out.into()),
         _ => {

@@ -113,11 +113,7 @@ unsafe extern "C" fn accessed(cpu: c_uint, access: u32, address: u64, ip: *mut c
 pub fn start(begin: u64, end: u64, out: PathBuf) -> Translated {
     BEGIN.store(begin, Ordering::Relaxed);
     END.store(end, Ordering::Relaxed);
-    let seen = Seen {
-        lines: HashMap::new(),
-        cpus: 0,
-        out,
-    };
+    let seen = Seen { lines: HashMap::new(), cpus: 0, out };
     *SEEN.lock().unwrap_or_else(|e| e.into_inner()) = Some(seen);
     translated
 }

@@ -68,11 +68,7 @@ impl Mark {
 
     fn unpack(argument: *mut c_void) -> Mark {
         let word = argument as usize;
-        Mark {
-            number: (word >> 2) as u32,
-            is_kernel: word & 1 != 0,
-            reads_counter: word & 2 != 0,
-        }
+        Mark { number: (word >> 2) as u32, is_kernel: word & 1 != 0, reads_counter: word & 2 != 0 }
     }
 }
 
@@ -86,11 +82,7 @@ impl Seen {
             self.lines.push(line);
         }
         let is_kernel = self.kernel.contains(&address);
-        Mark {
-            number,
-            is_kernel,
-            reads_counter: !is_kernel && reads_counter(code),
-        }
+        Mark { number, is_kernel, reads_counter: !is_kernel && reads_counter(code) }
     }
 
     /// An instruction is executed.
@@ -181,11 +173,7 @@ pub fn start(kernel: Range<u64>, out: PathBuf) -> Translated {
     if let Err(error) = &file {
         eprintln!("{}: {error}", out.display());
     }
-    let seen = Seen {
-        kernel,
-        out: file.ok(),
-        ..Seen::default()
-    };
+    let seen = Seen { kernel, out: file.ok(), ..Seen::default() };
     *SEEN.lock().unwrap_or_else(|e| e.into_inner()) = Some(seen);
     translated
 }

@@ -132,15 +132,10 @@ fn create_witness(info: &BootInfo) -> Result<(), Failure> {
 
 /// Looks for what the guest that ran last has left to this program, its monitor, and to another one.
 fn check_monitor() -> Option<Harm> {
-    arch::check_monitor().or_else(
-        || match rt::ipc::call(WITNESS_PORTAL, arch::ask_witness()) {
-            Ok(words) => arch::check_witness(words),
-            Err(status) => Some(Harm {
-                check: 0,
-                found: status as u64,
-            }),
-        },
-    )
+    arch::check_monitor().or_else(|| match rt::ipc::call(WITNESS_PORTAL, arch::ask_witness()) {
+        Ok(words) => arch::check_witness(words),
+        Err(status) => Some(Harm { check: 0, found: status as u64 }),
+    })
 }
 
 /// An exit of `guest`, the portal's identity; returns the groups that changed.
@@ -239,11 +234,7 @@ fn create_guest(
     syscall::create_vcpu(ROOT_DOMAIN, of(guest, VCPU), &vcpu)?;
     syscall::create_notification(ROOT_DOMAIN, of(guest, KICK))?;
     syscall::bind_kick(of(guest, VCPU), of(guest, KICK))?;
-    let time = Time {
-        priority: 10,
-        budget: 0,
-        period: 0,
-    };
+    let time = Time { priority: 10, budget: 0, period: 0 };
     syscall::create_sched(ROOT_DOMAIN, of(guest, SCHED), ROOT_TIME, 0, time)?;
     Ok(())
 }
@@ -252,12 +243,7 @@ fn create_guest(
 pub fn run(info: &BootInfo) -> Result<u64, Failure> {
     arch::look_at(info);
     let memory = trial::ram(info, 3 * SIZE)?;
-    let whole = MapParameters {
-        offset: 0,
-        address: WINDOW,
-        size: 3 * SIZE,
-        rights: Rights::RW,
-    };
+    let whole = MapParameters { offset: 0, address: WINDOW, size: 3 * SIZE, rights: Rights::RW };
     syscall::map(memory, ROOT_SPACE, MEMORY, &whole)?;
     syscall::create_notification(ROOT_DOMAIN, DONE)?;
     create_thread(THREAD, UTCB, arch::monitor, HANDLER_STACK.top())?;

@@ -226,20 +226,14 @@ impl Compartment {
 
     /// Lets it make scheduling contexts of CPU 0 up to `priority`.
     pub fn give_time(&self, priority: u8) -> Result {
-        let limit = TimeLimit {
-            priority,
-            partition: 0,
-        };
+        let limit = TimeLimit { priority, partition: 0 };
         let (domain, dst) = (self.domain(), table::TIME);
         syscall::delegate_time(ROOT_TIME, domain, dst, Rights::CREATE, 1, limit)
     }
 
     /// Starts its thread.
     pub fn start(&self, priority: u8) -> Result {
-        let time = Time {
-            priority,
-            ..Time::default()
-        };
+        let time = Time { priority, ..Time::default() };
         syscall::create_sched(self.domain(), self.at(own::SCHED), ROOT_TIME, 0, time)?;
         syscall::bind_sched(self.at(own::SCHED), self.at(own::THREAD))
     }

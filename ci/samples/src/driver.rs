@@ -61,19 +61,11 @@ struct Driver {
 fn set_up(info: &BootInfo) -> Result<Driver> {
     syscall::create_notification(ROOT_DOMAIN, DONE)?;
     let bundle = trial::open_bundle(info, BUNDLE)?;
-    let workshop = Workshop {
-        memory: trial::ram(info, MEMORY)?,
-        done: DONE,
-        head: *bundle.head(),
-    };
+    let workshop = Workshop { memory: trial::ram(info, MEMORY)?, done: DONE, head: *bundle.head() };
     workshop.open(MEMORIES)?;
     trial::create_thread(ECHO, ECHO_UTCB, trial::echo, 0)?;
     syscall::create_portal(ROOT_DOMAIN, ECHO_PORTAL, ECHO, 1, 0)?;
-    Ok(Driver {
-        workshop,
-        bundle,
-        signals: 0,
-    })
+    Ok(Driver { workshop, bundle, signals: 0 })
 }
 
 impl Driver {
@@ -92,9 +84,7 @@ impl Driver {
         let before = syscall::quota(ROOT_DOMAIN)?;
         let result = part(self).map_err(|Failure(cause)| Failure(format!("{name}: {cause}")))?;
         let after = syscall::quota(ROOT_DOMAIN)?;
-        check(before == after, || {
-            format!("{name}: {before:?} before, {after:?} after")
-        })?;
+        check(before == after, || format!("{name}: {before:?} before, {after:?} after"))?;
         say(format_args!("{name}: {result}"));
         Ok(())
     }
@@ -102,19 +92,14 @@ impl Driver {
     /// A Linux program, its calls answered by a server that holds nothing but memory for it and the log. Returns what the
     /// server reports.
     fn run_linux(&mut self, fails: bool) -> Result<[u64; 3]> {
-        let (file, _) = self
-            .bundle
-            .file(FILE)
-            .map_err(|error| Failure(format!("{error}")))?;
+        let (file, _) = self.bundle.file(FILE).map_err(|error| Failure(format!("{error}")))?;
         let (offset, size) = (file.offset, file.size);
         let server = self.workshop.make(0, LARGE_QUOTA)?;
         self.workshop.give_pool(&server)?;
         server.give_time(CLIENT)?;
         server.map_file(offset, size)?;
-        server.prepare(Start {
-            role: Role::Linux,
-            arguments: [size, 0, fails.into(), 0, 0, 0, 0],
-        })?;
+        server
+            .prepare(Start { role: Role::Linux, arguments: [size, 0, fails.into(), 0, 0, 0, 0] })?;
         server.start(SERVER)?;
         self.await_signal(&server)?;
         let [before, after] = [report::BEFORE, report::AFTER].map(|word| server.report(word));
@@ -145,10 +130,7 @@ impl Driver {
     fn registers(&mut self) -> Result<String> {
         let handler = self.workshop.make(0, QUOTA)?;
         let thread = self.workshop.make(1, QUOTA)?;
-        handler.prepare(Start {
-            role: Role::Probe,
-            arguments: [ROUNDS, 0, 0, 0, 0, 0, 0],
-        })?;
+        handler.prepare(Start { role: Role::Probe, arguments: [ROUNDS, 0, 0, 0, 0, 0, 0] })?;
         handler.start(SERVER)?;
         self.await_signal(&handler)?;
         thread.prepare_foreign()?;
@@ -159,18 +141,12 @@ impl Driver {
         let before = syscall::quota(thread.domain())?;
         self.await_signal(&handler)?;
         let rounds = handler.report(report::ROUNDS);
-        check(rounds == ROUNDS, || {
-            format!("other registers than expected in round {rounds}")
-        })?;
+        check(rounds == ROUNDS, || format!("other registers than expected in round {rounds}"))?;
         let after = syscall::quota(thread.domain())?;
         check(before == after, || format!("{before:?}, then {after:?}"))?;
         let signalled = syscall::wait(thread.notification(), Deadline::POLL);
-        check(signalled == Err(Status::Timeout), || {
-            format!("its notification: {signalled:?}")
-        })?;
-        check(self.signals & 1 << thread.number == 0, || {
-            "it has signalled the driver".into()
-        })?;
+        check(signalled == Err(Status::Timeout), || format!("its notification: {signalled:?}"))?;
+        check(self.signals & 1 << thread.number == 0, || "it has signalled the driver".into())?;
         thread.destroy()?;
         handler.destroy()?;
         Ok(format!("{rounds} system calls arrived as they were made"))
@@ -180,10 +156,7 @@ impl Driver {
     fn pager(&mut self, number: u64, role: Role, limits: [u64; 2]) -> Result<Compartment> {
         let pager = self.workshop.make(number, QUOTA)?;
         self.workshop.give_pool(&pager)?;
-        pager.prepare(Start {
-            role,
-            arguments: [limits[0], limits[1], 0, 0, 0, 0, 0],
-        })?;
+        pager.prepare(Start { role, arguments: [limits[0], limits[1], 0, 0, 0, 0, 0] })?;
         pager.start(SERVER)?;
         self.await_signal(&pager)?;
         Ok(pager)
@@ -211,9 +184,7 @@ impl Driver {
     fn finish(&mut self, client: &Compartment) -> Result {
         self.await_signal(client)?;
         let wrong = client.report(report::WRONG);
-        check(wrong == 0, || {
-            format!("client {} found {wrong} wrong words", client.number)
-        })
+        check(wrong == 0, || format!("client {} found {wrong} wrong words", client.number))
     }
 
     /// Empty pages on demand; a client may have as many as its limit says.
@@ -301,9 +272,7 @@ fn fill(pager: &Compartment) -> Result {
     let pool = pager.pool();
     for page in 0..PAGES {
         let at = page * PAGE_SIZE;
-        let filled = pool
-            .zero(at, PAGE_SIZE)
-            .and_then(|()| pool.write_u64(at, common(page)));
+        let filled = pool.zero(at, PAGE_SIZE).and_then(|()| pool.write_u64(at, common(page)));
         check(filled.is_ok(), || "the pool is too small".into())?;
     }
     Ok(())

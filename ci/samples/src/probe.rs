@@ -24,13 +24,7 @@ fn pattern(round: u64, index: usize) -> u64 {
 impl Probe {
     /// Nothing expected yet.
     pub const fn new() -> Probe {
-        Probe {
-            round: 0,
-            gprs: [0; GPRS],
-            sp: 0,
-            flags: 0,
-            begun: false,
-        }
+        Probe { round: 0, gprs: [0; GPRS], sp: 0, flags: 0, begun: false }
     }
 
     /// Rounds that went well.

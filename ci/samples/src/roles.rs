@@ -105,10 +105,7 @@ fn linux(utcb: Utcb, report: Report, arguments: &[u64; 7]) -> ! {
         log: table::LOG,
         selectors: table::FREE,
         time_source: table::TIME,
-        time: Time {
-            priority: PRIORITY,
-            ..Time::default()
-        },
+        time: Time { priority: PRIORITY, ..Time::default() },
     };
     let arguments: &[&str] = match fails {
         0 => &["linux-hello"],
@@ -200,11 +197,7 @@ fn client(report: Report, arguments: &[u64; 7]) -> ! {
     let word = |page: usize, last: bool| page * PAGE_SIZE + if last { PAGE_SIZE - 8 } else { 0 };
     let written = |page: usize| number << 32 | page as u64;
     let found = |page| {
-        if contents == Contents::Common as u64 {
-            common(page)
-        } else {
-            0
-        }
+        if contents == Contents::Common as u64 { common(page) } else { 0 }
     };
     let mut wrong = 0;
     let mut expect = |at: usize, value: u64| wrong += u64::from(memory.read_u64(at) != Ok(value));

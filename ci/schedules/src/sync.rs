@@ -193,13 +193,7 @@ pub struct Bounded {
 impl Bounded {
     /// Schedules with up to `switches` switches.
     pub fn new(switches: usize) -> Bounded {
-        Bounded {
-            switches,
-            forks: Vec::new(),
-            passed: 0,
-            made: 0,
-            begun: false,
-        }
+        Bounded { switches, forks: Vec::new(), passed: 0, made: 0, begun: false }
     }
 }
 
@@ -226,10 +220,7 @@ impl Scheduler for Bounded {
         let goes_on = ids.clone().find(|&id| Some(id) == current && !is_yielding);
         // Who waits for another one lets all the others have their turn.
         let after = |id: &TaskId| is_yielding && current.is_some_and(|c| *id > c);
-        let next = ids
-            .clone()
-            .find(after)
-            .or(ids.clone().find(|_| is_yielding));
+        let next = ids.clone().find(after).or(ids.clone().find(|_| is_yielding));
         let mut tasks: Vec<TaskId> = goes_on.or(next).into_iter().collect();
         // The first task only waits for the others.
         let is_first = goes_on.is_some_and(|id| usize::from(id) == 0);
@@ -239,10 +230,7 @@ impl Scheduler for Bounded {
         let mut chosen = 0;
         if tasks.len() > 1 {
             if self.passed == self.forks.len() {
-                self.forks.push(Fork {
-                    chosen: 0,
-                    tasks: tasks.len(),
-                });
+                self.forks.push(Fork { chosen: 0, tasks: tasks.len() });
             }
             chosen = self.forks[self.passed].chosen;
             self.passed += 1;

@@ -196,19 +196,12 @@ fn vm(w: &World) -> Vm {
         w.root(Op::Delegate, &[portal, 1, exits + kind as u64, ALL]);
     }
     w.root(Op::CreateSpace, &[1, guest, 1]);
-    w.root(
-        Op::CreateVcpu,
-        &[1, at as u64, 1, guest, 0, 2, w.page(), exits],
-    );
+    w.root(Op::CreateVcpu, &[1, at as u64, 1, guest, 0, 2, w.page(), exits]);
     let (vcpu, kick) = (w.object(at), w.notification());
     w.root(Op::BindKick, &[at as u64, kick]);
     w.bind(w.sched(0, 9, 0, 0), vcpu);
     assert_eq!(w.run(0), Running::User(monitor.object));
-    Vm {
-        vcpu,
-        monitor: monitor.object,
-        kick,
-    }
+    Vm { vcpu, monitor: monitor.object, kick }
 }
 
 #[test]
@@ -216,11 +209,7 @@ fn a_kick_meets_a_halt_or_an_entry() {
     for halt in [0, CONTROL_HALT] {
         in_all_schedules(3, move || {
             let (w, [_, other]) = machine();
-            let Vm {
-                vcpu,
-                monitor,
-                kick,
-            } = vm(&w);
+            let Vm { vcpu, monitor, kick } = vm(&w);
             let page = vcpu.object.state_page;
             page.write(crate::arch::vcpu::CONTROLS, halt);
             together(
@@ -272,8 +261,7 @@ fn two_cpus_post_to_a_third() {
 
 /// The bits of a notification that nobody waits for.
 fn bits(w: &World, at: u64) -> u64 {
-    w.try_root(Op::Wait, &[at, 0])
-        .map_or(0, |results| results[1])
+    w.try_root(Op::Wait, &[at, 0]).map_or(0, |results| results[1])
 }
 
 #[test]

@@ -47,11 +47,7 @@ struct Member {
 }
 
 const fn member(entry: Entry, priority: u8, budget: u64) -> Member {
-    Member {
-        entry,
-        priority,
-        budget,
-    }
+    Member { entry, priority, budget }
 }
 
 struct Flood {
@@ -80,19 +76,13 @@ const FLOODS: &[Flood] = &[
     },
     Flood {
         name: "signals",
-        members: &[
-            member(flood::signal, 100, 200),
-            member(flood::answer, 101, 100),
-        ],
+        members: &[member(flood::signal, 100, 200), member(flood::answer, 101, 100)],
         leaves: (690, 810),
         window: 0,
     },
     Flood {
         name: "interrupts",
-        members: &[
-            member(flood::interrupt, 100, 100),
-            member(flood::interrupt_too, 101, 100),
-        ],
+        members: &[member(flood::interrupt, 100, 100), member(flood::interrupt_too, 101, 100)],
         leaves: (700, 810),
         window: 0,
     },
@@ -154,10 +144,7 @@ impl Meter {
         let echo_utcb = UTCBS + (MOST_THREADS * abi::PAGE_SIZE) as u64;
         trial::create_thread(ECHO, echo_utcb, trial::echo, 0)?;
         syscall::create_portal(ROOT_DOMAIN, ECHO_PORTAL, ECHO, 1, 0)?;
-        let limit = TimeLimit {
-            partition: 1,
-            ..TimeLimit::ALL
-        };
+        let limit = TimeLimit { partition: 1, ..TimeLimit::ALL };
         syscall::delegate_time(ROOT_TIME, ROOT_DOMAIN, PARTITION, Rights::CREATE, 1, limit)?;
         let mut meter = Meter {
             // SAFETY: the kernel maps the root task's UTCB there; this is the only handle.
@@ -166,12 +153,7 @@ impl Meter {
             alone: 0,
         };
         start(0, ROOT_TIME, &member(flood::count, 1, 0), meter.period)?;
-        start(
-            1,
-            ROOT_TIME,
-            &member(flood::count_overruns, 120, 0),
-            meter.period,
-        )?;
+        start(1, ROOT_TIME, &member(flood::count_overruns, 120, 0), meter.period)?;
         meter.alone = meter.turns()?.0;
         Ok(meter)
     }
@@ -192,16 +174,8 @@ impl Meter {
 
     /// The first `share` thousandths of the frame are the partition's, the rest is of all others. 0: no schedule.
     fn set_schedule(&mut self, share: u64) -> Result {
-        let first = Window {
-            start: 0,
-            length: self.period * share / 1000,
-            partition: 1,
-        };
-        let rest = Window {
-            start: first.length,
-            length: self.period - first.length,
-            partition: 0,
-        };
+        let first = Window { start: 0, length: self.period * share / 1000, partition: 1 };
+        let rest = Window { start: first.length, length: self.period - first.length, partition: 0 };
         let (frame, windows) = match share {
             0 => (0, &[][..]),
             _ => (self.period, &[first, rest][..]),
@@ -236,11 +210,7 @@ impl Meter {
             return Err(Failure(name, None));
         }
         // Each who has a budget wants more in each period.
-        let wanted = flood
-            .members
-            .iter()
-            .filter(|member| member.budget != 0)
-            .count() as u64;
+        let wanted = flood.members.iter().filter(|member| member.budget != 0).count() as u64;
         if overruns > wanted * (MEASURED + 1) || (wanted != 0) != (overruns + 1 >= MEASURED) {
             return Err(Failure("overruns", None));
         }

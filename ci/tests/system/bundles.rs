@@ -25,9 +25,7 @@ fn refused(on: Target, name: &str, says: &str, damage: fn(&mut Vec<u8>)) {
 }
 
 fn no_bundle(on: Target) {
-    refused(on, "no-bundle", "no Bulkhead bundle", |bytes| {
-        bytes[0] ^= 0xff
-    });
+    refused(on, "no-bundle", "no Bulkhead bundle", |bytes| bytes[0] ^= 0xff);
 }
 
 /// QEMU passes no initial RAM disk where the file is empty.
@@ -36,9 +34,7 @@ fn missing(on: Target) {
 }
 
 fn truncated(on: Target) {
-    refused(on, "truncated", "truncated", |bytes| {
-        bytes.truncate(bytes.len() / 2)
-    });
+    refused(on, "truncated", "truncated", |bytes| bytes.truncate(bytes.len() / 2));
 }
 
 fn damaged_root_task(on: Target) {
@@ -50,12 +46,7 @@ fn damaged_root_task(on: Target) {
 
 fn damaged_kernel(on: Target) {
     refused(on, "damaged-kernel", "`kernel` is damaged", |bytes| {
-        let file = Bundle::open(bytes)
-            .unwrap()
-            .file("kernel")
-            .unwrap()
-            .0
-            .clone();
+        let file = Bundle::open(bytes).unwrap().file("kernel").unwrap().0.clone();
         bytes[(file.offset + file.size / 2) as usize] ^= 1;
     });
 }

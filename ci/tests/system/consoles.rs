@@ -65,9 +65,8 @@ fn much_in_each_direction(on: Target) {
 fn much_out(on: Target, guest: &mut Dialogue) -> anyhow::Result<(Vec<u8>, String)> {
     let amount = amount(on);
     guest.expect(PROMPT, on.boot())?;
-    guest.type_line(&format!(
-        "base64 -w 64 /dev/urandom | head -c {amount} > data; sha256sum data"
-    ));
+    guest
+        .type_line(&format!("base64 -w 64 /dev/urandom | head -c {amount} > data; sha256sum data"));
     let sum = guest.expect(r"\n([0-9a-f]{64})  data\n", LONG)?;
     guest.expect(PROMPT, ANSWER)?;
     guest.type_line(
@@ -87,11 +86,7 @@ fn sha256(data: &[u8]) -> anyhow::Result<String> {
     let file = dir.path().join("data");
     std::fs::write(&file, data)?;
     let output = bulkhead::child::run(std::process::Command::new("sha256sum").arg(&file), None)?;
-    Ok(output
-        .split_whitespace()
-        .next()
-        .unwrap_or_default()
-        .to_string())
+    Ok(output.split_whitespace().next().unwrap_or_default().to_string())
 }
 
 tests! {

@@ -23,11 +23,7 @@ fn default_guest(on: Target, dir: &Path) -> Image {
     let contents = bulkhead::guest::initrd(on.architecture()).unwrap_or_else(|e| panic!("{e:#}"));
     let initrd = dir.join("initrd");
     std::fs::write(&initrd, contents).unwrap();
-    Image {
-        kernel,
-        bundle: initrd,
-        options: format!("console={console} quiet panic=1"),
-    }
+    Image { kernel, bundle: initrd, options: format!("console={console} quiet panic=1") }
 }
 
 fn the_default_guest_by_itself(on: Target) {

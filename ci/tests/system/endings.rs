@@ -61,10 +61,8 @@ fn panic(on: Target) {
 }
 
 fn triple_fault(on: Target) {
-    let changes = [
-        ("panic=1", "panic=1 reboot=t"),
-        ("on_reset = \"restart\"", "on_reset = \"stop\""),
-    ];
+    let changes =
+        [("panic=1", "panic=1 reboot=t"), ("on_reset = \"restart\"", "on_reset = \"stop\"")];
     let config = on.linux("triple-fault", &changes).unwrap();
     on.boots(&config, |guest| {
         guest.expect(PROMPT, on.boot())?;

@@ -42,11 +42,7 @@ fn check(on: Target, report: &Report) -> Result<()> {
     };
     for name in ROWS.iter().chain(own) {
         let row = report.rows.iter().find(|row| row.name == *name);
-        ensure!(
-            row.is_some_and(|row| row.min > 0),
-            "{name} is missing: {:?}",
-            report.unavailable
-        );
+        ensure!(row.is_some_and(|row| row.min > 0), "{name} is missing: {:?}", report.unavailable);
     }
     Ok(())
 }

@@ -20,25 +20,15 @@ fn a_monitor_that_dies_ends_alone(on: Target) {
 }
 
 fn a_console_server_that_dies_is_reported(on: Target) {
-    let changes = [(
-        "name = \"serial\"",
-        "name = \"serial\"\nfault_after_ms = 3000",
-    )];
+    let changes = [("name = \"serial\"", "name = \"serial\"\nfault_after_ms = 3000")];
     let config = on.linux("console-dies", &changes).unwrap();
-    on.boots(&config, |guest| {
-        guest
-            .expect(r"serial: .*(fault|exception)", on.boot())
-            .map(drop)
-    });
+    on.boots(&config, |guest| guest.expect(r"serial: .*(fault|exception)", on.boot()).map(drop));
 }
 
 fn a_cpu_without_an_extension_gets_a_clear_message(on: Target) {
     let config = on.linux("no-extension", &[]).unwrap();
     let image = on.image(&config);
-    let mut settings = Settings {
-        virtualization: false,
-        ..Settings::new(config.machine)
-    };
+    let mut settings = Settings { virtualization: false, ..Settings::new(config.machine) };
     if on.architecture() == Architecture::Arm64 {
         // Less than users are given: it never ends.
         settings.silence = seconds(10);

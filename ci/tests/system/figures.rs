@@ -24,16 +24,9 @@ const PATHS: [&str; 5] = [
 /// Runs the benchmark.
 fn run(way: &Way, plugin: Option<&str>) -> Report {
     let machine = measure::machine(way.kind, 1);
-    let on = Target {
-        kind: way.kind,
-        board: machine.board,
-        cpus: machine.cpus,
-    };
+    let on = Target { kind: way.kind, board: machine.board, cpus: machine.cpus };
     let image = way.image().unwrap_or_else(|e| panic!("{e:#}"));
-    let settings = Settings {
-        plugin,
-        ..way.settings(1)
-    };
+    let settings = Settings { plugin, ..way.settings(1) };
     let mut report = Report::default();
     with_machine("bench", on, &image, &settings, |machine| {
         machine.expect("(?m)^bench: end", measure::LIMIT)?;
@@ -46,11 +39,7 @@ fn run(way: &Way, plugin: Option<&str>) -> Report {
 
 /// Two runs, the second one with the plugin that traces it, if QEMU loads plugins.
 fn figures(kind: Kind) {
-    let way = Way {
-        kind,
-        unit: Unit::Instructions,
-        measures: Measures::Off,
-    };
+    let way = Way { kind, unit: Unit::Instructions, measures: Measures::Off };
     let tracer = match trace::obstacle(kind).unwrap_or_else(|e| panic!("{e:#}")) {
         Some(why) => {
             eprintln!("paths are not looked at: {why}");
@@ -88,11 +77,8 @@ fn compare_with_the_baseline(kind: Kind, run: &Run) {
         );
         return;
     }
-    let worse: Vec<String> = changes
-        .iter()
-        .filter(|change| change.is_worse())
-        .map(Change::to_string)
-        .collect();
+    let worse: Vec<String> =
+        changes.iter().filter(|change| change.is_worse()).map(Change::to_string).collect();
     assert!(
         worse.is_empty(),
         "{kind}: more than the baseline:\n  {}\nIf that is meant to be so, renew it: {}",
@@ -109,10 +95,7 @@ pub fn keep_to_the_bounds(kind: Kind, rows: &[Row]) {
         if goal.open {
             eprintln!("{kind}: {row}: {median}; to be reached: {most}");
         } else {
-            assert!(
-                median <= most,
-                "{kind}: {row}: {median}, at most {most} are allowed"
-            );
+            assert!(median <= most, "{kind}: {row}: {median}, at most {most} are allowed");
         }
     }
 }
@@ -121,20 +104,9 @@ fn look_at(paths: &[Path]) {
     for name in PATHS {
         let path = paths.iter().find(|path| path.name == name);
         let path = path.unwrap_or_else(|| panic!("{name} has no path"));
-        assert!(
-            path.kernel != 0 && path.kernel < path.instructions,
-            "{path:?}"
-        );
-        assert_eq!(
-            path.stages.values().sum::<u64>(),
-            path.instructions,
-            "{path:?}"
-        );
-        assert!(
-            !name.starts_with("ipc.") || path.code <= CODE,
-            "{name}: {} bytes",
-            path.code
-        );
+        assert!(path.kernel != 0 && path.kernel < path.instructions, "{path:?}");
+        assert_eq!(path.stages.values().sum::<u64>(), path.instructions, "{path:?}");
+        assert!(!name.starts_with("ipc.") || path.code <= CODE, "{name}: {} bytes", path.code);
     }
 }
 

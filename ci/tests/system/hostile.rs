@@ -17,9 +17,7 @@ fn the_kernel_survives_hostile_programs(on: Target) {
         machine.expect(&format!("hostile: begin: {cpus} CPUs"), limit / 2)?;
         let end = r"hostile: (done \d+ calls|FAILED.*)|bulkhead: (panic.*)";
         let end = machine.expect(end, limit)?;
-        let calls = end
-            .strip_prefix("done ")
-            .and_then(|e| e.strip_suffix(" calls"));
+        let calls = end.strip_prefix("done ").and_then(|e| e.strip_suffix(" calls"));
         let calls: u64 = calls.map_or(Ok(0), str::parse)?;
         ensure!(calls > 3000, "{end}");
         Ok(())
@@ -31,17 +29,11 @@ fn a_run_repeats_exactly(on: Target) {
     let mut ends = Vec::new();
     for seed in [7, 7, 8] {
         let text = format!("seed={seed} calls=30000 guests=0");
-        on.tries_with(
-            HOSTILE,
-            &[Extra::Text("settings", &text)],
-            "",
-            true,
-            |machine| {
-                let end = r"hostile: (done [^\r\n]*|FAILED[^\r\n]*)\r?\n|bulkhead: (panic.*)";
-                ends.push(machine.expect(end, seconds(120))?);
-                Ok(())
-            },
-        );
+        on.tries_with(HOSTILE, &[Extra::Text("settings", &text)], "", true, |machine| {
+            let end = r"hostile: (done [^\r\n]*|FAILED[^\r\n]*)\r?\n|bulkhead: (panic.*)";
+            ends.push(machine.expect(end, seconds(120))?);
+            Ok(())
+        });
     }
     assert!(ends[0].starts_with("done "), "{ends:?}");
     assert_eq!(ends[0], ends[1]);

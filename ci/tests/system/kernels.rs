@@ -8,9 +8,7 @@ use crate::guest::{ask, power_off, shell};
 fn the_real_time_kernel(on: Target) {
     let kernel = guest::real_time_kernel(on.architecture()).unwrap_or_else(|e| panic!("{e:#}"));
     let kernel = format!("kernel = {kernel:?}");
-    let config = on
-        .linux("real-time", &[("kernel = \"default\"", &kernel)])
-        .unwrap();
+    let config = on.linux("real-time", &[("kernel = \"default\"", &kernel)]).unwrap();
     on.boots(&config, |guest| {
         shell(on, guest)?;
         ask(guest, "uname -v", r"\n#.* PREEMPT_RT .*\n")?;

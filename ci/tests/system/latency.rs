@@ -59,10 +59,7 @@ fn measure(
 ) {
     let kernel = artifacts::measured_kernel(on.architecture()).unwrap_or_else(|e| panic!("{e:#}"));
     let image = Image { kernel, ..image };
-    let settings = Settings {
-        count_instructions: true,
-        ..Settings::new(on.machine(memory))
-    };
+    let settings = Settings { count_instructions: true, ..Settings::new(on.machine(memory)) };
     with_machine(load, on, &image, &settings, |machine| {
         talk(machine)?;
         judge(load, &parse(&machine.transcript())?)

@@ -41,9 +41,7 @@ fn the_linux_program_is_one() {
         Artifacts::trials(configs::Architecture::X86_64).and_then(|a| a.program(LINUX_HELLO));
     let program = program.unwrap_or_else(|e| panic!("{e:#}"));
     let run = |arguments: &[&str]| {
-        let output = std::process::Command::new(&program)
-            .args(arguments)
-            .output();
+        let output = std::process::Command::new(&program).args(arguments).output();
         let output = output.unwrap();
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         (text, output.status.code())

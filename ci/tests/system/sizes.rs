@@ -8,10 +8,7 @@ use crate::guest::{cpus, power_off, shell, shell_with};
 /// A guest with this memory in MiB; it sees at least `usable` of it, and can use it.
 fn guest_of(on: Target, mib: u64, machine: &str, usable: u64) {
     let memory = format!("memory = \"{mib} MiB\"");
-    let changes = [
-        ("memory = \"1 GiB\"", machine),
-        ("memory = \"512 MiB\"", &memory),
-    ];
+    let changes = [("memory = \"1 GiB\"", machine), ("memory = \"512 MiB\"", &memory)];
     let config = on.linux(&format!("guest-{mib}"), &changes).unwrap();
     on.boots(&config, |guest| {
         let seen: u64 = guest.expect(r"Memory: +(\d+) MiB", on.boot())?.parse()?;

@@ -70,10 +70,7 @@ fn every_pair_of_arm_features_is_there() {
     let counts = [1, 2, 4].map(|count| format!("{count} CPUs"));
     let kinds: [&[String]; 3] = [&models, &gics, &counts];
     for (i, j) in PAIRS {
-        for (one, other) in kinds[i]
-            .iter()
-            .flat_map(|a| kinds[j].iter().map(move |b| (a, b)))
-        {
+        for (one, other) in kinds[i].iter().flat_map(|a| kinds[j].iter().map(move |b| (a, b))) {
             let pair = format!("{one} and {other}");
             assert!(pairs.contains(&pair), "no machine has {pair}");
         }

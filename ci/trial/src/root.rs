@@ -32,12 +32,8 @@ const BUNDLE: u64 = 0x20_0000_0000;
 
 /// Maps the whole bundle and opens it; `mapping` is an empty selector. Needs a heap ([`claim_heap`]).
 pub fn open_bundle(info: &BootInfo, mapping: Selector) -> Result<Bundle<'static>> {
-    let p = MapParameters {
-        offset: 0,
-        address: BUNDLE,
-        size: info.bundle_size,
-        rights: Rights::READ,
-    };
+    let p =
+        MapParameters { offset: 0, address: BUNDLE, size: info.bundle_size, rights: Rights::READ };
     syscall::map(ROOT_BUNDLE, ROOT_SPACE, mapping, &p)?;
     // SAFETY: mapped read-only just now and never unmapped; nobody has it writable, this program's own data apart,
     // which lie in no part that is read again.
@@ -101,9 +97,7 @@ pub fn ram(info: &BootInfo, size: u64) -> Result<Selector> {
             && region.size >= size
     };
     let number = info.regions().iter().position(fits);
-    number
-        .map(|number| ROOT_MEMORY.offset(number as u32))
-        .ok_or(Status::BadArgument)
+    number.map(|number| ROOT_MEMORY.offset(number as u32)).ok_or(Status::BadArgument)
 }
 
 /// Puts a guest's code into its memory, which this program has mapped at `window`, `offset` bytes behind the start. The
@@ -157,11 +151,7 @@ pub fn create_thread(selector: Selector, utcb: u64, ip: extern "C" fn() -> !, sp
 /// Gives a thread or vCPU of CPU 0 time without limit, at a priority below that of the root task; it starts. `sched` is an empty
 /// selector.
 pub fn start(sched: Selector, context: Selector) -> Result {
-    let time = Time {
-        priority: 10,
-        budget: 0,
-        period: 0,
-    };
+    let time = Time { priority: 10, budget: 0, period: 0 };
     syscall::create_sched(ROOT_DOMAIN, sched, ROOT_TIME, 0, time)?;
     syscall::bind_sched(sched, context)
 }

@@ -24,15 +24,9 @@ fn changed(at: usize, with: &[u8]) -> String {
 
 #[test]
 fn kernels() {
-    assert_eq!(
-        check_kernel(X86_64, &kernel(), 512 * MIB),
-        Ok(Kernel { needs: 70 * MIB })
-    );
+    assert_eq!(check_kernel(X86_64, &kernel(), 512 * MIB), Ok(Kernel { needs: 70 * MIB }));
     assert!(
-        check_kernel(X86_64, &kernel(), 64 * MIB)
-            .unwrap_err()
-            .message
-            .contains("needs 70 MiB")
+        check_kernel(X86_64, &kernel(), 64 * MIB).unwrap_err().message.contains("needs 70 MiB")
     );
     assert!(
         check_kernel(X86_64, &kernel()[..9000], 512 * MIB)
@@ -46,18 +40,8 @@ fn kernels() {
             .message
             .contains("truncated")
     );
-    assert!(
-        check_kernel(X86_64, b"", 512 * MIB)
-            .unwrap_err()
-            .message
-            .contains("empty")
-    );
-    assert!(
-        check_kernel(X86_64, b"hello", 512 * MIB)
-            .unwrap_err()
-            .message
-            .contains("too short")
-    );
+    assert!(check_kernel(X86_64, b"", 512 * MIB).unwrap_err().message.contains("empty"));
+    assert!(check_kernel(X86_64, b"hello", 512 * MIB).unwrap_err().message.contains("too short"));
     assert!(changed(0x202, b"HdrX").contains("no Linux kernel"));
     assert!(changed(0x38, b"ARM\x64").contains("arm64"));
     assert!(changed(0, b"\x7fELF").contains("ELF"));
@@ -88,10 +72,7 @@ fn arm64_kernels() {
     let good = arm64_kernel();
     assert_eq!(check(&good), Ok(Kernel { needs: 32 * MIB }));
     for end in [64, 100, 0x200, good.len() - 1] {
-        assert!(
-            check(&good[..end]).unwrap_err().contains("truncated"),
-            "{end}"
-        );
+        assert!(check(&good[..end]).unwrap_err().contains("truncated"), "{end}");
     }
     let changed = |at: usize, with: &[u8]| {
         let mut bytes = good.clone();
@@ -134,18 +115,11 @@ fn initial_ram_disks() {
     let check = |bytes: &[u8]| check_initrd(bytes, None, 64 * MIB).map_err(|e| e.message);
     assert_eq!(check(&cpio), Ok(()));
     for end in 6..cpio.len() - 8 {
-        assert!(
-            check(&cpio[..end]).unwrap_err().contains("truncated"),
-            "{end}"
-        );
+        assert!(check(&cpio[..end]).unwrap_err().contains("truncated"), "{end}");
     }
     assert_eq!(check(b"\x1f\x8b\x08 and so on"), Ok(()));
     assert!(check(b"").unwrap_err().contains("empty"));
-    assert!(
-        check(b"root:x:0:0")
-            .unwrap_err()
-            .contains("no initial RAM disk")
-    );
+    assert!(check(b"root:x:0:0").unwrap_err().contains("no initial RAM disk"));
     let mut large = vec![0; 33 << 20];
     large[..2].copy_from_slice(b"\x1f\x8b");
     assert!(check(&large).unwrap_err().contains("need at least"));

@@ -29,16 +29,9 @@ impl Verifier<'_> {
             self.machine.memory = memory;
             if !(min..=max).contains(&memory) || !memory.is_multiple_of(2 << 20) {
                 let place = self.at(&raw.memory);
-                let help = format!(
-                    "a multiple of 2 MiB, from {} to {}",
-                    size::show(min),
-                    size::show(max)
-                );
-                self.error(
-                    place,
-                    format!("a machine cannot have {}", raw.memory.get_ref()),
-                    help,
-                );
+                let help =
+                    format!("a multiple of 2 MiB, from {} to {}", size::show(min), size::show(max));
+                self.error(place, format!("a machine cannot have {}", raw.memory.get_ref()), help);
             }
         }
         self.machine.board = self.board(raw, architecture);
@@ -69,11 +62,7 @@ impl Verifier<'_> {
                 let message = format!(
                     "`{key}` cannot be chosen for a machine of architecture {architecture}"
                 );
-                self.error(
-                    place,
-                    message,
-                    "remove the key, or set architecture = \"arm64\"",
-                );
+                self.error(place, message, "remove the key, or set architecture = \"arm64\"");
             }
             return usual;
         };
@@ -86,11 +75,7 @@ impl Verifier<'_> {
                     "a machine of architecture {architecture} has no CPU `{}`",
                     raw.get_ref()
                 );
-                self.error(
-                    place,
-                    message,
-                    format!("there are: {}", Board::ARM_CPUS.join(", ")),
-                );
+                self.error(place, message, format!("there are: {}", Board::ARM_CPUS.join(", ")));
             }
         }
         if let Some(raw) = &raw.gic {
@@ -112,9 +97,7 @@ impl Verifier<'_> {
         let Some(raw) = &raw.architecture else {
             return Some(Architecture::X86_64);
         };
-        let known = Architecture::ALL
-            .into_iter()
-            .find(|a| a.to_string() == *raw.get_ref());
+        let known = Architecture::ALL.into_iter().find(|a| a.to_string() == *raw.get_ref());
         if known.is_none() {
             let place = self.at(raw);
             let message = format!("there is no architecture `{}`", raw.get_ref());

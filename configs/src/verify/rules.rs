@@ -61,21 +61,13 @@ impl Verifier<'_> {
         if self.errors.is_empty()
             && let Err(e) = system.check()
         {
-            self.error(
-                Place::File(self.path.into()),
-                e.to_string(),
-                "correct the description",
-            );
+            self.error(Place::File(self.path.into()), e.to_string(), "correct the description");
         }
         Some(system)
     }
 
     fn unique_names(&mut self, raw: &raw::System) {
-        let names = raw
-            .console
-            .iter()
-            .map(|c| &c.name)
-            .chain(raw.vm.iter().map(|v| &v.name));
+        let names = raw.console.iter().map(|c| &c.name).chain(raw.vm.iter().map(|v| &v.name));
         let names: Vec<&Spanned<String>> =
             names.chain(raw.native.iter().map(|n| &n.name)).collect();
         for (i, name) in names.iter().enumerate() {
@@ -119,37 +111,22 @@ impl Verifier<'_> {
 
     fn consoles_exist(&mut self, raw: &raw::System) {
         for wanted in raw.vm.iter().filter_map(|vm| vm.console.as_ref()) {
-            if raw
-                .console
-                .iter()
-                .any(|c| c.name.get_ref() == wanted.get_ref())
-            {
+            if raw.console.iter().any(|c| c.name.get_ref() == wanted.get_ref()) {
                 continue;
             }
-            let names: Vec<&str> = raw
-                .console
-                .iter()
-                .map(|c| c.name.get_ref().as_str())
-                .collect();
+            let names: Vec<&str> = raw.console.iter().map(|c| c.name.get_ref().as_str()).collect();
             let help = match names.as_slice() {
                 [] => "add a [[console]] table with this name".into(),
                 names => format!("there is: {}", names.join(", ")),
             };
             let place = self.at(wanted);
-            self.error(
-                place,
-                format!("the console `{}` does not exist", wanted.get_ref()),
-                help,
-            );
+            self.error(place, format!("the console `{}` does not exist", wanted.get_ref()), help);
         }
     }
 
     fn memory_fits(&mut self, raw: &raw::System, system: &System) {
         let guests: u64 = system.vms.iter().map(|vm| vm.memory.bytes()).sum();
-        let programs: u64 = system
-            .compartments()
-            .map(|c| c.memory.bytes() + c.quota.bytes())
-            .sum();
+        let programs: u64 = system.compartments().map(|c| c.memory.bytes() + c.quota.bytes()).sum();
         let files: u64 = self.files.iter().map(file_size).sum();
         let needed = (guests + programs + files + Machine::RESERVE).next_multiple_of(2 << 20);
         let has = self.machine.memory;
@@ -196,18 +173,10 @@ impl Verifier<'_> {
             let (start, end) = (at.raw(), at.raw() + vm.memory.bytes());
             let place = self.at(raw);
             if !self.machine.has_ram(start, end) {
-                let ram: Vec<String> = self
-                    .machine
-                    .ram()
-                    .iter()
-                    .map(|(a, b)| format!("{a:#x}-{b:#x}"))
-                    .collect();
+                let ram: Vec<String> =
+                    self.machine.ram().iter().map(|(a, b)| format!("{a:#x}-{b:#x}")).collect();
                 let message = format!("{start:#x}-{end:#x} is not all RAM of the machine");
-                self.error(
-                    place,
-                    message,
-                    format!("its RAM is at {}", ram.join(" and ")),
-                );
+                self.error(place, message, format!("its RAM is at {}", ram.join(" and ")));
             } else if let Some((a, b, other)) =
                 taken.iter().find(|(a, b, _)| *a < end && start < *b)
             {
@@ -247,15 +216,15 @@ impl Config {
                 FileKind::Kernel => vms.filter(|vm| vm.kernel == file.name).try_for_each(|vm| {
                     check_kernel(architecture, bytes, vm.memory.bytes()).map(drop)
                 }),
-                FileKind::Initrd => vms
-                    .filter(|vm| vm.initrd.as_ref() == Some(&file.name))
-                    .try_for_each(|vm| {
+                FileKind::Initrd => {
+                    vms.filter(|vm| vm.initrd.as_ref() == Some(&file.name)).try_for_each(|vm| {
                         let memory = vm.memory.bytes();
                         let kernel = contents
                             .get(&vm.kernel)
                             .and_then(|k| check_kernel(architecture, k, memory).ok());
                         check_initrd(bytes, kernel, memory)
-                    }),
+                    })
+                }
                 FileKind::Program | FileKind::Text => Ok(()),
             };
             if let Err(e) = result {
@@ -267,10 +236,6 @@ impl Config {
                 errors.push(Diagnostic::new(file.place.clone(), message, e.help));
             }
         }
-        if errors.is_empty() {
-            Ok(())
-        } else {
-            Err(Diagnostics(errors))
-        }
+        if errors.is_empty() { Ok(()) } else { Err(Diagnostics(errors)) }
     }
 }

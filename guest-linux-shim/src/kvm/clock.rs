@@ -85,19 +85,12 @@ impl Scale {
             shift += 1;
         }
         // Below 2^32: `base` is now above the number of nanoseconds.
-        Scale {
-            multiplier: ((NANOSECONDS << 32) / base) as u32,
-            shift,
-        }
+        Scale { multiplier: ((NANOSECONDS << 32) / base) as u32, shift }
     }
 
     /// Nanoseconds in so many ticks.
     pub const fn nanoseconds(self, ticks: u64) -> u64 {
-        let ticks = if self.shift < 0 {
-            ticks >> -self.shift
-        } else {
-            ticks << self.shift
-        };
+        let ticks = if self.shift < 0 { ticks >> -self.shift } else { ticks << self.shift };
         ((ticks as u128 * self.multiplier as u128) >> 32) as u64
     }
 }
@@ -128,10 +121,7 @@ mod tests {
             version: 2,
             tsc_timestamp: 3,
             system_time: 4,
-            scale: Scale {
-                multiplier: 5,
-                shift: -1,
-            },
+            scale: Scale { multiplier: 5, shift: -1 },
             flags: SystemTime::TSC_STABLE,
         };
         let bytes = time.encode();

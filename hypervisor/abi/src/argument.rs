@@ -207,17 +207,10 @@ impl<T, const RIGHTS: u16> From<Selector> for Cap<T, RIGHTS> {
 
 impl<T: Target, const RIGHTS: u16> Argument for Cap<T, RIGHTS> {
     const NARROW: bool = true;
-    const FORM: Form = Form::Capability {
-        kinds: T::KINDS,
-        rights: Self::RIGHTS,
-    };
+    const FORM: Form = Form::Capability { kinds: T::KINDS, rights: Self::RIGHTS };
     const STATUSES: StatusSet = {
         let found = StatusSet::of(&[Status::BadCapability]);
-        if RIGHTS == 0 {
-            found
-        } else {
-            found.with(Status::Denied)
-        }
+        if RIGHTS == 0 { found } else { found.with(Status::Denied) }
     };
 
     #[inline(always)]
@@ -265,11 +258,7 @@ pub struct Number<const FIRST: u64, const LAST: u64>(u64);
 impl<const FIRST: u64, const LAST: u64> Number<FIRST, LAST> {
     /// `value`, if it is in the range.
     pub const fn new(value: u64) -> Option<Self> {
-        if FIRST <= value && value <= LAST {
-            Some(Number(value))
-        } else {
-            None
-        }
+        if FIRST <= value && value <= LAST { Some(Number(value)) } else { None }
     }
 
     /// The number.
@@ -456,9 +445,7 @@ impl Argument for LogBytes {
     const FORM: Form = Form::Bytes(LOG_CHUNK);
 
     fn load(words: &[u64]) -> Option<LogBytes> {
-        let count = usize::try_from(words[0])
-            .ok()
-            .filter(|&count| count <= LOG_CHUNK)?;
+        let count = usize::try_from(words[0]).ok().filter(|&count| count <= LOG_CHUNK)?;
         let mut bytes = [0; LOG_CHUNK];
         for (chunk, word) in bytes.chunks_exact_mut(8).zip(&words[1..]) {
             chunk.copy_from_slice(&word.to_le_bytes());
@@ -470,10 +457,7 @@ impl Argument for LogBytes {
     fn store(&self, words: &mut [u64]) {
         words[0] = self.count as u64;
         for (word, chunk) in words[1..].iter_mut().zip(self.bytes.chunks_exact(8)) {
-            *word = chunk
-                .iter()
-                .rev()
-                .fold(0, |word, &byte| word << 8 | u64::from(byte));
+            *word = chunk.iter().rev().fold(0, |word, &byte| word << 8 | u64::from(byte));
         }
     }
 }

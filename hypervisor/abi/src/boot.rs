@@ -160,9 +160,7 @@ pub enum Workaround {
 impl Workaround {
     /// The words of `SMCCC_ARCH_WORKAROUND_1` to `_3` as one, two bits each.
     pub fn pack(all: [Workaround; 3]) -> u32 {
-        (0..)
-            .zip(all)
-            .fold(0, |word, (i, one)| word | (one as u32) << (2 * i))
+        (0..).zip(all).fold(0, |word, (i, one)| word | (one as u32) << (2 * i))
     }
 
     /// What a word says of `SMCCC_ARCH_WORKAROUND_1` (index 0) to `_3` (2).

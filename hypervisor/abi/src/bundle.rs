@@ -86,19 +86,14 @@ impl core::fmt::Display for BundleError {
             BundleError::BadMagic => f.write_str("this is no Bulkhead bundle (wrong magic)"),
             BundleError::BadVersion(v) => {
                 let (v, known) = (Dec((*v).into()), Dec(VERSION.into()));
-                write!(
-                    f,
-                    "bundle format {v}, this kernel reads {known}: pack it again"
-                )
+                write!(f, "bundle format {v}, this kernel reads {known}: pack it again")
             }
             BundleError::BadChecksum => {
                 f.write_str("the bundle's checksum is wrong: it was damaged")
             }
-            BundleError::BadSegment(i) => write!(
-                f,
-                "segment {} of the root task is invalid",
-                Dec((*i).into())
-            ),
+            BundleError::BadSegment(i) => {
+                write!(f, "segment {} of the root task is invalid", Dec((*i).into()))
+            }
         }
     }
 }
@@ -211,18 +206,12 @@ impl Segment {
     /// Whether address, offset, size and rights keep the rules of the format.
     pub fn is_valid(&self) -> bool {
         let page = crate::PAGE_SIZE as u64 - 1;
-        let (w, x) = (
-            crate::Rights::WRITE.bits() as u32,
-            crate::Rights::EXEC.bits() as u32,
-        );
+        let (w, x) = (crate::Rights::WRITE.bits() as u32, crate::Rights::EXEC.bits() as u32);
         let known = (crate::Rights::RW | crate::Rights::EXEC).bits() as u32;
         (self.address | self.offset | self.size) & page == 0
             && self.size != 0
             && self.address != 0
-            && self
-                .address
-                .checked_add(self.size)
-                .is_some_and(|end| end <= crate::USER_END)
+            && self.address.checked_add(self.size).is_some_and(|end| end <= crate::USER_END)
             && self.rights & !known == 0
             && self.rights & crate::Rights::READ.bits() as u32 != 0
             && self.rights & (w | x) != (w | x)

@@ -103,10 +103,7 @@ pub struct TimeLimit {
 
 impl TimeLimit {
     /// All priorities and partitions.
-    pub const ALL: TimeLimit = TimeLimit {
-        priority: crate::PRIORITIES as u8 - 1,
-        partition: 0,
-    };
+    pub const ALL: TimeLimit = TimeLimit { priority: crate::PRIORITIES as u8 - 1, partition: 0 };
 
     /// As an argument of [`crate::Op::Delegate`]: the priority in bits 0–7, the partition in bits 8–15.
     pub const fn pack(self) -> u64 {
@@ -115,17 +112,10 @@ impl TimeLimit {
 
     /// What [`TimeLimit::pack`] made, unless it is out of range.
     pub const fn unpack(word: u64) -> Option<TimeLimit> {
-        let limit = TimeLimit {
-            priority: word as u8,
-            partition: (word >> 8) as u8,
-        };
+        let limit = TimeLimit { priority: word as u8, partition: (word >> 8) as u8 };
         let inside = (limit.priority as usize) < crate::PRIORITIES
             && (limit.partition as usize) < crate::PARTITIONS;
-        if inside && word >> 16 == 0 {
-            Some(limit)
-        } else {
-            None
-        }
+        if inside && word >> 16 == 0 { Some(limit) } else { None }
     }
 
     /// Whether `narrower` allows no more.

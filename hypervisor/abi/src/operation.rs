@@ -103,14 +103,7 @@ pub struct Field {
 impl Field {
     /// A field of type `T`.
     pub const fn new<T: Argument>(register: usize, name: &'static str, doc: &'static str) -> Field {
-        Field {
-            register,
-            words: T::WORDS,
-            narrow: T::NARROW,
-            name,
-            doc,
-            form: T::FORM,
-        }
+        Field { register, words: T::WORDS, narrow: T::NARROW, name, doc, form: T::FORM }
     }
 
     /// The registers of those of these fields that are narrow, a bit for each.
@@ -128,10 +121,7 @@ impl Field {
         let (mut taken, mut i) = (0, 0);
         while i < fields.len() {
             let mine = ((1 << fields[i].words) - 1) << fields[i].register;
-            assert!(
-                taken & mine == 0 && mine < 1 << 9,
-                "a register holds one thing"
-            );
+            assert!(taken & mine == 0 && mine < 1 << 9, "a register holds one thing");
             taken |= mine;
             i += 1;
         }

@@ -99,10 +99,7 @@ impl Window {
 
     /// From the word in a UTCB.
     pub const fn from_word(word: u64) -> Window {
-        Window {
-            base: word as u32,
-            slots: (word >> 32) as u32,
-        }
+        Window { base: word as u32, slots: (word >> 32) as u32 }
     }
 }
 

@@ -127,11 +127,7 @@ impl ExitKind {
             VirtualTimer,
             InterruptController,
         ];
-        if (code as usize) < KINDS.len() {
-            Some(KINDS[code as usize])
-        } else {
-            None
-        }
+        if (code as usize) < KINDS.len() { Some(KINDS[code as usize]) } else { None }
     }
 }
 

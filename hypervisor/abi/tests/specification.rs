@@ -74,10 +74,7 @@ fn form(of: &Form) -> String {
         Form::Page => "address of a page".into(),
         Form::Boolean => "0 or 1".into(),
         Form::Selector => "selector".into(),
-        Form::Capability {
-            kinds: [],
-            rights: r,
-        } => format!("any capability{}", rights(*r, &[])),
+        Form::Capability { kinds: [], rights: r } => format!("any capability{}", rights(*r, &[])),
         Form::Capability { kinds, rights: r } if *kinds == Delegable::KINDS => {
             format!("any capability but a mapping{}", rights(*r, kinds))
         }
@@ -116,11 +113,7 @@ fn fields(out: &mut String, what: &str, fields: &[Field]) {
     if fields.is_empty() {
         return;
     }
-    writeln!(
-        out,
-        "| register | {what} | type | meaning |\n| --- | --- | --- | --- |"
-    )
-    .unwrap();
+    writeln!(out, "| register | {what} | type | meaning |\n| --- | --- | --- | --- |").unwrap();
     for field in fields {
         let first = field.register;
         let registers = match field.words {
@@ -142,14 +135,7 @@ fn sentences(out: &mut String, title: &str, sentences: &[&str]) {
 
 fn operation(out: &mut String, of: &Description) {
     let op = of.op;
-    writeln!(
-        out,
-        "#### `{}` ({})\n\n{}\n",
-        op.name(),
-        op as u8,
-        prose(of.doc)
-    )
-    .unwrap();
+    writeln!(out, "#### `{}` ({})\n\n{}\n", op.name(), op as u8, prose(of.doc)).unwrap();
     fields(out, "argument", of.arguments);
     fields(out, "result", of.results);
     sentences(out, "Before", of.before);
@@ -179,12 +165,7 @@ fn operation(out: &mut String, of: &Description) {
 
 fn text() -> String {
     let mut out = String::from("### Operations\n\n");
-    writeln!(
-        out,
-        "These are the operations of ABI version {}.\n",
-        abi::VERSION
-    )
-    .unwrap();
+    writeln!(out, "These are the operations of ABI version {}.\n", abi::VERSION).unwrap();
     let mut values = Vec::new();
     for op in Op::ALL {
         let description = op.description();

@@ -21,11 +21,7 @@ impl Random {
         core::array::from_fn(|_| {
             let word = self.word() >> (self.word() % 64);
             let page = self.word().is_multiple_of(4);
-            if page {
-                word << 12 & 0x7f_ffff_f000
-            } else {
-                word
-            }
+            if page { word << 12 & 0x7f_ffff_f000 } else { word }
         })
     }
 }
@@ -84,11 +80,7 @@ fn arguments_survive_encoding_and_random_words_do_no_harm() {
         }
     }
     for &op in Op::ALL {
-        assert!(
-            decoded[op as usize] > 10,
-            "{op:?}: {}",
-            decoded[op as usize]
-        );
+        assert!(decoded[op as usize] > 10, "{op:?}: {}", decoded[op as usize]);
     }
 }
 
@@ -142,16 +134,8 @@ fn what_the_types_imply_is_among_the_statuses() {
     has(Op::Yield, &[Success, BadArgument]);
     has(Op::Signal, &[Success, BadCapability, Denied, BadArgument]);
     has(Op::Revoke, &[Success, BadCapability, BadArgument]);
-    let creation = [
-        Success,
-        BadCapability,
-        Denied,
-        BadArgument,
-        BadSelector,
-        Occupied,
-        Quota,
-        Dead,
-    ];
+    let creation =
+        [Success, BadCapability, Denied, BadArgument, BadSelector, Occupied, Quota, Dead];
     has(Op::CreateNotification, &creation);
     assert!(!Op::Signal.statuses().contains(Unknown));
     // A register per thing is asserted when the table is compiled; here: the payer is one that a domain is found by.

@@ -33,9 +33,7 @@ pub unsafe fn read_bundle(range: PhysRange) -> Result<Head, BundleError> {
 /// Takes free memory in `within` for the object pool.
 pub fn claim_pool(params: &mut BootParams, within: PhysRange) -> Option<PhysRange> {
     let asked = params.command_line.number("pool");
-    let mib = asked
-        .filter(|mib| (4..=1024).contains(mib))
-        .unwrap_or(POOL_MIB);
+    let mib = asked.filter(|mib| (4..=1024).contains(mib)).unwrap_or(POOL_MIB);
     // Whole large pages.
     let map = &mut params.memory_map;
     let pool = map.find(mib.next_multiple_of(2) << 20, POOL_ALIGN, within)?;

@@ -21,20 +21,8 @@ pub fn segments() -> [(HostVirt, u64, KernelRights); 3] {
         (HostVirt(start), end - start, rights)
     };
     [
-        segment(
-            &raw const __text_start,
-            &raw const __text_end,
-            KernelRights::ReadExecute,
-        ),
-        segment(
-            &raw const __rodata_start,
-            &raw const __rodata_end,
-            KernelRights::Read,
-        ),
-        segment(
-            &raw const __data_start,
-            &raw const __bss_end,
-            KernelRights::ReadWrite,
-        ),
+        segment(&raw const __text_start, &raw const __text_end, KernelRights::ReadExecute),
+        segment(&raw const __rodata_start, &raw const __rodata_end, KernelRights::Read),
+        segment(&raw const __data_start, &raw const __bss_end, KernelRights::ReadWrite),
     ]
 }

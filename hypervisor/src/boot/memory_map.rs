@@ -35,11 +35,7 @@ impl PhysRange {
 
     /// The bytes from `start` up to, and not including, `end`.
     const fn from_bounds(start: u64, end: u64) -> Option<PhysRange> {
-        if start < end && end <= PHYS_END {
-            Some(PhysRange { start, end })
-        } else {
-            None
-        }
+        if start < end && end <= PHYS_END { Some(PhysRange { start, end }) } else { None }
     }
 
     /// First byte.
@@ -60,10 +56,7 @@ impl PhysRange {
     /// The pages that the range touches.
     pub const fn outward(self) -> PhysRange {
         // Cannot overflow: PHYS_END is page-aligned.
-        PhysRange {
-            start: self.start & !(PAGE - 1),
-            end: self.end.next_multiple_of(PAGE),
-        }
+        PhysRange { start: self.start & !(PAGE - 1), end: self.end.next_multiple_of(PAGE) }
     }
 
     /// The pages that lie in the range as a whole, if there are any.
@@ -108,20 +101,6 @@ pub enum RegionKind {
     Kernel,
 }
 
-impl RegionKind {
-    /// The kind of an entry of type `code` (ACPI 6.4, table 15.3; PVH and multiboot2 use the same
-    /// codes). Types that this kernel does not know are reserved.
-    pub const fn from_e820(code: u32) -> RegionKind {
-        match code {
-            1 => RegionKind::Usable,
-            3 => RegionKind::Firmware,
-            4 => RegionKind::FirmwareNvs,
-            5 => RegionKind::Defective,
-            _ => RegionKind::Reserved,
-        }
-    }
-}
-
 /// Whole pages of one kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Region {
@@ -143,14 +122,8 @@ impl MemoryMap {
     /// A map of nothing but holes.
     pub const fn new() -> MemoryMap {
         // Behind the last region, where nobody looks.
-        let unused = Region {
-            range: PhysRange { start: 0, end: 0 },
-            kind: RegionKind::Usable,
-        };
-        MemoryMap {
-            regions: [unused; MAX_REGIONS],
-            len: 0,
-        }
+        let unused = Region { range: PhysRange { start: 0, end: 0 }, kind: RegionKind::Usable };
+        MemoryMap { regions: [unused; MAX_REGIONS], len: 0 }
     }
 
     /// The regions in ascending order.
@@ -166,11 +139,7 @@ impl MemoryMap {
         let Some(range) = PhysRange::from_bounds(start, end) else {
             return Ok(());
         };
-        let pages = if kind == RegionKind::Usable {
-            range.inward()
-        } else {
-            Some(range.outward())
-        };
+        let pages = if kind == RegionKind::Usable { range.inward() } else { Some(range.outward()) };
         let Some(pages) = pages else { return Ok(()) };
         self.paint(pages, kind)
     }
@@ -192,10 +161,7 @@ impl MemoryMap {
 
     /// The usable ranges in ascending order.
     pub fn usable(&self) -> impl Iterator<Item = PhysRange> + '_ {
-        self.regions()
-            .iter()
-            .filter(|r| r.kind == RegionKind::Usable)
-            .map(|r| r.range)
+        self.regions().iter().filter(|r| r.kind == RegionKind::Usable).map(|r| r.range)
     }
 
     /// The lowest usable range of `size` bytes inside `within` whose start is a multiple of `align`,
@@ -212,23 +178,13 @@ impl MemoryMap {
     /// The ranges below `end` that no region covers, in ascending order: where devices may be.
     pub fn holes(&self, end: HostPhys) -> impl Iterator<Item = PhysRange> + '_ {
         let starts = core::iter::once(0).chain(self.regions().iter().map(|r| r.range.end));
-        let ends = self
-            .regions()
-            .iter()
-            .map(|r| r.range.start)
-            .chain(core::iter::once(PHYS_END));
-        starts
-            .zip(ends)
-            .filter_map(move |(a, b)| PhysRange::from_bounds(a, b.min(end.0)))
+        let ends = self.regions().iter().map(|r| r.range.start).chain(core::iter::once(PHYS_END));
+        starts.zip(ends).filter_map(move |(a, b)| PhysRange::from_bounds(a, b.min(end.0)))
     }
 
     /// Sum of the sizes of all regions of `kind` in bytes.
     pub fn total(&self, kind: RegionKind) -> u64 {
-        self.regions()
-            .iter()
-            .filter(|r| r.kind == kind)
-            .map(|r| r.range.size())
-            .sum()
+        self.regions().iter().filter(|r| r.kind == kind).map(|r| r.range.size()).sum()
     }
 
     /// Makes the pages of `range` that were holes `kind`, and the others the more restrictive of that and what they were.
@@ -303,10 +259,7 @@ mod tests {
             assert!(region.range.start().is_aligned(PAGE) && region.range.end().is_aligned(PAGE));
             assert!(region.range.start < region.range.end);
             if let Some(last) = last {
-                assert!(
-                    last.range.end <= region.range.start,
-                    "disjoint, ascending: {map:?}"
-                );
+                assert!(last.range.end <= region.range.start, "disjoint, ascending: {map:?}");
                 assert!(
                     last.kind != region.kind || last.range.end < region.range.start,
                     "merged: {map:?}"
@@ -326,11 +279,7 @@ mod tests {
             let (first, last) = (2 * page as u64, 2 * page as u64 + 1);
             let touched =
                 (start..end).contains(&first) as u32 + (start..end).contains(&last) as u32;
-            let counts = if kind == RegionKind::Usable {
-                touched == 2
-            } else {
-                touched > 0
-            };
+            let counts = if kind == RegionKind::Usable { touched == 2 } else { touched > 0 };
             if counts {
                 *cell = Some(match *cell {
                     Some(old) if old > kind => old,
@@ -348,11 +297,7 @@ mod tests {
         for start in 0..2 * PAGES as u64 - 2 {
             for size in [1, 2, 3, 5, 8] {
                 if start + size <= 2 * PAGES as u64 {
-                    for kind in [
-                        RegionKind::Usable,
-                        RegionKind::Firmware,
-                        RegionKind::Reserved,
-                    ] {
+                    for kind in [RegionKind::Usable, RegionKind::Firmware, RegionKind::Reserved] {
                         entries.push((start, start + size, kind));
                     }
                 }
@@ -380,21 +325,12 @@ mod tests {
         let range = PhysRange::new(HostPhys(PAGE + 5), 7).unwrap();
         map.claim(range, RegionKind::Kernel).unwrap();
         use RegionKind::{Kernel, Reserved, Usable};
-        let after = [
-            Some(Usable),
-            Some(Kernel),
-            Some(Usable),
-            Some(Usable),
-            Some(Reserved),
-        ];
+        let after = [Some(Usable), Some(Kernel), Some(Usable), Some(Usable), Some(Reserved)];
         assert_eq!(expand(&map)[..5], after);
         // Claimed already; reserved; a hole.
         for start in [1, 4, 5] {
             let range = PhysRange::new(HostPhys(start * PAGE), 1).unwrap();
-            assert_eq!(
-                map.claim(range, Kernel),
-                Err(LoaderError::NotUsable(range.outward()))
-            );
+            assert_eq!(map.claim(range, Kernel), Err(LoaderError::NotUsable(range.outward())));
         }
         assert_eq!(expand(&map)[..5], after);
     }
@@ -412,10 +348,7 @@ mod tests {
         assert_eq!(map.find(6 * M, 2 * M, below_4g), None);
         assert_eq!(map.find(u64::MAX, 2 * M, below_4g), None);
         let anywhere = PhysRange::new(HostPhys(0), PHYS_END).unwrap();
-        assert_eq!(
-            map.find(6 * M, 2 * M, anywhere).unwrap().start().0,
-            4096 * M
-        );
+        assert_eq!(map.find(6 * M, 2 * M, anywhere).unwrap().start().0, 4096 * M);
         assert_eq!(map.find(PAGE, PAGE, anywhere).unwrap().start().0, 0);
     }
 
@@ -425,15 +358,10 @@ mod tests {
         map.add(PAGE, PAGE, RegionKind::Usable).unwrap();
         map.add(2 * PAGE, PAGE, RegionKind::Reserved).unwrap();
         map.add(4 * PAGE, PAGE, RegionKind::Reserved).unwrap();
-        let holes: Vec<_> = map
-            .holes(HostPhys(9 * PAGE))
-            .map(|r| (r.start / PAGE, r.end / PAGE))
-            .collect();
+        let holes: Vec<_> =
+            map.holes(HostPhys(9 * PAGE)).map(|r| (r.start / PAGE, r.end / PAGE)).collect();
         assert_eq!(holes, [(0, 1), (3, 4), (5, 9)]);
-        let holes: Vec<_> = map
-            .holes(HostPhys(PAGE / 2))
-            .map(|r| (r.start, r.end))
-            .collect();
+        let holes: Vec<_> = map.holes(HostPhys(PAGE / 2)).map(|r| (r.start, r.end)).collect();
         assert_eq!(holes, [(0, PAGE / 2)]);
         assert_eq!(MemoryMap::new().holes(HostPhys(PHYS_END)).count(), 1);
     }
@@ -445,8 +373,7 @@ mod tests {
         map.add(PHYS_END, PAGE, RegionKind::Usable).unwrap();
         map.add(5, 0, RegionKind::Usable).unwrap();
         assert_eq!(map.regions(), []);
-        map.add(PHYS_END - 1, u64::MAX, RegionKind::Reserved)
-            .unwrap();
+        map.add(PHYS_END - 1, u64::MAX, RegionKind::Reserved).unwrap();
         assert_eq!(map.regions()[0].range.end().0, PHYS_END);
         assert_eq!(map.total(RegionKind::Reserved), PAGE);
     }

@@ -47,10 +47,7 @@ pub struct CommandLine {
 
 impl CommandLine {
     /// Without a word.
-    pub const EMPTY: CommandLine = CommandLine {
-        bytes: [0; MAX_COMMAND_LINE],
-        len: 0,
-    };
+    pub const EMPTY: CommandLine = CommandLine { bytes: [0; MAX_COMMAND_LINE], len: 0 };
 
     /// Copies `raw` up to its first zero byte. What is not printable ASCII becomes `?`.
     pub fn set(&mut self, raw: &[u8]) {
@@ -122,12 +119,7 @@ mod tests {
         assert_eq!(all.number("y"), None);
         assert_eq!(all.value("junk"), None);
         assert_eq!(line(b"").text(), b"");
-        for (text, number) in [
-            ("12 x", Some(12)),
-            ("", None),
-            ("-1", None),
-            ("1234567890", None),
-        ] {
+        for (text, number) in [("12 x", Some(12)), ("", None), ("-1", None), ("1234567890", None)] {
             let words = format!("n={text}");
             assert_eq!(line(words.as_bytes()).number("n"), number, "{text}");
         }

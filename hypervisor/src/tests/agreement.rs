@@ -46,12 +46,7 @@ impl Agreement {
         let w = World::new(cpus);
         let mut model = Model::new(cpus);
         let (limit, used) = w.root.quota();
-        let root = model.add(
-            Object::Domain(Table::new(1024, limit)),
-            None,
-            Kind::Domain,
-            None,
-        );
+        let root = model.add(Object::Domain(Table::new(1024, limit)), None, Kind::Domain, None);
         let mut addresses = BTreeMap::from([(root, w.root.address())]);
         for line in 0..world::LINE_COUNT {
             let id = model.add(Object::Line(Line::new(line)), None, Kind::Interrupt, None);
@@ -64,13 +59,7 @@ impl Agreement {
                 (u64::MAX, 0),
             );
         }
-        model.hold(
-            (root, world::DOMAIN),
-            Kind::Domain,
-            Some(root),
-            Rights::all(),
-            (u64::MAX, 0),
-        );
+        model.hold((root, world::DOMAIN), Kind::Domain, Some(root), Rights::all(), (u64::MAX, 0));
         model.hold(
             (root, world::RAM),
             Kind::Memory,
@@ -91,12 +80,7 @@ impl Agreement {
         }
         // The fixture has made a space and the scheduling contexts of its drivers.
         model.set_used(root, used, super::model::CELLS - 1 - cpus as u64);
-        Agreement {
-            w,
-            model,
-            addresses,
-            last,
-        }
+        Agreement { w, model, addresses, last }
     }
 
     /// The kernel has carried out what the model has: takes note of what it made.
@@ -125,11 +109,7 @@ impl Agreement {
 
     /// The fixture makes a system call for the root on `cpu`; kernel and model agree on the status.
     pub fn root(&mut self, cpu: u32, op: Op, args: &[u64]) -> Result<(), Status> {
-        let by = Caller {
-            domain: 0,
-            cpu,
-            thread: None,
-        };
+        let by = Caller { domain: 0, cpu, thread: None };
         let expected = self.model.call(by, op, &nine(args));
         let status = self.w.try_root_on(cpu, op, args).map(|_| ());
         assert_eq!(status, expected, "root: {op:?} {args:x?}");
@@ -159,10 +139,7 @@ impl Agreement {
     /// The object at a kernel address.
     pub fn id(&self, address: u64) -> Id {
         let objects = self.model.objects.keys();
-        *objects
-            .rev()
-            .find(|id| self.addresses[id] == address)
-            .expect("the model has it")
+        *objects.rev().find(|id| self.addresses[id] == address).expect("the model has it")
     }
 
     fn slot(&self, at: Place) -> Ref<slot::Slot> {
@@ -182,19 +159,13 @@ impl Agreement {
                     let kernel: Ref<Sched> = self.address(id);
                     let home = kernel.home.get().map(|home| home.address());
                     assert_eq!(home, sched.home.map(|home| self.addresses[&home]));
-                    assert_eq!(
-                        (kernel.cpu(), kernel.overrun_told.get()),
-                        (sched.cpu, sched.told)
-                    );
+                    assert_eq!((kernel.cpu(), kernel.overrun_told.get()), (sched.cpu, sched.told));
                 }
                 Object::Portal(portal) => {
                     let kernel: Ref<crate::portal::Portal> = self.address(id);
                     let handler = kernel.handler().map(Ref::address);
                     assert_eq!(handler, portal.handler.map(|id| self.addresses[&id]));
-                    assert_eq!(
-                        (kernel.identity, kernel.groups),
-                        (portal.identity, portal.groups)
-                    );
+                    assert_eq!((kernel.identity, kernel.groups), (portal.identity, portal.groups));
                 }
                 Object::Notification(notification) => {
                     let kernel: Ref<Notification> = self.address(id);
@@ -249,17 +220,9 @@ impl Agreement {
 
     fn compare_domain(&self, id: Id, table: &Table) {
         let domain: Ref<Domain> = self.address(id);
-        assert_eq!(
-            domain.quota(),
-            (table.limit, table.used),
-            "quota of domain {id}"
-        );
+        assert_eq!(domain.quota(), (table.limit, table.used), "quota of domain {id}");
         let tree = slot::lock();
-        let selectors = if id == 0 {
-            FIXTURE.end..self.last + 1
-        } else {
-            0..table.slots
-        };
+        let selectors = if id == 0 { FIXTURE.end..self.last + 1 } else { 0..table.slots };
         for at in selectors {
             let slot = self.slot((id, at));
             let Some(cap) = self.model.caps.get(&(id, at)) else {
@@ -272,11 +235,7 @@ impl Agreement {
             let word = slot.word();
             let address = cap.object.map_or(0, |object| self.addresses[&object]);
             let found = (word.kind(), word.rights(), word.address());
-            assert_eq!(
-                found,
-                (cap.kind, cap.rights, address),
-                "capability {id}.{at}"
-            );
+            assert_eq!(found, (cap.kind, cap.rights, address), "capability {id}.{at}");
             let load = |field: &AtomicU64| field.load(Ordering::Relaxed);
             assert_eq!(
                 (load(&slot.first), load(&slot.second)),
@@ -285,17 +244,10 @@ impl Agreement {
             );
             assert_eq!(load(&slot.extra) & slot::ORIGIN != 0, cap.origin);
             if let Some(parent) = cap.parent {
-                assert!(
-                    slot.is_child_of(&tree, &self.slot(parent)),
-                    "{id}.{at} under {parent:?}"
-                );
+                assert!(slot.is_child_of(&tree, &self.slot(parent)), "{id}.{at} under {parent:?}");
             }
             let derives = self.model.caps.values().any(|c| c.parent == Some((id, at)));
-            assert_eq!(
-                slot.first_child(&tree).is_some(),
-                derives,
-                "children of {id}.{at}"
-            );
+            assert_eq!(slot.first_child(&tree).is_some(), derives, "children of {id}.{at}");
         }
     }
 
@@ -304,19 +256,14 @@ impl Agreement {
         let mut pages = BTreeMap::new();
         read_table(kernel.table.root(), 3, 0, space.kind, &mut pages);
         for (page, (phys, rights)) in &space.pages {
-            let found = pages
-                .remove(page)
-                .unwrap_or_else(|| panic!("{page:#x} is not mapped"));
+            let found = pages.remove(page).unwrap_or_else(|| panic!("{page:#x} is not mapped"));
             assert_eq!(found.1, *rights, "rights of {page:#x}");
             match phys {
                 Some(phys) => assert_eq!(found.0, *phys, "frame of {page:#x}"),
                 None => assert!(found.0 * PAGE >= mem::base()),
             }
         }
-        assert!(
-            pages.is_empty(),
-            "reachable, and nobody gave it: {pages:x?}"
-        );
+        assert!(pages.is_empty(), "reachable, and nobody gave it: {pages:x?}");
     }
 }
 

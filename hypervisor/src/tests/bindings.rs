@@ -43,12 +43,7 @@ fn a_binding_ends_with_either_capability() {
         (Op::BindKick, vcpu(&w, 1)),
     ];
     for (op, source) in sources {
-        for (side, end) in [
-            (0, Op::Revoke),
-            (1, Op::Revoke),
-            (0, Op::Delete),
-            (1, Op::Delete),
-        ] {
+        for (side, end) in [(0, Op::Revoke), (1, Op::Revoke), (0, Op::Delete), (1, Op::Delete)] {
             let originals = [source, w.notification()];
             let copies = originals.map(|at| copy(&w, at));
             let bind = |ends: [u64; 2]| w.try_root(op, &[ends[0], ends[1], 1]).map(|_| ());
@@ -183,11 +178,7 @@ fn many_bindings_end_in_steps_and_no_new_ones_come() {
     let bound = |&&sched: &&u64| {
         let probe = w.try_root(Op::BindOverrun, &[sched, with]);
         assert_eq!(probe, Err(Status::BadCapability));
-        w.object::<Sched>(sched as u32)
-            .object
-            .overrun
-            .lock()
-            .is_some()
+        w.object::<Sched>(sched as u32).object.overrun.lock().is_some()
     };
     let left = scheds.iter().filter(bound).count();
     assert!(0 < left && left < scheds.len(), "{left}");

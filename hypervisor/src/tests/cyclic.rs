@@ -14,10 +14,7 @@ const ROOT_TIME: u64 = world::TIME as u64;
 /// A capability to the root's time of `cpus`, up to `priority`, of `partition`.
 fn time(w: &World, cpus: u64, priority: u8, partition: u8) -> u64 {
     let at = w.selector() as u64;
-    let limit = TimeLimit {
-        priority,
-        partition,
-    };
+    let limit = TimeLimit { priority, partition };
     let all = Rights::all().bits() as u64;
     let args = [ROOT_TIME, world::DOMAIN as u64, at, all, cpus, limit.pack()];
     w.root(Op::Delegate, &args);
@@ -31,8 +28,7 @@ fn time_can_be_narrowed_and_no_more() {
     let narrow = time(&w, 0b10, 50, 3);
     let create = |cpu: u64, priority: u64, time: u64| {
         let at = w.selector() as u64;
-        w.try_root(Op::CreateSched, &[1, at, cpu, priority, 0, 0, time])
-            .map(|_| at)
+        w.try_root(Op::CreateSched, &[1, at, cpu, priority, 0, 0, time]).map(|_| at)
     };
     let at = create(1, 50, narrow).unwrap();
     let made = w.object::<crate::sched::Sched>(at as u32).object;
@@ -209,9 +205,7 @@ fn equals_of_different_partitions_take_turns() {
     let threads = [0, 1, 1, 7].map(|partition| member(&w, 0, 5, partition));
     let mut ran = [0; 4];
     for _ in 0..120 {
-        let Running::User(thread) = w.run(0) else {
-            panic!()
-        };
+        let Running::User(thread) = w.run(0) else { panic!() };
         ran[threads.iter().position(|t| t.object == thread).unwrap()] += 1;
         arch::set_now(arch::now() + SLICE);
     }

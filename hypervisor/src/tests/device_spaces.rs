@@ -50,12 +50,7 @@ fn memory_is_mapped_in_the_largest_pages_and_revoked() {
     let (next, level) = entry(&w, space, large);
     assert_eq!((next & !0xfff, level), (RAM_BASE + large, 0));
     assert_eq!(entry(&w, space, 1 << 40).0 & !0xfff, DEVICE_BASE);
-    let flushes = || {
-        w.cpu(1)
-            .arch
-            .flushes
-            .load(core::sync::atomic::Ordering::SeqCst)
-    };
+    let flushes = || w.cpu(1).arch.flushes.load(core::sync::atomic::Ordering::SeqCst);
     let before = flushes();
     w.root(Op::Revoke, &[RAM as u64]);
     w.root(Op::Delete, &[mapping]);
@@ -75,21 +70,12 @@ fn what_is_not_for_devices_is_refused() {
     let only = arch::GUEST_ONLY.start - DEVICE_BASE;
     assert_eq!(map(&w, DEVICE, space, only, 0, PAGE), Err(Status::Denied));
     assert_eq!(map(&w, PORTS, space, 0, 0, 8), Err(Status::BadArgument));
-    assert_eq!(
-        map(&w, RAM, space, 0, GUEST_END, PAGE),
-        Err(Status::BadArgument)
-    );
+    assert_eq!(map(&w, RAM, space, 0, GUEST_END, PAGE), Err(Status::BadArgument));
     let thread = [domain, 99, domain, space, 0, 0x7000, 0x2000];
-    assert_eq!(
-        w.try_root(Op::CreateThread, &thread),
-        Err(Status::BadArgument)
-    );
+    assert_eq!(w.try_root(Op::CreateThread, &thread), Err(Status::BadArgument));
     let n = w.notification();
     let doorbell = [n, space, 99, 0, 0, 1];
-    assert_eq!(
-        w.try_root(Op::BindDoorbell, &doorbell),
-        Err(Status::BadArgument)
-    );
+    assert_eq!(w.try_root(Op::BindDoorbell, &doorbell), Err(Status::BadArgument));
     let host = w.selector() as u64;
     w.root(Op::CreateSpace, &[domain, host, 0]);
     for (guest, monitor) in [(space, host), (space, space)] {

@@ -24,10 +24,7 @@ fn a_reply_ends_what_the_handler_gives() {
     assert!(w.cpu(0).sched.get() == Some(own.object));
     // Not now: the client would go on with the handler's.
     assert_eq!(server.object.context.reply_path.get(), ReplyPath::General);
-    assert_eq!(
-        w.does(server, Op::ReplyWait, &[]),
-        Running::User(client.object)
-    );
+    assert_eq!(w.does(server, Op::ReplyWait, &[]), Running::User(client.object));
     assert!(w.cpu(0).sched.get() != Some(own.object));
 }
 
@@ -45,15 +42,9 @@ fn so_do_those_of_a_chain() {
     // The one that is called by whoever has time of its own runs on that.
     assert_eq!(w.run(0), user);
     assert!(w.cpu(0).sched.get() == Some(own.object));
-    assert_eq!(
-        w.does(second, Op::ReplyWait, &[]),
-        Running::User(first.object)
-    );
+    assert_eq!(w.does(second, Op::ReplyWait, &[]), Running::User(first.object));
     assert_eq!(first.object.context.reply_path.get(), ReplyPath::General);
-    assert_eq!(
-        w.does(first, Op::ReplyWait, &[]),
-        Running::User(client.object)
-    );
+    assert_eq!(w.does(first, Op::ReplyWait, &[]), Running::User(client.object));
     assert!(w.cpu(0).sched.get() != Some(own.object));
 }
 

@@ -43,12 +43,7 @@ impl Vm {
         w.bind(w.sched(0, 5, 0, 0), vcpu);
         assert_eq!(w.run(0), Running::User(monitor.object));
         w.does(monitor, Op::ReplyWait, &[0, 0]);
-        Vm {
-            w,
-            vcpu,
-            monitor,
-            guest,
-        }
+        Vm { w, vcpu, monitor, guest }
     }
 
     fn bind(&self, n: u64, kind: u64, first: u64, size: u64) -> Result<u64, Status> {
@@ -59,11 +54,7 @@ impl Vm {
 
     /// The guest leaves with this exit; whether it goes on without the monitor.
     fn goes_on(&self, kind: ExitKind, length: u8, info: [u64; 3]) -> bool {
-        let exit = Exit {
-            kind,
-            instruction_length: length,
-            info,
-        };
+        let exit = Exit { kind, instruction_length: length, info };
         let arch = &self.vcpu.object.arch;
         arch.with_mut(|arch| arch.next_exit = Some(exit));
         match self.w.run(0) {
@@ -100,8 +91,7 @@ impl Vm {
     fn badge(&self, n: u64, bits: u64) -> u64 {
         let at = self.w.selector() as u64;
         let rights = Rights::SIGNAL.bits() as u64;
-        self.w
-            .root(Op::Delegate, &[n, DOMAIN as u64, at, rights, bits]);
+        self.w.root(Op::Delegate, &[n, DOMAIN as u64, at, rights, bits]);
         at
     }
 }
@@ -112,22 +102,12 @@ fn a_write_in_the_range_signals_and_the_guest_goes_on() {
     let n = vm.w.notification();
     vm.bind(vm.badge(n, 0b100), MEMORY, 0x1050, 4).unwrap();
     vm.bind(vm.badge(n, 0b010), PORTS, 0x1050, 2).unwrap();
-    for (at, inside) in [
-        (0x104f, false),
-        (0x1050, true),
-        (0x1053, true),
-        (0x1054, false),
-    ] {
+    for (at, inside) in [(0x104f, false), (0x1050, true), (0x1053, true), (0x1054, false)] {
         assert_eq!(vm.writes(at), inside, "{at:#x}");
         assert_eq!(vm.bits(n), if inside { 0b100 } else { 0 });
     }
     assert_eq!(vm.skipped(), 8);
-    for (at, inside) in [
-        (0x104f, false),
-        (0x1050, true),
-        (0x1051, true),
-        (0x1052, false),
-    ] {
+    for (at, inside) in [(0x104f, false), (0x1050, true), (0x1051, true), (0x1052, false)] {
         assert_eq!(vm.outputs(at), inside, "{at:#x}");
         assert_eq!(vm.bits(n), if inside { 0b010 } else { 0 });
     }
@@ -170,11 +150,7 @@ fn the_waiter_is_woken_wherever_it_is() {
         let arch = &vm.vcpu.object.arch;
         arch.with_mut(|arch| arch.next_exit = Some(exit));
         let next = vm.w.run(0);
-        assert_eq!(
-            next == Running::User(waiter.object),
-            here,
-            "{next:?}, CPU {cpu}"
-        );
+        assert_eq!(next == Running::User(waiter.object), here, "{next:?}, CPU {cpu}");
         assert_eq!(vm.w.run(cpu), Running::User(waiter.object));
         assert_eq!(vm.w.result(waiter).unwrap()[1], u64::MAX);
     }
@@ -258,9 +234,8 @@ fn so_many_and_no_more() {
     let n = vm.w.notification();
     // From both sides to the middle.
     let at = |i: usize| if i.is_multiple_of(2) { i } else { 1000 - i } as u64;
-    let mappings: Vec<u64> = (0..MAX_DOORBELLS)
-        .map(|i| vm.bind(n, MEMORY, at(i), 1).unwrap())
-        .collect();
+    let mappings: Vec<u64> =
+        (0..MAX_DOORBELLS).map(|i| vm.bind(n, MEMORY, at(i), 1).unwrap()).collect();
     assert_eq!(vm.bind(n, MEMORY, 500, 1), Err(Status::Occupied));
     assert!((0..MAX_DOORBELLS).all(|i| vm.writes(at(i))));
     vm.w.delete(mappings[17] as u32);

@@ -412,13 +412,7 @@ mod messages {
     }
 
     const fn item(source: u32, rights: u64, flags: u16, first: u64, second: u64) -> Item {
-        Item {
-            source: Selector(source),
-            rights: rights as u16,
-            flags,
-            first,
-            second,
-        }
+        Item { source: Selector(source), rights: rights as u16, flags, first, second }
     }
 
     const MEMORY: Item = item(5, ALL, 0, PAGE, PAGE);
@@ -555,10 +549,7 @@ mod schedules {
             let limit = 6 | partition << 8;
             s.must(Op::Delegate, &[TIME as u64, 1, time, ALL, 3, limit]);
             let (budget, period) = [(0, 0), (30, 70), (0, 0)][i as usize - 1];
-            s.must(
-                Op::CreateSched,
-                &[1, sched, cpu, 6 - i, budget, period, time],
-            );
+            s.must(Op::CreateSched, &[1, sched, cpu, 6 - i, budget, period, time]);
             s.must(Op::BindSched, &[sched, thread]);
         }
         s.must(Op::Delegate, &[TIME as u64, 20, 1, ALL, 3, 6]);

@@ -37,9 +37,7 @@ fn no_operation_of_a_foreign_thread_is_the_kernels() {
         thread.object.with_frame(|frame| frame.set_gprs(&gprs));
         w.again(thread.object);
         assert_eq!(w.run(0), user(handler), "operation {number}");
-        let (tag, args) = handler
-            .object
-            .with_frame(|frame| (frame.tag(), frame.args()));
+        let (tag, args) = handler.object.with_frame(|frame| (frame.tag(), frame.args()));
         assert_eq!((tag.status(), tag.utcb_words()), (Status::Success, 16));
         assert_eq!(args[..4], [7, SYSTEM_CALL, SYNDROME, 0]);
         for (i, &value) in gprs.iter().enumerate() {
@@ -64,9 +62,7 @@ fn the_answer_sets_the_registers() {
     }
     let answer = [0, 7, 0, 0, 0x7000, 0x8000, 2];
     assert_eq!(w.does(handler, Op::ReplyWait, &answer), user(thread));
-    let (gprs, ip, sp) = thread
-        .object
-        .with_frame(|frame| (frame.gprs(), frame.ip(), frame.sp()));
+    let (gprs, ip, sp) = thread.object.with_frame(|frame| (frame.gprs(), frame.ip(), frame.sp()));
     assert_eq!(gprs, core::array::from_fn(|i| 70 + i as u64));
     assert_eq!((ip, sp), (0x7000, 0x8000));
     // Or ends it.
@@ -124,21 +120,11 @@ fn a_foreign_thread_handles_nothing_and_unknown_flags_are_refused() {
     let (thread, _) = foreign(&w);
     let at = w.selector() as u64;
     let args = [1, at, thread.at as u64];
-    assert_eq!(
-        w.try_root(Op::CreatePortal, &args),
-        Err(Status::BadArgument)
-    );
+    assert_eq!(w.try_root(Op::CreatePortal, &args), Err(Status::BadArgument));
     for flags in [1 << 33, 1 << 63, 3 << 32] {
         let args = [1, at, 1, SPACE as u64, flags, w.page(), 0x2000, 0, 0];
-        assert_eq!(
-            w.try_root(Op::CreateThread, &args),
-            Err(Status::BadArgument)
-        );
+        assert_eq!(w.try_root(Op::CreateThread, &args), Err(Status::BadArgument));
     }
     let args = [1, at, 1, SPACE as u64, 1 << 32 | 1, w.page(), 0x2000, 0, 0];
-    assert_eq!(
-        w.try_root(Op::CreateThread, &args),
-        Err(Status::BadArgument),
-        "there is no CPU 1"
-    );
+    assert_eq!(w.try_root(Op::CreateThread, &args), Err(Status::BadArgument), "there is no CPU 1");
 }

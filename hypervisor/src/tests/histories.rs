@@ -188,14 +188,7 @@ const SIZES: [u64; 16] = [
 ];
 
 /// Addresses of pages that the kernel shares with programs: some are in use, some are wrong.
-const PAGES: [u64; 6] = [
-    0x10_0000,
-    0x20_0000,
-    0x20_1000,
-    0x7fff_f000,
-    PAGE,
-    0x20_0001,
-];
+const PAGES: [u64; 6] = [0x10_0000, 0x20_0000, 0x20_1000, 0x7fff_f000, PAGE, 0x20_0001];
 
 fn pick<T: Copy>(of: &[T], pick: u16) -> Option<T> {
     (!of.is_empty()).then(|| of[pick as usize / 16 % of.len()])
@@ -226,10 +219,7 @@ impl Picker<'_> {
         let range = (self.domain, 0)..(self.domain + 1, 0);
         let caps = self.s.a.model.caps.range(range);
         let fits = |kind: Kind| kind != Kind::Null && (kinds.is_empty() || kinds.contains(&kind));
-        let all: Vec<u32> = caps
-            .filter(|(_, cap)| fits(cap.kind))
-            .map(|(at, _)| at.1)
-            .collect();
+        let all: Vec<u32> = caps.filter(|(_, cap)| fits(cap.kind)).map(|(at, _)| at.1).collect();
         self.or_wrong(pick(&all, self.picks[i]).unwrap_or(0) as u64, i)
     }
 
@@ -263,14 +253,9 @@ impl Picker<'_> {
             is_kind && Some(model.payer(id)) == self.object(payer)
         };
         let range = (self.domain, 0)..(self.domain + 1, 0);
-        let caps = model
-            .caps
-            .range(range)
-            .filter(|(_, cap)| cap.kind == Kind::Space);
-        let all: Vec<u32> = caps
-            .filter(|(_, cap)| cap.object.is_some_and(fits))
-            .map(|(at, _)| at.1)
-            .collect();
+        let caps = model.caps.range(range).filter(|(_, cap)| cap.kind == Kind::Space);
+        let all: Vec<u32> =
+            caps.filter(|(_, cap)| cap.object.is_some_and(fits)).map(|(at, _)| at.1).collect();
         match pick(&all, self.picks[i]) {
             Some(at) => self.or_wrong(at as u64, i),
             None => self.held(&[Kind::Space], i),
@@ -310,11 +295,7 @@ impl Picker<'_> {
 
     /// This domain, or another one.
     fn mostly(&self, domain: u64, i: usize) -> u64 {
-        if self.picks[i].is_multiple_of(8) {
-            self.held(&[Kind::Domain], i)
-        } else {
-            domain
-        }
+        if self.picks[i].is_multiple_of(8) { self.held(&[Kind::Domain], i) } else { domain }
     }
 
     fn one<T: Copy>(&self, of: &[T], i: usize) -> T {
@@ -397,10 +378,8 @@ impl Picker<'_> {
             Op::CreateThread => {
                 let space = self.space(payer, SpaceKind::Host, 3);
                 let exceptions = own::PORTALS + self.picks[8] as u64 % 3;
-                let (page, start) = (
-                    self.one(&PAGES, 5),
-                    self.one(&[0x2000, 0x2000, 0x2000, 0x2000, 1 << 40], 6),
-                );
+                let (page, start) =
+                    (self.one(&PAGES, 5), self.one(&[0x2000, 0x2000, 0x2000, 0x2000, 1 << 40], 6));
                 let domain = self.mostly(payer, 2);
                 let cpu = cpu | u64::from(self.picks[7].is_multiple_of(8)) << 32;
                 vec![payer, to, domain, space, cpu, page, start, 0, exceptions]
@@ -444,14 +423,7 @@ impl Picker<'_> {
             }
             Op::Revoke | Op::Delete if self.is_root() => {
                 // Domains seldom, and what everything hangs on never.
-                let all = [
-                    Thread,
-                    Sched,
-                    Portal,
-                    Notification,
-                    Kind::Vcpu,
-                    Kind::Mapping,
-                ];
+                let all = [Thread, Sched, Portal, Notification, Kind::Vcpu, Kind::Mapping];
                 let kinds: &[Kind] = match self.picks[1] % 8 {
                     0 => &[Domain, Space],
                     1 => &[Memory, Space],
@@ -502,22 +474,14 @@ fn happen(s: &mut System, choice: &Choice) {
     let one = |of: &[u64], i: usize| of[picks[i] as usize % of.len()];
     match choice.what {
         What::Root(op) => {
-            let picker = Picker {
-                s,
-                domain: 0,
-                picks,
-            };
+            let picker = Picker { s, domain: 0, picks };
             let args = picker.arguments(op);
             let _ = s.root(cpu, op, &args);
         }
         What::Current(op) => match s.running(cpu) {
             None if picks[1].is_multiple_of(2) => s.passes(one(&TIMES, 0)),
             None => {
-                let picker = Picker {
-                    s,
-                    domain: 0,
-                    picks,
-                };
+                let picker = Picker { s, domain: 0, picks };
                 let args = picker.arguments(Op::Signal);
                 let _ = s.root(cpu, Op::Signal, &args);
             }
@@ -525,11 +489,7 @@ fn happen(s: &mut System, choice: &Choice) {
                 let domain = s.a.model.payer(id);
                 // Who serves nobody would wait for calls, mostly in vain.
                 let idle = op == Op::ReplyWait && s.a.model.thread(id).caller.is_none();
-                let op = if idle && !picks[6].is_multiple_of(8) {
-                    Op::Call
-                } else {
-                    op
-                };
+                let op = if idle && !picks[6].is_multiple_of(8) { Op::Call } else { op };
                 let picker = Picker { s, domain, picks };
                 let args = picker.arguments(op);
                 let window = Window {
@@ -597,10 +557,7 @@ fn run(shape: &Shape, late: bool, history: &[Choice]) -> Result<(), TestCaseErro
         let s = system.insert(System::populated(shape));
         for line in 0..2 {
             let n = place::domain(line) + place::NOTIFICATION;
-            s.must(
-                Op::InterruptBind,
-                &[LINES as u64 + line as u64, n, 1 + line as u64],
-            );
+            s.must(Op::InterruptBind, &[LINES as u64 + line as u64, n, 1 + line as u64]);
         }
         s.history.clear();
         s.late = late;

@@ -19,18 +19,12 @@ fn call_and_reply() {
     let portal = w.portal(server, 77);
     assert_eq!(w.run(0), user(client));
     // The server has never run: the message is what it starts with.
-    assert_eq!(
-        w.does(client, Op::Call, &[portal, 1, 2, 3, 4, 5, 6, 7, 8]),
-        user(server)
-    );
+    assert_eq!(w.does(client, Op::Call, &[portal, 1, 2, 3, 4, 5, 6, 7, 8]), user(server));
     assert_eq!(
         server.object.with_frame(|f| (f.ip(), f.args())),
         (0x2000, [77, 1, 2, 3, 4, 5, 6, 7, 8])
     );
-    assert_eq!(
-        w.does(server, Op::ReplyWait, &[0, 9, 8, 7, 6, 5, 4, 3, 2]),
-        user(client)
-    );
+    assert_eq!(w.does(server, Op::ReplyWait, &[0, 9, 8, 7, 6, 5, 4, 3, 2]), user(client));
     assert_eq!(w.result(client), Ok([0, 9, 8, 7, 6, 5, 4, 3, 2]));
     // Now it waits in a system call; words of the UTCB go along.
     for i in 0..512 {
@@ -39,10 +33,7 @@ fn call_and_reply() {
     w.begin(client.object, Op::Call, 504, &[portal]);
     assert_eq!(w.run(0), user(server));
     assert_eq!(server.object.with_frame(|f| f.tag().utcb_words()), 504);
-    assert_eq!(
-        (server.object.utcb.read(7), server.object.utcb.read(8)),
-        (0, 1008)
-    );
+    assert_eq!((server.object.utcb.read(7), server.object.utcb.read(8)), (0, 1008));
     assert_eq!(server.object.utcb.read(511), 1511);
     w.begin(server.object, Op::ReplyWait, 505, &[]);
     assert_eq!(w.result(server), Err(Status::BadArgument));
@@ -153,10 +144,7 @@ fn a_call_that_would_wait_for_itself() {
     let portals = servers.map(|s| w.portal(s, 0));
     w.run(0);
     w.does(client, Op::Call, &[portals[0]]);
-    assert_eq!(
-        w.does(servers[0], Op::Call, &[portals[0]]),
-        user(servers[0])
-    );
+    assert_eq!(w.does(servers[0], Op::Call, &[portals[0]]), user(servers[0]));
     assert_eq!(w.result(servers[0]), Err(Status::Deadlock));
     w.does(servers[0], Op::Call, &[portals[1]]);
     w.does(servers[1], Op::Call, &[portals[2]]);
@@ -248,11 +236,7 @@ fn registers_that_calls_do_not_preserve_are_scrubbed_whatever_comes_of_them() {
             }
         });
     };
-    let kept = || {
-        client
-            .object
-            .with_frame(|frame| [3, 5, 15].map(|at| frame.gpr[at]))
-    };
+    let kept = || client.object.with_frame(|frame| [3, 5, 15].map(|at| frame.gpr[at]));
     for (op, args, expected) in [
         (Op::Signal, [999, 0], 7),
         (Op::Call, [999, 0], 0),
@@ -302,10 +286,7 @@ fn the_server_ends() {
         assert_eq!(w.does(inner, Op::ReplyWait, &[]), user(inner));
         assert_eq!(w.result(inner).unwrap()[1], 50);
         w.delete(inner.at);
-        assert_eq!(
-            (w.run(0), w.result(client)),
-            (user(client), Err(Status::Dead))
-        );
+        assert_eq!((w.run(0), w.result(client)), (user(client), Err(Status::Dead)));
     }
 }
 
@@ -326,10 +307,7 @@ fn the_handler_ends_that_somebody_helps() {
     assert_eq!(w.run(0), user(other));
     w.delete(server.at);
     wait(&w, other, w.notification());
-    assert_eq!(
-        (w.run(0), w.result(helper)),
-        (user(helper), Err(Status::Dead))
-    );
+    assert_eq!((w.run(0), w.result(helper)), (user(helper), Err(Status::Dead)));
     wait(&w, helper, w.notification());
     assert_eq!((w.run(0), w.result(low)), (user(low), Err(Status::Dead)));
 }
@@ -388,11 +366,7 @@ fn a_long_line_of_helpers() {
 
 /// `thread`, which runs, raises an exception.
 fn fault(w: &World, thread: Object<Thread>, vector: u64) -> Running {
-    let exception = Exception {
-        vector,
-        error: 5,
-        address: 0xbad,
-    };
+    let exception = Exception { vector, error: 5, address: 0xbad };
     assert_eq!(w.run(0), user(thread));
     ipc::raise(&w.cpu(0), thread.object, exception);
     w.run(0)
@@ -412,48 +386,25 @@ fn exceptions_and_the_answers_to_them() {
     });
     let before = thread.object.with_frame(|frame| *frame);
     assert_eq!(fault(&w, thread, 13), user(handler));
-    let (tag, args) = handler
-        .object
-        .with_frame(|frame| (frame.tag(), frame.args()));
-    assert_eq!(
-        (tag.utcb_words(), args),
-        (16, [7, 13, 5, 0xbad, 0x5000, 0x6000, 2, 0, 0])
-    );
-    assert_eq!(
-        (handler.object.utcb.read(8), handler.object.utcb.read(23)),
-        (100, 115)
-    );
+    let (tag, args) = handler.object.with_frame(|frame| (frame.tag(), frame.args()));
+    assert_eq!((tag.utcb_words(), args), (16, [7, 13, 5, 0xbad, 0x5000, 0x6000, 2, 0, 0]));
+    assert_eq!((handler.object.utcb.read(8), handler.object.utcb.read(23)), (100, 115));
     // Resumed as it was, whatever else the answer says.
-    assert_eq!(
-        w.does(handler, Op::ReplyWait, &[0, 1, 2, 3, 4, 5, 6, 7, 8]),
-        user(thread)
-    );
+    assert_eq!(w.does(handler, Op::ReplyWait, &[0, 1, 2, 3, 4, 5, 6, 7, 8]), user(thread));
     assert!(thread.object.with_frame(|frame| *frame) == before);
     // With other registers; addresses outside user space are not taken.
     fault(&w, thread, 14);
     handler.object.utcb.write(8 + 3, 1234);
     let end = abi::USER_END;
-    assert_eq!(
-        w.does(handler, Op::ReplyWait, &[0, 7, 0, 0, 0x7000, end, 9, 0, 0]),
-        user(thread)
-    );
-    assert_eq!(
-        thread.object.with_frame(|f| (f.ip(), f.sp(), f.gpr[3])),
-        (0x7000, end, 1234)
-    );
+    assert_eq!(w.does(handler, Op::ReplyWait, &[0, 7, 0, 0, 0x7000, end, 9, 0, 0]), user(thread));
+    assert_eq!(thread.object.with_frame(|f| (f.ip(), f.sp(), f.gpr[3])), (0x7000, end, 1234));
     fault(&w, thread, 14);
     w.does(handler, Op::ReplyWait, &[0, 3, 0, 0, end, 8, 9, 0, 0]);
-    assert_eq!(
-        thread.object.with_frame(|f| (f.ip(), f.sp(), f.gpr[3])),
-        (0, 8, 1234)
-    );
+    assert_eq!(thread.object.with_frame(|f| (f.ip(), f.sp(), f.gpr[3])), (0, 8, 1234));
     // Not resumed.
     fault(&w, thread, 14);
     assert_eq!(w.does(handler, Op::ReplyWait, &[0, 6]), Running::Idle);
-    assert_eq!(
-        (state(thread), state(handler)),
-        (State::Stopped, State::Idle)
-    );
+    assert_eq!((state(thread), state(handler)), (State::Stopped, State::Idle));
 }
 
 #[test]
@@ -477,21 +428,14 @@ fn is_taken_out_of_a_system_call(action: ExceptionReply) {
     w.interrupts(0);
     w.again(thread.object);
     assert!(w.restarts(thread.object));
-    let exception = Exception {
-        vector: 14,
-        error: 0,
-        address: 0,
-    };
+    let exception = Exception { vector: 14, error: 0, address: 0 };
     ipc::raise(&w.cpu(0), thread.object, exception);
     assert_eq!(w.run(0), user(handler));
     if action == ExceptionReply::SET_GPRS {
         (8..8 + GPRS).for_each(|i| handler.object.utcb.write(i, 0));
     }
     let action = (ExceptionReply::RESUME | action).bits();
-    assert_eq!(
-        w.does(handler, Op::ReplyWait, &[0, action, 0, 0, 0x7000, 0, 0]),
-        user(thread)
-    );
+    assert_eq!(w.does(handler, Op::ReplyWait, &[0, action, 0, 0, 0x7000, 0, 0]), user(thread));
     w.root(Op::CreateNotification, &[1, n]);
     w.run(1);
     w.begin(thread.object, Op::Delete, 0, &[n]);
@@ -541,10 +485,7 @@ fn who_stops_leaves_no_caller_waiting() {
                 assert_eq!(w.run(0), user(client));
             }
         }
-        assert_eq!(
-            (w.result(client), state(server)),
-            (Err(Status::Dead), State::Stopped)
-        );
+        assert_eq!((w.result(client), state(server)), (Err(Status::Dead), State::Stopped));
         w.does(client, Op::Call, &[to_server]);
         assert_eq!(w.result(client), Err(Status::Dead));
         // A stopped thread can be given time, which does nothing, and both can go.

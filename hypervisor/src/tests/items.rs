@@ -23,19 +23,13 @@ pub fn memory(source: u64, page: u64) -> Item {
 }
 
 pub fn granted(source: u64) -> Item {
-    Item {
-        flags: DelegateFlags::GRANT.bits() as u16,
-        ..memory(source, 0)
-    }
+    Item { flags: DelegateFlags::GRANT.bits() as u16, ..memory(source, 0) }
 }
 
 pub fn put(thread: Object<Thread>, items: &[Item]) {
     for (number, item) in items.iter().enumerate() {
         for (i, word) in item.to_words().into_iter().enumerate() {
-            thread
-                .object
-                .utcb
-                .write(HEAD + Item::place(number) + i, word);
+            thread.object.utcb.write(HEAD + Item::place(number) + i, word);
         }
     }
 }
@@ -44,10 +38,7 @@ pub fn put(thread: Object<Thread>, items: &[Item]) {
 pub fn open(w: &World, thread: Object<Thread>, slots: u32) -> u32 {
     let all: Vec<u32> = (0..slots.max(1)).map(|_| w.selector()).collect();
     let base = all[0];
-    thread
-        .object
-        .utcb
-        .write(0, Window { base, slots }.to_word());
+    thread.object.utcb.write(0, Window { base, slots }.to_word());
     base
 }
 
@@ -55,11 +46,7 @@ pub fn open(w: &World, thread: Object<Thread>, slots: u32) -> u32 {
 fn cap(w: &World, at: u32) -> (Kind, Rights, u64) {
     let slot = w.root.slot(Selector(at)).unwrap();
     let word = slot.word();
-    (
-        word.kind(),
-        word.rights(),
-        slot.first.load(Ordering::Relaxed),
-    )
+    (word.kind(), word.rights(), slot.first.load(Ordering::Relaxed))
 }
 
 fn is_empty(w: &World, at: u32) -> bool {
@@ -79,12 +66,7 @@ impl Pair {
         let (client, server) = (w.client(0, 10), w.thread(0));
         let portal = w.portal(server, 7);
         assert_eq!(w.run(0), Running::User(client.object));
-        Pair {
-            w,
-            client,
-            server,
-            portal,
-        }
+        Pair { w, client, server, portal }
     }
 
     fn call(&self, items: &[Item]) -> Running {
@@ -94,8 +76,7 @@ impl Pair {
     fn call_with(&self, items: &[Item], count: usize, words: u16) -> Running {
         put(self.client, items);
         let tag = Tag::new(Op::Call, words).with_items(count);
-        self.w
-            .begin_with(self.client.object, tag, &[self.portal, 5]);
+        self.w.begin_with(self.client.object, tag, &[self.portal, 5]);
         self.w.run(0)
     }
 
@@ -132,10 +113,7 @@ fn capabilities_travel_with_calls_and_replies() {
     assert_eq!(cap(&p.w, theirs + 1), (Kind::Notification, rights, 0b100));
     assert!(is_empty(&p.w, theirs + 2));
     // The part of a part comes back; then all is taken back where it came from.
-    let back = Item {
-        rights: Rights::all().bits(),
-        ..memory(theirs.into(), 0)
-    };
+    let back = Item { rights: Rights::all().bits(), ..memory(theirs.into(), 0) };
     assert_eq!(p.reply(&[back]), Running::User(p.client.object));
     assert_eq!(p.items_of(p.client), 1);
     let rights = Rights::READ | Rights::DELEGATE;
@@ -182,21 +160,12 @@ fn all_capabilities_of_a_message_or_none() {
     let most = Item::words_beside(1) as u16;
     assert_eq!(most as usize, abi::utcb::WORDS - ITEM_WORDS);
     for (count, words) in [(1, most + 1), (ITEMS + 1, 0), (15, 0)] {
-        assert_eq!(
-            p.call_with(&[good], count, words),
-            Running::User(p.client.object)
-        );
+        assert_eq!(p.call_with(&[good], count, words), Running::User(p.client.object));
         assert_eq!(p.w.result(p.client).map(|_| ()), Err(Status::BadArgument));
     }
-    let window = Window {
-        base: theirs,
-        slots: 1,
-    };
+    let window = Window { base: theirs, slots: 1 };
     p.server.object.utcb.write(0, window.to_word());
-    assert_eq!(
-        p.call_with(&[granted(part)], 1, most),
-        Running::User(p.server.object)
-    );
+    assert_eq!(p.call_with(&[granted(part)], 1, most), Running::User(p.server.object));
     assert!(is_empty(&p.w, part as u32) && !is_empty(&p.w, theirs));
 }
 
@@ -216,10 +185,7 @@ fn a_reply_that_cannot_give_its_capabilities_is_none() {
 fn who_finds_the_handler_busy_gives_its_capabilities_once() {
     let p = Pair::new();
     let theirs = open(&p.w, p.server, 2);
-    let (server, client) = (
-        Running::User(p.server.object),
-        Running::User(p.client.object),
-    );
+    let (server, client) = (Running::User(p.server.object), Running::User(p.client.object));
     let other = p.w.client(0, 20);
     assert_eq!(p.w.run(0), Running::User(other.object));
     assert_eq!(p.w.does(other, Op::Call, &[p.portal]), server);

@@ -119,17 +119,7 @@ fn busy_domain(w: &World) -> u32 {
     let threads: Vec<_> = (0..4u64)
         .map(|i| {
             let at = w.selector();
-            let args = [
-                domain,
-                at as u64,
-                domain,
-                space,
-                i % 2,
-                (i + 1) << 20,
-                0x2000,
-                0,
-                20,
-            ];
+            let args = [domain, at as u64, domain, space, i % 2, (i + 1) << 20, 0x2000, 0, 20];
             w.root(Op::CreateThread, &args);
             w.root(Op::Delegate, &[at as u64, domain, 10 + i, all]);
             w.object::<Thread>(at)
@@ -157,10 +147,7 @@ fn busy_domain(w: &World) -> u32 {
         does(Op::CreateSpace, &[1, base + 2, 1]);
         does(Op::Map, &[3, base + 2, base + 3, 0, 0, 1 << 20, 7]);
         does(Op::Map, &[3, 2, base + 4, 0, (i + 1) << 30, 64 << 12, 3]);
-        does(
-            Op::CreateVcpu,
-            &[1, base + 5, 1, base + 2, i, 2, (10 + i) << 20, 200],
-        );
+        does(Op::CreateVcpu, &[1, base + 5, 1, base + 2, i, 2, (10 + i) << 20, 200]);
         does(Op::BindKick, &[base + 5, base]);
         does(Op::CreateSched, &[1, base + 6, i, 3, 10, 100, 4]);
         does(Op::BindSched, &[base + 6, base + 5]);
@@ -179,16 +166,12 @@ fn a_domain_ends_with_all_it_has() {
     for round in 0..3 {
         let domain = busy_domain(&w);
         assert!(w.object::<Domain>(domain).object.quota().1 > 40);
-        w.try_root_on(round % 2, Op::Delete, &[domain as u64])
-            .unwrap();
+        w.try_root_on(round % 2, Op::Delete, &[domain as u64]).unwrap();
         assert_eq!((w.run(0), w.run(1)), (Running::Idle, Running::Idle));
         // The root's own cells stay; nothing else does.
         let now = (w.root.quota().1, mem::free_pages());
         assert_eq!(before.0 + before.1, now.0 + now.1);
-        assert!(
-            now.0 <= before.0 + 1 && (round == 0 || now == after),
-            "{before:?} {now:?}"
-        );
+        assert!(now.0 <= before.0 + 1 && (round == 0 || now == after), "{before:?} {now:?}");
         after = now;
     }
     assert_eq!(crate::arch::space_tags(), 1);
@@ -206,10 +189,7 @@ fn a_domain_ends_whose_space_others_use() {
     w.root(Op::Delegate, &[neighbour, domain, 3, all]);
     let (space, at) = (w.selector() as u64, w.selector());
     w.root(Op::CreateSpace, &[domain, space, 0]);
-    w.root(
-        Op::CreateThread,
-        &[domain, at as u64, domain, space, 0, 0x1_0000, 0x2000],
-    );
+    w.root(Op::CreateThread, &[domain, at as u64, domain, space, 0, 0x1_0000, 0x2000]);
     let thread = w.object::<Thread>(at);
     w.bind(w.sched(0, 5, 0, 0), thread);
     w.run(0);
@@ -254,10 +234,7 @@ fn an_epoch_waits_for_what_is_under_way() {
     let (thread, sched, n) = (w.thread(1), w.sched(1, 5, 0, 0), w.notification());
     let waiter = w.client(1, 10);
     assert_eq!(w.run(1), Running::User(waiter.object));
-    assert_eq!(
-        w.does(waiter, Op::Wait, &[n, 5]),
-        Running::User(killer.object)
-    );
+    assert_eq!(w.does(waiter, Op::Wait, &[n, 5]), Running::User(killer.object));
     w.bind(sched, thread);
     w.root(Op::Signal, &[n]);
     for at in [sched.at as u64, n] {
@@ -273,10 +250,7 @@ fn an_epoch_waits_for_what_is_under_way() {
         assert_eq!(w.run(1), Running::User(waiter.object));
         if at != n {
             // For the second turn, as before.
-            assert_eq!(
-                w.does(waiter, Op::Wait, &[n, u64::MAX]),
-                Running::User(killer.object)
-            );
+            assert_eq!(w.does(waiter, Op::Wait, &[n, u64::MAX]), Running::User(killer.object));
             w.root(Op::Signal, &[n]);
         } else {
             w.delete(waiter.at);
@@ -293,32 +267,20 @@ fn what_cannot_be_made_costs_nothing() {
     w.root(Op::CreateDomain, &[1, domain, 1, 1]);
     let (tags, free) = (crate::arch::space_tags(), mem::free_pages());
     for _ in 0..50 {
-        assert_eq!(
-            w.try_root(Op::CreateSpace, &[domain, 99, 0]),
-            Err(Status::Quota)
-        );
+        assert_eq!(w.try_root(Op::CreateSpace, &[domain, 99, 0]), Err(Status::Quota));
     }
-    assert_eq!(
-        (crate::arch::space_tags(), mem::free_pages()),
-        (tags, free - 1)
-    );
+    assert_eq!((crate::arch::space_tags(), mem::free_pages()), (tags, free - 1));
     w.root(Op::CreateNotification, &[domain, 99]);
     assert_eq!(w.root(Op::QuotaQuery, &[domain])[1..3], [1, 1]);
     // A thread or vCPU whose page cannot be mapped.
-    let (domain, space, guest) = (
-        w.selector() as u64,
-        w.selector() as u64,
-        w.selector() as u64,
-    );
+    let (domain, space, guest) = (w.selector() as u64, w.selector() as u64, w.selector() as u64);
     w.root(Op::CreateDomain, &[1, domain, 12, 1]);
     w.root(Op::CreateSpace, &[domain, space, 0]);
     w.root(Op::CreateSpace, &[domain, guest, 1]);
     let used = w.root(Op::QuotaQuery, &[domain])[2];
-    for (page, status) in [
-        (1, Status::BadArgument),
-        (0, Status::BadArgument),
-        (abi::USER_END, Status::BadArgument),
-    ] {
+    for (page, status) in
+        [(1, Status::BadArgument), (0, Status::BadArgument), (abi::USER_END, Status::BadArgument)]
+    {
         let thread = [domain, 98, domain, space, 0, page, 0x2000];
         let vcpu = [domain, 98, domain, guest, 0, space, page, 0];
         assert_eq!(w.try_root(Op::CreateThread, &thread), Err(status));
@@ -326,10 +288,7 @@ fn what_cannot_be_made_costs_nothing() {
     }
     assert_eq!(w.root(Op::QuotaQuery, &[domain])[2], used);
     // Three tables for the first page, then the pages alone.
-    w.root(
-        Op::CreateThread,
-        &[domain, 98, domain, space, 0, 0x1000, 0x2000],
-    );
+    w.root(Op::CreateThread, &[domain, 98, domain, space, 0, 0x1000, 0x2000]);
     assert_eq!(w.root(Op::QuotaQuery, &[domain])[2], used + 5);
     let vcpu = [domain, 97, domain, guest, 0, space, 0x1000, 0];
     assert_eq!(w.try_root(Op::CreateVcpu, &vcpu), Err(Status::Occupied));
@@ -343,39 +302,24 @@ fn what_cannot_be_made_costs_nothing() {
 #[test]
 fn ports_are_mapped_once_and_taken_back() {
     let w = World::new(1);
-    let (domain, space, part) = (
-        w.selector() as u64,
-        w.selector() as u64,
-        w.selector() as u64,
-    );
+    let (domain, space, part) = (w.selector() as u64, w.selector() as u64, w.selector() as u64);
     w.root(Op::CreateDomain, &[1, domain, 12, 4]);
     w.root(Op::CreateSpace, &[domain, space, 0]);
     w.root(Op::Delegate, &[4, 1, part, 0x83, 0x3f8, 200]);
     let (at, other) = (w.selector() as u64, w.selector() as u64);
     let map = |memory: u64, at, port: u64, first: u64, count: u64| {
-        w.try_root(Op::Map, &[memory, space, at, port, first, count, 3])
-            .map(|_| ())
+        w.try_root(Op::Map, &[memory, space, at, port, first, count, 3]).map(|_| ())
     };
     assert_eq!(map(part, at, 0, 0x3f9, 8), Err(Status::BadArgument));
     assert_eq!(map(part, at, 0, 0x3f8, 201), Err(Status::BadArgument));
     assert_eq!(map(part, at, 0, 0x3f8, 200), Ok(()));
-    assert_eq!(
-        map(4, other, 0x3f8 + 199, 0x3f8 + 199, 1),
-        Err(Status::Occupied)
-    );
-    assert_eq!(
-        map(4, other, 0x3f8 + 200, 0x3f8 + 200, 0x10000 - 0x3f8 - 200),
-        Ok(())
-    );
+    assert_eq!(map(4, other, 0x3f8 + 199, 0x3f8 + 199, 1), Err(Status::Occupied));
+    assert_eq!(map(4, other, 0x3f8 + 200, 0x3f8 + 200, 0x10000 - 0x3f8 - 200), Ok(()));
     let allowed = || {
-        let [low, high] = w
-            .object::<crate::space::Space>(space as u32)
-            .object
-            .port_bitmap()
-            .unwrap();
-        let denied: u32 = (0..512)
-            .map(|i| low.read(i).count_ones() + high.read(i).count_ones())
-            .sum();
+        let [low, high] =
+            w.object::<crate::space::Space>(space as u32).object.port_bitmap().unwrap();
+        let denied: u32 =
+            (0..512).map(|i| low.read(i).count_ones() + high.read(i).count_ones()).sum();
         0x10000 - denied
     };
     assert_eq!(allowed(), 0x10000 - 0x3f8);
@@ -438,10 +382,7 @@ fn a_system_call_that_was_not_finished_excuses_no_other() {
     w.on(0);
     w.again(killer.object);
     assert_eq!(w.result(killer).map(|_| ()), Ok(()));
-    assert_eq!(
-        w.try_root(Op::Signal, &[second]),
-        Err(Status::BadCapability)
-    );
+    assert_eq!(w.try_root(Op::Signal, &[second]), Err(Status::BadCapability));
 }
 
 #[test]
@@ -496,12 +437,7 @@ fn who_goes_on_delegating_does_not_keep_a_domain_from_its_end() {
     let mut place = 0;
     let mut delegate = || {
         place = place % 900 + 1;
-        w.begin(
-            hostile.object,
-            Op::Delegate,
-            0,
-            &[3, 2, place, all, u64::MAX],
-        );
+        w.begin(hostile.object, Op::Delegate, 0, &[3, 2, place, all, u64::MAX]);
     };
     (0..20).for_each(|_| delegate());
     let killer = w.client(0, 5);

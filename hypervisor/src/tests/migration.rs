@@ -14,8 +14,7 @@ use abi::{Op, Rights, Status};
 const TIME: u64 = world::TIME as u64;
 
 fn try_move<T: HasContext>(w: &World, what: Object<T>, to: u64) -> Result<(), Status> {
-    w.try_root(Op::Migrate, &[what.at as u64, to, TIME, 0])
-        .map(|_| ())
+    w.try_root(Op::Migrate, &[what.at as u64, to, TIME, 0]).map(|_| ())
 }
 
 /// Moves it; afterwards both CPUs know.
@@ -59,10 +58,7 @@ fn who_waits_is_woken_where_it_went() {
     let w = World::new(2);
     let [thread, low0, low1] = three(&w);
     let n = w.notification();
-    assert_eq!(
-        w.does(thread, Op::Wait, &[n, 500]),
-        Running::User(low1.object)
-    );
+    assert_eq!(w.does(thread, Op::Wait, &[n, 500]), Running::User(low1.object));
     moves(&w, thread, 0);
     assert_eq!(state(thread), State::Waiting);
     assert_eq!(w.run(0), Running::User(low0.object));
@@ -132,11 +128,7 @@ fn nothing_is_lost_on_the_way() {
             w.does(thread, Op::Wait, &[n, u64::MAX]);
         }
         assert_eq!(w.run(0), Running::User(asker.object));
-        let known = if event < 6 {
-            Ok(())
-        } else {
-            Err(Status::BadCapability)
-        };
+        let known = if event < 6 { Ok(()) } else { Err(Status::BadCapability) };
         assert_eq!(w.result(asker).map(|_| ()), known);
     }
 }
@@ -220,8 +212,7 @@ fn a_spent_budget_stays_spent_when_who_moves_ends() {
         arch::set_now(100);
         assert_eq!(w.run(1), Running::Idle);
         on_its_way(&w, asker, thread);
-        w.try_root_on(killer, Op::Delete, &[thread.at as u64])
-            .unwrap();
+        w.try_root_on(killer, Op::Delete, &[thread.at as u64]).unwrap();
         let next = w.thread(0);
         w.bind(sched, next);
         assert_eq!(w.run(0), Running::User(asker.object));
@@ -263,10 +254,7 @@ fn what_cannot_go_says_why() {
     let w = World::new(2);
     let narrow = w.selector() as u64;
     let all = Rights::all().bits() as u64;
-    let limit = TimeLimit {
-        priority: 8,
-        partition: 0,
-    };
+    let limit = TimeLimit { priority: 8, partition: 0 };
     w.root(Op::Delegate, &[TIME, 1, narrow, all, 0b01, limit.pack()]);
     let thread = w.client(1, 9);
     let at = thread.at as u64;
@@ -281,10 +269,7 @@ fn what_cannot_go_says_why() {
     );
     let weak = w.selector() as u64;
     w.root(Op::Delegate, &[at, 1, weak, Rights::DELEGATE.bits() as u64]);
-    assert_eq!(
-        w.try_root(Op::Migrate, &[weak, 0, TIME]),
-        Err(Status::Denied)
-    );
+    assert_eq!(w.try_root(Op::Migrate, &[weak, 0, TIME]), Err(Status::Denied));
     assert_eq!(try_with(0, TIME), Ok(()));
     // Who helps; those who help whom that goes are told.
     let (server, helper) = (w.client(1, 3), w.client(1, 4));
@@ -312,11 +297,7 @@ fn vm(w: &World) -> (Object<Vcpu>, [Object<Thread>; 2], [u64; 2], u64) {
     let portals = monitors.map(|monitor| {
         let first = w.selector() as u64;
         for kind in 0..EXIT_KINDS as u64 {
-            let at = if kind == 0 {
-                first
-            } else {
-                w.selector() as u64
-            };
+            let at = if kind == 0 { first } else { w.selector() as u64 };
             let args = [1, at, monitor.at as u64, 1000 + kind, u64::MAX];
             w.root(Op::CreatePortal, &args);
         }
@@ -359,12 +340,8 @@ fn a_vcpu_leaves_nothing_behind() {
         assert_eq!(told[1] & 0xff, ExitKind::Kick as u64);
         assert_eq!(told[2], u64::MAX);
         let now = arch::now();
-        vcpu.object
-            .state_page
-            .write(arch::vcpu::CONTROLS, CONTROL_HALT);
-        vcpu.object
-            .state_page
-            .write(arch::vcpu::DEADLINE, now + 100);
+        vcpu.object.state_page.write(arch::vcpu::CONTROLS, CONTROL_HALT);
+        vcpu.object.state_page.write(arch::vcpu::DEADLINE, now + 100);
         let groups = (Groups::EVENTS | Groups::DEADLINE).bits();
         let halts = w.does(monitors[to], Op::ReplyWait, &[0, groups]);
         assert_eq!(halts, Running::Idle);
@@ -390,14 +367,9 @@ fn a_kick_on_the_way_ends_the_halt() {
         let w = World::new(2);
         let (vcpu, monitors, portals, kick) = vm(&w);
         let asker = w.client(0, 1);
-        vcpu.object
-            .state_page
-            .write(arch::vcpu::CONTROLS, CONTROL_HALT);
+        vcpu.object.state_page.write(arch::vcpu::CONTROLS, CONTROL_HALT);
         let groups = Groups::EVENTS.bits();
-        assert_eq!(
-            w.does(monitors[1], Op::ReplyWait, &[0, groups]),
-            Running::Idle
-        );
+        assert_eq!(w.does(monitors[1], Op::ReplyWait, &[0, groups]), Running::Idle);
         assert_eq!(w.run(0), Running::User(asker.object));
         let args = [vcpu.at as u64, 0, TIME, portals[0]];
         w.begin(asker.object, Op::Migrate, 0, &args);

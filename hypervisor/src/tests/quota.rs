@@ -40,18 +40,11 @@ fn what_is_free_moves_between_a_domain_and_its_payer() {
     let before = quota(&w, ROOT);
     w.root(Op::CreateSpace, &[inner, 99, 0]);
     // One page of small objects and the root of the tables are used.
-    assert_eq!(
-        status(&w, Op::QuotaTake, &[outer, inner, 11]),
-        Err(Status::Quota)
-    );
+    assert_eq!(status(&w, Op::QuotaTake, &[outer, inner, 11]), Err(Status::Quota));
     w.root(Op::QuotaTake, &[outer, inner, 10]);
     assert_eq!(quota(&w, inner), (2, 2));
     assert_eq!(quota(&w, outer), (30, 2 + overhead));
-    assert_eq!(
-        quota(&w, ROOT),
-        before,
-        "what is within a quota is nobody else's"
-    );
+    assert_eq!(quota(&w, ROOT), before, "what is within a quota is nobody else's");
     w.delete(inner as u32);
     assert_eq!(quota(&w, outer), (30, 0));
 }
@@ -88,10 +81,7 @@ fn nothing_is_given_to_a_domain_that_ends() {
     let (killer, other) = (w.client(0, 5), w.client(0, 5));
     let victim = domain(&w, ROOT, 10);
     w.root(Op::CreateSpace, &[victim, 98, 0]);
-    w.root(
-        Op::CreateThread,
-        &[victim, 97, victim, 98, 1, 0x7000, 0x2000],
-    );
+    w.root(Op::CreateThread, &[victim, 97, victim, 98, 1, 0x7000, 0x2000]);
     let held: Ref<Domain> = w.object(victim as u32).object;
     w.run(0);
     // A thread of it is still to be detached by the other CPU.
@@ -177,11 +167,7 @@ fn apply(w: &World, nodes: &mut Vec<Node>, step: Step) {
             let at = w.selector() as u64;
             if status(w, Op::CreateDomain, &[payer, at, pages, SLOTS]).is_ok() {
                 use_table(w.object(at as u32).object, SLOTS as u32);
-                nodes.push(Node {
-                    at,
-                    parent: Some(first),
-                    spaces: 0,
-                });
+                nodes.push(Node { at, parent: Some(first), spaces: 0 });
             }
         }
         1 | 2 => {

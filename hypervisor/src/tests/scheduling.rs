@@ -36,20 +36,13 @@ fn simulate(
 #[test]
 fn equals_take_turns_and_the_highest_goes_first() {
     let w = World::new(1);
-    let threads = [
-        w.client(0, 5),
-        w.client(0, 5),
-        w.client(0, 5),
-        w.client(0, 4),
-    ];
+    let threads = [w.client(0, 5), w.client(0, 5), w.client(0, 5), w.client(0, 4)];
     let ran = simulate(&w, 30 * SLICE, SLICE / 10, &threads, |_| {});
     assert_eq!(ran, [10 * SLICE, 10 * SLICE, 10 * SLICE, 0]);
     // Who yields is last; who is pre-empted stays first.
     let mut order = Vec::new();
     for _ in 0..6 {
-        let Running::User(thread) = w.run(0) else {
-            panic!()
-        };
+        let Running::User(thread) = w.run(0) else { panic!() };
         let thread = *threads.iter().find(|t| t.object == thread).unwrap();
         let high = w.client(0, 9);
         assert_eq!(w.run(0), Running::User(high.object));
@@ -87,17 +80,9 @@ fn nobody_exceeds_its_budget() {
             }
         });
         let share = end / PERIOD * BUDGET;
-        assert!(
-            ran[0] <= share + BUDGET,
-            "behaviour {behaviour}: {} of {share}",
-            ran[0]
-        );
+        assert!(ran[0] <= share + BUDGET, "behaviour {behaviour}: {} of {share}", ran[0]);
         // It gets what it was promised, too.
-        assert!(
-            ran[0] + 2 * BUDGET >= share,
-            "behaviour {behaviour}: {} of {share}",
-            ran[0]
-        );
+        assert!(ran[0] + 2 * BUDGET >= share, "behaviour {behaviour}: {} of {share}", ran[0]);
         assert_eq!(ran[0] + ran[1], end);
     }
 }
@@ -109,21 +94,12 @@ fn the_budget_of_a_client_ends_in_its_server() {
     let portal = w.portal(server, 0);
     w.bind(w.sched(0, 9, 100, 1000), client);
     assert_eq!(w.run(0), Running::User(client.object));
-    assert_eq!(
-        w.does(client, Op::Call, &[portal]),
-        Running::User(server.object)
-    );
+    assert_eq!(w.does(client, Op::Call, &[portal]), Running::User(server.object));
     arch::set_now(100);
     assert_eq!(w.run(0), Running::User(low.object));
     // Another caller's time finishes it.
-    assert_eq!(
-        w.does(low, Op::Call, &[portal, 5]),
-        Running::User(server.object)
-    );
-    assert_eq!(
-        w.does(server, Op::ReplyWait, &[]),
-        Running::User(server.object)
-    );
+    assert_eq!(w.does(low, Op::Call, &[portal, 5]), Running::User(server.object));
+    assert_eq!(w.does(server, Op::ReplyWait, &[]), Running::User(server.object));
     assert_eq!(w.result(server).unwrap()[1], 5);
     arch::set_now(999);
     assert_eq!(w.run(0), Running::User(server.object));
@@ -133,8 +109,7 @@ fn the_budget_of_a_client_ends_in_its_server() {
 
 /// The bits that a notification has collected.
 fn bits(w: &World, n: u64) -> u64 {
-    w.try_root(Op::Wait, &[n, 0])
-        .map_or(0, |results| results[1])
+    w.try_root(Op::Wait, &[n, 0]).map_or(0, |results| results[1])
 }
 
 #[test]
@@ -144,10 +119,7 @@ fn an_overrun_is_told_once_in_a_period() {
     let (sched, n) = (w.sched(0, 100, 100, 1000), w.notification());
     w.bind(sched, greedy);
     w.root(Op::BindOverrun, &[sched.at as u64, n]);
-    assert_eq!(
-        w.try_root(Op::BindOverrun, &[sched.at as u64, n]),
-        Err(Status::Busy)
-    );
+    assert_eq!(w.try_root(Op::BindOverrun, &[sched.at as u64, n]), Err(Status::Busy));
     for period in 0..3 {
         arch::set_now(period * 1000);
         assert_eq!(w.run(0), Running::User(greedy.object));
@@ -183,11 +155,7 @@ fn an_overrun_is_told_once_in_a_period() {
 fn who_blocks_with_its_budget_spent_overruns_when_it_wakes() {
     let w = World::new(1);
     let (greedy, low) = (w.thread(0), w.client(0, 1));
-    let (sched, told, n) = (
-        w.sched(0, 100, 100, 1000),
-        w.notification(),
-        w.notification(),
-    );
+    let (sched, told, n) = (w.sched(0, 100, 100, 1000), w.notification(), w.notification());
     w.bind(sched, greedy);
     w.root(Op::BindOverrun, &[sched.at as u64, told]);
     assert_eq!(w.run(0), Running::User(greedy.object));
@@ -215,9 +183,8 @@ fn who_blocks_with_its_budget_spent_overruns_when_it_wakes() {
 fn overruns_wake_each_other_and_many_end_with_their_notification() {
     let w = World::new(1);
     let low = w.client(0, 1);
-    let ring: Vec<_> = (0..70)
-        .map(|_| (w.thread(0), w.sched(0, 50, 10, 100_000), w.notification()))
-        .collect();
+    let ring: Vec<_> =
+        (0..70).map(|_| (w.thread(0), w.sched(0, 50, 10, 100_000), w.notification())).collect();
     let all = w.notification();
     for (i, &(thread, sched, own)) in ring.iter().enumerate() {
         w.bind(sched, thread);
@@ -250,10 +217,7 @@ fn hostile_times() {
     let max = u64::MAX;
     for (budget, period) in [(1, 0), (0, 1), (2, 1)] {
         let args = [1, 99, 0, 5, budget, period, TIME];
-        assert_eq!(
-            w.try_root(Op::CreateSched, &args),
-            Err(abi::Status::BadArgument)
-        );
+        assert_eq!(w.try_root(Op::CreateSched, &args), Err(abi::Status::BadArgument));
     }
     arch::set_now(max - 5);
     for (budget, period) in [(1, max), (max, max), (max - 1, max), (1, 1)] {

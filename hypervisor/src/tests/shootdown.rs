@@ -121,10 +121,7 @@ fn what_any_cpu_may_have_found_is_unused_on_all() {
     let killer = killer(&w);
     let notification = w.notification();
     let copy = w.selector() as u64;
-    w.root(
-        Op::Delegate,
-        &[notification, ROOT, copy, 0xff, u64::MAX, 0, 0],
-    );
+    w.root(Op::Delegate, &[notification, ROOT, copy, 0xff, u64::MAX, 0, 0]);
     for args in [[copy], [notification]] {
         assert_eq!(waits_for(&w, killer, Op::Delete, &args), [1, 2, 3]);
     }

@@ -53,14 +53,7 @@ impl Pair {
         for cpu in 0..2 {
             assert_eq!(w.run(cpu), Running::User(threads[cpu as usize].object));
         }
-        Pair {
-            w,
-            threads,
-            n,
-            notification,
-            sent: 0,
-            received: 0,
-        }
+        Pair { w, threads, n, notification, sent: 0, received: 0 }
     }
 
     /// Whether the thread of `cpu` waits. What it received goes to the account.
@@ -70,9 +63,7 @@ impl Pair {
         if !waits && let Ok(results) = result(thread.object) {
             self.received |= results[1];
             // Only once.
-            thread
-                .object
-                .with_frame(|frame| frame.gpr[0] = Status::Timeout as u64);
+            thread.object.with_frame(|frame| frame.gpr[0] = Status::Timeout as u64);
         }
         waits
     }
@@ -85,8 +76,7 @@ impl Pair {
                     return false;
                 }
                 let args = [self.n, now + 1];
-                self.w
-                    .begin(self.threads[cpu as usize].object, Op::Wait, 0, &args);
+                self.w.begin(self.threads[cpu as usize].object, Op::Wait, 0, &args);
                 while self.w.step(cpu).is_none() {}
             }
             Event::Signal(cpu) => {
@@ -132,10 +122,7 @@ impl Pair {
             }
         }
         let waiting = self.waits(0) || self.waits(1);
-        assert!(
-            !(waiting && self.notification.is_set()),
-            "lost wake-up: {history:?}"
-        );
+        assert!(!(waiting && self.notification.is_set()), "lost wake-up: {history:?}");
         let left = self.notification.take();
         assert_eq!(self.received | left, self.sent, "{history:?}");
     }
@@ -220,14 +207,8 @@ fn badges_are_bits_that_were_given() {
     let (n, some, fewer) = (w.notification(), w.selector() as u64, w.selector() as u64);
     let all = abi::Rights::all().bits() as u64;
     w.root(Op::Delegate, &[n, 1, some, all, 0b110]);
-    assert_eq!(
-        w.try_root(Op::Delegate, &[some, 1, fewer, all, 0b111]),
-        Err(Status::Denied)
-    );
-    w.root(
-        Op::Delegate,
-        &[some, 1, fewer, (abi::Rights::SIGNAL).bits() as u64, 0b100],
-    );
+    assert_eq!(w.try_root(Op::Delegate, &[some, 1, fewer, all, 0b111]), Err(Status::Denied));
+    w.root(Op::Delegate, &[some, 1, fewer, (abi::Rights::SIGNAL).bits() as u64, 0b100]);
     w.root(Op::Signal, &[fewer]);
     w.root(Op::Signal, &[fewer]);
     assert_eq!(w.try_root(Op::Wait, &[fewer, 0]), Err(Status::Denied));
@@ -320,10 +301,7 @@ fn the_log_tells_its_listener() {
     let bytes = u64::from_le_bytes(*b"hello wo");
     w.root(Op::LogBind, &[LOG as u64, n]);
     w.root(Op::LogWrite, &[LOG as u64, 8, bytes]);
-    assert_eq!(
-        w.try_root(Op::LogWrite, &[LOG as u64, 57]),
-        Err(Status::BadArgument)
-    );
+    assert_eq!(w.try_root(Op::LogWrite, &[LOG as u64, 57]), Err(Status::BadArgument));
     assert_eq!(w.root(Op::Wait, &[n, 0])[1], u64::MAX);
     assert_eq!(w.root(Op::LogRead, &[LOG as u64, 0])[1..3], [8, bytes]);
     // 16 KiB are kept, the newest.

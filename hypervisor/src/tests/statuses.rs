@@ -121,16 +121,9 @@ fn good(w: &World, op: Op) -> Vec<u64> {
 /// The capability at `at`, without `right`.
 fn without(w: &World, at: u64, right: Rights) -> u64 {
     let slot = w.root.slot(Selector(at as u32)).unwrap();
-    let (first, second) = (
-        slot.first.load(Ordering::Relaxed),
-        slot.second.load(Ordering::Relaxed),
-    );
+    let (first, second) = (slot.first.load(Ordering::Relaxed), slot.second.load(Ordering::Relaxed));
     let (new, rights) = (w.selector() as u64, (Rights::all() - right).bits());
-    let first = if slot.word().is(Kind::Memory) {
-        0
-    } else {
-        first
-    };
+    let first = if slot.word().is(Kind::Memory) { 0 } else { first };
     let args = [at, DOMAIN as u64, new, rights.into(), first, second, 0];
     w.root(Op::Delegate, &args);
     new
@@ -196,11 +189,7 @@ fn spoil_each_argument(seen: &mut Seen, op: Op) {
 /// A domain that can pay for nothing, with a host space, a guest space and a domain that it paid for.
 fn poor(w: &World) -> [u64; 4] {
     let poor = create(w, Op::CreateDomain, &[60, 8]);
-    let paid = [
-        (Op::CreateSpace, 0, 0),
-        (Op::CreateSpace, 1, 0),
-        (Op::CreateDomain, 0, 8),
-    ];
+    let paid = [(Op::CreateSpace, 0, 0), (Op::CreateSpace, 1, 0), (Op::CreateDomain, 0, 8)];
     let [space, guest, child] = paid.map(|(op, what, slots)| {
         let at = w.selector() as u64;
         w.root(op, &[poor, at, what, slots]);
@@ -255,10 +244,7 @@ fn pair(w: &World) -> (Object<Thread>, Object<Thread>, u64) {
 /// Has `receiver` take capabilities where there is no slot, or an occupied one.
 fn window(receiver: Object<Thread>, base: u64) {
     let (base, slots) = (base as u32, 1);
-    receiver
-        .object
-        .utcb
-        .write(0, Window { base, slots }.to_word());
+    receiver.object.utcb.write(0, Window { base, slots }.to_word());
 }
 
 /// Sends a bad capability, or a good one to a bad window: `send` sends what it is given and tells what it is told.
@@ -288,12 +274,7 @@ fn calls(seen: &mut Seen) {
     seen.thread(&w, client, (call, &[EMPTY]), Status::BadCapability);
     let uncallable = without(&w, portal, Rights::CALL);
     seen.thread(&w, client, (call, &[uncallable]), Status::Denied);
-    seen.thread(
-        &w,
-        client,
-        (Tag::new(Op::Call, 505), &[portal]),
-        Status::BadArgument,
-    );
+    seen.thread(&w, client, (Tag::new(Op::Call, 505), &[portal]), Status::BadArgument);
     let far = w.portal(w.thread(1), 0);
     seen.thread(&w, client, (call, &[far]), Status::WrongCpu);
     let depth = abi::MAX_CALL_DEPTH as u8;
@@ -322,10 +303,7 @@ fn replies(seen: &mut Seen) {
     w.root.set_dying();
     seen.thread(&w, server, (reply.with_items(1), &[]), Status::Dead);
     w.does(server, Op::ReplyWait, &[]);
-    assert_eq!(
-        w.does(client, Op::Call, &[portal]),
-        Running::User(server.object)
-    );
+    assert_eq!(w.does(client, Op::Call, &[portal]), Running::User(server.object));
     seen.see(Op::ReplyWait, w.result(server), Status::Success);
 }
 
@@ -349,12 +327,7 @@ fn conditions(seen: &mut Seen) {
     let space = create(&w, Op::CreateSpace, &[0]);
     create(&w, Op::CreateThread, &[1, space, 0, PAGE, 0, 0, 0]);
     seen.root(&w, Op::Delete, &[space], Busy);
-    for op in [
-        Op::BindSched,
-        Op::BindKick,
-        Op::InterruptBind,
-        Op::BindOverrun,
-    ] {
+    for op in [Op::BindSched, Op::BindKick, Op::InterruptBind, Op::BindOverrun] {
         let args = good(&w, op);
         seen.root(&w, op, &args, Success);
         seen.root(&w, op, &args, Busy);
@@ -401,22 +374,13 @@ fn each_operation_returns_each_of_its_statuses() {
     replies(&mut seen);
     conditions(&mut seen);
     // A machine that ends says nothing, and the CPUs of the tests can virtualise.
-    let unseen = [
-        (Op::Power, Status::Success),
-        (Op::CreateVcpu, Status::Unsupported),
-    ];
+    let unseen = [(Op::Power, Status::Success), (Op::CreateVcpu, Status::Unsupported)];
     for (op, status) in unseen {
-        assert!(
-            seen.0.insert((op as u8, status as u8)),
-            "{op:?}: {status:?}"
-        );
+        assert!(seen.0.insert((op as u8, status as u8)), "{op:?}: {status:?}");
     }
     for &op in Op::ALL {
         for status in op.statuses().iter() {
-            assert!(
-                seen.0.contains(&(op as u8, status as u8)),
-                "{op:?}: {status:?}"
-            );
+            assert!(seen.0.contains(&(op as u8, status as u8)), "{op:?}: {status:?}");
         }
     }
 }

@@ -51,19 +51,9 @@ fn a_thread_loses_its_portals_in_steps() {
         w.begin(other.object, Op::Call, 0, &[portal]);
         assert_eq!(w.result(other), Err(Status::Dead));
     }
-    w.begin(
-        other.object,
-        Op::CreatePortal,
-        0,
-        &[1, 99, server.at as u64],
-    );
+    w.begin(other.object, Op::CreatePortal, 0, &[1, 99, server.at as u64]);
     assert_eq!(w.result(other), Err(Status::BadCapability));
-    w.begin(
-        other.object,
-        Op::BindSched,
-        0,
-        &[sched.at as u64, server.at as u64],
-    );
+    w.begin(other.object, Op::BindSched, 0, &[sched.at as u64, server.at as u64]);
     assert_eq!(w.result(other), Err(Status::BadCapability));
     w.does(other, Op::Wait, &[w.notification(), u64::MAX]);
     assert_eq!(w.run(0), user(killer));
@@ -254,10 +244,7 @@ fn a_table_takes_its_pages_when_they_are_used() {
     let (used, free) = (w.root.quota().1, mem::free_pages());
     let last = abi::MAX_SLOTS as u64 - 1;
     w.root(Op::CreateDomain, &[1, at, 3, last + 1]);
-    assert_eq!(
-        w.root.quota().1,
-        used + 3 + Domain::overhead(abi::MAX_SLOTS)
-    );
+    assert_eq!(w.root.quota().1, used + 3 + Domain::overhead(abi::MAX_SLOTS));
     assert_eq!(mem::free_pages(), free - 2);
     let all = Rights::all().bits() as u64;
     for selector in [last, 70, 69] {

@@ -67,13 +67,7 @@ impl System {
     pub fn new(cpus: u32, last: u32) -> System {
         let a = Agreement::new(cpus, last);
         let pages = mem::free_pages() + a.w.root.quota().1;
-        System {
-            a,
-            history: Vec::new(),
-            late: false,
-            behind: false,
-            pages,
-        }
+        System { a, history: Vec::new(), late: false, behind: false, pages }
     }
 
     pub fn cpus(&self) -> u32 {
@@ -160,11 +154,7 @@ impl System {
         // The status that a foreign thread gets is its handler's word.
         if status == Status::Success && !thread.foreign {
             self.check_flushes(op, Ok(()));
-            let by = Caller {
-                domain: self.a.model.payer(id),
-                cpu,
-                thread: Some(id),
-            };
+            let by = Caller { domain: self.a.model.payer(id), cpu, thread: Some(id) };
             self.a.note(by, op, args);
         }
         self.rest(cpu, op);
@@ -201,11 +191,7 @@ impl System {
         }
         let mut after = self.a.model.clone();
         let cpu = after.context(id).cpu;
-        let by = Caller {
-            domain: after.payer(id),
-            cpu,
-            thread: Some(id),
-        };
+        let by = Caller { domain: after.payer(id), cpu, thread: Some(id) };
         let _ = after.call(by, op, &nine(args));
         !after.objects.contains_key(&id) || !after.runs_now(cpu, id)
     }
@@ -272,9 +258,7 @@ impl System {
 
     /// The monitor that runs on `cpu` replies to its vCPU: these groups, whether to halt, a deadline.
     pub fn replies(&mut self, cpu: u32, groups: u64, controls: u64, deadline: u64) {
-        let caller = self
-            .running_thread(cpu)
-            .and_then(|id| self.a.model.thread(id).caller);
+        let caller = self.running_thread(cpu).and_then(|id| self.a.model.thread(id).caller);
         if let Some(id) = caller.filter(|&id| !self.a.model.is_thread(id)) {
             // SAFETY: the model says that it is a vCPU.
             let kernel: Ref<Vcpu> = unsafe { Ref::from_address(self.a.addresses[&id]) };
@@ -294,11 +278,7 @@ impl System {
         self.happens(format!("{id} on {cpu}: exception {exception:x?}"));
         self.a.model.raise(id, exception);
         let [vector, error, address] = exception;
-        let exception = Exception {
-            vector,
-            error,
-            address,
-        };
+        let exception = Exception { vector, error, address };
         ipc::raise(&self.a.w.on(cpu), self.a.thread(id), exception);
         self.settle(cpu);
     }
@@ -316,11 +296,7 @@ impl System {
             if !self.a.model.rings(cpu, id, &exit) {
                 self.a.model.tell(id, exit);
             }
-            let exit = vcpu::Exit {
-                kind,
-                instruction_length: 3,
-                info,
-            };
+            let exit = vcpu::Exit { kind, instruction_length: 3, info };
             kernel.arch.with_mut(|arch| arch.next_exit = Some(exit));
         }
         world::run_vcpu(&self.a.w.on(cpu), kernel);
@@ -424,10 +400,7 @@ impl System {
             if let Some(id) = self.a.model.untold(cpu) {
                 panic!("the overrun of {id} is not told");
             }
-            let current = kernel
-                .current
-                .get()
-                .map(|context| self.a.id(context.address()));
+            let current = kernel.current.get().map(|context| self.a.id(context.address()));
             assert_eq!(current, runs, "what runs on {cpu}");
             let works = runs.is_some_and(|id| self.a.model.step(id, INSTRUCTION));
             let running = self.a.w.step(cpu);
@@ -463,11 +436,7 @@ impl System {
             _ => 0,
         });
         let pages = mem::free_pages() + self.a.w.root.quota().1;
-        assert_eq!(
-            pages - unused.sum::<u64>(),
-            self.pages,
-            "pages that nobody has"
-        );
+        assert_eq!(pages - unused.sum::<u64>(), self.pages, "pages that nobody has");
     }
 
     /// The root deletes all that it has: what it used is free.
@@ -607,16 +576,10 @@ impl System {
             let args = [d, d + at, d, d + SPACE, cpu, page, 0x2000, 0, exceptions];
             self.must(Op::CreateThread, &args);
         }
-        self.must(
-            Op::CreateSched,
-            &[1, d + SCHED, cpu, shape.priorities[i as usize], 0, 0, TIME],
-        );
+        self.must(Op::CreateSched, &[1, d + SCHED, cpu, shape.priorities[i as usize], 0, 0, TIME]);
         let spare = [1, d + SPARE, cpu, 6, SLICE / 10, SLICE, TIME];
         self.must(Op::CreateSched, &spare);
-        self.must(
-            Op::CreatePortal,
-            &[1, d + PORTAL, d + SERVER, 70 + i as u64],
-        );
+        self.must(Op::CreatePortal, &[1, d + PORTAL, d + SERVER, 70 + i as u64]);
         self.must(Op::CreateNotification, &[1, d + NOTIFICATION]);
         for (from, to) in [
             (0, own::DOMAIN),
@@ -630,10 +593,7 @@ impl System {
         }
         self.must(Op::Delegate, &[TIME, d, own::TIME, ALL, 3, 6]);
         let size = shape.frames * PAGE;
-        self.must(
-            Op::Delegate,
-            &[RAM as u64, d, own::MEMORY, ALL, i as u64 * size, size],
-        );
+        self.must(Op::Delegate, &[RAM as u64, d, own::MEMORY, ALL, i as u64 * size, size]);
     }
 
     /// A vCPU of the first domain, kicked by that domain's notification.
@@ -647,10 +607,7 @@ impl System {
         let (vcpu, sched) = (d + place::VCPU, d + place::VCPU_SCHED);
         let spaces = [d + place::GUEST, 0, d + place::SPACE];
         let [guest, cpu, monitor] = spaces;
-        self.must(
-            Op::CreateVcpu,
-            &[d, vcpu, d, guest, cpu, monitor, 0x10_2000, own::EXITS],
-        );
+        self.must(Op::CreateVcpu, &[d, vcpu, d, guest, cpu, monitor, 0x10_2000, own::EXITS]);
         self.must(Op::BindKick, &[vcpu, d + place::NOTIFICATION]);
         self.must(Op::CreateSched, &[1, sched, cpu, 4, 0, 0, TIME]);
         self.must(Op::BindSched, &[sched, vcpu]);

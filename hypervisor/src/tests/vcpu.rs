@@ -33,16 +33,9 @@ impl Vm {
         w.root(Op::CreateSpace, &[1, guest, 1]);
         let portals = w.selector() as u64;
         for kind in 0..EXIT_KINDS as u64 {
-            let at = if kind == 0 {
-                portals
-            } else {
-                w.selector() as u64
-            };
+            let at = if kind == 0 { portals } else { w.selector() as u64 };
             assert_eq!(at, portals + kind);
-            w.root(
-                Op::CreatePortal,
-                &[1, at, monitor.at as u64, 1000 + kind, kind],
-            );
+            w.root(Op::CreatePortal, &[1, at, monitor.at as u64, 1000 + kind, kind]);
         }
         let at = w.selector();
         let args = [1, at as u64, 1, guest, cpu as u64, 2, w.page(), portals];
@@ -50,14 +43,7 @@ impl Vm {
         let vcpu = w.object(at);
         let kick = w.notification();
         w.root(Op::BindKick, &[at as u64, kick]);
-        let vm = Vm {
-            w,
-            cpu,
-            vcpu,
-            monitor,
-            portals,
-            kick,
-        };
+        let vm = Vm { w, cpu, vcpu, monitor, portals, kick };
         vm.start();
         vm
     }
@@ -80,15 +66,8 @@ impl Vm {
 
     /// The guest does something that exits.
     fn exits(&self, kind: ExitKind, info: [u64; 3]) -> Running {
-        let exit = Exit {
-            kind,
-            instruction_length: 3,
-            info,
-        };
-        self.vcpu
-            .object
-            .arch
-            .with_mut(|arch| arch.next_exit = Some(exit));
+        let exit = Exit { kind, instruction_length: 3, info };
+        self.vcpu.object.arch.with_mut(|arch| arch.next_exit = Some(exit));
         self.run()
     }
 
@@ -97,10 +76,7 @@ impl Vm {
         let args = self.w.result(self.monitor).unwrap();
         let kind = abi::vcpu::exit_kind(args[1]).unwrap();
         assert_eq!(args[0], 1000 + kind as u64);
-        assert_eq!(
-            self.vcpu.object.arch.with_mut(|arch| arch.saved),
-            kind as u64
-        );
+        assert_eq!(self.vcpu.object.arch.with_mut(|arch| arch.saved), kind as u64);
         (kind, [args[2], args[3], args[4]])
     }
 
@@ -144,10 +120,7 @@ fn an_exit_whose_handler_is_busy_is_told_later() {
     let portal = vm.w.portal(vm.monitor, 1);
     assert_eq!(vm.w.does(client, Op::Call, &[portal]), vm.tells());
     let never = vm.w.notification();
-    assert_eq!(
-        vm.w.does(vm.monitor, Op::Wait, &[never, u64::MAX]),
-        Running::Guest(vm.vcpu.object)
-    );
+    assert_eq!(vm.w.does(vm.monitor, Op::Wait, &[never, u64::MAX]), Running::Guest(vm.vcpu.object));
     assert_eq!(vm.exits(ExitKind::Cpuid, [7, 8, 9]), Running::Idle);
     assert_eq!(state(vm.vcpu), State::Helping);
     // A kick meanwhile does not disturb the exit, and is told after it.
@@ -169,10 +142,7 @@ fn a_missing_portal_stops_the_vcpu_alone() {
     let other = vm.w.client(0, 4);
     assert_eq!(vm.w.cpu(0).arch.residents.load(Ordering::SeqCst), 1);
     vm.w.delete(vm.portals as u32 + ExitKind::Cpuid as u32);
-    assert_eq!(
-        vm.exits(ExitKind::Cpuid, [0; 3]),
-        Running::User(other.object)
-    );
+    assert_eq!(vm.exits(ExitKind::Cpuid, [0; 3]), Running::User(other.object));
     assert_eq!(state(vm.vcpu), State::Stopped);
     vm.signal();
     assert_eq!(vm.run(), Running::User(other.object));
@@ -255,14 +225,8 @@ fn deadlines_kick() {
 fn the_kick_can_be_bound_once_and_before_the_start_only() {
     let vm = Vm::new(1);
     let n = vm.w.notification();
-    assert_eq!(
-        vm.w.try_root(Op::BindKick, &[vm.vcpu.at as u64, n]),
-        Err(Status::Busy)
-    );
-    assert_eq!(
-        vm.w.try_root(Op::Wait, &[vm.kick, u64::MAX]),
-        Err(Status::Busy)
-    );
+    assert_eq!(vm.w.try_root(Op::BindKick, &[vm.vcpu.at as u64, n]), Err(Status::Busy));
+    assert_eq!(vm.w.try_root(Op::Wait, &[vm.kick, u64::MAX]), Err(Status::Busy));
 }
 
 #[test]
@@ -273,10 +237,7 @@ fn a_start_that_fails_is_no_start() {
     w.root(Op::CreateVcpu, &[1, at, 1, guest, 0, 2, w.page(), 300]);
     let sched = w.sched(0, 5, 0, 0);
     w.bind(sched, w.thread(0));
-    assert_eq!(
-        w.try_root(Op::BindSched, &[sched.at as u64, at]),
-        Err(Status::Busy)
-    );
+    assert_eq!(w.try_root(Op::BindSched, &[sched.at as u64, at]), Err(Status::Busy));
     w.root(Op::BindKick, &[at, n]);
 }
 
@@ -310,10 +271,7 @@ fn the_kick_or_the_vcpu_ends() {
     vm.w.run(0);
     vm.w.does(waiter, Op::Wait, &[vm.kick, u64::MAX]);
     assert_eq!(vm.w.result(waiter).unwrap()[1], u64::MAX);
-    assert_eq!(
-        vm.w.does(waiter, Op::Wait, &[vm.kick, u64::MAX]),
-        Running::Idle
-    );
+    assert_eq!(vm.w.does(waiter, Op::Wait, &[vm.kick, u64::MAX]), Running::Idle);
     vm.signal();
     assert_eq!(vm.w.run(0), Running::User(waiter.object));
 }

@@ -161,9 +161,7 @@ impl World {
         let table = arch::PageTable::new(SpaceKind::Host, &root).unwrap();
         let header = Header::new(Kind::Space, Some(root));
         let tag = arch::alloc_space_tag(SpaceKind::Host);
-        let space = root
-            .make(|| Space::new(header, SpaceKind::Host, tag, table))
-            .unwrap();
+        let space = root.make(|| Space::new(header, SpaceKind::Host, tag, table)).unwrap();
         let install = |at: u32, kind: Kind, rights, address, range: (u64, u64), extra: u64| {
             let tree = slot::lock();
             let slot = root.empty_slot(Selector(at)).unwrap();
@@ -179,14 +177,7 @@ impl World {
         install(RAM, Kind::Memory, memory, 0, (RAM_BASE, RAM_SIZE), 0);
         let ports = (MemoryKind::Ports as u64) << 8;
         let rights = Rights::RW | Rights::DELEGATE;
-        install(
-            PORTS,
-            Kind::Memory,
-            rights,
-            0,
-            (0, crate::space::PORTS),
-            ports,
-        );
+        install(PORTS, Kind::Memory, rights, 0, (0, crate::space::PORTS), ports);
         let device = (MemoryKind::Device as u64) << 8;
         let range = (DEVICE_BASE, 0x1_0000);
         install(DEVICE, Kind::Memory, rights, 0, range, device);
@@ -196,14 +187,7 @@ impl World {
         install(LOG, Kind::Log, all, log.address(), (u64::MAX, 0), 0);
         for i in 0..LINE_COUNT {
             let line = interrupt::line(i).unwrap();
-            install(
-                LINES + i,
-                Kind::Interrupt,
-                all,
-                line.address(),
-                (u64::MAX, 0),
-                0,
-            );
+            install(LINES + i, Kind::Interrupt, all, line.address(), (u64::MAX, 0), 0);
         }
         let mut world = World {
             root,
@@ -214,10 +198,7 @@ impl World {
         };
         for cpu in 0..cpus {
             let start = ThreadStart {
-                placement: Placement {
-                    cpu,
-                    flags: ThreadFlags::empty(),
-                },
+                placement: Placement { cpu, flags: ThreadFlags::empty() },
                 utcb: PageAddress::new(world.page()).unwrap(),
                 ip: CodeAddress::new(START).unwrap(),
                 sp: StackAddress::new(0).unwrap(),
@@ -225,9 +206,7 @@ impl World {
             };
             let driver = create::make_thread(&slot::lock(), root, space, &start).unwrap();
             let header = Header::new(Kind::Sched, Some(root));
-            let sched = root
-                .make(|| Sched::new(header, cpu, TimeLimit::ALL, 0, 0))
-                .unwrap();
+            let sched = root.make(|| Sched::new(header, cpu, TimeLimit::ALL, 0, 0)).unwrap();
             world.on(cpu);
             crate::cpu::start(&world.cpu(cpu), sched, driver.context()).unwrap();
             driver.context.state.set(State::Idle);
@@ -273,10 +252,7 @@ impl World {
 
     /// The object that the root's selector `at` names.
     pub fn object<T: object::Object>(&self, at: u32) -> Object<T> {
-        Object {
-            object: self.root.find(Selector(at), Rights::empty()).unwrap(),
-            at,
-        }
+        Object { object: self.root.find(Selector(at), Rights::empty()).unwrap(), at }
     }
 
     /// Takes the interrupts that are pending on CPU `index`.
@@ -340,10 +316,7 @@ impl World {
 
     /// The current thread executes its system-call instruction.
     fn enter(&self, cpu: &Cpu, thread: Ref<Thread>) {
-        assert!(
-            cpu.current.get() == Some(thread.context()),
-            "another thread runs"
-        );
+        assert!(cpu.current.get() == Some(thread.context()), "another thread runs");
         thread.with_frame(|frame| {
             let (sp, flags) = (frame.sp(), frame.flags());
             frame.set_user(INSTRUCTION + arch::frame::SYSCALL_LENGTH, sp, flags);
@@ -450,13 +423,7 @@ impl World {
     pub fn marked_thread(&self, cpu: u32, flags: ThreadFlags, exceptions: u32) -> Object<Thread> {
         let at = self.selector();
         let args = [DOMAIN, at, DOMAIN, SPACE].map(u64::from);
-        let rest = [
-            cpu as u64 | flags.bits(),
-            self.page(),
-            START,
-            0,
-            exceptions as u64,
-        ];
+        let rest = [cpu as u64 | flags.bits(), self.page(), START, 0, exceptions as u64];
         self.root(Op::CreateThread, &[&args[..], &rest].concat());
         self.object(at)
     }
@@ -481,15 +448,8 @@ impl World {
         period: u64,
     ) -> Object<Sched> {
         let at = self.selector();
-        let args = [
-            DOMAIN as u64,
-            at as u64,
-            cpu as u64,
-            priority as u64,
-            budget,
-            period,
-            time as u64,
-        ];
+        let args =
+            [DOMAIN as u64, at as u64, cpu as u64, priority as u64, budget, period, time as u64];
         self.root(Op::CreateSched, &args);
         self.object(at)
     }
@@ -511,10 +471,7 @@ impl World {
     /// A portal of `handler`.
     pub fn portal(&self, handler: Object<Thread>, identity: u64) -> u64 {
         let at = self.selector() as u64;
-        self.root(
-            Op::CreatePortal,
-            &[DOMAIN as u64, at, handler.at as u64, identity, u64::MAX],
-        );
+        self.root(Op::CreatePortal, &[DOMAIN as u64, at, handler.at as u64, identity, u64::MAX]);
         at
     }
 

@@ -260,10 +260,7 @@ pub struct SerialEnvironment {
 impl SerialEnvironment {
     /// The portal for threads and vCPUs on `cpu`.
     pub fn portal(&self, cpu: u32) -> Option<Selector> {
-        self.portals
-            .iter()
-            .find(|portal| portal.cpu == cpu)
-            .map(|portal| portal.portal)
+        self.portals.iter().find(|portal| portal.cpu == cpu).map(|portal| portal.portal)
     }
 }
 
@@ -330,9 +327,7 @@ mod tests {
             end_selector: 512,
             role: Role::ConsoleServer(ConsoleEnvironment {
                 uart: Some(UartEnvironment {
-                    registers: UartRegisters::Pl011 {
-                        memory: Selector(132),
-                    },
+                    registers: UartRegisters::Pl011 { memory: Selector(132) },
                     interrupt: Selector(133),
                 }),
                 log: Selector(128),
@@ -350,14 +345,8 @@ mod tests {
         let length = u64::from_le_bytes(pages[8..16].try_into().unwrap()) as usize;
         let body = &pages[HEADER_SIZE..HEADER_SIZE + length];
         assert_eq!(Environment::from_bytes(body), Ok(environment.clone()));
-        assert_eq!(
-            Environment::from_bytes(&body[..9]),
-            Err(EnvironmentError::Malformed)
-        );
-        let large = Environment {
-            name: "x".repeat(1 << 17),
-            ..environment
-        };
+        assert_eq!(Environment::from_bytes(&body[..9]), Err(EnvironmentError::Malformed));
+        let large = Environment { name: "x".repeat(1 << 17), ..environment };
         assert_eq!(large.to_pages(0, 0), Err(EnvironmentError::TooLarge));
     }
 }

@@ -44,14 +44,7 @@ impl Exception {
     /// The exception in a message.
     pub fn from_words(words: &Words) -> Exception {
         let [vector, error, address, ip, sp, flags, ..] = *words;
-        Exception {
-            vector,
-            error,
-            address,
-            ip,
-            sp,
-            flags,
-        }
+        Exception { vector, error, address, ip, sp, flags }
     }
 
     /// Whether it is a system call of a foreign thread.
@@ -62,10 +55,7 @@ impl Exception {
     /// The page fault, if it is one.
     pub fn page_fault(&self) -> Option<PageFault> {
         let access = current::access(self.vector, self.error)?;
-        Some(PageFault {
-            address: self.address,
-            access,
-        })
+        Some(PageFault { address: self.address, access })
     }
 }
 

@@ -53,11 +53,7 @@ pub fn prepare<T: Sync>(
         service: (&raw const *service).cast(),
     }));
     let sp = stack.start_with(&raw mut *context as u64);
-    Entry {
-        ip: arch::handler_entry as *const () as u64,
-        sp,
-        utcb,
-    }
+    Entry { ip: arch::handler_entry as *const () as u64, sp, utcb }
 }
 
 /// # Safety
@@ -71,29 +67,18 @@ unsafe fn serve<T: 'static>(service: *const (), message: &mut Message<'_>) {
 /// Called by the entry code for each message; leaves the reply, as `ReplyWait` takes it, in `registers`.
 #[cfg_attr(not(any(target_os = "none", test)), allow(dead_code))]
 pub(crate) extern "C" fn dispatch(context: &mut Context, registers: &mut Registers) {
-    let Context {
-        utcb,
-        serve,
-        service,
-    } = context;
+    let Context { utcb, serve, service } = context;
     // SAFETY: `prepare` made the pair.
-    answer(utcb, registers, |message| unsafe {
-        serve(*service, message)
-    });
+    answer(utcb, registers, |message| unsafe { serve(*service, message) });
 }
 
 /// Serves the portals of this thread for ever, from now on: for a thread that has something to do first.
 pub fn serve_for_ever<T>(utcb: Utcb, state: T, function: impl Fn(&mut T, &mut Message<'_>)) -> ! {
     let (mut utcb, mut state) = (utcb, state);
-    let mut registers = Registers {
-        tag: Tag::new(Op::ReplyWait, 0).0,
-        ..Registers::default()
-    };
+    let mut registers = Registers { tag: Tag::new(Op::ReplyWait, 0).0, ..Registers::default() };
     loop {
         registers = arch::call_portal(registers);
-        answer(&mut utcb, &mut registers, |message| {
-            function(&mut state, message)
-        });
+        answer(&mut utcb, &mut registers, |message| function(&mut state, message));
     }
 }
 
@@ -140,10 +125,7 @@ mod tests {
         assert_eq!(entry.sp % 16, 0);
         // SAFETY: `prepare` stored the address of the context, which lives for ever.
         let context = unsafe { &mut **(entry.sp as *const *mut Context) };
-        let mut registers = Registers {
-            first: 42,
-            ..Registers::default()
-        };
+        let mut registers = Registers { first: 42, ..Registers::default() };
         registers.words[0] = 5;
         dispatch(context, &mut registers);
         assert_eq!(registers.words[..2], [5, 42]);

@@ -27,10 +27,7 @@ impl Utcb {
     /// program accesses while the handle exists.
     pub unsafe fn new(address: u64) -> Utcb {
         let page = address as *mut abi::utcb::Utcb;
-        Utcb {
-            page: NonNull::new(page).unwrap_or(NonNull::dangling()),
-            sent: 0,
-        }
+        Utcb { page: NonNull::new(page).unwrap_or(NonNull::dangling()), sent: 0 }
     }
 
     /// Says where capabilities go that others send to this thread.
@@ -50,11 +47,7 @@ impl Utcb {
 
     fn word(&self, index: usize) -> *mut u64 {
         // SAFETY: the address arithmetic stays inside the page: callers have checked the index.
-        unsafe {
-            (&raw mut (*self.page.as_ptr()).words)
-                .cast::<u64>()
-                .add(index)
-        }
+        unsafe { (&raw mut (*self.page.as_ptr()).words).cast::<u64>().add(index) }
     }
 
     /// Word `index`; 0 outside the message area.
@@ -110,15 +103,9 @@ pub fn call_long(
         return Err(Status::BadArgument);
     }
     let tag = Tag::new(Op::Call, length.words as u16).with_items(length.items);
-    let r = arch::call_portal(Registers {
-        tag: tag.0,
-        ..Registers::new(&request(portal, words))
-    });
+    let r = arch::call_portal(Registers { tag: tag.0, ..Registers::new(&request(portal, words)) });
     let (tag, reply) = (Tag(r.tag), r.results::<call::Call>()?);
-    let length = Length {
-        words: tag.utcb_words(),
-        items: tag.items(),
-    };
+    let length = Length { words: tag.utcb_words(), items: tag.items() };
     Ok((reply.message, length))
 }
 

@@ -30,11 +30,7 @@ impl Write for Line {
 
 /// Writes one line `name: text`. Allocates nothing; a failure to log has nowhere to go.
 pub fn line(log: Selector, name: &str, text: fmt::Arguments<'_>) {
-    let mut line = Line {
-        log,
-        bytes: [0; LINE],
-        length: 0,
-    };
+    let mut line = Line { log, bytes: [0; LINE], length: 0 };
     let _ = write!(line, "{name}: {text}");
     line.bytes[line.length] = b'\n';
     let _ = syscall::log_write(line.log, &line.bytes[..=line.length]);

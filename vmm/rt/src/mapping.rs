@@ -21,11 +21,7 @@ pub struct Mapper {
 impl Mapper {
     /// A mapper for `space`, whose addresses `free` are not otherwise used.
     pub const fn new(space: Selector, free: Range<u64>) -> Mapper {
-        Mapper {
-            space,
-            next: AtomicU64::new(free.start),
-            end: free.end,
-        }
+        Mapper { space, next: AtomicU64::new(free.start), end: free.end }
     }
 
     /// The space that this mapper maps into.
@@ -35,24 +31,15 @@ impl Mapper {
 
     /// Takes `size` bytes of address space.
     pub fn reserve(&self, size: u64) -> Option<u64> {
-        let align = if size >= LARGE {
-            LARGE
-        } else {
-            PAGE_SIZE as u64
-        };
+        let align = if size >= LARGE { LARGE } else { PAGE_SIZE as u64 };
         let place = |next: u64| -> Option<(u64, u64)> {
             let start = next.checked_next_multiple_of(align)?;
-            let end = start
-                .checked_add(size)?
-                .checked_next_multiple_of(PAGE_SIZE as u64)?;
+            let end = start.checked_add(size)?.checked_next_multiple_of(PAGE_SIZE as u64)?;
             let after = end.checked_add(PAGE_SIZE as u64)?;
             (after <= self.end).then_some((start, after))
         };
         let step = |next| place(next).map(|(_, after)| after);
-        let before = self
-            .next
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, step)
-            .ok()?;
+        let before = self.next.fetch_update(Ordering::Relaxed, Ordering::Relaxed, step).ok()?;
         place(before).map(|(start, _)| start)
     }
 
@@ -67,17 +54,7 @@ impl Mapper {
     ) -> Result<(u64, Selector)> {
         let address = self.reserve(size).ok_or(Status::BadArgument)?;
         let dst = selectors.take(1).ok_or(Status::BadSelector)?;
-        syscall::map(
-            memory,
-            self.space,
-            dst,
-            &MapParameters {
-                offset,
-                address,
-                size,
-                rights,
-            },
-        )?;
+        syscall::map(memory, self.space, dst, &MapParameters { offset, address, size, rights })?;
         Ok((address, dst))
     }
 

@@ -76,10 +76,7 @@ impl Program {
         function: fn(&T, &mut Message<'_>),
     ) -> Result<Selector> {
         let utcb = self.utcbs.take();
-        self.create(
-            cpu,
-            handler::prepare(Stack::allocate(stack), utcb, data, function),
-        )
+        self.create(cpu, handler::prepare(Stack::allocate(stack), utcb, data, function))
     }
 
     /// Creates a thread on `cpu`; returns its selector. It runs `function` once a scheduling context is
@@ -92,10 +89,7 @@ impl Program {
         argument: u64,
     ) -> Result<Selector> {
         let utcb = self.utcbs.take();
-        self.create(
-            cpu,
-            thread::prepare(Stack::allocate(stack), utcb, function, argument),
-        )
+        self.create(cpu, thread::prepare(Stack::allocate(stack), utcb, function, argument))
     }
 
     fn create(&self, cpu: Cpu, entry: Entry) -> Result<Selector> {

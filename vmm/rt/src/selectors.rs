@@ -13,19 +13,13 @@ pub struct Selectors {
 impl Selectors {
     /// The selectors of `range`.
     pub const fn new(range: Range<u32>) -> Selectors {
-        Selectors {
-            next: AtomicU32::new(range.start),
-            end: range.end,
-        }
+        Selectors { next: AtomicU32::new(range.start), end: range.end }
     }
 
     /// The first of `count` consecutive selectors, if there are as many.
     pub fn take(&self, count: u32) -> Option<Selector> {
         let step = |next: u32| next.checked_add(count).filter(|&next| next <= self.end);
-        self.next
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, step)
-            .ok()
-            .map(Selector)
+        self.next.fetch_update(Ordering::Relaxed, Ordering::Relaxed, step).ok().map(Selector)
     }
 
     /// One selector. Panics when there is none: the table's size is part of the program's design.

@@ -141,10 +141,7 @@ impl SharedMemory {
             word.copy_from_slice(chunk);
             // SAFETY: inside the checked range and, from `head` on, aligned.
             unsafe {
-                to.add(head)
-                    .cast::<u64>()
-                    .add(i)
-                    .write_volatile(u64::from_ne_bytes(word));
+                to.add(head).cast::<u64>().add(i).write_volatile(u64::from_ne_bytes(word));
             }
         }
         for (i, &byte) in bytes.iter().enumerate().skip(head + words * 8) {
@@ -169,10 +166,7 @@ impl SharedMemory {
 
     /// The part of `size` bytes at `offset`.
     pub fn part(&self, offset: usize, size: usize) -> Result<SharedMemory, OutOfRange> {
-        Ok(SharedMemory {
-            base: self.at(offset, size)?,
-            size,
-        })
+        Ok(SharedMemory { base: self.at(offset, size)?, size })
     }
 }
 

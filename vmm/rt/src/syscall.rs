@@ -46,10 +46,7 @@ fn invoke<T: Operation>(operation: T) -> Result<T::Results> {
 /// As [`invoke`], with `words` words of the UTCB.
 #[inline(always)]
 fn invoke_with<T: Operation>(operation: T, words: u16) -> Result<T::Results> {
-    let r = Registers {
-        tag: Tag::new(T::OP, words).0,
-        ..Registers::new(&operation)
-    };
+    let r = Registers { tag: Tag::new(T::OP, words).0, ..Registers::new(&operation) };
     arch::system_call(r).results::<T>()
 }
 
@@ -70,10 +67,7 @@ pub fn signal(notification: Selector) -> Result {
 
 /// Waits for bits of a notification; returns and clears them.
 pub fn wait(notification: Selector, deadline: Deadline) -> Result<u64> {
-    let waited = invoke(call::Wait {
-        notification: notification.into(),
-        deadline: deadline.0,
-    })?;
+    let waited = invoke(call::Wait { notification: notification.into(), deadline: deadline.0 })?;
     Ok(waited.bits)
 }
 
@@ -95,11 +89,7 @@ pub fn create_domain(payer: Selector, dst: Selector, pages: u64, slots: u64) -> 
 
 /// Creates an address space.
 pub fn create_space(payer: Selector, dst: Selector, kind: SpaceKind) -> Result {
-    invoke(call::CreateSpace {
-        payer: payer.into(),
-        destination: dst.into(),
-        kind,
-    })
+    invoke(call::CreateSpace { payer: payer.into(), destination: dst.into(), kind })
 }
 
 /// What a new thread is made of.
@@ -130,10 +120,7 @@ pub fn create_thread(payer: Selector, dst: Selector, p: &ThreadParameters) -> Re
         destination: dst.into(),
         domain: p.domain.into(),
         space: p.space.into(),
-        placement: Placement {
-            cpu: p.cpu,
-            flags: p.flags,
-        },
+        placement: Placement { cpu: p.cpu, flags: p.flags },
         utcb: page(p.utcb)?,
         ip: number(p.ip)?,
         sp: number(p.sp)?,
@@ -222,10 +209,7 @@ pub fn create_portal(
 
 /// Creates a notification.
 pub fn create_notification(payer: Selector, dst: Selector) -> Result {
-    invoke(call::CreateNotification {
-        payer: payer.into(),
-        destination: dst.into(),
-    })
+    invoke(call::CreateNotification { payer: payer.into(), destination: dst.into() })
 }
 
 /// A delegation of a capability as it is.
@@ -255,11 +239,7 @@ pub fn delegate_memory(
     offset: u64,
     size: u64,
 ) -> Result {
-    invoke(call::Delegate {
-        first: offset,
-        second: size,
-        ..whole(memory, domain, dst, rights)
-    })
+    invoke(call::Delegate { first: offset, second: size, ..whole(memory, domain, dst, rights) })
 }
 
 /// Delegates a notification with a badge.
@@ -270,10 +250,7 @@ pub fn delegate_notification(
     rights: Rights,
     badge: Badge,
 ) -> Result {
-    invoke(call::Delegate {
-        first: badge.0,
-        ..whole(notification, domain, dst, rights)
-    })
+    invoke(call::Delegate { first: badge.0, ..whole(notification, domain, dst, rights) })
 }
 
 /// Delegates time of the CPUs whose bits are set in `cpus`.
@@ -285,11 +262,7 @@ pub fn delegate_time(
     cpus: u64,
     limit: TimeLimit,
 ) -> Result {
-    invoke(call::Delegate {
-        first: cpus,
-        second: limit.pack(),
-        ..whole(time, domain, dst, rights)
-    })
+    invoke(call::Delegate { first: cpus, second: limit.pack(), ..whole(time, domain, dst, rights) })
 }
 
 /// Gives a capability away.
@@ -345,27 +318,18 @@ pub fn map_cached(
         offset: p.offset,
         address: p.address,
         size: p.size,
-        access: Access {
-            rights: p.rights,
-            caching,
-        },
+        access: Access { rights: p.rights, caching },
     })
 }
 
 /// Binds a scheduling context to a thread or vCPU, which starts.
 pub fn bind_sched(sched: Selector, context: Selector) -> Result {
-    invoke(call::BindSched {
-        sched: sched.into(),
-        context: context.into(),
-    })
+    invoke(call::BindSched { sched: sched.into(), context: context.into() })
 }
 
 /// Has overruns of a scheduling context signalled.
 pub fn bind_overrun(sched: Selector, notification: Selector) -> Result {
-    invoke(call::BindOverrun {
-        sched: sched.into(),
-        notification: notification.into(),
-    })
+    invoke(call::BindOverrun { sched: sched.into(), notification: notification.into() })
 }
 
 /// A window of a cyclic schedule.
@@ -405,20 +369,12 @@ pub fn set_schedule(
 /// Moves a thread or vCPU to another CPU, where `time` allows what its scheduling context has. `portals`: where a vCPU's exits
 /// go there.
 pub fn migrate(context: Selector, cpu: Cpu, time: Selector, portals: Selector) -> Result {
-    invoke(call::Migrate {
-        context: context.into(),
-        cpu,
-        time: time.into(),
-        portals,
-    })
+    invoke(call::Migrate { context: context.into(), cpu, time: time.into(), portals })
 }
 
 /// Binds a vCPU's kick.
 pub fn bind_kick(vcpu: Selector, notification: Selector) -> Result {
-    invoke(call::BindKick {
-        vcpu: vcpu.into(),
-        notification: notification.into(),
-    })
+    invoke(call::BindKick { vcpu: vcpu.into(), notification: notification.into() })
 }
 
 /// Where a guest's writes are to signal.
@@ -451,11 +407,7 @@ pub fn bind_doorbell(
 
 /// Binds an interrupt line to a notification and unmasks it.
 pub fn bind_interrupt(line: Selector, notification: Selector, mode: TriggerMode) -> Result {
-    invoke(call::InterruptBind {
-        line: line.into(),
-        notification: notification.into(),
-        mode,
-    })
+    invoke(call::InterruptBind { line: line.into(), notification: notification.into(), mode })
 }
 
 /// Acknowledges an interrupt.
@@ -472,29 +424,18 @@ pub fn quota(domain: Selector) -> Result<Quota> {
 
 /// Gives `domain` that much more quota, in pages, of its payer's.
 pub fn give_quota(payer: Selector, domain: Selector, pages: u64) -> Result {
-    invoke(call::QuotaGive {
-        payer: payer.into(),
-        domain: domain.into(),
-        pages,
-    })
+    invoke(call::QuotaGive { payer: payer.into(), domain: domain.into(), pages })
 }
 
 /// Takes that much quota, in pages, which must be free, back from `domain` to its payer.
 pub fn take_quota(payer: Selector, domain: Selector, pages: u64) -> Result {
-    invoke(call::QuotaTake {
-        payer: payer.into(),
-        domain: domain.into(),
-        pages,
-    })
+    invoke(call::QuotaTake { payer: payer.into(), domain: domain.into(), pages })
 }
 
 /// Appends bytes to the log, by as many system calls as it takes.
 pub fn log_write(log: Selector, bytes: &[u8]) -> Result {
     for chunk in bytes.chunks(LOG_CHUNK) {
-        invoke(call::LogWrite {
-            log: log.into(),
-            bytes: LogBytes::new(chunk),
-        })?;
+        invoke(call::LogWrite { log: log.into(), bytes: LogBytes::new(chunk) })?;
     }
     Ok(())
 }
@@ -510,16 +451,10 @@ pub fn log_read(log: Selector, take_over: bool, into: &mut [u8; LOG_CHUNK]) -> R
 
 /// Has the kernel signal a notification when the log becomes non-empty.
 pub fn log_bind(log: Selector, notification: Selector) -> Result {
-    invoke(call::LogBind {
-        log: log.into(),
-        notification: notification.into(),
-    })
+    invoke(call::LogBind { log: log.into(), notification: notification.into() })
 }
 
 /// Switches the machine off or resets it. Does not return if it succeeds.
 pub fn power(platform: Selector, action: PowerAction) -> Result {
-    invoke(call::Power {
-        platform: platform.into(),
-        action,
-    })
+    invoke(call::Power { platform: platform.into(), action })
 }

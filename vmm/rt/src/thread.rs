@@ -23,9 +23,7 @@ impl Stack {
         if base.is_null() {
             handle_alloc_error(layout);
         }
-        Stack {
-            top: base as u64 + size as u64,
-        }
+        Stack { top: base as u64 + size as u64 }
     }
 
     /// Puts `value` at the top and returns the stack pointer that points to it.
@@ -49,17 +47,9 @@ pub struct Start {
 pub fn prepare(stack: Stack, utcb: u64, function: fn(u64, Utcb), argument: u64) -> Entry {
     // SAFETY: the kernel maps the UTCB there when the thread is created; only the thread has the handle.
     let handle = unsafe { Utcb::new(utcb) };
-    let start = Box::into_raw(Box::new(Start {
-        function,
-        argument,
-        utcb: handle,
-    }));
+    let start = Box::into_raw(Box::new(Start { function, argument, utcb: handle }));
     let sp = stack.start_with(start as u64);
-    Entry {
-        ip: arch::thread_entry as *const () as u64,
-        sp,
-        utcb,
-    }
+    Entry { ip: arch::thread_entry as *const () as u64, sp, utcb }
 }
 
 /// Called by the entry code.
@@ -70,11 +60,7 @@ pub fn prepare(stack: Stack, utcb: u64, function: fn(u64, Utcb), argument: u64) 
 pub(crate) unsafe extern "C" fn run(start: *mut Start) -> ! {
     // SAFETY: the caller's promise.
     let start = unsafe { Box::from_raw(start) };
-    let Start {
-        function,
-        argument,
-        utcb,
-    } = *start;
+    let Start { function, argument, utcb } = *start;
     function(argument, utcb);
     arch::crash()
 }

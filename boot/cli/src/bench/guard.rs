@@ -74,37 +74,24 @@ pub fn baseline(kind: Kind, run: &Run) -> Result<Run> {
 
 /// Whether figures of the two have to agree: of the same compiler, emulator and model of CPU.
 pub fn is_comparable(baseline: &Run, run: &Run) -> bool {
-    let key = |run: &Run| {
-        (
-            run.emulator.clone(),
-            run.cpu_flags.clone(),
-            run.config.clone(),
-        )
-    };
+    let key = |run: &Run| (run.emulator.clone(), run.cpu_flags.clone(), run.config.clone());
     key(baseline) == key(run)
 }
 
 /// What differs between the medians of two runs. Rows of machines with several CPUs count only if both have some.
 pub fn changes(baseline: &[Row], now: &[Row]) -> Vec<Change> {
     let is_of_several = |row: &Row| {
-        let cpus = row
-            .name
-            .rsplit_once(".cpus")
-            .and_then(|(_, n)| n.parse::<u32>().ok());
+        let cpus = row.name.rsplit_once(".cpus").and_then(|(_, n)| n.parse::<u32>().ok());
         cpus.is_some_and(|cpus| cpus > 1)
     };
     let has_several = now.iter().any(is_of_several);
-    let counting = baseline
-        .iter()
-        .filter(|row| has_several || !is_of_several(row));
+    let counting = baseline.iter().filter(|row| has_several || !is_of_several(row));
     let compared = counting.map(|row| Change {
         name: row.name.clone(),
         before: row.median,
         now: find(now, &row.name).map(|row| row.median),
     });
-    compared
-        .filter(|change| change.now != Some(change.before))
-        .collect()
+    compared.filter(|change| change.now != Some(change.before)).collect()
 }
 
 /// What is to be reached, and what others have measured for themselves.
@@ -182,10 +169,8 @@ mod tests {
              bench: t.x.cpus2 1 9 1 1 1 1\n",
         );
         let new = rows("bench: a 1 103 1 1 1 1\nbench: b 1 104 1 1 1 1\nbench: c 1 100 1 1 1 1\n");
-        let found: Vec<_> = changes(&old, &new)
-            .iter()
-            .map(|c| (c.to_string(), c.is_worse()))
-            .collect();
+        let found: Vec<_> =
+            changes(&old, &new).iter().map(|c| (c.to_string(), c.is_worse())).collect();
         assert_eq!(
             found,
             [
@@ -205,18 +190,11 @@ mod tests {
         let mut named = figures.goals.iter().map(|goal| &goal.machine);
         assert!(named.all(|machine| kinds.contains(machine)));
         for entry in &figures.literature {
-            assert!(
-                kinds.contains(&entry.machine) && !entry.source.is_empty(),
-                "{entry:?}"
-            );
+            assert!(kinds.contains(&entry.machine) && !entry.source.is_empty(), "{entry:?}");
             assert!((1..=2).contains(&entry.values.len()), "{entry:?}");
         }
         let measured = rows("bench: syscall.null 1 27 1 1 1 1\n");
         let goals = goals(Kind::QemuX86, &measured).unwrap();
-        assert!(
-            goals
-                .iter()
-                .any(|(goal, median)| goal.at_most == 35 && *median == Some(27))
-        );
+        assert!(goals.iter().any(|(goal, median)| goal.at_most == 35 && *median == Some(27)));
     }
 }

@@ -90,14 +90,9 @@ impl Page<'_> {
 
     /// The columns beside the run.
     fn columns(&self) -> Vec<Column<'_>> {
-        let protected = self.protected.map(|run| Column {
-            head: run.measures(),
-            rows: &run.results,
-        });
-        let peer = self.peer.map(|(head, report)| Column {
-            head,
-            rows: &report.rows,
-        });
+        let protected =
+            self.protected.map(|run| Column { head: run.measures(), rows: &run.results });
+        let peer = self.peer.map(|(head, report)| Column { head, rows: &report.rows });
         protected.into_iter().chain(peer).collect()
     }
 
@@ -134,19 +129,12 @@ impl Page<'_> {
                 let class = if is_peer { "peer" } else { "safe" };
                 Some((class, column.head, find(column.rows, name)?.median))
             });
-            let bars = own
-                .into_iter()
-                .chain(beside)
-                .map(|(class, who, value)| Bar {
-                    class,
-                    hint: format!("{name}, {who}: {value} {}", self.run.unit),
-                    value,
-                });
-            Group {
-                name,
-                bars: bars.collect(),
-                bound: self.goal(name).map(|goal| goal.at_most),
-            }
+            let bars = own.into_iter().chain(beside).map(|(class, who, value)| Bar {
+                class,
+                hint: format!("{name}, {who}: {value} {}", self.run.unit),
+                value,
+            });
+            Group { name, bars: bars.collect(), bound: self.goal(name).map(|goal| goal.at_most) }
         });
         chart::bars(&groups.collect::<Vec<_>>(), title)
     }
@@ -283,12 +271,7 @@ impl Page<'_> {
 
     fn literature(&self) -> Markup {
         let here = |machine: &str| machine == self.run.machine;
-        let entries: Vec<_> = self
-            .figures
-            .literature
-            .iter()
-            .filter(|e| here(&e.machine))
-            .collect();
+        let entries: Vec<_> = self.figures.literature.iter().filter(|e| here(&e.machine)).collect();
         let mut rows: Vec<&str> = entries.iter().map(|entry| entry.row.as_str()).collect();
         rows.dedup();
         let groups: Vec<Group<'_>> = rows
@@ -307,11 +290,7 @@ impl Page<'_> {
                         value: *value,
                     })
                 });
-                Group {
-                    name: row,
-                    bars: own.into_iter().chain(theirs).collect(),
-                    bound: None,
-                }
+                Group { name: row, bars: own.into_iter().chain(theirs).collect(), bound: None }
             })
             .collect();
         html! {
@@ -379,19 +358,13 @@ mod tests {
             unit: Unit::Instructions,
             results: report.rows.clone(),
         };
-        let mut old = Run {
-            commit: Some("before".into()),
-            ..run.clone()
-        };
+        let mut old = Run { commit: Some("before".into()), ..run.clone() };
         old.results[0].median = 250;
         let theirs = Report::parse("bench: exit.cpuid 1 2852 3 4 5 6\n").unwrap();
         let path = Path {
             name: "exit.hypercall".into(),
             stages: [(Stage::Entry, 150), (Stage::Enter, 50)].into(),
-            parts: vec![
-                (Stage::Entry, "come_in".into(), 150),
-                (Stage::Enter, "go".into(), 50),
-            ],
+            parts: vec![(Stage::Entry, "come_in".into(), 150), (Stage::Enter, "go".into(), 50)],
             ..Path::default()
         };
         let page = Page {
@@ -423,15 +396,6 @@ mod tests {
         }
         let opened = text.matches("<svg ").count();
         assert_eq!((opened, text.matches("</svg>").count()), (4, 4));
-        assert!(
-            earlier(
-                vec![Run {
-                    machine: "bochs".into(),
-                    ..old
-                }],
-                &run
-            )
-            .is_empty()
-        );
+        assert!(earlier(vec![Run { machine: "bochs".into(), ..old }], &run).is_empty());
     }
 }

@@ -57,11 +57,7 @@ pub fn read(file: &Path) -> Result<Vec<Run>> {
     let runs = lines.filter(|(_, line)| !line.trim().is_empty());
     runs.map(|(number, line)| {
         serde_json::from_str(line).with_context(|| {
-            format!(
-                "{}:{}: this line is no run of the benchmark",
-                file.display(),
-                number + 1
-            )
+            format!("{}:{}: this line is no run of the benchmark", file.display(), number + 1)
         })
     })
     .collect()
@@ -100,10 +96,7 @@ mod tests {
                 + "\n"
         );
         assert_eq!(run.measures(), "mitigations=off");
-        let with = |config: &str| Run {
-            config: config.into(),
-            ..run.clone()
-        };
+        let with = |config: &str| Run { config: config.into(), ..run.clone() };
         assert!(run.is_like(&with("rustc 1.96.0, mitigations=off")));
         assert!(!run.is_like(&with("rustc 1.95.0, mitigations=on")));
         assert!(!run.is_like(&with("KVM of Linux 6.1, mitigations=off")));

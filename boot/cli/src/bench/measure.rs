@@ -22,16 +22,9 @@ pub const CPUS: [u32; 3] = [1, 2, 4];
 pub fn machine(kind: Kind, cpus: u32) -> Machine {
     let board = match kind.architecture() {
         Architecture::X86_64 => Board::Pc,
-        Architecture::Arm64 => Board::Virt {
-            cpu: "cortex-a53",
-            gic: Gic::V3,
-        },
+        Architecture::Arm64 => Board::Virt { cpu: "cortex-a53", gic: Gic::V3 },
     };
-    Machine {
-        board,
-        memory: trial::MEMORY,
-        cpus,
-    }
+    Machine { board, memory: trial::MEMORY, cpus }
 }
 
 /// What is done against speculation.
@@ -122,10 +115,7 @@ pub fn transcript(kind: Kind, image: &Image, settings: &Settings<'_>) -> Result<
     let mut dialogue = Dialogue::new(machine::start(kind, image, settings)?);
     let end = dialogue.expect("(?m)^bench: end", LIMIT);
     end.with_context(|| {
-        format!(
-            "the benchmark did not end; it printed:\n{}",
-            dialogue.transcript()
-        )
+        format!("the benchmark did not end; it printed:\n{}", dialogue.transcript())
     })?;
     Ok(dialogue.transcript())
 }

@@ -71,10 +71,7 @@ mod tests {
         drop(Output::open("--json", &path).unwrap());
         assert!(!path.exists());
         for _ in 0..2 {
-            Output::open("--json", &path)
-                .unwrap()
-                .append("a\n")
-                .unwrap();
+            Output::open("--json", &path).unwrap().append("a\n").unwrap();
         }
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "a\na\n");
         drop(Output::open("--json", &path).unwrap());

@@ -81,12 +81,7 @@ struct Rule {
 }
 
 const fn rule(file: &'static str, function: &'static str, before: Stage, after: Stage) -> Rule {
-    Rule {
-        file,
-        function,
-        before,
-        after,
-    }
+    Rule { file, function, before, after }
 }
 
 /// The kernel's functions. The first rule that holds for one of the functions that an instruction belongs to decides.
@@ -187,25 +182,15 @@ pub struct Path {
 impl Path {
     /// Looks at a trace.
     pub fn of(trace: &Trace, median: u64, kernel: &Kernel, architecture: Architecture) -> Path {
-        let mut path = Path {
-            name: trace.name.clone(),
-            instructions: median,
-            ..Path::default()
-        };
+        let mut path = Path { name: trace.name.clone(), instructions: median, ..Path::default() };
         let mut lines = BTreeSet::new();
         let is_kernel = |address: u64| kernel.range.contains(&address);
         // After its last instruction, only who measures comes.
-        let last = trace
-            .instructions
-            .iter()
-            .rposition(|i| is_kernel(i.address));
+        let last = trace.instructions.iter().rposition(|i| is_kernel(i.address));
         let mut is_answered = false;
         // The last one reads the counter, on Arm after a barrier; before the first that counts, the value was kept.
         let is_own = |i: &&Instruction| i.text != "isb";
-        let before = trace
-            .instructions
-            .split_last()
-            .map_or(&[][..], |(_, rest)| rest);
+        let before = trace.instructions.split_last().map_or(&[][..], |(_, rest)| rest);
         let end = before.len() - usize::from(!before.last().iter().all(is_own));
         let start = end.saturating_sub(median as usize);
         for (at, instruction) in trace.instructions.iter().enumerate().take(end).skip(start) {
@@ -244,10 +229,7 @@ impl Path {
 
     /// What is dear in it, as text.
     pub fn dear(&self) -> String {
-        let each = self
-            .dear
-            .iter()
-            .map(|(name, count)| format!("{count} {name}"));
+        let each = self.dear.iter().map(|(name, count)| format!("{count} {name}"));
         each.collect::<Vec<_>>().join(", ")
     }
 
@@ -256,10 +238,7 @@ impl Path {
         // The outermost that is more than the kernel's loop: what was inlined into it says most.
         let named = frames.iter().rev().find(|frame| !frame.file.is_empty());
         let function = named.or(frames.last()).map_or(String::new(), |frame| {
-            let name = frame
-                .function
-                .strip_prefix("hypervisor::")
-                .unwrap_or(&frame.function);
+            let name = frame.function.strip_prefix("hypervisor::").unwrap_or(&frame.function);
             match LABELS.iter().any(|(label, _)| name.starts_with(label)) {
                 true => "fastpath".into(),
                 false => name.to_owned(),
@@ -279,15 +258,7 @@ pub fn text(paths: &[Path]) -> String {
         "path", "all", "kernel", "bytes of it", "privileged", "serialising"
     );
     for path in paths {
-        let Path {
-            name,
-            instructions,
-            kernel,
-            code,
-            privileged,
-            serialising,
-            ..
-        } = path;
+        let Path { name, instructions, kernel, code, privileged, serialising, .. } = path;
         let _ = writeln!(
             out,
             "{name:<36}{instructions:>9}{kernel:>9}{code:>12}{privileged:>12}{serialising:>13}"
@@ -339,10 +310,8 @@ mod tests {
         assert_eq!(stage(&resumed, false), Stage::Save);
         assert_eq!(stage(&resumed, true), Stage::Enter);
         // Of the same name, and something else.
-        let other = frames(&[
-            ("core::sync::atomic::load", "sync/atomic.rs"),
-            ("unsave", "vcpu.rs"),
-        ]);
+        let other =
+            frames(&[("core::sync::atomic::load", "sync/atomic.rs"), ("unsave", "vcpu.rs")]);
         assert_eq!(stage(&other, false), Stage::General);
         let assembly = frames(&[("entry", "")]);
         assert_eq!(stage(&assembly, false), Stage::Entry);

@@ -36,16 +36,10 @@ pub struct Report {
 impl Report {
     /// Reads the benchmark's lines out of everything that the machine printed.
     pub fn parse(transcript: &str) -> Result<Report> {
-        let mut said = transcript
-            .lines()
-            .filter_map(|l| l.trim().strip_prefix("bulkhead: guests: "));
-        let mut report = Report {
-            guests: said.next().map(str::to_owned),
-            ..Report::default()
-        };
-        let lines = transcript
-            .lines()
-            .filter_map(|l| l.trim().strip_prefix("bench: "));
+        let mut said =
+            transcript.lines().filter_map(|l| l.trim().strip_prefix("bulkhead: guests: "));
+        let mut report = Report { guests: said.next().map(str::to_owned), ..Report::default() };
+        let lines = transcript.lines().filter_map(|l| l.trim().strip_prefix("bench: "));
         for line in lines {
             let (name, rest) = match line.split_once(' ') {
                 Some(parts) => parts,
@@ -101,16 +95,10 @@ mod tests {
         let text = "bulkhead: guests: EL2\r\nbench: begin\r\nbench: a.b 1 2 3 4 512 9\r\n\
                     bench: c unavailable: no such CPU\r\nbench: end\r\n";
         let report = Report::parse(text).unwrap();
-        assert_eq!(
-            (report.rows.len(), report.rows[0].p99, report.rows[0].first),
-            (1, 3, 9)
-        );
+        assert_eq!((report.rows.len(), report.rows[0].p99, report.rows[0].first), (1, 3, 9));
         assert_eq!(report.row("a.b"), report.rows.first());
         assert_eq!(report.guests.as_deref(), Some("EL2"));
-        assert_eq!(
-            report.unavailable,
-            [("c".to_string(), "no such CPU".to_string())]
-        );
+        assert_eq!(report.unavailable, [("c".to_string(), "no such CPU".to_string())]);
         assert!(Report::parse("bench: a.b 1 2 3\n").is_err());
         assert!(Report::parse("bench: begin\n").is_err());
     }

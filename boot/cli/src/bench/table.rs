@@ -35,11 +35,7 @@ pub fn table(report: &Report, unit: Unit, columns: &[Column<'_>]) -> String {
         }
         for column in columns {
             let value = find(column.rows, name).map_or("-".into(), |row| row.median.to_string());
-            let _ = write!(
-                line,
-                "  {value:>width$}",
-                width = column.head.chars().count()
-            );
+            let _ = write!(line, "  {value:>width$}", width = column.head.chars().count());
         }
         out.push_str(line.trim_end());
         out.push('\n');
@@ -52,11 +48,7 @@ pub fn table(report: &Report, unit: Unit, columns: &[Column<'_>]) -> String {
 
 /// The names of the rows in `report` and `columns`, with what `report` says of each.
 pub fn all_rows<'a>(report: &'a Report, columns: &[Column<'a>]) -> Vec<(&'a str, Option<&'a Row>)> {
-    let mut all: Vec<_> = report
-        .rows
-        .iter()
-        .map(|row| (row.name.as_str(), Some(row)))
-        .collect();
+    let mut all: Vec<_> = report.rows.iter().map(|row| (row.name.as_str(), Some(row))).collect();
     let mut known: BTreeMap<&str, ()> = all.iter().map(|(name, _)| (*name, ())).collect();
     for row in columns.iter().flat_map(|column| column.rows) {
         if known.insert(&row.name, ()).is_none() {
@@ -74,19 +66,13 @@ mod tests {
     fn others_stand_beside() {
         let own = Report::parse("bench: a 1 2 3 4 5 6\nbench: c unavailable: why\n").unwrap();
         let other = Report::parse("bench: b 1 7 7 7 5 6\nbench: a 1 8 8 8 5 6\n").unwrap();
-        let column = Column {
-            head: "theirs",
-            rows: &other.rows,
-        };
+        let column = Column { head: "theirs", rows: &other.rows };
         let text = table(&own, Unit::Cycles, &[column]);
         let words = |at: usize| -> Vec<&str> {
             let line = text.lines().nth(at).unwrap();
             line.split_whitespace().collect()
         };
-        assert_eq!(
-            words(0).first().zip(words(0).last()),
-            Some((&"cycles", &"theirs"))
-        );
+        assert_eq!(words(0).first().zip(words(0).last()), Some((&"cycles", &"theirs")));
         assert_eq!(words(1), ["a", "1", "2", "3", "4", "6", "8"]);
         assert_eq!(words(2), ["b", "-", "-", "-", "-", "-", "7"]);
         assert_eq!(words(3), ["c", "unavailable:", "why"]);

@@ -63,9 +63,7 @@ impl Kernel {
         let wrong = || format!("{} cannot be read", file.display());
         let bytes = std::fs::read(file).with_context(wrong)?;
         let elf = object::File::parse(&*bytes).with_context(wrong)?;
-        let ends = elf
-            .segments()
-            .map(|s| (s.address(), s.address() + s.size()));
+        let ends = elf.segments().map(|s| (s.address(), s.address() + s.size()));
         let (starts, ends): (Vec<u64>, Vec<u64>) = ends.unzip();
         let range = match (starts.iter().min(), ends.iter().max()) {
             (Some(&start), Some(&end)) => start..end,
@@ -75,22 +73,13 @@ impl Kernel {
             let name = symbol.name().ok()?;
             // Those with a dollar say what is code and what is data, on Arm.
             let is_place = !name.is_empty() && !name.starts_with('$') && !symbol.is_undefined();
-            is_place.then(|| {
-                (
-                    symbol.address(),
-                    addr2line::demangle_auto(name.into(), None).into(),
-                )
-            })
+            is_place.then(|| (symbol.address(), addr2line::demangle_auto(name.into(), None).into()))
         });
         let mut symbols: Vec<(u64, String)> = named.collect();
         symbols.sort();
         let loader = addr2line::Loader::new(file)
             .map_err(|error| anyhow::anyhow!("{}: {error}", file.display()))?;
-        Ok(Kernel {
-            loader,
-            symbols,
-            range,
-        })
+        Ok(Kernel { loader, symbols, range })
     }
 
     /// Where the symbol of this name is.
@@ -110,9 +99,7 @@ impl Kernel {
     /// Whether a symbol of this name begins at `address`.
     pub fn begins(&self, address: u64, name: &str) -> bool {
         let at = self.symbols.partition_point(|(start, _)| *start < address);
-        let here = self.symbols[at..]
-            .iter()
-            .take_while(|(start, _)| *start == address);
+        let here = self.symbols[at..].iter().take_while(|(start, _)| *start == address);
         here.into_iter().any(|(_, symbol)| symbol.ends_with(name))
     }
 
@@ -132,10 +119,7 @@ impl Kernel {
             }
         }
         if let Some(symbol) = self.symbol(address) {
-            all.push(Frame {
-                function: symbol.to_owned(),
-                file: String::new(),
-            });
+            all.push(Frame { function: symbol.to_owned(), file: String::new() });
         }
         all
     }
@@ -150,10 +134,7 @@ pub fn plugin() -> Result<PathBuf> {
     let mut command = host_cargo()?;
     command.current_dir(workspace::root());
     command.args(["build", "--locked", "--release", "-p", "plugin"]);
-    child::run(
-        command.env("CARGO_TARGET_DIR", &target),
-        Some((&step, what)),
-    )?;
+    child::run(command.env("CARGO_TARGET_DIR", &target), Some((&step, what)))?;
     Ok(target.join("release/libplugin.so"))
 }
 
@@ -226,15 +207,11 @@ pub fn on_bochs(way: &Way, report: &Report) -> Result<Vec<path::Path>> {
     let from = from.with_context(|| format!("the kernel has no symbol {EXIT}"))?;
     let (name, count) = FIRST_EXIT;
     let text = bochs::trace(&image, &way.settings(1), from, count)?;
-    let row = report
-        .row(name)
-        .with_context(|| format!("{name} was not measured"))?;
+    let row = report.row(name).with_context(|| format!("{name} was not measured"))?;
     let intervals = intervals(parse_debugger(&text), &kernel.range);
     let traces = assign(std::slice::from_ref(row), intervals);
     let paths = traces.iter();
-    Ok(paths
-        .map(|trace| path::Path::of(trace, row.median, &kernel, architecture))
-        .collect())
+    Ok(paths.map(|trace| path::Path::of(trace, row.median, &kernel, architecture)).collect())
 }
 
 /// Reads the instructions out of what Bochs's debugger prints: `(0).[TIME] [PHYSICAL] SEGMENT:ADDRESS (CONTEXT): TEXT ; BYTES`.
@@ -312,21 +289,16 @@ fn parse(text: &str) -> Result<Vec<Vec<Instruction>>> {
 /// Gives each row its interval: both are in the order of the measurements, and a row's interval is as long as its median,
 /// but for what reads the counter. Rows that are measured in other ways have none.
 fn assign(rows: &[Row], intervals: Vec<Vec<Instruction>>) -> Vec<Trace> {
-    let mut left = intervals
-        .into_iter()
-        .collect::<std::collections::VecDeque<_>>();
+    let mut left = intervals.into_iter().collect::<std::collections::VecDeque<_>>();
     let mut traces = Vec::new();
     for row in rows {
         let own = row.median..=row.median + OVERHEAD;
-        let found = left
-            .iter()
-            .position(|interval| own.contains(&(interval.len() as u64)));
+        let found = left.iter().position(|interval| own.contains(&(interval.len() as u64)));
         if let Some(at) = found {
             left.drain(..at);
-            traces.extend(left.pop_front().map(|instructions| Trace {
-                name: row.name.clone(),
-                instructions,
-            }));
+            traces.extend(
+                left.pop_front().map(|instructions| Trace { name: row.name.clone(), instructions }),
+            );
         }
     }
     traces
@@ -348,16 +320,11 @@ mod tests {
         let rows = Report::parse(text).unwrap().rows;
         let intervals = [14, 12, 50, 8].map(interval).to_vec();
         let traces = assign(&rows, intervals);
-        let found: Vec<_> = traces
-            .iter()
-            .map(|t| (t.name.as_str(), t.instructions.len()))
-            .collect();
+        let found: Vec<_> =
+            traces.iter().map(|t| (t.name.as_str(), t.instructions.len())).collect();
         assert_eq!(found, [("a", 14), ("b", 12), ("d", 8)]);
         let first = &traces[0].instructions[0];
-        assert_eq!(
-            (first.address, first.size, first.text.as_str()),
-            (16, 2, "mov a, b")
-        );
+        assert_eq!((first.address, first.size, first.text.as_str()), (16, 2, "mov a, b"));
         for wrong in ["", "0x10 2 nop\n", "path 1\nnonsense\n"] {
             assert!(parse(wrong).is_err(), "{wrong:?}");
         }
@@ -368,10 +335,7 @@ mod tests {
         let line = "(0).[5] [0x0000002035cd] 0010:ffffffff802035cd (unk. ctxt): push rax   ; 50\n";
         let guest =
             "(0).[6] [0x000000c00070] 0008:0000000000200070 (unk. ctxt): rdtsc     ; 0f31\n";
-        let text = format!(
-            "<bochs:1>\n{guest}{}",
-            format!("{line}{guest}").repeat(OFTEN)
-        );
+        let text = format!("<bochs:1>\n{guest}{}", format!("{line}{guest}").repeat(OFTEN));
         let kernel = 0xffff_ffff_8000_0000..u64::MAX;
         let found = intervals(parse_debugger(&text), &kernel);
         assert_eq!((found.len(), found[0].len()), (1, 2));

@@ -19,15 +19,8 @@ use crate::{apt, interrupt};
 const PROGRAM: &str = "bochs";
 
 /// Debian's packages for Bochs and for the ISO that it boots from.
-const PACKAGES: &[&str] = &[
-    "bochs",
-    "bochsbios",
-    "vgabios",
-    "grub-common",
-    "grub-pc-bin",
-    "xorriso",
-    "mtools",
-];
+const PACKAGES: &[&str] =
+    &["bochs", "bochsbios", "vgabios", "grub-common", "grub-pc-bin", "xorriso", "mtools"];
 
 /// The longest that a machine says nothing while it is traced.
 const TRACED: Duration = Duration::from_secs(180);
@@ -38,19 +31,10 @@ static INSTALLING: Mutex<()> = Mutex::new(());
 pub fn prepare() -> Result<()> {
     let _one = INSTALLING.lock().unwrap_or_else(|e| e.into_inner());
     let programs = [PROGRAM, "grub-mkrescue", "xorriso", "mformat"];
-    let files = [
-        "/usr/lib/grub/i386-pc",
-        "/usr/share/bochs/BIOS-bochs-latest",
-    ];
-    let complete = programs
-        .iter()
-        .all(|program| child::find(program).is_some())
+    let files = ["/usr/lib/grub/i386-pc", "/usr/share/bochs/BIOS-bochs-latest"];
+    let complete = programs.iter().all(|program| child::find(program).is_some())
         && files.iter().all(|file| Path::new(file).exists());
-    if complete {
-        Ok(())
-    } else {
-        apt::install(PACKAGES, "running on Bochs")
-    }
+    if complete { Ok(()) } else { apt::install(PACKAGES, "running on Bochs") }
 }
 
 /// The model of the machine's CPUs.
@@ -162,14 +146,9 @@ fn start_with(image: &Image, settings: &Settings<'_>, commands: &str) -> Result<
         interrupt::check()?;
         let ended = emulator.try_wait()?;
         if ended.is_some() || start.elapsed() > Duration::from_secs(20) {
-            let how = ended.map_or("hangs at its start".into(), |status| {
-                format!("ended with {status}")
-            });
-            bail!(
-                "Bochs {how}:\n    {}\n    {}",
-                last_lines(&messages, 8),
-                last_lines(&log, 8)
-            );
+            let how =
+                ended.map_or("hangs at its start".into(), |status| format!("ended with {status}"));
+            bail!("Bochs {how}:\n    {}\n    {}", last_lines(&messages, 8), last_lines(&log, 8));
         }
         std::thread::sleep(Duration::from_millis(10));
     };
@@ -195,9 +174,6 @@ fn end(status: ExitStatus, log: &Path) -> End {
         let triple_fault = text.contains("triple fault");
         End::Reset { triple_fault }
     } else {
-        End::Failed(format!(
-            "Bochs ended with {status}:\n    {}",
-            last_lines(log, 12)
-        ))
+        End::Failed(format!("Bochs ended with {status}:\n    {}", last_lines(log, 12)))
     }
 }

@@ -75,21 +75,13 @@ pub fn make(image: &Image, options: &str, iso: &Path) -> Result<()> {
         }
     }
     let mut command = Command::new("grub-mkrescue");
-    command.args([
-        "-d",
-        "/usr/lib/grub/i386-pc",
-        "--locales=",
-        "--fonts=",
-        "--themes=",
-    ]);
+    command.args(["-d", "/usr/lib/grub/i386-pc", "--locales=", "--fonts=", "--themes="]);
     command.arg(format!(
         "--install-modules=normal iso9660 {} biosdisk part_msdos boot echo",
         protocol.grub_module()
     ));
     command.arg("-o").arg(iso).arg(dir.path());
-    child::run(&mut command, Some((&step, what)))
-        .context("the ISO cannot be made")
-        .map(drop)
+    child::run(&mut command, Some((&step, what))).context("the ISO cannot be made").map(drop)
 }
 
 #[cfg(test)]
@@ -109,9 +101,6 @@ mod tests {
         assert_eq!(protocol(b"HdrS"), Protocol::Linux);
         assert_eq!(protocol(b"Hdr2"), Protocol::Multiboot2);
         let config = Protocol::Linux.grub_config("quiet");
-        assert!(
-            config.contains("\tlinux /boot/bulkhead quiet\n"),
-            "{config}"
-        );
+        assert!(config.contains("\tlinux /boot/bulkhead quiet\n"), "{config}");
     }
 }

@@ -86,10 +86,7 @@ pub fn identity(settings: &Settings<'_>) -> Result<Identity> {
     let qemu = program(settings.machine.architecture())?;
     let version = child::run(Command::new(&qemu).arg("--version"), None)?;
     let hardware = hardware(&qemu, settings);
-    let mut options = hardware
-        .options
-        .iter()
-        .skip_while(|option| *option != "-cpu");
+    let mut options = hardware.options.iter().skip_while(|option| *option != "-cpu");
     let model = options.nth(1).cloned().unwrap_or_default();
     let cpu = match hardware.emulated {
         true => model,
@@ -107,11 +104,7 @@ pub fn start(image: &Image, settings: &Settings<'_>) -> Result<Running> {
     let machine = &settings.machine;
     let qemu = program(machine.architecture())?;
     let hardware = hardware(&qemu, settings);
-    let options = if hardware.emulated {
-        image.emulated_options()
-    } else {
-        image.options.clone()
-    };
+    let options = if hardware.emulated { image.emulated_options() } else { image.options.clone() };
     let dir = scratch()?;
     let control = dir.path().join("qmp");
     let messages = dir.path().join("messages");
@@ -126,13 +119,7 @@ pub fn start(image: &Image, settings: &Settings<'_>) -> Result<Running> {
         .arg("-initrd")
         .arg(&image.bundle)
         .args(["-append", &options])
-        .args([
-            "-nodefaults",
-            "-no-user-config",
-            "-display",
-            "none",
-            "-no-reboot",
-        ])
+        .args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"])
         .args(["-serial", "stdio"])
         .args(["-d", "cpu_reset", "-D"])
         .arg(&resets)
@@ -146,25 +133,16 @@ pub fn start(image: &Image, settings: &Settings<'_>) -> Result<Running> {
     }
     let mut emulator = Group::spawn(&mut command)?;
     let stdin = emulator.child().stdin.take().context("QEMU has no input")?;
-    let stdout = emulator
-        .child()
-        .stdout
-        .take()
-        .context("QEMU has no output")?;
+    let stdout = emulator.child().stdout.take().context("QEMU has no output")?;
     let reason = shutdown_reason(control);
     let ending = move |status: std::process::ExitStatus| {
-        let reason = reason
-            .recv_timeout(Duration::from_secs(2))
-            .unwrap_or_default();
+        let reason = reason.recv_timeout(Duration::from_secs(2)).unwrap_or_default();
         match reason.as_str() {
-            "guest-reset" => End::Reset {
-                triple_fault: last_lines(&resets, 1) == "Triple fault",
-            },
+            "guest-reset" => End::Reset { triple_fault: last_lines(&resets, 1) == "Triple fault" },
             _ if status.success() => End::PowerOff,
-            _ => End::Failed(format!(
-                "QEMU ended with {status}:\n    {}",
-                last_lines(&messages, 12)
-            )),
+            _ => {
+                End::Failed(format!("QEMU ended with {status}:\n    {}", last_lines(&messages, 12)))
+            }
         }
     };
     Ok(Running {
@@ -190,16 +168,10 @@ fn shutdown_reason(socket: PathBuf) -> mpsc::Receiver<String> {
         let Some(mut stream) = (0..250).find_map(|_| connect()) else {
             return;
         };
-        if stream
-            .write_all(b"{\"execute\":\"qmp_capabilities\"}\n")
-            .is_err()
-        {
+        if stream.write_all(b"{\"execute\":\"qmp_capabilities\"}\n").is_err() {
             return;
         }
-        for line in BufReader::new(stream)
-            .lines()
-            .map_while(std::result::Result::ok)
-        {
+        for line in BufReader::new(stream).lines().map_while(std::result::Result::ok) {
             let message: serde_json::Value = serde_json::from_str(&line).unwrap_or_default();
             if message["event"] == "SHUTDOWN" {
                 let reason = message["data"]["reason"].as_str().unwrap_or_default();

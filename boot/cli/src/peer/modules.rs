@@ -86,10 +86,8 @@ fn unpacked(file: &Path) -> Result<PathBuf> {
 /// `depends=` with names separated by commas.
 fn dependencies(module: &[u8]) -> Vec<String> {
     const KEY: &[u8] = b"depends=";
-    let list = module
-        .split(|byte| *byte == 0)
-        .find_map(|text| text.strip_prefix(KEY))
-        .unwrap_or_default();
+    let list =
+        module.split(|byte| *byte == 0).find_map(|text| text.strip_prefix(KEY)).unwrap_or_default();
     String::from_utf8_lossy(list)
         .split(',')
         .filter(|name| !name.is_empty())
@@ -140,10 +138,7 @@ mod tests {
         let kvm = package.path().join("lib/modules/6.1/kernel/kvm.ko");
         child::run(Command::new("xz").arg(&kvm), None).unwrap();
         for _ in 0..2 {
-            assert_eq!(
-                names(package.path(), &["kvm"]).unwrap(),
-                ["irq-bypass", "kvm"]
-            );
+            assert_eq!(names(package.path(), &["kvm"]).unwrap(), ["irq-bypass", "kvm"]);
             assert!(kvm.exists());
         }
     }

@@ -30,10 +30,7 @@ fn ctrl_c_in_set_up() {
         .add("dpkg-deb", "exit 1")
         .add("apt-cache", "echo ' Candidate: 1'")
         .add("apt-get", "/bin/sleep 27181801 & wait")
-        .add(
-            "sudo",
-            "[ \"$2\" = true ] || { /bin/sleep 27181801 & wait; }",
-        );
+        .add("sudo", "[ \"$2\" = true ] || { /bin/sleep 27181801 & wait; }");
     let mut command = bulkhead(&["run"]);
     command.env("PATH", programs.only());
     interrupted(command, "27181801");
@@ -63,9 +60,7 @@ fn ctrl_c_in_build() {
     let programs = StandIns::new().add("cargo", "sleep 27181802 & wait");
     // The real compiler, to which the stand-in is no neighbour.
     let mut command = bulkhead(&["run"]);
-    command
-        .env("PATH", programs.first())
-        .env("CARGO", programs.path("cargo"));
+    command.env("PATH", programs.first()).env("CARGO", programs.path("cargo"));
     interrupted(command, "27181802");
 }
 
@@ -95,20 +90,14 @@ fn ctrl_c_in_bench() {
 fn with_emulator(script: &str, arguments: &[&str]) -> crate::support::Ended {
     let programs = StandIns::new().add("qemu-system-x86_64", script);
     let mut command = bulkhead(&[&["run"], arguments].concat());
-    finish(
-        command.env("PATH", programs.first()).spawn().unwrap(),
-        MINUTES,
-    )
+    finish(command.env("PATH", programs.first()).spawn().unwrap(), MINUTES)
 }
 
 #[test]
 fn a_hung_machine_is_ended_by_the_time_limit() {
     let ended = with_emulator("sleep 27181804 & wait", &["--headless", "--timeout", "1"]);
     assert_eq!(ended.status, Some(1), "{ended:?}");
-    assert!(
-        ended.stderr.contains("timeout: not done after 1 s"),
-        "{ended:?}"
-    );
+    assert!(ended.stderr.contains("timeout: not done after 1 s"), "{ended:?}");
     assert!(!process_with("27181804"));
 }
 
@@ -176,10 +165,7 @@ fn the_terminal_is_raw_and_is_restored() {
     // A Ctrl-C is the guest's; od writes when it has read all.
     master.write_all(b"\x03").unwrap();
     std::thread::sleep(Duration::from_millis(200));
-    assert_ne!(
-        tcgetattr(terminal()).unwrap().local_modes,
-        before.local_modes
-    );
+    assert_ne!(tcgetattr(terminal()).unwrap().local_modes, before.local_modes);
     master.write_all(b"\x01x").unwrap();
     let ended = finish(child, Duration::from_secs(20));
     assert_eq!(ended.status, Some(0), "{ended:?}");
@@ -194,25 +180,17 @@ fn the_terminal_is_restored_when_nobody_reads_any_more() {
     let terminal = Terminal::open();
     let end = || Terminal::end(&terminal.name);
     let before = tcgetattr(end()).unwrap();
-    let programs = StandIns::new().add(
-        "qemu-system-x86_64",
-        "while sleep 0.1; do echo 27181808; done",
-    );
+    let programs =
+        StandIns::new().add("qemu-system-x86_64", "while sleep 0.1; do echo 27181808; done");
     let (reader, writer) = std::io::pipe().unwrap();
     let mut command = bulkhead(&["run"]);
-    command
-        .env("PATH", programs.first())
-        .stdin(Stdio::from(end()))
-        .stdout(Stdio::from(writer));
+    command.env("PATH", programs.first()).stdin(Stdio::from(end())).stdout(Stdio::from(writer));
     drop(reader);
     let child = command.spawn().unwrap();
     drop(command);
     let ended = finish(child, MINUTES);
     assert_eq!(ended.status, Some(1), "{ended:?}");
-    assert!(
-        ended.stderr.contains("the output cannot be written"),
-        "{ended:?}"
-    );
+    assert!(ended.stderr.contains("the output cannot be written"), "{ended:?}");
     let after = tcgetattr(end()).unwrap();
     assert_eq!(after.local_modes, before.local_modes);
 }
@@ -222,9 +200,7 @@ fn a_reader_who_stops_reading_holds_up_no_time_limit() {
     let programs = StandIns::new().add("qemu-system-x86_64", "exec yes 27181809");
     let (_reader, writer) = std::io::pipe().unwrap();
     let mut command = bulkhead(&["run", "--headless", "--timeout", "1"]);
-    command
-        .env("PATH", programs.first())
-        .stdout(Stdio::from(writer));
+    command.env("PATH", programs.first()).stdout(Stdio::from(writer));
     let ended = finish(command.spawn().unwrap(), MINUTES);
     assert_eq!(ended.status, Some(1), "{ended:?}");
     assert!(ended.stderr.contains("timeout: "), "{ended:?}");

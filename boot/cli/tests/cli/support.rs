@@ -24,11 +24,7 @@ pub struct Ended {
 /// The command with these arguments, without input.
 pub fn bulkhead(arguments: &[&str]) -> Command {
     let mut command = Command::new(BULKHEAD);
-    command
-        .args(arguments)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
+    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command
 }
 
@@ -58,19 +54,12 @@ pub fn finish(mut child: Child, limit: Duration) -> Ended {
         }
         std::thread::sleep(Duration::from_millis(10));
     };
-    Ended {
-        status,
-        stdout: stdout.join().unwrap(),
-        stderr: stderr.join().unwrap(),
-    }
+    Ended { status, stdout: stdout.join().unwrap(), stderr: stderr.join().unwrap() }
 }
 
 /// Runs the command to its end.
 pub fn run(arguments: &[&str]) -> Ended {
-    finish(
-        bulkhead(arguments).spawn().unwrap(),
-        Duration::from_secs(600),
-    )
+    finish(bulkhead(arguments).spawn().unwrap(), Duration::from_secs(600))
 }
 
 /// What a Ctrl-C does.
@@ -96,10 +85,7 @@ impl Terminal {
         grantpt(&master).unwrap();
         unlockpt(&master).unwrap();
         let name = ptsname(&master, Vec::new()).unwrap();
-        Terminal {
-            master: master.into(),
-            name: name.into_string().unwrap(),
-        }
+        Terminal { master: master.into(), name: name.into_string().unwrap() }
     }
 
     /// The programs' side of the terminal with this name.
@@ -120,19 +106,12 @@ pub fn wait_for_process(part: &str, limit: Duration) {
 /// Whether a process has `part` in its command line.
 pub fn process_with(part: &str) -> bool {
     let processes = fs::read_dir("/proc").unwrap().flatten();
-    processes
-        .filter(|p| {
-            p.file_name()
-                .to_string_lossy()
-                .bytes()
-                .all(|b| b.is_ascii_digit())
-        })
-        .any(|process| {
+    processes.filter(|p| p.file_name().to_string_lossy().bytes().all(|b| b.is_ascii_digit())).any(
+        |process| {
             let line = fs::read(process.path().join("cmdline")).unwrap_or_default();
-            String::from_utf8_lossy(&line)
-                .replace('\0', " ")
-                .contains(part)
-        })
+            String::from_utf8_lossy(&line).replace('\0', " ").contains(part)
+        },
+    )
 }
 
 /// A folder of programs that stand in for others.

@@ -99,10 +99,7 @@ fn round_trip() {
     assert_eq!(*bundle.system(), system());
     assert_eq!(bundle.file("kernel").unwrap().1, &[4; 10_000]);
     assert_eq!(bundle.program("console").unwrap().entry, 0x20_0010);
-    assert_eq!(
-        bundle.file("nothing").unwrap_err(),
-        Error::Missing("nothing".into())
-    );
+    assert_eq!(bundle.file("nothing").unwrap_err(), Error::Missing("nothing".into()));
 }
 
 #[test]
@@ -132,74 +129,35 @@ fn damaged_contents_are_found_when_used() {
     bytes[kernel as usize + 9_999] ^= 1;
     bytes[monitor as usize] ^= 1;
     let bundle = Bundle::open(&bytes).unwrap();
-    assert_eq!(
-        bundle.file("kernel").unwrap_err(),
-        Error::BadChecksum("kernel".into())
-    );
-    assert_eq!(
-        bundle.program("monitor").unwrap_err(),
-        Error::BadChecksum("monitor".into())
-    );
+    assert_eq!(bundle.file("kernel").unwrap_err(), Error::BadChecksum("kernel".into()));
+    assert_eq!(bundle.program("monitor").unwrap_err(), Error::BadChecksum("monitor".into()));
     bundle.file("initrd").unwrap();
 }
 
 #[test]
 fn hostile_directories() {
     let refused = |change: fn(&mut Directory)| Bundle::open(&with_directory(change)).unwrap_err();
-    assert_eq!(
-        refused(|d| d.files[0].offset = u64::MAX - 100),
-        Error::BadExtent("kernel".into())
-    );
-    assert_eq!(
-        refused(|d| d.files[0].offset += 1),
-        Error::BadExtent("kernel".into())
-    );
-    assert_eq!(
-        refused(|d| d.files[0].size = 0),
-        Error::BadExtent("kernel".into())
-    );
-    assert_eq!(
-        refused(|d| d.files[0].size = u64::MAX),
-        Error::BadExtent("kernel".into())
-    );
+    assert_eq!(refused(|d| d.files[0].offset = u64::MAX - 100), Error::BadExtent("kernel".into()));
+    assert_eq!(refused(|d| d.files[0].offset += 1), Error::BadExtent("kernel".into()));
+    assert_eq!(refused(|d| d.files[0].size = 0), Error::BadExtent("kernel".into()));
+    assert_eq!(refused(|d| d.files[0].size = u64::MAX), Error::BadExtent("kernel".into()));
     assert_eq!(refused(|d| d.files[0].offset = 0), Error::Overlap);
-    assert_eq!(
-        refused(|d| d.files[0].offset = d.programs[0].segments[1].offset),
-        Error::Overlap
-    );
-    assert_eq!(
-        refused(|d| d.programs[0].entry = 0),
-        Error::BadExtent("monitor".into())
-    );
-    assert_eq!(
-        refused(|d| d.programs[0].segments.clear()),
-        Error::BadExtent("monitor".into())
-    );
+    assert_eq!(refused(|d| d.files[0].offset = d.programs[0].segments[1].offset), Error::Overlap);
+    assert_eq!(refused(|d| d.programs[0].entry = 0), Error::BadExtent("monitor".into()));
+    assert_eq!(refused(|d| d.programs[0].segments.clear()), Error::BadExtent("monitor".into()));
     assert_eq!(
         refused(|d| d.programs[0].segments[0].rights = 7),
         Error::BadExtent("monitor".into())
     );
-    assert_eq!(
-        refused(|d| d.programs[0].segments.swap(0, 1)),
-        Error::BadExtent("monitor".into())
-    );
+    assert_eq!(refused(|d| d.programs[0].segments.swap(0, 1)), Error::BadExtent("monitor".into()));
     assert_eq!(
         refused(|d| d.programs[1].name = "monitor".into()),
         Error::Duplicate("monitor".into())
     );
-    assert_eq!(
-        refused(|d| d.files[1].name = "x".into()),
-        Error::Missing("initrd".into())
-    );
-    assert_eq!(
-        refused(|d| d.programs[1].name = "x".into()),
-        Error::Missing("console".into())
-    );
+    assert_eq!(refused(|d| d.files[1].name = "x".into()), Error::Missing("initrd".into()));
+    assert_eq!(refused(|d| d.programs[1].name = "x".into()), Error::Missing("console".into()));
     let twice = |d: &mut Directory| d.system.servers.push(d.system.servers[0].clone());
-    assert!(matches!(
-        refused(twice),
-        Error::System(SystemError::DuplicateName(_))
-    ));
+    assert!(matches!(refused(twice), Error::System(SystemError::DuplicateName(_))));
     let mut trailing = bundle();
     let mut raw = postcard::to_allocvec(&Bundle::open(&trailing).unwrap().directory).unwrap();
     raw.push(0);
@@ -210,19 +168,12 @@ fn hostile_directories() {
 #[test]
 fn a_guest_is_what_its_memory_holds() {
     let segment = |address, contents: Vec<u8>| {
-        let segment = Segment {
-            address,
-            size: contents.len() as u64,
-            ..Segment::default()
-        };
+        let segment = Segment { address, size: contents.len() as u64, ..Segment::default() };
         (segment, contents)
     };
     let program = FlatProgram {
         entry: 0x20_0000,
-        segments: vec![
-            segment(0x20_0000, vec![1; 4096]),
-            segment(0x20_2000, vec![2; 4096]),
-        ],
+        segments: vec![segment(0x20_0000, vec![1; 4096]), segment(0x20_2000, vec![2; 4096])],
     };
     let expected = [[1; 4096], [0; 4096], [2; 4096]].concat();
     assert_eq!(program.memory(), expected);

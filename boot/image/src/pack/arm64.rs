@@ -41,10 +41,7 @@ impl core::fmt::Display for ImageError {
             ),
             ImageError::NoHeader => f.write_str("it does not start with an arm64 Image header"),
             ImageError::Size(says, takes) => {
-                write!(
-                    f,
-                    "its header says {says:#x} bytes of memory and it takes {takes:#x}"
-                )
+                write!(f, "its header says {says:#x} bytes of memory and it takes {takes:#x}")
             }
         }
     }
@@ -59,19 +56,15 @@ pub fn arm64_image(bytes: &[u8]) -> Result<Vec<u8>, ImageError> {
     if file.ehdr.e_machine != EM_AARCH64 {
         return Err(ImageError::Architecture);
     }
-    let mut segments: Vec<_> = headers
-        .iter()
-        .filter(|header| header.p_type == PT_LOAD && header.p_memsz != 0)
-        .collect();
+    let mut segments: Vec<_> =
+        headers.iter().filter(|header| header.p_type == PT_LOAD && header.p_memsz != 0).collect();
     segments.sort_by_key(|header| header.p_paddr);
     let start = segments.first().ok_or(ImageError::Empty)?.p_paddr;
     let (mut image, mut taken) = (Vec::new(), 0);
     for header in segments {
         let bad = ImageError::Segment(header.p_paddr);
         let at = header.p_paddr - start;
-        let end = at
-            .checked_add(header.p_memsz)
-            .filter(|end| *end <= MAX_SIZE);
+        let end = at.checked_add(header.p_memsz).filter(|end| *end <= MAX_SIZE);
         let Some(end) = end.filter(|_| at >= taken && header.p_filesz <= header.p_memsz) else {
             return Err(bad);
         };
@@ -126,9 +119,7 @@ mod tests {
             offset += data;
         }
         assert_eq!(out.len(), table);
-        pieces
-            .iter()
-            .for_each(|(_, data, _)| out.extend_from_slice(data));
+        pieces.iter().for_each(|(_, data, _)| out.extend_from_slice(data));
         out
     }
 
@@ -163,24 +154,12 @@ mod tests {
         let head = header(0x1000);
         let why = |pieces: &[Piece<'_>]| arm64_image(&elf(EM_AARCH64, pieces)).unwrap_err();
         let first: Piece<'_> = (BASE, &head, 64);
-        assert_eq!(
-            why(&[first, (BASE + 32, &[1], 1)]),
-            ImageError::Segment(BASE + 32)
-        );
-        assert_eq!(
-            why(&[first, (BASE + 0x100, &[1; 9], 8)]),
-            ImageError::Segment(BASE + 0x100)
-        );
+        assert_eq!(why(&[first, (BASE + 32, &[1], 1)]), ImageError::Segment(BASE + 32));
+        assert_eq!(why(&[first, (BASE + 0x100, &[1; 9], 8)]), ImageError::Segment(BASE + 0x100));
         let far = BASE + MAX_SIZE;
         assert_eq!(why(&[first, (far, &[1], 1)]), ImageError::Segment(far));
-        assert_eq!(
-            why(&[first, (u64::MAX, &[], u64::MAX)]),
-            ImageError::Segment(u64::MAX)
-        );
-        assert_eq!(
-            why(&[first, (BASE + 0x1000, &[], 1)]),
-            ImageError::Size(0x1000, 0x1001)
-        );
+        assert_eq!(why(&[first, (u64::MAX, &[], u64::MAX)]), ImageError::Segment(u64::MAX));
+        assert_eq!(why(&[first, (BASE + 0x1000, &[], 1)]), ImageError::Size(0x1000, 0x1001));
         assert_eq!(why(&[(BASE, &[0; 64], 64)]), ImageError::NoHeader);
         assert_eq!(why(&[(BASE, &head[..63], 64)]), ImageError::NoHeader);
         assert_eq!(why(&[]), ImageError::Empty);
@@ -188,9 +167,6 @@ mod tests {
         assert_eq!(other, Err(ImageError::Architecture));
         let cut = elf(EM_AARCH64, &[first]);
         let cut = arm64_image(&cut[..cut.len() - 1]);
-        assert!(
-            matches!(cut, Err(ImageError::Program(ProgramError::NotElf(_)))),
-            "{cut:?}"
-        );
+        assert!(matches!(cut, Err(ImageError::Program(ProgramError::NotElf(_)))), "{cut:?}");
     }
 }

@@ -73,9 +73,8 @@ impl FlatProgram {
                 _ => continue,
             }
             let bad = ProgramError::BadSegment(header.p_vaddr);
-            let data = file
-                .segment_data(&header)
-                .map_err(|e| ProgramError::NotElf(e.to_string()))?;
+            let data =
+                file.segment_data(&header).map_err(|e| ProgramError::NotElf(e.to_string()))?;
             if header.p_memsz > MAX_SIZE || header.p_filesz > header.p_memsz {
                 return Err(bad);
             }
@@ -95,9 +94,8 @@ impl FlatProgram {
             segments.push((segment, contents));
         }
         segments.sort_by_key(|(s, _)| s.address);
-        if let Some(pair) = segments
-            .windows(2)
-            .find(|p| p[0].0.address + p[0].0.size > p[1].0.address)
+        if let Some(pair) =
+            segments.windows(2).find(|p| p[0].0.address + p[0].0.size > p[1].0.address)
         {
             return Err(ProgramError::SharedPage(pair[1].0.address));
         }
@@ -124,11 +122,8 @@ impl FlatProgram {
 
     /// CRC-32 over the contents of all segments, in order.
     pub fn checksum(&self) -> u32 {
-        let all: Vec<u8> = self
-            .segments
-            .iter()
-            .flat_map(|(_, contents)| contents.iter().copied())
-            .collect();
+        let all: Vec<u8> =
+            self.segments.iter().flat_map(|(_, contents)| contents.iter().copied()).collect();
         crate::bundle::checksum(&all)
     }
 }
@@ -146,13 +141,9 @@ pub(super) fn executable(
         return Err(ProgramError::NotStatic("it is for another architecture"));
     }
     if file.ehdr.e_type != ET_EXEC {
-        return Err(ProgramError::NotStatic(
-            "it is position-independent or an object file",
-        ));
+        return Err(ProgramError::NotStatic("it is position-independent or an object file"));
     }
-    let headers = file
-        .segments()
-        .ok_or(ProgramError::NotStatic("it has no segments"))?;
+    let headers = file.segments().ok_or(ProgramError::NotStatic("it has no segments"))?;
     Ok((file, headers))
 }
 

@@ -9,10 +9,7 @@ use rt::shared::SharedMemory;
 use rt::syscall::Deadline;
 
 /// A guest's RAM: from 0 upwards. What lies between the hole's start and 4 GiB is left to devices.
-pub const GUEST_RAM: Layout = Layout {
-    start: 0,
-    hole: Some(0xc000_0000..1 << 32),
-};
+pub const GUEST_RAM: Layout = Layout { start: 0, hole: Some(0xc000_0000..1 << 32) };
 
 /// How long firmware may take to enter ACPI mode.
 const ENABLE_MS: u64 = 100;
@@ -40,9 +37,7 @@ struct Firmware<'a> {
 impl Firmware<'_> {
     fn is_mapped(&self, address: u64, into: &mut [u8]) -> bool {
         self.mapped.borrow().iter().any(|(base, memory)| {
-            let offset = address
-                .checked_sub(*base)
-                .and_then(|offset| usize::try_from(offset).ok());
+            let offset = address.checked_sub(*base).and_then(|offset| usize::try_from(offset).ok());
             offset.is_some_and(|offset| memory.read(offset, into).is_ok())
         })
     }
@@ -53,10 +48,7 @@ impl Physical for Firmware<'_> {
         if self.is_mapped(address, into) {
             return true;
         }
-        let mapping = self
-            .root
-            .borrow_mut()
-            .map_physical(address, into.len() as u64);
+        let mapping = self.root.borrow_mut().map_physical(address, into.len() as u64);
         self.mapped.borrow_mut().extend(mapping);
         self.is_mapped(address, into)
     }
@@ -65,10 +57,7 @@ impl Physical for Firmware<'_> {
 /// Switches the machine off, or resets it if that does not work. Returns if neither does.
 pub fn power_off(root: &mut Root) {
     let rsdp = root.info.rsdp;
-    let firmware = Firmware {
-        root: RefCell::new(root),
-        mapped: RefCell::default(),
-    };
+    let firmware = Firmware { root: RefCell::new(root), mapped: RefCell::default() };
     let way = acpi::find(&firmware, rsdp);
     let root = firmware.root.into_inner();
     if let Some(way) = way {

@@ -12,11 +12,7 @@ impl Supervisor {
     pub(super) fn end(&mut self, at: usize, end: End) {
         let mut part = self.parts.swap_remove(at);
         let name = &part.name;
-        let whose = if matches!(part.kind, Kind::Vm(_)) {
-            "its monitor"
-        } else {
-            "it"
-        };
+        let whose = if matches!(part.kind, Kind::Vm(_)) { "its monitor" } else { "it" };
         match end {
             End::Exit(0) => log::info!("{name}: {whose} ended"),
             End::Exit(PANICKED) => log::error!("{name}: {whose} panicked"),
@@ -65,10 +61,7 @@ impl Supervisor {
             self.restart_vm(number);
         } else {
             state.stopped = true;
-            state
-                .ram
-                .drain(..)
-                .for_each(|chunk| self.root.frames.give_back(chunk));
+            state.ram.drain(..).for_each(|chunk| self.root.frames.give_back(chunk));
         }
     }
 }

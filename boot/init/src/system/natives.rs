@@ -21,21 +21,11 @@ impl Supervisor {
         let name = native.name.as_str();
         let compartment = &native.compartment;
         let draft = Draft::new(&mut self.root, id, name, compartment, &[])?;
-        let args = native
-            .args
-            .as_str()
-            .split_whitespace()
-            .map(String::from)
-            .collect();
+        let args = native.args.as_str().split_whitespace().map(String::from).collect();
         let space = draft.space();
         let role = Role::Native(NativeEnvironment { args });
         let remains = draft.start(&mut self.root, role)?;
-        self.started(
-            name,
-            "program",
-            compartment.memory.bytes(),
-            compartment.cpu.number(),
-        );
+        self.started(name, "program", compartment.memory.bytes(), compartment.cpu.number());
         let part = Part {
             id,
             kind: Kind::Native(number),

@@ -39,10 +39,7 @@ impl Supervisor {
     ) -> Result {
         let ServerKind::Console { uart } = server.kind;
         let clients = self.clients(server);
-        let cpus: Vec<Cpu> = clients
-            .iter()
-            .flat_map(|&vm| cpus(&self.system.vms[vm]))
-            .collect();
+        let cpus: Vec<Cpu> = clients.iter().flat_map(|&vm| cpus(&self.system.vms[vm])).collect();
         let id = self.next_id();
         let name = server.name.as_str();
         let mut draft = Draft::new(&mut self.root, id, name, &server.compartment, &cpus)?;
@@ -57,12 +54,7 @@ impl Supervisor {
         let space = draft.space();
         let remains = draft.start(&mut self.root, Role::ConsoleServer(role))?;
         let compartment = &server.compartment;
-        self.started(
-            name,
-            "console server",
-            compartment.memory.bytes(),
-            compartment.cpu.number(),
-        );
+        self.started(name, "console server", compartment.memory.bytes(), compartment.cpu.number());
         let part = Part {
             id,
             kind: Kind::Server(number),
@@ -88,8 +80,7 @@ impl Supervisor {
         let uart = self.give_uart(draft, uart)?;
         let log = draft.give(ROOT_LOG, Rights::READ)?;
         let idle = draft.place();
-        self.root
-            .delegate_signal(draft.domain(), idle, bits::IDLE)?;
+        self.root.delegate_signal(draft.domain(), idle, bits::IDLE)?;
         let mut signals = Vec::new();
         let mut described = Vec::new();
         for &client in clients {
@@ -109,15 +100,7 @@ impl Supervisor {
                 signal,
             });
         }
-        Ok((
-            ConsoleEnvironment {
-                uart: Some(uart),
-                log,
-                idle,
-                clients: described,
-            },
-            signals,
-        ))
+        Ok((ConsoleEnvironment { uart: Some(uart), log, idle, clients: described }, signals))
     }
 
     fn give_uart(&mut self, draft: &mut Draft, uart: Uart) -> Result<UartEnvironment> {
@@ -137,10 +120,7 @@ impl Supervisor {
             }
         };
         let interrupt = draft.give(ROOT_INTERRUPTS.offset(uart.line), Rights::CONTROL)?;
-        Ok(UartEnvironment {
-            registers,
-            interrupt,
-        })
+        Ok(UartEnvironment { registers, interrupt })
     }
 
     /// Lets servers come up before those start who need them.
@@ -167,22 +147,12 @@ impl Supervisor {
             return Err(Failure(format!("it has no client {client} on CPU {cpu}")));
         }
         let part = &mut self.parts[at];
-        if part
-            .exports
-            .iter()
-            .any(|export| (export.client, export.cpu) == (client, cpu))
-        {
-            return Err(Failure(format!(
-                "client {client} has a handler on CPU {cpu}"
-            )));
+        if part.exports.iter().any(|export| (export.client, export.cpu) == (client, cpu)) {
+            return Err(Failure(format!("client {client} has a handler on CPU {cpu}")));
         }
         let (space, remains) = (part.space, &mut part.remains);
         let portal = Draft::export(&mut self.root, remains, space, cpu, entry, client.into())?;
-        part.exports.push(Export {
-            client,
-            cpu,
-            portal,
-        });
+        part.exports.push(Export { client, cpu, portal });
         Ok(())
     }
 

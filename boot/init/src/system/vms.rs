@@ -30,11 +30,7 @@ impl Supervisor {
                 }
                 let size = vm.memory.bytes();
                 let chunks = match vm.memory_at {
-                    Some(at) => self
-                        .root
-                        .frames
-                        .take_at(at.raw(), size)
-                        .map(|c| Vec::from([c])),
+                    Some(at) => self.root.frames.take_at(at.raw(), size).map(|c| Vec::from([c])),
                     None => self.root.frames.take_pieces(size, LARGE),
                 };
                 match chunks {
@@ -72,9 +68,7 @@ impl Supervisor {
                 Err(failure)
             }
         });
-        drafted
-            .map_err(|failure| self.vm_failed(number, &failure))
-            .ok()
+        drafted.map_err(|failure| self.vm_failed(number, &failure)).ok()
     }
 
     fn vm_failed(&mut self, number: usize, failure: &Failure) {
@@ -104,9 +98,7 @@ impl Supervisor {
 
     pub(super) fn start_vm(&mut self, number: usize, monitor: Monitor) {
         let vm = self.system.vms[number].clone();
-        let Monitor {
-            mut draft, vcpus, ..
-        } = monitor;
+        let Monitor { mut draft, vcpus, .. } = monitor;
         let role = match self.monitor_role(number, &vm, &mut draft, vcpus) {
             Ok(role) => role,
             Err(failure) => {
@@ -119,12 +111,7 @@ impl Supervisor {
             Ok(remains) => remains,
             Err(failure) => return self.vm_failed(number, &failure),
         };
-        self.started(
-            vm.name.as_str(),
-            "VM",
-            vm.memory.bytes(),
-            vm.monitor.cpu.number(),
-        );
+        self.started(vm.name.as_str(), "VM", vm.memory.bytes(), vm.monitor.cpu.number());
         let part = Part {
             id,
             kind: Kind::Vm(number),
@@ -152,11 +139,7 @@ impl Supervisor {
             let ram = ROOT_MEMORY.offset(chunk.region);
             let rights = Rights::RW | Rights::EXEC;
             let selector = draft.give_memory(ram, rights, chunk.offset, chunk.size)?;
-            memory.push(GuestMemory {
-                selector,
-                guest_address,
-                size: chunk.size,
-            });
+            memory.push(GuestMemory { selector, guest_address, size: chunk.size });
         }
         let kernel = draft.map_file(&mut self.root, &vm.kernel)?;
         let initrd = match &vm.initrd {
@@ -165,16 +148,9 @@ impl Supervisor {
         };
         let mut portals = Vec::new();
         if let Some((server, client)) = self.console_of(number) {
-            for export in server
-                .exports
-                .iter()
-                .filter(|e| e.client as usize == client)
-            {
+            for export in server.exports.iter().filter(|e| e.client as usize == client) {
                 let portal = draft.give(export.portal, Rights::CALL)?;
-                portals.push(PortalOnCpu {
-                    cpu: export.cpu,
-                    portal,
-                });
+                portals.push(PortalOnCpu { cpu: export.cpu, portal });
             }
         }
         let console = (!portals.is_empty()).then_some(SerialEnvironment {

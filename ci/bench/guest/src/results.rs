@@ -78,13 +78,7 @@ mod tests {
     #[test]
     fn summaries_are_of_their_rows() {
         let read = memory(Row::Msr, 1);
-        let expected = Summary {
-            min: 10,
-            median: 10,
-            p99: 10,
-            max: 50,
-            first: 28,
-        };
+        let expected = Summary { min: 10, median: 10, p99: 10, max: 50, first: 28 };
         assert_eq!(summary(Row::Msr, read), Some(expected));
         assert_eq!(current(read), Some(Row::Msr));
         assert_eq!(summary(Row::Cpuid, read), None);

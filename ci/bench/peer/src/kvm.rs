@@ -33,10 +33,7 @@ pub const fn exchange<T>(name: &'static str, number: u32) -> Request {
 
 const fn request<T>(name: &'static str, direction: u32, number: u32) -> Request {
     const KVM: u32 = 0xae;
-    Request {
-        name,
-        number: direction << 30 | (size_of::<T>() as u32) << 16 | KVM << 8 | number,
-    }
+    Request { name, number: direction << 30 | (size_of::<T>() as u32) << 16 | KVM << 8 | number }
 }
 
 const CREATE_VM: Request = plain("KVM_CREATE_VM", 0x01);
@@ -176,19 +173,14 @@ impl Kvm {
     pub fn create_vm(self) -> Result<Vm> {
         // SAFETY: its argument is a type of machines: the usual one.
         let number = unsafe { self.file.control(CREATE_VM, 0) }?;
-        Ok(Vm {
-            file: File::from_number(number),
-        })
+        Ok(Vm { file: File::from_number(number) })
     }
 
     /// Makes a vCPU of `vm`.
     pub fn create_vcpu(self, vm: Vm, number: usize) -> Result<Vcpu> {
         // SAFETY: its argument is a number.
         let file = File::from_number(unsafe { vm.file.control(CREATE_VCPU, number) }?);
-        Ok(Vcpu {
-            file,
-            run: file.map(self.shared)?.cast(),
-        })
+        Ok(Vcpu { file, run: file.map(self.shared)?.cast() })
     }
 }
 
@@ -235,12 +227,7 @@ impl File {
 
     /// Sets an attribute of one of KVM's devices to the word at `value`.
     pub fn set_attribute(self, group: u32, number: u64, value: &u64) -> Result {
-        let attribute = Attribute {
-            flags: 0,
-            group,
-            number,
-            address: &raw const *value as u64,
-        };
+        let attribute = Attribute { flags: 0, group, number, address: &raw const *value as u64 };
         // SAFETY: it reads at most the word.
         unsafe { self.pass(SET_DEVICE_ATTR, &attribute) }
     }
@@ -276,10 +263,7 @@ impl Vcpu {
                     let [a, b, c, d, ..] = access.data;
                     match access.is_write {
                         0 => Ok(Exit::Read(access.address)),
-                        _ => Ok(Exit::Write(
-                            access.address,
-                            u32::from_le_bytes([a, b, c, d]),
-                        )),
+                        _ => Ok(Exit::Write(access.address, u32::from_le_bytes([a, b, c, d]))),
                     }
                 }
                 other => Ok(Exit::Other(other)),
@@ -303,11 +287,7 @@ impl Vcpu {
     pub fn answer(self, value: u32) {
         let run = self.run.as_ptr();
         // SAFETY: as in `run`.
-        unsafe {
-            (&raw mut (*run).exit.memory.data)
-                .cast::<u32>()
-                .write_volatile(value)
-        };
+        unsafe { (&raw mut (*run).exit.memory.data).cast::<u32>().write_volatile(value) };
     }
 }
 

@@ -40,10 +40,7 @@ pub type Result<T = ()> = core::result::Result<T, Failure>;
 
 /// What a system call returned; `what` is for the message if it failed.
 fn outcome(returned: isize, what: &'static str) -> Result<usize> {
-    usize::try_from(returned).map_err(|_| Failure {
-        what,
-        code: returned.unsigned_abs() as u32,
-    })
+    usize::try_from(returned).map_err(|_| Failure { what, code: returned.unsigned_abs() as u32 })
 }
 
 /// An open file.
@@ -62,14 +59,8 @@ pub struct Request {
 impl File {
     /// Opens a file for reading and, if it is a device, writing.
     fn open(path: &CStr, flags: u32, what: &'static str) -> Result<File> {
-        let arguments = [
-            AT_FDCWD as usize,
-            path.as_ptr() as usize,
-            (flags | O_CLOEXEC) as usize,
-            0,
-            0,
-            0,
-        ];
+        let arguments =
+            [AT_FDCWD as usize, path.as_ptr() as usize, (flags | O_CLOEXEC) as usize, 0, 0, 0];
         // SAFETY: it reads the path.
         let file = outcome(unsafe { system_call(__NR_openat, arguments) }, what)?;
         Ok(File(file as u32))
@@ -113,10 +104,7 @@ fn map(file: usize, size: usize, flags: u32) -> Result<NonNull<u8>> {
     let arguments = [0, size, rights as usize, flags as usize, file, 0];
     // SAFETY: without a wish for an address Linux takes one that is free.
     let address = outcome(unsafe { system_call(__NR_mmap, arguments) }, "mmap")?;
-    NonNull::new(address as *mut u8).ok_or(Failure {
-        what: "mmap",
-        code: 0,
-    })
+    NonNull::new(address as *mut u8).ok_or(Failure { what: "mmap", code: 0 })
 }
 
 /// Memory that others change too: a guest, another thread. It is never unmapped.
@@ -172,10 +160,7 @@ impl Memory {
             let place = self.start.as_ptr() as usize + offset;
             // SAFETY: it writes to this memory, which no Rust reference points to.
             let read = unsafe {
-                system_call(
-                    __NR_read,
-                    [file.0 as usize, place, self.size - offset, 0, 0, 0],
-                )
+                system_call(__NR_read, [file.0 as usize, place, self.size - offset, 0, 0, 0])
             };
             match outcome(read, what)? {
                 0 if offset == self.size => return Err(Failure { what, code: EFBIG }),
@@ -187,14 +172,7 @@ impl Memory {
 
     /// Takes all translations for it away, until the next access; its content stays.
     pub fn unmap_for_now(self) -> Result {
-        let arguments = [
-            self.start.as_ptr() as usize,
-            self.size,
-            MADV_DONTNEED as usize,
-            0,
-            0,
-            0,
-        ];
+        let arguments = [self.start.as_ptr() as usize, self.size, MADV_DONTNEED as usize, 0, 0, 0];
         // SAFETY: shared memory keeps its content.
         outcome(unsafe { system_call(__NR_madvise, arguments) }, "madvise").map(drop)
     }
@@ -228,14 +206,7 @@ pub fn set_priority(thread: usize, priority: Priority) -> Result {
         Priority::Idle => SCHED_NORMAL,
         Priority::Usual | Priority::High => SCHED_FIFO,
     };
-    let arguments = [
-        thread,
-        policy as usize,
-        &raw const priority as usize,
-        0,
-        0,
-        0,
-    ];
+    let arguments = [thread, policy as usize, &raw const priority as usize, 0, 0, 0];
     // SAFETY: it reads the priority.
     let returned = unsafe { system_call(__NR_sched_setscheduler, arguments) };
     outcome(returned, "sched_setscheduler").map(drop)
@@ -262,11 +233,7 @@ pub fn wait_for(word: &AtomicU32) -> Result<u32> {
             return Ok(value);
         }
         match futex(word, FUTEX_WAIT, 0) {
-            Ok(())
-            | Err(Failure {
-                code: EAGAIN | EINTR,
-                ..
-            }) => {}
+            Ok(()) | Err(Failure { code: EAGAIN | EINTR, .. }) => {}
             Err(failure) => return Err(failure),
         }
     }
@@ -287,17 +254,10 @@ fn futex(word: &AtomicU32, operation: u32, value: usize) -> Result {
 
 /// Sleeps for some nanoseconds.
 pub fn sleep(nanoseconds: i64) -> Result {
-    let time = timespec {
-        tv_sec: 0,
-        tv_nsec: nanoseconds,
-    };
+    let time = timespec { tv_sec: 0, tv_nsec: nanoseconds };
     let arguments = [&raw const time as usize, 0, 0, 0, 0, 0];
     // SAFETY: it reads the time.
-    outcome(
-        unsafe { system_call(__NR_nanosleep, arguments) },
-        "nanosleep",
-    )
-    .map(drop)
+    outcome(unsafe { system_call(__NR_nanosleep, arguments) }, "nanosleep").map(drop)
 }
 
 /// Loads a module of the kernel, unless it is for another CPU; `false` if there is no such file.
@@ -314,11 +274,7 @@ pub fn load_module(path: &CStr) -> Result<bool> {
     unsafe { system_call(__NR_close, [file.0 as usize, 0, 0, 0, 0, 0]) };
     match loaded {
         // KVM for the CPU is there already, or the CPU is another one.
-        Ok(_)
-        | Err(Failure {
-            code: EEXIST | EOPNOTSUPP,
-            ..
-        }) => Ok(true),
+        Ok(_) | Err(Failure { code: EEXIST | EOPNOTSUPP, .. }) => Ok(true),
         Err(error) => Err(error),
     }
 }
@@ -329,24 +285,13 @@ pub fn power_off() -> ! {
     const DRAIN: usize = 1;
     // SAFETY: it has no effect on memory. If it fails, there is nobody to tell.
     unsafe { system_call(__NR_ioctl, [CONSOLE, TCSBRK as usize, DRAIN, 0, 0, 0]) };
-    let magic = [
-        LINUX_REBOOT_MAGIC1,
-        LINUX_REBOOT_MAGIC2,
-        LINUX_REBOOT_CMD_POWER_OFF,
-    ];
+    let magic = [LINUX_REBOOT_MAGIC1, LINUX_REBOOT_MAGIC2, LINUX_REBOOT_CMD_POWER_OFF];
     loop {
         // SAFETY: it does not return.
         unsafe {
             system_call(
                 __NR_reboot,
-                [
-                    magic[0] as usize,
-                    magic[1] as usize,
-                    magic[2] as usize,
-                    0,
-                    0,
-                    0,
-                ],
+                [magic[0] as usize, magic[1] as usize, magic[2] as usize, 0, 0, 0],
             )
         };
     }
@@ -361,10 +306,7 @@ impl fmt::Write for Console {
         while !rest.is_empty() {
             // SAFETY: it reads the text.
             let written = unsafe {
-                system_call(
-                    __NR_write,
-                    [CONSOLE, rest.as_ptr() as usize, rest.len(), 0, 0, 0],
-                )
+                system_call(__NR_write, [CONSOLE, rest.as_ptr() as usize, rest.len(), 0, 0, 0])
             };
             let written = usize::try_from(written).map_err(|_| fmt::Error)?;
             rest = &rest[written.min(rest.len())..];

@@ -59,11 +59,7 @@ impl From<Failure> for Lack {
 
 /// All measurements.
 pub fn all() -> impl Iterator<Item = Measurement> {
-    let usual = |row: &Row| Measurement {
-        row: *row,
-        suffix: "",
-        variant: Variant::usual(),
-    };
+    let usual = |row: &Row| Measurement { row: *row, suffix: "", variant: Variant::usual() };
     ROWS.iter().map(usual).chain(arch::variations())
 }
 

@@ -50,9 +50,7 @@ pub fn end_halts(vm: Option<Vm>) -> Result {
 
 /// The machine of a file.
 fn vm(number: u32) -> Vm {
-    Vm {
-        file: File::from_number(number),
-    }
+    Vm { file: File::from_number(number) }
 }
 
 extern "C" fn answer_requests(_argument: usize) -> ! {

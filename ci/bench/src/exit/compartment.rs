@@ -60,12 +60,7 @@ pub fn build(info: &BootInfo, head: &Head, image: &[u8], arguments: &Arguments) 
     syscall::create_space(DOMAIN, GUEST, SpaceKind::Guest)?;
     let mut mappings = (0..).map(|number| MAPPINGS.offset(number));
     let mut map = |space, offset, address, size, rights| {
-        let p = MapParameters {
-            offset,
-            address,
-            size,
-            rights,
-        };
+        let p = MapParameters { offset, address, size, rights };
         let dst = mappings.next().ok_or(Status::BadSelector)?;
         syscall::map(memory, space, dst, &p)
     };
@@ -120,11 +115,7 @@ pub fn pause() {
 }
 
 fn run(sched: Selector, context: Selector, priority: u8) -> Result {
-    let time = Time {
-        priority,
-        budget: FOR_EVER,
-        period: FOR_EVER,
-    };
+    let time = Time { priority, budget: FOR_EVER, period: FOR_EVER };
     syscall::create_sched(ROOT_DOMAIN, sched, ROOT_TIME, 0, time)?;
     syscall::bind_sched(sched, context)
 }
@@ -145,15 +136,11 @@ fn fill_ram(image: &[u8], arguments: &Arguments) {
 /// Copies what can be written of this program, as it is now; the segments, and where in the memory their copies are.
 fn copy_data(head: &Head) -> Result<impl Iterator<Item = (&Segment, u64)>> {
     let writable = |segment: &&Segment| segment.rights & u32::from(Rights::WRITE.bits()) != 0;
-    let copies = head
-        .segments()
-        .iter()
-        .filter(writable)
-        .scan(0, |used, segment| {
-            let offset = *used;
-            *used += segment.size;
-            Some((segment, offset))
-        });
+    let copies = head.segments().iter().filter(writable).scan(0, |used, segment| {
+        let offset = *used;
+        *used += segment.size;
+        Some((segment, offset))
+    });
     for (segment, offset) in copies.clone() {
         if offset + segment.size > plan::COPY_SIZE {
             return Err(Status::Quota);
@@ -172,11 +159,7 @@ fn copy_data(head: &Head) -> Result<impl Iterator<Item = (&Segment, u64)>> {
 unsafe fn copy_words(from: Range<u64>, to: u64) {
     for (i, at) in from.step_by(size_of::<u64>()).enumerate() {
         // SAFETY: the caller's promise.
-        unsafe {
-            (to as *mut u64)
-                .add(i)
-                .write_volatile((at as *const u64).read_volatile())
-        };
+        unsafe { (to as *mut u64).add(i).write_volatile((at as *const u64).read_volatile()) };
     }
 }
 

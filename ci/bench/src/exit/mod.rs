@@ -68,10 +68,8 @@ pub fn run(place: &mut Place<'_>) {
     let Ok((_, image)) = bundle.file(GUEST) else {
         return unavailable("the bundle lacks the guest");
     };
-    let arguments = Arguments {
-        rows: ROWS.iter().fold(0, |rows, row| rows | row.bit()),
-        ..arguments
-    };
+    let arguments =
+        Arguments { rows: ROWS.iter().fold(0, |rows, row| rows | row.bit()), ..arguments };
     match measure(info, bundle.head(), image, &arguments) {
         Ok(end) => {
             print(&end);

@@ -85,12 +85,7 @@ pub enum Event {
 
 impl Event {
     /// All events.
-    pub const ALL: [Event; 4] = [
-        Event::Ended,
-        Event::Failed,
-        Event::Interrupt,
-        Event::Unknown,
-    ];
+    pub const ALL: [Event; 4] = [Event::Ended, Event::Failed, Event::Interrupt, Event::Unknown];
 
     /// Its bit.
     pub const fn bit(self) -> u64 {

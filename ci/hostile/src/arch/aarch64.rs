@@ -88,12 +88,7 @@ pub fn open_uart(info: &BootInfo, mapping: Selector) -> u64 {
     for (number, region) in (0..).zip(info.regions()) {
         let offset = info.uart_memory.wrapping_sub(region.base);
         if region.memory_kind() == Some(MemoryKind::Device) && offset < region.size {
-            let p = MapParameters {
-                offset,
-                address: UART,
-                size: PAGE,
-                rights: Rights::RW,
-            };
+            let p = MapParameters { offset, address: UART, size: PAGE, rights: Rights::RW };
             if syscall::map(ROOT_MEMORY.offset(number), ROOT_SPACE, mapping, &p).is_ok() {
                 return UART;
             }

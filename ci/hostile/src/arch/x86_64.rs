@@ -79,12 +79,7 @@ pub fn open_uart(info: &BootInfo, _mapping: Selector) -> u64 {
 
 /// Prints one line. Ports are mapped for its duration only, so that the driver calls on the fast path.
 pub fn line(uart: u64, mapping: Selector, text: fmt::Arguments<'_>) {
-    let p = MapParameters {
-        offset: uart,
-        address: uart,
-        size: 8,
-        rights: Rights::RW,
-    };
+    let p = MapParameters { offset: uart, address: uart, size: 8, rights: Rights::RW };
     if syscall::map(ROOT_PORTS, ROOT_SPACE, mapping, &p).is_ok() {
         let _ = writeln!(Uart(uart as u16), "{text}\r");
         let _ = syscall::delete(mapping);

@@ -55,13 +55,8 @@ pub struct Victim {
 
 impl Victim {
     /// None.
-    pub const NONE: Victim = Victim {
-        number: 0,
-        first: Selector::NULL,
-        threads: 0,
-        other: 0,
-        chain: false,
-    };
+    pub const NONE: Victim =
+        Victim { number: 0, first: Selector::NULL, threads: 0, other: 0, chain: false };
 
     /// Whether thread `t` handles calls.
     fn handles(&self, t: u64) -> bool {
@@ -85,11 +80,7 @@ impl Victim {
 
     /// The CPU of thread `t`: even ones are on CPU 0, odd ones on the other.
     fn cpu(&self, t: u64) -> u32 {
-        if self.chain || t.is_multiple_of(2) {
-            0
-        } else {
-            self.other
-        }
+        if self.chain || t.is_multiple_of(2) { 0 } else { self.other }
     }
 
     /// One of its selectors: [`own`].
@@ -129,9 +120,7 @@ impl Victim {
                 (calls, digest)
             }
         };
-        (0..self.threads)
-            .map(take)
-            .fold((0, 0), |all, one| (all.0 + one.0, mix(all.1 ^ one.1)))
+        (0..self.threads).map(take).fold((0, 0), |all, one| (all.0 + one.0, mix(all.1 ^ one.1)))
     }
 }
 
@@ -151,11 +140,8 @@ fn rights(random: &mut Random) -> Rights {
 impl Driver {
     /// Makes a domain with all that it can do harm with. What its quota does not suffice for is missing.
     pub(super) fn make(&mut self, number: u64) -> Victim {
-        let threads = if self.random.one_in(4) {
-            table::MOST_THREADS
-        } else {
-            4 + self.random.below(6)
-        };
+        let threads =
+            if self.random.one_in(4) { table::MOST_THREADS } else { 4 + self.random.below(6) };
         let chain = threads == table::MOST_THREADS && self.random.one_in(2);
         let v = Victim {
             number,
@@ -173,10 +159,7 @@ impl Driver {
             50 + self.random.below(QUOTA)
         };
         let domain = v.at(own::DOMAIN);
-        must(
-            "domain",
-            syscall::create_domain(ROOT_DOMAIN, domain, pages, table::SLOTS),
-        );
+        must("domain", syscall::create_domain(ROOT_DOMAIN, domain, pages, table::SLOTS));
         let _ = self.furnish(&v);
         v
     }
@@ -187,12 +170,7 @@ impl Driver {
         syscall::create_space(domain, space, SpaceKind::Host)?;
         map_code(&self.head, space, v.at(own::SEGMENTS))?;
         let offset = v.number * AREA;
-        let p = MapParameters {
-            offset,
-            address: place::MEMORY,
-            size: AREA,
-            rights: Rights::RW,
-        };
+        let p = MapParameters { offset, address: place::MEMORY, size: AREA, rights: Rights::RW };
         syscall::map(self.memory, space, v.at(own::MEMORY), &p)?;
         for i in 0..2 {
             syscall::create_notification(domain, v.at(own::NOTIFICATION + i))?;
@@ -209,16 +187,8 @@ impl Driver {
 
     fn time(&mut self) -> Time {
         let priority = self.random.below(60) as u8;
-        let (budget, period) = if self.random.one_in(4) {
-            (50_000, 200_000)
-        } else {
-            (0, 0)
-        };
-        Time {
-            priority,
-            budget,
-            period,
-        }
+        let (budget, period) = if self.random.one_in(4) { (50_000, 200_000) } else { (0, 0) };
+        Time { priority, budget, period }
     }
 
     fn make_threads(&mut self, v: &Victim) -> Result {
@@ -227,11 +197,7 @@ impl Driver {
             let n = t as u32;
             let cpu = v.cpu(t);
             let role = v.handles(t) as u64;
-            let next = if !v.chain && self.random.one_in(4) {
-                0
-            } else {
-                v.next(t)
-            };
+            let next = if !v.chain && self.random.one_in(4) { 0 } else { v.next(t) };
             let control = Control {
                 seed: self.random.word(),
                 calls: Twice::default(),
@@ -245,11 +211,7 @@ impl Driver {
             // SAFETY: the domain's memory is mapped here for the driver, and nobody else runs on it yet.
             unsafe { v.control(t).write_volatile(control) };
             let foreign = !v.handles(t) && self.random.one_in(8);
-            let flags = if foreign {
-                ThreadFlags::FOREIGN
-            } else {
-                ThreadFlags::empty()
-            };
+            let flags = if foreign { ThreadFlags::FOREIGN } else { ThreadFlags::empty() };
             let p = ThreadParameters {
                 domain,
                 space: v.at(own::SPACE),
@@ -290,10 +252,9 @@ impl Driver {
         let memory = v.area() + place::GUEST;
         // SAFETY: as for the control blocks.
         unsafe { place_code(memory..memory + place::GUEST_PAGE, 0, guest::code()) };
-        for (mapping, address, rights) in [
-            (own::GUEST_CODE, 0, Rights::RX),
-            (own::GUEST_MEMORY, place::GUEST_PAGE, Rights::RW),
-        ] {
+        for (mapping, address, rights) in
+            [(own::GUEST_CODE, 0, Rights::RX), (own::GUEST_MEMORY, place::GUEST_PAGE, Rights::RW)]
+        {
             let p = MapParameters {
                 offset: v.number * AREA + place::GUEST + address,
                 address,
@@ -360,35 +321,22 @@ impl Driver {
         for n in 0..v.threads {
             let i = n as u32;
             give(v.at(own::THREADS + i), table::THREADS + n, rights(random));
-            give(
-                v.at(own::EXCEPTIONS + i),
-                table::EXCEPTIONS + n,
-                Rights::all(),
-            );
+            give(v.at(own::EXCEPTIONS + i), table::EXCEPTIONS + n, Rights::all());
             give(v.at(own::PORTALS + i), table::PORTALS + n, Rights::all());
         }
         for kind in 0..2 * EXIT_KINDS {
             if !random.one_in(64) {
-                give(
-                    v.at(own::EXITS + kind),
-                    table::EXITS + kind as u64,
-                    Rights::all(),
-                );
+                give(v.at(own::EXITS + kind), table::EXITS + kind as u64, Rights::all());
             }
         }
         // Not the right to set schedules: nobody else would run any more.
         let create = Rights::CREATE | Rights::DELEGATE;
-        let limit = TimeLimit {
-            priority: table::HIGHEST,
-            partition: random.below(3) as u8,
-        };
+        let limit = TimeLimit { priority: table::HIGHEST, partition: random.below(3) as u8 };
         let to = Selector(table::TIME as u32);
         let _ = syscall::delegate_time(ROOT_TIME, domain, to, create, u64::MAX, limit);
         for i in 0..2 {
-            let (from, to) = (
-                v.at(own::NOTIFICATION + i),
-                Selector((table::NOTIFICATION as u32) + i),
-            );
+            let (from, to) =
+                (v.at(own::NOTIFICATION + i), Selector((table::NOTIFICATION as u32) + i));
             let _ = syscall::delegate_notification(
                 from,
                 domain,
@@ -398,14 +346,8 @@ impl Driver {
             );
         }
         let to = Selector(table::MEMORY as u32);
-        let _ = syscall::delegate_memory(
-            self.memory,
-            domain,
-            to,
-            Rights::all(),
-            v.number * AREA,
-            AREA,
-        );
+        let _ =
+            syscall::delegate_memory(self.memory, domain, to, Rights::all(), v.number * AREA, AREA);
         let to = Selector(table::PORTS as u32);
         let _ = syscall::delegate_memory(ROOT_PORTS, domain, to, Rights::all(), 0xe0, 16);
     }

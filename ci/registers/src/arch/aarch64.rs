@@ -155,11 +155,7 @@ pub fn initial_state(guest: u64) -> VcpuState {
     gpr[26] = ERRORS.load(Ordering::Relaxed);
     gpr[27] = MATRICES.load(Ordering::Relaxed);
     let state = trial::initial_state(CODE);
-    VcpuState {
-        gpr,
-        vmpidr: state.vmpidr | guest,
-        ..state
-    }
+    VcpuState { gpr, vmpidr: state.vmpidr | guest, ..state }
 }
 
 /// Where guests ring: nowhere.
@@ -175,10 +171,7 @@ pub fn endless_code() -> impl Iterator<Item = u8> {
 
 /// The state in which [`ENDLESS`] starts: in the vector of exceptions at its own level.
 fn endless_state() -> VcpuState {
-    VcpuState {
-        vbar_el1: CODE,
-        ..trial::initial_state(CODE + 0x200)
-    }
+    VcpuState { vbar_el1: CODE, ..trial::initial_state(CODE + 0x200) }
 }
 
 /// Notes which registers the CPU has.
@@ -193,8 +186,5 @@ pub fn look_at(info: &BootInfo) {
     let (pfr0, pfr1) = (info.id_registers[4 * 8], info.id_registers[4 * 8 + 1]);
     let fine_traps = info.id_registers[7 * 8] >> 56 & 0xf != 0;
     ERRORS.store((pfr0 >> 28 & 0xf != 0).into(), Ordering::Relaxed);
-    MATRICES.store(
-        (pfr1 >> 24 & 0xf != 0 && !fine_traps).into(),
-        Ordering::Relaxed,
-    );
+    MATRICES.store((pfr1 >> 24 & 0xf != 0 && !fine_traps).into(), Ordering::Relaxed);
 }

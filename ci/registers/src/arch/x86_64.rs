@@ -18,11 +18,8 @@ pub use abi::vcpu::x86_64::{Groups, VcpuState};
 pub use guest::code;
 
 /// Where guests ring, while they go through their code by single steps.
-pub const DOORBELL: Option<DoorbellParameters> = Some(DoorbellParameters {
-    kind: DoorbellKind::Ports,
-    first: guest::DOORBELL,
-    size: 1,
-});
+pub const DOORBELL: Option<DoorbellParameters> =
+    Some(DoorbellParameters { kind: DoorbellKind::Ports, first: guest::DOORBELL, size: 1 });
 /// Groups that exits save: the instruction pointer, as VMCALL leaves it before itself.
 pub const SAVED: Groups = Groups::RIP;
 /// Groups that a vCPU starts with.
@@ -250,11 +247,7 @@ pub fn initial_state(guest: u64) -> VcpuState {
     gpr[8] = SVM.load(Ordering::Relaxed).into();
     gpr[9] = HAS_TSC_AUX.load(Ordering::Relaxed).into();
     gpr[10] = (!is_tcg()).into();
-    gpr[11] = if is_tcg() {
-        DR7_LENGTHS
-    } else {
-        DR7_LENGTHS | DR7_FIRST
-    };
+    gpr[11] = if is_tcg() { DR7_LENGTHS } else { DR7_LENGTHS | DR7_FIRST };
     VcpuState {
         gpr,
         cr0: 1 << 31 | state.cr0,
@@ -264,10 +257,7 @@ pub fn initial_state(guest: u64) -> VcpuState {
         // LME, LMA.
         efer: 0x500,
         xcr0: xcr0(guest) | 1,
-        cs: Segment {
-            access: 0xa09b,
-            ..state.cs
-        },
+        cs: Segment { access: 0xa09b, ..state.cs },
         tsc_aux: tsc_aux(guest),
         ..state
     }
@@ -302,33 +292,19 @@ fn endless_state() -> VcpuState {
     let state = trial::initial_state(CODE);
     let mut gpr = [0; 16];
     gpr[RSP] = STACK + 2;
-    let data = Segment {
-        selector: ENDLESS_SEGMENTS[1],
-        access: 0xc0f3,
-        ..state.ds
-    };
+    let data = Segment { selector: ENDLESS_SEGMENTS[1], access: 0xc0f3, ..state.ds };
     VcpuState {
         gpr,
         cr0: state.cr0 | AM,
         rflags: state.rflags | AC_AND_IF,
-        cs: Segment {
-            selector: ENDLESS_SEGMENTS[0],
-            access: 0xc0fb,
-            ..state.cs
-        },
+        cs: Segment { selector: ENDLESS_SEGMENTS[0], access: 0xc0fb, ..state.cs },
         ss: data,
         ds: data,
         es: data,
         fs: data,
         gs: data,
-        gdtr: Table {
-            limit: 31,
-            base: ENDLESS_GDT,
-        },
-        idtr: Table {
-            limit: 8 * ENDLESS_GATES - 1,
-            base: ENDLESS_IDT,
-        },
+        gdtr: Table { limit: 31, base: ENDLESS_GDT },
+        idtr: Table { limit: 8 * ENDLESS_GATES - 1, base: ENDLESS_IDT },
         ..state
     }
 }

@@ -24,10 +24,7 @@ fn a_wait_meets_the_end_of_its_capability() {
         w.root(Op::Delegate, &[n, 1, with, ALL, 1]);
         together(
             &w,
-            vec![
-                act(move |w| w.begin(waiter, Op::Wait, 0, &[with, u64::MAX])),
-                revokes(other, n),
-            ],
+            vec![act(move |w| w.begin(waiter, Op::Wait, 0, &[with, u64::MAX])), revokes(other, n)],
         );
         assert_eq!(w.run(0), Running::User(waiter));
         let status = world::result(waiter).unwrap_err();

@@ -128,11 +128,7 @@ fn has_forced_write_back() -> bool {
 
 /// Bits of HCR_EL2 that threads and guests have in common.
 pub fn hcr_common() -> u64 {
-    if forces_write_back() {
-        HCR_FORCED_WRITE_BACK
-    } else {
-        0
-    }
+    if forces_write_back() { HCR_FORCED_WRITE_BACK } else { 0 }
 }
 
 /// Checks this CPU.
@@ -177,11 +173,7 @@ pub fn enable_on_this_cpu() {
     write!("hcr_el2", HCR_THREAD | hcr_common());
     write!("vttbr_el2", paging::empty_space());
     write!("vtcr_el2", paging::vtcr());
-    let activity = if read!("id_aa64pfr0_el1") >> 44 & 0xf != 0 {
-        CPTR_ACTIVITY
-    } else {
-        0
-    };
+    let activity = if read!("id_aa64pfr0_el1") >> 44 & 0xf != 0 { CPTR_ACTIVITY } else { 0 };
     write!("cptr_el2", CPTR | activity);
     write!("cnthctl_el2", CNTHCTL_THREAD);
     write!("cntvoff_el2", 0);

@@ -37,11 +37,7 @@ pub mod offset {
 impl Frame {
     /// Registers of a thread that starts at `ip`.
     pub fn user(ip: u64, sp: u64) -> Frame {
-        Frame {
-            elr: ip,
-            sp,
-            ..Frame::default()
-        }
+        Frame { elr: ip, sp, ..Frame::default() }
     }
 
     /// Argument `index` (0 to 8).

@@ -120,8 +120,7 @@ impl CpuArch {
                 crate::vcpu::arm(current_cpu(), vcpu);
             }
             self.guest.set(next);
-            self.guest_page
-                .set(next.map_or(0, |vcpu| vcpu.state_page.virt.0));
+            self.guest_page.set(next.map_or(0, |vcpu| vcpu.state_page.virt.0));
         }
     }
 }
@@ -129,11 +128,7 @@ impl CpuArch {
 /// Loads stage-2 tables; they take effect with the next exception return.
 #[inline(always)]
 pub fn load_tables(space: &Space) {
-    let base = if space.fast != 0 {
-        space.fast
-    } else {
-        prepare_switch(space)
-    };
+    let base = if space.fast != 0 { space.fast } else { prepare_switch(space) };
     write!("vttbr_el2", base);
 }
 
@@ -154,13 +149,7 @@ fn prepare_switch(space: &Space) -> u64 {
 fn flush_current() {
     // SAFETY: dropping translations is always safe.
     unsafe {
-        asm!(
-            "isb",
-            "tlbi vmalls12e1",
-            "dsb nsh",
-            "isb",
-            options(nostack, preserves_flags)
-        );
+        asm!("isb", "tlbi vmalls12e1", "dsb nsh", "isb", options(nostack, preserves_flags));
     }
 }
 
@@ -198,12 +187,7 @@ pub fn forget_other_vcpus(index: u32, guest: &Space) {
     if guest.shared.load(Ordering::Relaxed) & 1 << index != 0 {
         // SAFETY: dropping translations and instructions is always safe.
         by_tag_of(guest, || unsafe {
-            asm!(
-                "tlbi vmalle1",
-                "ic iallu",
-                "dsb nsh",
-                options(nostack, preserves_flags)
-            );
+            asm!("tlbi vmalle1", "ic iallu", "dsb nsh", options(nostack, preserves_flags));
         });
     }
 }
@@ -224,13 +208,7 @@ fn by_tag_of(space: &Space, invalidate: impl FnOnce()) {
 pub fn flush_all() {
     // SAFETY: as above.
     unsafe {
-        asm!(
-            "dsb nshst",
-            "tlbi alle1",
-            "dsb nsh",
-            "isb",
-            options(nostack, preserves_flags)
-        );
+        asm!("dsb nshst", "tlbi alle1", "dsb nsh", "isb", options(nostack, preserves_flags));
     }
 }
 
@@ -283,11 +261,7 @@ pub fn interrupt_route(line: u32, mode: TriggerMode) -> Result<bool, Status> {
     // Of most devices; the device tree says it of each, to whoever drives it.
     let level = mode != TriggerMode::Edge;
     let to = crate::cpu::by_index(0).arch.target.get();
-    if gic::route(line, level, to) {
-        Ok(true)
-    } else {
-        Err(Status::Unsupported)
-    }
+    if gic::route(line, level, to) { Ok(true) } else { Err(Status::Unsupported) }
 }
 
 /// Waits for an interrupt and takes it.

@@ -100,12 +100,7 @@ impl tables::Format for Format {
 
 fn bits(leaf: u64, largest: u32) -> Bits {
     let leaf = leaf | VALID | ACCESSED;
-    Bits {
-        page: leaf | TABLE,
-        block: leaf,
-        table: VALID | TABLE,
-        largest,
-    }
+    Bits { page: leaf | TABLE, block: leaf, table: VALID | TABLE, largest }
 }
 
 /// The stage-2 tables of a space.
@@ -134,21 +129,13 @@ impl PageTable {
 
     /// What the fast path loads; 0 without a tag of its own, or if switches take a barrier.
     pub fn fast_switch(&self, tag: u16) -> u64 {
-        if tag == 0 || smccc::separates() {
-            0
-        } else {
-            self.translation_base(tag)
-        }
+        if tag == 0 || smccc::separates() { 0 } else { self.translation_base(tag) }
     }
 
     /// Maps the largest page that fits at `at`, at most `left` bytes; returns its size.
     pub fn map(&self, at: u64, left: u64, mapped: &Mapped, payer: &Domain) -> Result<u64, Status> {
         let has = |right, bit| {
-            if mapped.rights.contains(right) {
-                bit
-            } else {
-                0
-            }
+            if mapped.rights.contains(right) { bit } else { 0 }
         };
         let memory = match mapped.uncached() {
             Some(Caching::WriteCombining) => S2_NON_CACHEABLE | INNER_SHAREABLE,

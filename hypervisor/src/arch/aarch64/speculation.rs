@@ -114,13 +114,8 @@ mod tests {
     use super::*;
     use Workaround::{Needed, NotNeeded, NotOffered};
 
-    const A72: Identity = Identity {
-        midr: 0x410f_d083,
-        pfr0: 0x2222,
-        pfr1: 0,
-        mmfr1: 0,
-        firmware: [NotOffered; 3],
-    };
+    const A72: Identity =
+        Identity { midr: 0x410f_d083, pfr0: 0x2222, pfr1: 0, mmfr1: 0, firmware: [NotOffered; 3] };
 
     fn verdicts(cpu: &Identity) -> Vec<Verdict<Measures>> {
         TABLE.iter().map(|item| (item.decide)(cpu)).collect()
@@ -135,17 +130,11 @@ mod tests {
     fn firmware_decides_where_the_cpu_does_not_say() {
         assert_eq!(open(&A72), 4);
         assert_eq!(Measures::choose(&A72, true, false), Measures::empty());
-        let patched = Identity {
-            firmware: [Needed; 3],
-            ..A72
-        };
+        let patched = Identity { firmware: [Needed; 3], ..A72 };
         assert_eq!(open(&patched), 1);
         assert_eq!(Measures::choose(&patched, true, false), Measures::all());
         assert_eq!(Measures::choose(&patched, false, false), Measures::empty());
-        let old_firmware = Identity {
-            firmware: [Needed, NotNeeded, NotOffered],
-            ..A72
-        };
+        let old_firmware = Identity { firmware: [Needed, NotNeeded, NotOffered], ..A72 };
         assert_eq!(open(&old_firmware), 2);
         let measures = Measures::choose(&old_firmware, true, false);
         assert_eq!(measures, Measures::PREDICTOR);
@@ -158,23 +147,14 @@ mod tests {
 
     #[test]
     fn the_cpu_has_the_last_word() {
-        let a53 = Identity {
-            midr: 0x410f_d034,
-            firmware: [Needed; 3],
-            ..A72
-        };
+        let a53 = Identity { midr: 0x410f_d034, firmware: [Needed; 3], ..A72 };
         assert!(verdicts(&a53).iter().all(|&v| v == Verdict::NotAffected));
         // The same number of another maker's.
-        let other = Identity {
-            midr: 0x510f_d034,
-            ..a53
-        };
+        let other = Identity { midr: 0x510f_d034, ..a53 };
         assert_eq!(Measures::choose(&other, true, false), Measures::all());
-        for (csv2, ecbhb, expected) in [
-            (1, 0, Measures::HISTORY),
-            (2, 1, Measures::empty()),
-            (3, 0, Measures::empty()),
-        ] {
+        for (csv2, ecbhb, expected) in
+            [(1, 0, Measures::HISTORY), (2, 1, Measures::empty()), (3, 0, Measures::empty())]
+        {
             let cpu = Identity {
                 pfr0: csv2 << 56,
                 pfr1: 1 << 4,

@@ -40,14 +40,10 @@ pub fn kernel_main(params: &mut BootParams) -> ! {
     }
     features::choose();
     if clock::counter_hz() == 0 {
-        refuse(format_args!(
-            "panic: firmware has not set the counter's frequency"
-        ));
+        refuse(format_args!("panic: firmware has not set the counter's frequency"));
     }
     let Some(bundle) = params.bundle else {
-        refuse(format_args!(
-            "panic: no boot bundle: the loader passed no initial RAM disk"
-        ));
+        refuse(format_args!("panic: no boot bundle: the loader passed no initial RAM disk"));
     };
     // SAFETY: the boot code has checked that the bundle is RAM, mapped and claimed it; nothing writes to it before
     // the root task runs.
@@ -74,33 +70,21 @@ pub fn kernel_main(params: &mut BootParams) -> ! {
     gic::init(&interrupts);
     enter_cpu(first);
     let Some(target) = gic::init_this_cpu() else {
-        refuse(format_args!(
-            "panic: this CPU has no interface to the interrupt controller"
-        ));
+        refuse(format_args!("panic: this CPU has no interface to the interrupt controller"));
     };
     first.arch.target.set(target);
     log::info!("guests: EL2, GICv{}", Dec(gic::version().into()));
     start_others();
 
     for range in gic::ranges(&interrupts) {
-        if let Err(why) = params
-            .memory_map
-            .add(range.start().0, range.size(), RegionKind::Kernel)
-        {
+        if let Err(why) = params.memory_map.add(range.start().0, range.size(), RegionKind::Kernel) {
             refuse(format_args!("panic: {why}"));
         }
     }
     let info = boot_info(params, pool);
-    let machine = Machine {
-        info,
-        bundle,
-        head: &head,
-    };
+    let machine = Machine { info, bundle, head: &head };
     if let Err(status) = root::start(&first, machine) {
-        refuse(format_args!(
-            "panic: cannot start the root task: {}",
-            Text(status.name())
-        ));
+        refuse(format_args!("panic: cannot start the root task: {}", Text(status.name())));
     }
     run()
 }

@@ -12,11 +12,7 @@ static TAGS: TagPool<{ VMIDS / 64 }> = TagPool::new();
 /// A tag for a space; 0 if there is none, which costs a flush at each switch.
 pub fn alloc_space_tag(kind: SpaceKind) -> u16 {
     // No CPU loads the tables of a device.
-    if kind == SpaceKind::Device {
-        0
-    } else {
-        TAGS.alloc()
-    }
+    if kind == SpaceKind::Device { 0 } else { TAGS.alloc() }
 }
 
 /// Returns a tag. No CPU has translations with it: the space's epoch is over.

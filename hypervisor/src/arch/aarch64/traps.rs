@@ -61,11 +61,8 @@ fn exception(cpu: &Cpu, thread: Ref<Thread>) {
         return syscall::dispatch(cpu, thread, syndrome);
     }
     latency::is(Path::Exception(class::of(syndrome) as u8));
-    let exception = Exception {
-        vector: class::of(syndrome),
-        error: syndrome,
-        address: read!("far_el2"),
-    };
+    let exception =
+        Exception { vector: class::of(syndrome), error: syndrome, address: read!("far_el2") };
     ipc::raise(cpu, thread, exception);
 }
 

@@ -62,10 +62,7 @@ pub enum Outcome {
 impl Outcome {
     #[inline(always)]
     const fn exit(exit: Exit) -> Outcome {
-        Outcome::Exit {
-            exit,
-            plain_write: false,
-        }
+        Outcome::Exit { exit, plain_write: false }
     }
 }
 
@@ -256,11 +253,7 @@ impl VcpuArch {
     #[inline(always)]
     pub fn enter(&mut self, cpu: &Cpu, guest: &Space) -> Option<Exit> {
         // Who spins gives way, if there is anybody to give way to.
-        let mut hcr = if cpu.is_contended() {
-            HCR_WAIT_EVENT
-        } else {
-            0
-        };
+        let mut hcr = if cpu.is_contended() { HCR_WAIT_EVENT } else { 0 };
         if self.to_do {
             if let Some(exit) = self.prepare(cpu, guest) {
                 return Some(exit);
@@ -338,17 +331,10 @@ impl VcpuArch {
             self.events &= !TIMER_FIRED;
             (ExitKind::VirtualTimer, 0)
         } else {
-            (
-                ExitKind::InterruptController,
-                core::mem::take(&mut self.events),
-            )
+            (ExitKind::InterruptController, core::mem::take(&mut self.events))
         };
         self.note(0);
-        Exit {
-            kind,
-            instruction_length: 0,
-            info: [info, 0, 0],
-        }
+        Exit { kind, instruction_length: 0, info: [info, 0, 0] }
     }
 
     #[cold]
@@ -454,11 +440,7 @@ impl VcpuArch {
             self.pc = self.page.pc();
         }
         if groups.difference(Groups::PC).is_empty() {
-            VcpuReply {
-                halt: false,
-                deadline: None,
-                timer: false,
-            }
+            VcpuReply { halt: false, deadline: None, timer: false }
         } else {
             self.load_more(groups)
         }
@@ -476,11 +458,7 @@ impl VcpuArch {
         if groups.contains(Groups::GIC) {
             self.load_interface();
         }
-        let controls = if groups.contains(Groups::CONTROLS) {
-            page.controls()
-        } else {
-            0
-        };
+        let controls = if groups.contains(Groups::CONTROLS) { page.controls() } else { 0 };
         if controls & CONTROL_SERROR != 0 {
             self.serror = HCR_SERROR;
             self.note(0);
@@ -529,11 +507,7 @@ impl VcpuArch {
         };
         let asks =
             self.interface.control != 0 || self.interface.list.iter().any(|l| l & LIST_EOI != 0);
-        self.maintained = if asks {
-            Maintained::InGuest
-        } else {
-            Maintained::Never
-        };
+        self.maintained = if asks { Maintained::InGuest } else { Maintained::Never };
         self.note(0);
         if self.resident {
             self.load_virtual_interface();
@@ -567,13 +541,8 @@ impl VcpuArch {
         let syndrome = read!("esr_el2");
         // IL: the instruction has 32 bits.
         let length = if syndrome & 1 << 25 != 0 { 4 } else { 2 };
-        let exit = |kind, instruction_length, info| {
-            Outcome::exit(Exit {
-                kind,
-                instruction_length,
-                info,
-            })
-        };
+        let exit =
+            |kind, instruction_length, info| Outcome::exit(Exit { kind, instruction_length, info });
         match class::of(syndrome) {
             class::WAIT if syndrome & 1 == 0 => exit(ExitKind::Halt, length, [0; 3]),
             class::WAIT => exit(ExitKind::Pause, length, [0; 3]),
@@ -584,11 +553,8 @@ impl VcpuArch {
             class::SYSTEM_REGISTER => exit(ExitKind::SystemRegister, length, [syndrome, 0, 0]),
             class::INSTRUCTION_ABORT | class::DATA_ABORT => match fault(syndrome) {
                 Some(info) => {
-                    let exit = Exit {
-                        kind: ExitKind::StageTwoFault,
-                        instruction_length: length,
-                        info,
-                    };
+                    let exit =
+                        Exit { kind: ExitKind::StageTwoFault, instruction_length: length, info };
                     let plain_write =
                         abort::is_plain_write(syndrome) && self.pstate & PSTATE_IS_32 == 0;
                     Outcome::Exit { exit, plain_write }

@@ -25,11 +25,7 @@ pub struct Frame {
 impl Frame {
     /// Registers of a thread that starts at `ip`.
     pub fn user(ip: u64, sp: u64) -> Frame {
-        Frame {
-            ip,
-            sp,
-            ..Frame::default()
-        }
+        Frame { ip, sp, ..Frame::default() }
     }
 
     /// Argument `index` (0 to 8).

@@ -30,9 +30,19 @@ mod speculation;
 mod speculation_arm;
 
 #[cfg(all(test, not(schedules)))]
+#[path = "../aarch64/firmware/fdt.rs"]
+#[allow(dead_code)]
+mod fdt;
+
+#[cfg(all(test, not(schedules)))]
 #[path = "../aarch64/firmware/device_tree.rs"]
 #[allow(dead_code)]
 mod device_tree;
+
+#[cfg(all(test, not(schedules)))]
+#[path = "../x86_64/firmware/mod.rs"]
+#[allow(dead_code)]
+mod firmware;
 
 #[cfg(all(test, not(schedules)))]
 #[path = "../aarch64/interrupts/list_register.rs"]

@@ -115,9 +115,7 @@ impl VcpuArch {
         let groups = Groups::from_bits_truncate(groups);
         VcpuReply {
             halt: groups.contains(Groups::EVENTS) && self.state.read(CONTROLS) & CONTROL_HALT != 0,
-            deadline: groups
-                .contains(Groups::DEADLINE)
-                .then(|| self.state.read(DEADLINE)),
+            deadline: groups.contains(Groups::DEADLINE).then(|| self.state.read(DEADLINE)),
             timer: false,
         }
     }

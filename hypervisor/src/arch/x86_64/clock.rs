@@ -165,15 +165,9 @@ impl Reference {
     /// The least disturbed of several readings.
     fn read_well(self) -> Reading {
         let first = self.read();
-        (1..READINGS)
-            .map(|_| self.read())
-            .fold(first, |best, reading| {
-                if reading.uncertainty < best.uncertainty {
-                    reading
-                } else {
-                    best
-                }
-            })
+        (1..READINGS).map(|_| self.read()).fold(first, |best, reading| {
+            if reading.uncertainty < best.uncertainty { reading } else { best }
+        })
     }
 
     /// Ticks from one reading to the next.
@@ -195,11 +189,7 @@ impl Reference {
             if elapsed >= window {
                 break;
             }
-            standstill = if reading.reference == last.reference {
-                standstill + 1
-            } else {
-                0
-            };
+            standstill = if reading.reference == last.reference { standstill + 1 } else { 0 };
             if standstill > MAX_STANDSTILL {
                 return None;
             }
@@ -223,12 +213,7 @@ impl Reference {
 impl Reading {
     fn new(before: u64, after: u64, timer: u32, reference: u32) -> Reading {
         let uncertainty = after.wrapping_sub(before);
-        Reading {
-            tsc: before.wrapping_add(uncertainty / 2),
-            timer,
-            reference,
-            uncertainty,
-        }
+        Reading { tsc: before.wrapping_add(uncertainty / 2), timer, reference, uncertainty }
     }
 }
 

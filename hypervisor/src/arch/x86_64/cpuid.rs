@@ -11,12 +11,7 @@ pub fn leaf(number: u32, sub: u32) -> CpuIdResult {
     if number <= last {
         cpuid!(number, sub)
     } else {
-        CpuIdResult {
-            eax: 0,
-            ebx: 0,
-            ecx: 0,
-            edx: 0,
-        }
+        CpuIdResult { eax: 0, ebx: 0, ecx: 0, edx: 0 }
     }
 }
 

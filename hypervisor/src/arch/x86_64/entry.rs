@@ -58,16 +58,8 @@ impl Entries {
     }
 }
 
-const EXCEPTION: Entries = Entries {
-    entry: 6,
-    count: 16,
-    group: 16 * 6 + 16,
-};
-const INTERRUPT: Entries = Entries {
-    entry: 4,
-    count: 32,
-    group: 32 * 4 + 8,
-};
+const EXCEPTION: Entries = Entries { entry: 6, count: 16, group: 16 * 6 + 16 };
+const INTERRUPT: Entries = Entries { entry: 4, count: 32, group: 32 * 4 + 8 };
 const _: () = assert!((256 - EXCEPTIONS).is_multiple_of(INTERRUPT.count));
 
 /// One entry for each exception: pushes a zero where the processor pushes no error code, then the vector.
@@ -355,10 +347,7 @@ pub unsafe fn init_this_cpu(cpu: &'static Cpu) {
         limit: u16,
         base: u64,
     }
-    let pointer = TablePointer {
-        limit: 4095,
-        base: idt_base(),
-    };
+    let pointer = TablePointer { limit: 4095, base: idt_base() };
     // SAFETY: the table is complete and stays; the MSRs get addresses of code and data that stay.
     unsafe {
         asm!("lidt [{}]", in(reg) &raw const pointer, options(readonly, nostack));

@@ -97,9 +97,7 @@ impl Frame {
 
     /// All arguments.
     pub fn args(&mut self) -> [u64; 9] {
-        [
-            self.rdi, self.rsi, self.rdx, self.r8, self.r9, self.r10, self.r12, self.r13, self.r14,
-        ]
+        [self.rdi, self.rsi, self.rdx, self.r8, self.r9, self.r10, self.r12, self.r13, self.r14]
     }
 
     /// Sets result register `index` (0 to 8).
@@ -124,16 +122,12 @@ impl Frame {
 
     /// The message in registers.
     pub fn message(&self) -> [u64; REGISTER_WORDS] {
-        [
-            self.rsi, self.rdx, self.r8, self.r9, self.r10, self.r12, self.r13, self.r14,
-        ]
+        [self.rsi, self.rdx, self.r8, self.r9, self.r10, self.r12, self.r13, self.r14]
     }
 
     /// Sets the message.
     pub fn set_message(&mut self, words: &[u64; REGISTER_WORDS]) {
-        [
-            self.rsi, self.rdx, self.r8, self.r9, self.r10, self.r12, self.r13, self.r14,
-        ] = *words;
+        [self.rsi, self.rdx, self.r8, self.r9, self.r10, self.r12, self.r13, self.r14] = *words;
     }
 
     /// Clears what a call or reply leaves undefined.

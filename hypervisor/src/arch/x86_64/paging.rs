@@ -97,12 +97,7 @@ impl PageTable {
                 root.write(i, kernel.read(i));
             }
         }
-        Ok(PageTable {
-            root,
-            format,
-            freed_to: AtomicU64::new(0),
-            freed: AtomicBool::new(false),
-        })
+        Ok(PageTable { root, format, freed_to: AtomicU64::new(0), freed: AtomicBool::new(false) })
     }
 
     /// Physical address of the root table.
@@ -118,11 +113,7 @@ impl PageTable {
 
     fn bits(&self, mapped: &Mapped) -> Bits {
         let has = |right, bit| {
-            if mapped.rights.contains(right) {
-                bit
-            } else {
-                0
-            }
+            if mapped.rights.contains(right) { bit } else { 0 }
         };
         let (leaf, table, largest) = match self.format {
             Format::Ept => {
@@ -143,11 +134,7 @@ impl PageTable {
                     Some(Caching::WriteCombining) => WRITE_COMBINING,
                     Some(_) => CACHE_DISABLE | WRITE_THROUGH,
                 };
-                let execute = if mapped.rights.contains(Rights::EXEC) {
-                    0
-                } else {
-                    NO_EXECUTE
-                };
+                let execute = if mapped.rights.contains(Rights::EXEC) { 0 } else { NO_EXECUTE };
                 let rights = has(Rights::WRITE, WRITABLE) | execute;
                 let table = PRESENT | WRITABLE | USER;
                 (PRESENT | USER | memory | rights, table, &LARGEST_LEAF)
@@ -222,12 +209,7 @@ pub fn map_kernel(at: HostVirt, phys: HostPhys, size: u64, rights: KernelRights)
             KernelRights::ReadWrite => NO_EXECUTE | WRITABLE,
             KernelRights::Device => NO_EXECUTE | WRITABLE | CACHE_DISABLE | WRITE_THROUGH,
         };
-    let bits = Bits {
-        page: leaf,
-        block: leaf | LARGE,
-        table: PRESENT | WRITABLE,
-        largest: 1,
-    };
+    let bits = Bits { page: leaf, block: leaf | LARGE, table: PRESENT | WRITABLE, largest: 1 };
     let mut done = 0;
     while done < size {
         let (at, phys) = (at.offset(done), phys.offset(done));

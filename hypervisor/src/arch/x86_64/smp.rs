@@ -2,8 +2,8 @@
 
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
+use super::firmware::madt::ApicId;
 use crate::addr::{HostPhys, HostVirt};
-use crate::boot::madt::ApicId;
 
 use super::clock;
 use super::interrupts::apic;
@@ -19,11 +19,8 @@ pub(super) struct Handover {
     pub index: AtomicU64,
 }
 
-pub(super) static HANDOVER: Handover = Handover {
-    stack: AtomicU64::new(0),
-    page_tables: AtomicU64::new(0),
-    index: AtomicU64::new(0),
-};
+pub(super) static HANDOVER: Handover =
+    Handover { stack: AtomicU64::new(0), page_tables: AtomicU64::new(0), index: AtomicU64::new(0) };
 
 /// Page below 1 MiB that holds the real-mode code; 0 if there was none.
 static START_PAGE: AtomicU64 = AtomicU64::new(0);

@@ -91,9 +91,8 @@ const EFER_AUTOMATIC_IBRS: u64 = 1 << 21;
 const TSX_OFF: u64 = 3;
 
 /// Models whose register files leak (Intel, "Register File Data Sampling": Goldmont, Tremont, Gracemont).
-const REGISTER_FILES: [u32; 12] = [
-    0x5c, 0x5f, 0x7a, 0x86, 0x8a, 0x96, 0x97, 0x9a, 0x9c, 0xb7, 0xba, 0xbe,
-];
+const REGISTER_FILES: [u32; 12] =
+    [0x5c, 0x5f, 0x7a, 0x86, 0x8a, 0x96, 0x97, 0x9a, 0x9c, 0xb7, 0xba, 0xbe];
 
 impl Identity {
     /// Reads that of the current CPU.
@@ -109,11 +108,7 @@ impl Identity {
             basic: signature.edx,
             structured_ebx: structured.ebx,
             structured: structured.edx,
-            structured2: if structured.eax >= 2 {
-                leaf(7, 2).edx
-            } else {
-                0
-            },
+            structured2: if structured.eax >= 2 { leaf(7, 2).edx } else { 0 },
             sizes: leaf(0x8000_0008, 0).ebx,
             amd_features: features.eax,
             amd_immunities: features.ecx,
@@ -146,11 +141,7 @@ impl Identity {
 
     /// A feature that Intel and AMD report in different words.
     fn has_either(&self, intel: u32, amd: u32) -> bool {
-        if self.amd {
-            self.sizes >> amd & 1 != 0
-        } else {
-            self.structured >> intel & 1 != 0
-        }
+        if self.amd { self.sizes >> amd & 1 != 0 } else { self.structured >> intel & 1 != 0 }
     }
 
     fn is_zen(&self) -> bool {
@@ -162,11 +153,7 @@ const NO_MICROCODE: &str = "the microcode has no mitigation";
 
 /// A verdict for who is affected.
 const fn if_has(there: bool, how: &'static str, measures: Measures) -> Verdict<Measures> {
-    if there {
-        Verdict::Mitigated(how, measures)
-    } else {
-        Verdict::Open(NO_MICROCODE)
-    }
+    if there { Verdict::Mitigated(how, measures) } else { Verdict::Open(NO_MICROCODE) }
 }
 
 /// The table.
@@ -239,11 +226,7 @@ const TABLE: &[Item<Identity, Measures>] = &[
             let has_gather = cpu.structured_ebx >> 5 & 1 != 0;
             match !cpu.amd && has_gather && !cpu.has(capability::GDS_NO) {
                 false => Verdict::NotAffected,
-                true => if_has(
-                    cpu.has(capability::GDS_CTRL),
-                    "microcode",
-                    Measures::empty(),
-                ),
+                true => if_has(cpu.has(capability::GDS_CTRL), "microcode", Measures::empty()),
             }
         },
     },
@@ -287,11 +270,7 @@ const TABLE: &[Item<Identity, Measures>] = &[
         name: "branch history",
         decide: |cpu| match cpu.amd || cpu.has(capability::BHI_NO) {
             true => Verdict::NotAffected,
-            false => if_has(
-                cpu.structured2 >> 4 & 1 != 0,
-                "BHI_DIS_S",
-                Measures::HISTORY,
-            ),
+            false => if_has(cpu.structured2 >> 4 & 1 != 0, "BHI_DIS_S", Measures::HISTORY),
         },
     },
     Item {
@@ -439,11 +418,7 @@ mod tests {
                 | Measures::SSBD
         );
         let open = open(&OLD);
-        for name in [
-            "Meltdown, L1TF",
-            "Spectre v2, in the kernel",
-            "branch history",
-        ] {
+        for name in ["Meltdown, L1TF", "Spectre v2, in the kernel", "branch history"] {
             assert!(open.contains(&name), "{name}");
         }
     }
@@ -472,23 +447,15 @@ mod tests {
         };
         assert!(measures(&cascade_lake).contains(Measures::NO_TRANSACTIONS));
         assert!(!measures(&cascade_lake).contains(Measures::BUFFERS));
-        let without = Identity {
-            structured_ebx: 0,
-            ..cascade_lake
-        };
+        let without = Identity { structured_ebx: 0, ..cascade_lake };
         assert!(!measures(&without).contains(Measures::NO_TRANSACTIONS));
     }
 
     #[test]
     fn each_leak_of_buffers_is_enough_for_barriers() {
-        for (lost, clears) in [
-            (capability::MDS_NO, 0),
-            (capability::MMIO_NO, capability::FB_CLEAR),
-        ] {
-            let cpu = Identity {
-                capabilities: NEW.capabilities & !lost | clears,
-                ..NEW
-            };
+        for (lost, clears) in [(capability::MDS_NO, 0), (capability::MMIO_NO, capability::FB_CLEAR)]
+        {
+            let cpu = Identity { capabilities: NEW.capabilities & !lost | clears, ..NEW };
             assert!(measures(&cpu).contains(Measures::BUFFERS), "{lost:#x}");
             assert!(open(&cpu).is_empty(), "{lost:#x}");
         }
@@ -498,10 +465,8 @@ mod tests {
             ..NEW
         };
         assert!(measures(&alder_lake).contains(Measures::BUFFERS));
-        let immune = Identity {
-            capabilities: alder_lake.capabilities | capability::RFDS_NO,
-            ..alder_lake
-        };
+        let immune =
+            Identity { capabilities: alder_lake.capabilities | capability::RFDS_NO, ..alder_lake };
         assert!(!measures(&immune).contains(Measures::BUFFERS));
     }
 
@@ -517,11 +482,7 @@ mod tests {
                 | Measures::SSBD
         );
         assert_eq!(open(&MILAN), ["returns (Retbleed, SRSO)"]);
-        let zen5 = Identity {
-            family: 0x1a,
-            amd_features: 1 << 8,
-            ..MILAN
-        };
+        let zen5 = Identity { family: 0x1a, amd_features: 1 << 8, ..MILAN };
         assert_eq!(
             measures(&zen5),
             Measures::PREDICTORS
@@ -530,11 +491,7 @@ mod tests {
                 | Measures::STIBP
                 | Measures::SSBD
         );
-        let emulated = Identity {
-            amd: true,
-            family: 6,
-            ..Identity::default()
-        };
+        let emulated = Identity { amd: true, family: 6, ..Identity::default() };
         assert_eq!(measures(&emulated), Measures::RETURNS);
     }
 
@@ -555,10 +512,7 @@ mod tests {
         // What one vendor says with a bit is nothing from the other.
         let other = Identity { amd: true, ..NEW };
         assert!(!measures(&other).contains(Measures::PREDICTORS));
-        let other = Identity {
-            amd: false,
-            ..MILAN
-        };
+        let other = Identity { amd: false, ..MILAN };
         assert!(!measures(&other).contains(Measures::PREDICTORS) && other.leaks_kernel_memory());
     }
 }

@@ -1,15 +1,16 @@
 //! From the boot code to the root task.
 
 use super::features::CpuFeatures;
+use super::firmware::acpi;
+use super::firmware::madt::{ApicId, Platform};
 use super::gdt::GdtTss;
 use super::interrupts::{apic, ioapic};
 use super::paging;
 use super::speculation::{self, Measures};
 use super::{CpuArch, boot, clock, entry, exits, layout, smp, tags, traps, virt};
 use crate::addr::{HostPhys, HostVirt};
-use crate::boot::madt::{ApicId, Platform};
 use crate::boot::memory_map::{PhysRange, RegionKind};
-use crate::boot::{BootParams, acpi, handover, image};
+use crate::boot::{BootParams, handover, image};
 use crate::cell::{CpuCell, Given, Ref};
 use crate::context::State;
 use crate::cpu::{self, Cpu};
@@ -41,9 +42,7 @@ pub fn platform() -> &'static Platform {
 pub fn kernel_main(params: &mut BootParams) -> ! {
     log::info!(concat!("Bulkhead ", env!("CARGO_PKG_VERSION")));
     let Some(bundle) = params.bundle else {
-        refuse(format_args!(
-            "panic: no boot bundle: the loader passed no module"
-        ));
+        refuse(format_args!("panic: no boot bundle: the loader passed no module"));
     };
     // SAFETY: the boot code has checked that the module is RAM below 4 GiB, which the boot page tables map, and
     // claimed it; nothing writes to it before the root task runs.
@@ -61,9 +60,7 @@ pub fn kernel_main(params: &mut BootParams) -> ! {
     let platform = PLATFORM.give(|| info.platform);
     let apic_registers = apic::init(features);
     if !clock::calibrate(info.pm_timer) {
-        refuse(format_args!(
-            "panic: no timer to measure the time-stamp counter with"
-        ));
+        refuse(format_args!("panic: no timer to measure the time-stamp counter with"));
     }
     ioapic::init(platform);
 
@@ -94,16 +91,9 @@ pub fn kernel_main(params: &mut BootParams) -> ! {
     start_others(platform);
 
     let info = boot_info(params, pool);
-    let machine = Machine {
-        info,
-        bundle,
-        head: &head,
-    };
+    let machine = Machine { info, bundle, head: &head };
     if let Err(status) = root::start(&first, machine) {
-        refuse(format_args!(
-            "panic: cannot start the root task: {}",
-            Text(status.name())
-        ));
+        refuse(format_args!("panic: cannot start the root task: {}", Text(status.name())));
     }
     run()
 }
@@ -126,9 +116,7 @@ fn make_pool(params: &mut BootParams) -> PhysRange {
     let low = PhysRange::new(HostPhys(1 << 20), (4 << 30) - (1 << 20));
     let pool = low.and_then(|low| handover::claim_pool(params, low));
     let Some(pool) = pool else {
-        refuse(format_args!(
-            "panic: too little free memory below 4 GiB for the kernel"
-        ));
+        refuse(format_args!("panic: too little free memory below 4 GiB for the kernel"));
     };
     // SAFETY: free RAM below 4 GiB, claimed, and mapped in the window by the boot tables.
     unsafe { mem::init(pool.start(), pool.size()) };
@@ -218,10 +206,7 @@ fn enter_cpu(cpu: Ref<Cpu>, features: &CpuFeatures) -> bool {
         .with_mut(|virt| unsafe { virt::init_cpu(virt, pages, measures, exits::ways_out()) });
     if let Err(why) = result {
         let index = Dec(cpu.index.into());
-        log::report(
-            "error: ",
-            format_args!("CPU {index}: no virtualisation: {why}"),
-        );
+        log::report("error: ", format_args!("CPU {index}: no virtualisation: {why}"));
         if cpu.index != 0 {
             return false;
         }
@@ -259,11 +244,7 @@ fn start_others(platform: &Platform) {
 fn boot_info(params: &BootParams, pool: PhysRange) -> BootInfo {
     let reserved = |range: PhysRange| {
         // Low reserved memory is the BIOS's, with the RSDP; above it is device memory.
-        if range.end() <= HostPhys(1 << 20) {
-            MemoryKind::Firmware
-        } else {
-            MemoryKind::Device
-        }
+        if range.end() <= HostPhys(1 << 20) { MemoryKind::Firmware } else { MemoryKind::Device }
     };
     let end = HostPhys(virt::physical_end());
     let (regions, region_count) = root::memory_regions(&params.memory_map, end, reserved);
@@ -287,11 +268,7 @@ fn boot_info(params: &BootParams, pool: PhysRange) -> BootInfo {
         xcr0_mask: virt::features().xcr0,
         boot_counter: params.boot_counter,
         quota_pages: 0,
-        uart_port: if super::uart::is_present() {
-            super::uart::PORT as u64
-        } else {
-            0
-        },
+        uart_port: if super::uart::is_present() { super::uart::PORT as u64 } else { 0 },
         kernel_bytes: pool.size() + boot::image_range().size(),
         device_tree: 0,
         uart_memory: 0,

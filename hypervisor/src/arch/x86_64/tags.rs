@@ -15,11 +15,7 @@ pub fn set_pcid_enabled(enabled: bool) {
 
 /// A tag for a space of `kind`; 0 if there is none, which costs a flush at each switch.
 pub fn alloc_space_tag(kind: SpaceKind) -> u16 {
-    if kind == SpaceKind::Host && PCID_ENABLED.load(Ordering::Relaxed) {
-        TAGS.alloc()
-    } else {
-        0
-    }
+    if kind == SpaceKind::Host && PCID_ENABLED.load(Ordering::Relaxed) { TAGS.alloc() } else { 0 }
 }
 
 /// Returns a tag. No CPU has translations with it: the space's epoch is over.
@@ -58,17 +54,11 @@ const _: () = assert!(GENERATION == core::mem::offset_of!(GuestTag, generation))
 
 impl GuestTags {
     /// No tag given out.
-    pub const NEW: GuestTags = GuestTags {
-        generation: 1,
-        next: 1,
-    };
+    pub const NEW: GuestTags = GuestTags { generation: 1, next: 1 };
 
     /// All translations are void: a new generation begins, in which each tag is flushed before its first use.
     pub fn flush(&mut self) {
-        *self = GuestTags {
-            generation: self.generation + 1,
-            next: 1,
-        };
+        *self = GuestTags { generation: self.generation + 1, next: 1 };
     }
 
     /// Makes `tag` valid; whether its translations must be flushed before it is used.
@@ -79,10 +69,7 @@ impl GuestTags {
         if self.next >= GUEST_TAGS.load(Ordering::Relaxed) {
             self.flush();
         }
-        *tag = GuestTag {
-            generation: self.generation,
-            tag: self.next,
-        };
+        *tag = GuestTag { generation: self.generation, tag: self.next };
         self.next += 1;
         true
     }

@@ -133,15 +133,7 @@ pub extern "C" fn user_trap() -> ! {
         } else {
             latency::is(Path::Exception(vector as u8));
             let address = if vector == PAGE_FAULT { cr2() } else { 0 };
-            ipc::raise(
-                cpu,
-                thread,
-                Exception {
-                    vector,
-                    error,
-                    address,
-                },
-            );
+            ipc::raise(cpu, thread, Exception { vector, error, address });
         }
     }
     run(cpu)

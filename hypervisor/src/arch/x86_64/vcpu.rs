@@ -94,11 +94,7 @@ impl VcpuArch {
         let state = state.virt.0 as *mut VcpuState;
         // SAFETY: the pages are fresh, the vCPU's alone, and live as long as it does.
         let inner = unsafe { virt::VcpuArch::new(pages, state) };
-        VcpuArch {
-            tag: GuestTag::default(),
-            state,
-            inner,
-        }
+        VcpuArch { tag: GuestTag::default(), state, inner }
     }
 
     /// Enters guest mode until something ends it, which leads to [`traps::guest_left`]. The vCPU is the one in
@@ -107,25 +103,14 @@ impl VcpuArch {
     /// Returns what is to be told first, without having been there.
     pub fn enter(&mut self, cpu: &Cpu, guest: &Space) -> Option<Exit> {
         let tag = &mut self.tag;
-        let flush = cpu
-            .arch
-            .guest_tags
-            .with_mut(|tags: &mut GuestTags| tags.renew(tag));
-        let root = GuestRoot {
-            root: guest.table.root(),
-            tag: tag.tag,
-            flush,
-        };
+        let flush = cpu.arch.guest_tags.with_mut(|tags: &mut GuestTags| tags.renew(tag));
+        let root = GuestRoot { root: guest.table.root(), tag: tag.tag, flush };
         // Who spins gives way, if there is anybody to give way to.
         let spins_exit = cpu.is_contended();
         let virt = &cpu.arch.virt;
         let prepared = virt.with_mut(|virt| self.inner.prepare(virt, &root, spins_exit));
         let Some(extension) = prepared else {
-            return Some(Exit {
-                kind: ExitKind::NmiWindow,
-                instruction_length: 0,
-                info: [0; 3],
-            });
+            return Some(Exit { kind: ExitKind::NmiWindow, instruction_length: 0, info: [0; 3] });
         };
         latency::leave();
         // SAFETY: just prepared; the caller needs nothing on the stack any more.
@@ -167,12 +152,8 @@ impl VcpuArch {
         // SAFETY: the state page is the vCPU's; the monitor writes to it too, so each field is read once.
         let read = |field: *const u64| unsafe { field.read_volatile() };
         // SAFETY: field addresses within the page.
-        let (controls, deadline) = unsafe {
-            (
-                &raw const (*self.state).controls,
-                &raw const (*self.state).deadline,
-            )
-        };
+        let (controls, deadline) =
+            unsafe { (&raw const (*self.state).controls, &raw const (*self.state).deadline) };
         VcpuReply {
             halt: groups.contains(Groups::EVENTS) && read(controls) & CONTROL_HALT != 0,
             deadline: groups.contains(Groups::DEADLINE).then(|| read(deadline)),

@@ -186,9 +186,7 @@ impl Model {
                 thread.frame.receive(identity, GPRS, 0);
                 let [vector, error, address] = exception;
                 let (ip, sp, flags) = (from.ip(), from.sp(), from.flags());
-                thread
-                    .frame
-                    .set_message(&[vector, error, address, ip, sp, flags, 0, 0]);
+                thread.frame.set_message(&[vector, error, address, ip, sp, flags, 0, 0]);
             }
         }
     }
@@ -227,10 +225,7 @@ impl Model {
     /// The monitor's reply.
     pub(super) fn resume(&mut self, id: Id, groups: u64) {
         let groups = Groups::from_bits_truncate(groups);
-        let kicked = self
-            .vcpu(id)
-            .kick
-            .is_some_and(|n| self.notification(n).word != 0);
+        let kicked = self.vcpu(id).kick.is_some_and(|n| self.notification(n).word != 0);
         let vcpu = self.vcpu_mut(id);
         if groups.contains(Groups::DEADLINE) {
             vcpu.expired = false;

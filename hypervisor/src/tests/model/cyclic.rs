@@ -102,11 +102,7 @@ impl Model {
             Some(id) => {
                 let thread = self.thread(id);
                 let count = thread.frame.tag().utcb_words();
-                thread
-                    .shared
-                    .words
-                    .get(..count)
-                    .ok_or(Status::BadArgument)?
+                thread.shared.words.get(..count).ok_or(Status::BadArgument)?
             }
         };
         let frame = Frame::new(args[2], words)?;

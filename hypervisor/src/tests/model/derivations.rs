@@ -77,20 +77,13 @@ impl Model {
             if cap.origin || self.children(from).next().is_some() || self.binds(from) {
                 return Err(Status::Busy);
             }
-            return Ok(Delegation {
-                from,
-                to,
-                cap,
-                grant,
-            });
+            return Ok(Delegation { from, to, cap, grant });
         }
         let rights = u16::try_from(rights).ok().and_then(Rights::from_bits);
         let rights = rights.ok_or(Status::BadArgument)? & cap.rights;
         let (first, second) = match cap.kind {
             Kind::Memory => {
-                let inside = first
-                    .checked_add(second)
-                    .is_some_and(|end| end <= cap.second);
+                let inside = first.checked_add(second).is_some_and(|end| end <= cap.second);
                 if second == 0 || !inside || !(first | second).is_multiple_of(PAGE) {
                     return Err(Status::BadArgument);
                 }
@@ -111,20 +104,8 @@ impl Model {
             }
             _ => (cap.first, cap.second),
         };
-        let cap = Cap {
-            rights,
-            first,
-            second,
-            origin: false,
-            parent: Some(from),
-            ..cap
-        };
-        Ok(Delegation {
-            from,
-            to,
-            cap,
-            grant,
-        })
+        let cap = Cap { rights, first, second, origin: false, parent: Some(from), ..cap };
+        Ok(Delegation { from, to, cap, grant })
     }
 
     fn carry_out(&mut self, delegation: Delegation) {
@@ -155,10 +136,7 @@ impl Model {
     }
 
     fn children(&self, of: Place) -> impl Iterator<Item = Place> {
-        self.caps
-            .iter()
-            .filter(move |(_, cap)| cap.parent == Some(of))
-            .map(|(&at, _)| at)
+        self.caps.iter().filter(move |(_, cap)| cap.parent == Some(of)).map(|(&at, _)| at)
     }
 
     /// The first capability of a thread or vCPU that uses `space`.
@@ -169,17 +147,12 @@ impl Model {
             _ => false,
         };
         let mut objects = self.objects.iter();
-        objects
-            .find(|(_, (object, _))| uses(object))
-            .map(|(&id, _)| self.origin(id))
+        objects.find(|(_, (object, _))| uses(object)).map(|(&id, _)| self.origin(id))
     }
 
     fn origin(&self, id: Id) -> Place {
         let mut caps = self.caps.iter();
-        *caps
-            .find(|(_, cap)| cap.origin && cap.object == Some(id))
-            .unwrap()
-            .0
+        *caps.find(|(_, cap)| cap.origin && cap.object == Some(id)).unwrap().0
     }
 
     fn take_children(&mut self, of: Place) {
@@ -214,12 +187,7 @@ impl Model {
         match &self.objects[&id].0 {
             Object::Domain(_) => {
                 let paid = |model: &Model| {
-                    model
-                        .objects
-                        .iter()
-                        .rev()
-                        .find(|(_, o)| o.1 == Some(id))
-                        .map(|(&id, _)| id)
+                    model.objects.iter().rev().find(|(_, o)| o.1 == Some(id)).map(|(&id, _)| id)
                 };
                 while let Some(object) = paid(self) {
                     self.take(self.origin(object));
@@ -233,8 +201,7 @@ impl Model {
                 while let Some(at) = self.user(id) {
                     self.take(at);
                 }
-                self.caps
-                    .retain(|_, cap| cap.kind != Kind::Mapping || cap.object != Some(id));
+                self.caps.retain(|_, cap| cap.kind != Kind::Mapping || cap.object != Some(id));
             }
             _ => self.detach(id),
         }

@@ -63,11 +63,7 @@ impl Model {
                 assert!(inside, "{at:?} is more than {from:?}");
             }
             (Kind::Notification, Kind::Notification) => {
-                assert_eq!(
-                    cap.first & !parent.first,
-                    0,
-                    "{at:?} signals more than {from:?}"
-                );
+                assert_eq!(cap.first & !parent.first, 0, "{at:?} signals more than {from:?}");
             }
             (Kind::Time, Kind::Time) => {
                 let [(priority, partition), (most, of)] =
@@ -79,21 +75,14 @@ impl Model {
             (kind, of) => assert_eq!(kind, of),
         }
         assert_eq!(cap.object, parent.object);
-        assert!(
-            parent.rights.contains(cap.rights),
-            "{at:?} allows more than {from:?}"
-        );
+        assert!(parent.rights.contains(cap.rights), "{at:?} allows more than {from:?}");
     }
 
     /// Everything that a domain pays is accounted for, and no more than its quota.
     fn check_quota(&self, id: Id) {
         let table = self.table(id);
         let (mut pages, mut cells) = (0, 0);
-        for (object, _) in self
-            .objects
-            .values()
-            .filter(|(_, payer)| *payer == Some(id))
-        {
+        for (object, _) in self.objects.values().filter(|(_, payer)| *payer == Some(id)) {
             match object {
                 Object::Domain(paid) => pages += Domain::overhead(paid.slots) + paid.limit,
                 Object::Space(space) => {
@@ -143,10 +132,7 @@ impl Model {
             let (frame, _) = pages.remove(&(shared / PAGE)).expect("it is mapped");
             assert_eq!(frame, None);
         }
-        assert!(
-            doorbells.is_empty(),
-            "space {space}: nobody bound {doorbells:x?}"
-        );
+        assert!(doorbells.is_empty(), "space {space}: nobody bound {doorbells:x?}");
         assert!(pages.is_empty(), "space {space}: nobody gave it {pages:x?}");
     }
 
@@ -166,20 +152,13 @@ impl Model {
             assert_eq!(self.sched(sched).home, Some(id));
         }
         if !self.is_thread(id) {
-            assert!(
-                self.vcpu(id)
-                    .kick
-                    .is_none_or(|n| self.notification(n).waiter == Some(id))
-            );
+            assert!(self.vcpu(id).kick.is_none_or(|n| self.notification(n).waiter == Some(id)));
             return;
         }
         let thread = self.thread(id);
         if let Some(caller) = thread.caller {
             assert_eq!(self.state(caller), State::InCall(id));
-            assert!(!matches!(
-                context.state,
-                State::New | State::Idle | State::Stopped
-            ));
+            assert!(!matches!(context.state, State::New | State::Idle | State::Stopped));
         }
         assert!(!thread.in_exception || matches!(context.state, State::InCall(_)));
     }
@@ -200,9 +179,6 @@ impl Model {
             }
         };
         let cpu = &self.cpus[self.context(waiter).cpu as usize];
-        assert!(
-            !waits || notification.word == 0 || cpu.posted.contains(&id),
-            "lost wake-up"
-        );
+        assert!(!waits || notification.word == 0 || cpu.posted.contains(&id), "lost wake-up");
     }
 }

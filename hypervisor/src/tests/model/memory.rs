@@ -61,10 +61,7 @@ impl Space {
         }
         let base = phys.unwrap_or(PAGE);
         let fits = |t: u32| (at | base).is_multiple_of(span(t)) && left >= span(t);
-        let level = (0..=2)
-            .rev()
-            .find(|&t| fits(t) && !self.has_table(t, at))
-            .unwrap_or(0);
+        let level = (0..=2).rev().find(|&t| fits(t) && !self.has_table(t, at)).unwrap_or(0);
         for above in (level..3).rev() {
             let table = (above, at / span(above + 1));
             if !self.tables.contains(&table) {
@@ -73,8 +70,7 @@ impl Space {
             }
         }
         for page in 0..span(level) / PAGE {
-            self.pages
-                .insert(at / PAGE + page, (phys.map(|p| p / PAGE + page), rights));
+            self.pages.insert(at / PAGE + page, (phys.map(|p| p / PAGE + page), rights));
         }
         Ok(span(level))
     }
@@ -224,9 +220,7 @@ impl Model {
             _ => return false,
         };
         let mut bound = self.space(self.vcpu(id).guest).doorbells.range(..=at);
-        let last = bound
-            .next_back()
-            .filter(|(first, (size, ..))| at - **first < *size);
+        let last = bound.next_back().filter(|(first, (size, ..))| at - **first < *size);
         let Some((_, &(_, n, bits))) = last else {
             return false;
         };

@@ -79,12 +79,8 @@ impl Model {
         if matches!(context.migration, Migration::Asked(_)) {
             return Err(Status::Busy);
         }
-        context.migration = Migration::Asked(Request {
-            to,
-            priority: limit & 0xff,
-            partition: limit >> 8,
-            exits,
-        });
+        context.migration =
+            Migration::Asked(Request { to, priority: limit & 0xff, partition: limit >> 8, exits });
         let cpu = context.cpu;
         self.cpus[cpu as usize].migrations.push(id);
         Ok(id)
@@ -116,10 +112,8 @@ impl Model {
                 Err(status) => Err(status),
             }
         };
-        self.context_mut(id).migration = result.map_or_else(
-            |status| Migration::Refused(status as u8),
-            |()| Migration::None,
-        );
+        self.context_mut(id).migration =
+            result.map_or_else(|status| Migration::Refused(status as u8), |()| Migration::None);
     }
 
     fn may_leave(&self, id: Id, request: &Request) -> Result<(), Status> {

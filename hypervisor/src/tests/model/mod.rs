@@ -139,23 +139,14 @@ fn vcpu_pages() -> u64 {
 impl Table {
     /// The root's table.
     pub fn new(slots: u32, limit: u64) -> Table {
-        Table {
-            slots,
-            level: 0,
-            limit,
-            used: 0,
-            cells: 0,
-        }
+        Table { slots, level: 0, limit, used: 0, cells: 0 }
     }
 }
 
 impl Model {
     /// A machine with so many CPUs and nothing else.
     pub fn new(cpus: u32) -> Model {
-        Model {
-            cpus: vec![Cpu::default(); cpus as usize],
-            ..Model::default()
-        }
+        Model { cpus: vec![Cpu::default(); cpus as usize], ..Model::default() }
     }
 
     /// Adds an object; the place of its first capability, if it has one.
@@ -304,19 +295,12 @@ impl Model {
                     return Err(Status::BadArgument);
                 }
                 self.take_cell(payer)?;
-                let portal = Portal {
-                    handler: Some(handler),
-                    identity: args[3],
-                    groups: args[4],
-                };
+                let portal = Portal { handler: Some(handler), identity: args[3], groups: args[4] };
                 (Object::Portal(portal), Kind::Portal)
             }
             Op::CreateNotification => {
                 self.take_cell(payer)?;
-                (
-                    Object::Notification(Notification::default()),
-                    Kind::Notification,
-                )
+                (Object::Notification(Notification::default()), Kind::Notification)
             }
             _ => panic!("{op:?} is not here"),
         };
@@ -349,13 +333,7 @@ impl Model {
         }
         let slots = slots as u32;
         self.charge(payer, Domain::overhead(slots) + quota)?;
-        Ok(Object::Domain(Table {
-            slots,
-            level: level + 1,
-            limit: quota,
-            used: 0,
-            cells: 0,
-        }))
+        Ok(Object::Domain(Table { slots, level: level + 1, limit: quota, used: 0, cells: 0 }))
     }
 
     fn new_space(&mut self, payer: Id, args: &[u64; 9]) -> Result<Object, Status> {

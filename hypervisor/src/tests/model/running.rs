@@ -247,14 +247,7 @@ impl Sched {
 
 impl Line {
     pub fn new(number: u32) -> Line {
-        Line {
-            number,
-            binding: None,
-            level: false,
-            pending: false,
-            again: false,
-            masked: true,
-        }
+        Line { number, binding: None, level: false, pending: false, again: false, masked: true }
     }
 }
 
@@ -292,20 +285,14 @@ impl Model {
     pub fn contexts(&self) -> Vec<Id> {
         let is_context = |o: &Object| matches!(o, Object::Thread(_) | Object::Vcpu(_));
         let objects = self.objects.iter();
-        objects
-            .filter(|(_, (object, _))| is_context(object))
-            .map(|(&id, _)| id)
-            .collect()
+        objects.filter(|(_, (object, _))| is_context(object)).map(|(&id, _)| id).collect()
     }
 
     /// Scheduling contexts of a CPU.
     pub(super) fn scheds(&self, cpu: u32) -> Vec<Id> {
         let here = |o: &Object| matches!(o, Object::Sched(sched) if sched.cpu == cpu);
         let objects = self.objects.iter();
-        objects
-            .filter(|(_, (object, _))| here(object))
-            .map(|(&id, _)| id)
-            .collect()
+        objects.filter(|(_, (object, _))| here(object)).map(|(&id, _)| id).collect()
     }
 }
 
@@ -367,11 +354,7 @@ impl Model {
         if self.thread(id).foreign {
             return self.raise(id, [SYSTEM_CALL, SYNDROME, 0]);
         }
-        let by = Caller {
-            domain: self.payer(id),
-            cpu: self.context(id).cpu,
-            thread: Some(id),
-        };
+        let by = Caller { domain: self.payer(id), cpu: self.context(id).cpu, thread: Some(id) };
         let result = match Op::from_code(tag.op()) {
             None => Err(Status::BadOperation),
             Some(_) if tag.has_reserved() => Err(Status::BadArgument),
@@ -391,14 +374,14 @@ impl Model {
                 self.cpus[by.cpu as usize].over = true;
                 Ok(())
             }
-            Some(Op::QuotaQuery) => self
-                .find(by.domain, args[0], Kind::Domain, Rights::CONTROL)
-                .map(|domain| {
+            Some(Op::QuotaQuery) => {
+                self.find(by.domain, args[0], Kind::Domain, Rights::CONTROL).map(|domain| {
                     let (limit, used) = (self.table(domain).limit, self.table(domain).used);
                     let frame = &mut self.thread_mut(id).frame;
                     frame.set_arg(1, limit);
                     frame.set_arg(2, used);
-                }),
+                })
+            }
             Some(Op::Migrate) => match self.migrate(by, &args) {
                 Some(result) => result,
                 None => return self.thread_mut(id).frame.restart(),

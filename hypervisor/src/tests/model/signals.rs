@@ -162,10 +162,7 @@ impl Model {
     pub(super) fn moved(&mut self, from: Place, to: Place) {
         for (object, _) in self.objects.values_mut() {
             if let Object::Notification(n) = object {
-                n.through
-                    .iter_mut()
-                    .filter(|at| **at == from)
-                    .for_each(|at| *at = to);
+                n.through.iter_mut().filter(|at| **at == from).for_each(|at| *at = to);
             }
         }
     }

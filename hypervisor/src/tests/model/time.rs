@@ -232,12 +232,7 @@ impl Model {
             self.set_state(context, State::Ready);
         }
         let sched = self.sched(id);
-        if let Some(Binding {
-            notification: n,
-            bits,
-            ..
-        }) = sched.overrun
-        {
+        if let Some(Binding { notification: n, bits, .. }) = sched.overrun {
             let notification = self.notification_mut(n);
             notification.word |= bits;
             if let Some(waiter) = notification.waiter {
@@ -255,12 +250,10 @@ impl Model {
 
     /// Scheduling contexts.
     pub fn all_scheds(&self) -> impl Iterator<Item = (Id, &Sched)> {
-        self.objects
-            .iter()
-            .filter_map(|(&id, (object, _))| match object {
-                Object::Sched(sched) => Some((id, sched)),
-                _ => None,
-            })
+        self.objects.iter().filter_map(|(&id, (object, _))| match object {
+            Object::Sched(sched) => Some((id, sched)),
+            _ => None,
+        })
     }
 
     /// Charges `id`, which ran on `cpu`.
@@ -308,9 +301,7 @@ impl Model {
             };
         };
         if !self.may_run(id) {
-            return Err(format!(
-                "CPU {cpu} runs {id}, which is not ready, or not in its window"
-            ));
+            return Err(format!("CPU {cpu} runs {id}, which is not ready, or not in its window"));
         }
         let priority = self.sched(id).priority;
         for &other in others {

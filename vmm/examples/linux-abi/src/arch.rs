@@ -52,11 +52,7 @@ const _: () = assert!(X86_64.arguments[3] < exception::GPRS);
 const _: () = assert!(AARCH64.number < exception::GPRS_AARCH64);
 
 /// That of the machine.
-pub const CURRENT: Convention = if cfg!(target_arch = "aarch64") {
-    AARCH64
-} else {
-    X86_64
-};
+pub const CURRENT: Convention = if cfg!(target_arch = "aarch64") { AARCH64 } else { X86_64 };
 
 /// The number and the arguments of a system call in an exception message.
 pub fn decode(utcb: &Utcb) -> (u64, [u64; 6]) {

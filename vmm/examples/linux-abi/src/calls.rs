@@ -150,15 +150,8 @@ mod tests {
         fn new() -> Run {
             let (mut process, mut mappings) = (process(16), Mappings(8));
             let text = (0, &b"one\ntwo\n"[..]);
-            process
-                .add(0x40_0000, 8192, Rights::RW, text, &mut mappings)
-                .unwrap();
-            Run {
-                process,
-                mappings,
-                output: Output::new(),
-                lines: Vec::new(),
-            }
+            process.add(0x40_0000, 8192, Rights::RW, text, &mut mappings).unwrap();
+            Run { process, mappings, output: Output::new(), lines: Vec::new() }
         }
 
         fn call(&mut self, number: u64, arguments: [u64; 6]) -> Outcome {
@@ -226,11 +219,7 @@ mod tests {
             (u64::MAX - 4095, 3, private, 12),
             (14 * 4096, 3, private, 12),
         ] {
-            assert_eq!(
-                mmap(size, protection, flags),
-                -error,
-                "{size:#x} {protection} {flags:#x}"
-            );
+            assert_eq!(mmap(size, protection, flags), -error, "{size:#x} {protection} {flags:#x}");
         }
         for _ in 0..6 {
             assert!(mmap(1, 1, private | MAP_HINTS) > 0);
@@ -280,12 +269,7 @@ mod tests {
             assert_eq!(run.call(number, arguments), Outcome::Exit(42));
         }
         for number in (0..1024).chain([u64::MAX, 1 << 32 | CURRENT.write]) {
-            let known = [
-                CURRENT.write,
-                CURRENT.mmap,
-                CURRENT.exit,
-                CURRENT.exit_group,
-            ];
+            let known = [CURRENT.write, CURRENT.mmap, CURRENT.exit, CURRENT.exit_group];
             if !known.contains(&number) {
                 assert_eq!(run.result(number, [1; 6]), -38);
             }

@@ -68,9 +68,7 @@ pub fn load(
             PT_LOAD if segment.p_memsz != 0 => {}
             _ => continue,
         }
-        let contents = elf
-            .segment_data(&segment)
-            .map_err(|_| LoadError::BadSegment)?;
+        let contents = elf.segment_data(&segment).map_err(|_| LoadError::BadSegment)?;
         let mut rights = Rights::READ;
         rights.set(Rights::WRITE, segment.p_flags & PF_W != 0);
         rights.set(Rights::EXEC, segment.p_flags & PF_X != 0);
@@ -78,10 +76,7 @@ pub fn load(
             return Err(LoadError::BadSegment);
         }
         let lead = segment.p_vaddr % PAGE_SIZE as u64;
-        let size = segment
-            .p_memsz
-            .checked_add(lead)
-            .ok_or(LoadError::BadSegment)?;
+        let size = segment.p_memsz.checked_add(lead).ok_or(LoadError::BadSegment)?;
         let address = segment.p_vaddr - lead;
         process.add(address, size, rights, (lead as usize, contents), backing)?;
         has_entry |= rights.contains(Rights::EXEC) && ip.wrapping_sub(address) < size;
@@ -122,9 +117,7 @@ fn stack(
         at += argument.len() + 1;
         address
     });
-    let values = core::iter::once(arguments.len() as u64)
-        .chain(addresses)
-        .chain(REST);
+    let values = core::iter::once(arguments.len() as u64).chain(addresses).chain(REST);
     for (chunk, value) in head.chunks_exact_mut(8).zip(values) {
         chunk.copy_from_slice(&value.to_le_bytes());
     }
@@ -160,14 +153,7 @@ mod tests {
         for (kind, flags, address, contents, size) in segments {
             out.extend(kind.to_le_bytes());
             out.extend(flags.to_le_bytes());
-            for word in [
-                offset,
-                *address,
-                *address,
-                contents.len() as u64,
-                *size,
-                4096,
-            ] {
+            for word in [offset, *address, *address, contents.len() as u64, *size, 4096] {
                 out.extend(word.to_le_bytes());
             }
             offset += contents.len() as u64;
@@ -265,18 +251,9 @@ mod tests {
             ((PT_LOAD, 7, 0x50_0000, &b"x"[..], 1), BadSegment),
             ((PT_LOAD, 4, 0x50_0000, &b"xy"[..], 1), BadSegment),
             ((PT_LOAD, 4, u64::MAX, &b"x"[..], u64::MAX), BadSegment),
-            (
-                (PT_LOAD, 4, 0x40_0800, &b"x"[..], 1),
-                Memory(NoMemory::BadRange),
-            ),
-            (
-                (PT_LOAD, 4, abi::USER_END, &b"x"[..], 1),
-                Memory(NoMemory::BadRange),
-            ),
-            (
-                (PT_LOAD, 4, 0x50_0000, &b"x"[..], 1 << 40),
-                Memory(NoMemory::Full),
-            ),
+            ((PT_LOAD, 4, 0x40_0800, &b"x"[..], 1), Memory(NoMemory::BadRange)),
+            ((PT_LOAD, 4, abi::USER_END, &b"x"[..], 1), Memory(NoMemory::BadRange)),
+            ((PT_LOAD, 4, 0x50_0000, &b"x"[..], 1 << 40), Memory(NoMemory::Full)),
             ((PT_INTERP, 4, 0x50_0000, &b"x"[..], 1), NotStatic),
             ((PT_TLS, 4, 0x50_0000, &b"x"[..], 1), NotStatic),
         ] {

@@ -19,10 +19,7 @@ pub struct Output {
 impl Output {
     /// Nothing printed yet.
     pub const fn new() -> Output {
-        Output {
-            bytes: [0; LINE],
-            length: 0,
-        }
+        Output { bytes: [0; LINE], length: 0 }
     }
 
     /// Prints a byte. What could move a terminal's cursor, or is part of a longer character, becomes a question mark.

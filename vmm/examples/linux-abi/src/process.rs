@@ -58,12 +58,7 @@ pub struct Process {
 impl Process {
     /// A program without memory, that can get all of `memory`.
     pub fn new(memory: SharedMemory) -> Process {
-        Process {
-            regions: [None; REGIONS],
-            memory,
-            free: 0,
-            next_mapping: MMAP.start,
-        }
+        Process { regions: [None; REGIONS], memory, free: 0, next_mapping: MMAP.start }
     }
 
     fn regions(&self) -> impl Iterator<Item = &Region> {
@@ -98,9 +93,7 @@ impl Process {
             return Err(NoMemory::Full);
         }
         let at = offset as usize;
-        let fits = lead
-            .checked_add(contents.len())
-            .is_some_and(|end| end <= size as usize);
+        let fits = lead.checked_add(contents.len()).is_some_and(|end| end <= size as usize);
         if !fits {
             return Err(NoMemory::BadRange);
         }
@@ -111,16 +104,9 @@ impl Process {
             let code = self.memory.address() + at;
             rt::arch::make_executable(code..code + size as usize);
         }
-        backing
-            .map(number, offset, address, size, rights)
-            .map_err(NoMemory::Kernel)?;
+        backing.map(number, offset, address, size, rights).map_err(NoMemory::Kernel)?;
         self.free += size;
-        self.regions[number] = Some(Region {
-            address,
-            size,
-            offset,
-            rights,
-        });
+        self.regions[number] = Some(Region { address, size, offset, rights });
         Ok(())
     }
 
@@ -156,9 +142,7 @@ impl Process {
             for at in (0..size).step_by(bytes.len()) {
                 let count = (size - at).min(bytes.len() as u64) as usize;
                 // Inside a region, as `pieces` says.
-                let _ = self
-                    .memory
-                    .read((offset + at) as usize, &mut bytes[..count]);
+                let _ = self.memory.read((offset + at) as usize, &mut bytes[..count]);
                 bytes[..count].iter().copied().for_each(&mut take);
             }
         }
@@ -219,9 +203,7 @@ pub(crate) mod tests {
 
     fn bytes(process: &Process, address: u64, size: u64) -> Option<Vec<u8>> {
         let mut bytes = Vec::new();
-        process
-            .read(address, size, |byte| bytes.push(byte))
-            .then_some(bytes)
+        process.read(address, size, |byte| bytes.push(byte)).then_some(bytes)
     }
 
     #[test]
@@ -281,10 +263,6 @@ pub(crate) mod tests {
         assert_eq!(answer, Err(NoMemory::Kernel(Status::Quota)));
         // What could not be mapped is still free.
         let mut some = Mappings(1);
-        assert!(
-            process
-                .add_anywhere(2 * PAGE, Rights::RW, &mut some)
-                .is_ok()
-        );
+        assert!(process.add_anywhere(2 * PAGE, Rights::RW, &mut some).is_ok());
     }
 }

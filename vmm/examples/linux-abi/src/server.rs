@@ -87,12 +87,7 @@ impl Backing for Memory {
         size: u64,
         rights: Rights,
     ) -> Result<(), Status> {
-        let parameters = MapParameters {
-            offset,
-            address,
-            size,
-            rights,
-        };
+        let parameters = MapParameters { offset, address, size, rights };
         let dst = self.mappings.offset(number as u32);
         let answer = syscall::map(self.memory, self.space, dst, &parameters);
         if answer.is_err() {
@@ -148,11 +143,7 @@ impl Server {
     ) -> Result<Server, StartError> {
         let [space, portal, thread, sched] = [1, 2, 3, 4].map(|i| domain.offset(i));
         syscall::create_space(domain, space, SpaceKind::Host)?;
-        let mut memory = Memory {
-            memory: resources.memory,
-            space,
-            mappings: domain.offset(5),
-        };
+        let mut memory = Memory { memory: resources.memory, space, mappings: domain.offset(5) };
         let mut process = Process::new(resources.frames);
         let start =
             loader::load(file, arguments, &mut process, &mut memory).map_err(StartError::File)?;
@@ -169,13 +160,7 @@ impl Server {
             flags: ThreadFlags::FOREIGN,
         };
         syscall::create_thread(domain, thread, &parameters)?;
-        syscall::create_sched(
-            domain,
-            sched,
-            resources.time_source,
-            resources.cpu,
-            resources.time,
-        )?;
+        syscall::create_sched(domain, sched, resources.time_source, resources.cpu, resources.time)?;
         syscall::bind_sched(sched, thread)?;
         Ok(Server {
             domain,

@@ -79,10 +79,7 @@ impl Pager {
     pub fn new(policy: Policy, frames: usize, limits: [usize; CLIENTS]) -> Pager {
         Pager {
             policy,
-            clients: limits.map(|left| Client {
-                pages: [Page::Nothing; PAGES],
-                left,
-            }),
+            clients: limits.map(|left| Client { pages: [Page::Nothing; PAGES], left }),
             next: match policy {
                 Policy::DemandZero => 0,
                 Policy::CopyOnWrite => PAGES,
@@ -129,9 +126,7 @@ impl Pager {
             memory.unmap(client, page).map_err(Refusal::Kernel)?;
             *place = Page::Nothing;
         }
-        memory
-            .map(client, page, frame, rights)
-            .map_err(Refusal::Kernel)?;
+        memory.map(client, page, frame, rights).map_err(Refusal::Kernel)?;
         *place = next;
         Ok(())
     }
@@ -186,10 +181,7 @@ mod tests {
         }
 
         fn unmap(&mut self, client: usize, page: usize) -> Result<(), Status> {
-            self.mapped
-                .remove(&(client, page))
-                .map(|_| ())
-                .ok_or(Status::BadCapability)
+            self.mapped.remove(&(client, page)).map(|_| ()).ok_or(Status::BadCapability)
         }
     }
 
@@ -200,14 +192,8 @@ mod tests {
         world.contents.extend([(0, 7), (1, 7), (2, 7), (3, 7)]);
         assert_eq!(pager.fault(0, 15, Access::Read, &mut world), Ok(()));
         assert_eq!(pager.fault(0, 0, Access::Write, &mut world), Ok(()));
-        assert_eq!(
-            pager.fault(0, 1, Access::Write, &mut world),
-            Err(Refusal::Limit)
-        );
-        assert_eq!(
-            pager.fault(2, 1, Access::Write, &mut world),
-            Err(Refusal::Limit)
-        );
+        assert_eq!(pager.fault(0, 1, Access::Write, &mut world), Err(Refusal::Limit));
+        assert_eq!(pager.fault(2, 1, Access::Write, &mut world), Err(Refusal::Limit));
         assert_eq!(world.mapped[&(0, 15)], (0, Rights::RW));
         assert_eq!((world.contents[&0], world.contents[&1]), (0, 0));
         // A page that is there needs no frame.
@@ -215,10 +201,7 @@ mod tests {
         // The other client gets what is left, and none that is somebody's.
         assert_eq!(pager.fault(1, 0, Access::Read, &mut world), Ok(()));
         assert_eq!(pager.fault(1, 1, Access::Read, &mut world), Ok(()));
-        assert_eq!(
-            pager.fault(1, 2, Access::Read, &mut world),
-            Err(Refusal::Limit)
-        );
+        assert_eq!(pager.fault(1, 2, Access::Read, &mut world), Err(Refusal::Limit));
         let frames: Vec<usize> = world.mapped.values().map(|&(frame, _)| frame).collect();
         assert_eq!(frames, [1, 0, 2, 3]);
     }
@@ -226,9 +209,7 @@ mod tests {
     #[test]
     fn copies_of_what_is_written() {
         let mut world = World::default();
-        world
-            .contents
-            .extend((0..PAGES).map(|i| (i, 100 + i as u64)));
+        world.contents.extend((0..PAGES).map(|i| (i, 100 + i as u64)));
         let mut pager = Pager::new(Policy::CopyOnWrite, PAGES + 3, [2, 2, 0, 0]);
         for client in 0..2 {
             assert_eq!(pager.fault(client, 5, Access::Read, &mut world), Ok(()));
@@ -244,10 +225,7 @@ mod tests {
         assert_eq!(world.contents[&(PAGES + 1)], 106);
         // Who may have no copies can read.
         assert_eq!(pager.fault(2, 0, Access::Read, &mut world), Ok(()));
-        assert_eq!(
-            pager.fault(2, 0, Access::Write, &mut world),
-            Err(Refusal::Limit)
-        );
+        assert_eq!(pager.fault(2, 0, Access::Write, &mut world), Err(Refusal::Limit));
         assert_eq!(world.mapped[&(2, 0)], (0, Rights::READ));
     }
 

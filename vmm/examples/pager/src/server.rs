@@ -87,11 +87,7 @@ pub struct Server {
 impl Server {
     /// A pager with its books and what it holds.
     pub fn new(pager: Pager, resources: Resources) -> Server {
-        Server {
-            pager,
-            resources,
-            accounts: [Account::default(); CLIENTS],
-        }
+        Server { pager, resources, accounts: [Account::default(); CLIENTS] }
     }
 
     /// Answers an exception of a client; returns the client's number and account.
@@ -102,9 +98,7 @@ impl Server {
         let served = fault.is_some_and(|fault| {
             let offset = fault.address.wrapping_sub(self.resources.address);
             let page = (offset / PAGE as u64) as usize;
-            let answer = self
-                .pager
-                .fault(client, page, fault.access, &mut self.resources);
+            let answer = self.pager.fault(client, page, fault.access, &mut self.resources);
             answer.is_ok()
         });
         if served {

@@ -5,10 +5,7 @@ use core::ops::Range;
 
 /// A system call: not supported here.
 pub fn system_call(_registers: Registers) -> Registers {
-    Registers {
-        tag: Tag::result(Status::Unsupported, 0).0,
-        ..Registers::default()
-    }
+    Registers { tag: Tag::result(Status::Unsupported, 0).0, ..Registers::default() }
 }
 
 /// A portal call: not supported here.

@@ -35,11 +35,7 @@ impl Registers {
     #[inline(always)]
     pub fn new<T: Operation>(operation: &T) -> Registers {
         let (tag, [first, words @ ..]) = operation.encode();
-        Registers {
-            tag: tag.0,
-            first,
-            words,
-        }
+        Registers { tag: tag.0, first, words }
     }
 
     /// What they say after one.

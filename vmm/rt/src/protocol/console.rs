@@ -13,11 +13,7 @@ impl Register {
 
     /// The register with this number, if there can be one.
     pub const fn new(index: u64) -> Option<Register> {
-        if index < Register::COUNT {
-            Some(Register(index as u16))
-        } else {
-            None
-        }
+        if index < Register::COUNT { Some(Register(index as u16)) } else { None }
     }
 
     /// Its number.
@@ -96,11 +92,9 @@ mod tests {
             assert_eq!(Request::decode(&request.encode()), Some(request));
         }
         assert_eq!(Register::new(1024), None);
-        for words in [
-            [2, 0, 0, 0, 0, 0, 0, 0],
-            [0, 1024, 0, 0, 0, 0, 0, 0],
-            [1, 0, 1 << 32, 0, 0, 0, 0, 0],
-        ] {
+        for words in
+            [[2, 0, 0, 0, 0, 0, 0, 0], [0, 1024, 0, 0, 0, 0, 0, 0], [1, 0, 1 << 32, 0, 0, 0, 0, 0]]
+        {
             assert_eq!(Request::decode(&words), None);
         }
         for answer in [Ok(0x8000_0000), Err(Refusal::Denied)] {

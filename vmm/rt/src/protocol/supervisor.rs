@@ -77,16 +77,9 @@ impl Request {
         match self {
             Request::Exit(code) => [0, code, 0, 0, 0, 0, 0, 0],
             Request::Ready => [1, 0, 0, 0, 0, 0, 0, 0],
-            Request::Export { client, cpu, entry } => [
-                2,
-                client.into(),
-                cpu.into(),
-                entry.ip,
-                entry.sp,
-                entry.utcb,
-                0,
-                0,
-            ],
+            Request::Export { client, cpu, entry } => {
+                [2, client.into(), cpu.into(), entry.ip, entry.sp, entry.utcb, 0, 0]
+            }
             Request::VmStopped(reason) => [3, reason as u64, 0, 0, 0, 0, 0, 0],
         }
     }
@@ -99,11 +92,7 @@ impl Request {
             2 => Request::Export {
                 client: u32::try_from(words[1]).ok()?,
                 cpu: u32::try_from(words[2]).ok()?,
-                entry: Entry {
-                    ip: words[3],
-                    sp: words[4],
-                    utcb: words[5],
-                },
+                entry: Entry { ip: words[3], sp: words[4], utcb: words[5] },
             },
             3 => Request::VmStopped(StopReason::from_code(words[1])?),
             _ => return None,
@@ -147,29 +136,19 @@ mod tests {
 
     #[test]
     fn requests_round_trip_and_nonsense_is_refused() {
-        let entry = Entry {
-            ip: 0x40_0000,
-            sp: 0x5000_0000,
-            utcb: 0x2018_0000,
-        };
+        let entry = Entry { ip: 0x40_0000, sp: 0x5000_0000, utcb: 0x2018_0000 };
         let mut all = vec![
             Request::Exit(PANICKED),
             Request::Ready,
-            Request::Export {
-                client: 3,
-                cpu: 1,
-                entry,
-            },
+            Request::Export { client: 3, cpu: 1, entry },
         ];
         all.extend(StopReason::ALL.map(Request::VmStopped));
         for request in all {
             assert_eq!(Request::decode(&request.encode()), Some(request));
         }
-        for words in [
-            [4, 0, 0, 0, 0, 0, 0, 0],
-            [2, 1 << 32, 0, 0, 0, 0, 0, 0],
-            [3, 5, 0, 0, 0, 0, 0, 0],
-        ] {
+        for words in
+            [[4, 0, 0, 0, 0, 0, 0, 0], [2, 1 << 32, 0, 0, 0, 0, 0, 0], [3, 5, 0, 0, 0, 0, 0, 0]]
+        {
             assert_eq!(Request::decode(&words), None);
         }
     }

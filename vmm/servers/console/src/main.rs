@@ -123,18 +123,12 @@ fn run(
     let wake = badged(CLIENT)?;
     let mut clients = Vec::with_capacity(role.clients.len());
     for client in &role.clients {
-        let lines = Lines {
-            interrupt: client.signal,
-            main: wake,
-        };
+        let lines = Lines { interrupt: client.signal, main: wake };
         let uart: &'static dyn Uart = match client.model {
             UartModel::Ns16550 => Box::leak(Box::new(Emulated::<Ns16550, _>::new(lines))),
             UartModel::Pl011 => Box::leak(Box::new(Emulated::<Pl011, _>::new(lines))),
         };
-        clients.push(Client {
-            name: &client.name,
-            uart,
-        });
+        clients.push(Client { name: &client.name, uart });
     }
     // The kernel writes to the UART until here; what it wrote is not read again.
     let mut bytes = [0; LOG_CHUNK];
@@ -151,11 +145,7 @@ fn run(
         for &cpu in &client.cpus {
             let stack = Stack::allocate(HANDLER_STACK);
             let entry = rt::handler::prepare(stack, program.utcbs.take(), uart, serve);
-            report(supervisor::request(supervisor::Request::Export {
-                client: number,
-                cpu,
-                entry,
-            }));
+            report(supervisor::request(supervisor::Request::Export { client: number, cpu, entry }));
         }
     }
     report(supervisor::request(supervisor::Request::Ready));
@@ -219,12 +209,8 @@ fn open_uart(
 ) -> Result<Option<Box<dyn Driver>>, Status> {
     let driver: Option<Box<dyn Driver>> = match uart.registers {
         UartRegisters::Ns16550 { ports, base } => {
-            let range = MapParameters {
-                offset: 0,
-                address: base.into(),
-                size: PORTS,
-                rights: Rights::RW,
-            };
+            let range =
+                MapParameters { offset: 0, address: base.into(), size: PORTS, rights: Rights::RW };
             syscall::map(ports, SPACE, program.selectors.one(), &range)?;
             let driver = driver::ns16550::Ns16550::new(Ports { base });
             driver.map(|driver| Box::new(driver) as Box<dyn Driver>)

@@ -48,15 +48,7 @@ impl Merger {
     pub fn new(styles: Vec<Style>, patience: u64) -> Merger {
         let last = styles.len().saturating_sub(1);
         let waiting = styles.iter().map(|_| None).collect();
-        Merger {
-            styles,
-            patience,
-            last,
-            open: false,
-            length: 0,
-            since: 0,
-            waiting,
-        }
+        Merger { styles, patience, last, open: false, length: 0, since: 0, waiting }
     }
 
     /// Appends output to `out` until that holds `limit` bytes or somewhat more, or nothing is to be
@@ -73,10 +65,7 @@ impl Merger {
             if self.open {
                 let cut = self.length >= LONGEST_LINE && self.prefixed();
                 let waits = |merger: &Merger, sources: &[S]| {
-                    sources
-                        .iter()
-                        .enumerate()
-                        .any(|(i, s)| i != merger.last && !s.is_empty())
+                    sources.iter().enumerate().any(|(i, s)| i != merger.last && !s.is_empty())
                 };
                 if !(cut && waits(self, sources))
                     && let Some(byte) = sources[self.last].next()
@@ -116,9 +105,8 @@ impl Merger {
         }
         let mut order = (1..=sources.len()).map(|i| (self.last + i) % sources.len());
         let late = |since: u64| now.saturating_sub(since) >= self.patience;
-        let urgent = order
-            .clone()
-            .find(|&i| sources[i].has_line() || self.waiting[i].is_some_and(late));
+        let urgent =
+            order.clone().find(|&i| sources[i].has_line() || self.waiting[i].is_some_and(late));
         let next = urgent.or_else(|| order.find(|&i| !sources[i].is_empty()))?;
         self.waiting[next] = None;
         Some(next)
@@ -158,14 +146,8 @@ mod tests {
     }
 
     fn styles(prefixes: &[&str]) -> Vec<Style> {
-        let style = |p: &&str| Style {
-            prefix: (*p).into(),
-            cooked: false,
-        };
-        let log = Style {
-            prefix: String::new(),
-            cooked: true,
-        };
+        let style = |p: &&str| Style { prefix: (*p).into(), cooked: false };
+        let log = Style { prefix: String::new(), cooked: true };
         prefixes.iter().map(style).chain([log]).collect()
     }
 
@@ -187,10 +169,7 @@ mod tests {
         assert_eq!(due, None);
         // Another one waits for the prompt, and then starts a line of its own.
         sources[1].extend(b"three\r\n");
-        assert_eq!(
-            fill(&mut merger, &mut sources, 5),
-            (String::new(), Some(10))
-        );
+        assert_eq!(fill(&mut merger, &mut sources, 5), (String::new(), Some(10)));
         assert_eq!(fill(&mut merger, &mut sources, 10).0, "\r\n[b] three\r\n");
         sources[0].extend(b"root\r\n");
         assert_eq!(fill(&mut merger, &mut sources, 11).0, "[a] root\r\n");
@@ -212,10 +191,7 @@ mod tests {
         sources[0].extend(b"\n# ");
         sources[1].extend(b"log\n");
         let (text, due) = fill(&mut merger, &mut sources, 0);
-        assert!(
-            text.ends_with("xx\nlog\r\n# ") && text.matches('x').count() == 3000,
-            "{text}"
-        );
+        assert!(text.ends_with("xx\nlog\r\n# ") && text.matches('x').count() == 3000, "{text}");
         assert_eq!(due, None);
     }
 }

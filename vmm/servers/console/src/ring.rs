@@ -20,11 +20,7 @@ impl Ring {
     pub fn new(capacity: usize) -> Ring {
         assert!(capacity.is_power_of_two());
         let bytes = (0..capacity).map(|_| AtomicU8::new(0)).collect();
-        Ring {
-            bytes,
-            taken: AtomicUsize::new(0),
-            put: AtomicUsize::new(0),
-        }
+        Ring { bytes, taken: AtomicUsize::new(0), put: AtomicUsize::new(0) }
     }
 
     fn cell(&self, at: usize) -> &AtomicU8 {
@@ -35,10 +31,7 @@ impl Ring {
     pub fn len(&self) -> usize {
         // The consumer's index first: read the other way round, the difference could be negative.
         let taken = self.taken.load(SeqCst);
-        self.put
-            .load(SeqCst)
-            .wrapping_sub(taken)
-            .min(self.bytes.len())
+        self.put.load(SeqCst).wrapping_sub(taken).min(self.bytes.len())
     }
 
     /// Whether it holds none.
@@ -70,8 +63,7 @@ impl Ring {
     /// Consumer: takes the oldest byte.
     pub fn pop(&self) -> Option<u8> {
         let byte = self.peek(0)?;
-        self.taken
-            .store(self.taken.load(SeqCst).wrapping_add(1), SeqCst);
+        self.taken.store(self.taken.load(SeqCst).wrapping_add(1), SeqCst);
         Some(byte)
     }
 

@@ -27,11 +27,7 @@ pub struct Router {
 impl Router {
     /// A router for `clients` clients; the first is selected.
     pub const fn new(clients: usize) -> Router {
-        Router {
-            clients,
-            selected: 0,
-            escaped: false,
-        }
+        Router { clients, selected: 0, escaped: false }
     }
 
     /// The client that input goes to, if there is one.
@@ -81,19 +77,14 @@ mod tests {
 
     #[test]
     fn one_client_gets_everything() {
-        assert_eq!(
-            feed(&mut Router::new(1), &[ESCAPE, b'2']),
-            [Deliver(0), Deliver(0)]
-        );
+        assert_eq!(feed(&mut Router::new(1), &[ESCAPE, b'2']), [Deliver(0), Deliver(0)]);
         assert_eq!(feed(&mut Router::new(0), b"x"), [Nothing]);
     }
 
     #[test]
     fn the_escape_key_selects() {
         let mut router = Router::new(2);
-        let typed = [
-            b'a', ESCAPE, b'n', b'b', ESCAPE, b'1', ESCAPE, b'3', b'c', ESCAPE, ESCAPE,
-        ];
+        let typed = [b'a', ESCAPE, b'n', b'b', ESCAPE, b'1', ESCAPE, b'3', b'c', ESCAPE, ESCAPE];
         let actions = [
             Deliver(0),
             Nothing,

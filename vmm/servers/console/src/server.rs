@@ -82,20 +82,10 @@ impl<'a> Server<'a> {
     ) -> Self {
         let ticks_per_ms = (counter_hz / 1000).max(1);
         let prefix = |client: &Client<'_>| {
-            if clients.len() > 1 {
-                format!("[{}] ", client.name)
-            } else {
-                String::new()
-            }
+            if clients.len() > 1 { format!("[{}] ", client.name) } else { String::new() }
         };
-        let styles = clients.iter().map(|client| Style {
-            prefix: prefix(client),
-            cooked: false,
-        });
-        let log = Style {
-            prefix: String::new(),
-            cooked: true,
-        };
+        let styles = clients.iter().map(|client| Style { prefix: prefix(client), cooked: false });
+        let log = Style { prefix: String::new(), cooked: true };
         let styles = styles.chain([log]).collect();
         let server = Server {
             driver,
@@ -134,16 +124,9 @@ impl<'a> Server<'a> {
     }
 
     fn help(&self) {
-        let names: Vec<String> = self
-            .clients
-            .iter()
-            .zip(1..)
-            .map(|(c, i)| format!("{i} {}", c.name))
-            .collect();
-        let selected = self
-            .router
-            .selected()
-            .map_or("nobody", |i| self.clients[i].name);
+        let names: Vec<String> =
+            self.clients.iter().zip(1..).map(|(c, i)| format!("{i} {}", c.name)).collect();
+        let selected = self.router.selected().map_or("nobody", |i| self.clients[i].name);
         let names = names.join(", ");
         self.notice(&format!(
             "input goes to {selected}; Ctrl-T and a number selects ({names}), Ctrl-T n the next"
@@ -247,9 +230,7 @@ impl<'a> Server<'a> {
                     rings.chain([&self.log]).map(RingSource).collect();
                 let room = STAGED - self.staged.len();
                 retry = self.merger.fill(&mut sources, now, &mut self.staged, room);
-                self.clients
-                    .iter()
-                    .for_each(|client| client.uart.output_taken());
+                self.clients.iter().for_each(|client| client.uart.output_taken());
             }
             let staged = &mut self.staged;
             let sent = match &mut self.driver {
@@ -351,8 +332,7 @@ mod tests {
             uart.write(registers::MCR, 0x0b);
         }
         let say = |uart: &dyn Uart, text: &str| {
-            text.bytes()
-                .for_each(|byte| uart.write(registers::DATA, byte.into()));
+            text.bytes().for_each(|byte| uart.write(registers::DATA, byte.into()));
         };
         say(&uarts[0], "/ # ");
         assert_eq!(settle(&mut server), "[red] / # ");

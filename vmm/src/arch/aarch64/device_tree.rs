@@ -96,9 +96,7 @@ pub fn build<R: Iterator<Item = Range<u64>>>(tree: Tree<'_, R>) -> Result<Vec<u8
     let node = fdt.begin_node("psci")?;
     fdt.property_string_list(
         "compatible",
-        ["arm,psci-1.0", "arm,psci-0.2"]
-            .map(|s| s.to_string())
-            .into(),
+        ["arm,psci-1.0", "arm,psci-0.2"].map(|s| s.to_string()).into(),
     )?;
     fdt.property_string("method", "hvc")?;
     fdt.end_node(node)?;
@@ -192,9 +190,7 @@ mod tests {
         let node = Fdt::new(blob).unwrap().find_node(path).expect(path);
         let value = node.property(property).expect(property);
         let cells = value.value().chunks_exact(4);
-        cells
-            .map(|cell| u32::from_be_bytes(cell.try_into().unwrap()))
-            .collect()
+        cells.map(|cell| u32::from_be_bytes(cell.try_into().unwrap())).collect()
     }
 
     fn text(blob: &[u8], path: &str, property: &str) -> String {
@@ -205,14 +201,8 @@ mod tests {
 
     #[test]
     fn a_parser_finds_the_machine() {
-        let machine = |gic| Machine {
-            vcpus: 2,
-            gic,
-            serial: Some(Serial {
-                address: 0x900_0000,
-                line: 1,
-            }),
-        };
+        let machine =
+            |gic| Machine { vcpus: 2, gic, serial: Some(Serial { address: 0x900_0000, line: 1 }) };
         let blob = |gic| {
             build(Tree {
                 machine: &machine(gic),
@@ -225,10 +215,7 @@ mod tests {
         let v3 = blob(Version::V3);
         assert_eq!(text(&v3, "/chosen", "bootargs"), "quiet\0");
         assert_eq!(cells(&v3, "/chosen", "linux,initrd-end"), [0, 0x4800_1000]);
-        assert_eq!(
-            cells(&v3, "/memory@80000000", "reg"),
-            [0, 0x8000_0000, 0, 0x8000_0000]
-        );
+        assert_eq!(cells(&v3, "/memory@80000000", "reg"), [0, 0x8000_0000, 0, 0x8000_0000]);
         assert_eq!(cells(&v3, "/cpus/cpu@1", "reg"), [1]);
         assert_eq!(text(&v3, "/psci", "method"), "hvc\0");
         assert_eq!(cells(&v3, "/timer", "interrupts")[6..9], [1, 11, 4]);

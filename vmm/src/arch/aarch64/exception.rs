@@ -86,11 +86,7 @@ pub fn inject(state: &mut StatePage, exception: Exception) -> Groups {
 
     let sctlr = state.sctlr_el1();
     let mut new = pstate::EL1H | pstate::DAIF | old & (pstate::NZCV | pstate::PAN);
-    let dit = if old & pstate::AARCH32 != 0 {
-        pstate::DIT_AARCH32
-    } else {
-        pstate::DIT
-    };
+    let dit = if old & pstate::AARCH32 != 0 { pstate::DIT_AARCH32 } else { pstate::DIT };
     if old & dit != 0 {
         new |= pstate::DIT;
     }
@@ -117,11 +113,7 @@ mod tests {
         state.set_vbar_el1(0xffff_0000_0000_0800);
         state.set_far_el1(1);
         assert_eq!(inject(&mut state, exception), NEEDED);
-        assert_eq!(
-            (state.elr_el1(), state.spsr_el1()),
-            (0x1234, pstate),
-            "{exception:?}"
-        );
+        assert_eq!((state.elr_el1(), state.spsr_el1()), (0x1234, pstate), "{exception:?}");
         state
     }
 
@@ -138,10 +130,7 @@ mod tests {
 
     #[test]
     fn aborts_say_what_they_are() {
-        let abort = Exception::DataAbort {
-            write: true,
-            address: Some(0xabc),
-        };
+        let abort = Exception::DataAbort { write: true, address: Some(0xabc) };
         assert_eq!(take(0, SPAN, abort).esr_el1(), 0x9200_0050);
         let state = take(5, SPAN, abort);
         assert_eq!((state.esr_el1(), state.far_el1()), (0x9600_0050, 0xabc));

@@ -107,10 +107,7 @@ struct Place {
 
 impl Place {
     fn of(intid: u32) -> Option<Place> {
-        (intid < FIRST_SPI + SPIS).then_some(Place {
-            bank: (intid / 32) as usize,
-            bit: intid % 32,
-        })
+        (intid < FIRST_SPI + SPIS).then_some(Place { bank: (intid / 32) as usize, bit: intid % 32 })
     }
 
     fn mask(self) -> u32 {

@@ -14,10 +14,7 @@ pub struct HostId<'a>(pub &'a [(u16, u64)]);
 impl HostId<'_> {
     /// A register's value; 0 if it is not known, which of most says that nothing is there.
     pub fn get(&self, key: u16) -> u64 {
-        self.0
-            .iter()
-            .find(|(known, _)| *known == key)
-            .map_or(0, |&(_, value)| value)
+        self.0.iter().find(|(known, _)| *known == key).map_or(0, |&(_, value)| value)
     }
 
     /// Whether stage 2 has guests use RAM through the caches, even with theirs off (ID_AA64MMFR2_EL1.FWB): then the
@@ -41,15 +38,10 @@ pub struct GuestId {
 impl GuestId {
     /// The registers of a guest with this interrupt controller.
     pub fn new(host: HostId<'_>, gic: Version) -> GuestId {
-        let mut registers: Vec<(u16, u64)> = POLICY
-            .iter()
-            .map(|(key, rules)| (*key, apply(rules, host.get(*key), gic)))
-            .collect();
+        let mut registers: Vec<(u16, u64)> =
+            POLICY.iter().map(|(key, rules)| (*key, apply(rules, host.get(*key), gic))).collect();
         registers.sort_unstable_by_key(|(key, _)| *key);
-        GuestId {
-            registers,
-            midr: host.get(MIDR),
-        }
+        GuestId { registers, midr: host.get(MIDR) }
     }
 
     /// The value of an ID register: those that are not listed read as zero (Arm ARM D19.1, "reserved, RAZ"). `None`: the

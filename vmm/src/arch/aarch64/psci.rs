@@ -78,11 +78,8 @@ const CONVENTION_FUNCTIONS: [u32; 2] = [SMCCC_VERSION, SMCCC_ARCH_FEATURES];
 /// SMCCC_ARCH_FEATURES of a mitigation (DEN 0028, 7.4): it can be there and not be needed.
 const NOT_NEEDED: i64 = 1;
 /// The mitigations.
-const WORKAROUNDS: [u32; 3] = [
-    SMCCC_ARCH_WORKAROUND_1,
-    SMCCC_ARCH_WORKAROUND_2,
-    SMCCC_ARCH_WORKAROUND_3,
-];
+const WORKAROUNDS: [u32; 3] =
+    [SMCCC_ARCH_WORKAROUND_1, SMCCC_ARCH_WORKAROUND_2, SMCCC_ARCH_WORKAROUND_3];
 
 /// What the guest is told of a function by SMCCC_ARCH_FEATURES.
 fn feature(function: u32, workarounds: u32) -> i64 {
@@ -102,25 +99,18 @@ pub fn decode(registers: [u64; 4], workarounds: u32) -> Call {
     let function = registers[0] as u32;
     let wide = function & WIDE != 0;
     let argument = |i: usize| {
-        if wide {
-            registers[i]
-        } else {
-            registers[i] & 0xffff_ffff
-        }
+        if wide { registers[i] } else { registers[i] & 0xffff_ffff }
     };
     match function {
         PSCI_VERSION => Call::Answer(VERSION),
         PSCI_CPU_SUSPEND_32 | PSCI_CPU_SUSPEND_64 => Call::Suspend,
         PSCI_CPU_OFF => Call::Off,
-        PSCI_CPU_ON_32 | PSCI_CPU_ON_64 => Call::On {
-            target: argument(1),
-            entry: argument(2),
-            context: argument(3),
-        },
-        PSCI_AFFINITY_INFO_32 | PSCI_AFFINITY_INFO_64 => Call::AffinityInfo {
-            target: argument(1),
-            level: argument(2),
-        },
+        PSCI_CPU_ON_32 | PSCI_CPU_ON_64 => {
+            Call::On { target: argument(1), entry: argument(2), context: argument(3) }
+        }
+        PSCI_AFFINITY_INFO_32 | PSCI_AFFINITY_INFO_64 => {
+            Call::AffinityInfo { target: argument(1), level: argument(2) }
+        }
         PSCI_MIGRATE_INFO_TYPE => Call::Answer(NO_MIGRATION),
         PSCI_SYSTEM_OFF => Call::SystemOff,
         PSCI_SYSTEM_RESET => Call::SystemReset,
@@ -164,10 +154,7 @@ impl<const N: usize> Powers<N> {
         if let Some(first) = states.first_mut() {
             *first = Power::Pending(entry, context);
         }
-        Powers {
-            states,
-            count: (count as usize).min(N),
-        }
+        Powers { states, count: (count as usize).min(N) }
     }
 
     /// The vCPU with this affinity: 0.0.0.n is vCPU `n`.
@@ -240,19 +227,9 @@ mod tests {
         assert_eq!(call(0x8000_0000, 0), Call::Answer(0x1_0001));
         assert_eq!(
             call(0x8400_0003, 0xffff_ffff_0000_0001),
-            Call::On {
-                target: 1,
-                entry: 2,
-                context: 3
-            }
+            Call::On { target: 1, entry: 2, context: 3 }
         );
-        assert_eq!(
-            call(0xc400_0004, 1 << 32),
-            Call::AffinityInfo {
-                target: 1 << 32,
-                level: 2
-            }
-        );
+        assert_eq!(call(0xc400_0004, 1 << 32), Call::AffinityInfo { target: 1 << 32, level: 2 });
         for function in PSCI_FUNCTIONS {
             assert_eq!(call(PSCI_FEATURES, function.into()), Call::Answer(0));
         }
@@ -263,11 +240,9 @@ mod tests {
         let foreign = call(PSCI_FEATURES, SMCCC_ARCH_FEATURES.into());
         assert_eq!(foreign, Call::Answer(-1));
         assert_eq!(call(SMCCC_ARCH_FEATURES, 0x8000_8000), Call::Answer(-1));
-        for (workarounds, answers, call_answer) in [
-            (0, [-1, -1, -1], -1),
-            (0b01_10_01, [0, 1, 0], 0),
-            (0b00_00_10, [1, -1, -1], 0),
-        ] {
+        for (workarounds, answers, call_answer) in
+            [(0, [-1, -1, -1], -1), (0b01_10_01, [0, 1, 0], 0), (0b00_00_10, [1, -1, -1], 0)]
+        {
             let ask = |function: u32, argument: u32| {
                 decode([function.into(), argument.into(), 0, 0], workarounds)
             };

@@ -20,9 +20,7 @@ use spin::Mutex;
 /// instruction caches (Linux Documentation/arch/arm64/booting.rst: none that are stale).
 fn clean(ram: &GuestRam, start: &Start, host: HostId<'_>) {
     let written = start.written().into_iter();
-    let all = ram
-        .ranges()
-        .map(|range| (range.start, range.end - range.start));
+    let all = ram.ranges().map(|range| (range.start, range.end - range.start));
     let clean = |(at, size)| {
         for range in ram.places(GuestPhys(at), size) {
             rt::arch::clean_to_memory(range);
@@ -48,9 +46,7 @@ pub fn build(
     vcpus: u32,
 ) -> Result<Vm, SetupError> {
     let Some(gic) = &environment.gic else {
-        return Err(SetupError::Environment(
-            "the environment names no interrupt controller",
-        ));
+        return Err(SetupError::Environment("the environment names no interrupt controller"));
     };
     let version = match gic.version {
         2 => Version::V2,
@@ -76,15 +72,11 @@ pub fn build(
         syscall::map(interface, guest_space, program.selectors.one(), &parameters)
             .purpose("mapping the virtual CPU interface for the guest")?;
     }
-    let serial = environment.console.as_ref().map(|serial| Serial {
-        address: serial.address,
-        line: serial.line,
-    });
-    let machine = Machine {
-        vcpus,
-        gic: version,
-        serial,
-    };
+    let serial = environment
+        .console
+        .as_ref()
+        .map(|serial| Serial { address: serial.address, line: serial.line });
+    let machine = Machine { vcpus, gic: version, serial };
     let start = load::load(&ram, files.kernel, files.initrd, files.cmdline, &machine)
         .map_err(SetupError::Load)?;
     let host = HostId(&environment.id_registers);

@@ -78,16 +78,9 @@ impl Access {
 
     /// What a register holds after these bytes were read.
     pub fn extend(&self, value: u64) -> u64 {
-        let extended = if self.signed {
-            bits::sign_extend(value, self.size)
-        } else {
-            self.truncate(value)
-        };
-        if self.wide {
-            extended
-        } else {
-            extended & 0xffff_ffff
-        }
+        let extended =
+            if self.signed { bits::sign_extend(value, self.size) } else { self.truncate(value) };
+        if self.wide { extended } else { extended & 0xffff_ffff }
     }
 }
 
@@ -139,11 +132,7 @@ pub const fn after_instruction(pstate: u64) -> u64 {
         return pstate;
     }
     let state = (pstate >> 10 & 0x3f) << 2 | pstate >> 25 & 3;
-    let next = if state & 7 == 0 {
-        0
-    } else {
-        state & 0xe0 | state << 1 & 0x1f
-    };
+    let next = if state & 7 == 0 { 0 } else { state & 0xe0 | state << 1 & 0x1f };
     pstate & !IT | (next >> 2) << 10 | (next & 3) << 25
 }
 
@@ -157,10 +146,7 @@ mod tests {
         let byte = Access::decode(esr(5 << 16)).unwrap();
         assert_eq!((byte.size, byte.register, byte.write), (1, 5, false));
         assert_eq!(byte.extend(0x1_80), 0x80);
-        assert_eq!(
-            Access::decode(esr(1 << 21)).unwrap().extend(0x80),
-            0xffff_ff80
-        );
+        assert_eq!(Access::decode(esr(1 << 21)).unwrap().extend(0x80), 0xffff_ff80);
         let wide = Access::decode(esr(1 << 21 | 1 << 15 | 1 << 22)).unwrap();
         assert_eq!(wide.extend(0x8000), 0xffff_ffff_ffff_8000);
         let double = Access::decode(esr(3 << 22 | 1 << 15 | WNR)).unwrap();

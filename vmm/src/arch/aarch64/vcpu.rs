@@ -131,10 +131,9 @@ impl<P: Platform> Vcpu<P> {
                 self.state.set_controls(CONTROL_SERROR);
                 return Groups::CONTROLS;
             }
-            syndrome::class::DATA_ABORT_LOWER => Exception::DataAbort {
-                write: esr & syndrome::WNR != 0,
-                address: None,
-            },
+            syndrome::class::DATA_ABORT_LOWER => {
+                Exception::DataAbort { write: esr & syndrome::WNR != 0, address: None }
+            }
             syndrome::class::INSTRUCTION_ABORT_LOWER => Exception::PrefetchAbort { address: None },
             _ => Exception::Undefined,
         };

@@ -73,13 +73,7 @@ fn encode(table: &dyn Aml) -> Vec<u8> {
 }
 
 fn port_byte(port: u16) -> GAS {
-    GAS::new(
-        AddressSpace::SystemIo,
-        8,
-        0,
-        AccessSize::ByteAccess,
-        port.into(),
-    )
+    GAS::new(AddressSpace::SystemIo, 8, 0, AccessSize::ByteAccess, port.into())
 }
 
 fn dsdt(machine: &Machine) -> Vec<u8> {
@@ -160,14 +154,8 @@ mod tests {
 
     #[test]
     fn every_table_is_reachable_and_sums_to_zero() {
-        let serial = Serial {
-            port: 0x3f8,
-            line: 4,
-        };
-        let machine = Machine {
-            vcpus: 2,
-            serial: Some(serial),
-        };
+        let serial = Serial { port: 0x3f8, line: 4 };
+        let machine = Machine { vcpus: 2, serial: Some(serial) };
         let tables = build(&machine, 0xe_0000);
         let at = |address: u64| &tables.bytes[(address - 0xe_0000) as usize..];
         let u32_at = |b: &[u8], i: usize| u32::from_le_bytes(b[i..i + 4].try_into().unwrap());
@@ -184,10 +172,7 @@ mod tests {
             bytes
         };
         let rsdp = at(tables.rsdp);
-        assert_eq!(
-            (&rsdp[..8], sum(&rsdp[..20]), sum(&rsdp[..36])),
-            (&b"RSD PTR "[..], 0, 0)
-        );
+        assert_eq!((&rsdp[..8], sum(&rsdp[..20]), sum(&rsdp[..36])), (&b"RSD PTR "[..], 0, 0));
         let xsdt = table(u64_at(rsdp, 24));
         assert_eq!((&xsdt[..4], xsdt.len()), (&b"XSDT"[..], 36 + 16));
         let fadt = table(u64_at(xsdt, 36));

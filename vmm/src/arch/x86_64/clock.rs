@@ -14,9 +14,7 @@ pub struct Clock {
 impl Clock {
     /// The clock on a machine whose TSC ticks `hz` times a second.
     pub fn new(hz: u64) -> Clock {
-        Clock {
-            scale: Scale::new(hz),
-        }
+        Clock { scale: Scale::new(hz) }
     }
 
     /// Writes a vCPU's system time. One record for ever: the TSC does not stop and has one frequency.
@@ -39,11 +37,7 @@ impl Clock {
 
     /// Writes the wall clock.
     pub fn publish_wall(&self, ram: &GuestRam, at: GuestPhys, version: u32) -> Result<(), NotRam> {
-        let time = WallClock {
-            version,
-            seconds: 0,
-            nanoseconds: 0,
-        };
+        let time = WallClock { version, seconds: 0, nanoseconds: 0 };
         publish(ram, at, &time.encode())
     }
 }
@@ -93,9 +87,6 @@ mod tests {
         assert_eq!(ram.read_u32(GuestPhys(0xff0)), Ok(0));
         clock.publish_wall(&ram, GuestPhys(0xff4), 4).unwrap();
         assert_eq!(ram.read_u32(GuestPhys(0xff4)), Ok(4));
-        assert_eq!(
-            clock.publish_wall(&ram, GuestPhys(u64::MAX), 2),
-            Err(NotRam)
-        );
+        assert_eq!(clock.publish_wall(&ram, GuestPhys(u64::MAX), 2), Err(NotRam));
     }
 }

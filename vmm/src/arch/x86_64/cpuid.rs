@@ -90,22 +90,14 @@ impl Table {
             leaves: Vec::new(),
             components: Vec::new(),
             xcr0_mask: if xsave { parameters.xcr0_mask } else { 0 },
-            compaction: if xsave {
-                host(0xd, 1).eax & COMPACTION
-            } else {
-                0
-            },
+            compaction: if xsave { host(0xd, 1).eax & COMPACTION } else { 0 },
             vcpus: parameters.vcpus,
             intel: host(0, 0).ebx == u32::from_le_bytes(*b"Genu"),
             max_basic,
             max_extended,
         };
         for &Rule(number, sub, masks) in RULES {
-            let limit = if number < 0x8000_0000 {
-                max_basic
-            } else {
-                max_extended
-            };
+            let limit = if number < 0x8000_0000 { max_basic } else { max_extended };
             if number > limit {
                 continue;
             }
@@ -130,12 +122,7 @@ impl Table {
             let bit = 1 << index;
             if table.xcr0_mask & bit != 0 {
                 let Leaf { eax, ebx, ecx, .. } = host(0xd, index);
-                table.components.push(Component {
-                    bit,
-                    size: eax,
-                    offset: ebx,
-                    flags: ecx & 2,
-                });
+                table.components.push(Component { bit, size: eax, offset: ebx, flags: ecx & 2 });
             }
         }
         table.make_up(parameters);
@@ -188,12 +175,7 @@ impl Table {
     /// Leaves that do not depend on the machine.
     fn make_up(&mut self, parameters: &Parameters) {
         let [ebx, ecx, edx] = kvm::SIGNATURE;
-        let signature = Leaf {
-            eax: kvm::CPUID_FREQUENCY,
-            ebx,
-            ecx,
-            edx,
-        };
+        let signature = Leaf { eax: kvm::CPUID_FREQUENCY, ebx, ecx, edx };
         use kvm::feature as f;
         let features = Leaf {
             eax: f::CLOCKSOURCE
@@ -204,16 +186,9 @@ impl Table {
             ..Leaf::default()
         };
         let khz = (parameters.tsc_hz / 1000) as u32;
-        let frequency = Leaf {
-            eax: khz,
-            ebx: khz,
-            ..Leaf::default()
-        };
+        let frequency = Leaf { eax: khz, ebx: khz, ..Leaf::default() };
         // The local APIC's timer never stops.
-        let power = Leaf {
-            eax: 1 << 2,
-            ..Leaf::default()
-        };
+        let power = Leaf { eax: 1 << 2, ..Leaf::default() };
         self.leaves.extend([
             (6, 0, power),
             (kvm::CPUID_SIGNATURE, 0, signature),
@@ -223,10 +198,7 @@ impl Table {
     }
 
     fn find(&self, leaf: u32, sub: u32) -> Leaf {
-        match self
-            .leaves
-            .binary_search_by_key(&(leaf, sub), |&(leaf, sub, _)| (leaf, sub))
-        {
+        match self.leaves.binary_search_by_key(&(leaf, sub), |&(leaf, sub, _)| (leaf, sub)) {
             Ok(i) => self.leaves[i].2,
             Err(_) => Leaf::default(),
         }
@@ -261,12 +233,7 @@ impl Table {
             1 => (self.core_bits(), self.vcpus, 2 << 8),
             _ => (0, 0, 0),
         };
-        Leaf {
-            eax,
-            ebx,
-            ecx: sub & 0xff | kind,
-            edx: apic_id,
-        }
+        Leaf { eax, ebx, ecx: sub & 0xff | kind, edx: apic_id }
     }
 
     /// Bits of an APIC ID that tell the core.
@@ -279,14 +246,8 @@ impl Table {
             return Leaf::default();
         }
         let size = |enabled: u64| {
-            let used = self
-                .components
-                .iter()
-                .filter(|component| component.bit & enabled != 0);
-            used.map(|c| c.offset.saturating_add(c.size))
-                .max()
-                .unwrap_or(0)
-                .max(XSAVE_BASE)
+            let used = self.components.iter().filter(|component| component.bit & enabled != 0);
+            used.map(|c| c.offset.saturating_add(c.size)).max().unwrap_or(0).max(XSAVE_BASE)
         };
         match sub {
             0 => Leaf {
@@ -300,29 +261,16 @@ impl Table {
                 let ebx = self.components.iter().filter(|c| c.bit & xcr0 != 0).fold(
                     XSAVE_BASE,
                     |end, c| {
-                        let start = if c.flags & 2 != 0 {
-                            end.next_multiple_of(64)
-                        } else {
-                            end
-                        };
+                        let start = if c.flags & 2 != 0 { end.next_multiple_of(64) } else { end };
                         start.saturating_add(c.size)
                     },
                 );
                 let compacts = self.compaction & 2 != 0;
                 let ebx = if compacts { ebx } else { 0 };
-                Leaf {
-                    eax: self.compaction,
-                    ebx,
-                    ..Leaf::default()
-                }
+                Leaf { eax: self.compaction, ebx, ..Leaf::default() }
             }
             2..63 => match self.components.iter().find(|c| c.bit == 1 << sub) {
-                Some(c) => Leaf {
-                    eax: c.size,
-                    ebx: c.offset,
-                    ecx: c.flags,
-                    edx: 0,
-                },
+                Some(c) => Leaf { eax: c.size, ebx: c.offset, ecx: c.flags, edx: 0 },
                 None => Leaf::default(),
             },
             _ => Leaf::default(),

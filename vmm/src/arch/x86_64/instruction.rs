@@ -67,11 +67,7 @@ mod testing {
         ram.write(GuestPhys(0x1000), code).unwrap();
         ram.write(GuestPhys(0x2000), data).unwrap();
         let mut state: StatePage = page();
-        state.set_cs(Segment {
-            access: 0x409b,
-            limit: u32::MAX,
-            ..Segment::default()
-        });
+        state.set_cs(Segment { access: 0x409b, limit: u32::MAX, ..Segment::default() });
         state.set_rip(0x1000);
         (ram, state)
     }

@@ -81,12 +81,8 @@ impl Kept {
     }
 
     /// Every one, by index.
-    pub const ALL: [Kept; KEPT] = [
-        Kept::MtrrDefType,
-        Kept::MiscEnable,
-        Kept::McgStatus,
-        Kept::BiosSignature,
-    ];
+    pub const ALL: [Kept; KEPT] =
+        [Kept::MtrrDefType, Kept::MiscEnable, Kept::McgStatus, Kept::BiosSignature];
 }
 
 const TABLE: &[(u32, Msr)] = &[
@@ -178,10 +174,7 @@ pub fn find(number: u32) -> Option<Msr> {
     if let 0x800..0x900 = number {
         return Some(Msr::X2apic(number - 0x800));
     }
-    TABLE
-        .binary_search_by_key(&number, |&(number, _)| number)
-        .ok()
-        .map(|i| TABLE[i].1)
+    TABLE.binary_search_by_key(&number, |&(number, _)| number).ok().map(|i| TABLE[i].1)
 }
 
 #[cfg(test)]

@@ -90,12 +90,7 @@ struct Shape {
 impl Paging {
     /// As the state page says; needs group `CONTROL`.
     pub fn of(state: &StatePage) -> Paging {
-        Paging {
-            cr0: state.cr0(),
-            cr3: state.cr3(),
-            cr4: state.cr4(),
-            efer: state.efer(),
-        }
+        Paging { cr0: state.cr0(), cr3: state.cr3(), cr4: state.cr4(), efer: state.efer() }
     }
 
     /// Whether the processor is in long mode.
@@ -110,11 +105,7 @@ impl Paging {
             (false, true) => (3, 9, 8),
             (false, false) => (2, 10, 4),
         };
-        Shape {
-            levels,
-            bits,
-            entry_bytes,
-        }
+        Shape { levels, bits, entry_bytes }
     }
 
     fn root(&self) -> u64 {
@@ -215,12 +206,7 @@ impl Paging {
                 };
                 return Ok(GuestPhys(frame & !page | linear & page));
             }
-            table = entry
-                & if shape.entry_bytes == 8 {
-                    FRAME
-                } else {
-                    0xffff_f000
-                };
+            table = entry & if shape.entry_bytes == 8 { FRAME } else { 0xffff_f000 };
         }
         Err(fault(false))
     }
@@ -252,43 +238,19 @@ mod tests {
         put(&ram, 0x3008, 0x1234_0000_0083 & !0x1f_ffff | 0x83); // 2 MiB
         let base = 0xffff_ff80_0000_0000u64;
         let read = Access::default();
-        let write = Access {
-            write: true,
-            ..read
-        };
-        assert_eq!(
-            LONG.translate(&ram, base + 0x1234, read),
-            Ok(GuestPhys(0x9234))
-        );
+        let write = Access { write: true, ..read };
+        assert_eq!(LONG.translate(&ram, base + 0x1234, read), Ok(GuestPhys(0x9234)));
         assert_eq!(ram.read_u64(GuestPhys(0x4008)).unwrap() & 0x60, 0x20);
-        assert_eq!(
-            LONG.translate(&ram, base + 0x1000, write),
-            Err(WalkError::Fault(3))
-        );
-        let fetch = Access {
-            fetch: true,
-            ..read
-        };
-        assert_eq!(
-            LONG.translate(&ram, base + 0x1000, fetch),
-            Err(WalkError::Fault(0x11))
-        );
+        assert_eq!(LONG.translate(&ram, base + 0x1000, write), Err(WalkError::Fault(3)));
+        let fetch = Access { fetch: true, ..read };
+        assert_eq!(LONG.translate(&ram, base + 0x1000, fetch), Err(WalkError::Fault(0x11)));
         let user = Access { user: true, ..read };
-        assert_eq!(
-            LONG.translate(&ram, base + 0x1000, user),
-            Err(WalkError::Fault(5))
-        );
-        assert_eq!(
-            LONG.translate(&ram, base + 0x2000, read),
-            Err(WalkError::Fault(0))
-        );
+        assert_eq!(LONG.translate(&ram, base + 0x1000, user), Err(WalkError::Fault(5)));
+        assert_eq!(LONG.translate(&ram, base + 0x2000, read), Err(WalkError::Fault(0)));
         let large = LONG.translate(&ram, base + 0x20_1234, write).unwrap();
         assert_eq!(large, GuestPhys(0x1234_0000_1234));
         assert_eq!(ram.read_u64(GuestPhys(0x3008)).unwrap() & 0x60, 0x60);
-        assert_eq!(
-            LONG.translate(&ram, 1 << 47, read),
-            Err(WalkError::NotCanonical)
-        );
+        assert_eq!(LONG.translate(&ram, 1 << 47, read), Err(WalkError::NotCanonical));
     }
 
     #[test]
@@ -297,15 +259,9 @@ mod tests {
         for i in 0..512 {
             put(&ram, 0x1000 + i * 8, 0x1003);
         }
-        assert!(
-            LONG.translate(&ram, 0x7fff_ffff_f000, Access::default())
-                .is_ok()
-        );
+        assert!(LONG.translate(&ram, 0x7fff_ffff_f000, Access::default()).is_ok());
         put(&ram, 0x1000, 0xffff_f000_0000 | 3);
-        assert_eq!(
-            LONG.translate(&ram, 0, Access::default()),
-            Err(WalkError::TablesNotRam)
-        );
+        assert_eq!(LONG.translate(&ram, 0, Access::default()), Err(WalkError::TablesNotRam));
     }
 
     #[test]
@@ -320,10 +276,7 @@ mod tests {
         // SAFETY: the test's RAM lives for ever and is accessed by volatile copies and atomically.
         let entry: &AtomicU64 = unsafe { AtomicU64::from_ptr(pointer) };
         let done = AtomicBool::new(false);
-        let write = Access {
-            write: true,
-            ..Access::default()
-        };
+        let write = Access { write: true, ..Access::default() };
         let revived = std::thread::scope(|scope| {
             scope.spawn(|| {
                 while !done.load(SeqCst) {
@@ -347,47 +300,20 @@ mod tests {
     fn older_modes() {
         let ram = ram(&[(0, 0x10000)]);
         let real = Paging::default();
-        assert_eq!(
-            real.translate(&ram, 0x1_0000_1234, Access::default()),
-            Ok(GuestPhys(0x1234))
-        );
+        assert_eq!(real.translate(&ram, 0x1_0000_1234, Access::default()), Ok(GuestPhys(0x1234)));
         // 32-bit: a table and a 4 MiB page.
-        ram.write(GuestPhys(0x1004), &0x2003u32.to_le_bytes())
-            .unwrap();
-        ram.write(GuestPhys(0x2004), &0x5003u32.to_le_bytes())
-            .unwrap();
-        ram.write(GuestPhys(0x1008), &0x0040_0083u32.to_le_bytes())
-            .unwrap();
-        let paging = Paging {
-            cr0: CR0_PG | CR0_PE,
-            cr3: 0x1000,
-            cr4: CR4_PSE,
-            efer: 0,
-        };
-        let write = Access {
-            write: true,
-            ..Access::default()
-        };
-        assert_eq!(
-            paging.translate(&ram, 0x40_1abc, write),
-            Ok(GuestPhys(0x5abc))
-        );
-        assert_eq!(
-            paging.translate(&ram, 0x80_1abc, write),
-            Ok(GuestPhys(0x40_1abc))
-        );
+        ram.write(GuestPhys(0x1004), &0x2003u32.to_le_bytes()).unwrap();
+        ram.write(GuestPhys(0x2004), &0x5003u32.to_le_bytes()).unwrap();
+        ram.write(GuestPhys(0x1008), &0x0040_0083u32.to_le_bytes()).unwrap();
+        let paging = Paging { cr0: CR0_PG | CR0_PE, cr3: 0x1000, cr4: CR4_PSE, efer: 0 };
+        let write = Access { write: true, ..Access::default() };
+        assert_eq!(paging.translate(&ram, 0x40_1abc, write), Ok(GuestPhys(0x5abc)));
+        assert_eq!(paging.translate(&ram, 0x80_1abc, write), Ok(GuestPhys(0x40_1abc)));
         // PAE, root not at the start of a page.
         put(&ram, 0x3028, 0x4001);
         put(&ram, 0x4000, 0x6003);
         put(&ram, 0x6000, 0x7003);
-        let pae = Paging {
-            cr3: 0x3020,
-            cr4: CR4_PAE,
-            ..paging
-        };
-        assert_eq!(
-            pae.translate(&ram, 0x4000_0008, write),
-            Ok(GuestPhys(0x7008))
-        );
+        let pae = Paging { cr3: 0x3020, cr4: CR4_PAE, ..paging };
+        assert_eq!(pae.translate(&ram, 0x4000_0008, write), Ok(GuestPhys(0x7008)));
     }
 }

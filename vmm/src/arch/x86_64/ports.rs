@@ -62,10 +62,7 @@ const ABSENT: &[(u16, u16)] = &[
 /// The device at `port`; `serial` is the first port of the guest's 16550.
 #[inline]
 pub fn device(port: u16, serial: Option<u16>) -> PortDevice {
-    if let Some(register) = serial
-        .and_then(|base| port.checked_sub(base))
-        .filter(|&r| r < 8)
-    {
+    if let Some(register) = serial.and_then(|base| port.checked_sub(base)).filter(|&r| r < 8) {
         return PortDevice::Serial(register as u8);
     }
     match port {
@@ -73,10 +70,7 @@ pub fn device(port: u16, serial: Option<u16>) -> PortDevice {
         SLEEP_STATUS => PortDevice::SleepStatus,
         RESET => PortDevice::ResetControl,
         0x64 => PortDevice::KeyboardCommand,
-        _ if ABSENT
-            .iter()
-            .any(|&(first, last)| (first..=last).contains(&port)) =>
-        {
+        _ if ABSENT.iter().any(|&(first, last)| (first..=last).contains(&port)) => {
             PortDevice::Absent
         }
         _ => PortDevice::Unknown,
@@ -138,15 +132,9 @@ mod tests {
         use PortDevice::*;
         assert_eq!(power_request(SleepControl, 0x34), Some(PowerRequest::Off));
         assert_eq!(power_request(SleepControl, 0x14), None);
-        assert_eq!(
-            power_request(ResetControl, RESET_VALUE),
-            Some(PowerRequest::Reset)
-        );
+        assert_eq!(power_request(ResetControl, RESET_VALUE), Some(PowerRequest::Reset));
         assert_eq!(power_request(ResetControl, 2), None);
-        assert_eq!(
-            power_request(KeyboardCommand, 0xfe),
-            Some(PowerRequest::Reset)
-        );
+        assert_eq!(power_request(KeyboardCommand, 0xfe), Some(PowerRequest::Reset));
         assert_eq!(power_request(KeyboardCommand, 0xff), None);
     }
 }

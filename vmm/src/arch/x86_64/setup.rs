@@ -21,27 +21,18 @@ pub fn build(
     vcpus: u32,
 ) -> Result<Vm, SetupError> {
     instruction::prepare();
-    let serial = environment.console.as_ref().map(|serial| Serial {
-        port: serial.address as u16,
-        line: serial.line,
-    });
+    let serial = environment
+        .console
+        .as_ref()
+        .map(|serial| Serial { port: serial.address as u16, line: serial.line });
     let machine = Machine { vcpus, serial };
     let start = load::load(&ram, files.kernel, files.initrd, files.cmdline, &machine)
         .map_err(SetupError::Load)?;
     let tsc_hz = program.environment.counter_hz;
-    let parameters = cpuid::Parameters {
-        xcr0_mask: environment.xcr0_mask,
-        vcpus,
-        tsc_hz,
-    };
+    let parameters = cpuid::Parameters { xcr0_mask: environment.xcr0_mask, vcpus, tsc_hz };
     let host = |leaf, sub| {
         let answer = raw_cpuid::cpuid!(leaf, sub);
-        cpuid::Leaf {
-            eax: answer.eax,
-            ebx: answer.ebx,
-            ecx: answer.ecx,
-            edx: answer.edx,
-        }
+        cpuid::Leaf { eax: answer.eax, ebx: answer.ebx, ecx: answer.ecx, edx: answer.edx }
     };
     Ok(Vm {
         ram,

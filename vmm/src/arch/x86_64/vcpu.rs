@@ -215,10 +215,7 @@ impl<P: Platform> Vcpu<P> {
             xcr0: state.xcr0(),
             osxsave: state.cr4() & control::CR4_OSXSAVE != 0,
         };
-        let leaf = self
-            .vm
-            .cpuid
-            .get(state.gpr(RAX) as u32, state.gpr(RCX) as u32, &now);
+        let leaf = self.vm.cpuid.get(state.gpr(RAX) as u32, state.gpr(RCX) as u32, &now);
         state.set_gpr(RAX, leaf.eax.into());
         state.set_gpr(RBX, leaf.ebx.into());
         state.set_gpr(RCX, leaf.ecx.into());
@@ -240,8 +237,7 @@ impl<P: Platform> Vcpu<P> {
     /// Puts an event into the state page, for exits that do not bring group `EVENTS` along.
     fn load_event(&mut self, event: u64) -> Groups {
         self.state.set_inject(event);
-        self.state
-            .set_interrupt_shadow(if self.nmi_blocked { SHADOW_NMI } else { 0 });
+        self.state.set_interrupt_shadow(if self.nmi_blocked { SHADOW_NMI } else { 0 });
         self.state.set_controls(self.controls());
         Groups::EVENTS
     }

@@ -38,9 +38,7 @@ pub fn bars(groups: &[Group<'_>], title: &str) -> Markup {
         bars.chain(group.bound)
     });
     let scale = (WIDTH - LEFT - RIGHT) / values.max().unwrap_or(1).max(1) as f64;
-    let heights = groups
-        .iter()
-        .map(|group| group.bars.len() as f64 * BAR + GAP);
+    let heights = groups.iter().map(|group| group.bars.len() as f64 * BAR + GAP);
     let mut tops = vec![0.0];
     tops.extend(heights.scan(0.0, |top, height| {
         *top += height;

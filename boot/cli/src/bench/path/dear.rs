@@ -18,22 +18,10 @@ impl Dear {
     }
 }
 
-const PLAIN: Dear = Dear {
-    is_privileged: false,
-    is_serialising: false,
-};
-const PRIVILEGED: Dear = Dear {
-    is_privileged: true,
-    is_serialising: false,
-};
-const SERIALISING: Dear = Dear {
-    is_privileged: false,
-    is_serialising: true,
-};
-const BOTH: Dear = Dear {
-    is_privileged: true,
-    is_serialising: true,
-};
+const PLAIN: Dear = Dear { is_privileged: false, is_serialising: false };
+const PRIVILEGED: Dear = Dear { is_privileged: true, is_serialising: false };
+const SERIALISING: Dear = Dear { is_privileged: false, is_serialising: true };
+const BOTH: Dear = Dear { is_privileged: true, is_serialising: true };
 
 /// x86-64, by mnemonic. Serialising: Intel SDM 3, "Serializing Instructions", and the switches between host and guest.
 const X86: &[(&str, Dear)] = &[
@@ -97,9 +85,7 @@ pub fn dear(architecture: Architecture, text: &str) -> Option<(String, Dear)> {
         // QEMU's have the size of the operand behind them, where there are several.
         let short = mnemonic.trim_end_matches(['b', 'w', 'l', 'q']);
         let is = |name: &str| table.iter().find(|(known, _)| *known == name);
-        is(mnemonic)
-            .or_else(|| is(short))
-            .map(|(name, dear)| (name.to_string(), *dear))
+        is(mnemonic).or_else(|| is(short)).map(|(name, dear)| (name.to_string(), *dear))
     };
     match architecture {
         Architecture::X86_64 => {
@@ -131,10 +117,7 @@ pub fn dear(architecture: Architecture, text: &str) -> Option<(String, Dear)> {
             match register {
                 Some(register) => {
                     let is_open = register.ends_with("_el0") && register != "sp_el0";
-                    let why = Dear {
-                        is_privileged: !is_open,
-                        is_serialising: false,
-                    };
+                    let why = Dear { is_privileged: !is_open, is_serialising: false };
                     Some((format!("{mnemonic} {register}"), why))
                 }
                 None => named(ARM),
@@ -151,14 +134,8 @@ mod tests {
     fn what_is_dear_is_found_by_its_name() {
         let x86 = |text| dear(Architecture::X86_64, text);
         assert_eq!(x86("movq %rbx, %cr3"), Some(("write cr3".into(), BOTH)));
-        assert_eq!(
-            x86("movq %cr2, %rax"),
-            Some(("read cr2".into(), PRIVILEGED))
-        );
-        assert_eq!(
-            x86("movq %rax, %cr8"),
-            Some(("write cr8".into(), PRIVILEGED))
-        );
+        assert_eq!(x86("movq %cr2, %rax"), Some(("read cr2".into(), PRIVILEGED)));
+        assert_eq!(x86("movq %rax, %cr8"), Some(("write cr8".into(), PRIVILEGED)));
         assert_eq!(x86("vmrun %rax"), Some(("vmrun".into(), BOTH)));
         assert_eq!(x86("swapgs"), Some(("swapgs".into(), PRIVILEGED)));
         assert!(x86("xsaveopt64 (%rdi)").is_some());
@@ -170,14 +147,8 @@ mod tests {
         assert_eq!(x86("sysret"), Some(("sysret".into(), PRIVILEGED)));
         assert_eq!(x86("mov rbx, rcx"), None);
         let arm = |text| dear(Architecture::Arm64, text);
-        assert_eq!(
-            arm("msr vttbr_el2, x17"),
-            Some(("msr vttbr_el2".into(), PRIVILEGED))
-        );
-        assert_eq!(
-            arm("mrs x0, sp_el0"),
-            Some(("mrs sp_el0".into(), PRIVILEGED))
-        );
+        assert_eq!(arm("msr vttbr_el2, x17"), Some(("msr vttbr_el2".into(), PRIVILEGED)));
+        assert_eq!(arm("mrs x0, sp_el0"), Some(("mrs sp_el0".into(), PRIVILEGED)));
         assert!(arm("msr tpidr_el0, xzr").is_some_and(|(_, why)| !why.is_privileged));
         assert_eq!(arm("isb"), Some(("isb".into(), SERIALISING)));
         assert_eq!(arm("eret"), Some(("eret".into(), BOTH)));

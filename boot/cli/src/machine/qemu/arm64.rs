@@ -19,8 +19,5 @@ pub fn hardware(cpu: &str, gic: Gic, settings: &Settings<'_>) -> Hardware {
         // The counter runs at 62.5 MHz: a tick is 16 ns.
         options.extend(["-icount", "shift=4,sleep=off"]);
     }
-    Hardware {
-        options: options.into_iter().map(String::from).collect(),
-        emulated: true,
-    }
+    Hardware { options: options.into_iter().map(String::from).collect(), emulated: true }
 }

@@ -56,16 +56,8 @@ struct Controller {
 
 /// A machine has one of them for its guests.
 const CONTROLLERS: [Controller; 2] = [
-    Controller {
-        version: 3,
-        kind: 7,
-        parts: [(2, DISTRIBUTOR), (3, REDISTRIBUTORS)],
-    },
-    Controller {
-        version: 2,
-        kind: 5,
-        parts: [(0, DISTRIBUTOR), (1, CPU_INTERFACE)],
-    },
+    Controller { version: 3, kind: 7, parts: [(2, DISTRIBUTOR), (3, REDISTRIBUTORS)] },
+    Controller { version: 2, kind: 5, parts: [(0, DISTRIBUTOR), (1, CPU_INTERFACE)] },
 ];
 
 /// What differs between guests: nothing.
@@ -98,41 +90,27 @@ impl Variant {
         const CONTROL: u32 = 4;
         const INITIALISE: u64 = 0;
         device.set_attribute(CONTROL, INITIALISE, &0)?;
-        Ok(Arguments {
-            rows,
-            port_doorbell: 0,
-            vmmcall: 0,
-            gic: controller.version,
-        })
+        Ok(Arguments { rows, port_doorbell: 0, vmmcall: 0, gic: controller.version })
     }
 }
 
 /// Gives a machine the interrupt controller that the hardware's can be.
 fn create_controller(vm: Vm) -> Result<(&'static Controller, File)> {
     let create = |controller: &Controller| {
-        let mut device = Device {
-            kind: controller.kind,
-            file: 0,
-            flags: 0,
-        };
+        let mut device = Device { kind: controller.kind, file: 0, flags: 0 };
         // SAFETY: it writes no more than the structure.
         unsafe { vm.file.control(CREATE_DEVICE, &raw mut device as usize) }?;
         Ok(File::from_number(device.file))
     };
     let [newer, older] = &CONTROLLERS;
-    create(newer)
-        .map(|file| (newer, file))
-        .or_else(|_: Failure| Ok((older, create(older)?)))
+    create(newer).map(|file| (newer, file)).or_else(|_: Failure| Ok((older, create(older)?)))
 }
 
 /// Makes a vCPU what the machine's CPU is.
 pub fn prepare_vcpu(_kvm: Kvm, vm: Vm, vcpu: Vcpu) -> Result {
     let mut target = Target::default();
     // SAFETY: it writes the structure.
-    unsafe {
-        vm.file
-            .control(ARM_PREFERRED_TARGET, &raw mut target as usize)
-    }?;
+    unsafe { vm.file.control(ARM_PREFERRED_TARGET, &raw mut target as usize) }?;
     // SAFETY: it reads the structure.
     unsafe { vcpu.file.pass(ARM_VCPU_INIT, &target) }
 }
@@ -144,20 +122,14 @@ pub fn start(vcpu: Vcpu, number: usize) -> Result {
 }
 
 fn set_register(vcpu: Vcpu, number: u64, value: u64) -> Result {
-    let register = Register {
-        number,
-        address: &raw const value as u64,
-    };
+    let register = Register { number, address: &raw const value as u64 };
     // SAFETY: it reads the value.
     unsafe { vcpu.file.pass(SET_ONE_REG, &register) }
 }
 
 fn register(vcpu: Vcpu, number: u64) -> Result<u64> {
     let mut value = 0_u64;
-    let register = Register {
-        number,
-        address: &raw mut value as u64,
-    };
+    let register = Register { number, address: &raw mut value as u64 };
     // SAFETY: it writes the value.
     unsafe { vcpu.file.pass(GET_ONE_REG, &register) }?;
     Ok(value)
@@ -181,10 +153,7 @@ pub fn counter_lag(vcpu: Vcpu, page: &Memory) -> Result<u64> {
     set_register(vcpu, X0, place::REQUEST)?;
     set_register(vcpu, PC, place::PAGE)?;
     let Exit::Write(place::REQUEST, _) = vcpu.run()? else {
-        return Err(Failure {
-            what: "comparing counters",
-            code: 0,
-        });
+        return Err(Failure { what: "comparing counters", code: 0 });
     };
     let counter = |x: u64| register(vcpu, X0 + 2 * x);
     let (before, physical, after) = (counter(1)?, counter(2)?, counter(3)?);
@@ -207,10 +176,7 @@ pub fn interrupt(vm: Vm) -> Result {
     const SHARED: u32 = 1 << 24;
     // An edge.
     for level in [1, 0] {
-        let line = Line {
-            number: SHARED | INTERRUPT,
-            level,
-        };
+        let line = Line { number: SHARED | INTERRUPT, level };
         // SAFETY: it reads the structure.
         unsafe { vm.file.pass(IRQ_LINE, &line) }?;
     }

@@ -142,22 +142,12 @@ pub fn variations() -> impl Iterator<Item = Measurement> {
     let in_kernel = Measurement {
         row: Row::PortRead,
         suffix: ".in_kernel",
-        variant: Variant {
-            all_chips: true,
-            ..usual
-        },
+        variant: Variant { all_chips: true, ..usual },
     };
     let other_doorbell = Measurement {
         row: Row::Doorbell,
-        suffix: if usual.port_doorbell {
-            ".memory"
-        } else {
-            ".port"
-        },
-        variant: Variant {
-            port_doorbell: !usual.port_doorbell,
-            ..usual
-        },
+        suffix: if usual.port_doorbell { ".memory" } else { ".port" },
+        variant: Variant { port_doorbell: !usual.port_doorbell, ..usual },
     };
     [in_kernel, other_doorbell].into_iter()
 }
@@ -180,10 +170,7 @@ fn has_svm() -> bool {
 impl Variant {
     /// That of the rows that other hypervisors have too, with a doorbell as theirs.
     pub fn usual() -> Variant {
-        Variant {
-            port_doorbell: has_svm(),
-            all_chips: false,
-        }
+        Variant { port_doorbell: has_svm(), all_chips: false }
     }
 
     /// Gives a machine what has to be there before its vCPUs.
@@ -224,11 +211,7 @@ impl Variant {
 /// Makes the PIC's mask, which the guest reads at [`place::PORT`], what it expects.
 fn set_mask(vm: Vm) -> Result {
     const MASK: usize = 2;
-    let mut chip = Chip {
-        number: 0,
-        padding: 0,
-        state: [0; 512],
-    };
+    let mut chip = Chip { number: 0, padding: 0, state: [0; 512] };
     // SAFETY: it writes no more than the structure.
     unsafe { vm.file.control(GET_IRQCHIP, &raw mut chip as usize) }?;
     chip.state[MASK] = place::PORT_VALUE;
@@ -238,18 +221,10 @@ fn set_mask(vm: Vm) -> Result {
 
 /// Makes a vCPU all that KVM can make of the machine's CPU, with the machine's counter.
 pub fn prepare_vcpu(kvm: Kvm, _vm: Vm, vcpu: Vcpu) -> Result {
-    let mut cpuid = Cpuid {
-        head: CpuidHead {
-            count: LEAVES as u32,
-            padding: 0,
-        },
-        leaves: [[0; 10]; LEAVES],
-    };
+    let mut cpuid =
+        Cpuid { head: CpuidHead { count: LEAVES as u32, padding: 0 }, leaves: [[0; 10]; LEAVES] };
     // SAFETY: it writes no more leaves than there is space for.
-    unsafe {
-        kvm.file
-            .control(GET_SUPPORTED_CPUID, &raw mut cpuid as usize)
-    }?;
+    unsafe { kvm.file.control(GET_SUPPORTED_CPUID, &raw mut cpuid as usize) }?;
     // SAFETY: it reads as many leaves as were written.
     unsafe { vcpu.file.pass(SET_CPUID2, &cpuid) }?;
     const COUNTER: u32 = 0;

@@ -118,11 +118,7 @@ const INTERFACE_SIZE: u64 = 0x2000;
 
 /// Where the guest rings.
 pub fn doorbell(_arguments: &Arguments) -> DoorbellParameters {
-    DoorbellParameters {
-        kind: DoorbellKind::Memory,
-        first: place::DOORBELL,
-        size: 4,
-    }
+    DoorbellParameters { kind: DoorbellKind::Memory, first: place::DOORBELL, size: 4 }
 }
 
 /// Prepares what all vCPUs use.
@@ -158,12 +154,7 @@ pub struct Vcpu {
 impl Vcpu {
     /// A vCPU; nothing of it runs before its first exit.
     pub fn new(number: usize) -> Vcpu {
-        Vcpu {
-            number,
-            state: state_page(number),
-            device: Device::default(),
-            halted: false,
-        }
+        Vcpu { number, state: state_page(number), device: Device::default(), halted: false }
     }
 
     /// Answers an exit. `None`: it is none that this guest should make.

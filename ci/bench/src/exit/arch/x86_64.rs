@@ -156,11 +156,7 @@ pub fn map_interface(_info: &BootInfo, _guest: Selector, _mapping: Selector) -> 
 /// Where the guest rings.
 pub fn doorbell(arguments: &Arguments) -> DoorbellParameters {
     match arguments.port_doorbell {
-        0 => DoorbellParameters {
-            kind: DoorbellKind::Memory,
-            first: place::DOORBELL,
-            size: 4,
-        },
+        0 => DoorbellParameters { kind: DoorbellKind::Memory, first: place::DOORBELL, size: 4 },
         _ => DoorbellParameters {
             kind: DoorbellKind::Ports,
             first: place::DOORBELL_PORT.into(),
@@ -254,11 +250,7 @@ impl Vcpu {
 
     /// The leaf that the guest asks for: how many there are, and the name.
     fn cpuid(&mut self, length: u64) -> Groups {
-        const NAME: [u32; 3] = [
-            u32::from_le_bytes(*b"bulk"),
-            u32::from_le_bytes(*b"head"),
-            0,
-        ];
+        const NAME: [u32; 3] = [u32::from_le_bytes(*b"bulk"), u32::from_le_bytes(*b"head"), 0];
         self.state.set_gpr(RAX, guest::CPUID_LEAF.into());
         for (register, word) in [RBX, RDX, RCX].into_iter().zip(NAME) {
             self.state.set_gpr(register, word.into());
@@ -278,10 +270,7 @@ impl Vcpu {
     fn fault(&mut self, words: &Words) -> Option<Groups> {
         let (flags, address) = (words[1], words[2]);
         if Device::is_at(address) {
-            let fault = Fault {
-                at: GuestPhys(address),
-                write: flags & FAULT_WRITE != 0,
-            };
+            let fault = Fault { at: GuestPhys(address), write: flags & FAULT_WRITE != 0 };
             // SAFETY: written before there are handlers.
             let ram = unsafe { &*GUEST_RAM.0.get() }.as_ref()?;
             let mut bus = Devices(&mut self.device);
@@ -394,9 +383,8 @@ impl Vcpu {
             && state.rflags() & INTERRUPTS_ON != 0
             && state.interrupt_shadow() & SHADOW_INTERRUPT == 0;
         let taken = if open { self.apic.acknowledge() } else { None };
-        let event = taken.map_or(interrupted, |vector| {
-            EVENT_VALID | EVENT_INTERRUPT | u64::from(vector)
-        });
+        let event =
+            taken.map_or(interrupted, |vector| EVENT_VALID | EVENT_INTERRUPT | u64::from(vector));
         state.set_inject(event);
         let waits = self.apic.pending().is_some();
         state.set_controls(if waits { CONTROL_INTERRUPT_WINDOW } else { 0 });

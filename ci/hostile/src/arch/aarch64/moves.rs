@@ -77,16 +77,8 @@ pub fn make(random: &mut Random) {
         26 => instruction!("msr tpidrro_el0, x2"),
         27 => instruction!("mrs x0, cntpct_el0"),
         28 => instruction!("mrs x0, cntvct_el0"),
-        29 => instruction!(
-            "msr cntv_cval_el0, xzr",
-            "mov x0, #1",
-            "msr cntv_ctl_el0, x0"
-        ),
-        30 => instruction!(
-            "msr cntp_cval_el0, xzr",
-            "mov x0, #1",
-            "msr cntp_ctl_el0, x0"
-        ),
+        29 => instruction!("msr cntv_cval_el0, xzr", "mov x0, #1", "msr cntv_ctl_el0, x0"),
+        30 => instruction!("msr cntp_cval_el0, xzr", "mov x0, #1", "msr cntp_ctl_el0, x0"),
         31 => instruction!("msr cntkctl_el1, x0"),
         32 => instruction!("msr cntvoff_el2, x2"),
         33 => instruction!("mrs x0, pmccntr_el0"),
@@ -121,11 +113,9 @@ pub fn make(random: &mut Random) {
         // Behind what stage 2 translates, at the kernel, and where no instruction is.
         62 => jump(random.pick(&[abi::USER_END, 1 << 39, 1 << 48, !0xfff]), 0),
         63 => jump(crate::arch::entry as *const () as u64 + 2, 0),
-        64..67 => system_call_with(
-            random.pick(&[0, 4, 20, 0xff, edge]),
-            random.edge(),
-            random.word(),
-        ),
+        64..67 => {
+            system_call_with(random.pick(&[0, 4, 20, 0xff, edge]), random.edge(), random.word())
+        }
         67 => system_call_with(0xff, edge & !15 | 8, 0),
         // SAFETY: as for `instruction!`.
         68 => unsafe {

@@ -77,10 +77,8 @@ fn load_segment(random: &mut Random) {
 /// IRETQ to anywhere.
 fn interrupt_return(random: &mut Random) {
     let (ip, flags) = (random.edge(), random.word());
-    let (code, stack) = (
-        random.pick(&[0x33, 0x33, 0x10, 0x23, 3]),
-        random.pick(&[0x2b, 0x2b, 0x18, 0, 3]),
-    );
+    let (code, stack) =
+        (random.pick(&[0x33, 0x33, 0x10, 0x23, 3]), random.pick(&[0x2b, 0x2b, 0x18, 0, 3]));
     // SAFETY: as for `instruction!`.
     unsafe {
         asm!("push {stack}", "push {sp}", "push {flags}", "push {code}", "push {ip}", "iretq",

@@ -51,11 +51,7 @@ pub fn map(range: PhysRange, rights: KernelRights) -> Option<()> {
         })
     };
     let root = layout::image_phys(HostVirt(entry::tables()));
-    let unit = if rights == KernelRights::Device {
-        PAGE
-    } else {
-        BLOCK
-    };
+    let unit = if rights == KernelRights::Device { PAGE } else { BLOCK };
     let mut at = range.start().0 & !(unit - 1);
     while at < range.end().0 {
         let phys = HostPhys(at);
@@ -154,10 +150,7 @@ fn settle(map: &mut MemoryMap, machine: &Machine, tree: PhysRange) -> Result<(),
     for range in machine.reserved.iter() {
         let (mut at, end) = (range.start().0, range.end().0);
         while at < end {
-            let inside = own
-                .iter()
-                .flatten()
-                .find(|r| (r.start().0..r.end().0).contains(&at));
+            let inside = own.iter().flatten().find(|r| (r.start().0..r.end().0).contains(&at));
             let next = own.iter().flatten().map(|r| r.start().0);
             let stop = match inside {
                 Some(own) => own.end().0,

@@ -1,11 +1,11 @@
 //! What the device tree says of the machine (Devicetree Specification 0.4; bindings in Linux's
 //! Documentation/devicetree/bindings).
 //!
-//! The tree is a loader's: [`fdt`](crate::boot::fdt) checks its structure, and here every number is checked before it is
+//! The tree is a loader's: [`fdt`](super::fdt) checks its structure, and here every number is checked before it is
 //! used. Nodes are visited one by one, without recursion deeper than [`MAX_DEPTH`].
 
+use super::fdt::{self, Node, Tree};
 use crate::addr::HostPhys;
-use crate::boot::fdt::{self, Node, Tree};
 use crate::boot::{CommandLine, PhysRange};
 
 /// Largest tree, in bytes.
@@ -26,10 +26,7 @@ pub struct List<T, const N: usize> {
 
 impl<T: Copy, const N: usize> List<T, N> {
     const fn new() -> List<T, N> {
-        List {
-            items: [None; N],
-            len: 0,
-        }
+        List { items: [None; N], len: 0 }
     }
 
     fn push(&mut self, item: T) -> Result<(), TreeError> {
@@ -163,9 +160,7 @@ impl Machine {
         }
         machine.chosen(&tree)?;
         let stdout = stdout_node(&tree);
-        walk(root, &Bus::Root, 0, &mut |node, bus| {
-            machine.node(node, bus, stdout.as_ref())
-        })?;
+        walk(root, &Bus::Root, 0, &mut |node, bus| machine.node(node, bus, stdout.as_ref()))?;
         Ok(machine)
     }
 
@@ -199,10 +194,7 @@ impl Machine {
         if has_type(b"memory\0") && is_enabled(node) {
             registers(node, bus, &mut self.memory)?;
         } else if has_type(b"cpu\0") && is_enabled(node) {
-            let id = node
-                .property(b"reg")
-                .ok_or(TreeError::BadNumber)
-                .and_then(number)?;
+            let id = node.property(b"reg").ok_or(TreeError::BadNumber).and_then(number)?;
             // Those beyond what the kernel handles are left out.
             let _ = self.cpus.push(id);
         } else if node.base_name() == b"reserved-memory" {
@@ -314,8 +306,7 @@ fn registers(
 }
 
 fn is_enabled(node: &Node<'_>) -> bool {
-    node.property(b"status")
-        .is_none_or(|status| matches!(status, b"okay\0" | b"ok\0"))
+    node.property(b"status").is_none_or(|status| matches!(status, b"okay\0" | b"ok\0"))
 }
 
 /// The first interrupt of a device, if it is an SPI of a GIC: type, number and flags in a cell each.
@@ -329,13 +320,8 @@ fn spi(node: &Node<'_>) -> Option<u32> {
 fn read_gic_v2(node: &Node<'_>, bus: &Bus<'_, '_>) -> Result<Option<Gic>, TreeError> {
     let mut ranges = List::new();
     let all = registers(node, bus, &mut ranges);
-    let [
-        Some(distributor),
-        Some(cpu_interface),
-        Some(control),
-        Some(vcpu_interface),
-        ..,
-    ] = ranges.items
+    let [Some(distributor), Some(cpu_interface), Some(control), Some(vcpu_interface), ..] =
+        ranges.items
     else {
         // Without virtual interfaces it is of no use here.
         return all.map(|()| None);
@@ -351,9 +337,7 @@ fn read_gic_v2(node: &Node<'_>, bus: &Bus<'_, '_>) -> Result<Option<Gic>, TreeEr
 }
 
 fn read_gic_v3(node: &Node<'_>, bus: &Bus<'_, '_>) -> Result<Gic, TreeError> {
-    let count = node
-        .property(b"#redistributor-regions")
-        .map_or(Ok(1), number)? as usize;
+    let count = node.property(b"#redistributor-regions").map_or(Ok(1), number)? as usize;
     let mut ranges = List::new();
     let all = registers(node, bus, &mut ranges);
     // Behind the redistributors may be what nobody needs.
@@ -366,19 +350,13 @@ fn read_gic_v3(node: &Node<'_>, bus: &Bus<'_, '_>) -> Result<Gic, TreeError> {
     for range in ranges.take(count) {
         redistributors.push(range)?;
     }
-    Ok(Gic::V3 {
-        distributor,
-        redistributors,
-    })
+    Ok(Gic::V3 { distributor, redistributors })
 }
 
 /// The node of `stdout-path`, whose options after a colon do not count; an alias is followed once.
 fn stdout_node<'a>(tree: &Tree<'a>) -> Option<Node<'a>> {
     let path = |property: &'a [u8]| {
-        property
-            .split(|&byte| matches!(byte, 0 | b':'))
-            .next()
-            .unwrap_or_default()
+        property.split(|&byte| matches!(byte, 0 | b':')).next().unwrap_or_default()
     };
     let stdout = path(tree.find(b"/chosen")?.property(b"stdout-path")?);
     if stdout.starts_with(b"/") {
@@ -406,8 +384,7 @@ mod tests {
         fdt.property_u32("#size-cells", 2).unwrap();
         let chosen = fdt.begin_node("chosen").unwrap();
         fdt.property_string("bootargs", "pool=16").unwrap();
-        fdt.property_string("stdout-path", "/uart@9010000:115200")
-            .unwrap();
+        fdt.property_string("stdout-path", "/uart@9010000:115200").unwrap();
         fdt.property_u32("linux,initrd-start", 0x4800_0000).unwrap();
         fdt.property_u64("linux,initrd-end", 0x4900_0000).unwrap();
         fdt.end_node(chosen).unwrap();
@@ -421,8 +398,7 @@ mod tests {
         fdt.property_u32("#address-cells", 2).unwrap();
         fdt.property_u32("#size-cells", 2).unwrap();
         let firmware = fdt.begin_node("firmware@41000000").unwrap();
-        fdt.property_array_u64("reg", &[0x4100_0000, 0x1_0000])
-            .unwrap();
+        fdt.property_array_u64("reg", &[0x4100_0000, 0x1_0000]).unwrap();
         fdt.end_node(firmware).unwrap();
         fdt.end_node(reserved).unwrap();
         let cpus = fdt.begin_node("cpus").unwrap();
@@ -451,20 +427,15 @@ mod tests {
         let controller = fdt.begin_node("intc@8000000").unwrap();
         if soc.is_some() {
             fdt.property_string("compatible", "arm,gic-400").unwrap();
-            let reg = [
-                0x1000, 0x1000, 0x2000, 0x2000, 0x4000, 0x2000, 0x6000, 0x2000,
-            ];
+            let reg = [0x1000, 0x1000, 0x2000, 0x2000, 0x4000, 0x2000, 0x6000, 0x2000];
             fdt.property_array_u32("reg", &reg).unwrap();
         } else if gic == 3 {
             fdt.property_string("compatible", "arm,gic-v3").unwrap();
-            fdt.property_array_u64("reg", &[0x800_0000, 0x1_0000, 0x80a_0000, 0xf6_0000])
-                .unwrap();
+            fdt.property_array_u64("reg", &[0x800_0000, 0x1_0000, 0x80a_0000, 0xf6_0000]).unwrap();
         } else {
-            fdt.property_string("compatible", "arm,cortex-a15-gic")
-                .unwrap();
-            let reg = [
-                0x800_0000, 0x1000, 0x801_0000, 0x2000, 0x803_0000, 0x2000, 0x804_0000, 0x2000,
-            ];
+            fdt.property_string("compatible", "arm,cortex-a15-gic").unwrap();
+            let reg =
+                [0x800_0000, 0x1000, 0x801_0000, 0x2000, 0x803_0000, 0x2000, 0x804_0000, 0x2000];
             fdt.property_array_u64("reg", &reg).unwrap();
         }
         fdt.end_node(controller).unwrap();
@@ -492,10 +463,7 @@ mod tests {
         assert_eq!(claimed_size(&bytes), Some(bytes.len() as u64));
         let machine = Machine::read(&bytes).unwrap();
         let memory: Vec<_> = machine.memory.iter().collect();
-        assert_eq!(
-            memory,
-            [range(0x4000_0000, 1 << 30), range(8 << 32, 1 << 30)]
-        );
+        assert_eq!(memory, [range(0x4000_0000, 1 << 30), range(8 << 32, 1 << 30)]);
         let reserved: Vec<_> = machine.reserved.iter().collect();
         assert_eq!(reserved, [range(0x4100_0000, 0x1_0000)]);
         assert_eq!(machine.cpus.iter().collect::<Vec<_>>(), [0, 0x101]);
@@ -503,17 +471,11 @@ mod tests {
         assert_eq!(machine.bundle, Some(range(0x4800_0000, 0x100_0000)));
         assert_eq!(machine.command_line.number("pool"), Some(16));
         let uart = machine.uart.unwrap();
-        assert_eq!(
-            (uart.range.start().0, uart.interrupt),
-            (0x901_0000, Some(8))
-        );
+        assert_eq!((uart.range.start().0, uart.interrupt), (0x901_0000, Some(8)));
         let Some(Gic::V3 { redistributors, .. }) = machine.gic else {
             panic!("{:?}", machine.gic);
         };
-        assert_eq!(
-            redistributors.iter().collect::<Vec<_>>(),
-            [range(0x80a_0000, 0xf6_0000)]
-        );
+        assert_eq!(redistributors.iter().collect::<Vec<_>>(), [range(0x80a_0000, 0xf6_0000)]);
         let machine = Machine::read(&tree(2)).unwrap();
         let Some(Gic::V2 { vcpu_interface, .. }) = machine.gic else {
             panic!("{:?}", machine.gic);
@@ -540,28 +502,21 @@ mod tests {
     fn addresses_are_those_that_buses_pass_on() {
         let read = |ranges: &[u32]| {
             Machine::read(&tree_on_bus(2, Some(ranges))).map(|machine| match machine.gic {
-                Some(Gic::V2 {
-                    distributor,
-                    vcpu_interface,
-                    ..
-                }) => (distributor.start().0, vcpu_interface.start().0),
+                Some(Gic::V2 { distributor, vcpu_interface, .. }) => {
+                    (distributor.start().0, vcpu_interface.start().0)
+                }
                 other => panic!("{other:?}"),
             })
         };
         assert_eq!(read(&[]), Ok((0x1000, 0x6000)));
         // The parent's addresses have two cells.
-        assert_eq!(
-            read(&[0, 0x7, 0xff84_0000, 0x8000]),
-            Ok((0x7_ff84_1000, 0x7_ff84_6000))
-        );
+        assert_eq!(read(&[0, 0x7, 0xff84_0000, 0x8000]), Ok((0x7_ff84_1000, 0x7_ff84_6000)));
         assert_eq!(
             read(&[0, 0, 0x1000_0000, 0x6000, 0x6000, 0, 0x2000_0000, 0x2000]),
             Ok((0x1000_1000, 0x2000_0000))
         );
         // As many as there are.
-        let many: Vec<u32> = (0..40u32)
-            .flat_map(|i| [0x10_0000 * i, 1, i << 20, 0x8000])
-            .collect();
+        let many: Vec<u32> = (0..40u32).flat_map(|i| [0x10_0000 * i, 1, i << 20, 0x8000]).collect();
         assert_eq!(read(&many), Ok((0x1_0000_1000, 0x1_0000_6000)));
         for ranges in [
             [0, 0, 0x1000_0000, 0x7fff],

@@ -104,13 +104,11 @@ fn probe() -> [Workaround; 3] {
     if !is_there(call(PSCI_FEATURES, VERSION, 0, 0)) || (call(VERSION, 0, 0, 0) as i32) < 0x1_0001 {
         return [Workaround::NotOffered; 3];
     }
-    WORKAROUND_FUNCTIONS.map(
-        |function| match call(ARCH_FEATURES, function, 0, 0) as i32 {
-            0 => Workaround::Needed,
-            1 => Workaround::NotNeeded,
-            _ => Workaround::NotOffered,
-        },
-    )
+    WORKAROUND_FUNCTIONS.map(|function| match call(ARCH_FEATURES, function, 0, 0) as i32 {
+        0 => Workaround::Needed,
+        1 => Workaround::NotNeeded,
+        _ => Workaround::NotOffered,
+    })
 }
 
 fn measures() -> Measures {

@@ -51,18 +51,10 @@ pub fn version() -> u32 {
 pub fn ranges(gic: &Gic) -> impl Iterator<Item = PhysRange> {
     let mut all = [None; 1 + MAX_REDISTRIBUTORS];
     match gic {
-        Gic::V2 {
-            distributor,
-            cpu_interface,
-            control,
-            ..
-        } => {
+        Gic::V2 { distributor, cpu_interface, control, .. } => {
             all[..3].copy_from_slice(&[distributor, cpu_interface, control].map(|&r| Some(r)));
         }
-        Gic::V3 {
-            distributor,
-            redistributors,
-        } => {
+        Gic::V3 { distributor, redistributors } => {
             all[0] = Some(*distributor);
             for (slot, range) in all[1..].iter_mut().zip(redistributors.iter()) {
                 *slot = Some(range);
@@ -75,12 +67,7 @@ pub fn ranges(gic: &Gic) -> impl Iterator<Item = PhysRange> {
 /// Sets the distributor up; its registers are mapped. All lines are masked.
 pub fn init(gic: &Gic) {
     match gic {
-        Gic::V2 {
-            distributor,
-            cpu_interface,
-            control,
-            vcpu_interface,
-        } => {
+        Gic::V2 { distributor, cpu_interface, control, vcpu_interface } => {
             VERSION.store(2, Ordering::Relaxed);
             let offset = v2::init(distributor.start(), *cpu_interface, control.start());
             let range = vcpu_interface.outward();
@@ -89,10 +76,7 @@ pub fn init(gic: &Gic) {
             let pages = vcpu_interface.start().0 + offset;
             GUEST_PAGES.store(pages, Ordering::Relaxed);
         }
-        Gic::V3 {
-            distributor,
-            redistributors,
-        } => {
+        Gic::V3 { distributor, redistributors } => {
             VERSION.store(3, Ordering::Relaxed);
             v3::init(distributor.start(), redistributors);
         }
@@ -105,11 +89,7 @@ pub struct Target(u64);
 
 /// Sets this CPU's part up. `None` if it has none.
 pub fn init_this_cpu() -> Option<Target> {
-    if is_v2() {
-        Some(Target(v2::init_this_cpu()))
-    } else {
-        v3::init_this_cpu().map(Target)
-    }
+    if is_v2() { Some(Target(v2::init_this_cpu())) } else { v3::init_this_cpu().map(Target) }
 }
 
 /// Number of SPIs.
@@ -120,11 +100,7 @@ pub fn lines() -> u32 {
 /// Takes the next pending interrupt; `None`: there is none.
 #[inline]
 pub fn acknowledge() -> Option<Acknowledged> {
-    let value = if is_v2() {
-        v2::acknowledge()
-    } else {
-        v3::acknowledge()
-    };
+    let value = if is_v2() { v2::acknowledge() } else { v3::acknowledge() };
     let taken = Acknowledged(value);
     // 1020 to 1023 are special.
     (taken.number() < 1020).then_some(taken)
@@ -248,19 +224,13 @@ pub mod virtual_interface {
     /// Physical addresses of the registers by which a guest, the one that is loaded, acts on the interface; empty if there is no
     /// such memory.
     pub fn registers() -> Range<u64> {
-        let [start, end] = GUEST_REGISTERS
-            .each_ref()
-            .map(|at| at.load(Ordering::Relaxed));
+        let [start, end] = GUEST_REGISTERS.each_ref().map(|at| at.load(Ordering::Relaxed));
         start..end
     }
 
     /// Number of list registers.
     pub fn list_registers() -> usize {
-        if is_v2() {
-            v2::list_registers()
-        } else {
-            v3::list_registers()
-        }
+        if is_v2() { v2::list_registers() } else { v3::list_registers() }
     }
 
     /// Reads the interface, but for `control`.
@@ -293,10 +263,6 @@ pub mod virtual_interface {
 
     /// ICH_MISR_EL2: why a maintenance interrupt is asked for.
     pub fn maintenance() -> u64 {
-        if is_v2() {
-            v2::maintenance()
-        } else {
-            v3::maintenance()
-        }
+        if is_v2() { v2::maintenance() } else { v3::maintenance() }
     }
 }

@@ -74,9 +74,7 @@ pub fn init_this_cpu() -> u64 {
     write(cpu_interface(), GICC_PMR, 0xff);
     write(cpu_interface(), GICC_CTLR, CONTROL_BITS);
     // Each CPU sees itself as the target of its private interrupts; on one CPU they read 0.
-    let target = (0..8)
-        .map(|i| read(base, ITARGETSR + i * 4))
-        .fold(0, |all, word| all | word);
+    let target = (0..8).map(|i| read(base, ITARGETSR + i * 4)).fold(0, |all, word| all | word);
     let bits = target | target >> 16;
     let bits = (bits | bits >> 8) & 0xff;
     u64::from(if bits == 0 { 1 } else { bits })
@@ -99,11 +97,7 @@ pub fn deactivate(value: u32) {
 
 pub fn send(number: u32, target: u64) {
     barrier();
-    write(
-        registers::distributor(),
-        SGIR,
-        (target as u32) << 16 | number,
-    );
+    write(registers::distributor(), SGIR, (target as u32) << 16 | number);
 }
 
 pub fn send_to_others(number: u32) {

@@ -58,11 +58,7 @@ fn redistributor(affinity: u64) -> Option<u64> {
             if typer & TYPER_LAST != 0 {
                 break;
             }
-            at = at.offset(if typer & TYPER_VLPIS != 0 {
-                4 * FRAME
-            } else {
-                2 * FRAME
-            });
+            at = at.offset(if typer & TYPER_VLPIS != 0 { 4 * FRAME } else { 2 * FRAME });
         }
     }
     None
@@ -72,11 +68,7 @@ fn redistributor(affinity: u64) -> Option<u64> {
 pub fn init_this_cpu() -> Option<u64> {
     let affinity = read!("mpidr_el1") & AFFINITY;
     let base = redistributor(affinity)?;
-    store_register(
-        base,
-        GICR_WAKER,
-        load_register(base, GICR_WAKER) & !PROCESSOR_SLEEP,
-    );
+    store_register(base, GICR_WAKER, load_register(base, GICR_WAKER) & !PROCESSOR_SLEEP);
     // Bounded: an interface that does not wake delivers nothing, which shows.
     for _ in 0..1_000_000 {
         if load_register(base, GICR_WAKER) & CHILDREN_ASLEEP == 0 {

@@ -7,10 +7,10 @@
 use core::arch::global_asm;
 use core::mem::offset_of;
 
+use super::super::firmware::pvh;
 use crate::addr::HostPhys;
 use crate::arch::layout::{IMAGE, WINDOW};
 use crate::arch::smp::{self, Handover};
-use crate::boot::pvh;
 
 // The static tables below hard-code the slots of the two windows.
 const _: () = assert!(WINDOW == 0xffff_8000_0000_0000 && IMAGE == 0xffff_ffff_8000_0000);

@@ -6,11 +6,12 @@ pub use entry::boot_page_tables;
 use entry::trampoline;
 
 use crate::addr::HostPhys;
-use crate::boot::loader::{LoaderError, LoaderMemory};
-use crate::boot::{BootParams, MemoryMap, PhysRange, Region, RegionKind, multiboot2, pvh};
+use crate::boot::loader::LoaderError;
+use crate::boot::{BootParams, MemoryMap, PhysRange, Region, RegionKind};
 use crate::log;
 use crate::panic::refuse;
 
+use super::firmware::{LoaderMemory, multiboot2, pvh};
 use super::layout::{IMAGE, IMAGE_PHYS, window};
 use super::{smp, uart};
 
@@ -64,9 +65,7 @@ fn read(magic: u32, info: HostPhys, params: &mut BootParams) -> Result<(), Loade
     match magic {
         pvh::MAGIC => pvh::read(&BootWindow, info, params)?,
         multiboot2::MAGIC => multiboot2::read(&BootWindow, info, params)?,
-        _ => refuse(format_args!(
-            "started by a loader with neither PVH nor multiboot2"
-        )),
+        _ => refuse(format_args!("started by a loader with neither PVH nor multiboot2")),
     }
     settle(params)
 }
@@ -99,10 +98,7 @@ const RSDP_SIZE: u64 = 36;
 
 /// A lasting address of the RSDP at `at`: that itself, unless it is a loader's copy in RAM. Then it is copied once more.
 fn settle_rsdp(map: &mut MemoryMap, at: HostPhys) -> Option<HostPhys> {
-    let Some(rsdp) = BootWindow
-        .bytes(at, RSDP_SIZE)
-        .filter(|b| b.starts_with(b"RSD PTR "))
-    else {
+    let Some(rsdp) = BootWindow.bytes(at, RSDP_SIZE).filter(|b| b.starts_with(b"RSD PTR ")) else {
         log::warning!("no ACPI root pointer at {at:?}, where the loader says it is");
         return None;
     };
@@ -110,10 +106,8 @@ fn settle_rsdp(map: &mut MemoryMap, at: HostPhys) -> Option<HostPhys> {
     // GRUB puts its copy right behind the bundle, in the same page.
     let is_in_ram = |region: &Region| {
         let kind = region.kind;
-        matches!(
-            kind,
-            RegionKind::Usable | RegionKind::Kernel | RegionKind::Bundle
-        ) && region.range.intersection(range).is_some()
+        matches!(kind, RegionKind::Usable | RegionKind::Kernel | RegionKind::Bundle)
+            && region.range.intersection(range).is_some()
     };
     if !map.regions().iter().any(is_in_ram) {
         return Some(at);

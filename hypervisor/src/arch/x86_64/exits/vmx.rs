@@ -51,10 +51,7 @@ unsafe extern "C" {
 
 /// Where exits arrive: where the return stack is not filled, and where it is.
 pub fn ways_out() -> [u64; 2] {
-    [
-        vmx_left as *const () as u64,
-        vmx_left_filling as *const () as u64,
-    ]
+    [vmx_left as *const () as u64, vmx_left_filling as *const () as u64]
 }
 
 /// Stores the registers of the guest that was left: rsp is the vCPU then, r15 its state page, and rbx 0.

@@ -9,8 +9,8 @@ use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use bitflags::bitflags;
 use x86::msr::{IA32_APIC_BASE, IA32_TSC_DEADLINE, IA32_X2APIC_APICID, rdmsr, wrmsr};
 
+use super::super::firmware::madt::ApicId;
 use crate::addr::HostPhys;
-use crate::boot::madt::ApicId;
 
 use super::super::clock;
 use super::super::cpuid::leaf;
@@ -142,17 +142,9 @@ pub fn init_this_cpu() {
             wrmsr(IA32_APIC_BASE, base | ApicBase::X2APIC.bits());
         }
     }
-    set_up(
-        Register::SpuriousVector,
-        SOFTWARE_ENABLE | u32::from(SPURIOUS_VECTOR),
-    );
+    set_up(Register::SpuriousVector, SOFTWARE_ENABLE | u32::from(SPURIOUS_VECTOR));
     let masked = Lvt::MASKED.bits() | u32::from(SPURIOUS_VECTOR);
-    for lvt in [
-        Register::LvtTimer,
-        Register::LvtLint0,
-        Register::LvtLint1,
-        Register::LvtError,
-    ] {
+    for lvt in [Register::LvtTimer, Register::LvtLint0, Register::LvtLint1, Register::LvtError] {
         set_up(lvt, masked);
     }
     // The others exist depending on the number of entries (11.5.1).
@@ -201,11 +193,7 @@ pub fn send_nmi(to: ApicId) {
 /// Sends an NMI to all other CPUs; nothing before [`init`].
 pub fn send_nmi_to_others() {
     if READY.load(Relaxed) {
-        command(
-            ApicId(0),
-            Command::ASSERT | Command::NMI | Command::ALL_OTHERS,
-            0,
-        );
+        command(ApicId(0), Command::ASSERT | Command::NMI | Command::ALL_OTHERS, 0);
     }
 }
 
@@ -241,10 +229,7 @@ fn command(to: ApicId, command: Command, vector: u8) {
 
 /// Lets the timer count down without interrupt, for [`clock::calibrate`].
 pub fn start_counting() {
-    set_up(
-        Register::LvtTimer,
-        Lvt::MASKED.bits() | u32::from(SPURIOUS_VECTOR),
-    );
+    set_up(Register::LvtTimer, Lvt::MASKED.bits() | u32::from(SPURIOUS_VECTOR));
     set_up(Register::DivideConfiguration, DIVIDE_BY_1);
     set_up(Register::InitialCount, u32::MAX);
 }
@@ -264,10 +249,7 @@ pub fn stop_counting() {
 pub fn start_timer(features: &CpuFeatures, vector: u8) {
     if features.tsc_deadline {
         TIMER_RATIO.store(0, Relaxed);
-        set_up(
-            Register::LvtTimer,
-            Lvt::TIMER_TSC_DEADLINE.bits() | u32::from(vector),
-        );
+        set_up(Register::LvtTimer, Lvt::TIMER_TSC_DEADLINE.bits() | u32::from(vector));
         // In xAPIC mode the MSR write could overtake the memory write (11.5.4.1).
         // SAFETY: a fence has no preconditions, and SSE2 is part of x86-64.
         unsafe { _mm_mfence() };

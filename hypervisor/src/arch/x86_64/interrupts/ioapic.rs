@@ -6,7 +6,7 @@ use bitflags::bitflags;
 use spin::mutex::SpinMutex;
 use x86::io::outb;
 
-use crate::boot::madt::{ApicId, Gsi, Line, MAX_IO_APICS, Platform, Polarity, Trigger};
+use super::super::firmware::madt::{ApicId, Gsi, Line, MAX_IO_APICS, Platform, Polarity, Trigger};
 use crate::log;
 
 use super::super::boot::BOOT_MEMORY_END;

@@ -25,12 +25,7 @@ pub(super) struct DebugRegisters {
 impl DebugRegisters {
     /// The state after reset.
     pub const fn new() -> DebugRegisters {
-        DebugRegisters {
-            active: false,
-            loaded: false,
-            address: [0; 4],
-            status: RESET_DR6,
-        }
+        DebugRegisters { active: false, loaded: false, address: [0; 4], status: RESET_DR6 }
     }
 
     pub fn activate(&mut self) {

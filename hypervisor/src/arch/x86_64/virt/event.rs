@@ -101,10 +101,6 @@ impl Event {
 
     /// The event as the processor takes it, if it is to be injected.
     pub const fn injectable(self) -> Option<u64> {
-        if self.is_none() || self.0 & EVENT_TYPE == EVENT_SOFTWARE {
-            None
-        } else {
-            Some(self.0)
-        }
+        if self.is_none() || self.0 & EVENT_TYPE == EVENT_SOFTWARE { None } else { Some(self.0) }
     }
 }

@@ -64,11 +64,7 @@ impl fmt::Display for Missing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
             Missing::Feature(why) => f.write_str(why),
-            Missing::Controls {
-                word,
-                absent,
-                forced,
-            } => {
+            Missing::Controls { word, absent, forced } => {
                 // By number (Intel SDM 3C 25.6 to 25.8): the names would make the kernel a tenth larger.
                 write!(
                     f,
@@ -116,11 +112,8 @@ fn find() -> Features {
         sizes: leaf(0x8000_0008, 0),
     };
     let xsave = words.basic.ecx >> 26 & 1 != 0;
-    let (components, extensions) = if xsave {
-        (usable_components(|sub| leaf(0xd, sub)), leaf(0xd, 1).eax)
-    } else {
-        (0, 0)
-    };
+    let (components, extensions) =
+        if xsave { (usable_components(|sub| leaf(0xd, sub)), leaf(0xd, 1).eax) } else { (0, 0) };
     let amd = is_amd(leaf(0, 0).ebx);
     let mut limits = Limits::new(&words, components);
 
@@ -208,13 +201,7 @@ fn usable_components(leaf: impl Fn(u32) -> raw_cpuid::CpuIdResult) -> u64 {
             }
         }
     }
-    Limits {
-        cr4: 0,
-        efer: 0,
-        xcr0: components,
-        linear_bits: 48,
-    }
-    .xcr0(components)
+    Limits { cr4: 0, efer: 0, xcr0: components, linear_bits: 48 }.xcr0(components)
 }
 
 /// Enables what guests' state needs on the current CPU: SSE and XSAVE, IA32_XSS = 0.
@@ -241,12 +228,7 @@ mod tests {
     use raw_cpuid::CpuIdResult;
 
     fn leaf(eax: u32, ebx: u32, edx: u32) -> CpuIdResult {
-        CpuIdResult {
-            eax,
-            ebx,
-            ecx: 0,
-            edx,
-        }
+        CpuIdResult { eax, ebx, ecx: 0, edx }
     }
 
     #[test]

@@ -34,12 +34,8 @@ pub struct Method {
 }
 
 impl Method {
-    const NONE: Method = Method {
-        components: 0,
-        optimised: false,
-        leaks_pointers: false,
-        xcr0_escapes: false,
-    };
+    const NONE: Method =
+        Method { components: 0, optimised: false, leaks_pointers: false, xcr0_escapes: false };
 }
 
 /// The state after reset, for who has none: FCW and MXCSR, and in the header of XSAVE that all is initial.
@@ -82,11 +78,7 @@ pub(super) struct Unit {
 impl Unit {
     /// The registers of a CPU that is not started yet.
     pub const fn new() -> Unit {
-        Unit {
-            method: Method::NONE,
-            owner: None,
-            xcr0: Method::NONE.components,
-        }
+        Unit { method: Method::NONE, owner: None, xcr0: Method::NONE.components }
     }
 
     /// Starts to switch the current CPU's registers, which hold nobody's state.
@@ -96,11 +88,7 @@ impl Unit {
     /// CR4.OSFXSR is set and, if `method` has components, CR4.OSXSAVE; `method` fits the processor, and
     /// the components' area is no larger than a page.
     pub unsafe fn start(&mut self, method: Method) {
-        *self = Unit {
-            method,
-            owner: None,
-            xcr0: u64::MAX,
-        };
+        *self = Unit { method, owner: None, xcr0: u64::MAX };
         INITIAL.0[FCW as usize / 8].store(RESET_FCW.into(), Relaxed);
         INITIAL.0[MXCSR as usize / 8].store(RESET_MXCSR.into(), Relaxed);
         self.restore_xcr0();
@@ -176,10 +164,7 @@ impl Unit {
     }
 
     fn save(&self, Area(area): Area) {
-        let (low, high) = (
-            self.method.components as u32,
-            (self.method.components >> 32) as u32,
-        );
+        let (low, high) = (self.method.components as u32, (self.method.components >> 32) as u32);
         // SAFETY: the area is a page, aligned and large enough (`Area::new`, `Unit::start`), CR0.TS is clear.
         unsafe {
             if self.method.components == 0 {
@@ -196,10 +181,7 @@ impl Unit {
 
     /// Loads the state at `area`, which is a save area's address or that of [`INITIAL`].
     fn restore(&self, area: u64) {
-        let (low, high) = (
-            self.method.components as u32,
-            (self.method.components >> 32) as u32,
-        );
+        let (low, high) = (self.method.components as u32, (self.method.components >> 32) as u32);
         if self.method.leaks_pointers {
             let zero = 0u32;
             // SAFETY: clears pending exceptions and points the error pointers here; the x87 state is

@@ -95,11 +95,8 @@ fn segments(groups: Groups) -> &'static [SegmentRegister] {
 }
 
 /// Groups that monitors rarely ask for.
-const RARE: Groups = Groups::SYSCALL
-    .union(Groups::DEBUG)
-    .union(Groups::PAT)
-    .union(Groups::XCR0)
-    .union(Groups::TSC);
+const RARE: Groups =
+    Groups::SYSCALL.union(Groups::DEBUG).union(Groups::PAT).union(Groups::XCR0).union(Groups::TSC);
 
 impl VcpuArch {
     /// Copies `groups` of guest state to the state page. `interrupted` is the event that the next entry would
@@ -262,10 +259,8 @@ impl VcpuArch {
             let inject = Event::from_monitor(peek!(page, inject));
             inner.common().set_pending(inject);
             poke!(page, 0, inject);
-            let blocking = Blocking {
-                shadow: peek!(page, interrupt_shadow),
-                controls: peek!(page, controls),
-            };
+            let blocking =
+                Blocking { shadow: peek!(page, interrupt_shadow), controls: peek!(page, controls) };
             match inner {
                 Inner::Vmx(vcpu) => vcpu.set_blocking(blocking),
                 Inner::Svm(vcpu) => vcpu.set_blocking(blocking),

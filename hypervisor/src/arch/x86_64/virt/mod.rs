@@ -96,10 +96,7 @@ pub enum Outcome {
 
 impl Outcome {
     const fn exit(exit: Exit) -> Outcome {
-        Outcome::Exit {
-            exit,
-            plain_write: false,
-        }
+        Outcome::Exit { exit, plain_write: false }
     }
 }
 

@@ -61,11 +61,7 @@ impl SegmentPlace {
         let words = self.0 as *const u64;
         // SAFETY: as in `peek!`; the structure is these words.
         let (low, middle, base) = unsafe {
-            (
-                words.read_volatile(),
-                words.add(1).read_volatile(),
-                words.add(2).read_volatile(),
-            )
+            (words.read_volatile(), words.add(1).read_volatile(), words.add(2).read_volatile())
         };
         Segment {
             selector: low as u16,
@@ -80,23 +76,14 @@ impl SegmentPlace {
     /// Writes it, in whole words.
     #[inline(always)]
     pub fn write(self, segment: Segment) {
-        let Segment {
-            selector,
-            reserved,
-            access,
-            limit,
-            reserved2,
-            base,
-        } = segment;
+        let Segment { selector, reserved, access, limit, reserved2, base } = segment;
         let words = self.0 as *mut u64;
         let halves = self.0 as *mut u32;
         // SAFETY: as in `peek!`; the structure is these words.
         unsafe {
             halves.write_volatile(u32::from(selector) | u32::from(reserved) << 16);
             halves.add(1).write_volatile(access);
-            words
-                .add(1)
-                .write_volatile(u64::from(limit) | u64::from(reserved2) << 32);
+            words.add(1).write_volatile(u64::from(limit) | u64::from(reserved2) << 32);
             words.add(2).write_volatile(base);
         }
     }
@@ -264,12 +251,7 @@ impl Words {
 
 impl Limits {
     /// No bit at all.
-    pub(super) const NOTHING: Limits = Limits {
-        cr4: 0,
-        efer: 0,
-        xcr0: 0,
-        linear_bits: 48,
-    };
+    pub(super) const NOTHING: Limits = Limits { cr4: 0, efer: 0, xcr0: 0, linear_bits: 48 };
 
     /// What CPUID allows. `xcr0` is 0 on a processor without XSAVE.
     pub(super) fn new(words: &Words, xcr0: u64) -> Limits {
@@ -320,23 +302,14 @@ impl Limits {
             0 => 48,
             bits => bits.clamp(48, 64),
         };
-        Limits {
-            cr4,
-            efer,
-            xcr0,
-            linear_bits,
-        }
+        Limits { cr4, efer, xcr0, linear_bits }
     }
 
     /// EFER as the guest may have it; LMA follows from LME, CR0.PG and CR0.PE, so that they never disagree.
     pub(super) fn efer(&self, value: u64, cr0: u64) -> u64 {
         const PAGING: u64 = cr0::PG | cr0::PE;
         let value = value & self.efer & !efer::LMA;
-        if value & efer::LME != 0 && cr0 & PAGING == PAGING {
-            value | efer::LMA
-        } else {
-            value
-        }
+        if value & efer::LME != 0 && cr0 & PAGING == PAGING { value | efer::LMA } else { value }
     }
 
     /// XCR0 that XSETBV accepts, next to `value` (Intel SDM 1 13.3).

@@ -85,52 +85,23 @@ pub(super) const TABLE: [Row; 17] = [
     row("CR8", &[], TRAPPED, SWITCHED),
     row(
         "SYSENTER",
-        &[
-            msr::IA32_SYSENTER_CS,
-            msr::IA32_SYSENTER_ESP,
-            msr::IA32_SYSENTER_EIP,
-        ],
+        &[msr::IA32_SYSENTER_CS, msr::IA32_SYSENTER_ESP, msr::IA32_SYSENTER_EIP],
         SWITCHED,
         SWITCHED,
     ),
     row("PAT", &[msr::IA32_PAT], SWITCHED, SWITCHED),
-    row(
-        "FS and GS base",
-        &[msr::IA32_FS_BASE, msr::IA32_GS_BASE],
-        SWITCHED,
-        SWITCHED,
-    ),
-    row(
-        "KERNEL_GS_BASE",
-        &[msr::IA32_KERNEL_GSBASE],
-        (Keeper::Lent, Access::All),
-        SWITCHED,
-    ),
+    row("FS and GS base", &[msr::IA32_FS_BASE, msr::IA32_GS_BASE], SWITCHED, SWITCHED),
+    row("KERNEL_GS_BASE", &[msr::IA32_KERNEL_GSBASE], (Keeper::Lent, Access::All), SWITCHED),
     // VMX: writes exit, so that the values need not be read back.
     row(
         "SYSCALL",
-        &[
-            msr::IA32_STAR,
-            msr::IA32_LSTAR,
-            msr::IA32_CSTAR,
-            msr::IA32_FMASK,
-        ],
+        &[msr::IA32_STAR, msr::IA32_LSTAR, msr::IA32_CSTAR, msr::IA32_FMASK],
         (Keeper::Lent, Access::Read),
         SWITCHED,
     ),
-    row(
-        "TSC_AUX",
-        &[msr::IA32_TSC_AUX],
-        SET_BY_MONITOR,
-        SET_BY_MONITOR,
-    ),
+    row("TSC_AUX", &[msr::IA32_TSC_AUX], SET_BY_MONITOR, SET_BY_MONITOR),
     row("XCR0", &[], SET_BY_MONITOR, SET_BY_MONITOR),
-    row(
-        "DR0 to DR3, DR6",
-        &[],
-        (Keeper::Kernel, Access::All),
-        (Keeper::Kernel, Access::All),
-    ),
+    row("DR0 to DR3, DR6", &[], (Keeper::Kernel, Access::All), (Keeper::Kernel, Access::All)),
     row(
         "x87, SSE, AVX, AVX-512, PKRU",
         &[],
@@ -138,12 +109,7 @@ pub(super) const TABLE: [Row; 17] = [
         (Keeper::Resident, Access::All),
     ),
     // MPX and AMX are not in XCR0, so their instructions raise #UD.
-    row(
-        "MPX, AMX, IA32_XSS",
-        &[super::hw::msr::XSS],
-        TRAPPED,
-        TRAPPED,
-    ),
+    row("MPX, AMX, IA32_XSS", &[super::hw::msr::XSS], TRAPPED, TRAPPED),
     // As any MSR that is not named above: counters, debug and branch records, speculation, memory types, APIC.
     row(
         "counters, DEBUGCTL, SPEC_CTRL, PRED_CMD, MTRRs, APIC base",
@@ -172,21 +138,13 @@ pub(super) struct Open {
 
 /// All of them.
 pub(super) static OPEN: [Open; 11] = {
-    let mut open = [Open {
-        msr: 0,
-        vmx: Access::None,
-        svm: Access::None,
-    }; 11];
+    let mut open = [Open { msr: 0, vmx: Access::None, svm: Access::None }; 11];
     let (mut count, mut row) = (0, 0);
     while row < TABLE.len() {
         let Row { msrs, vmx, svm, .. } = TABLE[row];
         let mut i = 0;
         while i < msrs.len() && !matches!((vmx.1, svm.1), (Access::None, Access::None)) {
-            open[count] = Open {
-                msr: msrs[i],
-                vmx: vmx.1,
-                svm: svm.1,
-            };
+            open[count] = Open { msr: msrs[i], vmx: vmx.1, svm: svm.1 };
             (count, i) = (count + 1, i + 1);
         }
         row += 1;
@@ -213,11 +171,7 @@ mod tests {
     fn the_readme_has_each_row() {
         let text = include_str!("../../../../README.md");
         for row in &TABLE {
-            assert!(
-                text.contains(&format!("\n| {} |", row.names)),
-                "{}",
-                row.names
-            );
+            assert!(text.contains(&format!("\n| {} |", row.names)), "{}", row.names);
         }
     }
 

@@ -8,26 +8,11 @@ use raw_cpuid::CpuIdResult;
 use super::event::Event;
 use super::state::{self, Limits, Words, cr0, cr4, efer};
 
-const ZERO: CpuIdResult = CpuIdResult {
-    eax: 0,
-    ebx: 0,
-    ecx: 0,
-    edx: 0,
-};
+const ZERO: CpuIdResult = CpuIdResult { eax: 0, ebx: 0, ecx: 0, edx: 0 };
 
 fn everything() -> Words {
-    let ones = CpuIdResult {
-        eax: 0x3030,
-        ebx: !0,
-        ecx: !0,
-        edx: !0,
-    };
-    Words {
-        basic: ones,
-        structured: ones,
-        extended: ones,
-        sizes: ones,
-    }
+    let ones = CpuIdResult { eax: 0x3030, ebx: !0, ecx: !0, edx: !0 };
+    Words { basic: ones, structured: ones, extended: ones, sizes: ones }
 }
 
 fn limits() -> Limits {
@@ -39,19 +24,13 @@ fn events_from_the_monitor_are_cleaned() {
     assert_eq!(Event::from_monitor(0x31), Event::NONE);
     let garbage = EVENT_VALID | EVENT_INTERRUPT | 0x7fff_f000 | 0x31 | 0xdead << 32;
     assert_eq!(Event::from_monitor(garbage).0, EVENT_VALID | 0x31);
-    assert_eq!(
-        Event::from_monitor(EVENT_VALID | EVENT_NMI | 77).0,
-        EVENT_VALID | EVENT_NMI | 2
-    );
+    assert_eq!(Event::from_monitor(EVENT_VALID | EVENT_NMI | 77).0, EVENT_VALID | EVENT_NMI | 2);
     let page_fault = EVENT_VALID | EVENT_EXCEPTION | EVENT_ERROR | 14 | 6 << 32;
     assert_eq!(Event::from_monitor(page_fault).0, page_fault);
     let divide = EVENT_VALID | EVENT_EXCEPTION | 5 << 32;
     assert_eq!(Event::from_monitor(divide).0, EVENT_VALID | EVENT_EXCEPTION);
     for kind in [1, 4, 5, 6, 7] {
-        assert_eq!(
-            Event::from_monitor(EVENT_VALID | kind << 8 | 3),
-            Event::NONE
-        );
+        assert_eq!(Event::from_monitor(EVENT_VALID | kind << 8 | 3), Event::NONE);
     }
 }
 
@@ -81,12 +60,7 @@ fn cr4_bits_by_cpuid() {
     assert_ne!(all & cr4::PKE, 0);
     assert_eq!(Limits::new(&everything(), 7).cr4 & cr4::PKE, 0);
     assert_eq!(Limits::new(&everything(), 0).cr4 & cr4::OSXSAVE, 0);
-    let poor = Words {
-        basic: ZERO,
-        structured: ZERO,
-        extended: ZERO,
-        sizes: ZERO,
-    };
+    let poor = Words { basic: ZERO, structured: ZERO, extended: ZERO, sizes: ZERO };
     let poor = Limits::new(&poor, 0);
     assert_eq!(poor.cr4, cr4::PCE);
     assert_eq!(poor.efer, efer::SCE | efer::LME | efer::LMA);
@@ -121,19 +95,13 @@ fn xcr0_is_always_valid() {
 
 #[test]
 fn canonical_addresses() {
-    let limits = Limits {
-        linear_bits: 48,
-        ..limits()
-    };
+    let limits = Limits { linear_bits: 48, ..limits() };
     for address in [0, 0x7fff_ffff_ffff, 0xffff_8000_0000_0000, u64::MAX] {
         assert_eq!(limits.canonical(address), address);
     }
     assert_eq!(limits.canonical(0x8000_0000_0000), 0xffff_8000_0000_0000);
     assert_eq!(limits.canonical(0x1234_0000_0000_1000), 0x1000);
-    let wide = Limits {
-        linear_bits: 57,
-        ..limits
-    };
+    let wide = Limits { linear_bits: 57, ..limits };
     assert_eq!(wide.canonical(0x8000_0000_0000), 0x8000_0000_0000);
 }
 
@@ -147,10 +115,7 @@ fn single_registers() {
     assert_eq!(state::sane_dr6(0x4001), 0xffff_4ff1);
     assert_eq!(state::sane_cr0(u64::MAX), 0xe005_003f);
     assert_eq!(state::sane_pat(state::RESET_PAT), state::RESET_PAT);
-    assert_eq!(
-        state::sane_pat(0x0706_0504_0302_0100),
-        0x0706_0504_0000_0100
-    );
+    assert_eq!(state::sane_pat(0x0706_0504_0302_0100), 0x0706_0504_0000_0100);
     assert_eq!(state::sane_pat(0xff), 0);
     assert!(!state::dr7_active(0x400) && state::dr7_active(0x401) && state::dr7_active(0x2400));
 }

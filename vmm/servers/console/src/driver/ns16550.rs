@@ -32,11 +32,7 @@ impl<R: Registers> Ns16550<R> {
         write(IIR_FCR, fifos.bits());
         let modem = ModemControl::DTR | ModemControl::RTS | ModemControl::OUT2;
         write(MCR, modem.bits());
-        let mut driver = Ns16550 {
-            registers,
-            flow_control: false,
-            modem,
-        };
+        let mut driver = Ns16550 { registers, flow_control: false, modem };
         // A line of three wires shows no CTS, for ever; on such a line there is none to wait for.
         driver.flow_control = driver.is_clear_to_send();
         Some(driver)
@@ -157,11 +153,7 @@ mod tests {
 
     #[test]
     fn waits_for_room_and_for_clear_to_send() {
-        let mut model = Model {
-            cts: true,
-            space: 16,
-            ..Model::default()
-        };
+        let mut model = Model { cts: true, space: 16, ..Model::default() };
         let mut driver = Ns16550::new(&mut model).unwrap();
         let mut bytes = 0..40u8;
         assert_eq!(driver.transmit(&mut || bytes.next()), 16);
@@ -181,10 +173,7 @@ mod tests {
         assert_eq!(driver.registers.mcr & 2, 0);
         let before = driver.registers.edges;
         driver.arm(true, false);
-        assert_eq!(
-            (driver.registers.edges, driver.registers.mcr & 2),
-            (before + 1, 2)
-        );
+        assert_eq!((driver.registers.edges, driver.registers.mcr & 2), (before + 1, 2));
     }
 
     #[test]

@@ -30,11 +30,7 @@ impl<R: Registers> Pl011<R> {
         let flow_control = flags.contains(Flags::CTS);
         let mut control = Control::ENABLE | Control::TRANSMIT | Control::RECEIVE | Control::DTR;
         control.set(Control::AUTO_CTS, flow_control);
-        let mut driver = Pl011 {
-            registers,
-            control: Control::empty(),
-            flow_control,
-        };
+        let mut driver = Pl011 { registers, control: Control::empty(), flow_control };
         driver.set(control | driver.request(true));
         Some(driver)
     }
@@ -138,13 +134,7 @@ mod tests {
     }
 
     fn model(present: bool, cts: bool) -> Model {
-        Model {
-            present,
-            cts,
-            queued: 0,
-            received: vec![1, 2],
-            written: Vec::new(),
-        }
+        Model { present, cts, queued: 0, received: vec![1, 2], written: Vec::new() }
     }
 
     #[test]
@@ -155,20 +145,14 @@ mod tests {
             let go = if cts { 0xc000 } else { 0 };
             let control =
                 |driver: &mut Pl011<&mut Model>| core::mem::take(&mut driver.registers.written);
-            assert_eq!(
-                control(&mut driver),
-                [(IMSC, 0), (LCR_H, 0x70), (CR, 0xf01 | go)]
-            );
+            assert_eq!(control(&mut driver), [(IMSC, 0), (LCR_H, 0x70), (CR, 0xf01 | go)]);
             let mut bytes = 0..40u8;
             assert_eq!(driver.transmit(&mut || bytes.next()), 16);
             driver.registers.queued = 14;
             assert_eq!(driver.transmit(&mut || bytes.next()), 2);
             assert_eq!(driver.receive(), Some(1));
             driver.arm(false, true);
-            assert_eq!(
-                control(&mut driver),
-                [(CR, 0x701 | go & 0x8000), (IMSC, 0x20)]
-            );
+            assert_eq!(control(&mut driver), [(CR, 0x701 | go & 0x8000), (IMSC, 0x20)]);
             driver.arm(true, false);
             assert_eq!(control(&mut driver), [(CR, 0xf01 | go), (IMSC, 0x50)]);
         }

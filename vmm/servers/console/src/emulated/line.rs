@@ -147,9 +147,7 @@ impl<W: Wires> Line<W> {
         let mut room = 0;
         if self.can_fill() {
             let admitted = self.admitted.load(SeqCst);
-            room = (self.depth() - fifo.length)
-                .min(self.input.len())
-                .min(admitted);
+            room = (self.depth() - fifo.length).min(self.input.len()).min(admitted);
             // Announced first, so that the main thread sees the bytes in one place or the other.
             self.received.store((fifo.length + room) as u8, SeqCst);
             for _ in 0..room {

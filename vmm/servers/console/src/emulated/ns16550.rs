@@ -90,10 +90,7 @@ impl Ns16550 {
         let mut status = LineStatus::empty();
         status.set(LineStatus::DATA, !guest.fifo.is_empty());
         status.set(LineStatus::OVERRUN, self.line_error.swap(false, SeqCst));
-        status.set(
-            LineStatus::TRANSMIT_EMPTY | LineStatus::IDLE,
-            line.can_transmit(),
-        );
+        status.set(LineStatus::TRANSMIT_EMPTY | LineStatus::IDLE, line.can_transmit());
         status.bits()
     }
 

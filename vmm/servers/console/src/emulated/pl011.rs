@@ -47,11 +47,7 @@ impl Default for Registers {
 
 impl Registers {
     fn depth(&self) -> usize {
-        if self.line_control.contains(LineControl::FIFOS) {
-            FIFO
-        } else {
-            1
-        }
+        if self.line_control.contains(LineControl::FIFOS) { FIFO } else { 1 }
     }
 
     /// A register that is kept and has no effect, and its bits.

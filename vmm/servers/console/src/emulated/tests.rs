@@ -188,11 +188,7 @@ fn check_streams(machine: &Machine<'_>, linux: &mut dyn Linux, actions: Vec<Acti
     let (taken, all) = (machine.taken.borrow(), written.len());
     assert!(*taken == written, "output: {} of {all}", taken.len());
     let read = linux.read();
-    assert!(
-        read.iter().copied().eq(stream(input)),
-        "input: {} of {input}",
-        read.len()
-    );
+    assert!(read.iter().copied().eq(stream(input)), "input: {} of {input}", read.len());
 }
 
 type Check = fn(&Machine<'_>, &mut dyn Linux);
@@ -205,16 +201,10 @@ fn check_endless_input(machine: &Machine<'_>, linux: &mut dyn Linux) {
     linux.set_rts(true);
     while linux.read().len() < COUNT {
         let before = linux.read().len();
-        assert!(
-            machine.take_interrupt(),
-            "no interrupt after {before} bytes"
-        );
+        assert!(machine.take_interrupt(), "no interrupt after {before} bytes");
         linux.interrupt();
         assert!((1..=line::BATCH).contains(&(linux.read().len() - before)));
-        assert!(
-            !machine.take_interrupt(),
-            "the handler returns, and is called at once"
-        );
+        assert!(!machine.take_interrupt(), "the handler returns, and is called at once");
         machine.main_thread(Step::Admit);
     }
     assert!(linux.read().iter().copied().eq(stream(COUNT)));
@@ -230,16 +220,10 @@ fn check_endless_output(machine: &Machine<'_>, linux: &mut dyn Linux) {
         machine.main_thread(Step::Take(usize::MAX));
         machine.main_thread(Step::Admit);
         let before = linux.to_write().len();
-        assert!(
-            machine.take_interrupt(),
-            "no interrupt: {before} bytes left"
-        );
+        assert!(machine.take_interrupt(), "no interrupt: {before} bytes left");
         linux.interrupt();
         let sent = before - linux.to_write().len();
-        assert!(
-            (1..=line::TRANSMIT_BATCH + 32).contains(&sent),
-            "{sent} bytes"
-        );
+        assert!((1..=line::TRANSMIT_BATCH + 32).contains(&sent), "{sent} bytes");
     }
     machine.main_thread(Step::Take(usize::MAX));
     assert!(machine.taken.borrow().iter().copied().eq(stream(COUNT)));

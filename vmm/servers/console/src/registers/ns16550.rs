@@ -130,10 +130,7 @@ pub const IIR_FIFOS: u8 = 0b1100_0000;
 impl FifoControl {
     /// Number of received bytes at which [`Interrupt::Received`] is raised.
     pub fn trigger(self) -> usize {
-        match (
-            self.contains(Self::TRIGGER_HIGH),
-            self.contains(Self::TRIGGER_LOW),
-        ) {
+        match (self.contains(Self::TRIGGER_HIGH), self.contains(Self::TRIGGER_LOW)) {
             (false, false) => 1,
             (false, true) => 4,
             (true, false) => 8,

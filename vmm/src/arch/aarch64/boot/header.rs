@@ -67,9 +67,7 @@ impl KernelHeader {
         if file.starts_with(&[0x1f, 0x8b]) {
             return Err(KernelError::Compressed("gzip"));
         }
-        let header = file
-            .first_chunk::<SIZE>()
-            .ok_or(KernelError::Short(file.len()))?;
+        let header = file.first_chunk::<SIZE>().ok_or(KernelError::Short(file.len()))?;
         if header[4..8] == *b"zimg" {
             return Err(KernelError::Compressed("EFI zboot"));
         }
@@ -94,17 +92,12 @@ impl KernelHeader {
             ));
         }
         if image_size < file.len() as u64 {
-            return Err(KernelError::Invalid(
-                "it needs less memory than it has bytes",
-            ));
+            return Err(KernelError::Invalid("it needs less memory than it has bytes"));
         }
         if image_size > 1 << 40 {
             return Err(KernelError::Invalid("it needs more than 1 TiB of memory"));
         }
-        Ok(KernelHeader {
-            text_offset,
-            image_size,
-        })
+        Ok(KernelHeader { text_offset, image_size })
     }
 }
 
@@ -131,10 +124,7 @@ mod tests {
         let file = testing::image(0x1000);
         assert_eq!(
             KernelHeader::parse(&file),
-            Ok(KernelHeader {
-                text_offset: 0,
-                image_size: 0x2000
-            })
+            Ok(KernelHeader { text_offset: 0, image_size: 0x2000 })
         );
         let parse = |at: usize, bytes: &[u8]| {
             let mut file = file.clone();
@@ -148,10 +138,7 @@ mod tests {
         assert_eq!(parse(24, &[1]), KernelError::BigEndian);
         assert!(matches!(parse(8, &[1]), KernelError::Invalid(_)));
         assert!(matches!(parse(16, &[255; 8]), KernelError::Invalid(_)));
-        assert!(matches!(
-            parse(16, &0xfffu64.to_le_bytes()),
-            KernelError::Invalid(_)
-        ));
+        assert!(matches!(parse(16, &0xfffu64.to_le_bytes()), KernelError::Invalid(_)));
         for size in 0..SIZE {
             assert!(KernelHeader::parse(&file[..size]).is_err(), "{size}");
         }

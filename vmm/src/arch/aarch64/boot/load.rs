@@ -32,11 +32,7 @@ pub struct Start {
 impl Start {
     /// Address and size of what was written to the guest's RAM.
     pub fn written(&self) -> [(u64, u64); 3] {
-        [
-            (self.entry, self.kernel_size),
-            (self.device_tree, self.device_tree_size),
-            self.initrd,
-        ]
+        [(self.entry, self.kernel_size), (self.device_tree, self.device_tree_size), self.initrd]
     }
 }
 
@@ -109,11 +105,9 @@ pub fn load(
         return Err(LoadError::Other(Obstacle::DeviceTree));
     }
     let no_room = |NotRam| LoadError::NoRoomForKernel(header.image_size);
-    ram.write(GuestPhys(place.kernel), kernel)
-        .map_err(no_room)?;
+    ram.write(GuestPhys(place.kernel), kernel).map_err(no_room)?;
     ram.write(GuestPhys(place.tree), &tree).map_err(no_room)?;
-    ram.write(GuestPhys(place.initrd.start), initrd)
-        .map_err(no_room)?;
+    ram.write(GuestPhys(place.initrd.start), initrd).map_err(no_room)?;
     Ok(Start {
         entry: place.kernel,
         device_tree: place.tree,
@@ -146,11 +140,7 @@ fn place(ram: &GuestRam, header: &KernelHeader, initrd: u64) -> Result<Place, Lo
         let end = start.saturating_add(initrd);
         let window = kernel & !((1 << 30) - 1);
         if end <= range.end && end - window <= WINDOW {
-            return Ok(Place {
-                kernel,
-                tree,
-                initrd: start..end,
-            });
+            return Ok(Place { kernel, tree, initrd: start..end });
         }
         error = LoadError::Other(Obstacle::NoRoomForInitrd(initrd));
     }
@@ -165,11 +155,7 @@ mod tests {
     use crate::memory::testing::ram;
 
     const MIB: usize = 1 << 20;
-    const MACHINE: Machine = Machine {
-        vcpus: 1,
-        gic: Version::V3,
-        serial: None,
-    };
+    const MACHINE: Machine = Machine { vcpus: 1, gic: Version::V3, serial: None };
 
     #[test]
     fn a_guest_is_where_its_start_says() {
@@ -179,14 +165,8 @@ mod tests {
         let start = load(&ram, &kernel, b"disk", "quiet", &MACHINE).unwrap();
         assert_eq!((start.entry, start.device_tree), (0x5000_0000, 0x5020_0000));
         assert_eq!(ram.read_u32(GuestPhys(start.entry + 0x1000)), Ok(0x90));
-        assert_eq!(
-            ram.read_u32(GuestPhys(start.device_tree)),
-            Ok(0xd00d_feedu32.swap_bytes())
-        );
-        assert_eq!(
-            ram.read_u32(GuestPhys(start.initrd.0)),
-            Ok(u32::from_le_bytes(*b"disk"))
-        );
+        assert_eq!(ram.read_u32(GuestPhys(start.device_tree)), Ok(0xd00d_feedu32.swap_bytes()));
+        assert_eq!(ram.read_u32(GuestPhys(start.initrd.0)), Ok(u32::from_le_bytes(*b"disk")));
     }
 
     #[test]
@@ -197,31 +177,17 @@ mod tests {
             load(&small, kernel, initrd, cmdline, &MACHINE).map(|start| start.initrd)
         };
         let disk = vec![1; MIB + 1];
-        assert_eq!(
-            try_load(&kernel, &disk[1..], ""),
-            Ok((0x4040_0000, MIB as u64))
-        );
+        assert_eq!(try_load(&kernel, &disk[1..], ""), Ok((0x4040_0000, MIB as u64)));
         assert_eq!(
             try_load(&kernel, &disk, ""),
-            Err(LoadError::Other(Obstacle::NoRoomForInitrd(
-                disk.len() as u64
-            )))
+            Err(LoadError::Other(Obstacle::NoRoomForInitrd(disk.len() as u64)))
         );
         let mut large = kernel.clone();
         large[16..24].copy_from_slice(&(6 * MIB as u64).to_le_bytes());
-        assert_eq!(
-            try_load(&large, &[], ""),
-            Err(LoadError::NoRoomForKernel(6 * MIB as u64))
-        );
+        assert_eq!(try_load(&large, &[], ""), Err(LoadError::NoRoomForKernel(6 * MIB as u64)));
         let long = "x".repeat(2048);
-        assert_eq!(
-            try_load(&kernel, &[], &long),
-            Err(LoadError::LongCmdline(2048, 2047))
-        );
-        assert_eq!(
-            try_load(&kernel, &[], "a\0b"),
-            Err(LoadError::Other(Obstacle::BrokenCmdline))
-        );
+        assert_eq!(try_load(&kernel, &[], &long), Err(LoadError::LongCmdline(2048, 2047)));
+        assert_eq!(try_load(&kernel, &[], "a\0b"), Err(LoadError::Other(Obstacle::BrokenCmdline)));
         assert_eq!(
             load(&ram(&[(0, 16 * MIB)]), &kernel, &[], "", &MACHINE),
             Err(LoadError::Other(Obstacle::MisplacedRam(0)))

@@ -67,8 +67,7 @@ impl Gic {
                 continue;
             };
             let (pending, active) = (value & LIST_PENDING != 0, value & LIST_ACTIVE != 0);
-            self.bank(vcpu, place.bank)
-                .take_back(place.bit, pending, active);
+            self.bank(vcpu, place.bank).take_back(place.bit, pending, active);
             if v2 && intid < 16 {
                 let private = &mut self.private[vcpu];
                 let sgi = usize::from(intid);
@@ -103,9 +102,8 @@ impl Gic {
         }
         for &key in chosen {
             if !slots.contains(&intid_of(key))
-                && let Some(free) = slots[..self.list_registers]
-                    .iter_mut()
-                    .find(|slot| **slot == EMPTY)
+                && let Some(free) =
+                    slots[..self.list_registers].iter_mut().find(|slot| **slot == EMPTY)
             {
                 *free = intid_of(key);
             }
@@ -144,11 +142,7 @@ impl Gic {
     /// masked at the CPU interface.
     pub fn wakes(list: &List, vmcr: u64) -> bool {
         list.iter().any(|&value| {
-            let group = if value & LIST_GROUP1 != 0 {
-                GROUP1_ON
-            } else {
-                GROUP0_ON
-            };
+            let group = if value & LIST_GROUP1 != 0 { GROUP1_ON } else { GROUP0_ON };
             value & LIST_PENDING != 0
                 && vmcr & group != 0
                 && value >> LIST_PRIORITY_SHIFT & 0xff < vmcr >> MASK_SHIFT & 0xff

@@ -172,10 +172,7 @@ impl Machine {
             .filter(|value| **value & LIST_STATE == LIST_PENDING && priority(**value) < running)
             .min_by_key(|value| (priority(**value), **value & 0x3ff))?;
         *best = *best & !LIST_STATE | LIST_ACTIVE;
-        let taken = (
-            (*best & 0x3ff) as u32,
-            (*best >> LIST_SOURCE_SHIFT & 7) as u8,
-        );
+        let taken = ((*best & 0x3ff) as u32, (*best >> LIST_SOURCE_SHIFT & 7) as u8);
         cpu.running.push((taken, priority(*best)));
         self.maintenance(vcpu);
         Some(taken)
@@ -226,9 +223,7 @@ impl Model {
         let all = sgis
             .map(|taken| (0, *taken))
             .chain(spis.map(|spi| (self.priority[*spi as usize], (32 + spi, 0))));
-        let (priority, taken) = all
-            .min()
-            .filter(|(priority, _)| self.on && *priority < running)?;
+        let (priority, taken) = all.min().filter(|(priority, _)| self.on && *priority < running)?;
         if taken.0 < 16 {
             self.sgis[vcpu].remove(&taken);
         } else {
@@ -319,9 +314,7 @@ fn run(version: Version, list_registers: u32, events: Vec<Event>) {
             kicks.remove(0);
             machine.settle(kicks);
         }
-        let seen = machine
-            .gic
-            .read(0, Frame::Distributor, 0x304, 4, &mut kicks);
+        let seen = machine.gic.read(0, Frame::Distributor, 0x304, 4, &mut kicks);
         assert_eq!(seen, active);
     }
     // Everything that is left comes.
@@ -412,10 +405,7 @@ fn a_driver_finds_what_it_looks_for() {
     assert_eq!(v3.frame(0x080a_0000 + 0x4_0000), None);
     let (frame, offset) = v3.frame(0x080a_0000 + 0x2_0008).unwrap();
     assert_eq!(frame, Frame::Redistributor(1));
-    assert_eq!(
-        v3.read(0, frame, offset, 8, &mut kicks),
-        1 << 32 | 1 << 8 | 1 << 4
-    );
+    assert_eq!(v3.read(0, frame, offset, 8, &mut kicks), 1 << 32 | 1 << 8 | 1 << 4);
     assert_eq!(v3.read(0, frame, 0x14, 4, &mut kicks), 6);
     v3.write(0, frame, 0x14, 4, 0, &mut kicks);
     assert_eq!(v3.read(0, frame, 0x14, 4, &mut kicks), 0);

@@ -122,9 +122,8 @@ impl Gic {
             Version::V2 => layout::DISTRIBUTOR_V2_SIZE,
             Version::V3 => layout::DISTRIBUTOR_V3_SIZE,
         };
-        if let Some(offset) = address
-            .checked_sub(layout::DISTRIBUTOR)
-            .filter(|offset| *offset < size)
+        if let Some(offset) =
+            address.checked_sub(layout::DISTRIBUTOR).filter(|offset| *offset < size)
         {
             return Some((Frame::Distributor, offset as u32));
         }

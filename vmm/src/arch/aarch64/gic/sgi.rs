@@ -32,11 +32,7 @@ impl Sgi {
             2 => Targets::Own,
             _ => return None,
         };
-        Some(Sgi {
-            intid: (value & 15) as u8,
-            targets,
-            group1: true,
-        })
+        Some(Sgi { intid: (value & 15) as u8, targets, group1: true })
     }
 
     /// A write to a GICv3's ICC_SGI1R_EL1 or, with `group1` false, ICC_SGI0R_EL1 or ICC_ASGI1R_EL1 (IHI 0069,
@@ -50,11 +46,7 @@ impl Sgi {
         } else {
             Targets::List(value as u16)
         };
-        Sgi {
-            intid: (value >> 24 & 15) as u8,
-            targets,
-            group1,
-        }
+        Sgi { intid: (value >> 24 & 15) as u8, targets, group1 }
     }
 }
 

@@ -36,10 +36,7 @@ impl<P: Platform> Vcpu<P> {
             // Nothing is cached of a device.
             return self.skip(instruction_length(esr));
         }
-        let abort = Exception::DataAbort {
-            write: esr & WNR != 0,
-            address: linear,
-        };
+        let abort = Exception::DataAbort { write: esr & WNR != 0, address: linear };
         let Some(target) = self.target(at) else {
             self.report(at, "accesses");
             return self.exception(ExitKind::StageTwoFault, abort);
@@ -99,10 +96,7 @@ impl<P: Platform> Vcpu<P> {
     #[cold]
     fn report(&mut self, at: GuestPhys, what: &str) {
         if self.reported_pages.first((at.0 >> 12) as u32) {
-            log::info!(
-                "the guest {what} at {at}, pc {:#x}: external abort",
-                self.state.pc()
-            );
+            log::info!("the guest {what} at {at}, pc {:#x}: external abort", self.state.pc());
         }
     }
 }

@@ -22,11 +22,7 @@ impl<P: Platform> Vcpu<P> {
                 self.platform.kick(self.id);
                 0
             }
-            Call::On {
-                target,
-                entry,
-                context,
-            } => {
+            Call::On { target, entry, context } => {
                 let is_ram = self.vm.ram.contains(GuestPhys(entry), 4);
                 let result = self.vm.powers.lock().on(target, entry, context, is_ram);
                 match result {

@@ -53,9 +53,7 @@ const GIC_REGISTERS: &[(u16, u16, Register)] = &[
 ];
 
 fn find(table: &[(u16, u16, Register)], key: u16) -> Option<Register> {
-    let entry = table
-        .iter()
-        .find(|(first, last, _)| (*first..=*last).contains(&key));
+    let entry = table.iter().find(|(first, last, _)| (*first..=*last).contains(&key));
     entry.map(|(.., register)| *register)
 }
 
@@ -126,17 +124,11 @@ mod tests {
             assert_eq!(first >> 11, last >> 11);
             assert!(first <= last);
         }
-        assert_eq!(
-            find(REGISTERS, key(2, 0, 1, 1, 4)),
-            Some(Register::Is(1 << 3))
-        );
+        assert_eq!(find(REGISTERS, key(2, 0, 1, 1, 4)), Some(Register::Is(1 << 3)));
         // Trace registers, SCXTNUM_EL1, LORID_EL1, an implementation-defined one.
-        for absent in [
-            key(2, 1, 0, 0, 0),
-            key(3, 0, 13, 0, 7),
-            key(3, 0, 10, 4, 7),
-            key(3, 1, 15, 2, 1),
-        ] {
+        for absent in
+            [key(2, 1, 0, 0, 0), key(3, 0, 13, 0, 7), key(3, 0, 10, 4, 7), key(3, 1, 15, 2, 1)]
+        {
             assert_eq!(find(REGISTERS, absent), None);
         }
     }

@@ -64,11 +64,7 @@ impl<P: Platform> Vcpu<P> {
         // What was sent to it before it started waits in its list registers.
         let mut list: List = [0; LIST_REGISTERS];
         let mut kicks = Kicks::default();
-        self.gic_control = self
-            .vm
-            .gic
-            .lock()
-            .fill(self.id as usize, &mut list, &mut kicks);
+        self.gic_control = self.vm.gic.lock().fill(self.id as usize, &mut list, &mut kicks);
         for (i, value) in list.into_iter().enumerate() {
             self.state.set_list(i, value);
         }

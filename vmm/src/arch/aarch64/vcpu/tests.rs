@@ -35,10 +35,7 @@ fn machine(vcpus: u32, version: Version) -> (Vec<Vcpu<World>>, World) {
         id: GuestId::new(HostId(&[(register_key(3, 0, 0, 4, 0), 0x2222)]), version),
         workarounds: 0,
         clock: Clock::new(BOOT),
-        serial: Some(Serial {
-            address: UART,
-            line: 1,
-        }),
+        serial: Some(Serial { address: UART, line: 1 }),
         gic: spin::Mutex::new(Gic::new(version, vcpus, 4)),
         powers: Vm::powers(vcpus, &start),
         stopped: Default::default(),
@@ -46,9 +43,7 @@ fn machine(vcpus: u32, version: Version) -> (Vec<Vcpu<World>>, World) {
     }));
     let world = World::default();
     world.counter.set(BOOT);
-    let mut all: Vec<_> = (0..vcpus)
-        .map(|id| Vcpu::new(vm, id, page(), world.clone()))
-        .collect();
+    let mut all: Vec<_> = (0..vcpus).map(|id| Vcpu::new(vm, id, page(), world.clone())).collect();
     assert_eq!(exit(&mut all[0], ExitKind::Startup, [0; 3]), Groups::all());
     all[0].state.set_vmcr(OPEN);
     (all, world)
@@ -65,11 +60,7 @@ fn access(vcpu: &mut Vcpu<World>, address: u64, write: Option<u32>) -> Groups {
         vcpu.state.set_gpr(5, value.into());
         esr |= WNR;
     }
-    exit(
-        vcpu,
-        ExitKind::StageTwoFault,
-        [u64::from(esr) << 32 | FAULT_READ, address, 0],
-    )
+    exit(vcpu, ExitKind::StageTwoFault, [u64::from(esr) << 32 | FAULT_READ, address, 0])
 }
 
 fn system(vcpu: &mut Vcpu<World>, key: u16, read: bool) -> Groups {
@@ -110,9 +101,7 @@ fn the_boot_vcpu_starts_as_linux_wants() {
 #[test]
 fn other_vcpus_start_when_they_are_asked_to() {
     let (mut vcpus, world) = machine(2, Version::V3);
-    let [first, second] = &mut vcpus[..] else {
-        panic!()
-    };
+    let [first, second] = &mut vcpus[..] else { panic!() };
     let groups = exit(second, ExitKind::Startup, [0; 3]);
     assert!(halted(second, groups));
     // Somebody else's signal is none to start.
@@ -124,10 +113,7 @@ fn other_vcpus_start_when_they_are_asked_to() {
     let groups = exit(second, ExitKind::Kick, [KICK_VCPU, 0, 0]);
     assert_eq!(groups, Groups::all());
     assert_eq!(second.state.pc(), RAM + 0x40);
-    assert_eq!(
-        (second.state.gpr(0), second.state.vmpidr()),
-        (9, 1 << 31 | 1)
-    );
+    assert_eq!((second.state.gpr(0), second.state.vmpidr()), (9, 1 << 31 | 1));
 
     // CPU_OFF ends it with its next exit; CPU_ON works again.
     call(second, [0x8400_0002, 0, 0, 0]);
@@ -142,10 +128,9 @@ fn other_vcpus_start_when_they_are_asked_to() {
 
 #[test]
 fn a_guest_ends_its_machine() {
-    for (function, reason) in [
-        (0x8400_0008, StopReason::PowerOff),
-        (0x8400_0009, StopReason::Reset),
-    ] {
+    for (function, reason) in
+        [(0x8400_0008, StopReason::PowerOff), (0x8400_0009, StopReason::Reset)]
+    {
         let (mut vcpus, world) = machine(2, Version::V3);
         let (groups, _) = call(&mut vcpus[0], [function, 0, 0, 0]);
         assert!(halted(&vcpus[0], groups));
@@ -158,10 +143,7 @@ fn a_guest_ends_its_machine() {
     let (mut vcpus, world) = machine(1, Version::V3);
     vcpus[0].state.set_gpr(0, 0x8400_0008);
     exit(&mut vcpus[0], ExitKind::Hypercall, [1, 0, 0]);
-    assert_eq!(
-        (vcpus[0].state.gpr(0), world.stopped.get()),
-        (u64::MAX, None)
-    );
+    assert_eq!((vcpus[0].state.gpr(0), world.stopped.get()), (u64::MAX, None));
     // SMC: the instruction is skipped.
     let (mut vcpus, _) = machine(1, Version::V3);
     vcpus[0].state.set_gpr(0, 0x8400_0000);
@@ -225,15 +207,9 @@ fn interrupts_go_to_the_vcpu_they_are_routed_to() {
     open_gic(&mut vcpus[0]);
     access(&mut vcpus[0], GICD + 0x6100 + 8, Some(1));
     world.kicked.take();
-    assert_eq!(
-        exit(&mut vcpus[0], ExitKind::Kick, [2, 0, 0]),
-        Groups::empty()
-    );
+    assert_eq!(exit(&mut vcpus[0], ExitKind::Kick, [2, 0, 0]), Groups::empty());
     assert_eq!(world.kicked.take(), [1]);
-    assert_eq!(
-        exit(&mut vcpus[1], ExitKind::Kick, [KICK_VCPU, 0, 0]),
-        Groups::GIC
-    );
+    assert_eq!(exit(&mut vcpus[1], ExitKind::Kick, [KICK_VCPU, 0, 0]), Groups::GIC);
     assert_eq!(vcpus[1].state.list(0) & 0x3ff, 33);
     // An SGI to all others, by system register.
     vcpus[0].state.set_gpr(5, 1 << 40 | 3 << 24);
@@ -267,10 +243,7 @@ fn devices_answer_and_nothing_else_does() {
     assert_eq!(vcpu.state.esr_el1(), 0x9600_0010);
     // Of a GICv2 there is neither a redistributor nor a system register.
     assert_eq!(access(vcpu, 0x080a_0000, None), exception::NEEDED);
-    assert_eq!(
-        system(vcpu, register_key(3, 0, 12, 11, 5), false),
-        Groups::empty()
-    );
+    assert_eq!(system(vcpu, register_key(3, 0, 12, 11, 5), false), Groups::empty());
     // What a guest needs seldom costs it no longer after some time.
     world.widened.take();
     for _ in 0..TICKS {
@@ -294,14 +267,8 @@ fn registers_answer_by_policy() {
         assert_eq!(system(vcpu, key, true), Groups::PC);
         assert_eq!(vcpu.state.gpr(5), value);
     }
-    assert_eq!(
-        system(vcpu, register_key(3, 0, 10, 4, 7), true),
-        Groups::empty()
-    );
-    assert_eq!(
-        system(vcpu, register_key(3, 0, 10, 4, 7), true),
-        exception::NEEDED
-    );
+    assert_eq!(system(vcpu, register_key(3, 0, 10, 4, 7), true), Groups::empty());
+    assert_eq!(system(vcpu, register_key(3, 0, 10, 4, 7), true), exception::NEEDED);
     assert_eq!(vcpu.state.pc(), 0x200);
 }
 

@@ -37,13 +37,7 @@ pub struct IoApic {
 
 impl Default for IoApic {
     fn default() -> IoApic {
-        IoApic {
-            select: 0,
-            id: u32::from(ID) << 24,
-            table: [MASKED; PINS],
-            lines: 0,
-            edges: 0,
-        }
+        IoApic { select: 0, id: u32::from(ID) << 24, table: [MASKED; PINS], lines: 0, edges: 0 }
     }
 }
 

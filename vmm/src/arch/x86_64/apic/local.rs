@@ -191,11 +191,7 @@ impl LocalApic {
     /// Processor priority: what an interrupt has to exceed by its class.
     fn priority(&self) -> u8 {
         let service = self.in_service.highest().unwrap_or(0);
-        if self.tpr >> 4 >= service >> 4 {
-            self.tpr
-        } else {
-            service & 0xf0
-        }
+        if self.tpr >> 4 >= service >> 4 { self.tpr } else { service & 0xf0 }
     }
 
     /// The interrupt that the processor should take next, if there is one.
@@ -231,11 +227,7 @@ impl LocalApic {
             return Effect::None;
         };
         self.in_service.remove(vector);
-        if self.level.contains(vector) {
-            Effect::EndOfLevel(vector)
-        } else {
-            Effect::Interrupts
-        }
+        if self.level.contains(vector) { Effect::EndOfLevel(vector) } else { Effect::Interrupts }
     }
 
     /// Takes an interrupt with a vector. Without a software-enabled APIC it is lost, as on the processor.
@@ -473,12 +465,7 @@ impl LocalApic {
         if delivery == Delivery::Init && low & (1 << 15 | 1 << 14) == 1 << 15 {
             return Effect::None;
         }
-        Effect::Send(Message {
-            destination,
-            delivery,
-            vector,
-            level: false,
-        })
+        Effect::Send(Message { destination, delivery, vector, level: false })
     }
 }
 

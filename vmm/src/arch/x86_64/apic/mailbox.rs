@@ -132,8 +132,7 @@ impl Mailbox {
         let change = |change: fn(u32, u32) -> u32| {
             let page = u32::from(message.vector) << flag::PAGE_SHIFT;
             let update = |flags| Some(change(flags, page));
-            self.flags
-                .fetch_update(Ordering::SeqCst, Ordering::SeqCst, update)
+            self.flags.fetch_update(Ordering::SeqCst, Ordering::SeqCst, update)
         };
         let before = match message.delivery {
             Delivery::Fixed | Delivery::LowestPriority => {
@@ -193,12 +192,7 @@ mod tests {
     use super::*;
 
     fn message(delivery: Delivery, vector: u8, level: bool) -> Message {
-        Message {
-            destination: Destination::All,
-            delivery,
-            vector,
-            level,
-        }
+        Message { destination: Destination::All, delivery, vector, level }
     }
 
     #[test]

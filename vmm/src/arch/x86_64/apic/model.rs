@@ -41,10 +41,7 @@ impl Machine {
     fn new() -> Machine {
         let mut local = LocalApic::new(0);
         local.write_mapped(register::SVR, 0x1ff, 0);
-        let mut machine = Machine {
-            io: IoApic::default(),
-            local,
-        };
+        let mut machine = Machine { io: IoApic::default(), local };
         for pin in 0..8 {
             machine.entry(pin, true);
         }
@@ -94,17 +91,8 @@ impl Model {
 
     /// What could be taken: wanted pins that left the I/O APIC.
     fn best(&self, gone: &BTreeSet<usize>) -> Option<u8> {
-        let threshold = self
-            .service
-            .iter()
-            .map(|v| v >> 4)
-            .max()
-            .unwrap_or(0)
-            .max(self.tpr >> 4);
-        gone.iter()
-            .map(|&pin| VECTORS[pin])
-            .filter(|v| v >> 4 > threshold)
-            .max()
+        let threshold = self.service.iter().map(|v| v >> 4).max().unwrap_or(0).max(self.tpr >> 4);
+        gone.iter().map(|&pin| VECTORS[pin]).filter(|v| v >> 4 > threshold).max()
     }
 }
 

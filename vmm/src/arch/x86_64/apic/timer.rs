@@ -168,14 +168,7 @@ mod tests {
         timer.set_divide(0b0011, 0); // 16
         timer.set_initial(100, 1000);
         assert_eq!(timer.next(), Some(2600));
-        assert_eq!(
-            (
-                timer.current(1000),
-                timer.current(1016),
-                timer.current(9999)
-            ),
-            (100, 99, 0)
-        );
+        assert_eq!((timer.current(1000), timer.current(1016), timer.current(9999)), (100, 99, 0));
         assert!(!timer.expire(2599));
         assert!(timer.expire(2600));
         assert!(!timer.expire(u64::MAX));

@@ -59,10 +59,7 @@ impl fmt::Display for KernelError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             KernelError::Short(size) => {
-                write!(
-                    f,
-                    "the kernel file has {size} bytes, too few for a Linux kernel"
-                )
+                write!(f, "the kernel file has {size} bytes, too few for a Linux kernel")
             }
             KernelError::NotLinux => f.write_str(
                 "the kernel file is no Linux kernel image (bzImage): it lacks the signature HdrS",
@@ -127,23 +124,17 @@ impl KernelHeader {
         }
         let alignment = u64::from(u32_at(0x230)?);
         if !alignment.is_power_of_two() || alignment > 1 << 30 {
-            return Err(KernelError::Invalid(
-                "its alignment is no power of two up to 1 GiB",
-            ));
+            return Err(KernelError::Invalid("its alignment is no power of two up to 1 GiB"));
         }
         let (preferred_address, init_size) = (u64_at(0x258)?, u64::from(u32_at(0x260)?));
         if init_size < file.len() as u64 - code_offset as u64 {
-            return Err(KernelError::Invalid(
-                "it needs less memory than it has bytes",
-            ));
+            return Err(KernelError::Invalid("it needs less memory than it has bytes"));
         }
         // The header ends where the jump at 0x200 leads.
         let end = (0x202 + usize::from(u8_at(0x201)?)).clamp(0x264, OFFSET + RAW);
         let mut raw = [0; RAW];
         let raw_length = end - OFFSET;
-        let bytes = file
-            .get(OFFSET..end)
-            .ok_or(KernelError::Short(file.len()))?;
+        let bytes = file.get(OFFSET..end).ok_or(KernelError::Short(file.len()))?;
         raw[..raw_length].copy_from_slice(bytes);
         Ok(KernelHeader {
             raw,
@@ -193,10 +184,7 @@ mod tests {
         let header = KernelHeader::parse(&file).unwrap();
         assert_eq!(header.code_offset, 0x400);
         assert_eq!(header.raw_length, 0x26c - OFFSET);
-        assert_eq!(
-            (header.preferred_address, header.init_size),
-            (0x100_0000, 0x2000)
-        );
+        assert_eq!((header.preferred_address, header.init_size), (0x100_0000, 0x2000));
 
         let parse = |at: usize, bytes: &[u8]| {
             let mut file = file.clone();

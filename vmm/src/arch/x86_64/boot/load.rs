@@ -105,9 +105,7 @@ pub fn load(
     machine: &Machine,
 ) -> Result<Start, LoadError> {
     let header = KernelHeader::parse(kernel).map_err(LoadError::Kernel)?;
-    let most = header
-        .cmdline_max
-        .min((place::CMDLINE.end - place::CMDLINE.start) as usize - 1);
+    let most = header.cmdline_max.min((place::CMDLINE.end - place::CMDLINE.start) as usize - 1);
     if cmdline.len() > most {
         return Err(LoadError::LongCmdline(cmdline.len(), most));
     }
@@ -133,15 +131,9 @@ pub fn load(
         rsdp: GuestPhys(tables.rsdp),
     };
     let map = zero_page::memory_map(ram.ranges(), place::TABLES);
-    ram.write(
-        GuestPhys(place::ZERO_PAGE),
-        &zero_page::build(&header, &placement, &map),
-    )?;
+    ram.write(GuestPhys(place::ZERO_PAGE), &zero_page::build(&header, &placement, &map))?;
     for (i, descriptor) in GDT.iter().enumerate() {
-        ram.write(
-            GuestPhys(place::GDT + i as u64 * 8),
-            &descriptor.to_le_bytes(),
-        )?;
+        ram.write(GuestPhys(place::GDT + i as u64 * 8), &descriptor.to_le_bytes())?;
     }
     ram.write(GuestPhys(place::RESET_VECTOR), &RESET_CODE)?;
     page_tables(ram)?;
@@ -214,10 +206,7 @@ fn initrd_address(
     for range in usable(ram) {
         let end = range.end.min(header.initrd_max.saturating_add(1));
         // Above the kernel if it is in this range, else below it.
-        for part in [
-            kernel.end.max(range.start)..end,
-            range.start..end.min(kernel.start),
-        ] {
+        for part in [kernel.end.max(range.start)..end, range.start..end.min(kernel.start)] {
             let Some(start) = part.end.checked_sub(size) else {
                 continue;
             };
@@ -245,59 +234,36 @@ mod tests {
         let ram = ram(&[(0, 32 * MIB)]);
         let mut kernel = image(0x2000);
         kernel[0x600] = 0x90;
-        let machine = Machine {
-            vcpus: 1,
-            serial: None,
-        };
+        let machine = Machine { vcpus: 1, serial: None };
         let start = load(&ram, &kernel, b"disk", "quiet", &machine).unwrap();
         assert_eq!(start.entry, 0x100_0200);
         assert_eq!(ram.read_u32(GuestPhys(start.entry)), Ok(0x90));
         let field = |at: u64| ram.read_u32(GuestPhys(start.zero_page + at)).unwrap();
         assert_eq!(field(0x202), u32::from_le_bytes(*b"HdrS"));
         assert_eq!((field(0x218), field(0x21c)), (0x1ff_f000, 4));
-        assert_eq!(
-            ram.read_u32(GuestPhys(0x1ff_f000)),
-            Ok(u32::from_le_bytes(*b"disk"))
-        );
+        assert_eq!(ram.read_u32(GuestPhys(0x1ff_f000)), Ok(u32::from_le_bytes(*b"disk")));
         let cmdline = GuestPhys(field(0x228).into());
-        assert_eq!(
-            ram.read_u64(cmdline),
-            Ok(u64::from_le_bytes(*b"quiet\0\0\0"))
-        );
+        assert_eq!(ram.read_u64(cmdline), Ok(u64::from_le_bytes(*b"quiet\0\0\0")));
         assert_eq!(
             ram.read_u64(GuestPhys(field(0x70).into())),
             Ok(u64::from_le_bytes(*b"RSD PTR "))
         );
-        let paging = Paging {
-            cr0: CR0_PE | CR0_PG,
-            cr3: start.cr3,
-            cr4: CR4_PAE,
-            efer: EFER_LMA,
-        };
+        let paging = Paging { cr0: CR0_PE | CR0_PG, cr3: start.cr3, cr4: CR4_PAE, efer: EFER_LMA };
         for linear in [0, start.entry, 0xfee0_0000, 0xffff_ffff] {
-            assert_eq!(
-                paging.translate(&ram, linear, Access::default()),
-                Ok(GuestPhys(linear))
-            );
+            assert_eq!(paging.translate(&ram, linear, Access::default()), Ok(GuestPhys(linear)));
         }
     }
 
     #[test]
     fn what_does_not_fit_is_named() {
         let small = ram(&[(0, 2 * MIB)]);
-        let machine = Machine {
-            vcpus: 1,
-            serial: None,
-        };
+        let machine = Machine { vcpus: 1, serial: None };
         let mut kernel = image(0x2000);
         let try_load = |kernel: &[u8], initrd: &[u8], cmdline: &str| {
             load(&small, kernel, initrd, cmdline, &machine).unwrap_err()
         };
         // 2 MiB alignment leaves no place.
-        assert_eq!(
-            try_load(&kernel, &[], ""),
-            LoadError::NoRoomForKernel(0x3000)
-        );
+        assert_eq!(try_load(&kernel, &[], ""), LoadError::NoRoomForKernel(0x3000));
         kernel[0x230..0x234].copy_from_slice(&0x1000u32.to_le_bytes());
         let start = load(&small, &kernel, &vec![1; MIB - 0x3000], "", &machine).unwrap();
         assert_eq!(start.entry, 0x10_0200);
@@ -307,10 +273,7 @@ mod tests {
             LoadError::Other(Obstacle::NoRoomForInitrd(disk.len() as u64))
         );
         let long = "x".repeat(2048);
-        assert_eq!(
-            try_load(&kernel, &[], &long),
-            LoadError::LongCmdline(2048, 2047)
-        );
+        assert_eq!(try_load(&kernel, &[], &long), LoadError::LongCmdline(2048, 2047));
         let holes = ram(&[(0x10_0000, 32 * MIB)]);
         assert_eq!(
             load(&holes, &kernel, &[], "", &machine),

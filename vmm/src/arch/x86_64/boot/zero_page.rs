@@ -33,10 +33,7 @@ pub fn memory_map(ram: impl Iterator<Item = Range<u64>>, tables: Range<u64>) -> 
     const ROMS: Range<u64> = 0xa_0000..0x10_0000;
     let mut map = Vec::new();
     for range in ram {
-        for part in [
-            range.start..range.end.min(ROMS.start),
-            range.start.max(ROMS.end)..range.end,
-        ] {
+        for part in [range.start..range.end.min(ROMS.start), range.start.max(ROMS.end)..range.end] {
             if part.start < part.end {
                 map.push((part, MapKind::Ram));
             }

@@ -25,16 +25,14 @@ pub(super) const OSXSAVE: u32 = 1 << 27;
 pub(super) const NEEDS_XSAVE: u32 = bits(&[26, 28, 12, 29]);
 /// Leaf 1, EDX. Not: MCE and MCA (no machine check reaches a guest, but Linux wants the pair: shown with
 /// no banks), PSN, DS, ACPI and TM (thermal MSRs), SS, HTT (set with more than one vCPU), PBE.
-pub(super) const BASIC_EDX: u32 = bits(&[
-    0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 12, 13, 14, 15, 16, 17, 19, 23, 24, 25, 26,
-]);
+pub(super) const BASIC_EDX: u32 =
+    bits(&[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 12, 13, 14, 15, 16, 17, 19, 23, 24, 25, 26]);
 
 /// Leaf 7.0, EBX: FSGSBASE, BMI1, AVX2, SMEP, BMI2, ERMS, INVPCID, AVX512F/DQ, RDSEED, ADX, SMAP, AVX512IFMA,
 /// CLFLUSHOPT, CLWB, AVX512CD, SHA, AVX512BW/VL. Not: TSC_ADJUST (Linux then reads it whenever it idles), SGX,
 /// HLE and RTM, RDT, MPX, PT.
-pub(super) const STRUCTURED_EBX: u32 = bits(&[
-    0, 3, 5, 7, 8, 9, 10, 16, 17, 18, 19, 20, 21, 23, 24, 28, 29, 30, 31,
-]);
+pub(super) const STRUCTURED_EBX: u32 =
+    bits(&[0, 3, 5, 7, 8, 9, 10, 16, 17, 18, 19, 20, 21, 23, 24, 28, 29, 30, 31]);
 /// Leaf 7.0, ECX: AVX512_VBMI, UMIP, VBMI2, GFNI, VAES, VPCLMULQDQ, VNNI, BITALG, VPOPCNTDQ, RDPID. Not: PKU, LA57
 /// (not tried), CET, key locker, bus-lock detection, ENQCMD.
 pub(super) const STRUCTURED_ECX: u32 = bits(&[1, 2, 6, 8, 9, 10, 11, 12, 14, 22]);
@@ -78,11 +76,7 @@ pub(super) const RULES: &[Rule] = &[
     Rule(2, Sub::None, [ALL; 4]),
     // Caches, without the number of CPUs that share them; of cores there are those of the guest.
     Rule(4, Sub::UntilNull, [0x0000_3fff, ALL, ALL, ALL]),
-    Rule(
-        7,
-        Sub::Exact(0),
-        [0, STRUCTURED_EBX, STRUCTURED_ECX, STRUCTURED_EDX],
-    ),
+    Rule(7, Sub::Exact(0), [0, STRUCTURED_EBX, STRUCTURED_ECX, STRUCTURED_EDX]),
     Rule(0x8000_0000, Sub::None, [ALL; 4]),
     Rule(0x8000_0001, Sub::None, [ALL, 0, EXTENDED_ECX, EXTENDED_EDX]),
     Rule(0x8000_0002, Sub::None, [ALL; 4]),

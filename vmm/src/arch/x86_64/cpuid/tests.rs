@@ -3,58 +3,25 @@ use super::*;
 
 /// A machine that has everything.
 fn everything(leaf: u32, sub: u32) -> Leaf {
-    let ones = Leaf {
-        eax: ALL,
-        ebx: ALL,
-        ecx: ALL,
-        edx: ALL,
-    };
+    let ones = Leaf { eax: ALL, ebx: ALL, ecx: ALL, edx: ALL };
     match (leaf, sub) {
         (0, _) => Leaf { eax: 0x20, ..ones },
-        (0x8000_0000, _) => Leaf {
-            eax: 0x8000_0020,
-            ..ones
-        },
+        (0x8000_0000, _) => Leaf { eax: 0x8000_0020, ..ones },
         (4, 3..) => Leaf::default(),
-        (0xd, 2) => Leaf {
-            eax: 256,
-            ebx: 576,
-            ..Leaf::default()
-        },
-        (0xd, 5) => Leaf {
-            eax: 64,
-            ebx: 1088,
-            ..Leaf::default()
-        },
-        (0xd, 6) => Leaf {
-            eax: 512,
-            ebx: 1152,
-            ..Leaf::default()
-        },
-        (0xd, 7) => Leaf {
-            eax: 1024,
-            ebx: 1664,
-            ecx: 2,
-            ..Leaf::default()
-        },
+        (0xd, 2) => Leaf { eax: 256, ebx: 576, ..Leaf::default() },
+        (0xd, 5) => Leaf { eax: 64, ebx: 1088, ..Leaf::default() },
+        (0xd, 6) => Leaf { eax: 512, ebx: 1152, ..Leaf::default() },
+        (0xd, 7) => Leaf { eax: 1024, ebx: 1664, ecx: 2, ..Leaf::default() },
         _ => ones,
     }
 }
 
 fn table(xcr0_mask: u64) -> Table {
-    let parameters = Parameters {
-        xcr0_mask,
-        vcpus: 2,
-        tsc_hz: 2_000_000_000,
-    };
+    let parameters = Parameters { xcr0_mask, vcpus: 2, tsc_hz: 2_000_000_000 };
     Table::new(everything, &parameters)
 }
 
-const NOW: Dynamic = Dynamic {
-    apic_id: 1,
-    xcr0: 7,
-    osxsave: true,
-};
+const NOW: Dynamic = Dynamic { apic_id: 1, xcr0: 7, osxsave: true };
 
 #[test]
 fn what_is_not_virtualised_is_hidden() {
@@ -62,10 +29,7 @@ fn what_is_not_virtualised_is_hidden() {
     let basic = table.get(1, 0, &NOW);
     // MONITOR, VMX, PDCM.
     assert_eq!(basic.ecx & bits(&[3, 5, 15]), 0);
-    assert_eq!(
-        basic.ecx & bits(&[21, 24, 26, 27, 31]),
-        bits(&[21, 24, 26, 27, 31])
-    );
+    assert_eq!(basic.ecx & bits(&[21, 24, 26, 27, 31]), bits(&[21, 24, 26, 27, 31]));
     assert_eq!(basic.ebx, 0x0102_ff00);
     let structured = table.get(7, 0, &NOW);
     // TSC_ADJUST, SGX, AVX512F; PKU, LA57; SPEC_CTRL, ARCH_CAPABILITIES.
@@ -85,15 +49,7 @@ fn what_is_not_virtualised_is_hidden() {
 #[test]
 fn state_components_decide_about_their_instructions() {
     let table = table(0xe7);
-    assert_eq!(
-        table.get(0xd, 0, &NOW),
-        Leaf {
-            eax: 0xe7,
-            ebx: 832,
-            ecx: 2688,
-            edx: 0
-        }
-    );
+    assert_eq!(table.get(0xd, 0, &NOW), Leaf { eax: 0xe7, ebx: 832, ecx: 2688, edx: 0 });
     let all = Dynamic { xcr0: 0xe7, ..NOW };
     assert_eq!(table.get(0xd, 1, &all).ebx, 576 + 256 + 64 + 512 + 1024);
     assert_ne!(table.get(7, 0, &NOW).ebx & 1 << 16, 0);
@@ -109,14 +65,7 @@ fn state_components_decide_about_their_instructions() {
     ] {
         assert_eq!(table.allows_xcr0(value), good, "{value:#x}");
     }
-    let none = super::Table::new(
-        everything,
-        &Parameters {
-            xcr0_mask: 3,
-            vcpus: 1,
-            tsc_hz: 1,
-        },
-    );
+    let none = super::Table::new(everything, &Parameters { xcr0_mask: 3, vcpus: 1, tsc_hz: 1 });
     assert!(!none.has_xsave());
     assert_eq!(none.get(1, 0, &NOW).ecx & NEEDS_XSAVE, 0);
     assert_eq!(none.get(0xd, 0, &NOW), Leaf::default());
@@ -127,17 +76,10 @@ fn several_vcpus_are_cores_of_one_package() {
     let vendor = |name: &[u8; 4], vcpus| {
         let name = u32::from_le_bytes(*name);
         let host = move |leaf, sub| match everything(leaf, sub) {
-            answer if leaf == 0 => Leaf {
-                ebx: name,
-                ..answer
-            },
+            answer if leaf == 0 => Leaf { ebx: name, ..answer },
             answer => answer,
         };
-        let parameters = Parameters {
-            xcr0_mask: 7,
-            vcpus,
-            tsc_hz: 1,
-        };
+        let parameters = Parameters { xcr0_mask: 7, vcpus, tsc_hz: 1 };
         let table = Table::new(host, &parameters);
         let leaf = |number| table.get(number, 0, &NOW);
         (
@@ -156,26 +98,8 @@ fn several_vcpus_are_cores_of_one_package() {
 fn kvm_and_topology() {
     let table = table(7);
     let signature = table.get(0x4000_0000, 0, &NOW);
-    assert_eq!(
-        (signature.eax, signature.ebx),
-        (0x4000_0010, u32::from_le_bytes(*b"KVMK"))
-    );
+    assert_eq!((signature.eax, signature.ebx), (0x4000_0010, u32::from_le_bytes(*b"KVMK")));
     assert_eq!(table.get(0x4000_0010, 0, &NOW).eax, 2_000_000);
-    assert_eq!(
-        table.get(0xb, 1, &NOW),
-        Leaf {
-            eax: 1,
-            ebx: 2,
-            ecx: 0x201,
-            edx: 1
-        }
-    );
-    assert_eq!(
-        table.get(0xb, 2, &NOW),
-        Leaf {
-            ecx: 2,
-            edx: 1,
-            ..Leaf::default()
-        }
-    );
+    assert_eq!(table.get(0xb, 1, &NOW), Leaf { eax: 1, ebx: 2, ecx: 0x201, edx: 1 });
+    assert_eq!(table.get(0xb, 2, &NOW), Leaf { ecx: 2, edx: 1, ..Leaf::default() });
 }

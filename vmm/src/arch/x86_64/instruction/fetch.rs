@@ -41,17 +41,8 @@ pub fn fetch(ram: &GuestRam, state: &StatePage) -> Result<Fetched, EmulationErro
     let bits = code_bits(state, &paging);
     let rip = state.rip();
     let base = state.cs().base;
-    let linear = if bits == 64 {
-        rip
-    } else {
-        base.wrapping_add(rip) & 0xffff_ffff
-    };
-    let mut fetched = Fetched {
-        bytes: [0; LONGEST],
-        length: 0,
-        bits,
-        rip,
-    };
+    let linear = if bits == 64 { rip } else { base.wrapping_add(rip) & 0xffff_ffff };
+    let mut fetched = Fetched { bytes: [0; LONGEST], length: 0, bits, rip };
     // At most two pages.
     while fetched.length < LONGEST {
         let at = linear.wrapping_add(fetched.length as u64);
@@ -62,8 +53,7 @@ pub fn fetch(ram: &GuestRam, state: &StatePage) -> Result<Fetched, EmulationErro
             .map_err(|error| EmulationError::walk(error, at))
             .and_then(|physical| {
                 let bytes = &mut fetched.bytes[fetched.length..end];
-                ram.read(physical, bytes)
-                    .map_err(|_| EmulationError::Unsupported)
+                ram.read(physical, bytes).map_err(|_| EmulationError::Unsupported)
             });
         match part {
             Ok(()) => {}
@@ -82,10 +72,6 @@ impl Fetched {
         let bytes = &self.bytes[..self.length];
         let instruction =
             Decoder::with_ip(self.bits, bytes, self.rip, DecoderOptions::NONE).decode();
-        if instruction.is_invalid() {
-            Err(EmulationError::Unsupported)
-        } else {
-            Ok(instruction)
-        }
+        if instruction.is_invalid() { Err(EmulationError::Unsupported) } else { Ok(instruction) }
     }
 }

@@ -154,13 +154,7 @@ fn single(
         new
     } else {
         let target = register(0)?;
-        let (result, new) = compute(
-            operation,
-            target.read(state),
-            bus.read(at, size),
-            size,
-            flags,
-        );
+        let (result, new) = compute(operation, target.read(state), bus.read(at, size), size, flags);
         if keep {
             target.write(state, result);
         }
@@ -207,11 +201,7 @@ fn repeat(
                 bus.write(at, size, value);
             } else {
                 let value = bus.read(at, size);
-                if memory
-                    .ram
-                    .write(physical, &value.to_le_bytes()[..size.into()])
-                    .is_err()
-                {
+                if memory.ram.write(physical, &value.to_le_bytes()[..size.into()]).is_err() {
                     bus.write(physical, size, value);
                 }
             }
@@ -262,10 +252,7 @@ mod tests {
         let (ram, mut state) = guest(code, b"abcdefgh");
         prepare(&mut state);
         let mut device = Device::default();
-        let fault = Fault {
-            at: GuestPhys(AT),
-            write,
-        };
+        let fault = Fault { at: GuestPhys(AT), write };
         let result = emulate(&ram, &mut state, fault, &mut device);
         (state, device, result)
     }
@@ -274,10 +261,7 @@ mod tests {
     fn moves_and_arithmetic() {
         // mov [edi], eax
         let (state, device, result) = run(&[0x89, 0x07], true, |s| s.set_gpr(RAX, 0x1_1234_5678));
-        assert_eq!(
-            (device.0, state.rip()),
-            (vec![(AT, 4, 0x1234_5678)], 0x1002)
-        );
+        assert_eq!((device.0, state.rip()), (vec![(AT, 4, 0x1234_5678)], 0x1002));
         assert_eq!(result, Ok(Groups::RIP));
         // mov byte [edi], 7
         let (_, device, _) = run(&[0xc6, 0x07, 7], true, |_| {});
@@ -293,10 +277,7 @@ mod tests {
         // or dword [edi], 0x10000 (RMW); flags: result negative
         let (state, device, result) = run(&[0x81, 0x0f, 0, 0, 1, 0], true, |_| {});
         assert_eq!(device.0, [(AT, 4, u64::MAX), (AT, 4, 0xfff1_f010)]);
-        assert_eq!(
-            (result, state.rflags()),
-            (Ok(Groups::RIP | Groups::RSP_RFLAGS), 0x80)
-        );
+        assert_eq!((result, state.rflags()), (Ok(Groups::RIP | Groups::RSP_RFLAGS), 0x80));
         // test dword [edi], eax: no write
         let (state, device, _) = run(&[0x85, 0x07], false, |_| {});
         assert_eq!((device.0.len(), state.rflags()), (1, 0x44));
@@ -330,14 +311,8 @@ mod tests {
         });
         // The device's address is the fault's.
         assert_eq!(device.0.len(), 6);
-        assert_eq!(
-            (device.0[0], device.0[5]),
-            ((AT, 1, b'a'.into()), (AT + 5, 1, b'f'.into()))
-        );
-        assert_eq!(
-            (state.gpr(RCX), state.gpr(RSI), state.rip()),
-            (0, 0x2006, 0x1002)
-        );
+        assert_eq!((device.0[0], device.0[5]), ((AT, 1, b'a'.into()), (AT + 5, 1, b'f'.into())));
+        assert_eq!((state.gpr(RCX), state.gpr(RSI), state.rip()), (0, 0x2006, 0x1002));
         assert_eq!(result, Ok(Groups::RIP));
         // rep stosd backwards
         let (state, device, _) = run(&[0xf3, 0xab], true, |s| {

@@ -22,26 +22,17 @@ impl Operand {
     /// The operand that a register of the decoder is, if it is a general register.
     pub fn of(register: Register) -> Option<Operand> {
         let number = register as usize;
-        let part = |first: Register, size| Operand {
-            index: number - first as usize,
-            size,
-            high: false,
-        };
+        let part =
+            |first: Register, size| Operand { index: number - first as usize, size, high: false };
         let within =
             |first: Register, last: Register| (first as usize..=last as usize).contains(&number);
         Some(if within(Register::AL, Register::BL) {
             part(Register::AL, 1)
         } else if within(Register::AH, Register::BH) {
-            Operand {
-                high: true,
-                ..part(Register::AH, 1)
-            }
+            Operand { high: true, ..part(Register::AH, 1) }
         } else if within(Register::SPL, Register::R15L) {
             let low = part(Register::SPL, 1);
-            Operand {
-                index: low.index + 4,
-                ..low
-            }
+            Operand { index: low.index + 4, ..low }
         } else if within(Register::AX, Register::R15W) {
             part(Register::AX, 2)
         } else if within(Register::EAX, Register::R15D) {
@@ -109,11 +100,7 @@ pub fn linear_address(
         }
         Operand::of(register).map(|operand| operand.read(state))
     })?;
-    Some(if bits == 64 {
-        address
-    } else {
-        address & 0xffff_ffff
-    })
+    Some(if bits == 64 { address } else { address & 0xffff_ffff })
 }
 
 /// Memory as the guest's current code sees it.
@@ -129,11 +116,7 @@ pub struct Memory<'a> {
 impl<'a> Memory<'a> {
     /// As the state page says; needs groups `CONTROL` and `CS_SS`.
     pub fn of(ram: &'a GuestRam, state: &StatePage) -> Memory<'a> {
-        Memory {
-            ram,
-            paging: Paging::of(state),
-            user: state.ss().access >> 5 & 3 == 3,
-        }
+        Memory { ram, paging: Paging::of(state), user: state.ss().access >> 5 & 3 == 3 }
     }
 
     /// Where a linear address leads. An operand that crosses a page is refused: nothing that is
@@ -147,11 +130,7 @@ impl<'a> Memory<'a> {
         if linear % abi::PAGE_SIZE as u64 + u64::from(size) > abi::PAGE_SIZE as u64 {
             return Err(EmulationError::Unsupported);
         }
-        let access = Access {
-            write,
-            user: self.user,
-            fetch: false,
-        };
+        let access = Access { write, user: self.user, fetch: false };
         self.paging
             .translate(self.ram, linear, access)
             .map_err(|error| EmulationError::walk(error, linear))

@@ -50,11 +50,7 @@ pub struct Plan {
 
 fn set_masked(state: &mut StatePage, index: usize, mask: u64, value: u64) {
     // Addresses of 16 bits leave the rest, those of 32 bits clear it.
-    let keep = if mask == 0xffff {
-        state.gpr(index) & !mask
-    } else {
-        0
-    };
+    let keep = if mask == 0xffff { state.gpr(index) & !mask } else { 0 };
     state.set_gpr(index, keep | value & mask);
 }
 
@@ -69,17 +65,9 @@ impl Plan {
     ) -> Plan {
         let mask = address_mask(instruction);
         let backwards = state.rflags() & DIRECTION != 0;
-        let step = if backwards {
-            (size as u64).wrapping_neg()
-        } else {
-            size.into()
-        };
+        let step = if backwards { (size as u64).wrapping_neg() } else { size.into() };
         let offset = device.0 % abi::PAGE_SIZE as u64;
-        let room = if backwards {
-            offset
-        } else {
-            abi::PAGE_SIZE as u64 - 1 - offset
-        };
+        let room = if backwards { offset } else { abi::PAGE_SIZE as u64 - 1 - offset };
         Plan {
             repeated: instruction.has_rep_prefix() || instruction.has_repne_prefix(),
             mask,
@@ -254,10 +242,7 @@ mod tests {
             s.set_gpr(RCX, 5);
         });
         assert_eq!(written, b"hello".map(u32::from));
-        assert_eq!(
-            (state.gpr(RSI), state.gpr(RCX), state.rip()),
-            (0x2005, 0, 0x1002)
-        );
+        assert_eq!((state.gpr(RSI), state.gpr(RCX), state.rip()), (0x2005, 0, 0x1002));
         // insw, 16-bit addresses: the upper part of the pointer stays.
         let (ram, state, _) = run(&[0x67, 0x66, 0x6d], |s| s.set_gpr(RDI, 0x7_3000));
         assert_eq!(ram.read_u32(GuestPhys(0x3000)), Ok(0x4241));

@@ -61,20 +61,8 @@ impl<P: Platform> Vcpu<P> {
         if !self.wide.contains(ExitKind::Io) {
             return self.widen(ExitKind::Io);
         }
-        let Vcpu {
-            vm,
-            id,
-            platform,
-            state,
-            reported_ports,
-            ..
-        } = self;
-        let mut bus = Ports {
-            vm,
-            id: *id,
-            platform,
-            reported: reported_ports,
-        };
+        let Vcpu { vm, id, platform, state, reported_ports, .. } = self;
+        let mut bus = Ports { vm, id: *id, platform, reported: reported_ports };
         let result = string::port_string(&vm.ram, state, port, &mut bus);
         if self.ended() {
             return self.park();
@@ -94,19 +82,8 @@ impl<P: Platform> Vcpu<P> {
     }
 
     fn ports(&mut self) -> Ports<'_, P> {
-        let Vcpu {
-            vm,
-            id,
-            platform,
-            reported_ports,
-            ..
-        } = self;
-        Ports {
-            vm,
-            id: *id,
-            platform,
-            reported: reported_ports,
-        }
+        let Vcpu { vm, id, platform, reported_ports, .. } = self;
+        Ports { vm, id: *id, platform, reported: reported_ports }
     }
 
     /// An access to guest-physical memory that is no RAM.
@@ -128,36 +105,14 @@ impl<P: Platform> Vcpu<P> {
             return self.exception(vector::UD, None);
         }
         self.sync_pv_eoi();
-        let fault = Fault {
-            at,
-            write: flags & FAULT_WRITE != 0,
-        };
+        let fault = Fault { at, write: flags & FAULT_WRITE != 0 };
         let (vm, now) = (self.vm, self.tsc());
-        let Vcpu {
-            id,
-            platform,
-            state,
-            apic,
-            nmi_pending,
-            reported_pages,
-            ..
-        } = self;
-        let lines = Lines {
-            vm,
-            id: *id,
-            platform,
-            apic,
-            nmi_pending,
-        };
-        let mut bus = Devices {
-            lines,
-            now,
-            reported_pages,
-        };
+        let Vcpu { id, platform, state, apic, nmi_pending, reported_pages, .. } = self;
+        let lines = Lines { vm, id: *id, platform, apic, nmi_pending };
+        let mut bus = Devices { lines, now, reported_pages };
         match mmio::emulate(&vm.ram, state, fault, &mut bus) {
             Ok(groups) => {
-                self.state
-                    .set_interrupt_shadow(self.state.interrupt_shadow() & SHADOW_NMI);
+                self.state.set_interrupt_shadow(self.state.interrupt_shadow() & SHADOW_NMI);
                 groups | self.deliver() | self.update_deadline()
             }
             Err(error) => self.emulation_failed(error),
@@ -242,9 +197,8 @@ impl<P: Platform> PortBus for Ports<'_, P> {
         if size > 1 && matches!(self.device(port), PortDevice::Absent) {
             return ports::absent(size);
         }
-        (0..u16::from(size)).fold(0, |value, i| {
-            value | u32::from(self.byte_in(port.wrapping_add(i))) << (i * 8)
-        })
+        (0..u16::from(size))
+            .fold(0, |value, i| value | u32::from(self.byte_in(port.wrapping_add(i))) << (i * 8))
     }
 
     fn port_out(&mut self, port: u16, size: u8, value: u32) {
@@ -300,11 +254,7 @@ impl<P: Platform> Bus for Devices<'_, P> {
         match self.target(at) {
             // Registers are 16 bytes apart.
             Target::Local(offset) if offset % 16 < 4 => {
-                let value = self
-                    .lines
-                    .apic
-                    .read((offset / 16) as u32, self.now)
-                    .unwrap_or(0);
+                let value = self.lines.apic.read((offset / 16) as u32, self.now).unwrap_or(0);
                 part(value, offset, size)
             }
             Target::Local(_) => 0,

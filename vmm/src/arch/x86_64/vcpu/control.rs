@@ -42,11 +42,7 @@ impl<P: Platform> Vcpu<P> {
             (_, 1) => self.read_control(number).map(|value| {
                 self.state.set_gpr(general, value);
                 // RSP is in a group of its own.
-                if general == abi::vcpu::x86_64::RSP {
-                    Groups::RSP_RFLAGS
-                } else {
-                    Groups::empty()
-                }
+                if general == abi::vcpu::x86_64::RSP { Groups::RSP_RFLAGS } else { Groups::empty() }
             }),
             _ => None,
         };
@@ -83,11 +79,7 @@ impl<P: Platform> Vcpu<P> {
         if (value ^ old) & CR0_PG != 0 {
             // Long mode is active with paging.
             let efer = self.state.efer() & !EFER_LMA;
-            self.state.set_efer(if enables && long {
-                efer | EFER_LMA
-            } else {
-                efer
-            });
+            self.state.set_efer(if enables && long { efer | EFER_LMA } else { efer });
         }
         Some(Groups::CONTROL)
     }
@@ -111,9 +103,7 @@ impl<P: Platform> Vcpu<P> {
         }
         self.sync_pv_eoi();
         let now = self.tsc();
-        let _ = self
-            .apic
-            .write_mapped(register::TPR, (value << 4) as u32, now);
+        let _ = self.apic.write_mapped(register::TPR, (value << 4) as u32, now);
         Some(self.request_window())
     }
 

@@ -70,10 +70,7 @@ impl<P: Platform> Lines<'_, P> {
     /// Writes a register of the I/O APIC.
     pub fn write_io_apic(&mut self, offset: u64, value: u32) {
         let mut message = None;
-        self.vm
-            .io_apic
-            .lock()
-            .write(offset, value, |m| message = Some(m));
+        self.vm.io_apic.lock().write(offset, value, |m| message = Some(m));
         if let Some(message) = message {
             self.send(message, false);
         }
@@ -181,8 +178,7 @@ impl<P: Platform> Vcpu<P> {
     pub(super) fn halt(&mut self, length: u64) -> Groups {
         // Interrupts were off before HLT: STI's shadow ends with it.
         self.halted = true;
-        self.state
-            .set_interrupt_shadow(self.state.interrupt_shadow() & SHADOW_NMI);
+        self.state.set_interrupt_shadow(self.state.interrupt_shadow() & SHADOW_NMI);
         let groups = self.skip(length) | self.deliver_always();
         groups | self.rest_if_deaf()
     }
@@ -200,8 +196,7 @@ impl<P: Platform> Vcpu<P> {
     /// exiting"); an NMI that comes there ends what STI holds back.
     pub(super) fn nmi_window(&mut self) -> Groups {
         if self.nmi_pending {
-            self.state
-                .set_interrupt_shadow(self.state.interrupt_shadow() & SHADOW_NMI);
+            self.state.set_interrupt_shadow(self.state.interrupt_shadow() & SHADOW_NMI);
         }
         self.deliver()
     }

@@ -85,10 +85,7 @@ impl<P: Platform> Vcpu<P> {
                     return Ok(self.apic.command());
                 }
                 let now = self.tsc();
-                self.apic
-                    .read(register, now)
-                    .map_err(|_| Refusal::Protection)?
-                    .into()
+                self.apic.read(register, now).map_err(|_| Refusal::Protection)?.into()
             }
             Msr::TscDeadline => self.apic.timer().deadline(),
             Msr::Tsc => self.tsc(),
@@ -140,10 +137,8 @@ impl<P: Platform> Vcpu<P> {
                     return Err(Refusal::Protection);
                 }
                 let now = self.tsc();
-                let effect = self
-                    .apic
-                    .write_msr(register, value, now)
-                    .map_err(|_| Refusal::Protection)?;
+                let effect =
+                    self.apic.write_msr(register, value, now).map_err(|_| Refusal::Protection)?;
                 self.apply(effect);
                 self.lines().publish();
                 Ok(self.request_window() | self.update_deadline())
@@ -169,10 +164,7 @@ impl<P: Platform> Vcpu<P> {
                 self.wall_clock = value;
                 self.wall_version = self.wall_version.wrapping_add(2);
                 let at = GuestPhys(value & !3);
-                let _ = self
-                    .vm
-                    .clock
-                    .publish_wall(&self.vm.ram, at, self.wall_version);
+                let _ = self.vm.clock.publish_wall(&self.vm.ram, at, self.wall_version);
                 none
             }
             Msr::PvEoi => self.set_pv_eoi(value),
@@ -232,10 +224,7 @@ impl<P: Platform> Vcpu<P> {
         self.clock_version = self.clock_version.wrapping_add(2);
         let at = GuestPhys(self.system_time & !1);
         // Without RAM there the guest sees no time.
-        let _ = self
-            .vm
-            .clock
-            .publish(&self.vm.ram, at, self.clock_version, self.clock_origin);
+        let _ = self.vm.clock.publish(&self.vm.ram, at, self.clock_version, self.clock_origin);
     }
 
     fn set_pv_eoi(&mut self, value: u64) -> Result<Groups, Refusal> {

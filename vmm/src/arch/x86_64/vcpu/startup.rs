@@ -44,14 +44,7 @@ const INIT: Groups = Groups::RIP
 const UNUSABLE: u32 = 1 << 16;
 
 const fn segment(selector: u16, access: u32, limit: u32) -> Segment {
-    Segment {
-        selector,
-        reserved: 0,
-        access,
-        limit,
-        reserved2: 0,
-        base: 0,
-    }
+    Segment { selector, reserved: 0, access, limit, reserved2: 0, base: 0 }
 }
 
 impl<P: Platform> Vcpu<P> {
@@ -80,10 +73,7 @@ impl<P: Platform> Vcpu<P> {
         state.set_gs(data);
         state.set_ldtr(segment(0, UNUSABLE, 0));
         state.set_tr(segment(0, TASK, 0xffff));
-        state.set_gdtr(Table {
-            limit: start.gdt_limit,
-            base: start.gdt,
-        });
+        state.set_gdtr(Table { limit: start.gdt_limit, base: start.gdt });
         state.set_idtr(Table { limit: 0, base: 0 });
         Groups::all()
     }
@@ -144,10 +134,7 @@ impl<P: Platform> Vcpu<P> {
         state.set_gs(data);
         state.set_ldtr(segment(0, LDT, REAL_LIMIT));
         state.set_tr(segment(0, TASK, REAL_LIMIT));
-        let table = Table {
-            limit: REAL_LIMIT.into(),
-            base: 0,
-        };
+        let table = Table { limit: REAL_LIMIT.into(), base: 0 };
         state.set_gdtr(table);
         state.set_idtr(table);
         state.set_inject(0);

@@ -27,26 +27,13 @@ fn vcpu() -> (Vcpu<World>, World) {
 
 /// A VM whose first vCPU has started, and the others wait for that.
 fn machine(count: u32) -> (Vec<Vcpu<World>>, World) {
-    let parameters = cpuid::Parameters {
-        xcr0_mask: 7,
-        vcpus: count,
-        tsc_hz: 1_000_000_000,
-    };
+    let parameters = cpuid::Parameters { xcr0_mask: 7, vcpus: count, tsc_hz: 1_000_000_000 };
     let vm = Box::leak(Box::new(Vm {
         ram: ram(&[(0, 0x1_0000)]),
-        start: Start {
-            entry: 0x1000,
-            zero_page: 0x7000,
-            cr3: 0x8000,
-            gdt: 0x6000,
-            gdt_limit: 31,
-        },
+        start: Start { entry: 0x1000, zero_page: 0x7000, cr3: 0x8000, gdt: 0x6000, gdt_limit: 31 },
         cpuid: cpuid::Table::new(|_, _| Leaf::default(), &parameters),
         clock: Clock::new(1_000_000_000),
-        serial: Some(Serial {
-            port: 0x3f8,
-            line: 4,
-        }),
+        serial: Some(Serial { port: 0x3f8, line: 4 }),
         io_apic: Default::default(),
         mailboxes: Default::default(),
         vcpus: count,
@@ -56,9 +43,7 @@ fn machine(count: u32) -> (Vec<Vcpu<World>>, World) {
     }));
     let world = World::default();
     world.counter.set(BOOT);
-    let mut vcpus: Vec<_> = (0..count)
-        .map(|id| Vcpu::new(vm, id, page(), world.clone()))
-        .collect();
+    let mut vcpus: Vec<_> = (0..count).map(|id| Vcpu::new(vm, id, page(), world.clone())).collect();
     for vcpu in &mut vcpus {
         assert_eq!(exit(vcpu, ExitKind::Startup, [0; 3]), Groups::all());
     }
@@ -66,11 +51,7 @@ fn machine(count: u32) -> (Vec<Vcpu<World>>, World) {
     let vcpu = &mut vcpus[0];
     vcpu.state.set_cr0(1);
     vcpu.state.set_efer(0);
-    vcpu.state.set_cs(Segment {
-        access: 0xc09b,
-        limit: u32::MAX,
-        ..Segment::default()
-    });
+    vcpu.state.set_cs(Segment { access: 0xc09b, limit: u32::MAX, ..Segment::default() });
     (vcpus, world)
 }
 
@@ -160,25 +141,16 @@ fn halt_ends_with_an_interrupt_and_with_nothing_else() {
     let groups = exit(&mut vcpu, ExitKind::Halt, [0; 3]);
     assert_eq!(groups, Groups::RIP | Groups::EVENTS);
     assert_eq!(vcpu.state.controls(), CONTROL_HALT);
-    assert_eq!(
-        (vcpu.state.rip(), vcpu.state.interrupt_shadow()),
-        (0x1002, 0)
-    );
+    assert_eq!((vcpu.state.rip(), vcpu.state.interrupt_shadow()), (0x1002, 0));
     // Line 4 is masked: back to sleep. The halt is one reply's worth: the kernel saves 0.
     vcpu.state.set_controls(0);
-    assert_eq!(
-        exit(&mut vcpu, ExitKind::Kick, [1 << 4, 0, 0]),
-        Groups::EVENTS
-    );
+    assert_eq!(exit(&mut vcpu, ExitKind::Kick, [1 << 4, 0, 0]), Groups::EVENTS);
     assert_eq!(vcpu.state.controls(), CONTROL_HALT);
     // Unmasked, the edge that came is there; lines that do not exist are nobody's.
     vcpu.lines().write_io_apic(0, 0x18);
     vcpu.lines().write_io_apic(0x10, 0x33);
     exit(&mut vcpu, ExitKind::Kick, [!0xff_ffff, 0, 0]);
-    assert_eq!(
-        (vcpu.state.inject(), vcpu.state.controls()),
-        (interrupt(0x33), 0)
-    );
+    assert_eq!((vcpu.state.inject(), vcpu.state.controls()), (interrupt(0x33), 0));
     assert_eq!(world.stopped.get(), None);
     // With interrupts off nothing can ever come.
     vcpu.state.set_rflags(0);
@@ -222,10 +194,7 @@ fn state_that_is_seldom_needed_is_asked_for() {
     assert_eq!(world.widened.take(), [(ExitKind::WriteMsr, true)]);
     vcpu.state.set_efer(0x500);
     vcpu.state.set_cr0(1);
-    assert_eq!(
-        write_msr(&mut vcpu, 0xc000_0080, 0x901),
-        Groups::CONTROL | Groups::RIP
-    );
+    assert_eq!(write_msr(&mut vcpu, 0xc000_0080, 0x901), Groups::CONTROL | Groups::RIP);
     assert_eq!((vcpu.state.efer(), vcpu.state.rip()), (0xd01, 0x1002));
     // It stays so for some time, as a change interrupts every CPU of the machine.
     for _ in 1..TICKS {
@@ -239,10 +208,7 @@ fn state_that_is_seldom_needed_is_asked_for() {
     // What does not exist is #GP at the instruction, whose address stays.
     assert_eq!(write_msr(&mut vcpu, 0x10a, 0), Groups::EVENTS);
     let protection = EVENT_VALID | EVENT_EXCEPTION | EVENT_ERROR | 13;
-    assert_eq!(
-        (vcpu.state.inject(), vcpu.state.rip()),
-        (protection, 0x1002)
-    );
+    assert_eq!((vcpu.state.inject(), vcpu.state.rip()), (protection, 0x1002));
 }
 
 #[test]
@@ -326,9 +292,7 @@ fn two() -> (Vec<Vcpu<World>>, World) {
 fn a_vcpu_starts_after_init_and_startup() {
     let (mut vcpus, world) = machine(2);
     x2apic(&mut vcpus[0]);
-    let [first, second] = &mut vcpus[..] else {
-        panic!()
-    };
+    let [first, second] = &mut vcpus[..] else { panic!() };
     assert_eq!(second.state.controls(), CONTROL_HALT);
     // What comes to one that waits is lost, but its reset and its start.
     for command in [0x40, NMI, 0xc500] {
@@ -350,10 +314,7 @@ fn a_vcpu_starts_after_init_and_startup() {
     let state = &second.state;
     assert_eq!((state.cs().selector, state.cs().base), (0x9a00, 0x9_a000));
     assert_eq!((state.rip(), state.cr0(), state.efer()), (0, 0x10, 0));
-    assert_eq!(
-        (state.rflags(), state.controls(), state.inject()),
-        (2, 0, 0)
-    );
+    assert_eq!((state.rflags(), state.controls(), state.inject()), (2, 0, 0));
     // It runs: a start means nothing, an NMI is taken.
     write_msr(first, ICR, 1 << 32 | STARTUP | 0x55);
     assert_eq!(heed(second), Groups::empty());
@@ -417,9 +378,7 @@ fn interrupts_reach_the_vcpus_that_are_meant() {
 fn lines_are_routed_to_a_vcpu_which_ends_them() {
     let (mut vcpus, world) = two();
     // Pin 4, level-triggered, to the second vCPU.
-    let [first, second] = &mut vcpus[..] else {
-        panic!()
-    };
+    let [first, second] = &mut vcpus[..] else { panic!() };
     for (register, value) in [(0x19, 1 << 24), (0x18, 0x8033)] {
         second.lines().write_io_apic(0, register);
         second.lines().write_io_apic(0x10, value);
@@ -445,9 +404,7 @@ fn lines_are_routed_to_a_vcpu_which_ends_them() {
 #[test]
 fn an_nmi_keeps_others_out_until_its_end() {
     let (mut vcpus, _) = two();
-    let [first, second] = &mut vcpus[..] else {
-        unreachable!()
-    };
+    let [first, second] = &mut vcpus[..] else { unreachable!() };
     write_msr(first, ICR, 1 << 32 | NMI);
     heed(second);
     assert_eq!(second.state.inject(), EVENT_VALID | EVENT_NMI | 2);
@@ -476,9 +433,7 @@ fn an_nmi_keeps_others_out_until_its_end() {
 #[test]
 fn an_nmi_behind_sti_comes_when_the_processor_says_so() {
     let (mut vcpus, _) = two();
-    let [first, second] = &mut vcpus[..] else {
-        unreachable!()
-    };
+    let [first, second] = &mut vcpus[..] else { unreachable!() };
     second.state.set_interrupt_shadow(SHADOW_INTERRUPT);
     write_msr(first, ICR, 1 << 32 | NMI);
     heed(second);
@@ -549,9 +504,7 @@ fn the_address_space_ends_where_it_begins() {
 #[test]
 fn the_last_vcpu_that_halts_for_ever_ends_the_vm() {
     let (mut vcpus, world) = two();
-    let [first, second] = &mut vcpus[..] else {
-        panic!()
-    };
+    let [first, second] = &mut vcpus[..] else { panic!() };
     second.state.set_rflags(0);
     exit(second, ExitKind::Halt, [0; 3]);
     assert_eq!(second.state.controls(), CONTROL_HALT);

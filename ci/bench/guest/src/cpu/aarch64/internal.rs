@@ -76,10 +76,7 @@ struct Context {
     tables: u64,
 }
 
-const NOBODY: Context = Context {
-    stack: 0,
-    tables: 0,
-};
+const NOBODY: Context = Context { stack: 0, tables: 0 };
 
 /// The context that measures, and the other one.
 static mut CONTEXTS: [Context; 2] = [NOBODY; 2];

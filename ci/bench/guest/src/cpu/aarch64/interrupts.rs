@@ -98,10 +98,7 @@ pub fn prepare(number: usize, gic: u64) {
             _ => write(DISTRIBUTOR + GICD_ITARGETSR + byte, 1),
         }
         // Affinity routing and group 1, or group 0.
-        write(
-            DISTRIBUTOR + GICD_CTLR,
-            if gic == 3 { 1 << 4 | 1 << 1 } else { 1 },
-        );
+        write(DISTRIBUTOR + GICD_CTLR, if gic == 3 { 1 << 4 | 1 << 1 } else { 1 });
         write(DISTRIBUTOR + GICD_ISENABLER + word, bit);
     }
     if gic == 3 {

@@ -90,11 +90,7 @@ pub fn measure(sampler: &Sampler, _arguments: &Arguments) {
         always,
     );
     device_write(place::VALUE, 0);
-    sampler.row(
-        Row::MmioRead,
-        || read(place::VALUE),
-        || device_read(place::VALUE) == 0,
-    );
+    sampler.row(Row::MmioRead, || read(place::VALUE), || device_read(place::VALUE) == 0);
     let written = 0x1234_5678;
     sampler.row(
         Row::MmioWrite,
@@ -106,21 +102,13 @@ pub fn measure(sampler: &Sampler, _arguments: &Arguments) {
         || ticks!(["mrs {value}, actlr_el1"], value = out(reg) _,),
         always,
     );
-    sampler.row(
-        Row::InterruptController,
-        || read(interrupts::MEASURED),
-        always,
-    );
+    sampler.row(Row::InterruptController, || read(interrupts::MEASURED), always);
     sampler.row(Row::HaltWake, || until_arrival(halt), always);
     let signal = || {
         request(Request::Interrupt);
         0
     };
-    sampler.row(
-        Row::SignalToHandler,
-        || until_arrival(signal).wrapping_sub(stamp()),
-        always,
-    );
+    sampler.row(Row::SignalToHandler, || until_arrival(signal).wrapping_sub(stamp()), always);
     if sampler.wants(Row::Ipi) {
         crate::wait_for_other();
     }

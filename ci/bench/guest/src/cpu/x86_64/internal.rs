@@ -26,10 +26,7 @@ struct Area {
     user: AtomicU64,
 }
 
-static AREA: Area = Area {
-    kernel: AtomicU64::new(0),
-    user: AtomicU64::new(0),
-};
+static AREA: Area = Area { kernel: AtomicU64::new(0), user: AtomicU64::new(0) };
 
 /// Prepares system calls.
 pub fn prepare_syscalls() {
@@ -108,10 +105,7 @@ struct Context {
     tables: u64,
 }
 
-const NOBODY: Context = Context {
-    stack: 0,
-    tables: 0,
-};
+const NOBODY: Context = Context { stack: 0, tables: 0 };
 
 /// The context that measures, and the other one.
 static mut CONTEXTS: [Context; 2] = [NOBODY; 2];
@@ -133,10 +127,7 @@ pub fn prepare_contexts() {
         OTHER_STACK.0[512 - 1] = other as *const () as u64;
         let stack = addr_of_mut!(OTHER_STACK) as u64 + (512 - FRAME as u64) * 8;
         CONTEXTS[0].tables = addr_of_mut!(ROOT) as u64;
-        CONTEXTS[1] = Context {
-            stack,
-            tables: addr_of_mut!(OTHER_ROOT) as u64,
-        };
+        CONTEXTS[1] = Context { stack, tables: addr_of_mut!(OTHER_ROOT) as u64 };
     }
 }
 

@@ -58,10 +58,8 @@ pub fn prepare() {
     }
     handle(INTERRUPT, arrive);
     handle(IPI, arrive);
-    let register = TableRegister {
-        limit: size_of::<Table>() as u16 - 1,
-        base: (&raw const IDT).cast(),
-    };
+    let register =
+        TableRegister { limit: size_of::<Table>() as u16 - 1, base: (&raw const IDT).cast() };
     // SAFETY: the table is there for ever, and has a handler for all that can come.
     unsafe { asm!("lidt [{}]", in(reg) &register, options(readonly, nostack)) };
     write_msr(APIC_BASE, read_msr(APIC_BASE) | X2APIC_ON);

@@ -158,11 +158,7 @@ pub fn measure(sampler: &Sampler, arguments: &Arguments) {
         request(Request::Interrupt);
         0
     };
-    sampler.row(
-        Row::SignalToHandler,
-        || until_arrival(signal).wrapping_sub(stamp()),
-        always,
-    );
+    sampler.row(Row::SignalToHandler, || until_arrival(signal).wrapping_sub(stamp()), always);
     if sampler.wants(Row::Ipi) {
         crate::wait_for_other();
     }

@@ -58,7 +58,5 @@ pub struct TableRegister {
 unsafe impl Sync for TableRegister {}
 
 /// Where the segments are.
-pub static GDTR: TableRegister = TableRegister {
-    limit: size_of::<[u64; 6]>() as u16 - 1,
-    base: (&raw const GDT).cast(),
-};
+pub static GDTR: TableRegister =
+    TableRegister { limit: size_of::<[u64; 6]>() as u16 - 1, base: (&raw const GDT).cast() };

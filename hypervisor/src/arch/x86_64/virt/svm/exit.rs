@@ -34,10 +34,7 @@ pub(in crate::arch) struct Told {
 }
 
 impl Told {
-    const NOTHING: Told = Told {
-        kind: ExitKind::Kick,
-        length: 0,
-    };
+    const NOTHING: Told = Told { kind: ExitKind::Kick, length: 0 };
 }
 
 /// By exit code. The assembly reads it, too: as the low half of word 0 of an exit.
@@ -122,11 +119,7 @@ pub(super) fn decode(vmcb: &Vmcb, next_rip: bool) -> Leave {
     } else {
         default_length
     };
-    let exit = Exit {
-        kind,
-        instruction_length,
-        info,
-    };
+    let exit = Exit { kind, instruction_length, info };
     Leave::Ended(Outcome::Exit { exit, plain_write })
 }
 
@@ -220,44 +213,22 @@ mod tests {
         let writes = |code, info| writes_plainly(decode(&vmcb(code, info, 0x1001), false));
         // OUT; IN, OUTS, INS.
         assert!(writes(IOIO, 0x80_0010));
-        assert!(
-            ![0x80_0011, 0x80_0014, 0x80_0015]
-                .into_iter()
-                .any(|info| writes(IOIO, info))
-        );
+        assert!(![0x80_0011, 0x80_0014, 0x80_0015].into_iter().any(|info| writes(IOIO, info)));
         assert!(!writes(NESTED_PAGE_FAULT, 6));
     }
 
     #[test]
     fn faults() {
-        assert_eq!(
-            exit(NESTED_PAGE_FAULT, 1 << 32 | 4, 0x1000, false).info,
-            [1, 0x1000, 0]
-        );
-        assert_eq!(
-            exit(NESTED_PAGE_FAULT, 1 << 32 | 7, 0x1000, false).info,
-            [2, 0x1000, 0]
-        );
-        assert_eq!(
-            exit(NESTED_PAGE_FAULT, 1 << 32 | 0x14, 0, false).info,
-            [4, 0, 0]
-        );
+        assert_eq!(exit(NESTED_PAGE_FAULT, 1 << 32 | 4, 0x1000, false).info, [1, 0x1000, 0]);
+        assert_eq!(exit(NESTED_PAGE_FAULT, 1 << 32 | 7, 0x1000, false).info, [2, 0x1000, 0]);
+        assert_eq!(exit(NESTED_PAGE_FAULT, 1 << 32 | 0x14, 0, false).info, [4, 0, 0]);
     }
 
     #[test]
     fn others() {
-        assert_eq!(
-            decode(&vmcb(INTR, 0, 0), false),
-            Leave::Ended(Outcome::Resume)
-        );
-        assert_eq!(
-            decode(&vmcb(0x52, 0, 0), false),
-            Leave::Ended(Outcome::HostMachineCheck)
-        );
-        assert_eq!(
-            decode(&vmcb(0x41, 0, 0), false),
-            Leave::Exception(Event::exception(1, None))
-        );
+        assert_eq!(decode(&vmcb(INTR, 0, 0), false), Leave::Ended(Outcome::Resume));
+        assert_eq!(decode(&vmcb(0x52, 0, 0), false), Leave::Ended(Outcome::HostMachineCheck));
+        assert_eq!(decode(&vmcb(0x41, 0, 0), false), Leave::Exception(Event::exception(1, None)));
         assert_eq!(
             decode(&vmcb(0x51, 0, 0), false),
             Leave::Exception(Event::exception(17, Some(0)))

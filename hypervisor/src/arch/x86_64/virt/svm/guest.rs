@@ -136,11 +136,7 @@ impl Vcpu {
         }
         self.nmi_window = blocking.nmi_window();
         let vmcb = self.change(Clean::INTERCEPTS | Clean::TPR);
-        vmcb.interrupt_shadow = if blocking.blocks_interrupts() {
-            SHADOW
-        } else {
-            0
-        };
+        vmcb.interrupt_shadow = if blocking.blocks_interrupts() { SHADOW } else { 0 };
         let window = blocking.interrupt_window();
         vmcb.interrupt_control.set(INTERRUPT_WINDOW, window);
         vmcb.intercepts1.set(Intercepts1::VINTR, window);
@@ -153,9 +149,7 @@ impl Vcpu {
 
     /// Whether PAUSE exits.
     pub fn set_spins_exit(&mut self, on: bool) {
-        self.change(Clean::INTERCEPTS)
-            .intercepts1
-            .set(Intercepts1::PAUSE, on);
+        self.change(Clean::INTERCEPTS).intercepts1.set(Intercepts1::PAUSE, on);
     }
 
     /// Whether accesses to debug registers exit.

@@ -110,12 +110,7 @@ mod tests {
         let found = Capabilities::compute(16, 1 << 16 | 1).unwrap();
         assert_eq!(
             found,
-            Capabilities {
-                asids: 16,
-                next_rip: false,
-                clean_bits: false,
-                flush_by_asid: false
-            }
+            Capabilities { asids: 16, next_rip: false, clean_bits: false, flush_by_asid: false }
         );
     }
 

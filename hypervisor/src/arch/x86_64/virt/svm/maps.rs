@@ -32,11 +32,7 @@ mod tests {
             let mut rows = table::TABLE.iter().filter(|row| row.msrs.contains(&number));
             let access = rows.next().map_or(Access::None, |row| row.svm.1);
             let exits = [0, 1].map(|bit| MSR_MAP.exits(place(number) + bit));
-            assert_eq!(
-                exits,
-                [access == Access::None, access != Access::All],
-                "{number:#x}"
-            );
+            assert_eq!(exits, [access == Access::None, access != Access::All], "{number:#x}");
         }
         assert!((0..1536 * 64).all(|bit| PORT_MAP.exits(bit)));
         // Only these, which are harmless, and in the same test, as there is one map.

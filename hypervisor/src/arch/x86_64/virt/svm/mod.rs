@@ -211,8 +211,6 @@ impl Vcpu {
     /// While NMIs are blocked, IRET exits, to end it.
     pub fn set_nmi_blocked(&mut self, blocked: bool) {
         self.nmi_blocked = blocked;
-        self.change(Clean::INTERCEPTS)
-            .intercepts1
-            .set(Intercepts1::IRET, blocked);
+        self.change(Clean::INTERCEPTS).intercepts1.set(Intercepts1::IRET, blocked);
     }
 }

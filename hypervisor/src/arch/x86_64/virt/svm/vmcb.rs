@@ -121,11 +121,8 @@ impl VmcbSegment {
     /// one without attributes. The base is for the caller to check.
     pub const fn from_abi(segment: Segment) -> VmcbSegment {
         let access = segment.access;
-        let attributes = if access & UNUSABLE != 0 {
-            0
-        } else {
-            access & 0xff | access >> 4 & 0xf00
-        };
+        let attributes =
+            if access & UNUSABLE != 0 { 0 } else { access & 0xff | access >> 4 & 0xf00 };
         VmcbSegment {
             selector: segment.selector,
             attributes: attributes as u16,
@@ -154,10 +151,7 @@ impl VmcbSegment {
     /// The same with a 32-bit base: that of CS, SS, DS and ES. VMX refuses others; here it depends on the
     /// processor, and QEMU 7.2 ends itself.
     pub const fn with_short_base(self) -> VmcbSegment {
-        VmcbSegment {
-            base: self.base & 0xffff_ffff,
-            ..self
-        }
+        VmcbSegment { base: self.base & 0xffff_ffff, ..self }
     }
 
     /// The descriptor's privilege level.
@@ -168,10 +162,7 @@ impl VmcbSegment {
     /// The same with another privilege level.
     pub const fn with_privilege(self, level: u8) -> VmcbSegment {
         let attributes = self.attributes as u32 & !DPL | (level as u32 & 3) << 5;
-        VmcbSegment {
-            attributes: attributes as u16,
-            ..self
-        }
+        VmcbSegment { attributes: attributes as u16, ..self }
     }
 
     /// From a descriptor-table register.
@@ -186,10 +177,7 @@ impl VmcbSegment {
 
     /// To a descriptor-table register.
     pub const fn to_table(self) -> Table {
-        Table {
-            limit: self.limit as u64,
-            base: self.base,
-        }
+        Table { limit: self.limit as u64, base: self.base }
     }
 }
 
@@ -279,20 +267,13 @@ mod tests {
 
     #[test]
     fn segments_convert_both_ways() {
-        let code = Segment {
-            selector: 0x10,
-            access: 0xa09b,
-            limit: 0xffff_ffff,
-            ..Segment::default()
-        };
+        let code =
+            Segment { selector: 0x10, access: 0xa09b, limit: 0xffff_ffff, ..Segment::default() };
         let vmcb = VmcbSegment::from_abi(code);
         assert_eq!(vmcb.attributes, 0xa9b);
         assert_eq!(vmcb.to_abi(), code);
 
-        let unusable = Segment {
-            access: UNUSABLE | 0xf0f3,
-            ..Segment::default()
-        };
+        let unusable = Segment { access: UNUSABLE | 0xf0f3, ..Segment::default() };
         let vmcb = VmcbSegment::from_abi(unusable);
         assert_eq!(vmcb.attributes, 0);
         assert_eq!(vmcb.to_abi().access, UNUSABLE);
@@ -300,10 +281,7 @@ mod tests {
 
     #[test]
     fn privilege_is_in_the_attributes() {
-        let stack = VmcbSegment {
-            attributes: 0xc93,
-            ..VmcbSegment::default()
-        };
+        let stack = VmcbSegment { attributes: 0xc93, ..VmcbSegment::default() };
         assert_eq!(stack.privilege(), 0);
         assert_eq!(stack.with_privilege(3).attributes, 0xcf3);
         assert_eq!(stack.with_privilege(3).privilege(), 3);

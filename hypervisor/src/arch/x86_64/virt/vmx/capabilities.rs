@@ -122,11 +122,7 @@ impl Wishes {
         let absent = self.needed & !allowed;
         let forced = self.unwanted & forced_on;
         if absent != 0 || forced != 0 {
-            return Err(Missing::Controls {
-                word: self.word,
-                absent,
-                forced,
-            });
+            return Err(Missing::Controls { word: self.word, absent, forced });
         }
         Ok(self.needed | self.taken & allowed | forced_on)
     }
@@ -202,9 +198,7 @@ impl Capabilities {
         let invept = if ept(25) { SINGLE } else { ALL };
         let invvpid = if ept(41) { SINGLE } else { ALL };
         if invept == ALL && !ept(26) || invvpid == ALL && !ept(42) {
-            return Err(Missing::Feature(
-                "EPT without a usable type of INVEPT and INVVPID",
-            ));
+            return Err(Missing::Feature("EPT without a usable type of INVEPT and INVVPID"));
         }
         Ok(Capabilities {
             revision: basic as u32 & 0x7fff_ffff,
@@ -292,14 +286,8 @@ mod tests {
     fn a_capable_machine() {
         let found = find(0, 0).unwrap();
         assert_eq!(found.revision, 0x2b);
-        assert_eq!(
-            found.controls(ControlWord::Primary) & 0x0400_6172,
-            0x0400_6172
-        );
-        assert_ne!(
-            found.controls(ControlWord::Primary) & PrimaryControls::HLT_EXITING.bits(),
-            0
-        );
+        assert_eq!(found.controls(ControlWord::Primary) & 0x0400_6172, 0x0400_6172);
+        assert_ne!(found.controls(ControlWord::Primary) & PrimaryControls::HLT_EXITING.bits(), 0);
         assert!(found.has(SecondaryControls::UNRESTRICTED_GUEST));
         assert!(!found.has(SecondaryControls::ENABLE_VM_FUNCTIONS));
         assert!(!found.has(SecondaryControls::ENABLE_USER_WAIT_PAUSE));
@@ -311,19 +299,13 @@ mod tests {
     #[test]
     fn no_unrestricted_guest() {
         let missing = find(msr::IA32_VMX_PROCBASED_CTLS2, 0x80 << 32).unwrap_err();
-        assert_eq!(
-            missing.to_string(),
-            "VMX Secondary controls lack bits 0x80, force bits 0x0"
-        );
+        assert_eq!(missing.to_string(), "VMX Secondary controls lack bits 0x80, force bits 0x0");
     }
 
     #[test]
     fn forced_cr3_exits() {
         let missing = find(msr::IA32_VMX_TRUE_PROCBASED_CTLS, 1 << 15).unwrap_err();
-        assert_eq!(
-            missing.to_string(),
-            "VMX Primary controls lack bits 0x0, force bits 0x8000"
-        );
+        assert_eq!(missing.to_string(), "VMX Primary controls lack bits 0x0, force bits 0x8000");
     }
 
     #[test]

@@ -39,10 +39,7 @@ pub(in crate::arch) const HAS_LENGTH: u8 = 0x80;
 /// By exit reason. The assembly reads it, too.
 pub(in crate::arch) static TOLD: [Told; 56] = {
     use ExitKind as K;
-    let mut table = [Told {
-        kind: K::Kick,
-        length: 0,
-    }; 56];
+    let mut table = [Told { kind: K::Kick, length: 0 }; 56];
     let known = [
         (2, K::TripleFault, false),
         (7, K::InterruptWindow, false),
@@ -92,11 +89,7 @@ pub(super) fn decode(reason: u32, field: impl Fn(u32) -> u64) -> Leave {
         REASON_EPT_VIOLATION => {
             let qualification = field(ro::EXIT_QUALIFICATION);
             let (flags, linear) = ept_violation(qualification);
-            let address = if linear {
-                field(ro::GUEST_LINEAR_ADDR)
-            } else {
-                0
-            };
+            let address = if linear { field(ro::GUEST_LINEAR_ADDR) } else { 0 };
             let info = [flags, field(ro::GUEST_PHYSICAL_ADDR_FULL), address];
             let plain_write = is_plain_store(qualification);
             (ExitKind::StageTwoFault, false, info, plain_write)
@@ -125,16 +118,8 @@ pub(super) fn decode(reason: u32, field: impl Fn(u32) -> u64) -> Leave {
             }
         },
     };
-    let instruction_length = if has_length {
-        field(ro::VMEXIT_INSTRUCTION_LEN) as u8
-    } else {
-        0
-    };
-    let exit = Exit {
-        kind,
-        instruction_length,
-        info,
-    };
+    let instruction_length = if has_length { field(ro::VMEXIT_INSTRUCTION_LEN) as u8 } else { 0 };
+    let exit = Exit { kind, instruction_length, info };
     Leave::Ended(Outcome::Exit { exit, plain_write })
 }
 
@@ -144,21 +129,13 @@ pub(super) fn entry_failed(reason: u32, qualification: u64) -> Outcome {
         return Outcome::HostMachineCheck;
     }
     let info = [u64::from(reason), qualification, 0];
-    Outcome::exit(Exit {
-        kind: ExitKind::InvalidState,
-        instruction_length: 0,
-        info,
-    })
+    Outcome::exit(Exit { kind: ExitKind::InvalidState, instruction_length: 0, info })
 }
 
 /// VMLAUNCH or VMRESUME failed, with this VM-instruction error.
 pub(super) fn instruction_failed(error: u64) -> Outcome {
     let info = [INSTRUCTION_FAILED | error & 0xffff, 0, 0];
-    Outcome::exit(Exit {
-        kind: ExitKind::InvalidState,
-        instruction_length: 0,
-        info,
-    })
+    Outcome::exit(Exit { kind: ExitKind::InvalidState, instruction_length: 0, info })
 }
 
 /// Exit reason 0: an exception or NMI. Only what `event::INTERCEPTED` names arrives here.
@@ -184,10 +161,7 @@ fn exception(field: impl Fn(u32) -> u64) -> Leave {
 #[inline(always)]
 pub(super) const fn interrupts_delivery(kind: ExitKind) -> bool {
     // Other: EPT misconfiguration.
-    matches!(
-        kind,
-        ExitKind::StageTwoFault | ExitKind::TaskSwitch | ExitKind::Other
-    )
+    matches!(kind, ExitKind::StageTwoFault | ExitKind::TaskSwitch | ExitKind::Other)
 }
 
 /// Bit 12 of an exit qualification, and of the interruption information.
@@ -244,10 +218,7 @@ mod tests {
 
     fn fields(list: &[(u32, u64)]) -> impl Fn(u32) -> u64 + use<> {
         let map: HashMap<u32, u64> = list.iter().copied().collect();
-        move |field| {
-            *map.get(&field)
-                .unwrap_or_else(|| panic!("field {field:#x} is not needed"))
-        }
+        move |field| *map.get(&field).unwrap_or_else(|| panic!("field {field:#x} is not needed"))
     }
 
     fn exit(reason: u32, list: &[(u32, u64)]) -> Exit {
@@ -267,14 +238,7 @@ mod tests {
     #[test]
     fn cpuid_reads_only_the_length() {
         let exit = exit(10, &[(ro::VMEXIT_INSTRUCTION_LEN, 2)]);
-        assert_eq!(
-            exit,
-            Exit {
-                kind: ExitKind::Cpuid,
-                instruction_length: 2,
-                info: [0; 3]
-            }
-        );
+        assert_eq!(exit, Exit { kind: ExitKind::Cpuid, instruction_length: 2, info: [0; 3] });
     }
 
     #[test]
@@ -285,21 +249,9 @@ mod tests {
             (ro::GUEST_LINEAR_ADDR, 0xffff_ffff_ff5f_c000),
         ];
         let with = exit(48, &list);
-        assert_eq!(
-            with.info,
-            [
-                FAULT_WRITE | FAULT_LINEAR,
-                0xfee0_0000,
-                0xffff_ffff_ff5f_c000
-            ]
-        );
-        let without = exit(
-            48,
-            &[
-                (ro::EXIT_QUALIFICATION, 4),
-                (ro::GUEST_PHYSICAL_ADDR_FULL, 0x1000),
-            ],
-        );
+        assert_eq!(with.info, [FAULT_WRITE | FAULT_LINEAR, 0xfee0_0000, 0xffff_ffff_ff5f_c000]);
+        let without =
+            exit(48, &[(ro::EXIT_QUALIFICATION, 4), (ro::GUEST_PHYSICAL_ADDR_FULL, 0x1000)]);
         assert_eq!(without.info, [FAULT_FETCH, 0x1000, 0]);
     }
 
@@ -317,10 +269,7 @@ mod tests {
         // Read, fetch, both ways, accessed bits, no linear address.
         assert!(![0x181, 0x184, 0x183, 0x82, 0x02].into_iter().any(violation));
         let port = |qualification| {
-            let list = [
-                (ro::EXIT_QUALIFICATION, qualification),
-                (ro::VMEXIT_INSTRUCTION_LEN, 1),
-            ];
+            let list = [(ro::EXIT_QUALIFICATION, qualification), (ro::VMEXIT_INSTRUCTION_LEN, 1)];
             writes_plainly(decode(30, fields(&list)))
         };
         // OUT; IN, OUTS, INS.
@@ -338,27 +287,15 @@ mod tests {
     #[test]
     fn interrupts_and_exceptions() {
         let info = |value| fields(&[(ro::VMEXIT_INTERRUPTION_INFO, value)]);
-        assert_eq!(
-            decode(1, info(0x8000_0041)),
-            Leave::Ended(Outcome::HostInterrupt(0x41))
-        );
+        assert_eq!(decode(1, info(0x8000_0041)), Leave::Ended(Outcome::HostInterrupt(0x41)));
         assert_eq!(decode(0, info(0x8000_0202)), Leave::Ended(Outcome::HostNmi));
-        assert_eq!(
-            decode(0, info(0x8000_0312)),
-            Leave::Ended(Outcome::HostMachineCheck)
-        );
-        assert_eq!(
-            decode(0, info(0x8000_0301)),
-            Leave::Exception(Event::exception(1, None))
-        );
+        assert_eq!(decode(0, info(0x8000_0312)), Leave::Ended(Outcome::HostMachineCheck));
+        assert_eq!(decode(0, info(0x8000_0301)), Leave::Exception(Event::exception(1, None)));
         let ac = fields(&[
             (ro::VMEXIT_INTERRUPTION_INFO, 0x8000_0b11),
             (ro::VMEXIT_INTERRUPTION_ERR_CODE, 0),
         ]);
-        assert_eq!(
-            decode(0, ac),
-            Leave::Exception(Event::exception(17, Some(0)))
-        );
+        assert_eq!(decode(0, ac), Leave::Exception(Event::exception(17, Some(0))));
     }
 
     #[test]
@@ -368,13 +305,8 @@ mod tests {
         };
         assert_eq!(failed.kind, ExitKind::InvalidState);
         assert_eq!(failed.info, [0x8000_0021, 4, 0]);
-        assert_eq!(
-            entry_failed(ENTRY_FAILED | 41, 0),
-            Outcome::HostMachineCheck
-        );
-        let Outcome::Exit { exit: failed, .. } = instruction_failed(7) else {
-            panic!()
-        };
+        assert_eq!(entry_failed(ENTRY_FAILED | 41, 0), Outcome::HostMachineCheck);
+        let Outcome::Exit { exit: failed, .. } = instruction_failed(7) else { panic!() };
         assert_eq!(failed.info, [1 << 32 | 7, 0, 0]);
     }
 

@@ -55,26 +55,14 @@ impl Vcpu {
         // SAFETY: the controls as `Capabilities` has computed and this module documents them, and guest state.
         unsafe {
             let write = |field, value| vmcs::write(field, value);
-            write(
-                control::PINBASED_EXEC_CONTROLS,
-                capabilities.controls(ControlWord::Pin).into(),
-            );
-            write(
-                control::PRIMARY_PROCBASED_EXEC_CONTROLS,
-                self.primary.into(),
-            );
+            write(control::PINBASED_EXEC_CONTROLS, capabilities.controls(ControlWord::Pin).into());
+            write(control::PRIMARY_PROCBASED_EXEC_CONTROLS, self.primary.into());
             write(
                 control::SECONDARY_PROCBASED_EXEC_CONTROLS,
                 capabilities.controls(ControlWord::Secondary).into(),
             );
-            write(
-                control::VMEXIT_CONTROLS,
-                capabilities.controls(ControlWord::Exit).into(),
-            );
-            write(
-                control::VMENTRY_CONTROLS,
-                capabilities.controls(ControlWord::Entry).into(),
-            );
+            write(control::VMEXIT_CONTROLS, capabilities.controls(ControlWord::Exit).into());
+            write(control::VMENTRY_CONTROLS, capabilities.controls(ControlWord::Entry).into());
             write(control::EXCEPTION_BITMAP, event::INTERCEPTED.into());
             let msr_bitmap = static_address(&MSR_BITMAP).0;
             write(control::MSR_BITMAPS_ADDR_FULL, msr_bitmap);
@@ -88,14 +76,8 @@ impl Vcpu {
         unsafe { vmcs::clear(&ZERO_FIELDS) };
         // Fields that exist only with their control.
         for &(control, field) in &[
-            (
-                SecondaryControls::ENABLE_XSAVES_XRSTORS,
-                control::XSS_EXITING_BITMAP_FULL,
-            ),
-            (
-                SecondaryControls::ENCLS_EXITING,
-                control::ENCLS_EXITING_BITMAP_FULL,
-            ),
+            (SecondaryControls::ENABLE_XSAVES_XRSTORS, control::XSS_EXITING_BITMAP_FULL),
+            (SecondaryControls::ENCLS_EXITING, control::ENCLS_EXITING_BITMAP_FULL),
             (SecondaryControls::ENCLV_EXITING, ENCLV_EXITING_BITMAP),
         ] {
             if capabilities.has(control) {
@@ -103,10 +85,7 @@ impl Vcpu {
                 unsafe { vmcs::write(field, u64::MAX) };
             }
         }
-        let unusable = Segment {
-            access: UNUSABLE,
-            ..Segment::default()
-        };
+        let unusable = Segment { access: UNUSABLE, ..Segment::default() };
         for register in SegmentRegister::ALL {
             self.set_segment(register, unusable);
         }
@@ -125,13 +104,7 @@ impl Vcpu {
     }
 
     pub fn load_control(&mut self, limits: &Limits, registers: ControlRegisters) {
-        let ControlRegisters {
-            cr0,
-            cr2,
-            cr3,
-            cr4,
-            efer,
-        } = registers;
+        let ControlRegisters { cr0, cr2, cr3, cr4, efer } = registers;
         self.cr2 = cr2;
         self.cr0_shadow = cr0;
         self.cr4_shadow = cr4 & !cr4::VMXE;
@@ -184,14 +157,8 @@ impl Vcpu {
 
     /// GDTR and IDTR.
     pub fn tables(&self) -> [Table; 2] {
-        let table = |limit, base| Table {
-            limit: vmcs::read(limit),
-            base: vmcs::read(base),
-        };
-        [
-            table(field::GDTR_LIMIT, field::GDTR_BASE),
-            table(field::IDTR_LIMIT, field::IDTR_BASE),
-        ]
+        let table = |limit, base| Table { limit: vmcs::read(limit), base: vmcs::read(base) };
+        [table(field::GDTR_LIMIT, field::GDTR_BASE), table(field::IDTR_LIMIT, field::IDTR_BASE)]
     }
 
     pub fn set_tables(&mut self, [gdtr, idtr]: [Table; 2]) {
@@ -226,10 +193,7 @@ impl Vcpu {
         }
         set(field::INTERRUPTIBILITY_STATE, state);
         let mut windows = PrimaryControls::empty();
-        windows.set(
-            PrimaryControls::INTERRUPT_WINDOW_EXITING,
-            blocking.interrupt_window(),
-        );
+        windows.set(PrimaryControls::INTERRUPT_WINDOW_EXITING, blocking.interrupt_window());
         windows.set(PrimaryControls::NMI_WINDOW_EXITING, blocking.nmi_window());
         self.set_primary(
             PrimaryControls::INTERRUPT_WINDOW_EXITING | PrimaryControls::NMI_WINDOW_EXITING,

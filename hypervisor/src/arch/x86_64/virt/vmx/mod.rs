@@ -178,10 +178,7 @@ impl Vcpu {
             }
             self.set_host_cr3(hw::cr3());
         }
-        assert!(
-            self.common.cpu == cpu.id,
-            "the vCPU is still on another CPU"
-        );
+        assert!(self.common.cpu == cpu.id, "the vCPU is still on another CPU");
     }
 
     /// What is the stack pointer after an exit. The backend's part of a vCPU is in its place, as all of it.
@@ -283,10 +280,7 @@ impl Vcpu {
         if let Some(event) = self.common.pending.injectable() {
             // SAFETY: injection concerns the guest only; VM entry checks the event.
             unsafe {
-                vmcs::write(
-                    control::VMENTRY_INTERRUPTION_INFO_FIELD,
-                    event & 0xffff_ffff,
-                );
+                vmcs::write(control::VMENTRY_INTERRUPTION_INFO_FIELD, event & 0xffff_ffff);
                 vmcs::write(control::VMENTRY_EXCEPTION_ERR_CODE, event >> 32);
             }
         }
@@ -412,14 +406,7 @@ impl Vcpu {
 
     #[inline(never)]
     fn set_exits(&mut self, control: PrimaryControls, on: bool) {
-        self.set_primary(
-            control,
-            if on {
-                control
-            } else {
-                PrimaryControls::empty()
-            },
-        );
+        self.set_primary(control, if on { control } else { PrimaryControls::empty() });
     }
 
     /// Emulates WRMSR of the SYSCALL MSRs: under SVM it does not exit, so monitors do not know it. Returns
@@ -436,8 +423,7 @@ impl Vcpu {
             _ => cpu.limits.canonical(value) == value,
         };
         if !valid {
-            self.common
-                .set_pending(Event::exception(event::GP, Some(0)));
+            self.common.set_pending(Event::exception(event::GP, Some(0)));
             return true;
         }
         // The next entry loads the new value.

@@ -183,10 +183,7 @@ fn two_threads_wake_each_other() {
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
     let wait = |flag: &AtomicUsize, what: &str| {
         while flag.swap(0, SeqCst) == 0 {
-            assert!(
-                std::time::Instant::now() < deadline,
-                "{what} was never woken"
-            );
+            assert!(std::time::Instant::now() < deadline, "{what} was never woken");
             std::thread::yield_now();
         }
     };
@@ -243,10 +240,7 @@ fn two_threads_wake_each_other() {
 fn looks_like_a_16550a() {
     let counters = Counters::default();
     let uart = Uart16550::new(&counters);
-    assert_eq!(
-        (get(&uart, IIR_FCR), get(&uart, LSR), get(&uart, MSR)),
-        (0x01, 0x60, 0xb0)
-    );
+    assert_eq!((get(&uart, IIR_FCR), get(&uart, LSR), get(&uart, MSR)), (0x01, 0x60, 0xb0));
     put(&uart, LCR, 0x83);
     put(&uart, 0, 1);
     put(&uart, 1, 2);
@@ -256,10 +250,7 @@ fn looks_like_a_16550a() {
     put(&uart, IER, 0xf0);
     put(&uart, MCR, 0xe0);
     put(&uart, SCRATCH, 0x5a);
-    assert_eq!(
-        (get(&uart, IER), get(&uart, MCR), get(&uart, SCRATCH)),
-        (0, 0, 0x5a)
-    );
+    assert_eq!((get(&uart, IER), get(&uart, MCR), get(&uart, SCRATCH)), (0, 0, 0x5a));
     // Loopback, as Linux's autoconfig tests it.
     put(&uart, MCR, 0x1a);
     assert_eq!(get(&uart, MSR) & 0xf0, 0x90);

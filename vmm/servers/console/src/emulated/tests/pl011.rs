@@ -224,10 +224,7 @@ fn an_endless_line_leaves_the_guest_time() {
 fn looks_like_a_pl011() {
     let counters = Counters::default();
     let uart = UartPl011::new(&counters);
-    assert_eq!(
-        (uart.read(CR), uart.read(IFLS), uart.read(FR)),
-        (0x300, 0x12, 0x97)
-    );
+    assert_eq!((uart.read(CR), uart.read(IFLS), uart.read(FR)), (0x300, 0x12, 0x97));
     for (register, value, kept) in [
         (IBRD, u32::MAX, 0xffff),
         (FBRD, u32::MAX, 0x3f),
@@ -251,10 +248,7 @@ fn looks_like_a_pl011() {
     (0..15).for_each(|_| _ = uart.read(DR));
     assert_eq!(uart.read(RIS) & (RX | RT), RT);
     (0..15).for_each(|_| _ = uart.read(DR));
-    assert_eq!(
-        (uart.read(RIS) & (RX | RT), uart.read(FR) & RXFE),
-        (0, RXFE)
-    );
+    assert_eq!((uart.read(RIS) & (RX | RT), uart.read(FR) & RXFE), (0, RXFE));
 }
 
 #[test]
@@ -265,12 +259,7 @@ fn input_waits_for_a_receiver() {
     uart.write(IMSC, RX | RT);
     assert!(uart.send(b'a'));
     // On, but not asking for anything; then asking, by either means.
-    for (control, there) in [
-        (0x301, false),
-        (0x1301, false),
-        (0xb01, true),
-        (0x4301, true),
-    ] {
+    for (control, there) in [(0x301, false), (0x1301, false), (0xb01, true), (0x4301, true)] {
         uart.write(CR, control);
         assert_eq!(uart.read(FR) & RXFE == 0, there, "{control:#x}");
         if there {

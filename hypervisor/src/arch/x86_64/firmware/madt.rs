@@ -9,7 +9,7 @@ use core::fmt;
 use abi::boot::MAX_CPUS;
 use abi::text::Hex;
 
-use super::loader::Fields;
+use super::Fields;
 use crate::addr::HostPhys;
 
 /// Hardware number of a CPU's local APIC.
@@ -102,18 +102,12 @@ impl Platform {
     /// A machine without ACPI: the CPU that runs, and no I/O APIC.
     pub fn single(boot_cpu: ApicId) -> Platform {
         // ISA lines are edge-triggered, active high, and line n is GSI n (ACPI 6.4, 5.2.12.5).
-        let isa_line = |i| Line {
-            gsi: Gsi(i as u32),
-            trigger: Trigger::Edge,
-            polarity: Polarity::High,
-        };
+        let isa_line =
+            |i| Line { gsi: Gsi(i as u32), trigger: Trigger::Edge, polarity: Polarity::High };
         Platform {
             cpus: [boot_cpu; MAX_CPUS],
             cpu_count: 1,
-            io_apics: [IoApicInfo {
-                address: HostPhys(0),
-                first: Gsi(0),
-            }; MAX_IO_APICS],
+            io_apics: [IoApicInfo { address: HostPhys(0), first: Gsi(0) }; MAX_IO_APICS],
             io_apic_count: 0,
             isa: core::array::from_fn(isa_line),
         }
@@ -165,21 +159,11 @@ impl Platform {
                 let flags = entry.u32(6) >> 16;
                 if let (0, Some(line)) = (bus, self.isa.get_mut(usize::from(irq))) {
                     // Bits 1:0 and 3:2; 0 means as usual on the bus, 2 is reserved.
-                    let polarity = if flags & 0b11 == 0b11 {
-                        Polarity::Low
-                    } else {
-                        Polarity::High
-                    };
-                    let trigger = if flags >> 2 & 0b11 == 0b11 {
-                        Trigger::Level
-                    } else {
-                        Trigger::Edge
-                    };
-                    *line = Line {
-                        gsi: Gsi(entry.u32(4)),
-                        trigger,
-                        polarity,
-                    };
+                    let polarity =
+                        if flags & 0b11 == 0b11 { Polarity::Low } else { Polarity::High };
+                    let trigger =
+                        if flags >> 2 & 0b11 == 0b11 { Trigger::Level } else { Trigger::Edge };
+                    *line = Line { gsi: Gsi(entry.u32(4)), trigger, polarity };
                 }
             }
             // Processor local x2APIC.
@@ -215,17 +199,11 @@ impl Platform {
         let is_isa = |line: &&Line| line.gsi == gsi;
         match self.isa.iter().find(is_isa) {
             Some(line) => *line,
-            None if (gsi.0 as usize) < ISA_LINES => Line {
-                gsi,
-                trigger: Trigger::Edge,
-                polarity: Polarity::High,
-            },
+            None if (gsi.0 as usize) < ISA_LINES => {
+                Line { gsi, trigger: Trigger::Edge, polarity: Polarity::High }
+            }
             // PCI's INTx lines are level-triggered, active low (PCI 3.0, 2.2.6).
-            None => Line {
-                gsi,
-                trigger: Trigger::Level,
-                polarity: Polarity::Low,
-            },
+            None => Line { gsi, trigger: Trigger::Level, polarity: Polarity::Low },
         }
     }
 }
@@ -266,25 +244,14 @@ mod tests {
         assert_eq!(platform.cpus(), [ApicId(0), ApicId(1)]);
         assert_eq!(
             platform.io_apics(),
-            [IoApicInfo {
-                address: HostPhys(0xfec0_0000),
-                first: Gsi(0)
-            }]
+            [IoApicInfo { address: HostPhys(0xfec0_0000), first: Gsi(0) }]
         );
-        let sci = Line {
-            gsi: Gsi(9),
-            trigger: Trigger::Level,
-            polarity: Polarity::High,
-        };
+        let sci = Line { gsi: Gsi(9), trigger: Trigger::Level, polarity: Polarity::High };
         assert_eq!(platform.line(Gsi(9)), sci);
         // ISA's line 0 arrives at GSI 2, and is driven as usual on ISA.
         assert_eq!(platform.line(Gsi(2)).trigger, Trigger::Edge);
         assert_eq!(platform.line(Gsi(4)).trigger, Trigger::Edge);
-        let pci = Line {
-            gsi: Gsi(16),
-            trigger: Trigger::Level,
-            polarity: Polarity::Low,
-        };
+        let pci = Line { gsi: Gsi(16), trigger: Trigger::Level, polarity: Polarity::Low };
         assert_eq!(platform.line(Gsi(16)), pci);
     }
 

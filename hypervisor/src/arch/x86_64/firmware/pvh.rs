@@ -3,8 +3,9 @@
 
 use crate::addr::HostPhys;
 
-use super::loader::{Fields, LoaderError, LoaderMemory, MAP_ENTRY, read_map};
-use super::{BootParams, PhysRange};
+use super::{Fields, LoaderMemory, MAP_ENTRY, read_map};
+use crate::boot::loader::LoaderError;
+use crate::boot::{BootParams, PhysRange};
 
 /// `"xEn3"` with the sign bit set: the first word of the start information.
 pub const MAGIC: u32 = 0x336e_c578;
@@ -61,9 +62,9 @@ pub fn read(
 
 #[cfg(test)]
 mod tests {
-    use super::super::RegionKind;
-    use super::super::loader::tests::{BASE, Ram};
+    use super::super::tests::{BASE, Ram};
     use super::*;
+    use crate::boot::RegionKind;
 
     fn read(ram: &Ram) -> Result<BootParams, LoaderError> {
         let mut params = BootParams::EMPTY;
@@ -107,11 +108,9 @@ mod tests {
 
     #[test]
     fn refuses_what_is_out_of_reach() {
-        for (field, what) in [
-            (16, "the module list"),
-            (24, "the command line"),
-            (40, "the memory map"),
-        ] {
+        for (field, what) in
+            [(16, "the module list"), (24, "the command line"), (40, "the memory map")]
+        {
             for address in [BASE - 1, BASE + 0x1000, 1 << 32, u64::MAX] {
                 let mut ram = machine();
                 ram.0[field..field + 8].copy_from_slice(&address.to_le_bytes());

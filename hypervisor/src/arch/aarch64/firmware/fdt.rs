@@ -10,10 +10,7 @@ const VERSION: u32 = 17;
 /// Bytes of the header.
 const HEADER: usize = 40;
 /// Cells of an address and of a size, unless a node says otherwise for its children (2.3.5).
-const CELLS: Cells = Cells {
-    address: 2,
-    size: 1,
-};
+const CELLS: Cells = Cells { address: 2, size: 1 };
 
 /// A number of 32 bits at offset `at`.
 #[inline(never)]
@@ -24,9 +21,7 @@ fn word(bytes: &[u8], at: usize) -> Option<u32> {
 
 /// The value of one or two cells.
 pub fn number(cells: &[u8]) -> Option<u64> {
-    let sum = cells
-        .iter()
-        .fold(0, |sum, &byte| sum << 8 | u64::from(byte));
+    let sum = cells.iter().fold(0, |sum, &byte| sum << 8 | u64::from(byte));
     matches!(cells.len(), 4 | 8).then_some(sum)
 }
 
@@ -109,10 +104,7 @@ impl<'a> Tree<'a> {
                 3 => {
                     let size = word(self.structure, *at)? as usize;
                     let value = self.structure.get(*at + 8..)?.get(..size)?;
-                    (
-                        Token::Property(word(self.structure, *at + 4)?, value),
-                        8 + size,
-                    )
+                    (Token::Property(word(self.structure, *at + 4)?, value), 8 + size)
                 }
                 4 => continue,
                 9 => (Token::Finish, 0),
@@ -134,11 +126,7 @@ impl<'a> Tree<'a> {
 
     /// The root.
     pub fn root(&self) -> Option<Node<'a>> {
-        let mut top = Children {
-            tree: *self,
-            at: 0,
-            cells: CELLS,
-        };
+        let mut top = Children { tree: *self, at: 0, cells: CELLS };
         top.next()
     }
 
@@ -146,9 +134,7 @@ impl<'a> Tree<'a> {
     pub fn find(&self, path: &[u8]) -> Option<Node<'a>> {
         let parts = path.split(|&byte| byte == b'/').filter(|p| !p.is_empty());
         parts.fold(self.root(), |node, part| {
-            node?
-                .children()
-                .find(|child| child.name == part || child.base_name() == part)
+            node?.children().find(|child| child.name == part || child.base_name() == part)
         })
     }
 }
@@ -209,11 +195,7 @@ impl<'a> Node<'a> {
 
     /// Its children.
     pub fn children(&self) -> Children<'a> {
-        Children {
-            tree: self.tree,
-            at: self.at,
-            cells: self.children_cells(),
-        }
+        Children { tree: self.tree, at: self.at, cells: self.children_cells() }
     }
 }
 
@@ -235,12 +217,7 @@ impl<'a> Iterator for Children<'a> {
                 Token::End | Token::Finish => return None,
             }
         };
-        let node = Node {
-            tree: self.tree,
-            at: self.at,
-            name,
-            cells: self.cells,
-        };
+        let node = Node { tree: self.tree, at: self.at, name, cells: self.cells };
         // To behind its end.
         let mut depth = 1;
         while depth > 0 {

@@ -1,9 +1,10 @@
 //! The boot information of the Multiboot2 protocol (specification 2.0, 3.6).
 #![forbid(unsafe_code)]
 
-use super::loader::{Fields, LoaderError, LoaderMemory, MAP_ENTRY, read_map};
-use super::{BootParams, PhysRange};
+use super::{Fields, LoaderMemory, MAP_ENTRY, read_map};
 use crate::addr::HostPhys;
+use crate::boot::loader::LoaderError;
+use crate::boot::{BootParams, PhysRange};
 
 /// What the loader enters the kernel with.
 pub const MAGIC: u32 = 0x36d7_6289;
@@ -72,9 +73,9 @@ pub fn read(
 
 #[cfg(test)]
 mod tests {
-    use super::super::RegionKind;
-    use super::super::loader::tests::{BASE, Ram};
+    use super::super::tests::{BASE, Ram};
     use super::*;
+    use crate::boot::RegionKind;
 
     fn read(ram: &Ram) -> Result<BootParams, LoaderError> {
         let mut params = BootParams::EMPTY;
@@ -95,11 +96,7 @@ mod tests {
 
     /// Boot information at BASE, as GRUB's: the RSDP of ACPI 1.0 behind the newer one.
     fn machine() -> Ram {
-        let map = [
-            &[24, 0][..],
-            &[0, 0, 64 << 20, 0, 1, 0],
-            &[0xfff0_0000, 0, 1 << 20, 0, 2, 0],
-        ];
+        let map = [&[24, 0][..], &[0, 0, 64 << 20, 0, 1, 0], &[0xfff0_0000, 0, 1 << 20, 0, 2, 0]];
         let tags = [
             tag(COMMAND_LINE, b"a=b\0"),
             tag(MODULE, &words(&[32 << 20, (32 << 20) + 12345, 0])),

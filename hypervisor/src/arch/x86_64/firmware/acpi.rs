@@ -4,8 +4,8 @@
 //! add up to 0.
 #![forbid(unsafe_code)]
 
-use super::loader::{Fields, LoaderMemory};
 use super::madt::{ApicId, Platform};
+use super::{Fields, LoaderMemory};
 use crate::addr::HostPhys;
 use crate::log;
 
@@ -31,13 +31,8 @@ pub struct AcpiInfo {
 /// Reads the tables behind the root pointer `rsdp`. `boot_cpu` is the CPU that runs. Without usable tables the
 /// machine has this CPU and no I/O APIC, which is logged.
 pub fn read(memory: &impl LoaderMemory, rsdp: Option<HostPhys>, boot_cpu: ApicId) -> AcpiInfo {
-    let mut info = AcpiInfo {
-        platform: Platform::single(boot_cpu),
-        pm_timer: None,
-    };
-    let (entries, width) = rsdp
-        .and_then(|rsdp| root(memory, rsdp))
-        .unwrap_or((&[], ADDRESS));
+    let mut info = AcpiInfo { platform: Platform::single(boot_cpu), pm_timer: None };
+    let (entries, width) = rsdp.and_then(|rsdp| root(memory, rsdp)).unwrap_or((&[], ADDRESS));
     let (mut madt, mut fadt) = (None, None);
     for entry in entries.chunks_exact(width) {
         let at = match width {
@@ -65,9 +60,7 @@ fn root(memory: &impl LoaderMemory, rsdp: HostPhys) -> Option<(&[u8], usize)> {
     let head = memory.bytes(rsdp, RSDP_V1.into())?;
     let is_new = head[15] > 0;
     let size = match is_new {
-        true => Fields(memory.bytes(rsdp, RSDP_V2.into())?)
-            .u32(20)
-            .max(RSDP_V2),
+        true => Fields(memory.bytes(rsdp, RSDP_V2.into())?).u32(20).max(RSDP_V2),
         false => RSDP_V1,
     };
     let rsdp = checked(memory, rsdp, size, b"RSD PTR ")?;
@@ -115,7 +108,7 @@ fn pm_timer(fadt: &[u8]) -> Option<u16> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::loader::tests::{BASE, Ram};
+    use super::super::tests::{BASE, Ram};
     use super::*;
 
     const ROOT: usize = 0x40;
@@ -204,10 +197,7 @@ mod tests {
     #[test]
     fn without_tables_there_is_one_cpu() {
         let info = read(&Ram(Vec::new()), None, ApicId(7));
-        assert_eq!(
-            (info.platform.cpus(), info.pm_timer),
-            (&[ApicId(7)][..], None)
-        );
+        assert_eq!((info.platform.cpus(), info.pm_timer), (&[ApicId(7)][..], None));
         assert_eq!(read_all(Vec::new()), (1, None));
     }
 
