@@ -146,12 +146,14 @@ pub extern "C" fn exit(guest: u64, kind: u64, info: u64) -> u64 {
         let _ = syscall::signal(DONE);
     }
     let page = state(guest);
-    match exit_kind(kind) {
-        Some(ExitKind::Startup) => {
-            // SAFETY: the kernel has mapped the state page there; the vCPU waits for this answer.
-            unsafe { page.write_volatile(arch::initial_state(guest)) };
-            return arch::STARTUP.bits();
-        }
+    let kind = exit_kind(kind);
+    // SAFETY: the kernel has mapped the state page there; the vCPU waits for this answer.
+    if let Some(next) = kind.and_then(|kind| unsafe { arch::next_state(guest, kind, page) }) {
+        // SAFETY: as above.
+        unsafe { page.write_volatile(next) };
+        return arch::STARTUP.bits();
+    }
+    match kind {
         Some(ExitKind::Kick) => return 0,
         // It has nothing to say.
         kind if guest == arch::ENDLESS => {

@@ -5,6 +5,7 @@ mod guest;
 use crate::turns::{CODE, Harm, ROUNDS, Request, exit, seed};
 use abi::Op;
 use abi::boot::BootInfo;
+use abi::vcpu::ExitKind;
 use abi::vcpu::aarch64::CONTROL_HALT;
 use core::arch::{asm, naked_asm};
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -142,11 +143,19 @@ static SYSTEM_REGISTERS: AtomicU64 = AtomicU64::new(0);
 static ERRORS: AtomicU64 = AtomicU64::new(0);
 static MATRICES: AtomicU64 = AtomicU64::new(0);
 
-/// The state in which a guest starts.
-pub fn initial_state(guest: u64) -> VcpuState {
-    if guest == ENDLESS {
-        return endless_state();
+/// The state that a guest is given after an exit of `kind`, if that is what is due: the one in which it starts.
+///
+/// # Safety
+/// None is needed here.
+pub unsafe fn next_state(guest: u64, kind: ExitKind, _page: *const VcpuState) -> Option<VcpuState> {
+    match kind {
+        ExitKind::Startup if guest == ENDLESS => Some(endless_state()),
+        ExitKind::Startup => Some(state(guest)),
+        _ => None,
     }
+}
+
+fn state(guest: u64) -> VcpuState {
     let mut gpr = [0; abi::vcpu::aarch64::GPRS];
     gpr[20] = seed(guest);
     gpr[21] = ROUNDS;

@@ -6,11 +6,15 @@ use crate::turns::{CODE, Harm, ROUNDS, Request, exit, seed};
 use abi::Op;
 use abi::boot::{BootInfo, Virtualization};
 use abi::syscall::DoorbellKind;
-use abi::vcpu::x86_64::{CONTROL_HALT, RAX, RBX, RCX, RDX, RSP, Segment, Table};
+use abi::vcpu::ExitKind;
+use abi::vcpu::x86_64::{
+    CONTROL_HALT, EVENT_ERROR, EVENT_EXCEPTION, EVENT_VALID, RAX, RBX, RCX, RDX, RSP, Segment,
+    Table,
+};
 use core::arch::x86_64::__cpuid;
 use core::arch::{asm, naked_asm};
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use guest::{CHANGED, FINISHED, STACK, TABLES};
+use guest::{CHANGED, FINISHED, REAL, REAL_GATES, STACK, TABLES};
 use rt::ipc::Words;
 use rt::syscall::DoorbellParameters;
 
@@ -232,11 +236,49 @@ pub fn check_witness([tsc_aux, xcr0, ..]: Words) -> Option<Harm> {
     None
 }
 
-/// The state in which a guest starts: 64-bit mode, on the page tables that come with its code.
-pub fn initial_state(guest: u64) -> VcpuState {
-    if guest == ENDLESS {
-        return endless_state();
+/// The state that a guest is given after an exit of `kind`, if that is what is due: first it is in real mode, which has no error
+/// codes, with an exception that has one elsewhere. When its handler has said where it has put the stack pointer, it starts again.
+///
+/// # Safety
+/// As for [`request`].
+pub unsafe fn next_state(guest: u64, kind: ExitKind, page: *const VcpuState) -> Option<VcpuState> {
+    match kind {
+        ExitKind::Startup if guest == ENDLESS => Some(endless_state()),
+        ExitKind::Startup => Some(real_state(guest)),
+        ExitKind::Cpuid => {
+            // SAFETY: the caller's promise.
+            let pointer = unsafe { (&raw const (*page).gpr[RAX]).read_volatile() };
+            // FLAGS, CS and IP, of 16 bits each.
+            (pointer == STACK - 6).then(|| state(guest))
+        }
+        _ => None,
     }
+}
+
+/// Real mode, with general protection of a selector on its way.
+fn real_state(guest: u64) -> VcpuState {
+    let data = Segment { access: 0x93, limit: 0xffff, ..Segment::default() };
+    let mut gpr = [0; 16];
+    gpr[RSP] = STACK;
+    VcpuState {
+        gpr,
+        cr0: 0x10,
+        cr4: 0,
+        efer: 0,
+        inject: EVENT_VALID | EVENT_EXCEPTION | EVENT_ERROR | 13 | 8 << 32,
+        cs: Segment { access: 0x9b, ..data },
+        ss: data,
+        ds: data,
+        es: data,
+        fs: data,
+        gs: data,
+        idtr: Table { limit: 4 * REAL_GATES - 1, base: REAL },
+        ..state(guest)
+    }
+}
+
+/// 64-bit mode, on the page tables that come with a guest's code.
+fn state(guest: u64) -> VcpuState {
     let state = trial::initial_state(CODE);
     let mut gpr = [0; 16];
     gpr[RAX] = seed(guest);

@@ -115,7 +115,8 @@ pub struct VcpuState {
     pub rip: u64,
     /// Flags.
     pub rflags: u64,
-    /// Event to inject at the next entry (loaded with `EVENTS`, then 0): vector, type, flags, error code.
+    /// Event to inject at the next entry (loaded with `EVENTS`, then 0): vector, type, flags, error code, which real mode does
+    /// not have.
     pub inject: u64,
     /// Event whose delivery the exit interrupted (saved with `EVENTS`): inject it again.
     pub interrupted: u64,

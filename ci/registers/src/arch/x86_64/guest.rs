@@ -9,6 +9,9 @@ pub const CHANGED: u64 = 2;
 
 /// Page tables, which come with the code: three pages, for a page of 2 MiB at address 0.
 pub const TABLES: u64 = 0x4000;
+/// Where a guest starts in real mode, with an exception: gates, of four bytes each, and its handler.
+pub const REAL: u64 = 0x3f00;
+pub const REAL_GATES: u64 = 14;
 /// The guest's variables, then three pages for what XSAVE stores: the pattern, before, after.
 const DATA: u64 = 0x8000;
 const AREAS: u64 = DATA + 0x1000;
@@ -454,6 +457,14 @@ registers_guest:
 93: xor     eax, eax
     jmp     91b
 
+    // General protection, whose handler tells where the stack is.
+    .org registers_guest + {real} - {code} + 13 * 4
+    .word {real_gates} * 4, {real} >> 4
+    .code16
+    mov     ax, sp
+    cpuid
+    .code64
+
     // Accessed and written to already, so that the processor need not say so.
     .org registers_guest + {tables} - {code}
     .quad {tables} + 0x1067
@@ -468,6 +479,8 @@ registers_guest_end:
     data = const DATA,
     doorbell = const DOORBELL,
     areas = const AREAS,
+    real = const REAL,
+    real_gates = const REAL_GATES,
     tables = const TABLES,
     code = const crate::turns::CODE,
     finished = const FINISHED,

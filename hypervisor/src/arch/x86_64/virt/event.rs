@@ -9,6 +9,8 @@ use abi::vcpu::x86_64::{
     EVENT_VALID,
 };
 
+use super::state::cr0::PE;
+
 /// Debug exception.
 pub(super) const DB: u8 = 1;
 /// NMI.
@@ -99,8 +101,15 @@ impl Event {
         }
     }
 
-    /// The event as the processor takes it, if it is to be injected.
-    pub const fn injectable(self) -> Option<u64> {
-        if self.is_none() || self.0 & EVENT_TYPE == EVENT_SOFTWARE { None } else { Some(self.0) }
+    /// The event as the processor takes it, if it is to be injected into a guest with this CR0. Real mode has no error codes:
+    /// VM entry of VMX refuses them there (Intel SDM 3C 27.2.1.3).
+    pub const fn injectable(self, cr0: u64) -> Option<u64> {
+        if self.is_none() || self.0 & EVENT_TYPE == EVENT_SOFTWARE {
+            None
+        } else if cr0 & PE == 0 {
+            Some(self.0 & !EVENT_ERROR)
+        } else {
+            Some(self.0)
+        }
     }
 }

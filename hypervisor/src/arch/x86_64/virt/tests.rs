@@ -40,11 +40,12 @@ fn interrupted_software_events_restart() {
     for info in [0x480, 0x603, 0x303, 0x501] {
         let event = Event::from_processor(EVENT_VALID | info);
         assert_eq!(event.0, EVENT_VALID | EVENT_SOFTWARE | info & 0xff);
-        assert_eq!(event.injectable(), None);
+        assert_eq!(event.injectable(cr0::PE), None);
         assert!(!event.is_none() && !event.is_external());
     }
     let fault = EVENT_VALID | EVENT_EXCEPTION | EVENT_ERROR | 14 | 2 << 32;
-    assert_eq!(Event::from_processor(fault).injectable(), Some(fault));
+    assert_eq!(Event::from_processor(fault).injectable(cr0::PE), Some(fault));
+    assert_eq!(Event::from_processor(fault).injectable(0), Some(fault & !EVENT_ERROR));
     let nmi = Event::from_processor(EVENT_VALID | EVENT_NMI | 2 | 1 << 12);
     assert!(nmi.is_nmi() && nmi.is_external());
     assert_eq!(nmi.0, EVENT_VALID | EVENT_NMI | 2);

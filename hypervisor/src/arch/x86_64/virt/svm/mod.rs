@@ -135,7 +135,7 @@ impl Vcpu {
         if self.nmi_window && self.nmi_can_be_taken() {
             return false;
         }
-        if let Some(event) = self.common.pending.injectable() {
+        if let Some(event) = self.common.pending.injectable(self.vmcb().cr0) {
             self.vmcb().inject = event;
             self.injects_nmi = self.common.pending.is_nmi();
             if self.injects_nmi {

@@ -277,7 +277,7 @@ impl Vcpu {
         if self.common.flush_linear {
             self.set_space(space);
         }
-        if let Some(event) = self.common.pending.injectable() {
+        if let Some(event) = self.common.pending.injectable(vmcs::read(field::CR0)) {
             // SAFETY: injection concerns the guest only; VM entry checks the event.
             unsafe {
                 vmcs::write(control::VMENTRY_INTERRUPTION_INFO_FIELD, event & 0xffff_ffff);
