@@ -25,38 +25,24 @@ pub mod cause {
     pub const SIGNALLED: u64 = 3;
 }
 
-/// Loads or stores (`ldp`, `stp`) x2 to x29, in a row of which x0 is the place of the first.
+/// Loads or stores (`ldp`, `stp`) pairs of registers of a kind (`x`, `q`), each of which has its place at `$offset` and as many times
+/// `$size` bytes as its number says from the address in `$base`.
+macro_rules! pairs {
+    ($move:literal, $kind:literal, $base:literal, $offset:literal, $size:literal, $($first:literal $second:literal),*) => {
+        concat!($(
+            $move, " ", $kind, $first, ", ", $kind, $second,
+            ", [", $base, ", #(", $offset, " + ", $size, " * ", $first, ")]\n",
+        )*)
+    };
+}
+pub(super) use pairs;
+
+/// Loads or stores x2 to x29, in a row of which x0 is the place of the first.
 macro_rules! general_registers {
     ($move:literal) => {
-        concat!(
-            $move,
-            " x2, x3, [x0, #16]\n",
-            $move,
-            " x4, x5, [x0, #32]\n",
-            $move,
-            " x6, x7, [x0, #48]\n",
-            $move,
-            " x8, x9, [x0, #64]\n",
-            $move,
-            " x10, x11, [x0, #80]\n",
-            $move,
-            " x12, x13, [x0, #96]\n",
-            $move,
-            " x14, x15, [x0, #112]\n",
-            $move,
-            " x16, x17, [x0, #128]\n",
-            $move,
-            " x18, x19, [x0, #144]\n",
-            $move,
-            " x20, x21, [x0, #160]\n",
-            $move,
-            " x22, x23, [x0, #176]\n",
-            $move,
-            " x24, x25, [x0, #192]\n",
-            $move,
-            " x26, x27, [x0, #208]\n",
-            $move,
-            " x28, x29, [x0, #224]\n",
+        pairs!(
+            $move, "x", "x0", 0, 8, 2 3, 4 5, 6 7, 8 9, 10 11, 12 13, 14 15, 16 17, 18 19, 20 21,
+            22 23, 24 25, 26 27, 28 29
         )
     };
 }

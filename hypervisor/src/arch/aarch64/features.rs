@@ -1,7 +1,7 @@
 //! What the CPU must have, and what the kernel sets on each.
 
 use super::paging;
-use super::sysreg::{isb, read, write};
+use super::sysreg::{isb, numbered, read, write};
 use core::sync::atomic::{AtomicBool, Ordering};
 
 /// HCR_EL2 while threads run: EL0 under EL2 (TGE), held by stage 2 (VM), which gives the memory type (DC); AArch64
@@ -257,70 +257,17 @@ fn clear_more_fine_grained_traps() {
 /// Identification registers, as [`abi::boot::BootInfo::id_registers`] has them. Those without a name read 0 (Arm ARM
 /// D17.3.1).
 pub fn id_registers() -> [u64; abi::boot::ID_REGISTERS] {
-    let mut all = [0; abi::boot::ID_REGISTERS];
-    macro_rules! read_all {
-        ($($index:literal $name:literal,)*) => { $(all[$index] = read!($name);)* };
-    }
-    read_all! {
-        0 "midr_el1",
-        5 "mpidr_el1",
-        6 "revidr_el1",
-        8 "S3_0_C0_C1_0",
-        9 "S3_0_C0_C1_1",
-        10 "S3_0_C0_C1_2",
-        11 "S3_0_C0_C1_3",
-        12 "S3_0_C0_C1_4",
-        13 "S3_0_C0_C1_5",
-        14 "S3_0_C0_C1_6",
-        15 "S3_0_C0_C1_7",
-        16 "S3_0_C0_C2_0",
-        17 "S3_0_C0_C2_1",
-        18 "S3_0_C0_C2_2",
-        19 "S3_0_C0_C2_3",
-        20 "S3_0_C0_C2_4",
-        21 "S3_0_C0_C2_5",
-        22 "S3_0_C0_C2_6",
-        23 "S3_0_C0_C2_7",
-        24 "S3_0_C0_C3_0",
-        25 "S3_0_C0_C3_1",
-        26 "S3_0_C0_C3_2",
-        27 "S3_0_C0_C3_3",
-        28 "S3_0_C0_C3_4",
-        29 "S3_0_C0_C3_5",
-        30 "S3_0_C0_C3_6",
-        31 "S3_0_C0_C3_7",
-        32 "S3_0_C0_C4_0",
-        33 "S3_0_C0_C4_1",
-        34 "S3_0_C0_C4_2",
-        35 "S3_0_C0_C4_3",
-        36 "S3_0_C0_C4_4",
-        37 "S3_0_C0_C4_5",
-        38 "S3_0_C0_C4_6",
-        39 "S3_0_C0_C4_7",
-        40 "S3_0_C0_C5_0",
-        41 "S3_0_C0_C5_1",
-        42 "S3_0_C0_C5_2",
-        43 "S3_0_C0_C5_3",
-        44 "S3_0_C0_C5_4",
-        45 "S3_0_C0_C5_5",
-        46 "S3_0_C0_C5_6",
-        47 "S3_0_C0_C5_7",
-        48 "S3_0_C0_C6_0",
-        49 "S3_0_C0_C6_1",
-        50 "S3_0_C0_C6_2",
-        51 "S3_0_C0_C6_3",
-        52 "S3_0_C0_C6_4",
-        53 "S3_0_C0_C6_5",
-        54 "S3_0_C0_C6_6",
-        55 "S3_0_C0_C6_7",
-        56 "S3_0_C0_C7_0",
-        57 "S3_0_C0_C7_1",
-        58 "S3_0_C0_C7_2",
-        59 "S3_0_C0_C7_3",
-        60 "S3_0_C0_C7_4",
-        61 "S3_0_C0_C7_5",
-        62 "S3_0_C0_C7_6",
-        63 "S3_0_C0_C7_7",
-    }
-    all
+    core::array::from_fn(|index| match index {
+        0 => read!("midr_el1"),
+        5 => read!("mpidr_el1"),
+        6 => read!("revidr_el1"),
+        8..16 => numbered!(read, "S3_0_C0_C1_", index - 8),
+        16..24 => numbered!(read, "S3_0_C0_C2_", index - 16),
+        24..32 => numbered!(read, "S3_0_C0_C3_", index - 24),
+        32..40 => numbered!(read, "S3_0_C0_C4_", index - 32),
+        40..48 => numbered!(read, "S3_0_C0_C5_", index - 40),
+        48..56 => numbered!(read, "S3_0_C0_C6_", index - 48),
+        56..64 => numbered!(read, "S3_0_C0_C7_", index - 56),
+        _ => 0,
+    })
 }

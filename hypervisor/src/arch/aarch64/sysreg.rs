@@ -2,7 +2,7 @@
 
 /// Reads a system register.
 macro_rules! read {
-    ($name:literal) => {{
+    ($name:expr) => {{
         let value: u64;
         // SAFETY: reading the registers named in this crate has no side effects that Rust knows of.
         unsafe {
@@ -15,7 +15,7 @@ macro_rules! read {
 /// Writes a system register. What that does to the machine is the caller's responsibility, beside it in a comment
 /// where it is not plain.
 macro_rules! write {
-    ($name:literal, $value:expr) => {{
+    ($name:expr, $value:expr) => {{
         let value: u64 = $value;
         // SAFETY: the registers written in this crate configure EL1, EL0 or devices, or are EL2's own, whose
         // values are constants of the kernel.
@@ -25,7 +25,23 @@ macro_rules! write {
     }};
 }
 
-pub(crate) use {read, write};
+/// Accesses (`read`, `write`) register `$number` (0 to 7) of those whose names differ in the last digit.
+macro_rules! numbered {
+    ($access:ident, $name:literal, $number:expr $(, $value:expr)?) => {
+        match $number {
+            0 => $access!(concat!($name, "0") $(, $value)?),
+            1 => $access!(concat!($name, "1") $(, $value)?),
+            2 => $access!(concat!($name, "2") $(, $value)?),
+            3 => $access!(concat!($name, "3") $(, $value)?),
+            4 => $access!(concat!($name, "4") $(, $value)?),
+            5 => $access!(concat!($name, "5") $(, $value)?),
+            6 => $access!(concat!($name, "6") $(, $value)?),
+            _ => $access!(concat!($name, "7") $(, $value)?),
+        }
+    };
+}
+
+pub(crate) use {numbered, read, write};
 
 /// Context synchronisation: what was written to system registers takes effect.
 #[inline(always)]

@@ -7,7 +7,7 @@ use super::registers::{self, CTLR, read as load_register, write as store_registe
 use super::virtual_interface::Interface;
 use crate::addr::HostPhys;
 use crate::arch::layout::window;
-use crate::arch::sysreg::{isb, read, write};
+use crate::arch::sysreg::{isb, numbered, read, write};
 use crate::boot::PhysRange;
 use crate::cell::Given;
 
@@ -168,84 +168,36 @@ fn active_registers() -> usize {
 
 fn read_list(index: usize) -> u64 {
     match index {
-        0 => read!("S3_4_C12_C12_0"),
-        1 => read!("S3_4_C12_C12_1"),
-        2 => read!("S3_4_C12_C12_2"),
-        3 => read!("S3_4_C12_C12_3"),
-        4 => read!("S3_4_C12_C12_4"),
-        5 => read!("S3_4_C12_C12_5"),
-        6 => read!("S3_4_C12_C12_6"),
-        7 => read!("S3_4_C12_C12_7"),
-        8 => read!("S3_4_C12_C13_0"),
-        9 => read!("S3_4_C12_C13_1"),
-        10 => read!("S3_4_C12_C13_2"),
-        11 => read!("S3_4_C12_C13_3"),
-        12 => read!("S3_4_C12_C13_4"),
-        13 => read!("S3_4_C12_C13_5"),
-        14 => read!("S3_4_C12_C13_6"),
-        _ => read!("S3_4_C12_C13_7"),
+        0..8 => numbered!(read, "S3_4_C12_C12_", index),
+        _ => numbered!(read, "S3_4_C12_C13_", index - 8),
     }
 }
 
 fn write_list(index: usize, value: u64) {
     match index {
-        0 => write!("S3_4_C12_C12_0", value),
-        1 => write!("S3_4_C12_C12_1", value),
-        2 => write!("S3_4_C12_C12_2", value),
-        3 => write!("S3_4_C12_C12_3", value),
-        4 => write!("S3_4_C12_C12_4", value),
-        5 => write!("S3_4_C12_C12_5", value),
-        6 => write!("S3_4_C12_C12_6", value),
-        7 => write!("S3_4_C12_C12_7", value),
-        8 => write!("S3_4_C12_C13_0", value),
-        9 => write!("S3_4_C12_C13_1", value),
-        10 => write!("S3_4_C12_C13_2", value),
-        11 => write!("S3_4_C12_C13_3", value),
-        12 => write!("S3_4_C12_C13_4", value),
-        13 => write!("S3_4_C12_C13_5", value),
-        14 => write!("S3_4_C12_C13_6", value),
-        _ => write!("S3_4_C12_C13_7", value),
+        0..8 => numbered!(write, "S3_4_C12_C12_", index, value),
+        _ => numbered!(write, "S3_4_C12_C13_", index - 8, value),
     }
 }
 
 pub fn save(into: &mut Interface) {
     into.vmcr = read!("S3_4_C12_C11_7");
-    let count = active_registers();
-    into.active[0] = read!("S3_4_C12_C8_0") as u32;
-    into.active[4] = read!("S3_4_C12_C9_0") as u32;
-    if count >= 2 {
-        into.active[1] = read!("S3_4_C12_C8_1") as u32;
-        into.active[5] = read!("S3_4_C12_C9_1") as u32;
+    for i in 0..active_registers() {
+        into.active[i] = numbered!(read, "S3_4_C12_C8_", i) as u32;
+        into.active[4 + i] = numbered!(read, "S3_4_C12_C9_", i) as u32;
     }
-    if count == 4 {
-        into.active[2] = read!("S3_4_C12_C8_2") as u32;
-        into.active[3] = read!("S3_4_C12_C8_3") as u32;
-        into.active[6] = read!("S3_4_C12_C9_2") as u32;
-        into.active[7] = read!("S3_4_C12_C9_3") as u32;
-    }
-    let count = list_registers();
-    for (i, list) in into.list.iter_mut().enumerate().take(count) {
+    for (i, list) in into.list.iter_mut().enumerate().take(list_registers()) {
         *list = read_list(i);
     }
 }
 
 pub fn load(from: &Interface) {
     write!("S3_4_C12_C11_7", from.vmcr);
-    let count = active_registers();
-    write!("S3_4_C12_C8_0", u64::from(from.active[0]));
-    write!("S3_4_C12_C9_0", u64::from(from.active[4]));
-    if count >= 2 {
-        write!("S3_4_C12_C8_1", u64::from(from.active[1]));
-        write!("S3_4_C12_C9_1", u64::from(from.active[5]));
+    for i in 0..active_registers() {
+        numbered!(write, "S3_4_C12_C8_", i, u64::from(from.active[i]));
+        numbered!(write, "S3_4_C12_C9_", i, u64::from(from.active[4 + i]));
     }
-    if count == 4 {
-        write!("S3_4_C12_C8_2", u64::from(from.active[2]));
-        write!("S3_4_C12_C8_3", u64::from(from.active[3]));
-        write!("S3_4_C12_C9_2", u64::from(from.active[6]));
-        write!("S3_4_C12_C9_3", u64::from(from.active[7]));
-    }
-    let count = list_registers();
-    for (i, &list) in from.list.iter().enumerate().take(count) {
+    for (i, &list) in from.list.iter().enumerate().take(list_registers()) {
         write_list(i, list);
     }
 }
