@@ -1,7 +1,7 @@
 //! What the CPU must have, and what the kernel sets on each.
 
 use super::paging;
-use super::sysreg::{isb, numbered, read, write};
+use super::sysreg::{isb, read, write};
 use core::sync::atomic::{AtomicBool, Ordering};
 
 /// HCR_EL2 while threads run: EL0 under EL2 (TGE), held by stage 2 (VM), which gives the memory type (DC); AArch64
@@ -257,17 +257,19 @@ fn clear_more_fine_grained_traps() {
 /// Identification registers, as [`abi::boot::BootInfo::id_registers`] has them. Those without a name read 0 (Arm ARM
 /// D17.3.1).
 pub fn id_registers() -> [u64; abi::boot::ID_REGISTERS] {
-    core::array::from_fn(|index| match index {
-        0 => read!("midr_el1"),
-        5 => read!("mpidr_el1"),
-        6 => read!("revidr_el1"),
-        8..16 => numbered!(read, "S3_0_C0_C1_", index - 8),
-        16..24 => numbered!(read, "S3_0_C0_C2_", index - 16),
-        24..32 => numbered!(read, "S3_0_C0_C3_", index - 24),
-        32..40 => numbered!(read, "S3_0_C0_C4_", index - 32),
-        40..48 => numbered!(read, "S3_0_C0_C5_", index - 40),
-        48..56 => numbered!(read, "S3_0_C0_C6_", index - 48),
-        56..64 => numbered!(read, "S3_0_C0_C7_", index - 56),
-        _ => 0,
-    })
+    macro_rules! row {
+        ($name:literal) => { row!($name 0 1 2 3 4 5 6 7) };
+        ($name:literal $($column:literal)*) => { [$(read!(concat!($name, $column))),*] };
+    }
+    let rows = [
+        [read!("midr_el1"), 0, 0, 0, 0, read!("mpidr_el1"), read!("revidr_el1"), 0],
+        row!("S3_0_C0_C1_"),
+        row!("S3_0_C0_C2_"),
+        row!("S3_0_C0_C3_"),
+        row!("S3_0_C0_C4_"),
+        row!("S3_0_C0_C5_"),
+        row!("S3_0_C0_C6_"),
+        row!("S3_0_C0_C7_"),
+    ];
+    core::array::from_fn(|i| rows[i / 8][i % 8])
 }

@@ -25,23 +25,7 @@ macro_rules! write {
     }};
 }
 
-/// Accesses (`read`, `write`) register `$number` (0 to 7) of those whose names differ in the last digit.
-macro_rules! numbered {
-    ($access:ident, $name:literal, $number:expr $(, $value:expr)?) => {
-        match $number {
-            0 => $access!(concat!($name, "0") $(, $value)?),
-            1 => $access!(concat!($name, "1") $(, $value)?),
-            2 => $access!(concat!($name, "2") $(, $value)?),
-            3 => $access!(concat!($name, "3") $(, $value)?),
-            4 => $access!(concat!($name, "4") $(, $value)?),
-            5 => $access!(concat!($name, "5") $(, $value)?),
-            6 => $access!(concat!($name, "6") $(, $value)?),
-            _ => $access!(concat!($name, "7") $(, $value)?),
-        }
-    };
-}
-
-pub(crate) use {numbered, read, write};
+pub(crate) use {read, write};
 
 /// Context synchronisation: what was written to system registers takes effect.
 #[inline(always)]

@@ -7,7 +7,7 @@ use super::registers::{self, CTLR, read as load_register, write as store_registe
 use super::virtual_interface::Interface;
 use crate::addr::HostPhys;
 use crate::arch::layout::window;
-use crate::arch::sysreg::{isb, numbered, read, write};
+use crate::arch::sysreg::{isb, read, write};
 use crate::boot::PhysRange;
 use crate::cell::Given;
 
@@ -166,40 +166,46 @@ fn active_registers() -> usize {
     }
 }
 
-fn read_list(index: usize) -> u64 {
-    match index {
-        0..8 => numbered!(read, "S3_4_C12_C12_", index),
-        _ => numbered!(read, "S3_4_C12_C13_", index - 8),
-    }
-}
-
-fn write_list(index: usize, value: u64) {
-    match index {
-        0..8 => numbered!(write, "S3_4_C12_C12_", index, value),
-        _ => numbered!(write, "S3_4_C12_C13_", index - 8, value),
-    }
+/// Reads registers whose names differ in the last digit into the next items of an iterator, or writes them from there, as long as
+/// there are items.
+macro_rules! row {
+    (read $items:ident, $name:literal $($digit:literal)*) => {
+        'row: {$(
+            let Some(item) = $items.next() else { break 'row };
+            *item = read!(concat!($name, $digit)) as _;
+        )*}
+    };
+    (write $items:ident, $name:literal $($digit:literal)*) => {
+        'row: {$(
+            let Some(&item) = $items.next() else { break 'row };
+            write!(concat!($name, $digit), item.into());
+        )*}
+    };
 }
 
 pub fn save(into: &mut Interface) {
     into.vmcr = read!("S3_4_C12_C11_7");
-    for i in 0..active_registers() {
-        into.active[i] = numbered!(read, "S3_4_C12_C8_", i) as u32;
-        into.active[4 + i] = numbered!(read, "S3_4_C12_C9_", i) as u32;
-    }
-    for (i, list) in into.list.iter_mut().enumerate().take(list_registers()) {
-        *list = read_list(i);
-    }
+    let count = active_registers();
+    let (group_0, group_1) = into.active.split_at_mut(4);
+    let (mut group_0, mut group_1) =
+        (group_0.iter_mut().take(count), group_1.iter_mut().take(count));
+    row!(read group_0, "S3_4_C12_C8_" 0 1 2 3);
+    row!(read group_1, "S3_4_C12_C9_" 0 1 2 3);
+    let mut lists = into.list.iter_mut().take(list_registers());
+    row!(read lists, "S3_4_C12_C12_" 0 1 2 3 4 5 6 7);
+    row!(read lists, "S3_4_C12_C13_" 0 1 2 3 4 5 6 7);
 }
 
 pub fn load(from: &Interface) {
     write!("S3_4_C12_C11_7", from.vmcr);
-    for i in 0..active_registers() {
-        numbered!(write, "S3_4_C12_C8_", i, u64::from(from.active[i]));
-        numbered!(write, "S3_4_C12_C9_", i, u64::from(from.active[4 + i]));
-    }
-    for (i, &list) in from.list.iter().enumerate().take(list_registers()) {
-        write_list(i, list);
-    }
+    let count = active_registers();
+    let (group_0, group_1) = from.active.split_at(4);
+    let (mut group_0, mut group_1) = (group_0.iter().take(count), group_1.iter().take(count));
+    row!(write group_0, "S3_4_C12_C8_" 0 1 2 3);
+    row!(write group_1, "S3_4_C12_C9_" 0 1 2 3);
+    let mut lists = from.list.iter().take(list_registers());
+    row!(write lists, "S3_4_C12_C12_" 0 1 2 3 4 5 6 7);
+    row!(write lists, "S3_4_C12_C13_" 0 1 2 3 4 5 6 7);
 }
 
 /// ICH_HCR_EL2.
