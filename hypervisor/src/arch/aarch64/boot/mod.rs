@@ -4,7 +4,8 @@ mod entry;
 
 pub use entry::ap_entry;
 
-use super::firmware::device_tree::{self, Machine};
+use super::firmware::device_tree::Machine;
+use super::firmware::fdt::Tree;
 use super::layout::{self, IMAGE, window};
 use super::paging;
 use super::uart;
@@ -126,11 +127,11 @@ fn read_tree(at: HostPhys) -> Option<PhysRange> {
     let head = PhysRange::new(at, 40)?;
     map(head, KernelRights::ReadWrite)?;
     // SAFETY: mapped just now; the loader has left it to the kernel.
-    let size = device_tree::claimed_size(unsafe { bytes(head) })?;
-    let range = PhysRange::new(at, size)?;
+    let size = Tree::claimed_size(unsafe { bytes(head) })?;
+    let range = PhysRange::new(at, size as u64)?;
     map(range, KernelRights::ReadWrite)?;
     // SAFETY: as above.
-    let machine = Machine::read(unsafe { bytes(range) }).ok()?;
+    let machine = Machine::read(unsafe { bytes(range) })?;
     MACHINE.give(|| machine);
     Some(range.outward())
 }

@@ -4,12 +4,10 @@
 //! The tree is a loader's: [`fdt`](super::fdt) checks its structure, and here every number is checked before it is
 //! used. Nodes are visited one by one, without recursion deeper than [`MAX_DEPTH`].
 
-use super::fdt::{self, Node, Tree};
+use super::fdt::{Node, Tree, number};
 use crate::addr::HostPhys;
 use crate::boot::{CommandLine, PhysRange};
 
-/// Largest tree, in bytes.
-pub const MAX_SIZE: u64 = 2 << 20;
 /// Deepest node that is looked at.
 const MAX_DEPTH: usize = 8;
 /// Most ranges of memory, and of reserved memory.
@@ -21,19 +19,17 @@ pub const MAX_REDISTRIBUTORS: usize = 4;
 #[derive(Clone, Copy, Debug)]
 pub struct List<T, const N: usize> {
     items: [Option<T>; N],
-    len: usize,
 }
 
 impl<T: Copy, const N: usize> List<T, N> {
     const fn new() -> List<T, N> {
-        List { items: [None; N], len: 0 }
+        List { items: [None; N] }
     }
 
-    fn push(&mut self, item: T) -> Result<(), TreeError> {
-        let slot = self.items.get_mut(self.len).ok_or(TreeError::TooMany)?;
-        *slot = Some(item);
-        self.len += 1;
-        Ok(())
+    /// Appends an item, unless the list is full.
+    fn push(&mut self, item: T) -> Option<()> {
+        *self.items.iter_mut().find(|slot| slot.is_none())? = Some(item);
+        Some(())
     }
 
     /// The items.
@@ -106,43 +102,12 @@ pub struct Machine {
     pub command_line: CommandLine,
 }
 
-/// Why a tree is of no use.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum TreeError {
-    /// Its structure is broken.
-    Malformed,
-    /// A list has more entries than the kernel keeps.
-    TooMany,
-    /// A range or number makes no sense.
-    BadNumber,
-    /// Memory or the interrupt controller is behind a bus that does not pass its addresses on.
-    Unreachable,
-}
-
-impl core::fmt::Display for TreeError {
-    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        f.write_str(match self {
-            TreeError::Malformed => "the device tree is malformed",
-            TreeError::TooMany => "the device tree lists more memory than the kernel handles",
-            TreeError::Unreachable => {
-                "the device tree has memory or an interrupt controller out of the CPU's reach"
-            }
-            TreeError::BadNumber => "the device tree holds a number out of range",
-        })
-    }
-}
-
-/// Size that the header of a tree claims, if it is one.
-pub fn claimed_size(head: &[u8]) -> Option<u64> {
-    let size = Tree::claimed_size(head)? as u64;
-    (size <= MAX_SIZE).then_some(size)
-}
-
 impl Machine {
-    /// Reads a tree.
-    pub fn read(bytes: &[u8]) -> Result<Machine, TreeError> {
-        let tree = Tree::new(bytes).ok_or(TreeError::Malformed)?;
-        let root = tree.root().ok_or(TreeError::Malformed)?;
+    /// Reads a tree. `None`: its structure is broken, a number in it makes no sense, it has more memory than the lists hold, or
+    /// memory or an interrupt controller behind a bus that does not pass its addresses on.
+    pub fn read(bytes: &[u8]) -> Option<Machine> {
+        let tree = Tree::new(bytes)?;
+        let root = tree.root()?;
         let mut machine = Machine {
             memory: List::new(),
             reserved: List::new(),
@@ -160,13 +125,13 @@ impl Machine {
         }
         machine.chosen(&tree)?;
         let stdout = stdout_node(&tree);
-        walk(root, &Bus::Root, 0, &mut |node, bus| machine.node(node, bus, stdout.as_ref()))?;
-        Ok(machine)
+        machine.walk(&root, &Bus::Root, 0, stdout.as_ref())?;
+        Some(machine)
     }
 
-    fn chosen(&mut self, tree: &Tree<'_>) -> Result<(), TreeError> {
+    fn chosen(&mut self, tree: &Tree<'_>) -> Option<()> {
         let Some(chosen) = tree.find(b"/chosen") else {
-            return Ok(());
+            return Some(());
         };
         if let Some(text) = chosen.property(b"bootargs") {
             self.command_line.set(text);
@@ -175,26 +140,42 @@ impl Machine {
         let end = chosen.property(b"linux,initrd-end");
         if let (Some(start), Some(end)) = (start, end) {
             let (start, end) = (number(start)?, number(end)?);
-            let size = end.checked_sub(start).ok_or(TreeError::BadNumber)?;
-            self.bundle = PhysRange::new(HostPhys(start), size);
+            self.bundle = PhysRange::new(HostPhys(start), end.checked_sub(start)?);
         }
-        Ok(())
+        Some(())
     }
 
-    /// Takes what a node on `bus` says.
+    /// Takes what a node on `bus` says, and what is below it.
+    fn walk<'a>(
+        &mut self,
+        node: &Node<'a>,
+        bus: &Bus<'_, 'a>,
+        depth: usize,
+        stdout: Option<&Node<'a>>,
+    ) -> Option<()> {
+        self.node(node, bus, stdout)?;
+        if depth < MAX_DEPTH {
+            let below = if depth == 0 { Bus::Root } else { Bus::Behind(bus, node) };
+            for child in node.children() {
+                self.walk(&child, &below, depth + 1, stdout)?;
+            }
+        }
+        Some(())
+    }
+
     fn node(
         &mut self,
         node: &Node<'_>,
         bus: &Bus<'_, '_>,
         stdout: Option<&Node<'_>>,
-    ) -> Result<(), TreeError> {
+    ) -> Option<()> {
         let is = |name: &[u8]| node.is_compatible(name);
         let device_type = node.property(b"device_type");
         let has_type = |name: &[u8]| device_type == Some(name);
         if has_type(b"memory\0") && is_enabled(node) {
             registers(node, bus, &mut self.memory)?;
         } else if has_type(b"cpu\0") && is_enabled(node) {
-            let id = node.property(b"reg").ok_or(TreeError::BadNumber).and_then(number)?;
+            let id = node.property(b"reg").and_then(number)?;
             // Those beyond what the kernel handles are left out.
             let _ = self.cpus.push(id);
         } else if node.base_name() == b"reserved-memory" {
@@ -208,9 +189,9 @@ impl Machine {
                 _ => Conduit::None,
             };
         } else if is(b"arm,gic-v3") && self.gic.is_none() {
-            self.gic = Some(read_gic_v3(node, bus)?);
+            self.gic_v3(node, bus)?;
         } else if (is(b"arm,cortex-a15-gic") || is(b"arm,gic-400")) && self.gic.is_none() {
-            self.gic = read_gic_v2(node, bus)?;
+            self.gic_v2(node, bus)?;
         } else if is(b"arm,pl011") && is_enabled(node) {
             let is_stdout = stdout.is_some_and(|stdout| stdout.is(node));
             if is_stdout || self.uart.is_none() {
@@ -223,26 +204,42 @@ impl Machine {
                 }
             }
         }
-        Ok(())
+        Some(())
     }
-}
 
-/// Visits a node, which is on `bus`, and what is below it.
-fn walk<'a>(
-    node: Node<'a>,
-    bus: &Bus<'_, 'a>,
-    depth: usize,
-    visit: &mut impl FnMut(&Node<'a>, &Bus<'_, 'a>) -> Result<(), TreeError>,
-) -> Result<(), TreeError> {
-    visit(&node, bus)?;
-    if depth < MAX_DEPTH {
-        let below = Bus::Behind(bus, &node);
-        let below = if depth == 0 { &Bus::Root } else { &below };
-        for child in node.children() {
-            walk(child, below, depth + 1, visit)?;
-        }
+    fn gic_v2(&mut self, node: &Node<'_>, bus: &Bus<'_, '_>) -> Option<()> {
+        let mut ranges = List::new();
+        let all = registers(node, bus, &mut ranges);
+        let [Some(distributor), Some(cpu_interface), Some(control), Some(vcpu_interface), ..] =
+            ranges.items
+        else {
+            // Without virtual interfaces it is of no use here.
+            return all;
+        };
+        // Older trees leave out the second page, which every GIC with virtual interfaces has (IHI 0048, 4.1.3).
+        let size = cpu_interface.size().max(2 * crate::mem::PAGE);
+        let cpu_interface = PhysRange::new(cpu_interface.start(), size)?;
+        self.gic = Some(Gic::V2 { distributor, cpu_interface, control, vcpu_interface });
+        Some(())
     }
-    Ok(())
+
+    fn gic_v3(&mut self, node: &Node<'_>, bus: &Bus<'_, '_>) -> Option<()> {
+        let count = node.property(b"#redistributor-regions").map_or(Some(1), number)? as usize;
+        let mut ranges = List::new();
+        let all = registers(node, bus, &mut ranges);
+        // Behind the redistributors may be what nobody needs.
+        if ranges.iter().count() <= count {
+            all?;
+        }
+        let mut ranges = ranges.iter();
+        let distributor = ranges.next()?;
+        let mut redistributors = List::new();
+        for range in ranges.take(count) {
+            redistributors.push(range)?;
+        }
+        self.gic = Some(Gic::V3 { distributor, redistributors });
+        Some(())
+    }
 }
 
 /// What the addresses of a bus mean (Devicetree Specification 0.4, 2.3.8).
@@ -271,18 +268,13 @@ impl Bus<'_, '_> {
             // Of more than two cells are addresses with a type, as of PCI: nothing that the kernel uses.
             let (child, range) = range.split_at(address);
             let (parent, length) = range.split_at(above);
-            let offset = start.checked_sub(fdt::number(child)?)?;
-            let room = fdt::number(length)?.checked_sub(offset)?;
-            let parent = fdt::number(parent)?;
+            let offset = start.checked_sub(number(child)?)?;
+            let room = number(length)?.checked_sub(offset)?;
+            let parent = number(parent)?;
             (room >= size).then(|| parent.checked_add(offset)).flatten()
         });
         bus.translate(found?, size)
     }
-}
-
-/// A number of one or two cells.
-fn number(bytes: &[u8]) -> Result<u64, TreeError> {
-    fdt::number(bytes).ok_or(TreeError::BadNumber)
 }
 
 /// Appends the ranges of `reg` of a node on `bus`, up to the first one that is of no use. What is empty is nothing.
@@ -290,19 +282,18 @@ fn registers(
     node: &Node<'_>,
     bus: &Bus<'_, '_>,
     into: &mut List<PhysRange, MAX_RANGES>,
-) -> Result<(), TreeError> {
+) -> Option<()> {
     let reg = node.property(b"reg").unwrap_or_default();
     let (address, size) = (4 * node.cells.address, 4 * node.cells.size);
     for entry in reg.chunks_exact((address + size).max(1)) {
         let (address, size) = entry.split_at(address);
         let (address, size) = (number(address)?, number(size)?);
         if size != 0 {
-            let address = bus.translate(address, size).ok_or(TreeError::Unreachable)?;
-            let range = PhysRange::new(HostPhys(address), size);
-            into.push(range.ok_or(TreeError::BadNumber)?)?;
+            let address = bus.translate(address, size)?;
+            into.push(PhysRange::new(HostPhys(address), size)?)?;
         }
     }
-    Ok(())
+    Some(())
 }
 
 fn is_enabled(node: &Node<'_>) -> bool {
@@ -312,45 +303,8 @@ fn is_enabled(node: &Node<'_>) -> bool {
 /// The first interrupt of a device, if it is an SPI of a GIC: type, number and flags in a cell each.
 fn spi(node: &Node<'_>) -> Option<u32> {
     let mut cells = node.property(b"interrupts")?.chunks_exact(4);
-    let kind = fdt::number(cells.next()?)?;
-    let number = fdt::number(cells.next()?)?;
-    (kind == 0 && number < 988).then_some(number as u32)
-}
-
-fn read_gic_v2(node: &Node<'_>, bus: &Bus<'_, '_>) -> Result<Option<Gic>, TreeError> {
-    let mut ranges = List::new();
-    let all = registers(node, bus, &mut ranges);
-    let [Some(distributor), Some(cpu_interface), Some(control), Some(vcpu_interface), ..] =
-        ranges.items
-    else {
-        // Without virtual interfaces it is of no use here.
-        return all.map(|()| None);
-    };
-    // Older trees leave out the second page, which every GIC with virtual interfaces has (IHI 0048, 4.1.3).
-    let size = cpu_interface.size().max(2 * crate::mem::PAGE);
-    Ok(Some(Gic::V2 {
-        distributor,
-        cpu_interface: PhysRange::new(cpu_interface.start(), size).ok_or(TreeError::BadNumber)?,
-        control,
-        vcpu_interface,
-    }))
-}
-
-fn read_gic_v3(node: &Node<'_>, bus: &Bus<'_, '_>) -> Result<Gic, TreeError> {
-    let count = node.property(b"#redistributor-regions").map_or(Ok(1), number)? as usize;
-    let mut ranges = List::new();
-    let all = registers(node, bus, &mut ranges);
-    // Behind the redistributors may be what nobody needs.
-    if ranges.len <= count {
-        all?;
-    }
-    let mut ranges = ranges.iter();
-    let distributor = ranges.next().ok_or(TreeError::BadNumber)?;
-    let mut redistributors = List::new();
-    for range in ranges.take(count) {
-        redistributors.push(range)?;
-    }
-    Ok(Gic::V3 { distributor, redistributors })
+    let (kind, line) = (number(cells.next()?)?, number(cells.next()?)?);
+    (kind == 0 && line < 988).then_some(line as u32)
 }
 
 /// The node of `stdout-path`, whose options after a colon do not count; an alias is followed once.
@@ -460,7 +414,7 @@ mod tests {
     #[test]
     fn a_machine_is_read() {
         let bytes = tree(3);
-        assert_eq!(claimed_size(&bytes), Some(bytes.len() as u64));
+        assert_eq!(Tree::claimed_size(&bytes), Some(bytes.len()));
         let machine = Machine::read(&bytes).unwrap();
         let memory: Vec<_> = machine.memory.iter().collect();
         assert_eq!(memory, [range(0x4000_0000, 1 << 30), range(8 << 32, 1 << 30)]);
@@ -508,22 +462,22 @@ mod tests {
                 other => panic!("{other:?}"),
             })
         };
-        assert_eq!(read(&[]), Ok((0x1000, 0x6000)));
+        assert_eq!(read(&[]), Some((0x1000, 0x6000)));
         // The parent's addresses have two cells.
-        assert_eq!(read(&[0, 0x7, 0xff84_0000, 0x8000]), Ok((0x7_ff84_1000, 0x7_ff84_6000)));
+        assert_eq!(read(&[0, 0x7, 0xff84_0000, 0x8000]), Some((0x7_ff84_1000, 0x7_ff84_6000)));
         assert_eq!(
             read(&[0, 0, 0x1000_0000, 0x6000, 0x6000, 0, 0x2000_0000, 0x2000]),
-            Ok((0x1000_1000, 0x2000_0000))
+            Some((0x1000_1000, 0x2000_0000))
         );
         // As many as there are.
         let many: Vec<u32> = (0..40u32).flat_map(|i| [0x10_0000 * i, 1, i << 20, 0x8000]).collect();
-        assert_eq!(read(&many), Ok((0x1_0000_1000, 0x1_0000_6000)));
+        assert_eq!(read(&many), Some((0x1_0000_1000, 0x1_0000_6000)));
         for ranges in [
             [0, 0, 0x1000_0000, 0x7fff],
             [0x1001, 0, 0, 0x8000],
             [0, u32::MAX, 0xffff_9000, 0x8000],
         ] {
-            assert!(read(&ranges).is_err(), "{ranges:x?}");
+            assert!(read(&ranges).is_none(), "{ranges:x?}");
         }
     }
 
@@ -544,7 +498,7 @@ mod tests {
             let end = if whole { bytes.len() } else { cut.index(bytes.len()) };
             // Whatever it says is in order as long as it is said without a panic or an endless loop.
             let _ = Machine::read(&bytes[..end]);
-            let _ = claimed_size(&bytes[..end]);
+            let _ = Tree::claimed_size(&bytes[..end]);
         }
     }
 }
