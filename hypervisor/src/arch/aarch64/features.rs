@@ -82,27 +82,6 @@ pub const CNTHCTL_THREAD: u64 = 0b11;
 const MDCR: u64 = 1 << 19 | 1 << 14 | 1 << 11 | 1 << 10 | 1 << 9 | 1 << 6 | 1 << 5;
 const MDCR_COUNTERS: u64 = 0x1f;
 
-/// Why the kernel does not run on this CPU.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Missing {
-    /// Physical addresses of 40 bits.
-    PhysicalRange,
-    /// The 4-KiB granule.
-    Granule,
-    /// AArch64 at EL0.
-    El0,
-}
-
-impl core::fmt::Display for Missing {
-    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        f.write_str(match self {
-            Missing::PhysicalRange => "this CPU has fewer than 40 bits of physical addresses",
-            Missing::Granule => "this CPU has no 4 KiB translation granule",
-            Missing::El0 => "this CPU does not run AArch64 programs",
-        })
-    }
-}
-
 static FORCED_WRITE_BACK: AtomicBool = AtomicBool::new(false);
 
 /// Chooses, by the boot CPU, what is the same on all.
@@ -131,17 +110,17 @@ pub fn hcr_common() -> u64 {
     if forces_write_back() { HCR_FORCED_WRITE_BACK } else { 0 }
 }
 
-/// Checks this CPU.
-pub fn check() -> Result<(), Missing> {
+/// Checks this CPU; if the kernel does not run on it, says why.
+pub fn check() -> Result<(), &'static str> {
     if paging::physical_range() < paging::LEAST_PHYSICAL_RANGE {
-        return Err(Missing::PhysicalRange);
+        return Err("this CPU has fewer than 40 bits of physical addresses");
     }
     // TGran4: 0b1111 means absent (Arm ARM D17.2.64).
     if read!("id_aa64mmfr0_el1") >> 28 & 0xf == 0xf {
-        return Err(Missing::Granule);
+        return Err("this CPU has no 4 KiB translation granule");
     }
     if read!("id_aa64pfr0_el1") & 0xf == 0 {
-        return Err(Missing::El0);
+        return Err("this CPU does not run AArch64 programs");
     }
     Ok(())
 }
