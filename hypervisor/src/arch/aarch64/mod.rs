@@ -252,8 +252,8 @@ pub const HAS_PORTS: bool = false;
 
 /// Whether a part of the range is of registers that act on whichever guest is loaded: programs must not reach them.
 pub fn is_guest_only(start: u64, size: u64) -> bool {
-    let registers = gic::virtual_interface::registers();
-    start < registers.end && registers.start < start + size
+    gic::guest_registers()
+        .is_some_and(|registers| start < registers.end().0 && registers.start().0 < start + size)
 }
 
 /// Routes SPI `line` to the boot CPU, masked; whether delivery holds it: always.
@@ -296,12 +296,12 @@ pub fn interrupt_release(line: u32) {
 
 /// Masks an interrupt line.
 pub fn interrupt_mask(line: u32) {
-    gic::mask(line);
+    gic::set_enabled(line, false);
 }
 
 /// Unmasks an interrupt line.
 pub fn interrupt_unmask(line: u32) {
-    gic::unmask(line);
+    gic::set_enabled(line, true);
 }
 
 /// Asks firmware to end the machine.

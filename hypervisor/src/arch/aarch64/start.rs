@@ -3,7 +3,7 @@
 use super::firmware::device_tree::Gic;
 use super::firmware::smccc;
 use super::paging;
-use super::sysreg::{read, write};
+use super::sysreg::write;
 use super::{CpuArch, boot, clock, entry, features, interrupts as gic, layout, smp, uart};
 use crate::addr::{HostPhys, HostVirt};
 use crate::boot::memory_map::{PhysRange, RegionKind};
@@ -24,8 +24,6 @@ use core::arch::asm;
 const STACK_PAGES: usize = 4;
 /// Milliseconds of a time slice without a budget.
 const TIME_SLICE: u64 = 10;
-/// Affinity in MPIDR_EL1.
-const AFFINITY: u64 = 0xff_00ff_ffff;
 
 unsafe extern "C" {
     static __boot_text_end: u8;
@@ -54,21 +52,20 @@ pub fn kernel_main(params: &mut BootParams) -> ! {
         "no interrupt controller that can host VMs: GICv2 or GICv3 is needed",
     );
     let pool = need(make_pool(params), "too little free memory for the kernel");
-    let first =
-        map_kernel(pool, &interrupts).and_then(|()| make_cpu(0, read!("mpidr_el1") & AFFINITY));
+    let first = map_kernel(pool, interrupts).and_then(|()| make_cpu(0, smp::affinity()));
     let first = need(first, "the kernel pool is too small");
     smccc::set_conduit(boot::machine().conduit);
     smccc::set_mitigates(params.command_line.mitigates());
     // SAFETY: the kernel's tables map everything in use.
     unsafe { load_kernel_tables() };
-    gic::init(&interrupts);
+    gic::init(interrupts);
     enter_cpu(first);
     let target = gic::init_this_cpu();
     first.arch.target.set(need(target, "this CPU has no interface to the interrupt controller"));
     log::info!("guests: EL2, GICv{}", Dec(gic::version().into()));
     start_others();
 
-    for range in gic::ranges(&interrupts) {
+    for range in gic::ranges(interrupts) {
         if let Err(why) = params.memory_map.add(range.start().0, range.size(), RegionKind::Kernel) {
             refuse(format_args!("panic: {why}"));
         }
@@ -103,7 +100,7 @@ fn make_pool(params: &mut BootParams) -> Option<PhysRange> {
 }
 
 /// Builds the kernel's own tables: image by rights, start-up code where it is, pool, device registers.
-fn map_kernel(pool: PhysRange, interrupts: &Gic) -> Option<()> {
+fn map_kernel(pool: PhysRange, interrupts: Gic) -> Option<()> {
     paging::init_kernel()?;
     for (at, size, rights) in image::segments() {
         paging::map_kernel(at, layout::image_phys(at), size, rights)?;
@@ -154,9 +151,9 @@ fn enter_cpu(cpu: Ref<Cpu>) {
 }
 
 fn start_others() {
-    let me = read!("mpidr_el1") & AFFINITY;
+    let me = smp::affinity();
     let mut index = 1;
-    for id in boot::machine().cpus.iter().filter(|&id| id != me) {
+    for &id in boot::machine().cpus.iter().flatten().filter(|&&id| id != me) {
         if index as usize >= abi::boot::MAX_CPUS {
             break;
         }

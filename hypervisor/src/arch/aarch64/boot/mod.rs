@@ -138,7 +138,7 @@ fn read_tree(at: HostPhys) -> Option<PhysRange> {
 
 /// Fills the memory map: what is RAM, less what is in use.
 fn settle(map: &mut MemoryMap, machine: &Machine, tree: PhysRange) -> Result<(), LoaderError> {
-    for range in machine.memory.iter() {
+    for range in machine.memory.iter().flatten() {
         map.add(range.start().0, range.size(), RegionKind::Usable)?;
     }
     map.claim(image_range(), RegionKind::Kernel)?;
@@ -148,7 +148,7 @@ fn settle(map: &mut MemoryMap, machine: &Machine, tree: PhysRange) -> Result<(),
     map.claim(tree, RegionKind::Firmware)?;
     // Firmware's: nobody may have it. Loaders reserve what they hand over, too; that is accounted for.
     let own = [Some(image_range()), machine.bundle, Some(tree)].map(|r| r.map(PhysRange::outward));
-    for range in machine.reserved.iter() {
+    for range in machine.reserved.iter().flatten() {
         let (mut at, end) = (range.start().0, range.end().0);
         while at < end {
             let inside = own.iter().flatten().find(|r| (r.start().0..r.end().0).contains(&at));

@@ -15,27 +15,10 @@ pub const MAX_RANGES: usize = 32;
 /// Most redistributor regions of a GICv3.
 pub const MAX_REDISTRIBUTORS: usize = 4;
 
-/// A list of fixed capacity.
-#[derive(Clone, Copy, Debug)]
-pub struct List<T, const N: usize> {
-    items: [Option<T>; N],
-}
-
-impl<T: Copy, const N: usize> List<T, N> {
-    const fn new() -> List<T, N> {
-        List { items: [None; N] }
-    }
-
-    /// Appends an item, unless the list is full.
-    fn push(&mut self, item: T) -> Option<()> {
-        *self.items.iter_mut().find(|slot| slot.is_none())? = Some(item);
-        Some(())
-    }
-
-    /// The items.
-    pub fn iter(&self) -> impl Iterator<Item = T> + '_ {
-        self.items.iter().map_while(|item| *item)
-    }
+/// Puts an item into the first free place, if there is one.
+fn push<T>(list: &mut [Option<T>], item: T) -> Option<()> {
+    *list.iter_mut().find(|place| place.is_none())? = Some(item);
+    Some(())
 }
 
 /// The interrupt controller.
@@ -57,7 +40,7 @@ pub enum Gic {
         /// Distributor.
         distributor: PhysRange,
         /// Regions of redistributors.
-        redistributors: List<PhysRange, MAX_REDISTRIBUTORS>,
+        redistributors: [Option<PhysRange>; MAX_REDISTRIBUTORS],
     },
 }
 
@@ -85,11 +68,11 @@ pub enum Conduit {
 /// What the kernel wants to know.
 pub struct Machine {
     /// RAM.
-    pub memory: List<PhysRange, MAX_RANGES>,
+    pub memory: [Option<PhysRange>; MAX_RANGES],
     /// What of it must not be used.
-    pub reserved: List<PhysRange, MAX_RANGES>,
+    pub reserved: [Option<PhysRange>; MAX_RANGES],
     /// Affinities of the CPUs, as in MPIDR_EL1.
-    pub cpus: List<u64, { abi::boot::MAX_CPUS }>,
+    pub cpus: [Option<u64>; abi::boot::MAX_CPUS],
     /// How PSCI is called.
     pub conduit: Conduit,
     /// The interrupt controller.
@@ -109,9 +92,9 @@ impl Machine {
         let tree = Tree::new(bytes)?;
         let root = tree.root()?;
         let mut machine = Machine {
-            memory: List::new(),
-            reserved: List::new(),
-            cpus: List::new(),
+            memory: [None; MAX_RANGES],
+            reserved: [None; MAX_RANGES],
+            cpus: [None; abi::boot::MAX_CPUS],
             conduit: Conduit::None,
             gic: None,
             uart: None,
@@ -120,7 +103,7 @@ impl Machine {
         };
         for (start, size) in tree.reservations() {
             if let Some(range) = PhysRange::new(HostPhys(start), size) {
-                machine.reserved.push(range)?;
+                push(&mut machine.reserved, range)?;
             }
         }
         machine.chosen(&tree)?;
@@ -177,7 +160,7 @@ impl Machine {
         } else if has_type(b"cpu\0") && is_enabled(node) {
             let id = node.property(b"reg").and_then(number)?;
             // Those beyond what the kernel handles are left out.
-            let _ = self.cpus.push(id);
+            let _ = push(&mut self.cpus, id);
         } else if node.base_name() == b"reserved-memory" {
             for child in node.children() {
                 registers(&child, bus, &mut self.reserved)?;
@@ -195,10 +178,10 @@ impl Machine {
         } else if is(b"arm,pl011") && is_enabled(node) {
             let is_stdout = stdout.is_some_and(|stdout| stdout.is(node));
             if is_stdout || self.uart.is_none() {
-                let mut ranges = List::new();
+                let mut ranges = [None; MAX_RANGES];
                 // One that cannot be reached is none.
                 let _ = registers(node, bus, &mut ranges);
-                if let Some(range) = ranges.iter().next() {
+                if let [Some(range), ..] = ranges {
                     let interrupt = spi(node);
                     self.uart = Some(Uart { range, interrupt });
                 }
@@ -208,10 +191,10 @@ impl Machine {
     }
 
     fn gic_v2(&mut self, node: &Node<'_>, bus: &Bus<'_, '_>) -> Option<()> {
-        let mut ranges = List::new();
+        let mut ranges = [None; MAX_RANGES];
         let all = registers(node, bus, &mut ranges);
         let [Some(distributor), Some(cpu_interface), Some(control), Some(vcpu_interface), ..] =
-            ranges.items
+            ranges
         else {
             // Without virtual interfaces it is of no use here.
             return all;
@@ -225,17 +208,17 @@ impl Machine {
 
     fn gic_v3(&mut self, node: &Node<'_>, bus: &Bus<'_, '_>) -> Option<()> {
         let count = node.property(b"#redistributor-regions").map_or(Some(1), number)? as usize;
-        let mut ranges = List::new();
+        let mut ranges = [None; MAX_RANGES];
         let all = registers(node, bus, &mut ranges);
         // Behind the redistributors may be what nobody needs.
-        if ranges.iter().count() <= count {
+        if ranges.iter().flatten().count() <= count {
             all?;
         }
-        let mut ranges = ranges.iter();
-        let distributor = ranges.next()?;
-        let mut redistributors = List::new();
+        let mut ranges = ranges.iter().flatten();
+        let distributor = *ranges.next()?;
+        let mut redistributors = [None; MAX_REDISTRIBUTORS];
         for range in ranges.take(count) {
-            redistributors.push(range)?;
+            push(&mut redistributors, *range)?;
         }
         self.gic = Some(Gic::V3 { distributor, redistributors });
         Some(())
@@ -278,11 +261,7 @@ impl Bus<'_, '_> {
 }
 
 /// Appends the ranges of `reg` of a node on `bus`, up to the first one that is of no use. What is empty is nothing.
-fn registers(
-    node: &Node<'_>,
-    bus: &Bus<'_, '_>,
-    into: &mut List<PhysRange, MAX_RANGES>,
-) -> Option<()> {
+fn registers(node: &Node<'_>, bus: &Bus<'_, '_>, into: &mut [Option<PhysRange>]) -> Option<()> {
     let reg = node.property(b"reg").unwrap_or_default();
     let (address, size) = (4 * node.cells.address, 4 * node.cells.size);
     for entry in reg.chunks_exact((address + size).max(1)) {
@@ -290,7 +269,7 @@ fn registers(
         let (address, size) = (number(address)?, number(size)?);
         if size != 0 {
             let address = bus.translate(address, size)?;
-            into.push(PhysRange::new(HostPhys(address), size)?)?;
+            push(into, PhysRange::new(HostPhys(address), size)?)?;
         }
     }
     Some(())
@@ -416,11 +395,11 @@ mod tests {
         let bytes = tree(3);
         assert_eq!(Tree::claimed_size(&bytes), Some(bytes.len()));
         let machine = Machine::read(&bytes).unwrap();
-        let memory: Vec<_> = machine.memory.iter().collect();
+        let memory: Vec<_> = machine.memory.into_iter().flatten().collect();
         assert_eq!(memory, [range(0x4000_0000, 1 << 30), range(8 << 32, 1 << 30)]);
-        let reserved: Vec<_> = machine.reserved.iter().collect();
+        let reserved: Vec<_> = machine.reserved.into_iter().flatten().collect();
         assert_eq!(reserved, [range(0x4100_0000, 0x1_0000)]);
-        assert_eq!(machine.cpus.iter().collect::<Vec<_>>(), [0, 0x101]);
+        assert_eq!(machine.cpus.into_iter().flatten().collect::<Vec<_>>(), [0, 0x101]);
         assert_eq!(machine.conduit, Conduit::Smc);
         assert_eq!(machine.bundle, Some(range(0x4800_0000, 0x100_0000)));
         assert_eq!(machine.command_line.number("pool"), Some(16));
@@ -429,7 +408,7 @@ mod tests {
         let Some(Gic::V3 { redistributors, .. }) = machine.gic else {
             panic!("{:?}", machine.gic);
         };
-        assert_eq!(redistributors.iter().collect::<Vec<_>>(), [range(0x80a_0000, 0xf6_0000)]);
+        assert_eq!(redistributors, [Some(range(0x80a_0000, 0xf6_0000)), None, None, None]);
         let machine = Machine::read(&tree(2)).unwrap();
         let Some(Gic::V2 { vcpu_interface, .. }) = machine.gic else {
             panic!("{:?}", machine.gic);
@@ -449,7 +428,7 @@ mod tests {
         }
         fdt.end_node(root).unwrap();
         let machine = Machine::read(&fdt.finish().unwrap()).unwrap();
-        assert!(machine.cpus.iter().eq(0..abi::boot::MAX_CPUS as u64));
+        assert!(machine.cpus.into_iter().eq((0..abi::boot::MAX_CPUS as u64).map(Some)));
     }
 
     #[test]

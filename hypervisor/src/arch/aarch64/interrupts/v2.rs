@@ -62,7 +62,7 @@ pub fn init(distributor: HostPhys, cpu_interface: PhysRange, control: HostPhys) 
 }
 
 /// Returns the bit of this CPU in target registers.
-pub fn init_this_cpu() -> u64 {
+pub fn init_this_cpu() -> Option<u64> {
     let base = registers::distributor();
     write(base, registers::ICENABLER, !super::PRIVATE);
     write(base, registers::ICACTIVER, u32::MAX);
@@ -77,7 +77,7 @@ pub fn init_this_cpu() -> u64 {
     let target = (0..8).map(|i| read(base, ITARGETSR + i * 4)).fold(0, |all, word| all | word);
     let bits = target | target >> 16;
     let bits = (bits | bits >> 8) & 0xff;
-    u64::from(if bits == 0 { 1 } else { bits })
+    Some(u64::from(if bits == 0 { 1 } else { bits }))
 }
 
 pub fn acknowledge() -> u32 {

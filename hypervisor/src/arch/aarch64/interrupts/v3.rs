@@ -2,14 +2,13 @@
 //!
 //! Registers without a name in older assemblers go by their encoding.
 
-use super::super::firmware::device_tree::{List, MAX_REDISTRIBUTORS};
 use super::registers::{self, CTLR, read as load_register, write as store_register};
 use super::virtual_interface::Interface;
 use crate::addr::HostPhys;
+use crate::arch::firmware::device_tree::Gic;
 use crate::arch::layout::window;
 use crate::arch::sysreg::{isb, read, write};
-use crate::boot::PhysRange;
-use crate::cell::Given;
+use crate::arch::{boot, smp};
 
 /// Distributor: affinity routing, groups 1.
 const ENABLE: u32 = 1 << 4 | 1 << 1;
@@ -30,13 +29,8 @@ const SRE: u64 = 0x7;
 const EOI_MODE: u64 = 1 << 1;
 /// ICC_SGI1R_EL1.IRM: to all but the sender.
 const TO_OTHERS: u64 = 1 << 40;
-/// Affinity levels in MPIDR_EL1.
-const AFFINITY: u64 = 0xff_00ff_ffff;
 
-static REDISTRIBUTORS: Given<List<PhysRange, MAX_REDISTRIBUTORS>> = Given::new();
-
-pub fn init(distributor: HostPhys, redistributors: &List<PhysRange, MAX_REDISTRIBUTORS>) {
-    REDISTRIBUTORS.give(|| *redistributors);
+pub fn init(distributor: HostPhys) {
     let base = registers::set_distributor(distributor);
     store_register(base, CTLR, 0);
     registers::reset_lines(true);
@@ -46,7 +40,10 @@ pub fn init(distributor: HostPhys, redistributors: &List<PhysRange, MAX_REDISTRI
 /// Address of the redistributor of the CPU with this affinity.
 fn redistributor(affinity: u64) -> Option<u64> {
     let packed = affinity >> 32 << 24 | affinity & 0xff_ffff;
-    for range in REDISTRIBUTORS.get()?.iter() {
+    let Some(Gic::V3 { redistributors, .. }) = &boot::machine().gic else {
+        return None;
+    };
+    for range in redistributors.iter().flatten() {
         let mut at = range.start();
         while at.0 + 2 * FRAME <= range.end().0 {
             let base = window(at).0;
@@ -66,7 +63,7 @@ fn redistributor(affinity: u64) -> Option<u64> {
 
 /// Returns this CPU's affinity.
 pub fn init_this_cpu() -> Option<u64> {
-    let affinity = read!("mpidr_el1") & AFFINITY;
+    let affinity = smp::affinity();
     let base = redistributor(affinity)?;
     store_register(base, GICR_WAKER, load_register(base, GICR_WAKER) & !PROCESSOR_SLEEP);
     // Bounded: an interface that does not wake delivers nothing, which shows.
