@@ -5,15 +5,12 @@
 
 use super::clock;
 use super::entry::{self, cause};
-use super::features::{
-    CNTHCTL_GUEST, HCR_SERROR, HCR_WAIT_EVENT, has_aarch32, has_error_records, has_matrices,
-    has_pointer_authentication,
-};
+use super::features::{CNTHCTL_GUEST, HCR_SERROR, HCR_WAIT_EVENT, has_aarch32};
 use super::firmware::smccc;
 use super::interrupts::virtual_interface::{self, ENABLE, Interface};
 use super::sysreg::{isb, read, write};
 use super::traps::{self, class};
-use super::virt::{El1, Errors, Fp, Identity, Keys, Matrix, StatePage, Thread, Timer};
+use super::virt::{El1, Errors, Fp, Identity, Keys, Matrix, StatePage, Thread, Timer, peek, poke};
 use crate::cell::Ref;
 use crate::context::State;
 use crate::cpu::Cpu;
@@ -266,7 +263,7 @@ impl VcpuArch {
         write!("elr_el2", self.pc);
         write!("spsr_el2", self.pstate);
         // SAFETY: the state page begins with the registers; the machine's state is the guest's.
-        unsafe { entry::enter_guest(cpu, self.page.address()) }
+        unsafe { entry::enter_guest(cpu, self.page.as_ptr() as u64) }
     }
 
     /// What the next entry needs and most do not; or the exit to be told instead.
@@ -342,15 +339,9 @@ impl VcpuArch {
         self.el1.load();
         self.identity.load();
         self.timer.load();
-        if has_pointer_authentication() {
-            self.keys.load();
-        }
-        if has_error_records() {
-            self.errors.load();
-        }
-        if has_matrices() {
-            self.matrix.load();
-        }
+        self.keys.load();
+        self.errors.load();
+        self.matrix.load();
         self.fp.load();
         self.load_virtual_interface();
         self.resident = true;
@@ -379,15 +370,9 @@ impl VcpuArch {
         self.note(0);
         self.el1.save();
         self.timer.save();
-        if has_pointer_authentication() {
-            self.keys.save();
-        }
-        if has_error_records() {
-            self.errors.save();
-        }
-        if has_matrices() {
-            self.matrix.save();
-        }
+        self.keys.save();
+        self.errors.save();
+        self.matrix.save();
         self.fp.save();
         virtual_interface::save(&mut self.interface);
         virtual_interface::set_control(0);
@@ -397,8 +382,8 @@ impl VcpuArch {
     /// Writes the groups in `groups` to the state page.
     #[inline(always)]
     pub fn save(&mut self, _cpu: &Cpu, groups: u64) {
-        self.page.set_pc(self.pc);
-        self.page.set_pstate(self.pstate);
+        poke!(self.page, self.pc, pc);
+        poke!(self.page, self.pstate, pstate);
         let groups = Groups::from_bits_truncate(groups);
         if groups.intersects(Groups::SYSTEM | Groups::TIMER | Groups::GIC) {
             self.save_more(groups);
@@ -425,10 +410,10 @@ impl VcpuArch {
             if self.resident {
                 virtual_interface::save(&mut self.interface);
             }
-            page.set_gic_control(self.interface.control);
-            page.set_vmcr(self.interface.vmcr);
-            page.set_active_priorities(self.interface.active);
-            page.set_list(self.interface.list);
+            poke!(page, self.interface.control, gic_control);
+            poke!(page, self.interface.vmcr, vmcr);
+            poke!(page, self.interface.active, active_priorities);
+            poke!(page, self.interface.list, list);
         }
     }
 
@@ -437,7 +422,7 @@ impl VcpuArch {
     pub fn load(&mut self, _cpu: &Cpu, groups: u64) -> VcpuReply {
         let groups = Groups::from_bits_truncate(groups);
         if groups.contains(Groups::PC) {
-            self.pc = self.page.pc();
+            self.pc = peek!(self.page, pc);
         }
         if groups.difference(Groups::PC).is_empty() {
             VcpuReply { halt: false, deadline: None, timer: false }
@@ -450,7 +435,7 @@ impl VcpuArch {
     fn load_more(&mut self, groups: Groups) -> VcpuReply {
         let page = self.page;
         if groups.contains(Groups::PSTATE) {
-            self.pstate = pstate(page.pstate());
+            self.pstate = pstate(peek!(page, pstate));
         }
         if groups.intersects(Groups::SYSTEM | Groups::TIMER | Groups::IDENTITY) {
             self.load_system(groups);
@@ -458,14 +443,14 @@ impl VcpuArch {
         if groups.contains(Groups::GIC) {
             self.load_interface();
         }
-        let controls = if groups.contains(Groups::CONTROLS) { page.controls() } else { 0 };
+        let controls = if groups.contains(Groups::CONTROLS) { peek!(page, controls) } else { 0 };
         if controls & CONTROL_SERROR != 0 {
             self.serror = HCR_SERROR;
             self.note(0);
         }
         VcpuReply {
             halt: controls & CONTROL_HALT != 0,
-            deadline: groups.contains(Groups::DEADLINE).then(|| page.deadline()),
+            deadline: groups.contains(Groups::DEADLINE).then(|| peek!(page, deadline)),
             timer: groups.contains(Groups::TIMER),
         }
     }
@@ -500,10 +485,10 @@ impl VcpuArch {
     fn load_interface(&mut self) {
         let page = self.page;
         self.interface = Interface {
-            control: page.gic_control() & GIC_CONTROLS,
-            vmcr: page.vmcr() & 0xffff_ffff,
-            active: page.active_priorities(),
-            list: page.list().map(|list| list & LIST_BITS),
+            control: peek!(page, gic_control) & GIC_CONTROLS,
+            vmcr: peek!(page, vmcr) & 0xffff_ffff,
+            active: peek!(page, active_priorities),
+            list: peek!(page, list).map(|list| list & LIST_BITS),
         };
         let asks =
             self.interface.control != 0 || self.interface.list.iter().any(|l| l & LIST_EOI != 0);
@@ -574,7 +559,7 @@ impl VcpuArch {
     fn mitigates(&mut self, syndrome: u64, length: u8) -> bool {
         // The instruction's immediate is 0 in all calls.
         let is_call = smccc::serves() && syndrome & 0xffff == 0;
-        let done = is_call && smccc::serve(self.page.first_register());
+        let done = is_call && smccc::serve(peek!(self.page, gpr[0]));
         if done {
             self.skip(length);
         }
