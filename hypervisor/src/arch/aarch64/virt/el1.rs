@@ -8,7 +8,10 @@ use crate::arch::features;
 use crate::arch::sysreg::{isb, read, write};
 
 macro_rules! registers {
-    ($(#[$doc:meta])* $table:ident $(if $exist:ident)? { $($field:ident = $name:literal $(as $page:ident)?,)* }) => {
+    ($(
+        $(#[$doc:meta])*
+        $table:ident $(if $exist:ident)? { $($field:ident = $name:literal $(as $page:ident)?,)* }
+    )*) => {$(
         $(#[$doc])*
         #[derive(Clone, Copy, Debug, Default)]
         pub struct $table { $($field: u64,)* }
@@ -44,7 +47,7 @@ macro_rules! registers {
                 $($(self.$field = peek!(page, $page);)?)*
             }
         }
-    };
+    )*};
 }
 
 registers! {
@@ -58,9 +61,7 @@ registers! {
         tpidrro_el0 = "tpidrro_el0" as tpidrro_el0,
         sp_el0 = "sp_el0" as sp_el0,
     }
-}
 
-registers! {
     /// Registers that act on guests only.
     El1 {
         sp_el1 = "sp_el1" as sp_el1,
@@ -80,41 +81,31 @@ registers! {
         par = "par_el1",
         csselr = "csselr_el1" as csselr_el1,
     }
-}
 
-registers! {
     /// The virtual timer.
     Timer {
         cntv_cval = "cntv_cval_el0" as cntv_cval,
         cntv_ctl = "cntv_ctl_el0" as cntv_ctl,
         cntvoff = "cntvoff_el2" as cntvoff,
     }
-}
 
-registers! {
     /// What a guest reads of its CPU's identity.
     Identity {
         vmpidr = "vmpidr_el2" as vmpidr,
         vpidr = "vpidr_el2" as vpidr,
     }
-}
 
-registers! {
     /// Errors of the guest's (RAS): what it reads as DISR_EL1, and the syndrome of a virtual SError.
     Errors if has_error_records {
         vdisr = "S3_4_C12_C1_1",
         vsesr = "S3_4_C5_C2_3",
     }
-}
 
-registers! {
     /// TPIDR2_EL0, on CPUs with SME.
     Matrix if has_matrices {
         tpidr2 = "S3_3_C13_C0_5",
     }
-}
 
-registers! {
     /// Keys of pointer authentication, on CPUs that have it.
     Keys if has_pointer_authentication {
         ia_low = "S3_0_C2_C1_0",
