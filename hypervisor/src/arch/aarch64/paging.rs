@@ -5,7 +5,7 @@
 
 use super::features;
 use super::firmware::smccc;
-use super::sysreg::read;
+use super::sysreg::{isb, publish, read};
 use crate::addr::{HostPhys, HostVirt};
 use crate::domain::Domain;
 use crate::mem::{self, KernelPage};
@@ -186,12 +186,6 @@ impl PageTable {
     }
 }
 
-/// New entries are seen by the walkers of all CPUs before anything that follows.
-fn publish() {
-    // SAFETY: a barrier.
-    unsafe { core::arch::asm!("dsb ishst", options(nostack, preserves_flags)) };
-}
-
 /// Memory becomes executable somewhere: nothing that was fetched from it before is executed there.
 ///
 /// Programs make code visible that they write, but by the addresses that it has with them: in an instruction cache that finds lines
@@ -243,7 +237,7 @@ pub fn map_at(
             tables::map_leaf(Format::Kernel, root, at.0, phys, size - done, &bits, alloc).ok()?;
     }
     publish();
-    super::sysreg::isb();
+    isb();
     Some(())
 }
 

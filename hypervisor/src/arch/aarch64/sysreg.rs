@@ -40,3 +40,10 @@ pub fn dsb() {
     // SAFETY: a barrier.
     unsafe { core::arch::asm!("dsb sy", options(nostack, preserves_flags)) };
 }
+
+/// What was written before, entries of tables too, is seen by all CPUs before anything that follows.
+#[inline(always)]
+pub fn publish() {
+    // SAFETY: a barrier.
+    unsafe { core::arch::asm!("dsb ishst", options(nostack, preserves_flags)) };
+}

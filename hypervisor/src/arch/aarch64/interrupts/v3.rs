@@ -2,12 +2,12 @@
 //!
 //! Registers without a name in older assemblers go by their encoding.
 
-use super::registers::{self, CTLR, read as load_register, write as store_register};
+use super::registers::{self, read as load_register, write as store_register};
 use super::virtual_interface::Interface;
 use crate::addr::HostPhys;
 use crate::arch::firmware::device_tree::Gic;
 use crate::arch::layout::window;
-use crate::arch::sysreg::{isb, read, write};
+use crate::arch::sysreg::{dsb, isb, read, write};
 use crate::arch::{boot, smp};
 
 /// Distributor: affinity routing, groups 1.
@@ -31,10 +31,7 @@ const EOI_MODE: u64 = 1 << 1;
 const TO_OTHERS: u64 = 1 << 40;
 
 pub fn init(distributor: HostPhys) {
-    let base = registers::set_distributor(distributor);
-    store_register(base, CTLR, 0);
-    registers::reset_lines(true);
-    store_register(base, CTLR, ENABLE);
+    registers::init(distributor, ENABLE);
 }
 
 /// Address of the redistributor of the CPU with this affinity.
@@ -72,14 +69,7 @@ pub fn init_this_cpu() -> Option<u64> {
             break;
         }
     }
-    let private = base + FRAME;
-    store_register(private, registers::ICENABLER, u32::MAX);
-    store_register(private, registers::ICACTIVER, u32::MAX);
-    store_register(private, registers::IGROUPR, u32::MAX);
-    for i in 0..8 {
-        store_register(private, registers::IPRIORITYR + i * 4, super::PRIORITY);
-    }
-    store_register(private, registers::ISENABLER, super::PRIVATE);
+    registers::init_private(base + FRAME);
     write!("S3_4_C12_C9_5", SRE);
     isb();
     // ICC_SRE_EL1 for guests: system registers only.
@@ -98,7 +88,7 @@ pub fn init_this_cpu() -> Option<u64> {
 /// ICC_IAR1_EL1.
 pub fn acknowledge() -> u32 {
     let value = read!("S3_0_C12_C12_0") as u32;
-    super::super::sysreg::dsb();
+    dsb();
     value
 }
 
@@ -117,7 +107,7 @@ pub fn deactivate(value: u32) {
 /// ICC_SGI1R_EL1.
 fn generate(value: u64) {
     // What was written before is seen by who is interrupted.
-    super::super::sysreg::dsb();
+    dsb();
     write!("S3_0_C12_C11_5", value);
     isb();
 }
