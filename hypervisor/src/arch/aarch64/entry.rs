@@ -10,9 +10,6 @@ use crate::thread::Thread;
 use core::arch::{asm, global_asm};
 use core::mem::offset_of;
 
-const CURRENT: usize = offset_of!(Cpu, current);
-const FRAME: usize = offset_of!(Thread, frame);
-
 /// Why an entry was made, as [`super::traps::user_entry`] and [`super::traps::guest_left`] are told.
 pub mod cause {
     /// Synchronous exception.
@@ -149,8 +146,8 @@ kernel_exception:
     mov     sp, x0
 1:  b       {kernel_fault}
     "#,
-    current = const CURRENT,
-    frame = const FRAME,
+    current = const offset_of!(Cpu, current),
+    frame = const offset_of!(Thread, frame),
     x30 = const frame::X30,
     elr = const frame::ELR,
     stack = const offset_of!(Cpu, arch) + offset_of!(super::CpuArch, stack_top),
@@ -169,10 +166,11 @@ unsafe extern "C" {
     fn translate_address(address: u64) -> u64;
 }
 
-/// Translates an address of the guest, whose state is loaded; PAR_EL1's format, bit 0: there is no translation.
-pub fn translate(address: u64) -> u64 {
+/// The page at an address of the guest, whose state is loaded, by the guest's own tables.
+pub fn translate(address: u64) -> Option<u64> {
     // SAFETY: translates without access; x3 to x5 are not preserved across calls, and PAR_EL1 is put back.
-    unsafe { translate_address(address) }
+    let result = unsafe { translate_address(address) };
+    (result & 1 == 0).then_some(result & 0x000f_ffff_ffff_f000)
 }
 
 const _: () = assert!(frame::SP == frame::X30 + 8);

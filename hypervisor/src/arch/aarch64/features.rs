@@ -1,32 +1,18 @@
 //! What the CPU must have, and what the kernel sets on each.
 
-use super::paging;
 use super::sysreg::{isb, read, write};
+use super::{paging, virt};
 use core::sync::atomic::{AtomicBool, Ordering};
 
-/// HCR_EL2 while threads run: EL0 under EL2 (TGE), held by stage 2 (VM), which gives the memory type (DC); AArch64
-/// (RW); interrupts to EL2. Implementation-defined registers trap (TIDCP), should there be some for EL0.
-pub const HCR_THREAD: u64 = VM | DC | TGE | RW | FMO | IMO | AMO | SWIO | TIDCP;
-/// HCR_EL2 while a guest runs. Trapped are WFI, SMC, ID registers (TID3), implementation-defined registers (TIDCP, TACR), limited
-/// ordering regions (TLOR) and error records (TERR); broadcasts reach the inner shareable domain (FB, BSU). Pointer
-/// authentication is the guest's own.
-pub const HCR_GUEST: u64 = VM
-    | RW
-    | FMO
-    | IMO
-    | AMO
-    | SWIO
-    | TWI
-    | TSC
-    | TID3
-    | TIDCP
-    | TACR
-    | TLOR
-    | TERR
-    | FB
-    | BSU_INNER
-    | APK
-    | API;
+/// HCR_EL2 while threads run: EL0 under EL2 (TGE), and stage 2 gives the memory type (DC).
+pub const HCR_THREAD: u64 = HCR_BOTH | DC | TGE;
+/// HCR_EL2 while a guest runs. Trapped are WFI, SMC, ID registers (TID3), auxiliary control (TACR), limited ordering regions (TLOR)
+/// and error records (TERR); broadcasts reach the inner shareable domain (FB, BSU). Pointer authentication is the guest's own.
+pub const HCR_GUEST: u64 =
+    HCR_BOTH | TWI | TSC | TID3 | TACR | TLOR | TERR | FB | BSU_INNER | APK | API;
+/// What both have in common: held by stage 2 (VM); AArch64 (RW); interrupts to EL2; implementation-defined registers trap (TIDCP),
+/// should there be some for EL0.
+const HCR_BOTH: u64 = VM | RW | FMO | IMO | AMO | SWIO | TIDCP;
 /// HCR_EL2.VSE: a virtual SError is pending.
 pub const HCR_SERROR: u64 = 1 << 8;
 /// HCR_EL2.TWE: WFE traps.
@@ -154,7 +140,6 @@ pub fn enable_on_this_cpu() {
     write!("vtcr_el2", paging::vtcr());
     let activity = if read!("id_aa64pfr0_el1") >> 44 & 0xf != 0 { CPTR_ACTIVITY } else { 0 };
     write!("cptr_el2", CPTR | activity);
-    write!("cnthctl_el2", CNTHCTL_THREAD);
     write!("cntvoff_el2", 0);
     write!("cntv_ctl_el0", 0);
     write!("cnthp_ctl_el2", 0);
@@ -162,17 +147,15 @@ pub fn enable_on_this_cpu() {
     write!("hstr_el2", 0);
     // Fine-grained traps and HCRX_EL2 add to the above; where they are there, firmware may have left anything in them.
     let fine_grained = read!("id_aa64mmfr0_el1") >> 56 & 0xf;
-    match fine_grained {
-        0 => {}
-        1 => clear_fine_grained_traps(),
-        _ => {
-            clear_fine_grained_traps();
-            clear_more_fine_grained_traps();
+    if fine_grained >= 1 {
+        clear_fine_grained_traps();
+        if activity != 0 {
+            // HAFGRTR_EL2: activity monitors trap as a whole.
+            write!("S3_4_C3_C1_6", 0);
         }
     }
-    if activity != 0 && fine_grained != 0 {
-        // HAFGRTR_EL2: activity monitors trap as a whole.
-        write!("S3_4_C3_C1_6", 0);
+    if fine_grained >= 2 {
+        clear_more_fine_grained_traps();
     }
     if read!("id_aa64mmfr1_el1") >> 40 & 0xf != 0 {
         write!("S3_4_C1_C2_2", 0);
@@ -181,13 +164,8 @@ pub fn enable_on_this_cpu() {
     if pfr0 >> 40 & 0xf != 0 || pfr1 >> 16 & 0xf != 0 {
         trap_partitioning();
     }
-    write!("sctlr_el1", SCTLR_THREAD);
-    write!("tcr_el1", TCR_THREAD);
-    write!("cpacr_el1", CPACR_THREAD);
-    write!("cntkctl_el1", CNTKCTL_THREAD);
+    virt::Thread::load_for_threads();
     write!("mdscr_el1", 0);
-    write!("tpidr_el0", 0);
-    write!("tpidrro_el0", 0);
     if has_matrices() {
         write!("S3_3_C13_C0_5", 0);
     }

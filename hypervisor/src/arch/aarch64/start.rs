@@ -15,7 +15,7 @@ use crate::mem::{self, PAGE};
 use crate::panic::refuse;
 use crate::root::{self, Machine};
 use crate::tables::KernelRights;
-use abi::boot::BootInfo;
+use abi::boot::{BootInfo, Virtualization};
 use abi::cap::MemoryKind;
 use abi::text::{Dec, Hex, Text};
 use core::arch::asm;
@@ -54,8 +54,7 @@ pub fn kernel_main(params: &mut BootParams) -> ! {
     let pool = need(make_pool(params), "too little free memory for the kernel");
     let first = map_kernel(pool, interrupts).and_then(|()| make_cpu(0, smp::affinity()));
     let first = need(first, "the kernel pool is too small");
-    smccc::set_conduit(boot::machine().conduit);
-    smccc::set_mitigates(params.command_line.mitigates());
+    smccc::init(boot::machine().conduit, params.command_line.mitigates());
     // SAFETY: the kernel's tables map everything in use.
     unsafe { load_kernel_tables() };
     gic::init(interrupts);
@@ -190,7 +189,7 @@ fn boot_info(params: &BootParams, pool: PhysRange) -> BootInfo {
         counter_hz: clock::counter_hz(),
         cpus: cpu::count(),
         interrupts: gic::lines().min(crate::interrupt::MAX_LINES as u32),
-        virtualization: super::virtualization() as u32,
+        virtualization: Virtualization::El2 as u32,
         region_count,
         rsdp: 0,
         bundle_base: bundle.start().0,

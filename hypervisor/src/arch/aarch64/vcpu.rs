@@ -58,8 +58,8 @@ pub enum Outcome {
 
 impl Outcome {
     #[inline(always)]
-    const fn exit(exit: Exit) -> Outcome {
-        Outcome::Exit { exit, plain_write: false }
+    const fn exit(kind: ExitKind, instruction_length: u8, info: [u64; 3]) -> Outcome {
+        Outcome::Exit { exit: Exit { kind, instruction_length, info }, plain_write: false }
     }
 }
 
@@ -296,11 +296,7 @@ impl VcpuArch {
             cause::SYNCHRONOUS => self.decode(),
             cause::INTERRUPT => Outcome::Interrupt,
             // SError: the monitor decides what becomes of its guest.
-            _ => Outcome::exit(Exit {
-                kind: ExitKind::Other,
-                instruction_length: 0,
-                info: [read!("esr_el2"), 0, 0],
-            }),
+            _ => Outcome::exit(ExitKind::Other, 0, [read!("esr_el2"), 0, 0]),
         };
         Thread::load_for_threads();
         outcome
@@ -526,16 +522,16 @@ impl VcpuArch {
         let syndrome = read!("esr_el2");
         // IL: the instruction has 32 bits.
         let length = if syndrome & 1 << 25 != 0 { 4 } else { 2 };
-        let exit =
-            |kind, instruction_length, info| Outcome::exit(Exit { kind, instruction_length, info });
         match class::of(syndrome) {
-            class::WAIT if syndrome & 1 == 0 => exit(ExitKind::Halt, length, [0; 3]),
-            class::WAIT => exit(ExitKind::Pause, length, [0; 3]),
+            class::WAIT if syndrome & 1 == 0 => Outcome::exit(ExitKind::Halt, length, [0; 3]),
+            class::WAIT => Outcome::exit(ExitKind::Pause, length, [0; 3]),
             class::HYPERCALL if self.mitigates(syndrome, 0) => Outcome::Resume,
             class::FIRMWARE_CALL if self.mitigates(syndrome, length) => Outcome::Resume,
-            class::HYPERCALL => exit(ExitKind::Hypercall, 0, [syndrome, 0, 0]),
-            class::FIRMWARE_CALL => exit(ExitKind::FirmwareCall, length, [syndrome, 0, 0]),
-            class::SYSTEM_REGISTER => exit(ExitKind::SystemRegister, length, [syndrome, 0, 0]),
+            class::HYPERCALL => Outcome::exit(ExitKind::Hypercall, 0, [syndrome, 0, 0]),
+            class::FIRMWARE_CALL => Outcome::exit(ExitKind::FirmwareCall, length, [syndrome, 0, 0]),
+            class::SYSTEM_REGISTER => {
+                Outcome::exit(ExitKind::SystemRegister, length, [syndrome, 0, 0])
+            }
             class::INSTRUCTION_ABORT | class::DATA_ABORT => match fault(syndrome) {
                 Some(info) => {
                     let exit =
@@ -545,11 +541,11 @@ impl VcpuArch {
                     Outcome::Exit { exit, plain_write }
                 }
                 None if abort::status(syndrome) > abort::PERMISSION => {
-                    exit(ExitKind::Other, 0, [syndrome, 0, 0])
+                    Outcome::exit(ExitKind::Other, 0, [syndrome, 0, 0])
                 }
                 None => Outcome::Resume,
             },
-            _ => exit(ExitKind::Other, 0, [syndrome, 0, 0]),
+            _ => Outcome::exit(ExitKind::Other, 0, [syndrome, 0, 0]),
         }
     }
 
@@ -575,7 +571,7 @@ fn fault(syndrome: u64) -> Option<[u64; 3]> {
         abort::ADDRESS_SIZE | abort::TRANSLATION | abort::ACCESS_FLAG => fault_page(),
         abort::PERMISSION if in_walk => fault_page(),
         // HPFAR_EL2 does not hold it then (Arm ARM D17.2.62).
-        abort::PERMISSION => translate(address)?,
+        abort::PERMISSION => entry::translate(address)?,
         _ => return None,
     };
     let mut flags = if class::of(syndrome) == class::INSTRUCTION_ABORT {
@@ -595,10 +591,4 @@ fn fault(syndrome: u64) -> Option<[u64; 3]> {
 /// HPFAR_EL2: bits 51:12 of the address are in 43:4.
 fn fault_page() -> u64 {
     (read!("hpfar_el2") & 0xfff_ffff_fff0) << 8
-}
-
-/// Translates a guest's address by its own tables.
-fn translate(address: u64) -> Option<u64> {
-    let result = entry::translate(address);
-    (result & 1 == 0).then_some(result & 0x000f_ffff_ffff_f000)
 }

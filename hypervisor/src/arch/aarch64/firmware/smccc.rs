@@ -25,9 +25,10 @@ const PSCI_FEATURES: u64 = 0x8400_000a;
 const WORKAROUND_FUNCTIONS: [u64; 3] = [0x8000_8000, 0x8000_7fff, 0x8000_3fff];
 const NOT_SUPPORTED: u64 = u64::MAX;
 
-/// Sets the conduit, once at boot.
-pub fn set_conduit(conduit: Conduit) {
+/// Sets how firmware is called, and whether the kernel is to take measures at all. Once, before [`enable_on_this_cpu`].
+pub fn init(conduit: Conduit, mitigates: bool) {
     CONDUIT.store(conduit as u32, Ordering::Relaxed);
+    MITIGATES.store(mitigates, Ordering::Relaxed);
 }
 
 /// Calls firmware; NOT_SUPPORTED without it.
@@ -45,11 +46,6 @@ pub(super) fn call(function: u64, first: u64, second: u64, third: u64) -> u64 {
              out("x15") _, out("x16") _, out("x17") _, options(nostack))
     }
     result
-}
-
-/// Whether the kernel is to take measures at all; before [`enable_on_this_cpu`].
-pub fn set_mitigates(on: bool) {
-    MITIGATES.store(on, Ordering::Relaxed);
 }
 
 /// Asks firmware what it does against speculation on this CPU, chooses what the kernel has it do, and has it do what it does for
