@@ -156,14 +156,18 @@ impl Machine {
         let device_type = node.property(b"device_type");
         let has_type = |name: &[u8]| device_type == Some(name);
         if has_type(b"memory\0") && is_enabled(node) {
-            registers(node, bus, &mut self.memory)?;
+            for range in registers(node, bus) {
+                push(&mut self.memory, range?)?;
+            }
         } else if has_type(b"cpu\0") && is_enabled(node) {
             let id = node.property(b"reg").and_then(number)?;
             // Those beyond what the kernel handles are left out.
             let _ = push(&mut self.cpus, id);
         } else if node.base_name() == b"reserved-memory" {
             for child in node.children() {
-                registers(&child, bus, &mut self.reserved)?;
+                for range in registers(&child, bus) {
+                    push(&mut self.reserved, range?)?;
+                }
             }
         } else if is(b"arm,psci") || is(b"arm,psci-0.2") || is(b"arm,psci-1.0") {
             self.conduit = match node.property(b"method") {
@@ -178,12 +182,9 @@ impl Machine {
         } else if is(b"arm,pl011") && is_enabled(node) {
             let is_stdout = stdout.is_some_and(|stdout| stdout.is(node));
             if is_stdout || self.uart.is_none() {
-                let mut ranges = [None; MAX_RANGES];
                 // One that cannot be reached is none.
-                let _ = registers(node, bus, &mut ranges);
-                if let [Some(range), ..] = ranges {
-                    let interrupt = spi(node);
-                    self.uart = Some(Uart { range, interrupt });
+                if let Some(Some(range)) = registers(node, bus).next() {
+                    self.uart = Some(Uart { range, interrupt: spi(node) });
                 }
             }
         }
@@ -191,34 +192,30 @@ impl Machine {
     }
 
     fn gic_v2(&mut self, node: &Node<'_>, bus: &Bus<'_, '_>) -> Option<()> {
-        let mut ranges = [None; MAX_RANGES];
-        let all = registers(node, bus, &mut ranges);
-        let [Some(distributor), Some(cpu_interface), Some(control), Some(vcpu_interface), ..] =
+        let mut ranges = [None; 4];
+        for range in registers(node, bus).take(4) {
+            push(&mut ranges, range?)?;
+        }
+        // Without virtual interfaces it is of no use here.
+        if let [Some(distributor), Some(cpu_interface), Some(control), Some(vcpu_interface)] =
             ranges
-        else {
-            // Without virtual interfaces it is of no use here.
-            return all;
-        };
-        // Older trees leave out the second page, which every GIC with virtual interfaces has (IHI 0048, 4.1.3).
-        let size = cpu_interface.size().max(2 * crate::mem::PAGE);
-        let cpu_interface = PhysRange::new(cpu_interface.start(), size)?;
-        self.gic = Some(Gic::V2 { distributor, cpu_interface, control, vcpu_interface });
+        {
+            // Older trees leave out the second page, which every GIC with virtual interfaces has (IHI 0048, 4.1.3).
+            let size = cpu_interface.size().max(2 * crate::mem::PAGE);
+            let cpu_interface = PhysRange::new(cpu_interface.start(), size)?;
+            self.gic = Some(Gic::V2 { distributor, cpu_interface, control, vcpu_interface });
+        }
         Some(())
     }
 
     fn gic_v3(&mut self, node: &Node<'_>, bus: &Bus<'_, '_>) -> Option<()> {
         let count = node.property(b"#redistributor-regions").map_or(Some(1), number)? as usize;
-        let mut ranges = [None; MAX_RANGES];
-        let all = registers(node, bus, &mut ranges);
-        // Behind the redistributors may be what nobody needs.
-        if ranges.iter().flatten().count() <= count {
-            all?;
-        }
-        let mut ranges = ranges.iter().flatten();
-        let distributor = *ranges.next()?;
+        let mut ranges = registers(node, bus);
+        let distributor = ranges.next()??;
         let mut redistributors = [None; MAX_REDISTRIBUTORS];
+        // Behind them may be what nobody needs.
         for range in ranges.take(count) {
-            push(&mut redistributors, *range)?;
+            push(&mut redistributors, range?)?;
         }
         self.gic = Some(Gic::V3 { distributor, redistributors });
         Some(())
@@ -260,19 +257,16 @@ impl Bus<'_, '_> {
     }
 }
 
-/// Appends the ranges of `reg` of a node on `bus`, up to the first one that is of no use. What is empty is nothing.
-fn registers(node: &Node<'_>, bus: &Bus<'_, '_>, into: &mut [Option<PhysRange>]) -> Option<()> {
-    let reg = node.property(b"reg").unwrap_or_default();
+/// The ranges of `reg` of a node on `bus`, and `None` for one that makes no sense or is out of reach. What is empty is nothing.
+fn registers(node: &Node<'_>, bus: &Bus<'_, '_>) -> impl Iterator<Item = Option<PhysRange>> {
     let (address, size) = (4 * node.cells.address, 4 * node.cells.size);
-    for entry in reg.chunks_exact((address + size).max(1)) {
-        let (address, size) = entry.split_at(address);
-        let (address, size) = (number(address)?, number(size)?);
-        if size != 0 {
-            let address = bus.translate(address, size)?;
-            push(into, PhysRange::new(HostPhys(address), size)?)?;
-        }
-    }
-    Some(())
+    let reg = node.property(b"reg").unwrap_or_default().chunks_exact((address + size).max(1));
+    reg.map(move |entry| entry.split_at(address)).filter(|(_, size)| number(size) != Some(0)).map(
+        |(address, size)| {
+            let (address, size) = (number(address)?, number(size)?);
+            PhysRange::new(HostPhys(bus.translate(address, size)?), size)
+        },
+    )
 }
 
 fn is_enabled(node: &Node<'_>) -> bool {
