@@ -100,6 +100,17 @@ global_asm!(
     str     x18, [x11, #({sp} + 16)]
     .endm
 
+    // Finds the slot that x1 selects for the thread at x11: it is at x13 + x15. Changes x12 and x14.
+    .macro find_slot none
+    ldr     x12, [x11, #{thread_domain}]
+    ldp     x13, x12, [x12, #{directory}]
+    cmp     x1, x12
+    b.hs    \none
+    ubfx    x14, x1, #6, #26
+    ubfiz   x15, x1, #6, #6
+    ldr     x13, [x13, x14, lsl #3]
+    .endm
+
     .global system_call_entry
 system_call_entry:
     cbnz    x0, 20f
@@ -110,13 +121,7 @@ system_call_entry:
     ldrb    w0, [x11, #{foreign}]
     cbnz    w0, 9f
 stage_message_call:
-    ldr     x12, [x11, #{thread_domain}]
-    ldp     x13, x12, [x12, #{directory}]
-    cmp     x1, x12
-    b.hs    10f
-    ubfx    x14, x1, #6, #26
-    ubfiz   x15, x1, #6, #6
-    ldr     x13, [x13, x14, lsl #3]
+    find_slot 10f
     ldr     x13, [x13, x15]
     // The capability: right, kind, address.
     tbz     x13, #{call_right}, 10f
@@ -238,13 +243,7 @@ stage_entry_signal:
     stp     x12, x13, [sp, #-32]!
     stp     x14, x15, [sp, #16]
 stage_message_signal:
-    ldr     x12, [x11, #{thread_domain}]
-    ldp     x13, x12, [x12, #{directory}]
-    cmp     x1, x12
-    b.hs    53f
-    ubfx    x14, x1, #6, #26
-    ubfiz   x15, x1, #6, #6
-    ldr     x13, [x13, x14, lsl #3]
+    find_slot 53f
     add     x13, x13, x15
     // Capability and badge, as `Slot::badge` reads them: neither changes meanwhile.
     add     x14, x13, #{extra}

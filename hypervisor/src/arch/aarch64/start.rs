@@ -54,7 +54,7 @@ pub fn kernel_main(params: &mut BootParams) -> ! {
     let pool = need(make_pool(params), "too little free memory for the kernel");
     let first = map_kernel(pool, interrupts).and_then(|()| make_cpu(0, smp::affinity()));
     let first = need(first, "the kernel pool is too small");
-    smccc::init(boot::machine().conduit, params.command_line.mitigates());
+    smccc::init(boot::machine().has_firmware, params.command_line.mitigates());
     // SAFETY: the kernel's tables map everything in use.
     unsafe { load_kernel_tables() };
     gic::init(interrupts);

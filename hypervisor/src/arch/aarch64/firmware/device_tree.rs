@@ -53,18 +53,6 @@ pub struct Uart {
     pub interrupt: Option<u32>,
 }
 
-/// How firmware is called.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u32)]
-pub enum Conduit {
-    /// There is none.
-    None = 0,
-    /// SMC: to EL3.
-    Smc = 1,
-    /// HVC: to a hypervisor below this one.
-    Hvc = 2,
-}
-
 /// What the kernel wants to know.
 pub struct Machine {
     /// RAM.
@@ -73,8 +61,8 @@ pub struct Machine {
     pub reserved: [Option<PhysRange>; MAX_RANGES],
     /// Affinities of the CPUs, as in MPIDR_EL1.
     pub cpus: [Option<u64>; abi::boot::MAX_CPUS],
-    /// How PSCI is called.
-    pub conduit: Conduit,
+    /// Whether there is firmware, called by SMC. HVC calls a hypervisor below this one.
+    pub has_firmware: bool,
     /// The interrupt controller.
     pub gic: Option<Gic>,
     /// The UART of `stdout-path`, or the first PL011.
@@ -95,7 +83,7 @@ impl Machine {
             memory: [None; MAX_RANGES],
             reserved: [None; MAX_RANGES],
             cpus: [None; abi::boot::MAX_CPUS],
-            conduit: Conduit::None,
+            has_firmware: false,
             gic: None,
             uart: None,
             bundle: None,
@@ -170,11 +158,7 @@ impl Machine {
                 }
             }
         } else if is(b"arm,psci") || is(b"arm,psci-0.2") || is(b"arm,psci-1.0") {
-            self.conduit = match node.property(b"method") {
-                Some(b"smc\0") => Conduit::Smc,
-                Some(b"hvc\0") => Conduit::Hvc,
-                _ => Conduit::None,
-            };
+            self.has_firmware = node.property(b"method") == Some(b"smc\0");
         } else if is(b"arm,gic-v3") && self.gic.is_none() {
             self.gic_v3(node, bus)?;
         } else if (is(b"arm,cortex-a15-gic") || is(b"arm,gic-400")) && self.gic.is_none() {
@@ -394,7 +378,7 @@ mod tests {
         let reserved: Vec<_> = machine.reserved.into_iter().flatten().collect();
         assert_eq!(reserved, [range(0x4100_0000, 0x1_0000)]);
         assert_eq!(machine.cpus.into_iter().flatten().collect::<Vec<_>>(), [0, 0x101]);
-        assert_eq!(machine.conduit, Conduit::Smc);
+        assert!(machine.has_firmware);
         assert_eq!(machine.bundle, Some(range(0x4800_0000, 0x100_0000)));
         assert_eq!(machine.command_line.number("pool"), Some(16));
         let uart = machine.uart.unwrap();

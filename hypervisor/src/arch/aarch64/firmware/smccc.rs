@@ -2,12 +2,12 @@
 
 use super::super::speculation::{Identity, Measures};
 use super::super::sysreg::read;
-use super::device_tree::Conduit;
 use abi::boot::Workaround;
 use core::arch::asm;
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
 
-static CONDUIT: AtomicU32 = AtomicU32::new(0);
+/// Whether there is firmware.
+static IS_THERE: AtomicBool = AtomicBool::new(false);
 /// What firmware offers, as [`abi::boot::BootInfo::workarounds`] has it.
 static WORKAROUNDS: AtomicU32 = AtomicU32::new(0);
 /// Whether there is a call that guests need.
@@ -25,16 +25,15 @@ const PSCI_FEATURES: u64 = 0x8400_000a;
 const WORKAROUND_FUNCTIONS: [u64; 3] = [0x8000_8000, 0x8000_7fff, 0x8000_3fff];
 const NOT_SUPPORTED: u64 = u64::MAX;
 
-/// Sets how firmware is called, and whether the kernel is to take measures at all. Once, before [`enable_on_this_cpu`].
-pub fn init(conduit: Conduit, mitigates: bool) {
-    CONDUIT.store(conduit as u32, Ordering::Relaxed);
+/// Sets whether there is firmware, and whether the kernel is to take measures at all. Once, before [`enable_on_this_cpu`].
+pub fn init(is_there: bool, mitigates: bool) {
+    IS_THERE.store(is_there, Ordering::Relaxed);
     MITIGATES.store(mitigates, Ordering::Relaxed);
 }
 
 /// Calls firmware; NOT_SUPPORTED without it.
 pub(super) fn call(function: u64, first: u64, second: u64, third: u64) -> u64 {
-    // HVC at EL2 would come back to the kernel.
-    if CONDUIT.load(Ordering::Relaxed) != Conduit::Smc as u32 {
+    if !IS_THERE.load(Ordering::Relaxed) {
         return NOT_SUPPORTED;
     }
     let mut result = function;
