@@ -390,17 +390,11 @@ impl VcpuArch {
     fn save_more(&mut self, groups: Groups) {
         let page = self.page;
         if groups.contains(Groups::SYSTEM) {
-            if self.resident {
-                self.el1.save();
-            }
-            self.el1.to_page(page);
-            self.thread.to_page(page);
+            self.el1.to_page(page, self.resident);
+            self.thread.to_page(page, false);
         }
         if groups.contains(Groups::TIMER) {
-            if self.resident {
-                self.timer.save();
-            }
-            self.timer.to_page(page);
+            self.timer.to_page(page, self.resident);
         }
         if groups.contains(Groups::GIC) {
             if self.resident {
@@ -453,28 +447,16 @@ impl VcpuArch {
 
     #[cold]
     fn load_system(&mut self, groups: Groups) {
-        let (page, resident) = (self.page, self.resident);
+        let page = self.page;
         if groups.contains(Groups::SYSTEM) {
-            if resident {
-                self.el1.save();
-            }
-            self.el1.take_from_page(page);
-            self.thread.take_from_page(page);
-            if resident {
-                self.el1.load();
-            }
+            self.el1.take_from_page(page, self.resident);
+            self.thread.take_from_page(page, false);
         }
         if groups.contains(Groups::TIMER) {
-            self.timer.take_from_page(page);
-            if resident {
-                self.timer.load();
-            }
+            self.timer.take_from_page(page, self.resident);
         }
         if groups.contains(Groups::IDENTITY) {
-            self.identity.take_from_page(page);
-            if resident {
-                self.identity.load();
-            }
+            self.identity.take_from_page(page, self.resident);
         }
     }
 

@@ -35,16 +35,25 @@ macro_rules! registers {
                 $(write!($name, self.$field);)*
             }
 
-            /// Copies what monitors see to the state page.
-            pub fn to_page(&self, page: StatePage) {
+            /// Copies what monitors see to the state page; `loaded`: from the registers.
+            pub fn to_page(&mut self, page: StatePage, loaded: bool) {
+                if loaded {
+                    self.save();
+                }
                 let _ = page;
                 $($(poke!(page, self.$field, $page);)?)*
             }
 
-            /// Takes what monitors see from the state page. Any value is the guest's own affair.
-            pub fn take_from_page(&mut self, page: StatePage) {
+            /// Takes what monitors see from the state page; `loaded`: to the registers, too. Any value is the guest's own affair.
+            pub fn take_from_page(&mut self, page: StatePage, loaded: bool) {
+                if loaded {
+                    self.save();
+                }
                 let _ = page;
                 $($(self.$field = peek!(page, $page);)?)*
+                if loaded {
+                    self.load();
+                }
             }
         }
     )*};
