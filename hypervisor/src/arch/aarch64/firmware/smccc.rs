@@ -12,8 +12,6 @@ static IS_THERE: AtomicBool = AtomicBool::new(false);
 static WORKAROUNDS: AtomicU32 = AtomicU32::new(0);
 /// Whether there is a call that guests need.
 static SERVES: AtomicBool = AtomicBool::new(false);
-/// Whether a CPU has asked.
-static IS_KNOWN: AtomicBool = AtomicBool::new(false);
 /// What the kernel asks firmware to do.
 static MEASURES: AtomicU8 = AtomicU8::new(0);
 /// Whether there are to be any measures.
@@ -58,7 +56,7 @@ pub fn enable_on_this_cpu() {
         mmfr1: read!("id_aa64mmfr1_el1"),
         firmware: offers,
     };
-    let is_first = !IS_KNOWN.swap(true, Ordering::Relaxed);
+    let is_first = super::super::current_cpu().index == 0;
     let measures = Measures::choose(&identity, MITIGATES.load(Ordering::Relaxed), is_first);
     MEASURES.fetch_or(measures.bits(), Ordering::Relaxed);
     if offers[1] == Workaround::Needed {
@@ -82,13 +80,11 @@ pub fn enable_on_this_cpu() {
 
 /// Of the answers of two CPUs, the one that is safe on both: a call that one of them needs, or none that a guest could rely on.
 fn worse(one: Workaround, other: Workaround) -> Workaround {
-    let either = |what| one == what || other == what;
-    if either(Workaround::Needed) {
-        Workaround::Needed
-    } else if either(Workaround::NotOffered) {
-        Workaround::NotOffered
-    } else {
-        Workaround::NotNeeded
+    use Workaround::{Needed, NotNeeded, NotOffered};
+    match (one, other) {
+        (Needed, _) | (_, Needed) => Needed,
+        (NotOffered, _) | (_, NotOffered) => NotOffered,
+        (NotNeeded, NotNeeded) => NotNeeded,
     }
 }
 
