@@ -139,20 +139,15 @@ pub fn load_tables(space: &Space) {
 fn prepare_switch(space: &Space) -> u64 {
     let base = space.table.translation_base(space.tag);
     if space.tag == 0 {
+        // Several spaces share the VMID.
         write!("vttbr_el2", base);
-        flush_current();
+        // SAFETY: dropping translations is always safe.
+        unsafe {
+            asm!("isb", "tlbi vmalls12e1", "dsb nsh", "isb", options(nostack, preserves_flags));
+        }
     }
     smccc::separate();
     base
-}
-
-/// Drops translations of the VMID that is loaded, which several spaces share.
-#[cold]
-fn flush_current() {
-    // SAFETY: dropping translations is always safe.
-    unsafe {
-        asm!("isb", "tlbi vmalls12e1", "dsb nsh", "isb", options(nostack, preserves_flags));
-    }
 }
 
 /// Translations of `space` were taken out of its tables: drops them on all CPUs, none of which has to do anything.

@@ -81,15 +81,13 @@ pub fn after_guest(cpu: &Cpu, vcpu: Ref<Vcpu>, outcome: Outcome) -> Option<Exit>
 
 /// The virtual timer of the vCPU that is loaded has fired: it is masked, and the monitor will be told.
 pub fn timer_fired(cpu: &Cpu) {
-    let Some(vcpu) = cpu.arch.guest.get() else {
-        return;
-    };
-    if !Timer::take_loaded() {
-        return;
-    }
-    vcpu.arch.with_mut(|arch| arch.note(TIMER_FIRED));
-    if vcpu.context.state.get() == State::Halted {
-        vcpu.context.wake(cpu);
+    if let Some(vcpu) = cpu.arch.guest.get()
+        && Timer::take_loaded()
+    {
+        vcpu.arch.with_mut(|arch| arch.note(TIMER_FIRED));
+        if vcpu.context.state.get() == State::Halted {
+            vcpu.context.wake(cpu);
+        }
     }
 }
 
@@ -427,8 +425,15 @@ impl VcpuArch {
         if groups.contains(Groups::PSTATE) {
             self.pstate = pstate(peek!(page, pstate));
         }
-        if groups.intersects(Groups::SYSTEM | Groups::TIMER | Groups::IDENTITY) {
-            self.load_system(groups);
+        if groups.contains(Groups::SYSTEM) {
+            self.el1.take_from_page(page, self.resident);
+            self.thread.take_from_page(page, false);
+        }
+        if groups.contains(Groups::TIMER) {
+            self.timer.take_from_page(page, self.resident);
+        }
+        if groups.contains(Groups::IDENTITY) {
+            self.identity.take_from_page(page, self.resident);
         }
         if groups.contains(Groups::GIC) {
             self.load_interface();
@@ -442,21 +447,6 @@ impl VcpuArch {
             halt: controls & CONTROL_HALT != 0,
             deadline: groups.contains(Groups::DEADLINE).then(|| peek!(page, deadline)),
             timer: groups.contains(Groups::TIMER),
-        }
-    }
-
-    #[cold]
-    fn load_system(&mut self, groups: Groups) {
-        let page = self.page;
-        if groups.contains(Groups::SYSTEM) {
-            self.el1.take_from_page(page, self.resident);
-            self.thread.take_from_page(page, false);
-        }
-        if groups.contains(Groups::TIMER) {
-            self.timer.take_from_page(page, self.resident);
-        }
-        if groups.contains(Groups::IDENTITY) {
-            self.identity.take_from_page(page, self.resident);
         }
     }
 

@@ -56,11 +56,10 @@ pub fn map(range: PhysRange, rights: KernelRights) -> Option<()> {
     let mut at = range.start().0 & !(unit - 1);
     while at < range.end().0 {
         let phys = HostPhys(at);
-        match paging::map_at(root, window(phys), phys, unit, rights, alloc) {
-            Some(()) => {}
-            None if USED.load(Ordering::Relaxed) > entry::MORE => return None,
-            // Mapped before.
-            None => {}
+        let mapped = paging::map_at(root, window(phys), phys, unit, rights, alloc);
+        // Unless a table was missing, it was mapped before.
+        if mapped.is_none() && USED.load(Ordering::Relaxed) > entry::MORE {
+            return None;
         }
         at += unit;
     }
