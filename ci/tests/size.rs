@@ -53,6 +53,7 @@ fn the_kernel_stays_short() {
             "{architecture}: {all} lines, {assembly} of them assembly, {elsewhere} off the ways in and out"
         );
         assert!(all < most, "{architecture}: {most} lines or more");
+        assert!(elsewhere * 100 < all, "{architecture}: a hundredth or more is assembly elsewhere");
     }
 }
 

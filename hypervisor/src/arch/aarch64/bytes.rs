@@ -34,34 +34,6 @@ unsafe extern "C" fn memcpy(to: *mut u8, from: *const u8, size: usize) -> *mut u
     )
 }
 
-/// Copies `size` bytes between places that may overlap.
-#[unsafe(naked)]
-#[unsafe(no_mangle)]
-unsafe extern "C" fn memmove(to: *mut u8, from: *const u8, size: usize) -> *mut u8 {
-    naked_asm!(
-        "sub x3, x0, x1",
-        "cmp x3, x2",
-        "b.hs {memcpy}",
-        // From the end.
-        "add x1, x1, x2",
-        "add x3, x0, x2",
-        "subs x2, x2, 16",
-        "b.lo 3f",
-        "2: ldp x4, x5, [x1, -16]!",
-        "stp x4, x5, [x3, -16]!",
-        "subs x2, x2, 16",
-        "b.hs 2b",
-        "3: ands x2, x2, 15",
-        "b.eq 5f",
-        "4: ldrb w4, [x1, -1]!",
-        "strb w4, [x3, -1]!",
-        "subs x2, x2, 1",
-        "b.ne 4b",
-        "5: ret",
-        memcpy = sym memcpy,
-    )
-}
-
 /// Fills `size` bytes with the lowest one of `value`.
 #[unsafe(naked)]
 #[unsafe(no_mangle)]

@@ -10,9 +10,6 @@ use crate::thread::Thread;
 use core::arch::{asm, global_asm};
 use core::mem::offset_of;
 
-const CURRENT: usize = offset_of!(Cpu, current);
-const FRAME: usize = offset_of!(Thread, frame);
-
 /// Why an entry was made, as [`super::traps::user_entry`] and [`super::traps::guest_left`] are told.
 pub mod cause {
     /// Synchronous exception.
@@ -25,38 +22,24 @@ pub mod cause {
     pub const SIGNALLED: u64 = 3;
 }
 
-/// Loads or stores (`ldp`, `stp`) x2 to x29, in a row of which x0 is the place of the first.
+/// Loads or stores (`ldp`, `stp`) pairs of registers of a kind (`x`, `q`), each of which has its place at `$offset` and as many times
+/// `$size` bytes as its number says from the address in `$base`.
+macro_rules! pairs {
+    ($move:literal, $kind:literal, $base:literal, $offset:literal, $size:literal, $($first:literal $second:literal),*) => {
+        concat!($(
+            $move, " ", $kind, $first, ", ", $kind, $second,
+            ", [", $base, ", #(", $offset, " + ", $size, " * ", $first, ")]\n",
+        )*)
+    };
+}
+pub(super) use pairs;
+
+/// Loads or stores x2 to x29, in a row of which x0 is the place of the first.
 macro_rules! general_registers {
     ($move:literal) => {
-        concat!(
-            $move,
-            " x2, x3, [x0, #16]\n",
-            $move,
-            " x4, x5, [x0, #32]\n",
-            $move,
-            " x6, x7, [x0, #48]\n",
-            $move,
-            " x8, x9, [x0, #64]\n",
-            $move,
-            " x10, x11, [x0, #80]\n",
-            $move,
-            " x12, x13, [x0, #96]\n",
-            $move,
-            " x14, x15, [x0, #112]\n",
-            $move,
-            " x16, x17, [x0, #128]\n",
-            $move,
-            " x18, x19, [x0, #144]\n",
-            $move,
-            " x20, x21, [x0, #160]\n",
-            $move,
-            " x22, x23, [x0, #176]\n",
-            $move,
-            " x24, x25, [x0, #192]\n",
-            $move,
-            " x26, x27, [x0, #208]\n",
-            $move,
-            " x28, x29, [x0, #224]\n",
+        pairs!(
+            $move, "x", "x0", 0, 8, 2 3, 4 5, 6 7, 8 9, 10 11, 12 13, 14 15, 16 17, 18 19, 20 21,
+            22 23, 24 25, 26 27, 28 29
         )
     };
 }
@@ -163,8 +146,8 @@ kernel_exception:
     mov     sp, x0
 1:  b       {kernel_fault}
     "#,
-    current = const CURRENT,
-    frame = const FRAME,
+    current = const offset_of!(Cpu, current),
+    frame = const offset_of!(Thread, frame),
     x30 = const frame::X30,
     elr = const frame::ELR,
     stack = const offset_of!(Cpu, arch) + offset_of!(super::CpuArch, stack_top),
@@ -183,10 +166,11 @@ unsafe extern "C" {
     fn translate_address(address: u64) -> u64;
 }
 
-/// Translates an address of the guest, whose state is loaded; PAR_EL1's format, bit 0: there is no translation.
-pub fn translate(address: u64) -> u64 {
+/// The page at an address of the guest, whose state is loaded, by the guest's own tables.
+pub fn translate(address: u64) -> Option<u64> {
     // SAFETY: translates without access; x3 to x5 are not preserved across calls, and PAR_EL1 is put back.
-    unsafe { translate_address(address) }
+    let result = unsafe { translate_address(address) };
+    (result & 1 == 0).then_some(result & 0x000f_ffff_ffff_f000)
 }
 
 const _: () = assert!(frame::SP == frame::X30 + 8);

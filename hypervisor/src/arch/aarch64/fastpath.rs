@@ -9,7 +9,7 @@
 //! The labels `stage_...` say what is behind them to who looks at what a path executes (`bench`); nothing goes there.
 
 use super::CpuArch;
-use super::entry::cause;
+use super::entry::{cause, pairs};
 use super::frame::offset as frame;
 use crate::context::{ReplyPath, State};
 use crate::cpu::Cpu;
@@ -27,7 +27,6 @@ use core::mem::offset_of;
 const SPACE: usize = offset_of!(Cpu, arch) + offset_of!(CpuArch, space);
 const IDLE_HERE: usize = offset_of!(Cpu, arch) + offset_of!(CpuArch, idle_here);
 const FRAME: usize = offset_of!(Thread, frame);
-const X19: usize = FRAME + 19 * 8;
 const SP: usize = FRAME + frame::SP;
 
 /// The highest number of an operation; all below are operations, too.
@@ -72,24 +71,9 @@ macro_rules! leave_to {
             "msr sp_el0, x16\n",
             "msr elr_el2, x17\n",
             "msr spsr_el2, x18\n",
-            "ldp x19, x20, [",
-            $thread,
-            ", #{x19}]\n",
-            "ldp x21, x22, [",
-            $thread,
-            ", #({x19} + 16)]\n",
-            "ldp x23, x24, [",
-            $thread,
-            ", #({x19} + 32)]\n",
-            "ldp x25, x26, [",
-            $thread,
-            ", #({x19} + 48)]\n",
-            "ldp x27, x28, [",
-            $thread,
-            ", #({x19} + 64)]\n",
-            "ldp x29, x30, [",
-            $thread,
-            ", #({x19} + 80)]\n",
+            pairs!(
+                "ldp", "x", $thread, "{frame}", 8, 19 20, 21 22, 23 24, 25 26, 27 28, 29 30
+            ),
             scrub!(),
             "\n",
             "eret\n",
@@ -104,19 +88,27 @@ macro_rules! leave_to {
 global_asm!(
     r#"
     .section .text.fastpath, "ax"
-    // The registers that calls preserve, of the thread at \thread.
-    .macro save_thread thread
-    stp     x19, x20, [\thread, #{x19}]
-    stp     x21, x22, [\thread, #({x19} + 16)]
-    stp     x23, x24, [\thread, #({x19} + 32)]
-    stp     x25, x26, [\thread, #({x19} + 48)]
-    stp     x27, x28, [\thread, #({x19} + 64)]
-    stp     x29, x30, [\thread, #({x19} + 80)]
+    // The registers that calls preserve, of the thread at x11.
+    .macro save_thread
+    "#,
+    pairs!("stp", "x", "x11", "{frame}", 8, 19 20, 21 22, 23 24, 25 26, 27 28, 29 30),
+    r#"
     mrs     x16, sp_el0
     mrs     x17, elr_el2
     mrs     x18, spsr_el2
-    stp     x16, x17, [\thread, #{sp}]
-    str     x18, [\thread, #({sp} + 16)]
+    stp     x16, x17, [x11, #{sp}]
+    str     x18, [x11, #({sp} + 16)]
+    .endm
+
+    // Finds the slot that x1 selects for the thread at x11: it is at x13 + x15. Changes x12 and x14.
+    .macro find_slot none
+    ldr     x12, [x11, #{thread_domain}]
+    ldp     x13, x12, [x12, #{directory}]
+    cmp     x1, x12
+    b.hs    \none
+    ubfx    x14, x1, #6, #26
+    ubfiz   x15, x1, #6, #6
+    ldr     x13, [x13, x14, lsl #3]
     .endm
 
     .global system_call_entry
@@ -129,13 +121,7 @@ system_call_entry:
     ldrb    w0, [x11, #{foreign}]
     cbnz    w0, 9f
 stage_message_call:
-    ldr     x12, [x11, #{thread_domain}]
-    ldp     x13, x12, [x12, #{directory}]
-    cmp     x1, x12
-    b.hs    10f
-    ubfx    x14, x1, #6, #26
-    ubfiz   x15, x1, #6, #6
-    ldr     x13, [x13, x14, lsl #3]
+    find_slot 10f
     ldr     x13, [x13, x15]
     // The capability: right, kind, address.
     tbz     x13, #{call_right}, 10f
@@ -167,7 +153,7 @@ stage_switch_call:
 2:  // From here on it happens.
 stage_save_call:
     add     sp, sp, #16
-    save_thread x11
+    save_thread
 stage_switch_callee:
     strb    w15, [x14, #{depth}]
     mov     w15, #{in_call}
@@ -217,7 +203,7 @@ stage_switch_reply:
 3:
 stage_save_reply:
     add     sp, sp, #16
-    save_thread x11
+    save_thread
 stage_switch_caller:
     mov     w15, #{idle}
     str     w15, [x11, #{state}]
@@ -238,7 +224,7 @@ stage_reply_vcpu:
     cmp     w0, #{to_vcpu}
     b.ne    41f
     add     sp, sp, #16
-    save_thread x11
+    save_thread
     mov     x0, x10
     mov     x1, x11
     mov     x29, xzr
@@ -257,13 +243,7 @@ stage_entry_signal:
     stp     x12, x13, [sp, #-32]!
     stp     x14, x15, [sp, #16]
 stage_message_signal:
-    ldr     x12, [x11, #{thread_domain}]
-    ldp     x13, x12, [x12, #{directory}]
-    cmp     x1, x12
-    b.hs    53f
-    ubfx    x14, x1, #6, #26
-    ubfiz   x15, x1, #6, #6
-    ldr     x13, [x13, x14, lsl #3]
+    find_slot 53f
     add     x13, x13, x15
     // Capability and badge, as `Slot::badge` reads them: neither changes meanwhile.
     add     x14, x13, #{extra}
@@ -360,7 +340,7 @@ stage_entry_general:
     reply_path = const offset_of!(Thread, context.reply_path),
     to_vcpu = const ReplyPath::Vcpu as u8,
     vcpu_reply = sym super::traps::vcpu_reply,
-    x19 = const X19,
+    frame = const FRAME,
     sp = const SP,
     call_right = const 48 + Rights::CALL.bits().trailing_zeros(),
     portal_kind = const Kind::Portal as u64,
@@ -404,6 +384,6 @@ pub extern "C" fn deliver(
         "mov x9, xzr",
         leave_to!("x10"),
         sp = const SP,
-        x19 = const X19,
+        frame = const FRAME,
     )
 }

@@ -1,32 +1,18 @@
 //! What the CPU must have, and what the kernel sets on each.
 
-use super::paging;
 use super::sysreg::{isb, read, write};
+use super::{paging, virt};
 use core::sync::atomic::{AtomicBool, Ordering};
 
-/// HCR_EL2 while threads run: EL0 under EL2 (TGE), held by stage 2 (VM), which gives the memory type (DC); AArch64
-/// (RW); interrupts to EL2. Implementation-defined registers trap (TIDCP), should there be some for EL0.
-pub const HCR_THREAD: u64 = VM | DC | TGE | RW | FMO | IMO | AMO | SWIO | TIDCP;
-/// HCR_EL2 while a guest runs. Trapped are WFI, SMC, ID registers (TID3), implementation-defined registers (TIDCP, TACR), limited
-/// ordering regions (TLOR) and error records (TERR); broadcasts reach the inner shareable domain (FB, BSU). Pointer
-/// authentication is the guest's own.
-pub const HCR_GUEST: u64 = VM
-    | RW
-    | FMO
-    | IMO
-    | AMO
-    | SWIO
-    | TWI
-    | TSC
-    | TID3
-    | TIDCP
-    | TACR
-    | TLOR
-    | TERR
-    | FB
-    | BSU_INNER
-    | APK
-    | API;
+/// HCR_EL2 while threads run: EL0 under EL2 (TGE), and stage 2 gives the memory type (DC).
+pub const HCR_THREAD: u64 = HCR_BOTH | DC | TGE;
+/// HCR_EL2 while a guest runs. Trapped are WFI, SMC, ID registers (TID3), auxiliary control (TACR), limited ordering regions (TLOR)
+/// and error records (TERR); broadcasts reach the inner shareable domain (FB, BSU). Pointer authentication is the guest's own.
+pub const HCR_GUEST: u64 =
+    HCR_BOTH | TWI | TSC | TID3 | TACR | TLOR | TERR | FB | BSU_INNER | APK | API;
+/// What both have in common: held by stage 2 (VM); AArch64 (RW); interrupts to EL2; implementation-defined registers trap (TIDCP),
+/// should there be some for EL0.
+const HCR_BOTH: u64 = VM | RW | FMO | IMO | AMO | SWIO | TIDCP;
 /// HCR_EL2.VSE: a virtual SError is pending.
 pub const HCR_SERROR: u64 = 1 << 8;
 /// HCR_EL2.TWE: WFE traps.
@@ -82,27 +68,6 @@ pub const CNTHCTL_THREAD: u64 = 0b11;
 const MDCR: u64 = 1 << 19 | 1 << 14 | 1 << 11 | 1 << 10 | 1 << 9 | 1 << 6 | 1 << 5;
 const MDCR_COUNTERS: u64 = 0x1f;
 
-/// Why the kernel does not run on this CPU.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Missing {
-    /// Physical addresses of 40 bits.
-    PhysicalRange,
-    /// The 4-KiB granule.
-    Granule,
-    /// AArch64 at EL0.
-    El0,
-}
-
-impl core::fmt::Display for Missing {
-    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        f.write_str(match self {
-            Missing::PhysicalRange => "this CPU has fewer than 40 bits of physical addresses",
-            Missing::Granule => "this CPU has no 4 KiB translation granule",
-            Missing::El0 => "this CPU does not run AArch64 programs",
-        })
-    }
-}
-
 static FORCED_WRITE_BACK: AtomicBool = AtomicBool::new(false);
 
 /// Chooses, by the boot CPU, what is the same on all.
@@ -131,17 +96,17 @@ pub fn hcr_common() -> u64 {
     if forces_write_back() { HCR_FORCED_WRITE_BACK } else { 0 }
 }
 
-/// Checks this CPU.
-pub fn check() -> Result<(), Missing> {
+/// Checks this CPU; if the kernel does not run on it, says why.
+pub fn check() -> Result<(), &'static str> {
     if paging::physical_range() < paging::LEAST_PHYSICAL_RANGE {
-        return Err(Missing::PhysicalRange);
+        return Err("this CPU has fewer than 40 bits of physical addresses");
     }
     // TGran4: 0b1111 means absent (Arm ARM D17.2.64).
     if read!("id_aa64mmfr0_el1") >> 28 & 0xf == 0xf {
-        return Err(Missing::Granule);
+        return Err("this CPU has no 4 KiB translation granule");
     }
     if read!("id_aa64pfr0_el1") & 0xf == 0 {
-        return Err(Missing::El0);
+        return Err("this CPU does not run AArch64 programs");
     }
     Ok(())
 }
@@ -175,7 +140,6 @@ pub fn enable_on_this_cpu() {
     write!("vtcr_el2", paging::vtcr());
     let activity = if read!("id_aa64pfr0_el1") >> 44 & 0xf != 0 { CPTR_ACTIVITY } else { 0 };
     write!("cptr_el2", CPTR | activity);
-    write!("cnthctl_el2", CNTHCTL_THREAD);
     write!("cntvoff_el2", 0);
     write!("cntv_ctl_el0", 0);
     write!("cnthp_ctl_el2", 0);
@@ -183,17 +147,15 @@ pub fn enable_on_this_cpu() {
     write!("hstr_el2", 0);
     // Fine-grained traps and HCRX_EL2 add to the above; where they are there, firmware may have left anything in them.
     let fine_grained = read!("id_aa64mmfr0_el1") >> 56 & 0xf;
-    match fine_grained {
-        0 => {}
-        1 => clear_fine_grained_traps(),
-        _ => {
-            clear_fine_grained_traps();
-            clear_more_fine_grained_traps();
+    if fine_grained >= 1 {
+        clear_fine_grained_traps();
+        if activity != 0 {
+            // HAFGRTR_EL2: activity monitors trap as a whole.
+            write!("S3_4_C3_C1_6", 0);
         }
     }
-    if activity != 0 && fine_grained != 0 {
-        // HAFGRTR_EL2: activity monitors trap as a whole.
-        write!("S3_4_C3_C1_6", 0);
+    if fine_grained >= 2 {
+        clear_more_fine_grained_traps();
     }
     if read!("id_aa64mmfr1_el1") >> 40 & 0xf != 0 {
         write!("S3_4_C1_C2_2", 0);
@@ -202,13 +164,8 @@ pub fn enable_on_this_cpu() {
     if pfr0 >> 40 & 0xf != 0 || pfr1 >> 16 & 0xf != 0 {
         trap_partitioning();
     }
-    write!("sctlr_el1", SCTLR_THREAD);
-    write!("tcr_el1", TCR_THREAD);
-    write!("cpacr_el1", CPACR_THREAD);
-    write!("cntkctl_el1", CNTKCTL_THREAD);
+    virt::Thread::load_for_threads();
     write!("mdscr_el1", 0);
-    write!("tpidr_el0", 0);
-    write!("tpidrro_el0", 0);
     if has_matrices() {
         write!("S3_3_C13_C0_5", 0);
     }
@@ -257,70 +214,19 @@ fn clear_more_fine_grained_traps() {
 /// Identification registers, as [`abi::boot::BootInfo::id_registers`] has them. Those without a name read 0 (Arm ARM
 /// D17.3.1).
 pub fn id_registers() -> [u64; abi::boot::ID_REGISTERS] {
-    let mut all = [0; abi::boot::ID_REGISTERS];
-    macro_rules! read_all {
-        ($($index:literal $name:literal,)*) => { $(all[$index] = read!($name);)* };
+    macro_rules! row {
+        ($name:literal) => { row!($name 0 1 2 3 4 5 6 7) };
+        ($name:literal $($column:literal)*) => { [$(read!(concat!($name, $column))),*] };
     }
-    read_all! {
-        0 "midr_el1",
-        5 "mpidr_el1",
-        6 "revidr_el1",
-        8 "S3_0_C0_C1_0",
-        9 "S3_0_C0_C1_1",
-        10 "S3_0_C0_C1_2",
-        11 "S3_0_C0_C1_3",
-        12 "S3_0_C0_C1_4",
-        13 "S3_0_C0_C1_5",
-        14 "S3_0_C0_C1_6",
-        15 "S3_0_C0_C1_7",
-        16 "S3_0_C0_C2_0",
-        17 "S3_0_C0_C2_1",
-        18 "S3_0_C0_C2_2",
-        19 "S3_0_C0_C2_3",
-        20 "S3_0_C0_C2_4",
-        21 "S3_0_C0_C2_5",
-        22 "S3_0_C0_C2_6",
-        23 "S3_0_C0_C2_7",
-        24 "S3_0_C0_C3_0",
-        25 "S3_0_C0_C3_1",
-        26 "S3_0_C0_C3_2",
-        27 "S3_0_C0_C3_3",
-        28 "S3_0_C0_C3_4",
-        29 "S3_0_C0_C3_5",
-        30 "S3_0_C0_C3_6",
-        31 "S3_0_C0_C3_7",
-        32 "S3_0_C0_C4_0",
-        33 "S3_0_C0_C4_1",
-        34 "S3_0_C0_C4_2",
-        35 "S3_0_C0_C4_3",
-        36 "S3_0_C0_C4_4",
-        37 "S3_0_C0_C4_5",
-        38 "S3_0_C0_C4_6",
-        39 "S3_0_C0_C4_7",
-        40 "S3_0_C0_C5_0",
-        41 "S3_0_C0_C5_1",
-        42 "S3_0_C0_C5_2",
-        43 "S3_0_C0_C5_3",
-        44 "S3_0_C0_C5_4",
-        45 "S3_0_C0_C5_5",
-        46 "S3_0_C0_C5_6",
-        47 "S3_0_C0_C5_7",
-        48 "S3_0_C0_C6_0",
-        49 "S3_0_C0_C6_1",
-        50 "S3_0_C0_C6_2",
-        51 "S3_0_C0_C6_3",
-        52 "S3_0_C0_C6_4",
-        53 "S3_0_C0_C6_5",
-        54 "S3_0_C0_C6_6",
-        55 "S3_0_C0_C6_7",
-        56 "S3_0_C0_C7_0",
-        57 "S3_0_C0_C7_1",
-        58 "S3_0_C0_C7_2",
-        59 "S3_0_C0_C7_3",
-        60 "S3_0_C0_C7_4",
-        61 "S3_0_C0_C7_5",
-        62 "S3_0_C0_C7_6",
-        63 "S3_0_C0_C7_7",
-    }
-    all
+    let rows = [
+        [read!("midr_el1"), 0, 0, 0, 0, read!("mpidr_el1"), read!("revidr_el1"), 0],
+        row!("S3_0_C0_C1_"),
+        row!("S3_0_C0_C2_"),
+        row!("S3_0_C0_C3_"),
+        row!("S3_0_C0_C4_"),
+        row!("S3_0_C0_C5_"),
+        row!("S3_0_C0_C6_"),
+        row!("S3_0_C0_C7_"),
+    ];
+    core::array::from_fn(|i| rows[i / 8][i % 8])
 }

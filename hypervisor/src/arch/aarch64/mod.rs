@@ -23,11 +23,14 @@ pub mod virt;
 
 pub use clock::now;
 pub use clock::set_deadline as set_timer;
+pub use firmware::psci::power;
 pub use frame::Frame;
+pub use interrupts::deactivate as interrupt_release;
 pub use paging::PageTable;
 pub use start::{ap_main, kernel_main};
 pub use tags::{alloc_space_tag, free_space_tag};
 pub use traps::deliver;
+pub use uart::early_print as early_output;
 pub use vcpu::{Outcome, VcpuArch, VcpuReply, after_guest, pages_per_vcpu};
 
 use crate::cell::{CpuCell, Ref};
@@ -38,11 +41,10 @@ use crate::space::Space;
 use crate::thread::Thread;
 use crate::vcpu::Vcpu;
 use abi::Status;
-use abi::boot::Virtualization;
-use abi::syscall::{PowerAction, TriggerMode};
+use abi::syscall::TriggerMode;
 use core::arch::asm;
 use core::sync::atomic::Ordering;
-use firmware::{psci, smccc};
+use firmware::smccc;
 use interrupts as gic;
 use sysreg::{isb, read, write};
 
@@ -137,20 +139,15 @@ pub fn load_tables(space: &Space) {
 fn prepare_switch(space: &Space) -> u64 {
     let base = space.table.translation_base(space.tag);
     if space.tag == 0 {
+        // Several spaces share the VMID.
         write!("vttbr_el2", base);
-        flush_current();
+        // SAFETY: dropping translations is always safe.
+        unsafe {
+            asm!("isb", "tlbi vmalls12e1", "dsb nsh", "isb", options(nostack, preserves_flags));
+        }
     }
     smccc::separate();
     base
-}
-
-/// Drops translations of the VMID that is loaded, which several spaces share.
-#[cold]
-fn flush_current() {
-    // SAFETY: dropping translations is always safe.
-    unsafe {
-        asm!("isb", "tlbi vmalls12e1", "dsb nsh", "isb", options(nostack, preserves_flags));
-    }
 }
 
 /// Translations of `space` were taken out of its tables: drops them on all CPUs, none of which has to do anything.
@@ -232,19 +229,9 @@ pub fn flush_translations(cpu: &Cpu) {
     flush_all();
 }
 
-/// Writes to the debug UART while the kernel still owns it.
-pub fn early_output(bytes: &[u8]) {
-    uart::early_print(bytes);
-}
-
 /// Interrupts another CPU.
 pub fn send_interrupt(cpu: &CpuArch) {
     gic::send(gic::CALL, cpu.target.get());
-}
-
-/// The virtualisation extension in use.
-pub fn virtualization() -> Virtualization {
-    Virtualization::El2
 }
 
 /// Whether programs can reach devices by I/O ports.
@@ -252,8 +239,8 @@ pub const HAS_PORTS: bool = false;
 
 /// Whether a part of the range is of registers that act on whichever guest is loaded: programs must not reach them.
 pub fn is_guest_only(start: u64, size: u64) -> bool {
-    let registers = gic::virtual_interface::registers();
-    start < registers.end && registers.start < start + size
+    gic::guest_registers()
+        .is_some_and(|registers| start < registers.end().0 && registers.start().0 < start + size)
 }
 
 /// Routes SPI `line` to the boot CPU, masked; whether delivery holds it: always.
@@ -289,28 +276,14 @@ pub fn resume_thread(cpu: &Cpu, thread: &Thread) -> ! {
 /// Holds a line that is delivered: it is active by having been taken.
 pub fn interrupt_hold(_line: u32) {}
 
-/// Lets a line be delivered again.
-pub fn interrupt_release(line: u32) {
-    gic::deactivate(line);
-}
-
 /// Masks an interrupt line.
 pub fn interrupt_mask(line: u32) {
-    gic::mask(line);
+    gic::set_enabled(line, false);
 }
 
 /// Unmasks an interrupt line.
 pub fn interrupt_unmask(line: u32) {
-    gic::unmask(line);
-}
-
-/// Asks firmware to end the machine.
-pub fn power(action: PowerAction) -> Status {
-    match action {
-        PowerAction::Off => psci::system_off(),
-        PowerAction::Reset => psci::system_reset(),
-    }
-    Status::Unsupported
+    gic::set_enabled(line, true);
 }
 
 /// Stops the current CPU for good.

@@ -5,7 +5,7 @@
 
 use super::features;
 use super::firmware::smccc;
-use super::sysreg::read;
+use super::sysreg::{isb, publish, read};
 use crate::addr::{HostPhys, HostVirt};
 use crate::domain::Domain;
 use crate::mem::{self, KernelPage};
@@ -74,19 +74,18 @@ pub fn vtcr() -> u64 {
 }
 
 #[derive(Clone, Copy)]
-enum Format {
-    Stage2,
-    Kernel,
+struct Format {
+    levels: u32,
 }
+
+const STAGE_2: Format = Format { levels: 3 };
+const KERNEL: Format = Format { levels: 4 };
 
 impl tables::Format for Format {
     const ADDRESS: u64 = ADDRESS;
 
     fn levels(self) -> u32 {
-        match self {
-            Format::Stage2 => 3,
-            Format::Kernel => 4,
-        }
+        self.levels
     }
 
     fn is_present(self, entry: u64) -> bool {
@@ -151,22 +150,15 @@ impl PageTable {
         };
         let leaf = memory | S2_READ | has(Rights::WRITE, S2_WRITE) | execute;
         let alloc = || payer.alloc_page();
-        let size = tables::map_leaf(
-            Format::Stage2,
-            self.root,
-            at,
-            mapped.phys,
-            left,
-            &bits(leaf, 2),
-            alloc,
-        );
+        let size =
+            tables::map_leaf(STAGE_2, self.root, at, mapped.phys, left, &bits(leaf, 2), alloc);
         publish();
         size
     }
 
     /// Unmaps the page at `at`, or passes over a stretch without one; returns the bytes, at most `left`.
     pub fn unmap(&self, at: u64, left: u64) -> u64 {
-        tables::unmap(Format::Stage2, self.root, at, left)
+        tables::unmap(STAGE_2, self.root, at, left)
     }
 
     /// Frees one table, or looks for one; `false` when none is left.
@@ -174,7 +166,7 @@ impl PageTable {
         if self.freed.load(Ordering::Relaxed) {
             return false;
         }
-        match tables::take_table(Format::Stage2, self.root, 512, &self.freed_to) {
+        match tables::take_table(STAGE_2, self.root, 512, &self.freed_to) {
             Taken::Table(table) => payer.free_page(table),
             Taken::Nothing => {}
             Taken::Last => {
@@ -184,12 +176,6 @@ impl PageTable {
         }
         true
     }
-}
-
-/// New entries are seen by the walkers of all CPUs before anything that follows.
-fn publish() {
-    // SAFETY: a barrier.
-    unsafe { core::arch::asm!("dsb ishst", options(nostack, preserves_flags)) };
 }
 
 /// Memory becomes executable somewhere: nothing that was fetched from it before is executed there.
@@ -239,11 +225,10 @@ pub fn map_at(
         let (at, phys) = (at.offset(done), phys.offset(done));
         let alloc = || alloc().ok_or(Status::Quota);
         let bits = bits(leaf, 1);
-        done +=
-            tables::map_leaf(Format::Kernel, root, at.0, phys, size - done, &bits, alloc).ok()?;
+        done += tables::map_leaf(KERNEL, root, at.0, phys, size - done, &bits, alloc).ok()?;
     }
     publish();
-    super::sysreg::isb();
+    isb();
     Some(())
 }
 

@@ -2,6 +2,7 @@
 
 use super::boot::ap_entry;
 use super::firmware::psci;
+use super::sysreg::read;
 use super::{clock, layout};
 use crate::addr::{HostPhys, HostVirt};
 use crate::cpu;
@@ -32,6 +33,11 @@ static ARRIVED: AtomicUsize = AtomicUsize::new(0);
 
 /// How long a CPU may take to arrive, in microseconds. Emulators on a busy machine are slow.
 const ARRIVAL: u64 = 1_000_000;
+
+/// Affinity of this CPU: all levels in MPIDR_EL1.
+pub fn affinity() -> u64 {
+    read!("mpidr_el1") & 0xff_00ff_ffff
+}
 
 /// Starts the CPU with affinity `id` as number `index` (not 0); one at a time. It calls [`super::ap_main`] on the tables at
 /// `page_tables` with its stack ending at `stack_top`. Returns whether it arrived within a second.

@@ -3,7 +3,7 @@
 use super::firmware::device_tree::Gic;
 use super::firmware::smccc;
 use super::paging;
-use super::sysreg::{read, write};
+use super::sysreg::write;
 use super::{CpuArch, boot, clock, entry, features, interrupts as gic, layout, smp, uart};
 use crate::addr::{HostPhys, HostVirt};
 use crate::boot::memory_map::{PhysRange, RegionKind};
@@ -15,7 +15,7 @@ use crate::mem::{self, PAGE};
 use crate::panic::refuse;
 use crate::root::{self, Machine};
 use crate::tables::KernelRights;
-use abi::boot::BootInfo;
+use abi::boot::{BootInfo, Virtualization};
 use abi::cap::MemoryKind;
 use abi::text::{Dec, Hex, Text};
 use core::arch::asm;
@@ -24,8 +24,6 @@ use core::arch::asm;
 const STACK_PAGES: usize = 4;
 /// Milliseconds of a time slice without a budget.
 const TIME_SLICE: u64 = 10;
-/// Affinity in MPIDR_EL1.
-const AFFINITY: u64 = 0xff_00ff_ffff;
 
 unsafe extern "C" {
     static __boot_text_end: u8;
@@ -36,47 +34,37 @@ unsafe extern "C" {
 pub fn kernel_main(params: &mut BootParams) -> ! {
     log::info!(concat!("Bulkhead ", env!("CARGO_PKG_VERSION")));
     if let Err(why) = features::check() {
-        refuse(format_args!("panic: {why}"));
+        refuse(format_args!("panic: {}", Text(why)));
     }
     features::choose();
     if clock::counter_hz() == 0 {
         refuse(format_args!("panic: firmware has not set the counter's frequency"));
     }
-    let Some(bundle) = params.bundle else {
-        refuse(format_args!("panic: no boot bundle: the loader passed no initial RAM disk"));
-    };
+    let bundle = need(params.bundle, "no boot bundle: the loader passed no initial RAM disk");
     // SAFETY: the boot code has checked that the bundle is RAM, mapped and claimed it; nothing writes to it before
     // the root task runs.
     let head = match unsafe { handover::read_bundle(bundle) } {
         Ok(head) => head,
         Err(why) => refuse(format_args!("panic: {why}")),
     };
-    let Some(interrupts) = boot::machine().gic else {
-        refuse(format_args!(
-            "panic: no interrupt controller that can host VMs: GICv2 or GICv3 is needed"
-        ));
-    };
-    let pool = make_pool(params);
-    if map_kernel(pool, &interrupts).is_none() {
-        refuse(format_args!("panic: the kernel pool is too small"));
-    }
-    let Some(first) = make_cpu(0, read!("mpidr_el1") & AFFINITY) else {
-        refuse(format_args!("panic: the kernel pool is too small"));
-    };
-    smccc::set_conduit(boot::machine().conduit);
-    smccc::set_mitigates(params.command_line.mitigates());
+    let interrupts = need(
+        boot::machine().gic,
+        "no interrupt controller that can host VMs: GICv2 or GICv3 is needed",
+    );
+    let pool = need(make_pool(params), "too little free memory for the kernel");
+    let first = map_kernel(pool, interrupts).and_then(|()| make_cpu(0, smp::affinity()));
+    let first = need(first, "the kernel pool is too small");
+    smccc::init(boot::machine().has_firmware, params.command_line.mitigates());
     // SAFETY: the kernel's tables map everything in use.
     unsafe { load_kernel_tables() };
-    gic::init(&interrupts);
+    gic::init(interrupts);
     enter_cpu(first);
-    let Some(target) = gic::init_this_cpu() else {
-        refuse(format_args!("panic: this CPU has no interface to the interrupt controller"));
-    };
-    first.arch.target.set(target);
+    let target = gic::init_this_cpu();
+    first.arch.target.set(need(target, "this CPU has no interface to the interrupt controller"));
     log::info!("guests: EL2, GICv{}", Dec(gic::version().into()));
     start_others();
 
-    for range in gic::ranges(&interrupts) {
+    for range in gic::ranges(interrupts) {
         if let Err(why) = params.memory_map.add(range.start().0, range.size(), RegionKind::Kernel) {
             refuse(format_args!("panic: {why}"));
         }
@@ -96,20 +84,22 @@ pub fn ap_main(index: usize) -> ! {
     run()
 }
 
-fn make_pool(params: &mut BootParams) -> PhysRange {
-    let end = paging::physical_end();
-    let all = PhysRange::new(HostPhys(PAGE), end - PAGE);
-    let pool = all.and_then(|all| handover::claim_pool(params, all));
-    let Some(pool) = pool.filter(|&pool| boot::map(pool, KernelRights::ReadWrite).is_some()) else {
-        refuse(format_args!("panic: too little free memory for the kernel"));
-    };
+/// What was found; without it the kernel cannot run.
+fn need<T>(found: Option<T>, otherwise: &str) -> T {
+    found.unwrap_or_else(|| refuse(format_args!("panic: {}", Text(otherwise))))
+}
+
+fn make_pool(params: &mut BootParams) -> Option<PhysRange> {
+    let all = PhysRange::new(HostPhys(PAGE), paging::physical_end() - PAGE)?;
+    let pool = handover::claim_pool(params, all)?;
+    boot::map(pool, KernelRights::ReadWrite)?;
     // SAFETY: free RAM, claimed, and mapped in the window just now.
     unsafe { mem::init(pool.start(), pool.size()) };
-    pool
+    Some(pool)
 }
 
 /// Builds the kernel's own tables: image by rights, start-up code where it is, pool, device registers.
-fn map_kernel(pool: PhysRange, interrupts: &Gic) -> Option<()> {
+fn map_kernel(pool: PhysRange, interrupts: Gic) -> Option<()> {
     paging::init_kernel()?;
     for (at, size, rights) in image::segments() {
         paging::map_kernel(at, layout::image_phys(at), size, rights)?;
@@ -160,9 +150,9 @@ fn enter_cpu(cpu: Ref<Cpu>) {
 }
 
 fn start_others() {
-    let me = read!("mpidr_el1") & AFFINITY;
+    let me = smp::affinity();
     let mut index = 1;
-    for id in boot::machine().cpus.iter().filter(|&id| id != me) {
+    for &id in boot::machine().cpus.iter().flatten().filter(|&&id| id != me) {
         if index as usize >= abi::boot::MAX_CPUS {
             break;
         }
@@ -199,7 +189,7 @@ fn boot_info(params: &BootParams, pool: PhysRange) -> BootInfo {
         counter_hz: clock::counter_hz(),
         cpus: cpu::count(),
         interrupts: gic::lines().min(crate::interrupt::MAX_LINES as u32),
-        virtualization: super::virtualization() as u32,
+        virtualization: Virtualization::El2 as u32,
         region_count,
         rsdp: 0,
         bundle_base: bundle.start().0,

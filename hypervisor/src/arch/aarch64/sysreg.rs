@@ -2,7 +2,7 @@
 
 /// Reads a system register.
 macro_rules! read {
-    ($name:literal) => {{
+    ($name:expr) => {{
         let value: u64;
         // SAFETY: reading the registers named in this crate has no side effects that Rust knows of.
         unsafe {
@@ -15,7 +15,7 @@ macro_rules! read {
 /// Writes a system register. What that does to the machine is the caller's responsibility, beside it in a comment
 /// where it is not plain.
 macro_rules! write {
-    ($name:literal, $value:expr) => {{
+    ($name:expr, $value:expr) => {{
         let value: u64 = $value;
         // SAFETY: the registers written in this crate configure EL1, EL0 or devices, or are EL2's own, whose
         // values are constants of the kernel.
@@ -39,4 +39,11 @@ pub fn isb() {
 pub fn dsb() {
     // SAFETY: a barrier.
     unsafe { core::arch::asm!("dsb sy", options(nostack, preserves_flags)) };
+}
+
+/// What was written before, entries of tables too, is seen by all CPUs before anything that follows.
+#[inline(always)]
+pub fn publish() {
+    // SAFETY: a barrier.
+    unsafe { core::arch::asm!("dsb ishst", options(nostack, preserves_flags)) };
 }

@@ -5,15 +5,12 @@
 
 use super::clock;
 use super::entry::{self, cause};
-use super::features::{
-    CNTHCTL_GUEST, HCR_SERROR, HCR_WAIT_EVENT, has_aarch32, has_error_records, has_matrices,
-    has_pointer_authentication,
-};
+use super::features::{CNTHCTL_GUEST, HCR_SERROR, HCR_WAIT_EVENT, has_aarch32};
 use super::firmware::smccc;
 use super::interrupts::virtual_interface::{self, ENABLE, Interface};
 use super::sysreg::{isb, read, write};
 use super::traps::{self, class};
-use super::virt::{El1, Errors, Fp, Identity, Keys, Matrix, StatePage, Thread, Timer};
+use super::virt::{El1, Errors, Fp, Identity, Keys, Matrix, StatePage, Thread, Timer, peek, poke};
 use crate::cell::Ref;
 use crate::context::State;
 use crate::cpu::Cpu;
@@ -61,8 +58,8 @@ pub enum Outcome {
 
 impl Outcome {
     #[inline(always)]
-    const fn exit(exit: Exit) -> Outcome {
-        Outcome::Exit { exit, plain_write: false }
+    const fn exit(kind: ExitKind, instruction_length: u8, info: [u64; 3]) -> Outcome {
+        Outcome::Exit { exit: Exit { kind, instruction_length, info }, plain_write: false }
     }
 }
 
@@ -84,15 +81,13 @@ pub fn after_guest(cpu: &Cpu, vcpu: Ref<Vcpu>, outcome: Outcome) -> Option<Exit>
 
 /// The virtual timer of the vCPU that is loaded has fired: it is masked, and the monitor will be told.
 pub fn timer_fired(cpu: &Cpu) {
-    let Some(vcpu) = cpu.arch.guest.get() else {
-        return;
-    };
-    if !Timer::take_loaded() {
-        return;
-    }
-    vcpu.arch.with_mut(|arch| arch.note(TIMER_FIRED));
-    if vcpu.context.state.get() == State::Halted {
-        vcpu.context.wake(cpu);
+    if let Some(vcpu) = cpu.arch.guest.get()
+        && Timer::take_loaded()
+    {
+        vcpu.arch.with_mut(|arch| arch.note(TIMER_FIRED));
+        if vcpu.context.state.get() == State::Halted {
+            vcpu.context.wake(cpu);
+        }
     }
 }
 
@@ -266,7 +261,7 @@ impl VcpuArch {
         write!("elr_el2", self.pc);
         write!("spsr_el2", self.pstate);
         // SAFETY: the state page begins with the registers; the machine's state is the guest's.
-        unsafe { entry::enter_guest(cpu, self.page.address()) }
+        unsafe { entry::enter_guest(cpu, self.page.as_ptr() as u64) }
     }
 
     /// What the next entry needs and most do not; or the exit to be told instead.
@@ -299,11 +294,7 @@ impl VcpuArch {
             cause::SYNCHRONOUS => self.decode(),
             cause::INTERRUPT => Outcome::Interrupt,
             // SError: the monitor decides what becomes of its guest.
-            _ => Outcome::exit(Exit {
-                kind: ExitKind::Other,
-                instruction_length: 0,
-                info: [read!("esr_el2"), 0, 0],
-            }),
+            _ => Outcome::exit(ExitKind::Other, 0, [read!("esr_el2"), 0, 0]),
         };
         Thread::load_for_threads();
         outcome
@@ -342,15 +333,9 @@ impl VcpuArch {
         self.el1.load();
         self.identity.load();
         self.timer.load();
-        if has_pointer_authentication() {
-            self.keys.load();
-        }
-        if has_error_records() {
-            self.errors.load();
-        }
-        if has_matrices() {
-            self.matrix.load();
-        }
+        self.keys.load();
+        self.errors.load();
+        self.matrix.load();
         self.fp.load();
         self.load_virtual_interface();
         self.resident = true;
@@ -379,15 +364,9 @@ impl VcpuArch {
         self.note(0);
         self.el1.save();
         self.timer.save();
-        if has_pointer_authentication() {
-            self.keys.save();
-        }
-        if has_error_records() {
-            self.errors.save();
-        }
-        if has_matrices() {
-            self.matrix.save();
-        }
+        self.keys.save();
+        self.errors.save();
+        self.matrix.save();
         self.fp.save();
         virtual_interface::save(&mut self.interface);
         virtual_interface::set_control(0);
@@ -397,8 +376,8 @@ impl VcpuArch {
     /// Writes the groups in `groups` to the state page.
     #[inline(always)]
     pub fn save(&mut self, _cpu: &Cpu, groups: u64) {
-        self.page.set_pc(self.pc);
-        self.page.set_pstate(self.pstate);
+        poke!(self.page, self.pc, pc);
+        poke!(self.page, self.pstate, pstate);
         let groups = Groups::from_bits_truncate(groups);
         if groups.intersects(Groups::SYSTEM | Groups::TIMER | Groups::GIC) {
             self.save_more(groups);
@@ -409,26 +388,20 @@ impl VcpuArch {
     fn save_more(&mut self, groups: Groups) {
         let page = self.page;
         if groups.contains(Groups::SYSTEM) {
-            if self.resident {
-                self.el1.save();
-            }
-            self.el1.to_page(page);
-            self.thread.to_page(page);
+            self.el1.to_page(page, self.resident);
+            self.thread.to_page(page, false);
         }
         if groups.contains(Groups::TIMER) {
-            if self.resident {
-                self.timer.save();
-            }
-            self.timer.to_page(page);
+            self.timer.to_page(page, self.resident);
         }
         if groups.contains(Groups::GIC) {
             if self.resident {
                 virtual_interface::save(&mut self.interface);
             }
-            page.set_gic_control(self.interface.control);
-            page.set_vmcr(self.interface.vmcr);
-            page.set_active_priorities(self.interface.active);
-            page.set_list(self.interface.list);
+            poke!(page, self.interface.control, gic_control);
+            poke!(page, self.interface.vmcr, vmcr);
+            poke!(page, self.interface.active, active_priorities);
+            poke!(page, self.interface.list, list);
         }
     }
 
@@ -437,7 +410,7 @@ impl VcpuArch {
     pub fn load(&mut self, _cpu: &Cpu, groups: u64) -> VcpuReply {
         let groups = Groups::from_bits_truncate(groups);
         if groups.contains(Groups::PC) {
-            self.pc = self.page.pc();
+            self.pc = peek!(self.page, pc);
         }
         if groups.difference(Groups::PC).is_empty() {
             VcpuReply { halt: false, deadline: None, timer: false }
@@ -450,60 +423,40 @@ impl VcpuArch {
     fn load_more(&mut self, groups: Groups) -> VcpuReply {
         let page = self.page;
         if groups.contains(Groups::PSTATE) {
-            self.pstate = pstate(page.pstate());
+            self.pstate = pstate(peek!(page, pstate));
         }
-        if groups.intersects(Groups::SYSTEM | Groups::TIMER | Groups::IDENTITY) {
-            self.load_system(groups);
+        if groups.contains(Groups::SYSTEM) {
+            self.el1.take_from_page(page, self.resident);
+            self.thread.take_from_page(page, false);
+        }
+        if groups.contains(Groups::TIMER) {
+            self.timer.take_from_page(page, self.resident);
+        }
+        if groups.contains(Groups::IDENTITY) {
+            self.identity.take_from_page(page, self.resident);
         }
         if groups.contains(Groups::GIC) {
             self.load_interface();
         }
-        let controls = if groups.contains(Groups::CONTROLS) { page.controls() } else { 0 };
+        let controls = if groups.contains(Groups::CONTROLS) { peek!(page, controls) } else { 0 };
         if controls & CONTROL_SERROR != 0 {
             self.serror = HCR_SERROR;
             self.note(0);
         }
         VcpuReply {
             halt: controls & CONTROL_HALT != 0,
-            deadline: groups.contains(Groups::DEADLINE).then(|| page.deadline()),
+            deadline: groups.contains(Groups::DEADLINE).then(|| peek!(page, deadline)),
             timer: groups.contains(Groups::TIMER),
-        }
-    }
-
-    #[cold]
-    fn load_system(&mut self, groups: Groups) {
-        let (page, resident) = (self.page, self.resident);
-        if groups.contains(Groups::SYSTEM) {
-            if resident {
-                self.el1.save();
-            }
-            self.el1.take_from_page(page);
-            self.thread.take_from_page(page);
-            if resident {
-                self.el1.load();
-            }
-        }
-        if groups.contains(Groups::TIMER) {
-            self.timer.take_from_page(page);
-            if resident {
-                self.timer.load();
-            }
-        }
-        if groups.contains(Groups::IDENTITY) {
-            self.identity.take_from_page(page);
-            if resident {
-                self.identity.load();
-            }
         }
     }
 
     fn load_interface(&mut self) {
         let page = self.page;
         self.interface = Interface {
-            control: page.gic_control() & GIC_CONTROLS,
-            vmcr: page.vmcr() & 0xffff_ffff,
-            active: page.active_priorities(),
-            list: page.list().map(|list| list & LIST_BITS),
+            control: peek!(page, gic_control) & GIC_CONTROLS,
+            vmcr: peek!(page, vmcr) & 0xffff_ffff,
+            active: peek!(page, active_priorities),
+            list: peek!(page, list).map(|list| list & LIST_BITS),
         };
         let asks =
             self.interface.control != 0 || self.interface.list.iter().any(|l| l & LIST_EOI != 0);
@@ -541,16 +494,16 @@ impl VcpuArch {
         let syndrome = read!("esr_el2");
         // IL: the instruction has 32 bits.
         let length = if syndrome & 1 << 25 != 0 { 4 } else { 2 };
-        let exit =
-            |kind, instruction_length, info| Outcome::exit(Exit { kind, instruction_length, info });
         match class::of(syndrome) {
-            class::WAIT if syndrome & 1 == 0 => exit(ExitKind::Halt, length, [0; 3]),
-            class::WAIT => exit(ExitKind::Pause, length, [0; 3]),
+            class::WAIT if syndrome & 1 == 0 => Outcome::exit(ExitKind::Halt, length, [0; 3]),
+            class::WAIT => Outcome::exit(ExitKind::Pause, length, [0; 3]),
             class::HYPERCALL if self.mitigates(syndrome, 0) => Outcome::Resume,
             class::FIRMWARE_CALL if self.mitigates(syndrome, length) => Outcome::Resume,
-            class::HYPERCALL => exit(ExitKind::Hypercall, 0, [syndrome, 0, 0]),
-            class::FIRMWARE_CALL => exit(ExitKind::FirmwareCall, length, [syndrome, 0, 0]),
-            class::SYSTEM_REGISTER => exit(ExitKind::SystemRegister, length, [syndrome, 0, 0]),
+            class::HYPERCALL => Outcome::exit(ExitKind::Hypercall, 0, [syndrome, 0, 0]),
+            class::FIRMWARE_CALL => Outcome::exit(ExitKind::FirmwareCall, length, [syndrome, 0, 0]),
+            class::SYSTEM_REGISTER => {
+                Outcome::exit(ExitKind::SystemRegister, length, [syndrome, 0, 0])
+            }
             class::INSTRUCTION_ABORT | class::DATA_ABORT => match fault(syndrome) {
                 Some(info) => {
                     let exit =
@@ -560,11 +513,11 @@ impl VcpuArch {
                     Outcome::Exit { exit, plain_write }
                 }
                 None if abort::status(syndrome) > abort::PERMISSION => {
-                    exit(ExitKind::Other, 0, [syndrome, 0, 0])
+                    Outcome::exit(ExitKind::Other, 0, [syndrome, 0, 0])
                 }
                 None => Outcome::Resume,
             },
-            _ => exit(ExitKind::Other, 0, [syndrome, 0, 0]),
+            _ => Outcome::exit(ExitKind::Other, 0, [syndrome, 0, 0]),
         }
     }
 
@@ -574,7 +527,7 @@ impl VcpuArch {
     fn mitigates(&mut self, syndrome: u64, length: u8) -> bool {
         // The instruction's immediate is 0 in all calls.
         let is_call = smccc::serves() && syndrome & 0xffff == 0;
-        let done = is_call && smccc::serve(self.page.first_register());
+        let done = is_call && smccc::serve(peek!(self.page, gpr[0]));
         if done {
             self.skip(length);
         }
@@ -590,7 +543,7 @@ fn fault(syndrome: u64) -> Option<[u64; 3]> {
         abort::ADDRESS_SIZE | abort::TRANSLATION | abort::ACCESS_FLAG => fault_page(),
         abort::PERMISSION if in_walk => fault_page(),
         // HPFAR_EL2 does not hold it then (Arm ARM D17.2.62).
-        abort::PERMISSION => translate(address)?,
+        abort::PERMISSION => entry::translate(address)?,
         _ => return None,
     };
     let mut flags = if class::of(syndrome) == class::INSTRUCTION_ABORT {
@@ -610,10 +563,4 @@ fn fault(syndrome: u64) -> Option<[u64; 3]> {
 /// HPFAR_EL2: bits 51:12 of the address are in 43:4.
 fn fault_page() -> u64 {
     (read!("hpfar_el2") & 0xfff_ffff_fff0) << 8
-}
-
-/// Translates a guest's address by its own tables.
-fn translate(address: u64) -> Option<u64> {
-    let result = entry::translate(address);
-    (result & 1 == 0).then_some(result & 0x000f_ffff_ffff_f000)
 }

@@ -4,7 +4,8 @@ mod entry;
 
 pub use entry::ap_entry;
 
-use super::firmware::device_tree::{self, Machine};
+use super::firmware::device_tree::Machine;
+use super::firmware::fdt::Tree;
 use super::layout::{self, IMAGE, window};
 use super::paging;
 use super::uart;
@@ -55,11 +56,10 @@ pub fn map(range: PhysRange, rights: KernelRights) -> Option<()> {
     let mut at = range.start().0 & !(unit - 1);
     while at < range.end().0 {
         let phys = HostPhys(at);
-        match paging::map_at(root, window(phys), phys, unit, rights, alloc) {
-            Some(()) => {}
-            None if USED.load(Ordering::Relaxed) > entry::MORE => return None,
-            // Mapped before.
-            None => {}
+        let mapped = paging::map_at(root, window(phys), phys, unit, rights, alloc);
+        // Unless a table was missing, it was mapped before.
+        if mapped.is_none() && USED.load(Ordering::Relaxed) > entry::MORE {
+            return None;
         }
         at += unit;
     }
@@ -126,18 +126,18 @@ fn read_tree(at: HostPhys) -> Option<PhysRange> {
     let head = PhysRange::new(at, 40)?;
     map(head, KernelRights::ReadWrite)?;
     // SAFETY: mapped just now; the loader has left it to the kernel.
-    let size = device_tree::claimed_size(unsafe { bytes(head) })?;
-    let range = PhysRange::new(at, size)?;
+    let size = Tree::claimed_size(unsafe { bytes(head) })?;
+    let range = PhysRange::new(at, size as u64)?;
     map(range, KernelRights::ReadWrite)?;
     // SAFETY: as above.
-    let machine = Machine::read(unsafe { bytes(range) }).ok()?;
+    let machine = Machine::read(unsafe { bytes(range) })?;
     MACHINE.give(|| machine);
     Some(range.outward())
 }
 
 /// Fills the memory map: what is RAM, less what is in use.
 fn settle(map: &mut MemoryMap, machine: &Machine, tree: PhysRange) -> Result<(), LoaderError> {
-    for range in machine.memory.iter() {
+    for range in machine.memory.iter().flatten() {
         map.add(range.start().0, range.size(), RegionKind::Usable)?;
     }
     map.claim(image_range(), RegionKind::Kernel)?;
@@ -147,7 +147,7 @@ fn settle(map: &mut MemoryMap, machine: &Machine, tree: PhysRange) -> Result<(),
     map.claim(tree, RegionKind::Firmware)?;
     // Firmware's: nobody may have it. Loaders reserve what they hand over, too; that is accounted for.
     let own = [Some(image_range()), machine.bundle, Some(tree)].map(|r| r.map(PhysRange::outward));
-    for range in machine.reserved.iter() {
+    for range in machine.reserved.iter().flatten() {
         let (mut at, end) = (range.start().0, range.end().0);
         while at < end {
             let inside = own.iter().flatten().find(|r| (r.start().0..r.end().0).contains(&at));

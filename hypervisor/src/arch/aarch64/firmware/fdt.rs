@@ -7,8 +7,9 @@
 const MAGIC: u32 = 0xd00d_feed;
 /// The version of the format that this is; trees say with which one they are compatible.
 const VERSION: u32 = 17;
-/// Bytes of the header.
+/// Bytes of the header, and of the largest tree.
 const HEADER: usize = 40;
+const MAX_SIZE: usize = 2 << 20;
 /// Cells of an address and of a size, unless a node says otherwise for its children (2.3.5).
 const CELLS: Cells = Cells { address: 2, size: 1 };
 
@@ -62,7 +63,7 @@ impl<'a> Tree<'a> {
     /// Size that the header of a tree claims, in bytes, if it is one.
     pub fn claimed_size(head: &[u8]) -> Option<usize> {
         let size = word(head, 4)? as usize;
-        (word(head, 0)? == MAGIC && size >= HEADER).then_some(size)
+        (word(head, 0)? == MAGIC && (HEADER..=MAX_SIZE).contains(&size)).then_some(size)
     }
 
     /// Opens a tree; `None` if it is broken.
@@ -126,8 +127,31 @@ impl<'a> Tree<'a> {
 
     /// The root.
     pub fn root(&self) -> Option<Node<'a>> {
-        let mut top = Children { tree: *self, at: 0, cells: CELLS };
-        top.next()
+        self.nodes(0, CELLS).next()
+    }
+
+    /// The nodes that begin one after the other at `at`, behind properties perhaps, up to the end of what they are in.
+    fn nodes(self, mut at: usize, cells: Cells) -> impl Iterator<Item = Node<'a>> {
+        core::iter::from_fn(move || {
+            let name = loop {
+                match self.token(&mut at)? {
+                    Token::Begin(name) => break name,
+                    Token::Property(..) => {}
+                    Token::End | Token::Finish => return None,
+                }
+            };
+            let node = Node { tree: self, at, name, cells };
+            // To behind its end.
+            let mut depth = 1;
+            while depth > 0 {
+                match self.token(&mut at)? {
+                    Token::Begin(_) => depth += 1,
+                    Token::End => depth -= 1,
+                    _ => {}
+                }
+            }
+            Some(node)
+        })
     }
 
     /// The node at a path of names with or without their unit addresses.
@@ -194,40 +218,8 @@ impl<'a> Node<'a> {
     }
 
     /// Its children.
-    pub fn children(&self) -> Children<'a> {
-        Children { tree: self.tree, at: self.at, cells: self.children_cells() }
-    }
-}
-
-/// Goes through the children of a node.
-pub struct Children<'a> {
-    tree: Tree<'a>,
-    at: usize,
-    cells: Cells,
-}
-
-impl<'a> Iterator for Children<'a> {
-    type Item = Node<'a>;
-
-    fn next(&mut self) -> Option<Node<'a>> {
-        let name = loop {
-            match self.tree.token(&mut self.at)? {
-                Token::Begin(name) => break name,
-                Token::Property(..) => {}
-                Token::End | Token::Finish => return None,
-            }
-        };
-        let node = Node { tree: self.tree, at: self.at, name, cells: self.cells };
-        // To behind its end.
-        let mut depth = 1;
-        while depth > 0 {
-            match self.tree.token(&mut self.at)? {
-                Token::Begin(_) => depth += 1,
-                Token::End => depth -= 1,
-                _ => {}
-            }
-        }
-        Some(node)
+    pub fn children(&self) -> impl Iterator<Item = Node<'a>> + use<'a> {
+        self.tree.nodes(self.at, self.children_cells())
     }
 }
 

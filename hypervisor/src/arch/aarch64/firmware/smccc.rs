@@ -2,18 +2,16 @@
 
 use super::super::speculation::{Identity, Measures};
 use super::super::sysreg::read;
-use super::device_tree::Conduit;
 use abi::boot::Workaround;
 use core::arch::asm;
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
 
-static CONDUIT: AtomicU32 = AtomicU32::new(0);
+/// Whether there is firmware.
+static IS_THERE: AtomicBool = AtomicBool::new(false);
 /// What firmware offers, as [`abi::boot::BootInfo::workarounds`] has it.
 static WORKAROUNDS: AtomicU32 = AtomicU32::new(0);
 /// Whether there is a call that guests need.
 static SERVES: AtomicBool = AtomicBool::new(false);
-/// Whether a CPU has asked.
-static IS_KNOWN: AtomicBool = AtomicBool::new(false);
 /// What the kernel asks firmware to do.
 static MEASURES: AtomicU8 = AtomicU8::new(0);
 /// Whether there are to be any measures.
@@ -25,15 +23,15 @@ const PSCI_FEATURES: u64 = 0x8400_000a;
 const WORKAROUND_FUNCTIONS: [u64; 3] = [0x8000_8000, 0x8000_7fff, 0x8000_3fff];
 const NOT_SUPPORTED: u64 = u64::MAX;
 
-/// Sets the conduit, once at boot.
-pub fn set_conduit(conduit: Conduit) {
-    CONDUIT.store(conduit as u32, Ordering::Relaxed);
+/// Sets whether there is firmware, and whether the kernel is to take measures at all. Once, before [`enable_on_this_cpu`].
+pub fn init(is_there: bool, mitigates: bool) {
+    IS_THERE.store(is_there, Ordering::Relaxed);
+    MITIGATES.store(mitigates, Ordering::Relaxed);
 }
 
 /// Calls firmware; NOT_SUPPORTED without it.
 pub(super) fn call(function: u64, first: u64, second: u64, third: u64) -> u64 {
-    // HVC at EL2 would come back to the kernel.
-    if CONDUIT.load(Ordering::Relaxed) != Conduit::Smc as u32 {
+    if !IS_THERE.load(Ordering::Relaxed) {
         return NOT_SUPPORTED;
     }
     let mut result = function;
@@ -47,11 +45,6 @@ pub(super) fn call(function: u64, first: u64, second: u64, third: u64) -> u64 {
     result
 }
 
-/// Whether the kernel is to take measures at all; before [`enable_on_this_cpu`].
-pub fn set_mitigates(on: bool) {
-    MITIGATES.store(on, Ordering::Relaxed);
-}
-
 /// Asks firmware what it does against speculation on this CPU, chooses what the kernel has it do, and has it do what it does for
 /// good. The measures are those that any CPU needs, and what guests are told holds on all: before there are guests.
 pub fn enable_on_this_cpu() {
@@ -63,7 +56,7 @@ pub fn enable_on_this_cpu() {
         mmfr1: read!("id_aa64mmfr1_el1"),
         firmware: offers,
     };
-    let is_first = !IS_KNOWN.swap(true, Ordering::Relaxed);
+    let is_first = super::super::current_cpu().index == 0;
     let measures = Measures::choose(&identity, MITIGATES.load(Ordering::Relaxed), is_first);
     MEASURES.fetch_or(measures.bits(), Ordering::Relaxed);
     if offers[1] == Workaround::Needed {
@@ -87,13 +80,11 @@ pub fn enable_on_this_cpu() {
 
 /// Of the answers of two CPUs, the one that is safe on both: a call that one of them needs, or none that a guest could rely on.
 fn worse(one: Workaround, other: Workaround) -> Workaround {
-    let either = |what| one == what || other == what;
-    if either(Workaround::Needed) {
-        Workaround::Needed
-    } else if either(Workaround::NotOffered) {
-        Workaround::NotOffered
-    } else {
-        Workaround::NotNeeded
+    use Workaround::{Needed, NotNeeded, NotOffered};
+    match (one, other) {
+        (Needed, _) | (_, Needed) => Needed,
+        (NotOffered, _) | (_, NotOffered) => NotOffered,
+        (NotNeeded, NotNeeded) => NotNeeded,
     }
 }
 

@@ -8,7 +8,10 @@ mod registers;
 mod v2;
 mod v3;
 
-use super::firmware::device_tree::{Gic, MAX_REDISTRIBUTORS};
+pub use registers::lines;
+
+use super::boot;
+use super::firmware::device_tree::Gic;
 use crate::boot::PhysRange;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
@@ -33,53 +36,58 @@ const PRIORITY: u32 = 0x8080_8080;
 static VERSION: AtomicU32 = AtomicU32::new(0);
 /// The two pages of a GICv2's GICV.
 static GUEST_PAGES: AtomicU64 = AtomicU64::new(0);
-/// The range of GICV, which may repeat them.
-static GUEST_REGISTERS: [AtomicU64; 2] = [AtomicU64::new(0), AtomicU64::new(0)];
 
 /// Whether the machine has a GICv2.
 #[inline]
 fn is_v2() -> bool {
-    VERSION.load(Ordering::Relaxed) == 2
+    version() == 2
 }
 
-/// 2 or 3.
+/// 2 or 3; 0 before [`init`].
+#[inline]
 pub fn version() -> u32 {
     VERSION.load(Ordering::Relaxed)
 }
 
+/// Calls a function of the machine's version.
+macro_rules! of_version {
+    ($function:ident($($argument:expr),*)) => {
+        if is_v2() { v2::$function($($argument),*) } else { v3::$function($($argument),*) }
+    };
+}
+
 /// Ranges of registers that are the kernel's.
-pub fn ranges(gic: &Gic) -> impl Iterator<Item = PhysRange> {
-    let mut all = [None; 1 + MAX_REDISTRIBUTORS];
-    match gic {
+pub fn ranges(gic: Gic) -> impl Iterator<Item = PhysRange> {
+    let all = match gic {
         Gic::V2 { distributor, cpu_interface, control, .. } => {
-            all[..3].copy_from_slice(&[distributor, cpu_interface, control].map(|&r| Some(r)));
+            [Some(distributor), Some(cpu_interface), Some(control), None, None]
         }
-        Gic::V3 { distributor, redistributors } => {
-            all[0] = Some(*distributor);
-            for (slot, range) in all[1..].iter_mut().zip(redistributors.iter()) {
-                *slot = Some(range);
-            }
-        }
-    }
+        Gic::V3 { distributor, redistributors: [a, b, c, d] } => [Some(distributor), a, b, c, d],
+    };
     all.into_iter().flatten()
 }
 
 /// Sets the distributor up; its registers are mapped. All lines are masked.
-pub fn init(gic: &Gic) {
+pub fn init(gic: Gic) {
     match gic {
         Gic::V2 { distributor, cpu_interface, control, vcpu_interface } => {
             VERSION.store(2, Ordering::Relaxed);
-            let offset = v2::init(distributor.start(), *cpu_interface, control.start());
-            let range = vcpu_interface.outward();
-            GUEST_REGISTERS[0].store(range.start().0, Ordering::Relaxed);
-            GUEST_REGISTERS[1].store(range.start().0 + range.size(), Ordering::Relaxed);
-            let pages = vcpu_interface.start().0 + offset;
-            GUEST_PAGES.store(pages, Ordering::Relaxed);
+            let offset = v2::init(distributor.start(), cpu_interface, control.start());
+            GUEST_PAGES.store(vcpu_interface.start().0 + offset, Ordering::Relaxed);
         }
-        Gic::V3 { distributor, redistributors } => {
+        Gic::V3 { distributor, .. } => {
             VERSION.store(3, Ordering::Relaxed);
-            v3::init(distributor.start(), redistributors);
+            v3::init(distributor.start());
         }
+    }
+}
+
+/// Physical addresses of the registers by which a guest, the one that is loaded, acts on its interface; `None`: it has none in
+/// memory.
+pub fn guest_registers() -> Option<PhysRange> {
+    match boot::machine().gic? {
+        Gic::V2 { vcpu_interface, .. } => Some(vcpu_interface.outward()),
+        Gic::V3 { .. } => None,
     }
 }
 
@@ -89,19 +97,13 @@ pub struct Target(u64);
 
 /// Sets this CPU's part up. `None` if it has none.
 pub fn init_this_cpu() -> Option<Target> {
-    if is_v2() { Some(Target(v2::init_this_cpu())) } else { v3::init_this_cpu().map(Target) }
-}
-
-/// Number of SPIs.
-pub fn lines() -> u32 {
-    registers::lines()
+    of_version!(init_this_cpu()).map(Target)
 }
 
 /// Takes the next pending interrupt; `None`: there is none.
 #[inline]
 pub fn acknowledge() -> Option<Acknowledged> {
-    let value = if is_v2() { v2::acknowledge() } else { v3::acknowledge() };
-    let taken = Acknowledged(value);
+    let taken = Acknowledged(of_version!(acknowledge()));
     // 1020 to 1023 are special.
     (taken.number() < 1020).then_some(taken)
 }
@@ -121,40 +123,24 @@ impl Acknowledged {
     #[inline]
     pub fn end(self) {
         self.leave_active();
-        if is_v2() {
-            v2::deactivate(self.0);
-        } else {
-            v3::deactivate(self.0);
-        }
+        of_version!(deactivate(self.0));
     }
 
     /// Lets others be taken, and this one not until [`deactivate`].
     #[inline]
     pub fn leave_active(self) {
-        if is_v2() {
-            v2::drop_priority(self.0);
-        } else {
-            v3::drop_priority(self.0);
-        }
+        of_version!(drop_priority(self.0));
     }
 }
 
 /// Sends an SGI to a CPU.
 pub fn send(number: u32, to: Target) {
-    if is_v2() {
-        v2::send(number, to.0);
-    } else {
-        v3::send(number, to.0);
-    }
+    of_version!(send(number, to.0));
 }
 
 /// Sends an SGI to all other CPUs.
 pub fn send_to_others(number: u32) {
-    if is_v2() {
-        v2::send_to_others(number);
-    } else {
-        v3::send_to_others(number);
-    }
+    of_version!(send_to_others(number));
 }
 
 /// Sets an SPI's trigger mode and has it go to `to`, masked. Whether there is one.
@@ -162,14 +148,10 @@ pub fn route(line: u32, level: bool, to: Target) -> bool {
     if line >= lines() {
         return false;
     }
-    mask(line);
+    set_enabled(line, false);
     deactivate(line);
     registers::set_trigger(line + FIRST_SPI, level);
-    if is_v2() {
-        v2::route(line + FIRST_SPI, to.0);
-    } else {
-        v3::route(line + FIRST_SPI, to.0);
-    }
+    of_version!(route(line + FIRST_SPI, to.0));
     true
 }
 
@@ -180,24 +162,16 @@ pub fn deactivate(line: u32) {
     }
 }
 
-/// Masks an SPI.
-pub fn mask(line: u32) {
+/// Masks or unmasks an SPI.
+pub fn set_enabled(line: u32, on: bool) {
     if line < lines() {
-        registers::set_enabled(line + FIRST_SPI, false);
-    }
-}
-
-/// Unmasks an SPI.
-pub fn unmask(line: u32) {
-    if line < lines() {
-        registers::set_enabled(line + FIRST_SPI, true);
+        registers::set_enabled(line + FIRST_SPI, on);
     }
 }
 
 /// The virtual CPU interface of this CPU; list registers in the format of GICv3.
 pub mod virtual_interface {
-    use super::{GUEST_PAGES, GUEST_REGISTERS, is_v2, v2, v3};
-    use core::ops::Range;
+    use super::{GUEST_PAGES, is_v2, v2, v3};
     use core::sync::atomic::Ordering;
 
     /// State of an interface, of which a vCPU's consists.
@@ -221,48 +195,29 @@ pub mod virtual_interface {
         GUEST_PAGES.load(Ordering::Relaxed)
     }
 
-    /// Physical addresses of the registers by which a guest, the one that is loaded, acts on the interface; empty if there is no
-    /// such memory.
-    pub fn registers() -> Range<u64> {
-        let [start, end] = GUEST_REGISTERS.each_ref().map(|at| at.load(Ordering::Relaxed));
-        start..end
-    }
-
     /// Number of list registers.
     pub fn list_registers() -> usize {
-        if is_v2() { v2::list_registers() } else { v3::list_registers() }
+        of_version!(list_registers())
     }
 
     /// Reads the interface, but for `control`.
     pub fn save(into: &mut Interface) {
-        if is_v2() {
-            v2::save(into);
-        } else {
-            v3::save(into);
-        }
+        of_version!(save(into));
     }
 
     /// Loads the interface, but for `control`.
     pub fn load(from: &Interface) {
-        if is_v2() {
-            v2::load(from);
-        } else {
-            v3::load(from);
-        }
+        of_version!(load(from));
     }
 
     /// Sets ICH_HCR_EL2.
     #[inline]
     pub fn set_control(value: u64) {
-        if is_v2() {
-            v2::set_control(value);
-        } else {
-            v3::set_control(value);
-        }
+        of_version!(set_control(value));
     }
 
     /// ICH_MISR_EL2: why a maintenance interrupt is asked for.
     pub fn maintenance() -> u64 {
-        if is_v2() { v2::maintenance() } else { v3::maintenance() }
+        of_version!(maintenance())
     }
 }

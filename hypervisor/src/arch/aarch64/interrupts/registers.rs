@@ -6,14 +6,14 @@ use crate::arch::layout::window;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use spin::mutex::SpinMutex;
 
-pub const CTLR: u64 = 0x000;
+const CTLR: u64 = 0x000;
 const TYPER: u64 = 0x004;
-pub const IGROUPR: u64 = 0x080;
-pub const ISENABLER: u64 = 0x100;
-pub const ICENABLER: u64 = 0x180;
-pub const ICPENDR: u64 = 0x280;
-pub const ICACTIVER: u64 = 0x380;
-pub const IPRIORITYR: u64 = 0x400;
+const IGROUPR: u64 = 0x080;
+const ISENABLER: u64 = 0x100;
+const ICENABLER: u64 = 0x180;
+const ICPENDR: u64 = 0x280;
+const ICACTIVER: u64 = 0x380;
+const IPRIORITYR: u64 = 0x400;
 pub const ITARGETSR: u64 = 0x800;
 const ICFGR: u64 = 0xc00;
 pub const SGIR: u64 = 0xf00;
@@ -35,14 +35,38 @@ pub fn write(base: u64, offset: u64, value: u32) {
     unsafe { ((base + offset) as *mut u32).write_volatile(value) };
 }
 
-/// Names the distributor. Returns its address.
-pub fn set_distributor(at: HostPhys) -> u64 {
+/// Sets the distributor up: all SPIs are masked; then CTLR is `enable`.
+pub fn init(at: HostPhys, enable: u32) {
     let base = window(at).0;
     BASE.store(base, Ordering::Relaxed);
     let interrupts = 32 * ((read(base, TYPER) & 0x1f) + 1);
     let spis = interrupts.min(1020).saturating_sub(FIRST_SPI);
     LINES.store(spis, Ordering::Relaxed);
-    base
+    write(base, CTLR, 0);
+    for first in (FIRST_SPI..FIRST_SPI + spis).step_by(32) {
+        reset(base, first);
+    }
+    write(base, CTLR, enable);
+}
+
+/// Sets the private interrupts of a CPU up, whose registers are at `base`.
+pub fn init_private(base: u64) {
+    reset(base, 0);
+    write(base, ISENABLER, super::PRIVATE);
+}
+
+/// Masks the 32 interrupts from `first` on and gives them a priority, and on a GICv3 group 1.
+fn reset(base: u64, first: u32) {
+    let word = u64::from(first / 32) * 4;
+    for register in [ICENABLER, ICPENDR, ICACTIVER] {
+        write(base, register + word, u32::MAX);
+    }
+    if !super::is_v2() {
+        write(base, IGROUPR + word, u32::MAX);
+    }
+    for i in 0..8 {
+        write(base, IPRIORITYR + u64::from(first) + i * 4, super::PRIORITY);
+    }
 }
 
 /// Address of the distributor.
@@ -55,28 +79,14 @@ pub fn lines() -> u32 {
     LINES.load(Ordering::Relaxed)
 }
 
-/// Masks all SPIs and gives them a priority and group 1.
-pub fn reset_lines(groups: bool) {
-    let base = distributor();
-    for first in (FIRST_SPI..FIRST_SPI + lines()).step_by(32) {
-        let word = u64::from(first / 32) * 4;
-        write(base, ICENABLER + word, u32::MAX);
-        write(base, ICPENDR + word, u32::MAX);
-        write(base, ICACTIVER + word, u32::MAX);
-        if groups {
-            write(base, IGROUPR + word, u32::MAX);
-        }
-        for i in 0..8 {
-            write(base, IPRIORITYR + u64::from(first) + i * 4, super::PRIORITY);
-        }
-    }
+/// Writes the bit of an interrupt in a register that other bits of 0 leave as it is.
+fn set(register: u64, number: u32) {
+    write(distributor(), register + u64::from(number / 32) * 4, 1 << (number % 32));
 }
 
 /// Masks or unmasks an interrupt.
 pub fn set_enabled(number: u32, on: bool) {
-    let register = if on { ISENABLER } else { ICENABLER };
-    let at = register + u64::from(number / 32) * 4;
-    write(distributor(), at, 1 << (number % 32));
+    set(if on { ISENABLER } else { ICENABLER }, number);
     // Masked means that it is not taken any more (IHI 0069, 12.9.6: the effect is visible when RWP, bit 31 of CTLR in
     // GICv3, is clear).
     for _ in 0..1000 {
@@ -88,8 +98,7 @@ pub fn set_enabled(number: u32, on: bool) {
 
 /// Takes an interrupt that is active out of that state.
 pub fn deactivate(number: u32) {
-    let at = ICACTIVER + u64::from(number / 32) * 4;
-    write(distributor(), at, 1 << (number % 32));
+    set(ICACTIVER, number);
 }
 
 /// Sets the trigger mode.

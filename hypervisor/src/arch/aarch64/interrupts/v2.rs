@@ -1,10 +1,11 @@
 //! GICv2: CPU interface and virtual interface control in memory (IHI 0048, 4.4 and 5.3).
 
 use super::list_register::{narrow, widen};
-use super::registers::{self, CTLR, ITARGETSR, SGIR, read, write};
+use super::registers::{self, ITARGETSR, SGIR, read, write};
 use super::virtual_interface::Interface;
 use crate::addr::HostPhys;
 use crate::arch::layout::window;
+use crate::arch::sysreg::{dsb, publish};
 use crate::boot::PhysRange;
 use core::sync::atomic::{AtomicU64, Ordering};
 
@@ -54,22 +55,14 @@ pub fn init(distributor: HostPhys, cpu_interface: PhysRange, control: HostPhys) 
     let offset = if is_spread { LAST_COPY } else { 0 };
     CPU_INTERFACE.store(first + offset, Ordering::Relaxed);
     CONTROL.store(window(control).0, Ordering::Relaxed);
-    let base = registers::set_distributor(distributor);
-    write(base, CTLR, 0);
-    registers::reset_lines(false);
-    write(base, CTLR, 1);
+    registers::init(distributor, 1);
     offset
 }
 
 /// Returns the bit of this CPU in target registers.
-pub fn init_this_cpu() -> u64 {
+pub fn init_this_cpu() -> Option<u64> {
     let base = registers::distributor();
-    write(base, registers::ICENABLER, !super::PRIVATE);
-    write(base, registers::ICACTIVER, u32::MAX);
-    for i in 0..8 {
-        write(base, registers::IPRIORITYR + i * 4, super::PRIORITY);
-    }
-    write(base, registers::ISENABLER, super::PRIVATE);
+    registers::init_private(base);
     write(control(), GICH_HCR, 0);
     write(cpu_interface(), GICC_PMR, 0xff);
     write(cpu_interface(), GICC_CTLR, CONTROL_BITS);
@@ -77,13 +70,13 @@ pub fn init_this_cpu() -> u64 {
     let target = (0..8).map(|i| read(base, ITARGETSR + i * 4)).fold(0, |all, word| all | word);
     let bits = target | target >> 16;
     let bits = (bits | bits >> 8) & 0xff;
-    u64::from(if bits == 0 { 1 } else { bits })
+    Some(u64::from(if bits == 0 { 1 } else { bits }))
 }
 
 pub fn acknowledge() -> u32 {
     let value = read(cpu_interface(), GICC_IAR);
     // What the sender wrote before is seen after this.
-    crate::arch::sysreg::dsb();
+    dsb();
     value
 }
 
@@ -95,20 +88,18 @@ pub fn deactivate(value: u32) {
     write(cpu_interface(), GICC_DIR, value);
 }
 
+fn generate(value: u32) {
+    // What was written before is seen by who is interrupted.
+    publish();
+    write(registers::distributor(), SGIR, value);
+}
+
 pub fn send(number: u32, target: u64) {
-    barrier();
-    write(registers::distributor(), SGIR, (target as u32) << 16 | number);
+    generate((target as u32) << 16 | number);
 }
 
 pub fn send_to_others(number: u32) {
-    barrier();
-    write(registers::distributor(), SGIR, TO_OTHERS | number);
-}
-
-/// What was written before is seen by who is interrupted.
-fn barrier() {
-    // SAFETY: a barrier.
-    unsafe { core::arch::asm!("dsb ishst", options(nostack, preserves_flags)) };
+    generate(TO_OTHERS | number);
 }
 
 pub fn route(number: u32, target: u64) {

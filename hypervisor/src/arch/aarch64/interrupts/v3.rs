@@ -2,14 +2,13 @@
 //!
 //! Registers without a name in older assemblers go by their encoding.
 
-use super::super::firmware::device_tree::{List, MAX_REDISTRIBUTORS};
-use super::registers::{self, CTLR, read as load_register, write as store_register};
+use super::registers::{self, read as load_register, write as store_register};
 use super::virtual_interface::Interface;
 use crate::addr::HostPhys;
+use crate::arch::firmware::device_tree::Gic;
 use crate::arch::layout::window;
-use crate::arch::sysreg::{isb, read, write};
-use crate::boot::PhysRange;
-use crate::cell::Given;
+use crate::arch::sysreg::{dsb, isb, read, write};
+use crate::arch::{boot, smp};
 
 /// Distributor: affinity routing, groups 1.
 const ENABLE: u32 = 1 << 4 | 1 << 1;
@@ -30,23 +29,18 @@ const SRE: u64 = 0x7;
 const EOI_MODE: u64 = 1 << 1;
 /// ICC_SGI1R_EL1.IRM: to all but the sender.
 const TO_OTHERS: u64 = 1 << 40;
-/// Affinity levels in MPIDR_EL1.
-const AFFINITY: u64 = 0xff_00ff_ffff;
 
-static REDISTRIBUTORS: Given<List<PhysRange, MAX_REDISTRIBUTORS>> = Given::new();
-
-pub fn init(distributor: HostPhys, redistributors: &List<PhysRange, MAX_REDISTRIBUTORS>) {
-    REDISTRIBUTORS.give(|| *redistributors);
-    let base = registers::set_distributor(distributor);
-    store_register(base, CTLR, 0);
-    registers::reset_lines(true);
-    store_register(base, CTLR, ENABLE);
+pub fn init(distributor: HostPhys) {
+    registers::init(distributor, ENABLE);
 }
 
 /// Address of the redistributor of the CPU with this affinity.
 fn redistributor(affinity: u64) -> Option<u64> {
     let packed = affinity >> 32 << 24 | affinity & 0xff_ffff;
-    for range in REDISTRIBUTORS.get()?.iter() {
+    let Some(Gic::V3 { redistributors, .. }) = &boot::machine().gic else {
+        return None;
+    };
+    for range in redistributors.iter().flatten() {
         let mut at = range.start();
         while at.0 + 2 * FRAME <= range.end().0 {
             let base = window(at).0;
@@ -66,7 +60,7 @@ fn redistributor(affinity: u64) -> Option<u64> {
 
 /// Returns this CPU's affinity.
 pub fn init_this_cpu() -> Option<u64> {
-    let affinity = read!("mpidr_el1") & AFFINITY;
+    let affinity = smp::affinity();
     let base = redistributor(affinity)?;
     store_register(base, GICR_WAKER, load_register(base, GICR_WAKER) & !PROCESSOR_SLEEP);
     // Bounded: an interface that does not wake delivers nothing, which shows.
@@ -75,14 +69,7 @@ pub fn init_this_cpu() -> Option<u64> {
             break;
         }
     }
-    let private = base + FRAME;
-    store_register(private, registers::ICENABLER, u32::MAX);
-    store_register(private, registers::ICACTIVER, u32::MAX);
-    store_register(private, registers::IGROUPR, u32::MAX);
-    for i in 0..8 {
-        store_register(private, registers::IPRIORITYR + i * 4, super::PRIORITY);
-    }
-    store_register(private, registers::ISENABLER, super::PRIVATE);
+    registers::init_private(base + FRAME);
     write!("S3_4_C12_C9_5", SRE);
     isb();
     // ICC_SRE_EL1 for guests: system registers only.
@@ -101,7 +88,7 @@ pub fn init_this_cpu() -> Option<u64> {
 /// ICC_IAR1_EL1.
 pub fn acknowledge() -> u32 {
     let value = read!("S3_0_C12_C12_0") as u32;
-    super::super::sysreg::dsb();
+    dsb();
     value
 }
 
@@ -120,7 +107,7 @@ pub fn deactivate(value: u32) {
 /// ICC_SGI1R_EL1.
 fn generate(value: u64) {
     // What was written before is seen by who is interrupted.
-    super::super::sysreg::dsb();
+    dsb();
     write!("S3_0_C12_C11_5", value);
     isb();
 }
@@ -166,88 +153,46 @@ fn active_registers() -> usize {
     }
 }
 
-fn read_list(index: usize) -> u64 {
-    match index {
-        0 => read!("S3_4_C12_C12_0"),
-        1 => read!("S3_4_C12_C12_1"),
-        2 => read!("S3_4_C12_C12_2"),
-        3 => read!("S3_4_C12_C12_3"),
-        4 => read!("S3_4_C12_C12_4"),
-        5 => read!("S3_4_C12_C12_5"),
-        6 => read!("S3_4_C12_C12_6"),
-        7 => read!("S3_4_C12_C12_7"),
-        8 => read!("S3_4_C12_C13_0"),
-        9 => read!("S3_4_C12_C13_1"),
-        10 => read!("S3_4_C12_C13_2"),
-        11 => read!("S3_4_C12_C13_3"),
-        12 => read!("S3_4_C12_C13_4"),
-        13 => read!("S3_4_C12_C13_5"),
-        14 => read!("S3_4_C12_C13_6"),
-        _ => read!("S3_4_C12_C13_7"),
-    }
-}
-
-fn write_list(index: usize, value: u64) {
-    match index {
-        0 => write!("S3_4_C12_C12_0", value),
-        1 => write!("S3_4_C12_C12_1", value),
-        2 => write!("S3_4_C12_C12_2", value),
-        3 => write!("S3_4_C12_C12_3", value),
-        4 => write!("S3_4_C12_C12_4", value),
-        5 => write!("S3_4_C12_C12_5", value),
-        6 => write!("S3_4_C12_C12_6", value),
-        7 => write!("S3_4_C12_C12_7", value),
-        8 => write!("S3_4_C12_C13_0", value),
-        9 => write!("S3_4_C12_C13_1", value),
-        10 => write!("S3_4_C12_C13_2", value),
-        11 => write!("S3_4_C12_C13_3", value),
-        12 => write!("S3_4_C12_C13_4", value),
-        13 => write!("S3_4_C12_C13_5", value),
-        14 => write!("S3_4_C12_C13_6", value),
-        _ => write!("S3_4_C12_C13_7", value),
-    }
+/// Reads registers whose names differ in the last digit into the next items of an iterator, or writes them from there, as long as
+/// there are items.
+macro_rules! row {
+    (read $items:ident, $name:literal $($digit:literal)*) => {
+        'row: {$(
+            let Some(item) = $items.next() else { break 'row };
+            *item = read!(concat!($name, $digit)) as _;
+        )*}
+    };
+    (write $items:ident, $name:literal $($digit:literal)*) => {
+        'row: {$(
+            let Some(&item) = $items.next() else { break 'row };
+            write!(concat!($name, $digit), item.into());
+        )*}
+    };
 }
 
 pub fn save(into: &mut Interface) {
     into.vmcr = read!("S3_4_C12_C11_7");
     let count = active_registers();
-    into.active[0] = read!("S3_4_C12_C8_0") as u32;
-    into.active[4] = read!("S3_4_C12_C9_0") as u32;
-    if count >= 2 {
-        into.active[1] = read!("S3_4_C12_C8_1") as u32;
-        into.active[5] = read!("S3_4_C12_C9_1") as u32;
-    }
-    if count == 4 {
-        into.active[2] = read!("S3_4_C12_C8_2") as u32;
-        into.active[3] = read!("S3_4_C12_C8_3") as u32;
-        into.active[6] = read!("S3_4_C12_C9_2") as u32;
-        into.active[7] = read!("S3_4_C12_C9_3") as u32;
-    }
-    let count = list_registers();
-    for (i, list) in into.list.iter_mut().enumerate().take(count) {
-        *list = read_list(i);
-    }
+    let (group_0, group_1) = into.active.split_at_mut(4);
+    let (mut group_0, mut group_1) =
+        (group_0.iter_mut().take(count), group_1.iter_mut().take(count));
+    row!(read group_0, "S3_4_C12_C8_" 0 1 2 3);
+    row!(read group_1, "S3_4_C12_C9_" 0 1 2 3);
+    let mut lists = into.list.iter_mut().take(list_registers());
+    row!(read lists, "S3_4_C12_C12_" 0 1 2 3 4 5 6 7);
+    row!(read lists, "S3_4_C12_C13_" 0 1 2 3 4 5 6 7);
 }
 
 pub fn load(from: &Interface) {
     write!("S3_4_C12_C11_7", from.vmcr);
     let count = active_registers();
-    write!("S3_4_C12_C8_0", u64::from(from.active[0]));
-    write!("S3_4_C12_C9_0", u64::from(from.active[4]));
-    if count >= 2 {
-        write!("S3_4_C12_C8_1", u64::from(from.active[1]));
-        write!("S3_4_C12_C9_1", u64::from(from.active[5]));
-    }
-    if count == 4 {
-        write!("S3_4_C12_C8_2", u64::from(from.active[2]));
-        write!("S3_4_C12_C8_3", u64::from(from.active[3]));
-        write!("S3_4_C12_C9_2", u64::from(from.active[6]));
-        write!("S3_4_C12_C9_3", u64::from(from.active[7]));
-    }
-    let count = list_registers();
-    for (i, &list) in from.list.iter().enumerate().take(count) {
-        write_list(i, list);
-    }
+    let (group_0, group_1) = from.active.split_at(4);
+    let (mut group_0, mut group_1) = (group_0.iter().take(count), group_1.iter().take(count));
+    row!(write group_0, "S3_4_C12_C8_" 0 1 2 3);
+    row!(write group_1, "S3_4_C12_C9_" 0 1 2 3);
+    let mut lists = from.list.iter().take(list_registers());
+    row!(write lists, "S3_4_C12_C12_" 0 1 2 3 4 5 6 7);
+    row!(write lists, "S3_4_C12_C13_" 0 1 2 3 4 5 6 7);
 }
 
 /// ICH_HCR_EL2.

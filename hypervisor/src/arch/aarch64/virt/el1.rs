@@ -3,42 +3,60 @@
 //! Every one that a guest can write without a trap is in one of these tables. Those of [`Thread`] act on EL0 under the
 //! kernel too, and are switched at every exit; the others stay loaded until another vCPU runs.
 
-use super::{StatePage, get, set};
+use super::{StatePage, peek, poke};
 use crate::arch::features;
 use crate::arch::sysreg::{isb, read, write};
 
 macro_rules! registers {
-    ($(#[$doc:meta])* $table:ident { $($field:ident = $name:literal $(as $page:ident)?,)* }) => {
+    ($(
+        $(#[$doc:meta])*
+        $table:ident $(if $exist:ident)? { $($field:ident = $name:literal $(as $page:ident)?,)* }
+    )*) => {$(
         $(#[$doc])*
         #[derive(Clone, Copy, Debug, Default)]
         pub struct $table { $($field: u64,)* }
 
         impl $table {
-            /// Reads the registers.
+            /// Reads the registers, if there are any.
             #[inline(always)]
             pub fn save(&mut self) {
+                $(if !features::$exist() {
+                    return;
+                })?
                 $(self.$field = read!($name);)*
             }
 
-            /// Writes the registers.
+            /// Writes the registers, if there are any.
             #[inline(always)]
             pub fn load(&self) {
+                $(if !features::$exist() {
+                    return;
+                })?
                 $(write!($name, self.$field);)*
             }
 
-            /// Copies what monitors see to the state page.
-            pub fn to_page(&self, page: StatePage) {
+            /// Copies what monitors see to the state page; `loaded`: from the registers.
+            pub fn to_page(&mut self, page: StatePage, loaded: bool) {
+                if loaded {
+                    self.save();
+                }
                 let _ = page;
-                $($(set!(page, $page, self.$field);)?)*
+                $($(poke!(page, self.$field, $page);)?)*
             }
 
-            /// Takes what monitors see from the state page. Any value is the guest's own affair.
-            pub fn take_from_page(&mut self, page: StatePage) {
+            /// Takes what monitors see from the state page; `loaded`: to the registers, too. Any value is the guest's own affair.
+            pub fn take_from_page(&mut self, page: StatePage, loaded: bool) {
+                if loaded {
+                    self.save();
+                }
                 let _ = page;
-                $($(self.$field = get!(page, $page);)?)*
+                $($(self.$field = peek!(page, $page);)?)*
+                if loaded {
+                    self.load();
+                }
             }
         }
-    };
+    )*};
 }
 
 registers! {
@@ -52,9 +70,7 @@ registers! {
         tpidrro_el0 = "tpidrro_el0" as tpidrro_el0,
         sp_el0 = "sp_el0" as sp_el0,
     }
-}
 
-registers! {
     /// Registers that act on guests only.
     El1 {
         sp_el1 = "sp_el1" as sp_el1,
@@ -74,43 +90,33 @@ registers! {
         par = "par_el1",
         csselr = "csselr_el1" as csselr_el1,
     }
-}
 
-registers! {
     /// The virtual timer.
     Timer {
         cntv_cval = "cntv_cval_el0" as cntv_cval,
         cntv_ctl = "cntv_ctl_el0" as cntv_ctl,
         cntvoff = "cntvoff_el2" as cntvoff,
     }
-}
 
-registers! {
     /// What a guest reads of its CPU's identity.
     Identity {
         vmpidr = "vmpidr_el2" as vmpidr,
         vpidr = "vpidr_el2" as vpidr,
     }
-}
 
-registers! {
     /// Errors of the guest's (RAS): what it reads as DISR_EL1, and the syndrome of a virtual SError.
-    Errors {
+    Errors if has_error_records {
         vdisr = "S3_4_C12_C1_1",
         vsesr = "S3_4_C5_C2_3",
     }
-}
 
-registers! {
     /// TPIDR2_EL0, on CPUs with SME.
-    Matrix {
+    Matrix if has_matrices {
         tpidr2 = "S3_3_C13_C0_5",
     }
-}
 
-registers! {
     /// Keys of pointer authentication, on CPUs that have it.
-    Keys {
+    Keys if has_pointer_authentication {
         ia_low = "S3_0_C2_C1_0",
         ia_high = "S3_0_C2_C1_1",
         ib_low = "S3_0_C2_C1_2",

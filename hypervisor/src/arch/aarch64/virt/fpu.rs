@@ -1,8 +1,10 @@
 //! Vector registers. They are a guest's: threads have none, the kernel uses none.
 
-use core::arch::naked_asm;
+use crate::arch::entry::pairs;
+use crate::arch::sysreg::{read, write};
+use core::arch::asm;
 
-/// V0 to V31, FPSR and FPCR.
+/// V0 to V31, FPSR (S3_3_C4_C4_1) and FPCR (S3_3_C4_C4_0).
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C, align(16))]
 pub struct Fp {
@@ -11,76 +13,36 @@ pub struct Fp {
     fpcr: u64,
 }
 
+/// Loads or stores all, in a row to whose start x0 points.
+macro_rules! vectors {
+    ($move:literal) => {
+        pairs!(
+            $move, "q", "x0", 0, 16, 0 1, 2 3, 4 5, 6 7, 8 9, 10 11, 12 13, 14 15, 16 17, 18 19,
+            20 21, 22 23, 24 25, 26 27, 28 29, 30 31
+        )
+    };
+}
+
 impl Fp {
     /// Reads the registers.
+    #[inline(never)]
     pub fn save(&mut self) {
-        // SAFETY: fills the structure, whose layout the code knows.
-        unsafe { save(self) }
+        // SAFETY: fills the array.
+        unsafe {
+            asm!(".arch_extension fp", vectors!("stp"), in("x0") &mut self.v, options(nostack, preserves_flags))
+        }
+        self.fpsr = read!("S3_3_C4_C4_1");
+        self.fpcr = read!("S3_3_C4_C4_0");
     }
 
     /// Writes the registers.
+    #[inline(never)]
     pub fn load(&self) {
         // SAFETY: no code of the kernel or of threads has anything in these registers.
-        unsafe { load(self) }
+        unsafe {
+            asm!(".arch_extension fp", vectors!("ldp"), in("x0") &self.v, options(nostack, preserves_flags))
+        }
+        write!("S3_3_C4_C4_1", self.fpsr);
+        write!("S3_3_C4_C4_0", self.fpcr);
     }
-}
-
-const _: () = assert!(core::mem::offset_of!(Fp, fpsr) == 512);
-
-#[unsafe(naked)]
-unsafe extern "C" fn save(to: *mut Fp) {
-    naked_asm!(
-        ".arch_extension fp",
-        ".arch_extension simd",
-        "stp q0, q1, [x0, #0]",
-        "stp q2, q3, [x0, #32]",
-        "stp q4, q5, [x0, #64]",
-        "stp q6, q7, [x0, #96]",
-        "stp q8, q9, [x0, #128]",
-        "stp q10, q11, [x0, #160]",
-        "stp q12, q13, [x0, #192]",
-        "stp q14, q15, [x0, #224]",
-        "stp q16, q17, [x0, #256]",
-        "stp q18, q19, [x0, #288]",
-        "stp q20, q21, [x0, #320]",
-        "stp q22, q23, [x0, #352]",
-        "stp q24, q25, [x0, #384]",
-        "stp q26, q27, [x0, #416]",
-        "stp q28, q29, [x0, #448]",
-        "stp q30, q31, [x0, #480]",
-        "mrs x1, fpsr",
-        "mrs x2, fpcr",
-        "add x0, x0, #512",
-        "stp x1, x2, [x0]",
-        "ret",
-    )
-}
-
-#[unsafe(naked)]
-unsafe extern "C" fn load(from: *const Fp) {
-    naked_asm!(
-        ".arch_extension fp",
-        ".arch_extension simd",
-        "ldp q0, q1, [x0, #0]",
-        "ldp q2, q3, [x0, #32]",
-        "ldp q4, q5, [x0, #64]",
-        "ldp q6, q7, [x0, #96]",
-        "ldp q8, q9, [x0, #128]",
-        "ldp q10, q11, [x0, #160]",
-        "ldp q12, q13, [x0, #192]",
-        "ldp q14, q15, [x0, #224]",
-        "ldp q16, q17, [x0, #256]",
-        "ldp q18, q19, [x0, #288]",
-        "ldp q20, q21, [x0, #320]",
-        "ldp q22, q23, [x0, #352]",
-        "ldp q24, q25, [x0, #384]",
-        "ldp q26, q27, [x0, #416]",
-        "ldp q28, q29, [x0, #448]",
-        "ldp q30, q31, [x0, #480]",
-        "add x0, x0, #512",
-        "ldp x1, x2, [x0]",
-        "msr fpsr, x1",
-        "msr fpcr, x2",
-        "ret",
-    )
 }
