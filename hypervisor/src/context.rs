@@ -13,6 +13,7 @@ use crate::thread::Thread;
 use crate::timeout::{Expiry, Timeout};
 use crate::vcpu::Vcpu;
 use abi::cap::Kind;
+use core::iter::successors;
 use core::mem::offset_of;
 
 /// Helpers that are dismissed at once.
@@ -200,6 +201,13 @@ impl Context {
         }
     }
 
+    /// Never runs again.
+    pub fn stop(&self, cpu: &Cpu) {
+        self.state.set(State::Stopped);
+        self.release_waiters(cpu);
+        cpu.reschedule.set(true);
+    }
+
     /// Makes a blocked context ready.
     pub fn wake(&self, cpu: &Cpu) {
         self.state.set(State::Ready);
@@ -219,6 +227,11 @@ impl Ref<Context> {
         handler.context.helpers.push(self);
         self.callee.set(Some(handler));
         self.state.set(State::Helping);
+    }
+
+    /// This context, whom it called or helps, and so on. It has no end if a context waits for itself.
+    pub fn chain(self) -> impl Iterator<Item = Ref<Context>> {
+        successors(Some(self), |context| context.callee.get().map(|callee| callee.context()))
     }
 
     /// The thread that this is the context of.

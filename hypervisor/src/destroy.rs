@@ -288,7 +288,7 @@ fn detach_context(cpu: &Cpu, context: Ref<Context>) -> Progress {
     if context.state.get() == State::Helping {
         context.stop_helping();
     }
-    context.state.set(State::Stopped);
+    context.stop(cpu);
     cpu.timeouts.disarm(&context.timeout);
     if let Some(notification) = context.notification.take() {
         notification.detach(context);
@@ -303,11 +303,10 @@ fn detach_context(cpu: &Cpu, context: Ref<Context>) -> Progress {
     if cpu.current.get() == Some(context) {
         cpu.current.set(None);
     }
-    cpu.reschedule.set(true);
     let Some(thread) = context.as_thread() else {
         return Progress::Done;
     };
-    ipc::abandon(cpu, thread);
+    ipc::stop(cpu, thread);
     if portal::unbind_some(thread) == Progress::Again {
         return Progress::Again;
     }

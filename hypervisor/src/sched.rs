@@ -445,13 +445,8 @@ pub fn remove(cpu: &Cpu, sched: Ref<Sched>) {
 
 /// Lets everybody compete again whose chain of calls passes through `context`, which is about to end.
 pub fn release_chain(cpu: &Cpu, context: Ref<Context>) {
-    let mut link = Some(context);
     // Nobody waits further away than `activation` goes.
-    for _ in 0..=LONGEST_CHAIN {
-        let Some(context) = link else { return };
-        context.release_waiters(cpu);
-        link = context.callee.get().map(|callee| callee.context());
-    }
+    context.chain().take(LONGEST_CHAIN + 1).for_each(|link| link.release_waiters(cpu));
 }
 
 /// Chooses what runs next: sets `cpu.sched` and `cpu.current`. With `Again` the choice is not made yet: interrupts are

@@ -1,6 +1,5 @@
 //! Decoding of system calls.
 
-use crate::arch::Frame;
 use crate::binding::{self, Binding};
 use crate::cell::Ref;
 use crate::context::State;
@@ -25,22 +24,21 @@ use abi::operation::{Operation, are_narrow};
 use abi::utcb::exception;
 use abi::{LOG_CHUNK, Op, Selector, Status, call, kind};
 
-/// How a system call that has not switched to another context ends.
-enum Outcome {
-    /// With this status in the caller's registers.
-    Return(Result<(), Status>),
+/// How a system call ends that does not fail.
+pub enum Outcome {
+    /// Success is in the caller's registers.
+    Done,
     /// The operation has written the registers itself, or the caller does not go on now.
     Written,
     /// It has to go on: the instruction is executed again.
     Restart,
 }
 
-impl From<Result<Progress, Status>> for Outcome {
-    fn from(result: Result<Progress, Status>) -> Outcome {
-        match result {
-            Ok(Progress::Done) => Outcome::Return(Ok(())),
-            Ok(Progress::Again) => Outcome::Restart,
-            Err(status) => Outcome::Return(Err(status)),
+impl From<Progress> for Outcome {
+    fn from(progress: Progress) -> Outcome {
+        match progress {
+            Progress::Done => Outcome::Done,
+            Progress::Again => Outcome::Restart,
         }
     }
 }
@@ -54,68 +52,49 @@ pub fn dispatch(cpu: &Cpu, thread: Ref<Thread>, syndrome: u64) {
     }
     let tag = thread.with_frame(|frame| frame.tag());
     latency::is(Path::SystemCall(tag.op()));
-    let outcome = match Op::from_code(tag.op()) {
-        None => Outcome::Return(Err(Status::BadOperation)),
-        Some(op) if tag.has_reserved() => refuse(thread, op),
+    let op = Op::from_code(tag.op());
+    let result = match op {
+        None => Err(Status::BadOperation),
+        Some(_) if tag.has_reserved() => Err(Status::BadArgument),
         Some(op) => execute(cpu, thread, op),
     };
-    match outcome {
-        Outcome::Return(Ok(())) => thread.with_frame(|frame| frame.set_result(Status::Success)),
-        Outcome::Return(Err(status)) => thread.with_frame(|frame| {
+    thread.with_frame(|frame| match result {
+        Ok(Outcome::Done) => frame.set_result(Status::Success),
+        Ok(Outcome::Written) => {}
+        Ok(Outcome::Restart) => frame.restart(),
+        Err(status) => {
+            // Who calls or replies gets back only what those preserve, even if they fail.
+            if matches!(op, Some(Op::Call | Op::ReplyWait)) {
+                frame.scrub();
+            }
             frame.set_result(status);
             // Only operations that are known charge anybody.
-            if let (Status::Quota, Some(op)) = (status, Op::from_code(tag.op())) {
+            if let (Status::Quota, Some(op)) = (status, op) {
                 frame.set_arg(1, op.payer());
             }
-        }),
-        Outcome::Written => {}
-        Outcome::Restart => thread.with_frame(Frame::restart),
-    }
+        }
+    });
 }
 
-/// The tag of a call of a known operation is not in order.
-#[cold]
-fn refuse(thread: Ref<Thread>, op: Op) -> Outcome {
-    let result = Err(Status::BadArgument);
-    match op {
-        Op::Call | Op::ReplyWait => written(thread, result),
-        _ => Outcome::Return(result),
-    }
-}
-
-/// How a call or reply ends. If it succeeds, it has written the registers itself; else those that it does not preserve are
-/// scrubbed all the same.
-#[inline(always)]
-fn written(thread: Ref<Thread>, result: Result<(), Status>) -> Outcome {
-    if result.is_ok() {
-        return Outcome::Written;
-    }
-    thread.with_frame(Frame::scrub);
-    Outcome::Return(result)
-}
-
-fn execute(cpu: &Cpu, thread: Ref<Thread>, op: Op) -> Outcome {
+fn execute(cpu: &Cpu, thread: Ref<Thread>, op: Op) -> Result<Outcome, Status> {
     let domain = &*thread.domain;
     let locked: fn(&Caller) -> Result<(), Status> = match op {
-        Op::Call => {
-            let result = arguments::<call::Call>(thread);
-            return written(thread, result.and_then(|call| ipc::call(cpu, thread, call.portal)));
-        }
-        Op::ReplyWait => return written(thread, ipc::reply_wait(cpu, thread)),
-        Op::Signal => return Outcome::Return(signal(cpu, thread)),
-        Op::Wait => return wait(cpu, thread).unwrap_or_else(|status| Outcome::Return(Err(status))),
+        Op::Call => return ipc::call(cpu, thread, arguments::<call::Call>(thread)?.portal),
+        Op::ReplyWait => return ipc::reply_wait(cpu, thread),
+        Op::Signal => return signal(cpu, thread),
+        Op::Wait => return wait(cpu, thread),
         Op::Yield => {
             cpu.yielded.set(true);
             cpu.reschedule.set(true);
-            return Outcome::Return(Ok(()));
+            return Ok(Outcome::Done);
         }
-        Op::InterruptAck => return Outcome::Return(interrupt_ack(cpu, thread)),
-        Op::LogWrite => return Outcome::Return(log_write(thread)),
-        Op::LogRead => return Outcome::Return(log_read(thread)),
-        Op::Power => return Outcome::Return(power(thread)),
-        Op::Revoke | Op::Delete => return revoke(cpu, thread, op).into(),
-        Op::Map => return map(thread).into(),
-        Op::Migrate => return migrate(thread).into(),
+        Op::InterruptAck => return interrupt_ack(cpu, thread),
+        Op::LogWrite => return log_write(thread),
+        Op::LogRead => return log_read(thread),
+        Op::Power => return power(thread),
+        Op::Revoke | Op::Delete => return revoke(cpu, thread, op).map(Outcome::from),
+        Op::Map => return map(thread).map(Outcome::from),
+        Op::Migrate => return migrate(thread).map(Outcome::from),
         Op::CreateDomain => |caller| create::create(caller, create::domain),
         Op::CreateSpace => |caller| create::create(caller, create::space),
         Op::CreateThread => |caller| create::create(caller, create::thread),
@@ -137,13 +116,14 @@ fn execute(cpu: &Cpu, thread: Ref<Thread>, op: Op) -> Outcome {
     };
     // While another CPU changes the tree, this one waits in user mode.
     let Some(tree) = slot::try_lock() else {
-        return Outcome::Restart;
+        return Ok(Outcome::Restart);
     };
     let words = thread.with_frame(|frame| frame.args());
     if !are_narrow(&words, op.narrow()) {
-        return Outcome::Return(Err(Status::BadArgument));
+        return Err(Status::BadArgument);
     }
-    Outcome::Return(locked(&Caller { cpu, tree: &tree, thread, domain, words: &words }))
+    locked(&Caller { cpu, tree: &tree, thread, domain, words: &words })?;
+    Ok(Outcome::Done)
 }
 
 /// Who calls, with the tree of derivations locked: the operation changes it, or binds to what is in it.
@@ -178,11 +158,11 @@ fn arguments<T: Operation>(thread: Ref<Thread>) -> Result<T, Status> {
 }
 
 #[inline(always)]
-fn signal(cpu: &Cpu, thread: Ref<Thread>) -> Result<(), Status> {
+fn signal(cpu: &Cpu, thread: Ref<Thread>) -> Result<Outcome, Status> {
     let call: call::Signal = arguments(thread)?;
     let (notification, bits) = thread.domain.signal_target_of_hot_path(call.notification)?;
     notification::signal(cpu, notification, bits);
-    Ok(())
+    Ok(Outcome::Done)
 }
 
 #[inline(always)]
@@ -206,7 +186,7 @@ fn wait(cpu: &Cpu, thread: Ref<Thread>) -> Result<Outcome, Status> {
             notification.detach(thread.context());
         }
         thread.return_values(&call::Waited { bits });
-        return Ok(Outcome::Return(Ok(())));
+        return Ok(Outcome::Done);
     }
     if deadline == 0 {
         return Err(Status::Timeout);
@@ -311,10 +291,10 @@ fn interrupt_bind(caller: &Caller) -> Result<(), Status> {
     Ok(())
 }
 
-fn interrupt_ack(cpu: &Cpu, thread: Ref<Thread>) -> Result<(), Status> {
+fn interrupt_ack(cpu: &Cpu, thread: Ref<Thread>) -> Result<Outcome, Status> {
     let call: call::InterruptAck = arguments(thread)?;
     interrupt::acknowledge(cpu, thread.domain.object_of_hot_path(call.line)?);
-    Ok(())
+    Ok(Outcome::Done)
 }
 
 fn quota_query(caller: &Caller) -> Result<(), Status> {
@@ -350,20 +330,20 @@ fn payer_and_paid(
     Ok((payer, domain))
 }
 
-fn log_write(thread: Ref<Thread>) -> Result<(), Status> {
+fn log_write(thread: Ref<Thread>) -> Result<Outcome, Status> {
     let call: call::LogWrite = arguments(thread)?;
     thread.domain.object(call.log)?;
     logring::append(call.bytes.bytes());
-    Ok(())
+    Ok(Outcome::Done)
 }
 
-fn log_read(thread: Ref<Thread>) -> Result<(), Status> {
+fn log_read(thread: Ref<Thread>) -> Result<Outcome, Status> {
     let call: call::LogRead = arguments(thread)?;
     thread.domain.object(call.log)?;
     let mut bytes = [0; LOG_CHUNK];
     let count = logring::take(&mut bytes, call.take_over);
     thread.return_values(&call::LogTaken { bytes: LogBytes::new(&bytes[..count]) });
-    Ok(())
+    Ok(Outcome::Done)
 }
 
 fn log_bind(caller: &Caller) -> Result<(), Status> {
@@ -378,7 +358,7 @@ fn log_bind(caller: &Caller) -> Result<(), Status> {
     Ok(())
 }
 
-fn power(thread: Ref<Thread>) -> Result<(), Status> {
+fn power(thread: Ref<Thread>) -> Result<Outcome, Status> {
     let call: call::Power = arguments(thread)?;
     thread.domain.object(call.platform)?;
     Err(platform::power(call.action))

@@ -11,10 +11,10 @@ use crate::slot::Tree;
 use crate::space::Progress;
 use crate::sync::atomic::Ordering;
 use crate::syscall::Caller;
+use crate::thread::MESSAGE;
 use crate::{migrate, overrun};
 use abi::argument::Cap;
 use abi::cap::{Kind, TimeLimit};
-use abi::utcb::WORDS;
 use abi::{Status, call, kind};
 
 /// What `time` allows on `cpu`.
@@ -57,8 +57,7 @@ pub fn set_schedule(caller: &Caller) -> Result<(), Status> {
     let thread = caller.thread;
     let cpu = check_cpu(call.cpu)?;
     let words = thread.with_frame(|frame| frame.tag().utcb_words());
-    let head = abi::PAGE_SIZE / 8 - WORDS;
-    let frame = Frame::new(call.frame, words, |i| thread.utcb.read(head + i))?;
+    let frame = Frame::new(call.frame, words, |i| thread.utcb.read(MESSAGE + i))?;
     let limit = limit(caller.tree, caller.domain, call.time, cpu)?;
     if limit.partition != 0 {
         return Err(Status::Denied);

@@ -210,8 +210,8 @@ pub const MUTATIONS: &[Mutation] = &[
     Mutation {
         name: "a call wakes the time that its handler has of its own",
         file: "ipc.rs",
-        line: "handler.context.reply_path.set(ReplyPath::Thread);\n            let message",
-        instead: "handler.context.reply_path.set(ReplyPath::Thread);\n            handler.context.release_waiters(cpu);\n            let message",
+        line: "handler.context.reply_path.set(ReplyPath::Thread);\n    let message",
+        instead: "handler.context.reply_path.set(ReplyPath::Thread);\n    handler.context.release_waiters(cpu);\n    let message",
     },
     Mutation {
         name: "a client goes on on the time of its handler",
@@ -228,8 +228,8 @@ pub const MUTATIONS: &[Mutation] = &[
     Mutation {
         name: "a call that would wait for itself waits",
         file: "ipc.rs",
-        line: "_ if waits_for(handler.context(), caller) =>",
-        instead: "_ if handler.context() == caller =>",
+        line: "if waits_for(handler.context(), caller) {",
+        instead: "if handler.context() == caller {",
     },
     Mutation {
         name: "a handler serves a client that has ended",
@@ -327,8 +327,8 @@ pub const MUTATIONS: &[Mutation] = &[
     Mutation {
         name: "capabilities arrive without their message",
         file: "ipc.rs",
-        line: "match enter(cpu, thread.context(), handler) {",
-        instead: "match enter(cpu, thread.context(), portal.handler()) {",
+        line: "enter(cpu, thread.context(), handler)?",
+        instead: "enter(cpu, thread.context(), portal.handler())?",
     },
     Mutation {
         name: "an unfinished system call is taken for the next one",
@@ -454,7 +454,7 @@ pub const MUTATIONS: &[Mutation] = &[
     Mutation {
         name: "a failing call returns registers as they were",
         file: "syscall.rs",
-        line: "thread.with_frame(Frame::scrub);",
+        line: "                frame.scrub();\n",
         instead: "",
     },
 ];
