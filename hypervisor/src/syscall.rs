@@ -1,5 +1,6 @@
 //! Decoding of system calls.
 
+use crate::arch::Frame;
 use crate::binding::{self, Binding};
 use crate::cell::Ref;
 use crate::context::State;
@@ -58,22 +59,26 @@ pub fn dispatch(cpu: &Cpu, thread: Ref<Thread>, syndrome: u64) {
         Some(_) if tag.has_reserved() => Err(Status::BadArgument),
         Some(op) => execute(cpu, thread, op),
     };
-    thread.with_frame(|frame| match result {
-        Ok(Outcome::Done) => frame.set_result(Status::Success),
+    match result {
+        Ok(Outcome::Done) => thread.with_frame(|frame| frame.set_result(Status::Success)),
         Ok(Outcome::Written) => {}
-        Ok(Outcome::Restart) => frame.restart(),
-        Err(status) => {
-            // Who calls or replies gets back only what those preserve, even if they fail.
-            if matches!(op, Some(Op::Call | Op::ReplyWait)) {
-                frame.scrub();
-            }
-            frame.set_result(status);
-            // Only operations that are known charge anybody.
-            if let (Status::Quota, Some(op)) = (status, op) {
-                frame.set_arg(1, op.payer());
-            }
-        }
-    });
+        Ok(Outcome::Restart) => thread.with_frame(Frame::restart),
+        Err(status) => thread.with_frame(|frame| fail(frame, op, status)),
+    }
+}
+
+/// `op`, if it is a known one, has failed with `status`.
+#[cold]
+fn fail(frame: &mut Frame, op: Option<Op>, status: Status) {
+    // Who calls or replies gets back only what those preserve, even if they fail.
+    if matches!(op, Some(Op::Call | Op::ReplyWait)) {
+        frame.scrub();
+    }
+    frame.set_result(status);
+    // Only operations that are known charge anybody.
+    if let (Status::Quota, Some(op)) = (status, op) {
+        frame.set_arg(1, op.payer());
+    }
 }
 
 fn execute(cpu: &Cpu, thread: Ref<Thread>, op: Op) -> Result<Outcome, Status> {
