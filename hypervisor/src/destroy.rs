@@ -7,7 +7,7 @@
 
 use crate::cell::Ref;
 use crate::context::{Context, State};
-use crate::cpu::Cpu;
+use crate::cpu::{Cpu, Work};
 use crate::domain::Domain;
 use crate::mem::KernelPage;
 use crate::notification::{self, Notification};
@@ -231,7 +231,7 @@ fn detached(cpu: &Cpu, object: AnyRef) -> Result<bool, Status> {
         Ending::Alive => match holder(object)? {
             Some(other) if other != cpu.index => {
                 object.set_ending(Ending::Requested);
-                cpu::by_index(other).post_ending(object);
+                cpu::by_index(other).post(Work::Ending(object));
                 Ok(false)
             }
             _ => Ok(detach(cpu, object) == Progress::Done),
@@ -243,7 +243,7 @@ fn detached(cpu: &Cpu, object: AnyRef) -> Result<bool, Status> {
 pub fn detach_posted(cpu: &Cpu, object: AnyRef) -> Progress {
     match holder(object) {
         Ok(Some(other)) if other != cpu.index => {
-            cpu::by_index(other).post_ending(object);
+            cpu::by_index(other).post(Work::Ending(object));
             Progress::Done
         }
         _ => detach(cpu, object),
@@ -318,7 +318,7 @@ fn detach_sched(cpu: &Cpu, sched: Ref<Sched>) {
         // A handler that ran on it may have time of its own, which has waited since it was idle.
         sched::release_chain(cpu, home);
         home.sched.set(None);
-        home.set_started(false);
+        home.started.store(false, Ordering::Release);
     }
     sched::remove(cpu, sched);
 }

@@ -179,7 +179,7 @@ pub fn reply_wait(cpu: &Cpu, thread: Ref<Thread>) -> Result<Outcome, Status> {
         vcpu::resume(cpu, client, groups);
     }
     // Those who helped try their calls again.
-    thread.context.release_other_waiters(cpu, thread.context.sched.get());
+    thread.context.release_other_waiters(cpu);
     run_chain(cpu);
     Ok(Outcome::Written)
 }

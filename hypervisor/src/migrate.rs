@@ -5,7 +5,7 @@
 
 use crate::cell::{CpuCell, Ref};
 use crate::context::{Context, State};
-use crate::cpu::{self, Cpu};
+use crate::cpu::{self, Cpu, Work};
 use crate::notification;
 use crate::object::Ending;
 use crate::sched;
@@ -49,7 +49,7 @@ pub struct Migration {
 
 impl Migration {
     /// Nobody asks.
-    pub const fn new() -> Migration {
+    pub const fn none() -> Migration {
         Migration {
             phase: AtomicU16::new(FREE),
             request: CpuCell::new(None),
@@ -63,12 +63,6 @@ impl Migration {
     fn end(&self, result: Result<(), Status>) {
         let phase = result.map_or_else(|status| REFUSED | status as u16, |()| FREE);
         self.phase.store(phase, Ordering::Release);
-    }
-}
-
-impl Default for Migration {
-    fn default() -> Migration {
-        Migration::new()
     }
 }
 
@@ -87,7 +81,7 @@ pub fn ask(tree: &Tree, context: Ref<Context>, request: Request) -> Result<(), S
     } else if let Some(vcpu) = context.as_vcpu() {
         vcpu.guest.runs_on(tree, request.to);
     }
-    cpu::by_index(context.cpu()).post_migration(context);
+    cpu::by_index(context.cpu()).post(Work::Migration(context));
     Ok(())
 }
 
@@ -147,7 +141,7 @@ fn leave(cpu: &Cpu, context: Ref<Context>, request: &Request) -> Progress {
     }
     let sched = context.sched.get();
     // Whoever binds one meanwhile finds out by the mark that it goes, or that it has gone.
-    if sched.is_none() && context.set_started(true) {
+    if sched.is_none() && context.started.swap(true, Ordering::AcqRel) {
         migration.end(Err(Status::Busy));
         return Progress::Done;
     }
@@ -156,9 +150,7 @@ fn leave(cpu: &Cpu, context: Ref<Context>, request: &Request) -> Progress {
     if let Some(vcpu) = context.as_vcpu() {
         vcpu.exit_base.set(request.exit_base);
     }
-    let armed = context.timeout.is_armed();
-    migration.deadline.set(armed.then(|| context.timeout.deadline()));
-    cpu.timeouts.disarm(&context.timeout);
+    migration.deadline.set(cpu.timeouts.disarm(&context.timeout));
     migration.replenish.set(sched.and_then(|sched| sched::leave(cpu, sched)));
     if cpu.current.get() == Some(context) {
         cpu.current.set(None);
@@ -168,7 +160,7 @@ fn leave(cpu: &Cpu, context: Ref<Context>, request: &Request) -> Progress {
     context.state.set(State::Moving);
     cpu::by_index(request.to).post_arrival(context, sched);
     if sched.is_none() {
-        context.set_started(false);
+        context.started.store(false, Ordering::Release);
     }
     Progress::Done
 }

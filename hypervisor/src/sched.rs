@@ -10,7 +10,7 @@ use crate::context::{Context, ReplyPath, State};
 use crate::cpu::Cpu;
 use crate::object::{Header, Object};
 use crate::overrun;
-use crate::ring::{Link, Linked};
+use crate::ring::{Link, Linked, Ring};
 use crate::space::Progress;
 use crate::sync::TicketMutex;
 use crate::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -30,11 +30,12 @@ pub struct Sched {
     pub priority: u8,
     /// Partition of the cyclic schedule.
     pub partition: u8,
-    /// Whether it is in the run queue.
+    /// Whether its place is in the run queue.
     queued: CpuCell<bool>,
     /// Whether its overrun was told in this period.
     pub overrun_told: CpuCell<bool>,
-    bound: AtomicBool,
+    /// Whether it is bound.
+    pub bound: AtomicBool,
     /// Ticks per period; 0: no limit.
     pub budget: u64,
     /// Period in ticks.
@@ -43,11 +44,11 @@ pub struct Sched {
     left: CpuCell<u64>,
     /// Bound to.
     pub home: CpuCell<Option<Ref<Context>>>,
-    /// Link in the run queue; in its CPU's inbox while it is to be started, under the inbox's lock.
+    /// Link in its CPU's inbox while it is to be started, under the inbox's lock.
     pub next: CpuCell<Option<Ref<Sched>>>,
-    prev: CpuCell<Option<Ref<Sched>>>,
-    /// Place among the waiters of the blocked context that its chain of calls ends at, or among those released.
-    pub waiting: Link,
+    /// Place in the run queue, among the waiters of the blocked context that its chain of calls ends at, or among those
+    /// released.
+    pub place: Link,
     /// The end of the period, while the budget is spent.
     pub replenish: Timeout,
     /// What happens when it would go on with its budget spent.
@@ -59,13 +60,13 @@ unsafe impl Object for Sched {
     const KIND: Kind = Kind::Sched;
 }
 
-/// Rings of scheduling contexts that wait, or wait no more.
+/// Rings of scheduling contexts that wait, for the CPU or for somebody, or wait no more.
 pub struct Waiting;
 
 // SAFETY: what ends is taken out of the ring that it is in before (`remove`).
 unsafe impl Linked for Waiting {
     type Object = Sched;
-    const LINK: usize = offset_of!(Sched, waiting);
+    const LINK: usize = offset_of!(Sched, place);
 }
 
 impl Sched {
@@ -84,8 +85,7 @@ impl Sched {
             left: CpuCell::new(0),
             home: CpuCell::new(None),
             next: CpuCell::new(None),
-            prev: CpuCell::new(None),
-            waiting: Link::new(),
+            place: Link::new(),
             replenish: Timeout::new(Expiry::Replenish),
             overrun: TicketMutex::new(None),
         }
@@ -101,74 +101,49 @@ impl Sched {
         TimeLimit { priority: self.priority, partition: self.partition }
     }
 
-    /// Says whether it is bound; returns what was before.
-    pub fn set_bound(&self, bound: bool) -> bool {
-        self.bound.swap(bound, Ordering::AcqRel)
-    }
-
-    /// The scheduling context that `timeout` is in.
-    ///
-    /// # Safety
-    /// `timeout` is the `replenish` field of a live `Sched`.
-    pub unsafe fn of_timeout(timeout: Ref<Timeout>) -> Ref<Sched> {
-        let offset = offset_of!(Sched, replenish) as u64;
-        // SAFETY: by the caller's word, the object starts that far before its field.
-        unsafe { Ref::from_address(timeout.address() - offset) }
+    /// Whether it waits for somebody, or waits no more and does not compete yet.
+    pub fn is_waiting(&self) -> bool {
+        self.place.is_linked() && !self.queued.get()
     }
 }
 
-/// Ready scheduling contexts of one partition, by priority, first in first out: rings.
+/// Ready scheduling contexts of one partition, by priority: in each ring the first in is the last.
 struct RunQueue {
+    /// Priorities, one bit each, that somebody has who is ready.
     occupied: CpuCell<u128>,
-    heads: [CpuCell<Option<Ref<Sched>>>; PRIORITIES],
+    rings: [Ring<Waiting>; PRIORITIES],
 }
 
 impl RunQueue {
-    const fn new() -> RunQueue {
-        RunQueue { occupied: CpuCell::new(0), heads: [const { CpuCell::new(None) }; PRIORITIES] }
-    }
+    const EMPTY: RunQueue =
+        RunQueue { occupied: CpuCell::new(0), rings: [const { Ring::new() }; PRIORITIES] };
 
     /// The highest priority that has somebody ready.
     #[inline]
-    fn top(&self) -> Option<u8> {
-        match self.occupied.get() {
-            0 => None,
-            bits => Some((127 - bits.leading_zeros()) as u8),
-        }
+    fn top(&self) -> Option<u32> {
+        self.occupied.get().checked_ilog2()
+    }
+
+    /// The first one of that priority.
+    fn first(&self) -> Option<Ref<Sched>> {
+        self.rings[self.top()? as usize % PRIORITIES].last()
     }
 
     fn enqueue(&self, sched: Ref<Sched>, front: bool) {
-        let p = sched.priority as usize % PRIORITIES;
-        let Some(head) = self.heads[p].get() else {
-            sched.next.set(Some(sched));
-            sched.prev.set(Some(sched));
-            self.heads[p].set(Some(sched));
-            return self.occupied.set(self.occupied.get() | 1 << p);
-        };
-        let tail = head.prev.get().unwrap_or(head);
-        sched.next.set(Some(head));
-        sched.prev.set(Some(tail));
-        tail.next.set(Some(sched));
-        head.prev.set(Some(sched));
+        let priority = sched.priority as usize % PRIORITIES;
         if front {
-            self.heads[p].set(Some(sched));
+            self.rings[priority].push_last(sched);
+        } else {
+            self.rings[priority].push(sched);
         }
+        self.occupied.set(self.occupied.get() | 1 << priority);
     }
 
     fn remove(&self, sched: Ref<Sched>) {
-        let p = sched.priority as usize % PRIORITIES;
-        match (sched.next.take(), sched.prev.take()) {
-            (Some(next), Some(prev)) if next != sched => {
-                prev.next.set(Some(next));
-                next.prev.set(Some(prev));
-                if self.heads[p].get() == Some(sched) {
-                    self.heads[p].set(Some(next));
-                }
-            }
-            _ => {
-                self.heads[p].set(None);
-                self.occupied.set(self.occupied.get() & !(1 << p));
-            }
+        let priority = sched.priority as usize % PRIORITIES;
+        sched.place.unlink();
+        if self.rings[priority].is_empty() {
+            self.occupied.set(self.occupied.get() & !(1 << priority));
         }
     }
 }
@@ -180,8 +155,6 @@ pub struct RunQueues {
     occupied: CpuCell<u8>,
     /// Partitions that may run.
     open: CpuCell<u8>,
-    /// What both have in common.
-    runnable: CpuCell<u8>,
     /// The partition that goes first among equals.
     turn: CpuCell<u8>,
     /// Somebody looked, and nobody was ready who is as important as what runs; since then neither was anybody added nor
@@ -196,12 +169,11 @@ pub const SETTLED: usize = offset_of!(RunQueues, settled);
 
 impl RunQueues {
     /// Empty queues, of which all may run.
-    pub const fn new() -> RunQueues {
+    pub const fn empty() -> RunQueues {
         RunQueues {
-            partitions: [const { RunQueue::new() }; PARTITIONS],
+            partitions: [const { RunQueue::EMPTY }; PARTITIONS],
             occupied: CpuCell::new(0),
             open: CpuCell::new(u8::MAX),
-            runnable: CpuCell::new(0),
             turn: CpuCell::new(0),
             settled: CpuCell::new(false),
         }
@@ -211,12 +183,11 @@ impl RunQueues {
     pub fn set_open(&self, partitions: u8) {
         self.settled.set(false);
         self.open.set(partitions);
-        self.set_occupied(self.occupied.get());
     }
 
-    fn set_occupied(&self, partitions: u8) {
-        self.occupied.set(partitions);
-        self.runnable.set(partitions & self.open.get());
+    /// Partitions that may run and that somebody is ready in.
+    fn runnable(&self) -> u8 {
+        self.occupied.get() & self.open.get()
     }
 
     /// Whether somebody is ready who may run and is at least as important as `running`.
@@ -225,78 +196,67 @@ impl RunQueues {
         if self.settled.get() {
             return false;
         }
-        let contend = self.runnable.get() != 0 && self.top() >= running.map(|sched| sched.priority);
+        let top = if self.runnable() == 0 { None } else { self.best().and_then(RunQueue::top) };
+        let contend = top.is_some() && top >= running.map(|sched| sched.priority.into());
         self.settled.set(!contend);
         contend
     }
 
-    /// The highest priority of who is ready and may run.
+    /// The partition among those that may run that has the highest priority; among equals that whose turn it is.
     #[cold]
-    fn top(&self) -> Option<u8> {
-        let runs = |&(i, _): &(usize, &RunQueue)| self.runnable.get() & 1 << i != 0;
-        let queues = self.partitions.iter().enumerate().filter(runs);
-        queues.filter_map(|(_, queue)| queue.top()).max()
+    fn best(&self) -> Option<&RunQueue> {
+        let turn = u32::from(self.turn.get());
+        let mut left = self.runnable().rotate_right(turn);
+        let mut best: Option<&RunQueue> = None;
+        while left != 0 {
+            let queue = &self.partitions[(left.trailing_zeros() + turn) as usize % PARTITIONS];
+            left &= left - 1;
+            if best.is_none_or(|best| best.top() < queue.top()) {
+                best = Some(queue);
+            }
+        }
+        best
     }
 
     fn is_open(&self, sched: Ref<Sched>) -> bool {
-        self.open.get() & 1 << (sched.partition as usize % PARTITIONS) != 0
+        self.open.get() & bit(sched) != 0
+    }
+
+    fn queue(&self, sched: Ref<Sched>) -> &RunQueue {
+        &self.partitions[sched.partition as usize % PARTITIONS]
     }
 
     /// Appends `sched`, or with `front` puts it first. Nothing happens if it is queued.
     fn enqueue(&self, sched: Ref<Sched>, front: bool) {
-        if !sched.queued.get() {
-            let partition = sched.partition as usize % PARTITIONS;
-            sched.queued.set(true);
+        if !sched.queued.replace(true) {
             self.settled.set(false);
-            self.partitions[partition].enqueue(sched, front);
-            self.set_occupied(self.occupied.get() | 1 << partition);
+            self.queue(sched).enqueue(sched, front);
+            self.occupied.set(self.occupied.get() | bit(sched));
         }
     }
 
     /// Takes `sched` out, if it is in.
     fn remove(&self, sched: Ref<Sched>) {
-        if sched.queued.get() {
-            let partition = sched.partition as usize % PARTITIONS;
-            sched.queued.set(false);
-            self.partitions[partition].remove(sched);
-            if self.partitions[partition].top().is_none() {
-                self.set_occupied(self.occupied.get() & !(1 << partition));
+        if sched.queued.replace(false) {
+            self.queue(sched).remove(sched);
+            if self.queue(sched).top().is_none() {
+                self.occupied.set(self.occupied.get() & !bit(sched));
             }
         }
-    }
-
-    /// Whose turn it is after `sched`, which was put into its queue, in front or not.
-    fn pass_turn(&self, sched: Ref<Sched>, front: bool) {
-        self.turn.set(sched.partition + u8::from(!front));
     }
 
     /// Takes the first one of the highest priority of the partitions that may run.
     fn pop(&self) -> Option<Ref<Sched>> {
         self.settled.set(false);
-        let turn = u32::from(self.turn.get());
-        let mut left = self.runnable.get().rotate_right(turn);
-        let mut best: Option<(u8, &RunQueue)> = None;
-        while left != 0 {
-            let partition = (left.trailing_zeros() + turn) as usize % PARTITIONS;
-            left &= left - 1;
-            let queue = &self.partitions[partition];
-            if let Some(top) = queue.top()
-                && best.is_none_or(|(highest, _)| highest < top)
-            {
-                best = Some((top, queue));
-            }
-        }
-        let (top, queue) = best?;
-        let first = queue.heads[top as usize % PRIORITIES].get()?;
+        let first = self.best()?.first()?;
         self.remove(first);
         Some(first)
     }
 }
 
-impl Default for RunQueues {
-    fn default() -> RunQueues {
-        RunQueues::new()
-    }
+/// The partition of `sched`.
+fn bit(sched: Ref<Sched>) -> u8 {
+    1 << (sched.partition as usize % PARTITIONS)
 }
 
 /// What a scheduling context would run now.
@@ -351,17 +311,16 @@ fn settle(cpu: &Cpu, now: u64) {
 /// Puts `sched` where it belongs after it ran: the run queue, or, if its budget is spent, to wait for the next
 /// period.
 fn requeue(cpu: &Cpu, sched: Ref<Sched>, now: u64, front: bool) {
-    if sched.budget == 0 && (sched.left.get() == 0 || !front) {
+    let front = front && sched.left.get() != 0;
+    if sched.budget == 0 && !front {
         sched.left.set(cpu.time_slice);
-        cpu.run_queues.enqueue(sched, false);
-        cpu.run_queues.pass_turn(sched, false);
     } else if sched.left.get() == 0 {
         cpu.timeouts.arm(&sched.replenish, now.saturating_add(sched.period - sched.budget));
-        is_spent(sched);
-    } else {
-        cpu.run_queues.enqueue(sched, front);
-        cpu.run_queues.pass_turn(sched, front);
+        return is_spent(sched);
     }
+    cpu.run_queues.enqueue(sched, front);
+    // Who goes last passes the turn on to the next partition.
+    cpu.run_queues.turn.set(sched.partition + u8::from(!front));
 }
 
 /// The budget of `sched`, which is in no queue, is spent: tells that, or waits until who runs on it would go on.
@@ -390,7 +349,7 @@ pub fn replenished(cpu: &Cpu, sched: Ref<Sched>) {
 
 /// Makes `sched` compete for the CPU, unless it does already or has spent its budget.
 pub fn ready(cpu: &Cpu, sched: Ref<Sched>) {
-    if cpu.sched.get() == Some(sched) || sched.waiting.is_linked() {
+    if cpu.sched.get() == Some(sched) || sched.is_waiting() {
         return;
     }
     if sched.replenish.is_armed() {
@@ -419,22 +378,20 @@ fn withdraw(cpu: &Cpu, sched: Ref<Sched>) {
         }
     }
     cpu.run_queues.remove(sched);
-    sched.waiting.unlink();
+    sched.place.unlink();
 }
 
 /// Takes `sched` away from what it was bound to. What it used of its budget stays used.
 pub fn unbind(cpu: &Cpu, sched: Ref<Sched>) {
     sched.home.set(None);
     withdraw(cpu, sched);
-    sched.set_bound(false);
+    sched.bound.store(false, Ordering::Release);
 }
 
 /// Takes `sched`, which goes to another CPU with its home, away from this one; if its budget is spent, when it comes back.
 pub fn leave(cpu: &Cpu, sched: Ref<Sched>) -> Option<u64> {
     withdraw(cpu, sched);
-    let spent = sched.replenish.is_armed();
-    cpu.timeouts.disarm(&sched.replenish);
-    spent.then(|| sched.replenish.deadline())
+    cpu.timeouts.disarm(&sched.replenish)
 }
 
 /// Takes `sched`, which is about to end, away from the CPU, wherever it is.
