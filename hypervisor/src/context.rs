@@ -135,11 +135,6 @@ impl Context {
         self.cpu.load(Ordering::Acquire)
     }
 
-    /// Whether a scheduling context is bound to it that its CPU has not been told of yet.
-    pub fn is_to_start(&self) -> bool {
-        self.started.load(Ordering::Acquire) && self.sched.get().is_none()
-    }
-
     /// Stops waiting for a handler: the call is tried again.
     pub fn stop_helping(&self) {
         self.callee.set(None);

@@ -320,7 +320,8 @@ fn detach_sched(cpu: &Cpu, sched: Ref<Sched>) {
         home.sched.set(None);
         home.started.store(false, Ordering::Release);
     }
-    sched::remove(cpu, sched);
+    sched::unbind(cpu, sched);
+    cpu.timeouts.disarm(&sched.replenish);
 }
 
 /// What the end of a domain takes away next.

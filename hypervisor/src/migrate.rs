@@ -98,20 +98,18 @@ pub fn answer(context: Ref<Context>, to: u32) -> Result<Progress, Status> {
 
 /// On the CPU whose inbox `context` was in: lets go of it, in steps, or takes it up.
 pub fn serve(cpu: &Cpu, context: Ref<Context>) -> Progress {
-    let result = if context.state.get() == State::Moving {
+    let result = match context.migration.request.get() {
         // Also what is ending: it ends where it has arrived.
-        arrive(cpu, context);
-        Ok(())
-    } else if context.header.ending() != Ending::Alive {
-        Err(Status::Dead)
-    } else {
-        match context.migration.request.get() {
-            Some(request) if request.to != cpu.index => match may_leave(context, &request) {
-                Ok(()) => return leave(cpu, context, &request),
-                Err(status) => Err(status),
-            },
-            _ => Ok(()),
+        _ if context.state.get() == State::Moving => {
+            arrive(cpu, context);
+            Ok(())
         }
+        _ if context.header.ending() != Ending::Alive => Err(Status::Dead),
+        Some(request) if request.to != cpu.index => match leave(cpu, context, &request) {
+            Ok(progress) => return progress,
+            Err(status) => Err(status),
+        },
+        _ => Ok(()),
     };
     context.migration.end(result);
     Progress::Done
@@ -119,31 +117,30 @@ pub fn serve(cpu: &Cpu, context: Ref<Context>) -> Progress {
 
 fn may_leave(context: Ref<Context>, request: &Request) -> Result<(), Status> {
     let serves = context.as_thread().is_some_and(|thread| thread.caller.get().is_some());
-    match context.state.get() {
-        State::Stopped => return Err(Status::Dead),
-        State::InCall | State::Helping => return Err(Status::Busy),
-        _ if serves || context.is_to_start() => return Err(Status::Busy),
-        _ => {}
-    }
-    match context.sched.get() {
-        Some(sched) if sched.header.ending() != Ending::Alive => Err(Status::Busy),
-        Some(sched) if !request.limit.includes(sched.limit()) => Err(Status::Denied),
+    match (context.state.get(), context.sched.get()) {
+        (State::Stopped, _) => Err(Status::Dead),
+        (State::InCall | State::Helping, _) => Err(Status::Busy),
+        _ if serves => Err(Status::Busy),
+        // Its CPU has not been told yet what is bound to it.
+        (_, None) if context.started.load(Ordering::Acquire) => Err(Status::Busy),
+        (_, Some(sched)) if sched.header.ending() != Ending::Alive => Err(Status::Busy),
+        (_, Some(sched)) if !request.limit.includes(sched.limit()) => Err(Status::Denied),
         _ => Ok(()),
     }
 }
 
-/// Lets go of `context`, which neither calls nor is called. Nothing runs between the steps.
-fn leave(cpu: &Cpu, context: Ref<Context>, request: &Request) -> Progress {
+/// Lets go of `context`, if it neither calls nor is called. Nothing runs between the steps.
+fn leave(cpu: &Cpu, context: Ref<Context>, request: &Request) -> Result<Progress, Status> {
+    may_leave(context, request)?;
     let migration = &context.migration;
     // Those who help try their calls again, which fail: it is on another CPU then.
     if context.dismiss_helpers() == Progress::Again {
-        return Progress::Again;
+        return Ok(Progress::Again);
     }
     let sched = context.sched.get();
     // Whoever binds one meanwhile finds out by the mark that it goes, or that it has gone.
     if sched.is_none() && context.started.swap(true, Ordering::AcqRel) {
-        migration.end(Err(Status::Busy));
-        return Progress::Done;
+        return Err(Status::Busy);
     }
     context.release_waiters(cpu);
     evict(cpu, context);
@@ -162,7 +159,7 @@ fn leave(cpu: &Cpu, context: Ref<Context>, request: &Request) -> Progress {
     if sched.is_none() {
         context.started.store(false, Ordering::Release);
     }
-    Progress::Done
+    Ok(Progress::Done)
 }
 
 /// Takes to memory what of `context` is resident on this CPU.

@@ -196,8 +196,8 @@ impl RunQueues {
         if self.settled.get() {
             return false;
         }
-        let top = if self.runnable() == 0 { None } else { self.best().and_then(RunQueue::top) };
-        let contend = top.is_some() && top >= running.map(|sched| sched.priority.into());
+        let contend = self.runnable() != 0
+            && self.best().and_then(RunQueue::top) >= running.map(|sched| sched.priority.into());
         self.settled.set(!contend);
         contend
     }
@@ -341,8 +341,7 @@ pub fn replenished(cpu: &Cpu, sched: Ref<Sched>) {
     sched.left.set(sched.budget);
     sched.overrun_told.set(false);
     // While its start is on the way here, another CPU has said what its home is, and its link is the inbox's.
-    let begun = |home: &Ref<Context>| home.sched.get() == Some(sched);
-    if sched.home.get().filter(begun).is_some() {
+    if sched.home.get().is_some_and(|home| home.sched.get() == Some(sched)) {
         ready(cpu, sched);
     }
 }
@@ -392,12 +391,6 @@ pub fn unbind(cpu: &Cpu, sched: Ref<Sched>) {
 pub fn leave(cpu: &Cpu, sched: Ref<Sched>) -> Option<u64> {
     withdraw(cpu, sched);
     cpu.timeouts.disarm(&sched.replenish)
-}
-
-/// Takes `sched`, which is about to end, away from the CPU, wherever it is.
-pub fn remove(cpu: &Cpu, sched: Ref<Sched>) {
-    unbind(cpu, sched);
-    cpu.timeouts.disarm(&sched.replenish);
 }
 
 /// Lets everybody compete again whose chain of calls passes through `context`, which is about to end.

@@ -18,7 +18,7 @@ use crate::platform;
 use crate::slot::{self, Slot, Tree};
 use crate::space::{self, Progress};
 use crate::thread::{Exception, Sync, Thread};
-use crate::{delegate, destroy, epoch, ipc, time};
+use crate::{delegate, destroy, epoch, ipc, migrate, time};
 use abi::argument::right::CREATE;
 use abi::argument::{Cap, LogBytes, Words};
 use abi::operation::{Operation, are_narrow};
@@ -256,7 +256,15 @@ fn migrate(thread: Ref<Thread>) -> Result<Progress, Status> {
     let selector = call.context.selector();
     let asked = synchronised(thread, Op::Migrate, selector).is_some();
     thread.sync.set(None);
-    let progress = time::migrate(&tree, &thread.domain, &call, asked)?;
+    let context = thread.domain.context(call.context)?;
+    let progress = if asked {
+        migrate::answer(context, call.cpu)?
+    } else {
+        let to = create::check_cpu(call.cpu)?;
+        let limit = time::limit(&tree, &thread.domain, call.time, to)?;
+        migrate::ask(&tree, context, migrate::Request { to, limit, exit_base: call.portals })?;
+        Progress::Again
+    };
     if progress == Progress::Again {
         synchronise(thread, Op::Migrate, selector, Round::NOBODY);
     }

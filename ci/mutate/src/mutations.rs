@@ -248,8 +248,8 @@ pub const MUTATIONS: &[Mutation] = &[
     Mutation {
         name: "a migration founds a partition, and raises the priority",
         file: "migrate.rs",
-        line: "Some(sched) if !request.limit.includes(sched.limit()) =>",
-        instead: "Some(sched) if sched.budget == u64::MAX =>",
+        line: "(_, Some(sched)) if !request.limit.includes(sched.limit()) =>",
+        instead: "(_, Some(sched)) if sched.budget == u64::MAX =>",
     },
     Mutation {
         name: "an overrun is told more than once in a period",
@@ -296,8 +296,8 @@ pub const MUTATIONS: &[Mutation] = &[
     Mutation {
         name: "time stays with what has ended",
         file: "destroy.rs",
-        line: "sched::unbind(cpu, sched);",
-        instead: "let _ = (cpu, sched);",
+        line: "        sched::unbind(cpu, sched);\n    }",
+        instead: "        let _ = (cpu, sched);\n    }",
     },
     // Other CPUs.
     Mutation {
@@ -436,8 +436,8 @@ pub const MUTATIONS: &[Mutation] = &[
     Mutation {
         name: "a period ends before the start arrives",
         file: "sched.rs",
-        line: "let begun = |home: &Ref<Context>| home.sched.get() == Some(sched);",
-        instead: "let begun = |_: &Ref<Context>| true;",
+        line: "sched.home.get().is_some_and(|home| home.sched.get() == Some(sched))",
+        instead: "sched.home.get().is_some()",
     },
     Mutation {
         name: "what goes with a domain is delegated on and on",
