@@ -163,9 +163,9 @@ impl Context {
 
     /// The same, but has this context's own go on waiting here if it waits.
     pub fn release_other_waiters(&self, cpu: &Cpu) {
-        let kept = self.sched.get().filter(|sched| sched.is_waiting());
+        let kept = self.sched.get().filter(|sched| sched.waiting.is_linked());
         if let Some(sched) = kept {
-            sched.place.unlink();
+            sched.waiting.unlink();
         }
         self.release_waiters(cpu);
         if let Some(sched) = kept {

@@ -87,13 +87,6 @@ impl Inbox {
         self.endings = object.ending_next.load(Ordering::Relaxed);
         Some(Work::Ending(object))
     }
-
-    fn is_empty(&self) -> bool {
-        self.notifications.is_none()
-            && self.starts.is_none()
-            && self.migrations.is_none()
-            && self.endings == 0
-    }
 }
 
 /// Per-CPU data. Fields without lock or atomic are touched by this CPU only.
@@ -257,7 +250,11 @@ impl Cpu {
 
     /// Whether nothing was posted that has not been served.
     pub fn is_inbox_empty(&self) -> bool {
-        self.inbox.lock().is_empty()
+        let inbox = self.inbox.lock();
+        inbox.notifications.is_none()
+            && inbox.starts.is_none()
+            && inbox.migrations.is_none()
+            && inbox.endings == 0
     }
 
     /// Another CPU has interrupted this one: its work is done before anything is chosen to run.
@@ -270,10 +267,13 @@ impl Cpu {
 
     /// Does one thing that others asked for. `Done` when nothing was left: this CPU has then passed the epoch. Between two
     /// calls interrupts are taken, and nothing is kept that was found before.
+    #[inline(always)]
     pub fn serve_inbox(&self) -> Progress {
-        if !self.asked.get() {
-            return Progress::Done;
-        }
+        if self.asked.get() { self.serve_asked() } else { Progress::Done }
+    }
+
+    #[inline(never)]
+    fn serve_asked(&self) -> Progress {
         if self.cyclic.may_begin() {
             self.enter_window(arch::now());
         }

@@ -12,7 +12,7 @@ use crate::log;
 use crate::portal::Portal;
 use crate::sched::{self, Activation};
 use crate::space::Progress;
-use crate::syscall::Outcome;
+use crate::syscall::Otherwise;
 use crate::thread::{Exception, MESSAGE, Thread};
 use crate::vcpu::{self, Vcpu};
 use abi::argument::{Cap, right::CALL};
@@ -114,7 +114,7 @@ pub fn call(
     cpu: &Cpu,
     thread: Ref<Thread>,
     portal: Cap<kind::Portal, CALL>,
-) -> Result<Outcome, Status> {
+) -> Result<(), Otherwise> {
     let (words, items) = lengths(thread.with_frame(|frame| frame.tag()))?;
     let portal = thread.domain.object_of_hot_path(portal)?;
     // Once: the portal may end on another CPU, and capabilities must not arrive without their message.
@@ -124,11 +124,9 @@ pub fn call(
         && can_enter(cpu, thread.context(), handler)
         && delegate::transfer(thread, handler, items)? == Progress::Again
     {
-        return Ok(Outcome::Restart);
+        return Err(Otherwise::Restart);
     }
-    let Some(handler) = enter(cpu, thread.context(), handler)? else {
-        return Ok(Outcome::Restart);
-    };
+    let handler = enter(cpu, thread.context(), handler)?.ok_or(Otherwise::Restart)?;
     handler.context.reply_path.set(ReplyPath::Thread);
     let message = thread.with_frame(|frame| frame.message());
     copy_words(thread, handler, words);
@@ -136,7 +134,7 @@ pub fn call(
         frame.receive(portal.identity, words, items);
         frame.set_message(&message);
     });
-    Ok(Outcome::Written)
+    Err(Otherwise::Written)
 }
 
 /// `handler` is idle from now on; whom it served, who does not go on yet.
@@ -149,14 +147,14 @@ fn become_idle(handler: Ref<Thread>) -> Option<Ref<Context>> {
 }
 
 /// System call [`abi::Op::ReplyWait`].
-pub fn reply_wait(cpu: &Cpu, thread: Ref<Thread>) -> Result<Outcome, Status> {
+pub fn reply_wait(cpu: &Cpu, thread: Ref<Thread>) -> Result<(), Otherwise> {
     let (words, items) = lengths(thread.with_frame(|frame| frame.tag()))?;
     if items > 0 {
         let client = thread.caller.get().and_then(|caller| caller.as_thread());
         let client = client.filter(|client| !client.in_exception.get());
         let client = client.ok_or(Status::BadArgument)?;
         if delegate::transfer(thread, client, items)? == Progress::Again {
-            return Ok(Outcome::Restart);
+            return Err(Otherwise::Restart);
         }
     }
     let caller = become_idle(thread);
@@ -181,7 +179,7 @@ pub fn reply_wait(cpu: &Cpu, thread: Ref<Thread>) -> Result<Outcome, Status> {
     // Those who helped try their calls again.
     thread.context.release_other_waiters(cpu);
     run_chain(cpu);
-    Ok(Outcome::Written)
+    Err(Otherwise::Written)
 }
 
 /// As [`reply_wait`], for a handler whose reply path is [`ReplyPath::Vcpu`]; the vCPU, if it is to run next, unless the

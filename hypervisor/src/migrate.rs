@@ -59,11 +59,6 @@ impl Migration {
             replenish: CpuCell::new(None),
         }
     }
-
-    fn end(&self, result: Result<(), Status>) {
-        let phase = result.map_or_else(|status| REFUSED | status as u16, |()| FREE);
-        self.phase.store(phase, Ordering::Release);
-    }
 }
 
 /// Asks the CPU of `context` to have it moved. Under the lock of the tree, so that it is not ending unnoticed.
@@ -98,20 +93,20 @@ pub fn answer(context: Ref<Context>, to: u32) -> Result<Progress, Status> {
 
 /// On the CPU whose inbox `context` was in: lets go of it, in steps, or takes it up.
 pub fn serve(cpu: &Cpu, context: Ref<Context>) -> Progress {
-    let result = match context.migration.request.get() {
+    let phase = match context.migration.request.get() {
         // Also what is ending: it ends where it has arrived.
         _ if context.state.get() == State::Moving => {
             arrive(cpu, context);
-            Ok(())
+            FREE
         }
-        _ if context.header.ending() != Ending::Alive => Err(Status::Dead),
+        _ if context.header.ending() != Ending::Alive => REFUSED | Status::Dead as u16,
         Some(request) if request.to != cpu.index => match leave(cpu, context, &request) {
             Ok(progress) => return progress,
-            Err(status) => Err(status),
+            Err(status) => REFUSED | status as u16,
         },
-        _ => Ok(()),
+        _ => FREE,
     };
-    context.migration.end(result);
+    context.migration.phase.store(phase, Ordering::Release);
     Progress::Done
 }
 

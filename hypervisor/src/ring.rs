@@ -81,13 +81,8 @@ impl<L: Linked> Ring<L> {
 
     /// Puts in `object`, whose link is in no ring.
     pub fn push(&self, object: Ref<L::Object>) {
-        self.end.push(Self::link(object));
-    }
-
-    /// Puts in `object`, whose link is in no ring, as if it had been the first.
-    pub fn push_last(&self, object: Ref<L::Object>) {
-        let last = self.end.last().unwrap_or(self.end.here());
-        last.push(Self::link(object));
+        // SAFETY: by the word of `Linked`, its link is there.
+        self.end.push(unsafe { Ref::from_address(object.address() + L::LINK as u64) });
     }
 
     /// Takes the first object out.
@@ -117,11 +112,6 @@ impl<L: Linked> Ring<L> {
             ring.end.next.set(next);
             ring.end.prev.set(prev);
         }
-    }
-
-    fn link(object: Ref<L::Object>) -> Ref<Link> {
-        // SAFETY: by the word of `Linked`, its link is there.
-        unsafe { Ref::from_address(object.address() + L::LINK as u64) }
     }
 
     fn object(link: Ref<Link>) -> Ref<L::Object> {

@@ -10,7 +10,7 @@ use crate::context::{Context, ReplyPath, State};
 use crate::cpu::Cpu;
 use crate::object::{Header, Object};
 use crate::overrun;
-use crate::ring::{Link, Linked, Ring};
+use crate::ring::{Link, Linked};
 use crate::space::Progress;
 use crate::sync::TicketMutex;
 use crate::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -30,7 +30,7 @@ pub struct Sched {
     pub priority: u8,
     /// Partition of the cyclic schedule.
     pub partition: u8,
-    /// Whether its place is in the run queue.
+    /// Whether it is in the run queue.
     queued: CpuCell<bool>,
     /// Whether its overrun was told in this period.
     pub overrun_told: CpuCell<bool>,
@@ -44,11 +44,11 @@ pub struct Sched {
     left: CpuCell<u64>,
     /// Bound to.
     pub home: CpuCell<Option<Ref<Context>>>,
-    /// Link in its CPU's inbox while it is to be started, under the inbox's lock.
+    /// Link in the run queue; in its CPU's inbox while it is to be started, under the inbox's lock.
     pub next: CpuCell<Option<Ref<Sched>>>,
-    /// Place in the run queue, among the waiters of the blocked context that its chain of calls ends at, or among those
-    /// released.
-    pub place: Link,
+    prev: CpuCell<Option<Ref<Sched>>>,
+    /// Place among the waiters of the blocked context that its chain of calls ends at, or among those released.
+    pub waiting: Link,
     /// The end of the period, while the budget is spent.
     pub replenish: Timeout,
     /// What happens when it would go on with its budget spent.
@@ -60,13 +60,13 @@ unsafe impl Object for Sched {
     const KIND: Kind = Kind::Sched;
 }
 
-/// Rings of scheduling contexts that wait, for the CPU or for somebody, or wait no more.
+/// Rings of scheduling contexts that wait, or wait no more.
 pub struct Waiting;
 
 // SAFETY: what ends is taken out of the ring that it is in before (`remove`).
 unsafe impl Linked for Waiting {
     type Object = Sched;
-    const LINK: usize = offset_of!(Sched, place);
+    const LINK: usize = offset_of!(Sched, waiting);
 }
 
 impl Sched {
@@ -85,7 +85,8 @@ impl Sched {
             left: CpuCell::new(0),
             home: CpuCell::new(None),
             next: CpuCell::new(None),
-            place: Link::new(),
+            prev: CpuCell::new(None),
+            waiting: Link::new(),
             replenish: Timeout::new(Expiry::Replenish),
             overrun: TicketMutex::new(None),
         }
@@ -100,23 +101,17 @@ impl Sched {
     pub fn limit(&self) -> TimeLimit {
         TimeLimit { priority: self.priority, partition: self.partition }
     }
-
-    /// Whether it waits for somebody, or waits no more and does not compete yet.
-    pub fn is_waiting(&self) -> bool {
-        self.place.is_linked() && !self.queued.get()
-    }
 }
 
-/// Ready scheduling contexts of one partition, by priority: in each ring the first in is the last.
+/// Ready scheduling contexts of one partition, by priority, first in first out: rings.
 struct RunQueue {
-    /// Priorities, one bit each, that somebody has who is ready.
     occupied: CpuCell<u128>,
-    rings: [Ring<Waiting>; PRIORITIES],
+    heads: [CpuCell<Option<Ref<Sched>>>; PRIORITIES],
 }
 
 impl RunQueue {
     const EMPTY: RunQueue =
-        RunQueue { occupied: CpuCell::new(0), rings: [const { Ring::new() }; PRIORITIES] };
+        RunQueue { occupied: CpuCell::new(0), heads: [const { CpuCell::new(None) }; PRIORITIES] };
 
     /// The highest priority that has somebody ready.
     #[inline]
@@ -124,26 +119,38 @@ impl RunQueue {
         self.occupied.get().checked_ilog2()
     }
 
-    /// The first one of that priority.
-    fn first(&self) -> Option<Ref<Sched>> {
-        self.rings[self.top()? as usize % PRIORITIES].last()
-    }
-
     fn enqueue(&self, sched: Ref<Sched>, front: bool) {
-        let priority = sched.priority as usize % PRIORITIES;
+        let p = sched.priority as usize % PRIORITIES;
+        let Some(head) = self.heads[p].get() else {
+            sched.next.set(Some(sched));
+            sched.prev.set(Some(sched));
+            self.heads[p].set(Some(sched));
+            return self.occupied.set(self.occupied.get() | 1 << p);
+        };
+        let tail = head.prev.get().unwrap_or(head);
+        sched.next.set(Some(head));
+        sched.prev.set(Some(tail));
+        tail.next.set(Some(sched));
+        head.prev.set(Some(sched));
         if front {
-            self.rings[priority].push_last(sched);
-        } else {
-            self.rings[priority].push(sched);
+            self.heads[p].set(Some(sched));
         }
-        self.occupied.set(self.occupied.get() | 1 << priority);
     }
 
     fn remove(&self, sched: Ref<Sched>) {
-        let priority = sched.priority as usize % PRIORITIES;
-        sched.place.unlink();
-        if self.rings[priority].is_empty() {
-            self.occupied.set(self.occupied.get() & !(1 << priority));
+        let p = sched.priority as usize % PRIORITIES;
+        match (sched.next.take(), sched.prev.take()) {
+            (Some(next), Some(prev)) if next != sched => {
+                prev.next.set(Some(next));
+                next.prev.set(Some(prev));
+                if self.heads[p].get() == Some(sched) {
+                    self.heads[p].set(Some(next));
+                }
+            }
+            _ => {
+                self.heads[p].set(None);
+                self.occupied.set(self.occupied.get() & !(1 << p));
+            }
         }
     }
 }
@@ -196,23 +203,31 @@ impl RunQueues {
         if self.settled.get() {
             return false;
         }
-        let contend = self.runnable() != 0
-            && self.best().and_then(RunQueue::top) >= running.map(|sched| sched.priority.into());
+        let contend =
+            self.runnable() != 0 && self.top() >= running.map(|sched| sched.priority.into());
         self.settled.set(!contend);
         contend
     }
 
-    /// The partition among those that may run that has the highest priority; among equals that whose turn it is.
+    /// The highest priority of who is ready and may run.
     #[cold]
-    fn best(&self) -> Option<&RunQueue> {
+    fn top(&self) -> Option<u32> {
+        self.best().map(|(top, _)| top)
+    }
+
+    /// The same, and whose it is; among partitions of equals that whose turn it is.
+    #[inline(always)]
+    fn best(&self) -> Option<(u32, &RunQueue)> {
         let turn = u32::from(self.turn.get());
         let mut left = self.runnable().rotate_right(turn);
-        let mut best: Option<&RunQueue> = None;
+        let mut best: Option<(u32, &RunQueue)> = None;
         while left != 0 {
             let queue = &self.partitions[(left.trailing_zeros() + turn) as usize % PARTITIONS];
             left &= left - 1;
-            if best.is_none_or(|best| best.top() < queue.top()) {
-                best = Some(queue);
+            if let Some(top) = queue.top()
+                && best.is_none_or(|(highest, _)| highest < top)
+            {
+                best = Some((top, queue));
             }
         }
         best
@@ -248,7 +263,8 @@ impl RunQueues {
     /// Takes the first one of the highest priority of the partitions that may run.
     fn pop(&self) -> Option<Ref<Sched>> {
         self.settled.set(false);
-        let first = self.best()?.first()?;
+        let (top, queue) = self.best()?;
+        let first = queue.heads[top as usize % PRIORITIES].get()?;
         self.remove(first);
         Some(first)
     }
@@ -278,23 +294,18 @@ pub const LONGEST_CHAIN: usize = 2 * abi::MAX_CALL_DEPTH;
 pub fn activation(home: Ref<Context>) -> Activation {
     let mut context = home;
     for _ in 0..=LONGEST_CHAIN {
-        match context.state.get() {
-            State::Ready => return Activation::Run(context),
-            State::InCall => match context.callee.get() {
-                Some(callee) => context = callee.context(),
-                None => return Activation::Blocked(context),
-            },
-            State::Helping => match context.callee.get() {
-                Some(handler) if handler.is_busy() => {
-                    // It was called again meanwhile, by who did not know that it is helped.
-                    handler.context.reply_path.set(ReplyPath::General);
-                    context = handler.context();
-                }
-                _ => {
-                    context.stop_helping();
-                    return Activation::Run(context);
-                }
-            },
+        match (context.state.get(), context.callee.get()) {
+            (State::Ready, _) => return Activation::Run(context),
+            (State::InCall, Some(callee)) => context = callee.context(),
+            (State::Helping, Some(handler)) if handler.is_busy() => {
+                // It was called again meanwhile, by who did not know that it is helped.
+                handler.context.reply_path.set(ReplyPath::General);
+                context = handler.context();
+            }
+            (State::Helping, _) => {
+                context.stop_helping();
+                return Activation::Run(context);
+            }
             _ => return Activation::Blocked(context),
         }
     }
@@ -348,7 +359,7 @@ pub fn replenished(cpu: &Cpu, sched: Ref<Sched>) {
 
 /// Makes `sched` compete for the CPU, unless it does already or has spent its budget.
 pub fn ready(cpu: &Cpu, sched: Ref<Sched>) {
-    if cpu.sched.get() == Some(sched) || sched.is_waiting() {
+    if cpu.sched.get() == Some(sched) || sched.waiting.is_linked() {
         return;
     }
     if sched.replenish.is_armed() {
@@ -377,7 +388,7 @@ fn withdraw(cpu: &Cpu, sched: Ref<Sched>) {
         }
     }
     cpu.run_queues.remove(sched);
-    sched.place.unlink();
+    sched.waiting.unlink();
 }
 
 /// Takes `sched` away from what it was bound to. What it used of its budget stays used.

@@ -25,22 +25,19 @@ use abi::operation::{Operation, are_narrow};
 use abi::utcb::exception;
 use abi::{LOG_CHUNK, Op, Selector, Status, call, kind};
 
-/// How a system call ends that does not fail.
-pub enum Outcome {
-    /// Success is in the caller's registers.
-    Done,
-    /// The operation has written the registers itself, or the caller does not go on now.
-    Written,
+/// How a system call ends that does not put success into the caller's registers.
+pub enum Otherwise {
+    /// It has failed.
+    Fail(Status),
     /// It has to go on: the instruction is executed again.
     Restart,
+    /// The operation has written the registers itself, or the caller does not go on now.
+    Written,
 }
 
-impl From<Progress> for Outcome {
-    fn from(progress: Progress) -> Outcome {
-        match progress {
-            Progress::Done => Outcome::Done,
-            Progress::Again => Outcome::Restart,
-        }
+impl From<Status> for Otherwise {
+    fn from(status: Status) -> Otherwise {
+        Otherwise::Fail(status)
     }
 }
 
@@ -55,15 +52,15 @@ pub fn dispatch(cpu: &Cpu, thread: Ref<Thread>, syndrome: u64) {
     latency::is(Path::SystemCall(tag.op()));
     let op = Op::from_code(tag.op());
     let result = match op {
-        None => Err(Status::BadOperation),
-        Some(_) if tag.has_reserved() => Err(Status::BadArgument),
+        None => Err(Status::BadOperation.into()),
+        Some(_) if tag.has_reserved() => Err(Status::BadArgument.into()),
         Some(op) => execute(cpu, thread, op),
     };
     match result {
-        Ok(Outcome::Done) => thread.with_frame(|frame| frame.set_result(Status::Success)),
-        Ok(Outcome::Written) => {}
-        Ok(Outcome::Restart) => thread.with_frame(Frame::restart),
-        Err(status) => thread.with_frame(|frame| fail(frame, op, status)),
+        Ok(()) => thread.with_frame(|frame| frame.set_result(Status::Success)),
+        Err(Otherwise::Written) => {}
+        Err(Otherwise::Restart) => thread.with_frame(Frame::restart),
+        Err(Otherwise::Fail(status)) => thread.with_frame(|frame| fail(frame, op, status)),
     }
 }
 
@@ -81,25 +78,25 @@ fn fail(frame: &mut Frame, op: Option<Op>, status: Status) {
     }
 }
 
-fn execute(cpu: &Cpu, thread: Ref<Thread>, op: Op) -> Result<Outcome, Status> {
+fn execute(cpu: &Cpu, thread: Ref<Thread>, op: Op) -> Result<(), Otherwise> {
     let domain = &*thread.domain;
     let locked: fn(&Caller) -> Result<(), Status> = match op {
         Op::Call => return ipc::call(cpu, thread, arguments::<call::Call>(thread)?.portal),
         Op::ReplyWait => return ipc::reply_wait(cpu, thread),
-        Op::Signal => return signal(cpu, thread),
+        Op::Signal => return Ok(signal(cpu, thread)?),
         Op::Wait => return wait(cpu, thread),
         Op::Yield => {
             cpu.yielded.set(true);
             cpu.reschedule.set(true);
-            return Ok(Outcome::Done);
+            return Ok(());
         }
-        Op::InterruptAck => return interrupt_ack(cpu, thread),
-        Op::LogWrite => return log_write(thread),
-        Op::LogRead => return log_read(thread),
-        Op::Power => return power(thread),
-        Op::Revoke | Op::Delete => return revoke(cpu, thread, op).map(Outcome::from),
-        Op::Map => return map(thread).map(Outcome::from),
-        Op::Migrate => return migrate(thread).map(Outcome::from),
+        Op::InterruptAck => return Ok(interrupt_ack(cpu, thread)?),
+        Op::LogWrite => return Ok(log_write(thread)?),
+        Op::LogRead => return Ok(log_read(thread)?),
+        Op::Power => return Ok(power(thread)?),
+        Op::Revoke | Op::Delete => return revoke(cpu, thread, op),
+        Op::Map => return map(thread),
+        Op::Migrate => return migrate(thread),
         Op::CreateDomain => |caller| create::create(caller, create::domain),
         Op::CreateSpace => |caller| create::create(caller, create::space),
         Op::CreateThread => |caller| create::create(caller, create::thread),
@@ -120,15 +117,12 @@ fn execute(cpu: &Cpu, thread: Ref<Thread>, op: Op) -> Result<Outcome, Status> {
         Op::BindDoorbell => doorbell::bind,
     };
     // While another CPU changes the tree, this one waits in user mode.
-    let Some(tree) = slot::try_lock() else {
-        return Ok(Outcome::Restart);
-    };
+    let tree = slot::try_lock().ok_or(Otherwise::Restart)?;
     let words = thread.with_frame(|frame| frame.args());
     if !are_narrow(&words, op.narrow()) {
-        return Err(Status::BadArgument);
+        return Err(Status::BadArgument.into());
     }
-    locked(&Caller { cpu, tree: &tree, thread, domain, words: &words })?;
-    Ok(Outcome::Done)
+    Ok(locked(&Caller { cpu, tree: &tree, thread, domain, words: &words })?)
 }
 
 /// Who calls, with the tree of derivations locked: the operation changes it, or binds to what is in it.
@@ -163,15 +157,15 @@ fn arguments<T: Operation>(thread: Ref<Thread>) -> Result<T, Status> {
 }
 
 #[inline(always)]
-fn signal(cpu: &Cpu, thread: Ref<Thread>) -> Result<Outcome, Status> {
+fn signal(cpu: &Cpu, thread: Ref<Thread>) -> Result<(), Status> {
     let call: call::Signal = arguments(thread)?;
     let (notification, bits) = thread.domain.signal_target_of_hot_path(call.notification)?;
     notification::signal(cpu, notification, bits);
-    Ok(Outcome::Done)
+    Ok(())
 }
 
 #[inline(always)]
-fn wait(cpu: &Cpu, thread: Ref<Thread>) -> Result<Outcome, Status> {
+fn wait(cpu: &Cpu, thread: Ref<Thread>) -> Result<(), Otherwise> {
     let call: call::Wait = arguments(thread)?;
     let Held { slot, word, object: notification } = thread.domain.held(call.notification)?;
     let deadline = call.deadline;
@@ -181,7 +175,7 @@ fn wait(cpu: &Cpu, thread: Ref<Thread>) -> Result<Outcome, Status> {
         // Whoever takes the capability back looks for who waits through it afterwards.
         if !slot.still_holds(word) {
             notification.detach(thread.context());
-            return Err(Status::BadCapability);
+            return Err(Status::BadCapability.into());
         }
     }
     // Attached first, looked at second: a signal from another CPU is seen on one side or the other.
@@ -191,14 +185,14 @@ fn wait(cpu: &Cpu, thread: Ref<Thread>) -> Result<Outcome, Status> {
             notification.detach(thread.context());
         }
         thread.return_values(&call::Waited { bits });
-        return Ok(Outcome::Done);
+        return Ok(());
     }
     if deadline == 0 {
-        return Err(Status::Timeout);
+        return Err(Status::Timeout.into());
     }
     if notification.waiter() != Some(thread.context()) {
         // Bits were seen and then taken by somebody else: try again.
-        return Ok(Outcome::Restart);
+        return Err(Otherwise::Restart);
     }
     thread.context.notification.set(Some(notification));
     thread.context.state.set(State::Waiting);
@@ -206,7 +200,7 @@ fn wait(cpu: &Cpu, thread: Ref<Thread>) -> Result<Outcome, Status> {
         cpu.timeouts.arm(&thread.context.timeout, deadline);
     }
     cpu.reschedule.set(true);
-    Ok(Outcome::Written)
+    Err(Otherwise::Written)
 }
 
 /// The epoch whose end `thread` waits for since an earlier run of this system call.
@@ -221,7 +215,7 @@ fn synchronise(thread: Ref<Thread>, op: Op, selector: Selector, round: Round) {
 }
 
 /// Revocation and destruction return only when no CPU can use what was taken back.
-fn revoke(cpu: &Cpu, thread: Ref<Thread>, op: Op) -> Result<Progress, Status> {
+fn revoke(cpu: &Cpu, thread: Ref<Thread>, op: Op) -> Result<(), Otherwise> {
     // Those of both are the same.
     let selector = match op {
         Op::Revoke => arguments::<call::Revoke>(thread)?.capability.selector(),
@@ -231,68 +225,59 @@ fn revoke(cpu: &Cpu, thread: Ref<Thread>, op: Op) -> Result<Progress, Status> {
         // Not only capabilities: also those that are gone, but not what was derived from them.
         let slot = thread.domain.slot(selector).filter(|slot| !slot.is_free());
         let slot = slot.ok_or(Status::BadCapability)?;
-        let Some(tree) = slot::try_lock() else {
-            return Ok(Progress::Again);
-        };
+        let tree = slot::try_lock().ok_or(Otherwise::Restart)?;
         if destroy::revoke(cpu, &tree, slot, op == Op::Delete)? == Progress::Done {
             synchronise(thread, op, selector, epoch::begin());
         }
-        return Ok(Progress::Again);
+        return Err(Otherwise::Restart);
     };
     latency::is(Path::Reclaim);
     if !epoch::is_over(round) || destroy::reclaim() == Progress::Again {
-        return Ok(Progress::Again);
+        return Err(Otherwise::Restart);
     }
     thread.sync.set(None);
-    Ok(Progress::Done)
+    Ok(())
 }
 
 /// The CPU that holds the context lets go of it, and the other one takes it up, while this one goes through user mode.
-fn migrate(thread: Ref<Thread>) -> Result<Progress, Status> {
+fn migrate(thread: Ref<Thread>) -> Result<(), Otherwise> {
     let call: call::Migrate = arguments(thread)?;
-    let Some(tree) = slot::try_lock() else {
-        return Ok(Progress::Again);
-    };
+    let tree = slot::try_lock().ok_or(Otherwise::Restart)?;
     let selector = call.context.selector();
     let asked = synchronised(thread, Op::Migrate, selector).is_some();
     thread.sync.set(None);
     let context = thread.domain.context(call.context)?;
-    let progress = if asked {
-        migrate::answer(context, call.cpu)?
-    } else {
+    if !asked {
         let to = create::check_cpu(call.cpu)?;
         let limit = time::limit(&tree, &thread.domain, call.time, to)?;
         migrate::ask(&tree, context, migrate::Request { to, limit, exit_base: call.portals })?;
-        Progress::Again
-    };
-    if progress == Progress::Again {
-        synchronise(thread, Op::Migrate, selector, Round::NOBODY);
+    } else if migrate::answer(context, call.cpu)? == Progress::Done {
+        return Ok(());
     }
-    Ok(progress)
+    synchronise(thread, Op::Migrate, selector, Round::NOBODY);
+    Err(Otherwise::Restart)
 }
 
-fn map(thread: Ref<Thread>) -> Result<Progress, Status> {
+fn map(thread: Ref<Thread>) -> Result<(), Otherwise> {
     let call: call::Map = arguments(thread)?;
     let selector = call.memory.selector();
     let Some(round) = synchronised(thread, Op::Map, selector) else {
-        let Some(tree) = slot::try_lock() else {
-            return Ok(Progress::Again);
-        };
-        let progress = space::map(&tree, &thread.domain, &call)?;
-        if progress == Progress::Again
-            || !space::is_port_mapping(&thread.domain, call.destination.0)
-        {
-            return Ok(progress);
+        let tree = slot::try_lock().ok_or(Otherwise::Restart)?;
+        if space::map(&tree, &thread.domain, &call)? == Progress::Again {
+            return Err(Otherwise::Restart);
+        }
+        if !space::is_port_mapping(&thread.domain, call.destination.0) {
+            return Ok(());
         }
         // CPUs that run in the space have a copy of its I/O permissions.
         synchronise(thread, Op::Map, selector, epoch::begin());
-        return Ok(Progress::Again);
+        return Err(Otherwise::Restart);
     };
     if !epoch::is_over(round) {
-        return Ok(Progress::Again);
+        return Err(Otherwise::Restart);
     }
     thread.sync.set(None);
-    Ok(Progress::Done)
+    Ok(())
 }
 
 fn interrupt_bind(caller: &Caller) -> Result<(), Status> {
@@ -304,10 +289,10 @@ fn interrupt_bind(caller: &Caller) -> Result<(), Status> {
     Ok(())
 }
 
-fn interrupt_ack(cpu: &Cpu, thread: Ref<Thread>) -> Result<Outcome, Status> {
+fn interrupt_ack(cpu: &Cpu, thread: Ref<Thread>) -> Result<(), Status> {
     let call: call::InterruptAck = arguments(thread)?;
     interrupt::acknowledge(cpu, thread.domain.object_of_hot_path(call.line)?);
-    Ok(Outcome::Done)
+    Ok(())
 }
 
 fn quota_query(caller: &Caller) -> Result<(), Status> {
@@ -343,20 +328,20 @@ fn payer_and_paid(
     Ok((payer, domain))
 }
 
-fn log_write(thread: Ref<Thread>) -> Result<Outcome, Status> {
+fn log_write(thread: Ref<Thread>) -> Result<(), Status> {
     let call: call::LogWrite = arguments(thread)?;
     thread.domain.object(call.log)?;
     logring::append(call.bytes.bytes());
-    Ok(Outcome::Done)
+    Ok(())
 }
 
-fn log_read(thread: Ref<Thread>) -> Result<Outcome, Status> {
+fn log_read(thread: Ref<Thread>) -> Result<(), Status> {
     let call: call::LogRead = arguments(thread)?;
     thread.domain.object(call.log)?;
     let mut bytes = [0; LOG_CHUNK];
     let count = logring::take(&mut bytes, call.take_over);
     thread.return_values(&call::LogTaken { bytes: LogBytes::new(&bytes[..count]) });
-    Ok(Outcome::Done)
+    Ok(())
 }
 
 fn log_bind(caller: &Caller) -> Result<(), Status> {
@@ -371,7 +356,7 @@ fn log_bind(caller: &Caller) -> Result<(), Status> {
     Ok(())
 }
 
-fn power(thread: Ref<Thread>) -> Result<Outcome, Status> {
+fn power(thread: Ref<Thread>) -> Result<(), Status> {
     let call: call::Power = arguments(thread)?;
     thread.domain.object(call.platform)?;
     Err(platform::power(call.action))

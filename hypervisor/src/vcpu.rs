@@ -77,14 +77,6 @@ fn is_kicked(vcpu: Ref<Vcpu>) -> bool {
     vcpu.expired.get() || vcpu.context.notification.get().is_some_and(|n| n.is_set())
 }
 
-/// Takes the kick that waits.
-fn take_kick(vcpu: Ref<Vcpu>) -> Exit {
-    let bits = vcpu.context.notification.get().map_or(0, |n| n.take());
-    let expired = vcpu.expired.get();
-    vcpu.expired.set(false);
-    Exit { kind: ExitKind::Kick, instruction_length: 0, info: [bits, expired as u64, 0] }
-}
-
 /// Runs `vcpu`, the current context: leaving guest mode is a kernel entry. Comes back if the monitor is told something first.
 pub fn run(cpu: &Cpu, vcpu: Ref<Vcpu>) {
     let exit = if vcpu.pending.with_mut(|pending| pending.is_some()) || is_kicked(vcpu) {
@@ -106,10 +98,15 @@ pub fn left(cpu: &Cpu, vcpu: Ref<Vcpu>, outcome: Outcome) {
     }
 }
 
-/// Takes what waits to be told.
+/// Takes what waits to be told: an exit, or else a kick.
 #[cold]
 fn take_waiting(vcpu: Ref<Vcpu>) -> Exit {
-    vcpu.pending.take().unwrap_or_else(|| take_kick(vcpu))
+    if let Some(exit) = vcpu.pending.take() {
+        return exit;
+    }
+    let bits = vcpu.context.notification.get().map_or(0, |n| n.take());
+    let expired = vcpu.expired.replace(false);
+    Exit { kind: ExitKind::Kick, instruction_length: 0, info: [bits, expired as u64, 0] }
 }
 
 /// Calls the portal of `exit`. On x86 what has to be fast does not come here.

@@ -196,7 +196,7 @@ fn those_released_are_taken_back_in_steps_and_the_best_of_them_runs() {
     assert!(sched::schedule(&cpu) == Progress::Again && cpu.current.get().is_none());
     // One of those that are not taken back yet loses its time, another ends.
     let time = |client: &Object<Thread>| client.object.context.sched.get().unwrap();
-    let mut released = clients.iter().filter(|c| time(c).is_waiting());
+    let mut released = clients.iter().filter(|c| time(c).waiting.is_linked());
     let (gone, ended) = (released.next().unwrap(), released.next().unwrap());
     sched::unbind(&cpu, time(gone));
     gone.object.context.sched.set(None);
