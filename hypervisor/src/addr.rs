@@ -9,11 +9,8 @@ macro_rules! address {
 
         impl $name {
             /// The address `bytes` further, or `None` past the end of the 64-bit range.
-            pub const fn checked_add(self, bytes: u64) -> Option<$name> {
-                match self.0.checked_add(bytes) {
-                    Some(sum) => Some($name(sum)),
-                    None => None,
-                }
+            pub fn checked_add(self, bytes: u64) -> Option<$name> {
+                self.0.checked_add(bytes).map($name)
             }
 
             /// The address `bytes` further, modulo 2^64.

@@ -13,6 +13,7 @@ use crate::thread::Thread;
 use crate::timeout::{Expiry, Timeout};
 use crate::vcpu::Vcpu;
 use abi::cap::Kind;
+use core::iter::successors;
 use core::mem::offset_of;
 
 /// Helpers that are dismissed at once.
@@ -65,8 +66,10 @@ pub struct Context {
     pub state: CpuCell<State>,
     /// Calls that led here.
     pub depth: CpuCell<u8>,
-    started: AtomicBool,
-    was_started: AtomicBool,
+    /// Whether a scheduling context is bound to it, or must not be now, as it leaves its CPU.
+    pub started: AtomicBool,
+    /// Whether a scheduling context was ever bound to it: its CPU may be touching it.
+    pub was_started: AtomicBool,
     /// The handler that it called or helps.
     pub callee: CpuCell<Option<Ref<Thread>>>,
     /// The scheduling context bound to it.
@@ -114,18 +117,8 @@ impl Context {
             helping: Link::new(),
             notification: CpuCell::new(None),
             timeout: Timeout::new(Expiry::Context),
-            migration: Migration::new(),
+            migration: Migration::none(),
         }
-    }
-
-    /// The context that `timeout` is in.
-    ///
-    /// # Safety
-    /// `timeout` is the `timeout` field of a live context.
-    pub unsafe fn of_timeout(timeout: Ref<Timeout>) -> Ref<Context> {
-        let offset = offset_of!(Context, timeout) as u64;
-        // SAFETY: by the caller's word, the object starts that far before its field.
-        unsafe { Ref::from_address(timeout.address() - offset) }
     }
 
     /// The thread or vCPU that `object` is the header of, if it is of one.
@@ -140,26 +133,6 @@ impl Context {
     pub fn cpu(&self) -> u32 {
         // With what the one that it came from did to it.
         self.cpu.load(Ordering::Acquire)
-    }
-
-    /// Whether a scheduling context is bound to it that its CPU has not been told of yet.
-    pub fn is_to_start(&self) -> bool {
-        self.started.load(Ordering::Acquire) && self.sched.get().is_none()
-    }
-
-    /// Whether a scheduling context was ever bound to it: its CPU may be touching it.
-    pub fn was_started(&self) -> bool {
-        self.was_started.load(Ordering::Acquire)
-    }
-
-    /// Says whether one is bound, or must not be now, as the context leaves its CPU; returns what was before.
-    pub fn set_started(&self, started: bool) -> bool {
-        self.started.swap(started, Ordering::AcqRel)
-    }
-
-    /// Notes that a scheduling context was bound to it.
-    pub fn note_start(&self) {
-        self.was_started.store(true, Ordering::Release);
     }
 
     /// Stops waiting for a handler: the call is tried again.
@@ -188,9 +161,9 @@ impl Context {
         }
     }
 
-    /// The same, but has `except`, which is this context's own, go on waiting here if it waits.
-    pub fn release_other_waiters(&self, cpu: &Cpu, except: Option<Ref<Sched>>) {
-        let kept = except.filter(|sched| sched.waiting.is_linked());
+    /// The same, but has this context's own go on waiting here if it waits.
+    pub fn release_other_waiters(&self, cpu: &Cpu) {
+        let kept = self.sched.get().filter(|sched| sched.waiting.is_linked());
         if let Some(sched) = kept {
             sched.waiting.unlink();
         }
@@ -198,6 +171,13 @@ impl Context {
         if let Some(sched) = kept {
             self.waiters.push(sched);
         }
+    }
+
+    /// Never runs again.
+    pub fn stop(&self, cpu: &Cpu) {
+        self.state.set(State::Stopped);
+        self.release_waiters(cpu);
+        cpu.reschedule.set(true);
     }
 
     /// Makes a blocked context ready.
@@ -219,6 +199,11 @@ impl Ref<Context> {
         handler.context.helpers.push(self);
         self.callee.set(Some(handler));
         self.state.set(State::Helping);
+    }
+
+    /// This context, whom it called or helps, and so on. It has no end if a context waits for itself.
+    pub fn chain(self) -> impl Iterator<Item = Ref<Context>> {
+        successors(Some(self), |context| context.callee.get().map(|callee| callee.context()))
     }
 
     /// The thread that this is the context of.

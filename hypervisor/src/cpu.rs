@@ -16,12 +16,18 @@ use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use crate::timeout::{Expiry, TimeoutQueue};
 use crate::{destroy, migrate};
 use abi::Status;
+use core::mem::offset_of;
 
 /// A thing that another CPU asks for.
-enum Work {
+#[derive(Clone, Copy)]
+pub enum Work {
+    /// This notification has a waiter here, who is locked meanwhile: to look at it.
     Notification(Ref<Notification>),
+    /// To start this scheduling context.
     Start(Ref<Sched>),
+    /// To move this context, which is here ([`migrate::serve`]).
     Migration(Ref<Context>),
+    /// To detach this object ([`destroy::detach_posted`]).
     Ending(AnyRef),
 }
 
@@ -32,6 +38,55 @@ struct Inbox {
     /// Contexts that are to leave, or that come.
     migrations: Option<Ref<Context>>,
     endings: u64,
+}
+
+impl Inbox {
+    const EMPTY: Inbox = Inbox { notifications: None, starts: None, migrations: None, endings: 0 };
+
+    /// Puts `work` in; `false`: it was in.
+    fn put(&mut self, work: Work) -> bool {
+        match work {
+            Work::Notification(notification) => {
+                if notification.posted.swap(true, Ordering::AcqRel) {
+                    return false;
+                }
+                notification.posted_next.set(self.notifications.replace(notification));
+            }
+            Work::Start(sched) => sched.next.set(self.starts.replace(sched)),
+            Work::Migration(context) => {
+                context.migration.next.set(self.migrations.replace(context));
+            }
+            Work::Ending(object) => {
+                object.ending_next.store(self.endings, Ordering::Relaxed);
+                self.endings = object.address();
+            }
+        }
+        true
+    }
+
+    fn take(&mut self) -> Option<Work> {
+        if let Some(notification) = self.notifications {
+            self.notifications = notification.posted_next.get();
+            notification.posted.store(false, Ordering::Release);
+            return Some(Work::Notification(notification));
+        }
+        if let Some(sched) = self.starts {
+            self.starts = sched.next.get();
+            return Some(Work::Start(sched));
+        }
+        if let Some(context) = self.migrations {
+            self.migrations = context.migration.next.get();
+            return Some(Work::Migration(context));
+        }
+        // Last: what comes here to end must have come.
+        if self.endings == 0 {
+            return None;
+        }
+        // SAFETY: an object stays until it is detached, which happens here.
+        let object: AnyRef = unsafe { Ref::from_address(self.endings) };
+        self.endings = object.ending_next.load(Ordering::Relaxed);
+        Some(Work::Ending(object))
+    }
 }
 
 /// Per-CPU data. Fields without lock or atomic are touched by this CPU only.
@@ -94,23 +149,18 @@ const EXPIRED_AT_ONCE: usize = 16;
 /// Pages that a CPU's data takes.
 pub const PAGES: usize = size_of::<Cpu>().div_ceil(abi::PAGE_SIZE);
 
-/// Publishes the data of CPU `cpu.index`, which is about to run.
-pub fn register(cpu: Ref<Cpu>) {
-    CPUS[cpu.index as usize].store(cpu.address(), Ordering::Release);
-    COUNT.fetch_max(cpu.index + 1, Ordering::AcqRel);
-}
-
-/// Puts the data of a CPU in its place and publishes it.
+/// Puts the data of a CPU, which is about to run, in its place and publishes it.
 ///
 /// # Safety
 /// `page` is the first of [`PAGES`] fresh ones, which are never freed.
 pub unsafe fn install(page: KernelPage, cpu: Cpu) -> Ref<Cpu> {
     // SAFETY: by the caller's word, it fits and stays.
-    let cpu = unsafe {
+    let cpu: Ref<Cpu> = unsafe {
         (page.virt.0 as *mut Cpu).write(cpu);
         Ref::from_address(page.virt.0)
     };
-    register(cpu);
+    CPUS[cpu.index as usize].store(cpu.address(), Ordering::Release);
+    COUNT.fetch_max(cpu.index + 1, Ordering::AcqRel);
     cpu
 }
 
@@ -123,7 +173,7 @@ pub fn count() -> u32 {
 pub fn by_index(index: u32) -> Ref<Cpu> {
     let address = CPUS[index as usize].load(Ordering::Acquire);
     assert!(address != 0);
-    // SAFETY: `register` stored it; CPU data never ends.
+    // SAFETY: `install` stored it; CPU data never ends.
     unsafe { Ref::from_address(address) }
 }
 
@@ -157,21 +207,16 @@ impl Cpu {
             choice_since: CpuCell::new(u64::MAX),
             yielded: CpuCell::new(false),
             time_slice,
-            run_queues: RunQueues::new(),
+            run_queues: RunQueues::empty(),
             released: Ring::new(),
-            cyclic: Cyclic::new(),
+            cyclic: Cyclic::none(),
             signalled: CpuCell::new(None),
-            timeouts: TimeoutQueue::new(),
+            timeouts: TimeoutQueue::empty(),
             epoch: AtomicU64::new(0),
             stale: AtomicU64::new(0),
             timer: CpuCell::new(u64::MAX),
             asked: CpuCell::new(false),
-            inbox: TicketMutex::new(Inbox {
-                notifications: None,
-                starts: None,
-                migrations: None,
-                endings: 0,
-            }),
+            inbox: TicketMutex::new(Inbox::EMPTY),
         }
     }
 
@@ -180,38 +225,12 @@ impl Cpu {
         arch::send_interrupt(&self.arch);
     }
 
-    /// Has `notification`, which has a waiter here and whose waiter is locked, looked at.
-    pub fn post(&self, notification: Ref<Notification>) {
-        {
-            let mut inbox = self.inbox.lock();
-            if notification.posted.swap(true, Ordering::AcqRel) {
-                return;
-            }
-            notification.posted_next.set(inbox.notifications);
-            inbox.notifications = Some(notification);
+    /// From another CPU, or from one that is in the midst of something: has this CPU do `work`.
+    pub fn post(&self, work: Work) {
+        let is_new = self.inbox.lock().put(work);
+        if is_new {
+            self.interrupt();
         }
-        self.interrupt();
-    }
-
-    fn post_start(&self, sched: Ref<Sched>) {
-        {
-            let mut inbox = self.inbox.lock();
-            sched.next.set(inbox.starts);
-            inbox.starts = Some(sched);
-        }
-        self.interrupt();
-    }
-
-    /// Has `context`, which is on this CPU, moved ([`migrate::serve`]).
-    pub fn post_migration(&self, context: Ref<Context>) {
-        self.put_migration(context);
-        self.interrupt();
-    }
-
-    fn put_migration(&self, context: Ref<Context>) {
-        let mut inbox = self.inbox.lock();
-        context.migration.next.set(inbox.migrations);
-        inbox.migrations = Some(context);
     }
 
     /// From another CPU, which has let go of `context` and of `sched`, which is bound to it: has them taken up. Whoever
@@ -219,8 +238,7 @@ impl Cpu {
     pub fn post_arrival(&self, context: Ref<Context>, sched: Option<Ref<Sched>>) {
         {
             let mut inbox = self.inbox.lock();
-            context.migration.next.set(inbox.migrations);
-            inbox.migrations = Some(context);
+            inbox.put(Work::Migration(context));
             context.cpu.store(self.index, Ordering::Release);
             // Second: it can end as soon as it is on this CPU, and the context be given another one, of its CPU.
             if let Some(sched) = sched {
@@ -228,18 +246,6 @@ impl Cpu {
             }
         }
         self.interrupt();
-    }
-
-    /// From another CPU: has `object` detached ([`crate::destroy::detach`]).
-    pub fn post_ending(&self, object: AnyRef) {
-        self.put_ending(object);
-        self.interrupt();
-    }
-
-    fn put_ending(&self, object: AnyRef) {
-        let mut inbox = self.inbox.lock();
-        object.ending_next.store(inbox.endings, Ordering::Relaxed);
-        inbox.endings = object.address();
     }
 
     /// Whether nothing was posted that has not been served.
@@ -259,60 +265,39 @@ impl Cpu {
         });
     }
 
-    fn next_work(&self) -> Option<Work> {
-        let mut inbox = self.inbox.lock();
-        if let Some(notification) = inbox.notifications {
-            inbox.notifications = notification.posted_next.get();
-            notification.posted.store(false, Ordering::Release);
-            return Some(Work::Notification(notification));
-        }
-        if let Some(sched) = inbox.starts {
-            inbox.starts = sched.next.get();
-            return Some(Work::Start(sched));
-        }
-        if let Some(context) = inbox.migrations {
-            inbox.migrations = context.migration.next.get();
-            return Some(Work::Migration(context));
-        }
-        // Last: what comes here to end must have come.
-        if inbox.endings == 0 {
-            return None;
-        }
-        // SAFETY: an object stays until it is detached, which happens here.
-        let object: AnyRef = unsafe { Ref::from_address(inbox.endings) };
-        inbox.endings = object.ending_next.load(Ordering::Relaxed);
-        Some(Work::Ending(object))
-    }
-
     /// Does one thing that others asked for. `Done` when nothing was left: this CPU has then passed the epoch. Between two
     /// calls interrupts are taken, and nothing is kept that was found before.
+    #[inline(always)]
     pub fn serve_inbox(&self) -> Progress {
-        if !self.asked.get() {
-            return Progress::Done;
-        }
+        if self.asked.get() { self.serve_asked() } else { Progress::Done }
+    }
+
+    #[inline(never)]
+    fn serve_asked(&self) -> Progress {
         if self.cyclic.may_begin() {
             self.enter_window(arch::now());
         }
         // Before the look at the inbox: what ends with this epoch was posted earlier.
         let epoch = epoch::current();
-        match self.next_work() {
-            None => {
-                self.asked.set(false);
-                epoch::pass(self, epoch);
-                return Progress::Done;
+        let Some(work) = self.inbox.lock().take() else {
+            self.asked.set(false);
+            epoch::pass(self, epoch);
+            return Progress::Done;
+        };
+        let progress = match work {
+            Work::Notification(notification) => {
+                notification::arrive(self, notification);
+                Progress::Done
             }
-            Some(Work::Notification(notification)) => notification::arrive(self, notification),
-            Some(Work::Start(sched)) => begin(self, sched),
-            Some(Work::Migration(context)) => {
-                if migrate::serve(self, context) == Progress::Again {
-                    self.put_migration(context);
-                }
+            Work::Start(sched) => {
+                begin(self, sched);
+                Progress::Done
             }
-            Some(Work::Ending(object)) => {
-                if destroy::detach_posted(self, object) == Progress::Again {
-                    self.put_ending(object);
-                }
-            }
+            Work::Migration(context) => migrate::serve(self, context),
+            Work::Ending(object) => destroy::detach_posted(self, object),
+        };
+        if progress == Progress::Again {
+            self.inbox.lock().put(work);
         }
         Progress::Again
     }
@@ -337,7 +322,7 @@ impl Cpu {
     /// emulates it, and comes once for each time that it fires too early.
     pub fn program_timer(&self) {
         let slice_end = if self.sched.get().is_some() { self.slice_end.get() } else { u64::MAX };
-        let next = slice_end.min(self.timeouts.earliest()).min(self.cyclic.next());
+        let next = slice_end.min(self.timeouts.earliest()).min(self.cyclic.next.get());
         if next < self.timer.get() {
             self.timer.set(next);
             arch::set_timer(next);
@@ -367,7 +352,8 @@ impl Cpu {
             match timeout.expiry {
                 Expiry::Context => {
                     // SAFETY: the queue holds timeouts of live contexts, by their expiry.
-                    let context = unsafe { Context::of_timeout(timeout) };
+                    let context: Ref<Context> =
+                        unsafe { timeout.owner(offset_of!(Context, timeout)) };
                     match context.as_vcpu() {
                         Some(vcpu) => crate::vcpu::deadline_passed(self, vcpu),
                         None => notification::end_wait(self, context, Status::Timeout),
@@ -375,11 +361,12 @@ impl Cpu {
                 }
                 Expiry::Replenish => {
                     // SAFETY: as above, for scheduling contexts.
-                    sched::replenished(self, unsafe { Sched::of_timeout(timeout) });
+                    let sched = unsafe { timeout.owner(offset_of!(Sched, replenish)) };
+                    sched::replenished(self, sched);
                 }
             }
         }
-        if now >= self.cyclic.next() {
+        if now >= self.cyclic.next.get() {
             self.enter_window(now);
         }
         if now >= self.slice_end.get() {
@@ -390,27 +377,27 @@ impl Cpu {
 
 /// Binds `sched` to `context`, if both are of one CPU, and starts it there.
 pub fn start(cpu: &Cpu, sched: Ref<Sched>, context: Ref<Context>) -> Result<(), Status> {
-    if sched.set_bound(true) {
+    if sched.bound.swap(true, Ordering::AcqRel) {
         return Err(Status::Busy);
     }
-    if context.set_started(true) {
-        sched.set_bound(false);
+    if context.started.swap(true, Ordering::AcqRel) {
+        sched.bound.store(false, Ordering::Release);
         return Err(Status::Busy);
     }
     // It does not leave from now on, but may have since somebody looked.
     if sched.cpu() != context.cpu() {
-        context.set_started(false);
-        sched.set_bound(false);
+        context.started.store(false, Ordering::Release);
+        sched.bound.store(false, Ordering::Release);
         return Err(Status::WrongCpu);
     }
     // Last: what fails must leave no trace of a start.
-    context.note_start();
+    context.was_started.store(true, Ordering::Release);
     // Nobody else looks at it before it is started.
     sched.home.set(Some(context));
     if sched.cpu() == cpu.index {
         begin(cpu, sched);
     } else {
-        by_index(sched.cpu()).post_start(sched);
+        by_index(sched.cpu()).post(Work::Start(sched));
     }
     Ok(())
 }

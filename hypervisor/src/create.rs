@@ -278,7 +278,8 @@ pub fn bind_kick(caller: &Caller) -> Result<(), Status> {
     let through = [held.slot.link(), notification.slot.link()];
     let notification = notification.object;
     // Until it is started, no CPU touches the vCPU.
-    if vcpu.context.was_started() || vcpu.context.notification.get().is_some() {
+    if vcpu.context.was_started.load(Ordering::Acquire) || vcpu.context.notification.get().is_some()
+    {
         return Err(Status::Busy);
     }
     notification.attach(vcpu.context(), through)?;

@@ -5,9 +5,6 @@ use crate::sync::TicketMutex;
 use abi::syscall::{MAX_WINDOWS, WINDOW_WORDS};
 use abi::{PARTITIONS, Status};
 
-/// All partitions, one bit each.
-const ALL: u8 = u8::MAX;
-
 #[derive(Clone, Copy)]
 struct Window {
     start: u64,
@@ -55,7 +52,7 @@ impl Frame {
         Ok(frame)
     }
 
-    /// The partitions that may run at `offset` in the frame, and the offset at which this ends.
+    /// The partitions, one bit each, that may run at `offset` in the frame, and the offset at which this ends.
     fn at(&self, offset: u64) -> (u8, u64) {
         let windows = &self.windows[..self.count.min(MAX_WINDOWS)];
         match windows.iter().find(|window| offset < window.end) {
@@ -71,14 +68,14 @@ pub struct Cyclic {
     frame: CpuCell<Frame>,
     /// When the present frame began.
     begun: CpuCell<u64>,
-    /// When [`Cyclic::advance`] is to be asked again.
-    next: CpuCell<u64>,
+    /// When a window ends or begins, and [`Cyclic::advance`] is to be asked again; `u64::MAX`: never.
+    pub next: CpuCell<u64>,
     proposed: TicketMutex<Option<Frame>>,
 }
 
 impl Cyclic {
     /// No schedule.
-    pub const fn new() -> Cyclic {
+    pub const fn none() -> Cyclic {
         Cyclic {
             frame: CpuCell::new(Frame::NONE),
             begun: CpuCell::new(0),
@@ -92,17 +89,12 @@ impl Cyclic {
         *self.proposed.lock() = Some(frame);
     }
 
-    /// When a window ends or begins; `u64::MAX`: never.
-    pub fn next(&self) -> u64 {
-        self.next.get()
-    }
-
     /// Whether a schedule is proposed that need not wait for the end of another one's frame.
     pub fn may_begin(&self) -> bool {
         self.next.get() == u64::MAX && self.proposed.lock().is_some()
     }
 
-    /// The partitions that may run from `now` to [`Cyclic::next`].
+    /// The partitions, one bit each, that may run from `now` to [`Cyclic::next`].
     pub fn advance(&self, now: u64) -> u8 {
         self.frame.with_mut(|frame| {
             let elapsed = now.saturating_sub(self.begun.get());
@@ -117,17 +109,11 @@ impl Cyclic {
             }
             if frame.length == 0 {
                 self.next.set(u64::MAX);
-                return ALL;
+                return u8::MAX;
             }
             let (open, end) = frame.at(now.saturating_sub(self.begun.get()));
             self.next.set(self.begun.get().saturating_add(end));
             open
         })
-    }
-}
-
-impl Default for Cyclic {
-    fn default() -> Cyclic {
-        Cyclic::new()
     }
 }

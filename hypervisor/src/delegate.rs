@@ -7,7 +7,7 @@ use crate::slot::{self, CapWord, ORIGIN, Slot, Tree};
 use crate::space::{self, Progress};
 use crate::sync::atomic::Ordering;
 use crate::syscall::Caller;
-use crate::thread::Thread;
+use crate::thread::{MESSAGE, Thread};
 use abi::argument::right::DELEGATE;
 use abi::argument::{Cap, Destination};
 use abi::cap::{Kind, TimeLimit};
@@ -126,7 +126,7 @@ pub fn transfer(from: Ref<Thread>, to: Ref<Thread>, count: usize) -> Result<Prog
     };
     let mut all: [Option<Checked>; ITEMS] = [None; ITEMS];
     for number in 0..count {
-        let at = HEAD + Item::place(number);
+        let at = MESSAGE + Item::place(number);
         let words = core::array::from_fn::<_, ITEM_WORDS, _>(|i| from.utcb.read(at + i));
         let item = Item::from_words(words);
         let giver = (&*from.domain, item.source.into());
@@ -149,6 +149,5 @@ pub fn transfer(from: Ref<Thread>, to: Ref<Thread>, count: usize) -> Result<Prog
     Ok(Progress::Done)
 }
 
-/// Index of the window in a UTCB page, and of the first message word.
+/// Index of the window in a UTCB page.
 const WINDOW: usize = core::mem::offset_of!(abi::utcb::Utcb, window) / 8;
-const HEAD: usize = core::mem::offset_of!(abi::utcb::Utcb, words) / 8;

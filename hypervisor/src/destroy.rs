@@ -7,7 +7,7 @@
 
 use crate::cell::Ref;
 use crate::context::{Context, State};
-use crate::cpu::Cpu;
+use crate::cpu::{Cpu, Work};
 use crate::domain::Domain;
 use crate::mem::KernelPage;
 use crate::notification::{self, Notification};
@@ -231,7 +231,7 @@ fn detached(cpu: &Cpu, object: AnyRef) -> Result<bool, Status> {
         Ending::Alive => match holder(object)? {
             Some(other) if other != cpu.index => {
                 object.set_ending(Ending::Requested);
-                cpu::by_index(other).post_ending(object);
+                cpu::by_index(other).post(Work::Ending(object));
                 Ok(false)
             }
             _ => Ok(detach(cpu, object) == Progress::Done),
@@ -243,7 +243,7 @@ fn detached(cpu: &Cpu, object: AnyRef) -> Result<bool, Status> {
 pub fn detach_posted(cpu: &Cpu, object: AnyRef) -> Progress {
     match holder(object) {
         Ok(Some(other)) if other != cpu.index => {
-            cpu::by_index(other).post_ending(object);
+            cpu::by_index(other).post(Work::Ending(object));
             Progress::Done
         }
         _ => detach(cpu, object),
@@ -288,7 +288,7 @@ fn detach_context(cpu: &Cpu, context: Ref<Context>) -> Progress {
     if context.state.get() == State::Helping {
         context.stop_helping();
     }
-    context.state.set(State::Stopped);
+    context.stop(cpu);
     cpu.timeouts.disarm(&context.timeout);
     if let Some(notification) = context.notification.take() {
         notification.detach(context);
@@ -303,11 +303,10 @@ fn detach_context(cpu: &Cpu, context: Ref<Context>) -> Progress {
     if cpu.current.get() == Some(context) {
         cpu.current.set(None);
     }
-    cpu.reschedule.set(true);
     let Some(thread) = context.as_thread() else {
         return Progress::Done;
     };
-    ipc::abandon(cpu, thread);
+    ipc::stop(cpu, thread);
     if portal::unbind_some(thread) == Progress::Again {
         return Progress::Again;
     }
@@ -319,9 +318,10 @@ fn detach_sched(cpu: &Cpu, sched: Ref<Sched>) {
         // A handler that ran on it may have time of its own, which has waited since it was idle.
         sched::release_chain(cpu, home);
         home.sched.set(None);
-        home.set_started(false);
+        home.started.store(false, Ordering::Release);
     }
-    sched::remove(cpu, sched);
+    sched::unbind(cpu, sched);
+    cpu.timeouts.disarm(&sched.replenish);
 }
 
 /// What the end of a domain takes away next.

@@ -76,8 +76,8 @@ pub fn begin() -> Round {
     }
     // What was posted here may end with this epoch: an interrupt is on its way, which takes it out first.
     let now = CURRENT.load(Ordering::SeqCst);
-    if is_behind(me) && me.is_inbox_empty() {
-        quiesce(me, now);
+    if me.is_inbox_empty() {
+        pass(me, now);
     }
     Round { epoch, cpus }
 }
@@ -91,13 +91,9 @@ pub fn current() -> u64 {
 /// Called where that is true: after the interrupt that [`begin`] sends.
 pub fn pass(me: &Cpu, epoch: u64) {
     if is_behind(me) {
-        quiesce(me, epoch);
+        crate::arch::flush_translations(me);
+        me.epoch.store(epoch, Ordering::SeqCst);
     }
-}
-
-fn quiesce(me: &Cpu, epoch: u64) {
-    crate::arch::flush_translations(me);
-    me.epoch.store(epoch, Ordering::SeqCst);
 }
 
 /// Whether all that had to have passed.

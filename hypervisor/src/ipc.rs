@@ -3,42 +3,36 @@
 //! The fast path (`arch::*::fastpath`) takes a call or reply without words in the UTCB between idle handlers of one
 //! CPU, and leaves everything else to this one.
 
-use crate::arch::Frame;
 use crate::cell::Ref;
 use crate::context::{Context, ReplyPath, State};
 use crate::cpu::Cpu;
 use crate::delegate;
+use crate::domain::Domain;
 use crate::log;
 use crate::portal::Portal;
 use crate::sched::{self, Activation};
 use crate::space::Progress;
-use crate::thread::{Exception, Thread};
+use crate::syscall::Otherwise;
+use crate::thread::{Exception, MESSAGE, Thread};
 use crate::vcpu::{self, Vcpu};
 use abi::argument::{Cap, right::CALL};
 use abi::syscall::Tag;
 use abi::text::{Dec, Hex, Text};
-use abi::utcb::{ITEMS, Item, WORDS, exception::ExceptionReply};
-use abi::{MAX_CALL_DEPTH, Rights, Status, kind};
+use abi::utcb::{ITEMS, Item, exception::ExceptionReply};
+use abi::{MAX_CALL_DEPTH, Rights, Selector, Status, kind};
 
-/// Why a call did not enter the handler.
-pub enum Refusal {
-    /// It never will; the cause.
-    Status(Status),
-    /// The handler is busy: the caller now helps it and tries again later.
-    Busy,
-}
-
-/// Starts a call of `caller`, the current context, to a portal that `handler` handles: on success that is the current
-/// context then, and the message is still to be written to its registers.
+/// Starts a call of `caller`, the current context, to a portal that `handler` handles, which is returned: it is the current
+/// context then, and the message is still to be written to its registers. `None`: it is busy; the caller now helps it and
+/// tries again later.
 #[inline(always)]
-pub fn enter(
+fn enter(
     cpu: &Cpu,
     caller: Ref<Context>,
     handler: Option<Ref<Thread>>,
-) -> Result<Ref<Thread>, Refusal> {
-    let handler = handler.ok_or(Refusal::Status(Status::Dead))?;
+) -> Result<Option<Ref<Thread>>, Status> {
+    let handler = handler.ok_or(Status::Dead)?;
     if !can_enter(cpu, caller, handler) {
-        return Err(cannot_enter(cpu, caller, handler));
+        return help(cpu, caller, handler).map(|()| None);
     }
     handler.context.depth.set(caller.depth.get() + 1);
     handler.context.reply_path.set(ReplyPath::General);
@@ -47,7 +41,19 @@ pub fn enter(
     caller.callee.set(Some(handler));
     caller.state.set(State::InCall);
     cpu.current.set(Some(handler.context()));
-    Ok(handler)
+    Ok(Some(handler))
+}
+
+/// The same, with the portal that `selector` names in `domain`, which is returned too.
+#[inline(always)]
+pub fn enter_portal(
+    cpu: &Cpu,
+    caller: Ref<Context>,
+    domain: &Domain,
+    selector: Selector,
+) -> Result<Option<(Ref<Portal>, Ref<Thread>)>, Status> {
+    let portal = domain.find::<Portal>(selector, Rights::CALL)?;
+    Ok(enter(cpu, caller, portal.handler())?.map(|handler| (portal, handler)))
 }
 
 /// Whether `caller` can call `handler` now.
@@ -68,40 +74,30 @@ fn lengths(tag: Tag) -> Result<(usize, usize), Status> {
     Ok((words, items))
 }
 
-/// Why `caller` cannot call `handler` now; if that is busy, `caller` helps it.
+/// Has `caller`, which cannot call `handler` now, help it, if that is because it is busy.
 #[cold]
-fn cannot_enter(cpu: &Cpu, caller: Ref<Context>, handler: Ref<Thread>) -> Refusal {
+fn help(cpu: &Cpu, caller: Ref<Context>, handler: Ref<Thread>) -> Result<(), Status> {
     if handler.context.cpu() != cpu.index {
-        return Refusal::Status(Status::WrongCpu);
+        return Err(Status::WrongCpu);
     }
     if caller.depth.get() as usize >= MAX_CALL_DEPTH {
-        return Refusal::Status(Status::Depth);
+        return Err(Status::Depth);
     }
-    match handler.context.state.get() {
-        State::Stopped => Refusal::Status(Status::Dead),
-        _ if waits_for(handler.context(), caller) => Refusal::Status(Status::Deadlock),
-        _ => {
-            handler.context.reply_path.set(ReplyPath::General);
-            caller.start_helping(handler);
-            run_chain(cpu);
-            Refusal::Busy
-        }
+    if handler.context.state.get() == State::Stopped {
+        return Err(Status::Dead);
     }
+    if waits_for(handler.context(), caller) {
+        return Err(Status::Deadlock);
+    }
+    handler.context.reply_path.set(ReplyPath::General);
+    caller.start_helping(handler);
+    run_chain(cpu);
+    Ok(())
 }
 
-/// Whether the chain of calls from `from` leads to `to`.
+/// Whether the chain of calls from `from` leads to `to`, or so far that nobody looks.
 fn waits_for(from: Ref<Context>, to: Ref<Context>) -> bool {
-    let mut context = from;
-    for _ in 0..=sched::LONGEST_CHAIN {
-        if context == to {
-            return true;
-        }
-        match (context.state.get(), context.callee.get()) {
-            (State::InCall | State::Helping, Some(callee)) => context = callee.context(),
-            _ => return false,
-        }
-    }
-    true
+    from.chain().zip(0..).any(|(context, links)| context == to || links > sched::LONGEST_CHAIN)
 }
 
 /// Goes on with whatever the current scheduling context leads to now.
@@ -114,7 +110,11 @@ fn run_chain(cpu: &Cpu) {
 }
 
 /// System call [`abi::Op::Call`].
-pub fn call(cpu: &Cpu, thread: Ref<Thread>, portal: Cap<kind::Portal, CALL>) -> Result<(), Status> {
+pub fn call(
+    cpu: &Cpu,
+    thread: Ref<Thread>,
+    portal: Cap<kind::Portal, CALL>,
+) -> Result<(), Otherwise> {
     let (words, items) = lengths(thread.with_frame(|frame| frame.tag()))?;
     let portal = thread.domain.object_of_hot_path(portal)?;
     // Once: the portal may end on another CPU, and capabilities must not arrive without their message.
@@ -124,84 +124,72 @@ pub fn call(cpu: &Cpu, thread: Ref<Thread>, portal: Cap<kind::Portal, CALL>) -> 
         && can_enter(cpu, thread.context(), handler)
         && delegate::transfer(thread, handler, items)? == Progress::Again
     {
-        thread.with_frame(Frame::restart);
-        return Ok(());
+        return Err(Otherwise::Restart);
     }
-    match enter(cpu, thread.context(), handler) {
-        Ok(handler) => {
-            handler.context.reply_path.set(ReplyPath::Thread);
-            let message = thread.with_frame(|frame| frame.message());
-            copy_words(thread, handler, words);
-            handler.with_frame(|frame| {
-                frame.receive(portal.identity, words, items);
-                frame.set_message(&message);
-            });
-            Ok(())
-        }
-        Err(Refusal::Busy) => {
-            thread.with_frame(Frame::restart);
-            Ok(())
-        }
-        Err(Refusal::Status(status)) => Err(status),
-    }
+    let handler = enter(cpu, thread.context(), handler)?.ok_or(Otherwise::Restart)?;
+    handler.context.reply_path.set(ReplyPath::Thread);
+    let message = thread.with_frame(|frame| frame.message());
+    copy_words(thread, handler, words);
+    handler.with_frame(|frame| {
+        frame.receive(portal.identity, words, items);
+        frame.set_message(&message);
+    });
+    Err(Otherwise::Written)
+}
+
+/// `handler` is idle from now on; whom it served, who does not go on yet.
+#[inline(always)]
+fn become_idle(handler: Ref<Thread>) -> Option<Ref<Context>> {
+    handler.context.state.set(State::Idle);
+    handler.context.depth.set(0);
+    handler.context.reply_path.set(ReplyPath::Thread);
+    handler.caller.take().inspect(|caller| caller.callee.set(None))
 }
 
 /// System call [`abi::Op::ReplyWait`].
-pub fn reply_wait(cpu: &Cpu, thread: Ref<Thread>) -> Result<(), Status> {
+pub fn reply_wait(cpu: &Cpu, thread: Ref<Thread>) -> Result<(), Otherwise> {
     let (words, items) = lengths(thread.with_frame(|frame| frame.tag()))?;
     if items > 0 {
         let client = thread.caller.get().and_then(|caller| caller.as_thread());
         let client = client.filter(|client| !client.in_exception.get());
         let client = client.ok_or(Status::BadArgument)?;
         if delegate::transfer(thread, client, items)? == Progress::Again {
-            thread.with_frame(Frame::restart);
-            return Ok(());
+            return Err(Otherwise::Restart);
         }
     }
-    thread.context.state.set(State::Idle);
-    thread.context.depth.set(0);
-    thread.context.reply_path.set(ReplyPath::Thread);
-    if let Some(caller) = thread.caller.take() {
-        caller.callee.set(None);
-        caller.state.set(State::Ready);
-        if let Some(client) = caller.as_thread() {
-            if client.in_exception.get() {
-                exception_reply(cpu, client, thread);
-            } else {
-                let message = thread.with_frame(|frame| frame.message());
-                copy_words(thread, client, words);
-                client.with_frame(|frame| {
-                    frame.set_message(&message);
-                    frame.set_arg(0, 0);
-                    frame.scrub();
-                    frame.set_result_tag(
-                        Tag::result(Status::Success, words as u16).with_items(items),
-                    );
-                });
-            }
-        } else if let Some(client) = caller.as_vcpu() {
-            let groups = thread.with_frame(|frame| frame.arg(1));
-            vcpu::resume(cpu, client, groups);
+    let caller = become_idle(thread);
+    if let Some(client) = caller.and_then(|caller| caller.as_thread()) {
+        client.context.state.set(State::Ready);
+        if client.in_exception.get() {
+            exception_reply(cpu, client, thread);
+        } else {
+            let message = thread.with_frame(|frame| frame.message());
+            copy_words(thread, client, words);
+            client.with_frame(|frame| {
+                frame.set_message(&message);
+                frame.set_arg(0, 0);
+                frame.scrub();
+                frame.set_result_tag(Tag::result(Status::Success, words as u16).with_items(items));
+            });
         }
+    } else if let Some(client) = caller.and_then(|caller| caller.as_vcpu()) {
+        let groups = thread.with_frame(|frame| frame.arg(1));
+        vcpu::resume(cpu, client, groups);
     }
     // Those who helped try their calls again.
-    thread.context.release_other_waiters(cpu, thread.context.sched.get());
+    thread.context.release_other_waiters(cpu);
     run_chain(cpu);
-    Ok(())
+    Err(Otherwise::Written)
 }
 
 /// As [`reply_wait`], for a handler whose reply path is [`ReplyPath::Vcpu`]; the vCPU, if it is to run next, unless the
 /// scheduler is to be asked.
 #[inline]
 pub fn reply_to_vcpu(cpu: &Cpu, handler: Ref<Thread>, groups: u64) -> Option<Ref<Vcpu>> {
-    handler.context.state.set(State::Idle);
-    handler.context.depth.set(0);
-    handler.context.reply_path.set(ReplyPath::Thread);
-    let Some(vcpu) = handler.caller.take().and_then(|caller| caller.as_vcpu()) else {
+    let Some(vcpu) = become_idle(handler).and_then(|caller| caller.as_vcpu()) else {
         run_chain(cpu);
         return None;
     };
-    vcpu.context.callee.set(None);
     vcpu::resume(cpu, vcpu, groups);
     if vcpu.context.state.get() == State::Ready {
         cpu.current.set(Some(vcpu.context()));
@@ -211,23 +199,18 @@ pub fn reply_to_vcpu(cpu: &Cpu, handler: Ref<Thread>, groups: u64) -> Option<Ref
     None
 }
 
-/// The handler `thread` ends: whoever waits for its reply gets a status, or, if it was told an exception or exit,
-/// never runs again.
-pub fn abandon(cpu: &Cpu, thread: Ref<Thread>) {
+/// `thread` never runs again. Whoever waits for its reply gets a status, or, if it was told an exception or exit, never
+/// runs again either.
+pub fn stop(cpu: &Cpu, thread: Ref<Thread>) {
     let mut link = Some(thread);
     // Calls nest at most so deep.
     for _ in 0..=MAX_CALL_DEPTH {
-        let Some(caller) = link.take().and_then(|thread| thread.caller.take()) else {
-            return;
-        };
+        let Some(thread) = link.take() else { return };
+        thread.context.stop(cpu);
+        let Some(caller) = thread.caller.take() else { return };
         caller.callee.set(None);
         match caller.as_thread() {
-            Some(client) if client.in_exception.get() => {
-                client.in_exception.set(false);
-                link = Some(client);
-                client.context.state.set(State::Stopped);
-                client.context.release_waiters(cpu);
-            }
+            Some(client) if client.in_exception.replace(false) => link = Some(client),
             Some(client) => {
                 client.with_frame(|frame| {
                     // A call on the fast path has not done it.
@@ -238,42 +221,26 @@ pub fn abandon(cpu: &Cpu, thread: Ref<Thread>) {
             }
             None => {
                 log::warning!("vCPU stopped: its handler ended");
-                if let Some(client) = caller.as_vcpu() {
-                    vcpu::stop(cpu, client);
-                }
+                caller.stop(cpu);
             }
         }
     }
 }
 
-/// `thread` never runs again.
-fn stop(cpu: &Cpu, thread: Ref<Thread>) {
-    thread.context.state.set(State::Stopped);
-    thread.context.release_waiters(cpu);
-    abandon(cpu, thread);
-    cpu.reschedule.set(true);
-}
-
 /// Copies `count` message words from one UTCB to the other, each read once.
 fn copy_words(from: Ref<Thread>, to: Ref<Thread>, count: usize) {
-    let head = (abi::PAGE_SIZE / 8) - WORDS;
-    to.utcb.copy(from.utcb, head, count);
+    to.utcb.copy(from.utcb, MESSAGE, count);
 }
 
 /// Tells the exception of `thread`, the current context, to its handler.
 pub fn raise(cpu: &Cpu, thread: Ref<Thread>, exception: Exception) {
-    let portal = thread.domain.find::<Portal>(thread.exception_portal, Rights::CALL);
-    match portal
-        .map_err(Refusal::Status)
-        .and_then(|p| enter(cpu, thread.context(), p.handler()).map(|handler| (handler, p)))
-    {
-        Ok((handler, portal)) => {
+    match enter_portal(cpu, thread.context(), &thread.domain, thread.exception_portal) {
+        Ok(Some((portal, handler))) => {
             thread.in_exception.set(true);
             let (gprs, ip, sp, flags) =
                 thread.with_frame(|f| (f.gprs(), f.ip(), f.sp(), f.flags()));
-            let head = (abi::PAGE_SIZE / 8) - WORDS;
             for (i, &value) in gprs.iter().enumerate() {
-                handler.utcb.write(head + i, value);
+                handler.utcb.write(MESSAGE + i, value);
             }
             handler.with_frame(|frame| {
                 frame.receive(portal.identity, gprs.len(), 0);
@@ -281,8 +248,8 @@ pub fn raise(cpu: &Cpu, thread: Ref<Thread>, exception: Exception) {
                 frame.set_message(&[vector, error, address, ip, sp, flags, 0, 0]);
             });
         }
-        Err(Refusal::Busy) => thread.pending.set(Some(exception)),
-        Err(Refusal::Status(status)) => {
+        Ok(None) => thread.pending.set(Some(exception)),
+        Err(status) => {
             log::warning!(
                 "thread stopped: exception {} at {} has no handler: {}",
                 Dec(exception.vector),
@@ -301,14 +268,13 @@ fn exception_reply(cpu: &Cpu, client: Ref<Thread>, handler: Ref<Thread>) {
     if !action.contains(ExceptionReply::RESUME) {
         return stop(cpu, client);
     }
-    let head = (abi::PAGE_SIZE / 8) - WORDS;
     // Whether what it goes on with can be another system call than the one that is not finished.
     let mut anew = false;
     client.with_frame(|frame| {
         if action.contains(ExceptionReply::SET_GPRS) {
             let mut gprs = frame.gprs();
             for (i, value) in gprs.iter_mut().enumerate() {
-                let new = handler.utcb.read(head + i);
+                let new = handler.utcb.read(MESSAGE + i);
                 anew |= *value != new;
                 *value = new;
             }

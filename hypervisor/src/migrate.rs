@@ -5,7 +5,7 @@
 
 use crate::cell::{CpuCell, Ref};
 use crate::context::{Context, State};
-use crate::cpu::{self, Cpu};
+use crate::cpu::{self, Cpu, Work};
 use crate::notification;
 use crate::object::Ending;
 use crate::sched;
@@ -49,7 +49,7 @@ pub struct Migration {
 
 impl Migration {
     /// Nobody asks.
-    pub const fn new() -> Migration {
+    pub const fn none() -> Migration {
         Migration {
             phase: AtomicU16::new(FREE),
             request: CpuCell::new(None),
@@ -58,17 +58,6 @@ impl Migration {
             deadline: CpuCell::new(None),
             replenish: CpuCell::new(None),
         }
-    }
-
-    fn end(&self, result: Result<(), Status>) {
-        let phase = result.map_or_else(|status| REFUSED | status as u16, |()| FREE);
-        self.phase.store(phase, Ordering::Release);
-    }
-}
-
-impl Default for Migration {
-    fn default() -> Migration {
-        Migration::new()
     }
 }
 
@@ -87,7 +76,7 @@ pub fn ask(tree: &Tree, context: Ref<Context>, request: Request) -> Result<(), S
     } else if let Some(vcpu) = context.as_vcpu() {
         vcpu.guest.runs_on(tree, request.to);
     }
-    cpu::by_index(context.cpu()).post_migration(context);
+    cpu::by_index(context.cpu()).post(Work::Migration(context));
     Ok(())
 }
 
@@ -104,61 +93,56 @@ pub fn answer(context: Ref<Context>, to: u32) -> Result<Progress, Status> {
 
 /// On the CPU whose inbox `context` was in: lets go of it, in steps, or takes it up.
 pub fn serve(cpu: &Cpu, context: Ref<Context>) -> Progress {
-    let result = if context.state.get() == State::Moving {
+    let phase = match context.migration.request.get() {
         // Also what is ending: it ends where it has arrived.
-        arrive(cpu, context);
-        Ok(())
-    } else if context.header.ending() != Ending::Alive {
-        Err(Status::Dead)
-    } else {
-        match context.migration.request.get() {
-            Some(request) if request.to != cpu.index => match may_leave(context, &request) {
-                Ok(()) => return leave(cpu, context, &request),
-                Err(status) => Err(status),
-            },
-            _ => Ok(()),
+        _ if context.state.get() == State::Moving => {
+            arrive(cpu, context);
+            FREE
         }
+        _ if context.header.ending() != Ending::Alive => REFUSED | Status::Dead as u16,
+        Some(request) if request.to != cpu.index => match leave(cpu, context, &request) {
+            Ok(progress) => return progress,
+            Err(status) => REFUSED | status as u16,
+        },
+        _ => FREE,
     };
-    context.migration.end(result);
+    context.migration.phase.store(phase, Ordering::Release);
     Progress::Done
 }
 
 fn may_leave(context: Ref<Context>, request: &Request) -> Result<(), Status> {
     let serves = context.as_thread().is_some_and(|thread| thread.caller.get().is_some());
-    match context.state.get() {
-        State::Stopped => return Err(Status::Dead),
-        State::InCall | State::Helping => return Err(Status::Busy),
-        _ if serves || context.is_to_start() => return Err(Status::Busy),
-        _ => {}
-    }
-    match context.sched.get() {
-        Some(sched) if sched.header.ending() != Ending::Alive => Err(Status::Busy),
-        Some(sched) if !request.limit.includes(sched.limit()) => Err(Status::Denied),
+    match (context.state.get(), context.sched.get()) {
+        (State::Stopped, _) => Err(Status::Dead),
+        (State::InCall | State::Helping, _) => Err(Status::Busy),
+        _ if serves => Err(Status::Busy),
+        // Its CPU has not been told yet what is bound to it.
+        (_, None) if context.started.load(Ordering::Acquire) => Err(Status::Busy),
+        (_, Some(sched)) if sched.header.ending() != Ending::Alive => Err(Status::Busy),
+        (_, Some(sched)) if !request.limit.includes(sched.limit()) => Err(Status::Denied),
         _ => Ok(()),
     }
 }
 
-/// Lets go of `context`, which neither calls nor is called. Nothing runs between the steps.
-fn leave(cpu: &Cpu, context: Ref<Context>, request: &Request) -> Progress {
+/// Lets go of `context`, if it neither calls nor is called. Nothing runs between the steps.
+fn leave(cpu: &Cpu, context: Ref<Context>, request: &Request) -> Result<Progress, Status> {
+    may_leave(context, request)?;
     let migration = &context.migration;
     // Those who help try their calls again, which fail: it is on another CPU then.
     if context.dismiss_helpers() == Progress::Again {
-        return Progress::Again;
+        return Ok(Progress::Again);
     }
     let sched = context.sched.get();
     // Whoever binds one meanwhile finds out by the mark that it goes, or that it has gone.
-    if sched.is_none() && context.set_started(true) {
-        migration.end(Err(Status::Busy));
-        return Progress::Done;
+    if sched.is_none() && context.started.swap(true, Ordering::AcqRel) {
+        return Err(Status::Busy);
     }
     context.release_waiters(cpu);
     evict(cpu, context);
     if let Some(vcpu) = context.as_vcpu() {
         vcpu.exit_base.set(request.exit_base);
     }
-    let armed = context.timeout.is_armed();
-    migration.deadline.set(armed.then(|| context.timeout.deadline()));
-    cpu.timeouts.disarm(&context.timeout);
+    migration.deadline.set(cpu.timeouts.disarm(&context.timeout));
     migration.replenish.set(sched.and_then(|sched| sched::leave(cpu, sched)));
     if cpu.current.get() == Some(context) {
         cpu.current.set(None);
@@ -168,9 +152,9 @@ fn leave(cpu: &Cpu, context: Ref<Context>, request: &Request) -> Progress {
     context.state.set(State::Moving);
     cpu::by_index(request.to).post_arrival(context, sched);
     if sched.is_none() {
-        context.set_started(false);
+        context.started.store(false, Ordering::Release);
     }
-    Progress::Done
+    Ok(Progress::Done)
 }
 
 /// Takes to memory what of `context` is resident on this CPU.

@@ -5,7 +5,7 @@
 
 use crate::cell::{CpuCell, Ref};
 use crate::context::{Context, State};
-use crate::cpu::{self, Cpu};
+use crate::cpu::{self, Cpu, Work};
 use crate::object::{Header, Object};
 use crate::space::Progress;
 use crate::sync::TicketMutex;
@@ -139,7 +139,7 @@ fn waiter_here(cpu: &Cpu, notification: Ref<Notification>) -> Option<(Ref<Contex
         return Some((context, waiter.ended));
     }
     // Before the lock is released: once a notification is closed and has no waiter, it enters no inbox.
-    cpu::by_index(context.cpu()).post(notification);
+    cpu::by_index(context.cpu()).post(Work::Notification(notification));
     None
 }
 
@@ -169,7 +169,7 @@ pub fn signal_later(notification: Ref<Notification>, bits: u64) {
     let waiter = notification.waiter.lock();
     if let Some(context) = waiter.context {
         // Under the lock, as in `waiter_here`.
-        cpu::by_index(context.cpu()).post(notification);
+        cpu::by_index(context.cpu()).post(Work::Notification(notification));
     }
 }
 
@@ -182,7 +182,7 @@ pub fn end_through(notification: Ref<Notification>, link: u32) {
     {
         waiter.ended = true;
         // Under the lock, as in `waiter_here`.
-        cpu::by_index(context.cpu()).post(notification);
+        cpu::by_index(context.cpu()).post(Work::Notification(notification));
     }
 }
 

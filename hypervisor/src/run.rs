@@ -3,7 +3,6 @@
 use crate::arch;
 use crate::cpu::Cpu;
 use crate::space::Progress;
-use crate::thread::Thread;
 use crate::{ipc, sched, vcpu};
 
 /// Runs whatever is to run on this CPU, until the next kernel entry.
@@ -23,17 +22,10 @@ pub fn run(cpu: &'static Cpu) -> ! {
         if let Some(vcpu) = current.as_vcpu() {
             vcpu::run(cpu, vcpu);
         } else if let Some(thread) = current.as_thread() {
-            run_thread(cpu, &thread);
+            match thread.pending.take() {
+                Some(exception) => ipc::raise(cpu, thread, exception),
+                None => arch::resume_thread(cpu, &thread),
+            }
         }
     }
-}
-
-fn run_thread(cpu: &Cpu, thread: &Thread) {
-    if let Some(exception) = thread.pending.take() {
-        if let Some(current) = cpu.current.get().and_then(|current| current.as_thread()) {
-            ipc::raise(cpu, current, exception);
-        }
-        return;
-    }
-    arch::resume_thread(cpu, thread)
 }

@@ -34,7 +34,8 @@ pub struct Sched {
     queued: CpuCell<bool>,
     /// Whether its overrun was told in this period.
     pub overrun_told: CpuCell<bool>,
-    bound: AtomicBool,
+    /// Whether it is bound.
+    pub bound: AtomicBool,
     /// Ticks per period; 0: no limit.
     pub budget: u64,
     /// Period in ticks.
@@ -100,21 +101,6 @@ impl Sched {
     pub fn limit(&self) -> TimeLimit {
         TimeLimit { priority: self.priority, partition: self.partition }
     }
-
-    /// Says whether it is bound; returns what was before.
-    pub fn set_bound(&self, bound: bool) -> bool {
-        self.bound.swap(bound, Ordering::AcqRel)
-    }
-
-    /// The scheduling context that `timeout` is in.
-    ///
-    /// # Safety
-    /// `timeout` is the `replenish` field of a live `Sched`.
-    pub unsafe fn of_timeout(timeout: Ref<Timeout>) -> Ref<Sched> {
-        let offset = offset_of!(Sched, replenish) as u64;
-        // SAFETY: by the caller's word, the object starts that far before its field.
-        unsafe { Ref::from_address(timeout.address() - offset) }
-    }
 }
 
 /// Ready scheduling contexts of one partition, by priority, first in first out: rings.
@@ -124,17 +110,13 @@ struct RunQueue {
 }
 
 impl RunQueue {
-    const fn new() -> RunQueue {
-        RunQueue { occupied: CpuCell::new(0), heads: [const { CpuCell::new(None) }; PRIORITIES] }
-    }
+    const EMPTY: RunQueue =
+        RunQueue { occupied: CpuCell::new(0), heads: [const { CpuCell::new(None) }; PRIORITIES] };
 
     /// The highest priority that has somebody ready.
     #[inline]
-    fn top(&self) -> Option<u8> {
-        match self.occupied.get() {
-            0 => None,
-            bits => Some((127 - bits.leading_zeros()) as u8),
-        }
+    fn top(&self) -> Option<u32> {
+        self.occupied.get().checked_ilog2()
     }
 
     fn enqueue(&self, sched: Ref<Sched>, front: bool) {
@@ -180,8 +162,6 @@ pub struct RunQueues {
     occupied: CpuCell<u8>,
     /// Partitions that may run.
     open: CpuCell<u8>,
-    /// What both have in common.
-    runnable: CpuCell<u8>,
     /// The partition that goes first among equals.
     turn: CpuCell<u8>,
     /// Somebody looked, and nobody was ready who is as important as what runs; since then neither was anybody added nor
@@ -196,12 +176,11 @@ pub const SETTLED: usize = offset_of!(RunQueues, settled);
 
 impl RunQueues {
     /// Empty queues, of which all may run.
-    pub const fn new() -> RunQueues {
+    pub const fn empty() -> RunQueues {
         RunQueues {
-            partitions: [const { RunQueue::new() }; PARTITIONS],
+            partitions: [const { RunQueue::EMPTY }; PARTITIONS],
             occupied: CpuCell::new(0),
             open: CpuCell::new(u8::MAX),
-            runnable: CpuCell::new(0),
             turn: CpuCell::new(0),
             settled: CpuCell::new(false),
         }
@@ -211,12 +190,11 @@ impl RunQueues {
     pub fn set_open(&self, partitions: u8) {
         self.settled.set(false);
         self.open.set(partitions);
-        self.set_occupied(self.occupied.get());
     }
 
-    fn set_occupied(&self, partitions: u8) {
-        self.occupied.set(partitions);
-        self.runnable.set(partitions & self.open.get());
+    /// Partitions that may run and that somebody is ready in.
+    fn runnable(&self) -> u8 {
+        self.occupied.get() & self.open.get()
     }
 
     /// Whether somebody is ready who may run and is at least as important as `running`.
@@ -225,78 +203,76 @@ impl RunQueues {
         if self.settled.get() {
             return false;
         }
-        let contend = self.runnable.get() != 0 && self.top() >= running.map(|sched| sched.priority);
+        let contend =
+            self.runnable() != 0 && self.top() >= running.map(|sched| sched.priority.into());
         self.settled.set(!contend);
         contend
     }
 
     /// The highest priority of who is ready and may run.
     #[cold]
-    fn top(&self) -> Option<u8> {
-        let runs = |&(i, _): &(usize, &RunQueue)| self.runnable.get() & 1 << i != 0;
-        let queues = self.partitions.iter().enumerate().filter(runs);
-        queues.filter_map(|(_, queue)| queue.top()).max()
+    fn top(&self) -> Option<u32> {
+        self.best().map(|(top, _)| top)
     }
 
-    fn is_open(&self, sched: Ref<Sched>) -> bool {
-        self.open.get() & 1 << (sched.partition as usize % PARTITIONS) != 0
-    }
-
-    /// Appends `sched`, or with `front` puts it first. Nothing happens if it is queued.
-    fn enqueue(&self, sched: Ref<Sched>, front: bool) {
-        if !sched.queued.get() {
-            let partition = sched.partition as usize % PARTITIONS;
-            sched.queued.set(true);
-            self.settled.set(false);
-            self.partitions[partition].enqueue(sched, front);
-            self.set_occupied(self.occupied.get() | 1 << partition);
-        }
-    }
-
-    /// Takes `sched` out, if it is in.
-    fn remove(&self, sched: Ref<Sched>) {
-        if sched.queued.get() {
-            let partition = sched.partition as usize % PARTITIONS;
-            sched.queued.set(false);
-            self.partitions[partition].remove(sched);
-            if self.partitions[partition].top().is_none() {
-                self.set_occupied(self.occupied.get() & !(1 << partition));
-            }
-        }
-    }
-
-    /// Whose turn it is after `sched`, which was put into its queue, in front or not.
-    fn pass_turn(&self, sched: Ref<Sched>, front: bool) {
-        self.turn.set(sched.partition + u8::from(!front));
-    }
-
-    /// Takes the first one of the highest priority of the partitions that may run.
-    fn pop(&self) -> Option<Ref<Sched>> {
-        self.settled.set(false);
+    /// The same, and whose it is; among partitions of equals that whose turn it is.
+    #[inline(always)]
+    fn best(&self) -> Option<(u32, &RunQueue)> {
         let turn = u32::from(self.turn.get());
-        let mut left = self.runnable.get().rotate_right(turn);
-        let mut best: Option<(u8, &RunQueue)> = None;
+        let mut left = self.runnable().rotate_right(turn);
+        let mut best: Option<(u32, &RunQueue)> = None;
         while left != 0 {
-            let partition = (left.trailing_zeros() + turn) as usize % PARTITIONS;
+            let queue = &self.partitions[(left.trailing_zeros() + turn) as usize % PARTITIONS];
             left &= left - 1;
-            let queue = &self.partitions[partition];
             if let Some(top) = queue.top()
                 && best.is_none_or(|(highest, _)| highest < top)
             {
                 best = Some((top, queue));
             }
         }
-        let (top, queue) = best?;
+        best
+    }
+
+    fn is_open(&self, sched: Ref<Sched>) -> bool {
+        self.open.get() & bit(sched) != 0
+    }
+
+    fn queue(&self, sched: Ref<Sched>) -> &RunQueue {
+        &self.partitions[sched.partition as usize % PARTITIONS]
+    }
+
+    /// Appends `sched`, or with `front` puts it first. Nothing happens if it is queued.
+    fn enqueue(&self, sched: Ref<Sched>, front: bool) {
+        if !sched.queued.replace(true) {
+            self.settled.set(false);
+            self.queue(sched).enqueue(sched, front);
+            self.occupied.set(self.occupied.get() | bit(sched));
+        }
+    }
+
+    /// Takes `sched` out, if it is in.
+    fn remove(&self, sched: Ref<Sched>) {
+        if sched.queued.replace(false) {
+            self.queue(sched).remove(sched);
+            if self.queue(sched).top().is_none() {
+                self.occupied.set(self.occupied.get() & !bit(sched));
+            }
+        }
+    }
+
+    /// Takes the first one of the highest priority of the partitions that may run.
+    fn pop(&self) -> Option<Ref<Sched>> {
+        self.settled.set(false);
+        let (top, queue) = self.best()?;
         let first = queue.heads[top as usize % PRIORITIES].get()?;
         self.remove(first);
         Some(first)
     }
 }
 
-impl Default for RunQueues {
-    fn default() -> RunQueues {
-        RunQueues::new()
-    }
+/// The partition of `sched`.
+fn bit(sched: Ref<Sched>) -> u8 {
+    1 << (sched.partition as usize % PARTITIONS)
 }
 
 /// What a scheduling context would run now.
@@ -318,23 +294,18 @@ pub const LONGEST_CHAIN: usize = 2 * abi::MAX_CALL_DEPTH;
 pub fn activation(home: Ref<Context>) -> Activation {
     let mut context = home;
     for _ in 0..=LONGEST_CHAIN {
-        match context.state.get() {
-            State::Ready => return Activation::Run(context),
-            State::InCall => match context.callee.get() {
-                Some(callee) => context = callee.context(),
-                None => return Activation::Blocked(context),
-            },
-            State::Helping => match context.callee.get() {
-                Some(handler) if handler.is_busy() => {
-                    // It was called again meanwhile, by who did not know that it is helped.
-                    handler.context.reply_path.set(ReplyPath::General);
-                    context = handler.context();
-                }
-                _ => {
-                    context.stop_helping();
-                    return Activation::Run(context);
-                }
-            },
+        match (context.state.get(), context.callee.get()) {
+            (State::Ready, _) => return Activation::Run(context),
+            (State::InCall, Some(callee)) => context = callee.context(),
+            (State::Helping, Some(handler)) if handler.is_busy() => {
+                // It was called again meanwhile, by who did not know that it is helped.
+                handler.context.reply_path.set(ReplyPath::General);
+                context = handler.context();
+            }
+            (State::Helping, _) => {
+                context.stop_helping();
+                return Activation::Run(context);
+            }
             _ => return Activation::Blocked(context),
         }
     }
@@ -351,17 +322,16 @@ fn settle(cpu: &Cpu, now: u64) {
 /// Puts `sched` where it belongs after it ran: the run queue, or, if its budget is spent, to wait for the next
 /// period.
 fn requeue(cpu: &Cpu, sched: Ref<Sched>, now: u64, front: bool) {
-    if sched.budget == 0 && (sched.left.get() == 0 || !front) {
+    let front = front && sched.left.get() != 0;
+    if sched.budget == 0 && !front {
         sched.left.set(cpu.time_slice);
-        cpu.run_queues.enqueue(sched, false);
-        cpu.run_queues.pass_turn(sched, false);
     } else if sched.left.get() == 0 {
         cpu.timeouts.arm(&sched.replenish, now.saturating_add(sched.period - sched.budget));
-        is_spent(sched);
-    } else {
-        cpu.run_queues.enqueue(sched, front);
-        cpu.run_queues.pass_turn(sched, front);
+        return is_spent(sched);
     }
+    cpu.run_queues.enqueue(sched, front);
+    // Who goes last passes the turn on to the next partition.
+    cpu.run_queues.turn.set(sched.partition + u8::from(!front));
 }
 
 /// The budget of `sched`, which is in no queue, is spent: tells that, or waits until who runs on it would go on.
@@ -382,8 +352,7 @@ pub fn replenished(cpu: &Cpu, sched: Ref<Sched>) {
     sched.left.set(sched.budget);
     sched.overrun_told.set(false);
     // While its start is on the way here, another CPU has said what its home is, and its link is the inbox's.
-    let begun = |home: &Ref<Context>| home.sched.get() == Some(sched);
-    if sched.home.get().filter(begun).is_some() {
+    if sched.home.get().is_some_and(|home| home.sched.get() == Some(sched)) {
         ready(cpu, sched);
     }
 }
@@ -426,32 +395,19 @@ fn withdraw(cpu: &Cpu, sched: Ref<Sched>) {
 pub fn unbind(cpu: &Cpu, sched: Ref<Sched>) {
     sched.home.set(None);
     withdraw(cpu, sched);
-    sched.set_bound(false);
+    sched.bound.store(false, Ordering::Release);
 }
 
 /// Takes `sched`, which goes to another CPU with its home, away from this one; if its budget is spent, when it comes back.
 pub fn leave(cpu: &Cpu, sched: Ref<Sched>) -> Option<u64> {
     withdraw(cpu, sched);
-    let spent = sched.replenish.is_armed();
-    cpu.timeouts.disarm(&sched.replenish);
-    spent.then(|| sched.replenish.deadline())
-}
-
-/// Takes `sched`, which is about to end, away from the CPU, wherever it is.
-pub fn remove(cpu: &Cpu, sched: Ref<Sched>) {
-    unbind(cpu, sched);
-    cpu.timeouts.disarm(&sched.replenish);
+    cpu.timeouts.disarm(&sched.replenish)
 }
 
 /// Lets everybody compete again whose chain of calls passes through `context`, which is about to end.
 pub fn release_chain(cpu: &Cpu, context: Ref<Context>) {
-    let mut link = Some(context);
     // Nobody waits further away than `activation` goes.
-    for _ in 0..=LONGEST_CHAIN {
-        let Some(context) = link else { return };
-        context.release_waiters(cpu);
-        link = context.callee.get().map(|callee| callee.context());
-    }
+    context.chain().take(LONGEST_CHAIN + 1).for_each(|link| link.release_waiters(cpu));
 }
 
 /// Chooses what runs next: sets `cpu.sched` and `cpu.current`. With `Again` the choice is not made yet: interrupts are

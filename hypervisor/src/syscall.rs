@@ -18,30 +18,26 @@ use crate::platform;
 use crate::slot::{self, Slot, Tree};
 use crate::space::{self, Progress};
 use crate::thread::{Exception, Sync, Thread};
-use crate::{delegate, destroy, epoch, ipc, time};
+use crate::{delegate, destroy, epoch, ipc, migrate, time};
 use abi::argument::right::CREATE;
 use abi::argument::{Cap, LogBytes, Words};
 use abi::operation::{Operation, are_narrow};
 use abi::utcb::exception;
 use abi::{LOG_CHUNK, Op, Selector, Status, call, kind};
 
-/// How a system call that has not switched to another context ends.
-enum Outcome {
-    /// With this status in the caller's registers.
-    Return(Result<(), Status>),
-    /// The operation has written the registers itself, or the caller does not go on now.
-    Written,
+/// How a system call ends that does not put success into the caller's registers.
+pub enum Otherwise {
+    /// It has failed.
+    Fail(Status),
     /// It has to go on: the instruction is executed again.
     Restart,
+    /// The operation has written the registers itself, or the caller does not go on now.
+    Written,
 }
 
-impl From<Result<Progress, Status>> for Outcome {
-    fn from(result: Result<Progress, Status>) -> Outcome {
-        match result {
-            Ok(Progress::Done) => Outcome::Return(Ok(())),
-            Ok(Progress::Again) => Outcome::Restart,
-            Err(status) => Outcome::Return(Err(status)),
-        }
+impl From<Status> for Otherwise {
+    fn from(status: Status) -> Otherwise {
+        Otherwise::Fail(status)
     }
 }
 
@@ -54,68 +50,53 @@ pub fn dispatch(cpu: &Cpu, thread: Ref<Thread>, syndrome: u64) {
     }
     let tag = thread.with_frame(|frame| frame.tag());
     latency::is(Path::SystemCall(tag.op()));
-    let outcome = match Op::from_code(tag.op()) {
-        None => Outcome::Return(Err(Status::BadOperation)),
-        Some(op) if tag.has_reserved() => refuse(thread, op),
+    let op = Op::from_code(tag.op());
+    let result = match op {
+        None => Err(Status::BadOperation.into()),
+        Some(_) if tag.has_reserved() => Err(Status::BadArgument.into()),
         Some(op) => execute(cpu, thread, op),
     };
-    match outcome {
-        Outcome::Return(Ok(())) => thread.with_frame(|frame| frame.set_result(Status::Success)),
-        Outcome::Return(Err(status)) => thread.with_frame(|frame| {
-            frame.set_result(status);
-            // Only operations that are known charge anybody.
-            if let (Status::Quota, Some(op)) = (status, Op::from_code(tag.op())) {
-                frame.set_arg(1, op.payer());
-            }
-        }),
-        Outcome::Written => {}
-        Outcome::Restart => thread.with_frame(Frame::restart),
+    match result {
+        Ok(()) => thread.with_frame(|frame| frame.set_result(Status::Success)),
+        Err(Otherwise::Written) => {}
+        Err(Otherwise::Restart) => thread.with_frame(Frame::restart),
+        Err(Otherwise::Fail(status)) => thread.with_frame(|frame| fail(frame, op, status)),
     }
 }
 
-/// The tag of a call of a known operation is not in order.
+/// `op`, if it is a known one, has failed with `status`.
 #[cold]
-fn refuse(thread: Ref<Thread>, op: Op) -> Outcome {
-    let result = Err(Status::BadArgument);
-    match op {
-        Op::Call | Op::ReplyWait => written(thread, result),
-        _ => Outcome::Return(result),
+fn fail(frame: &mut Frame, op: Option<Op>, status: Status) {
+    // Who calls or replies gets back only what those preserve, even if they fail.
+    if matches!(op, Some(Op::Call | Op::ReplyWait)) {
+        frame.scrub();
+    }
+    frame.set_result(status);
+    // Only operations that are known charge anybody.
+    if let (Status::Quota, Some(op)) = (status, op) {
+        frame.set_arg(1, op.payer());
     }
 }
 
-/// How a call or reply ends. If it succeeds, it has written the registers itself; else those that it does not preserve are
-/// scrubbed all the same.
-#[inline(always)]
-fn written(thread: Ref<Thread>, result: Result<(), Status>) -> Outcome {
-    if result.is_ok() {
-        return Outcome::Written;
-    }
-    thread.with_frame(Frame::scrub);
-    Outcome::Return(result)
-}
-
-fn execute(cpu: &Cpu, thread: Ref<Thread>, op: Op) -> Outcome {
+fn execute(cpu: &Cpu, thread: Ref<Thread>, op: Op) -> Result<(), Otherwise> {
     let domain = &*thread.domain;
     let locked: fn(&Caller) -> Result<(), Status> = match op {
-        Op::Call => {
-            let result = arguments::<call::Call>(thread);
-            return written(thread, result.and_then(|call| ipc::call(cpu, thread, call.portal)));
-        }
-        Op::ReplyWait => return written(thread, ipc::reply_wait(cpu, thread)),
-        Op::Signal => return Outcome::Return(signal(cpu, thread)),
-        Op::Wait => return wait(cpu, thread).unwrap_or_else(|status| Outcome::Return(Err(status))),
+        Op::Call => return ipc::call(cpu, thread, arguments::<call::Call>(thread)?.portal),
+        Op::ReplyWait => return ipc::reply_wait(cpu, thread),
+        Op::Signal => return Ok(signal(cpu, thread)?),
+        Op::Wait => return wait(cpu, thread),
         Op::Yield => {
             cpu.yielded.set(true);
             cpu.reschedule.set(true);
-            return Outcome::Return(Ok(()));
+            return Ok(());
         }
-        Op::InterruptAck => return Outcome::Return(interrupt_ack(cpu, thread)),
-        Op::LogWrite => return Outcome::Return(log_write(thread)),
-        Op::LogRead => return Outcome::Return(log_read(thread)),
-        Op::Power => return Outcome::Return(power(thread)),
-        Op::Revoke | Op::Delete => return revoke(cpu, thread, op).into(),
-        Op::Map => return map(thread).into(),
-        Op::Migrate => return migrate(thread).into(),
+        Op::InterruptAck => return Ok(interrupt_ack(cpu, thread)?),
+        Op::LogWrite => return Ok(log_write(thread)?),
+        Op::LogRead => return Ok(log_read(thread)?),
+        Op::Power => return Ok(power(thread)?),
+        Op::Revoke | Op::Delete => return revoke(cpu, thread, op),
+        Op::Map => return map(thread),
+        Op::Migrate => return migrate(thread),
         Op::CreateDomain => |caller| create::create(caller, create::domain),
         Op::CreateSpace => |caller| create::create(caller, create::space),
         Op::CreateThread => |caller| create::create(caller, create::thread),
@@ -136,14 +117,12 @@ fn execute(cpu: &Cpu, thread: Ref<Thread>, op: Op) -> Outcome {
         Op::BindDoorbell => doorbell::bind,
     };
     // While another CPU changes the tree, this one waits in user mode.
-    let Some(tree) = slot::try_lock() else {
-        return Outcome::Restart;
-    };
+    let tree = slot::try_lock().ok_or(Otherwise::Restart)?;
     let words = thread.with_frame(|frame| frame.args());
     if !are_narrow(&words, op.narrow()) {
-        return Outcome::Return(Err(Status::BadArgument));
+        return Err(Status::BadArgument.into());
     }
-    Outcome::Return(locked(&Caller { cpu, tree: &tree, thread, domain, words: &words }))
+    Ok(locked(&Caller { cpu, tree: &tree, thread, domain, words: &words })?)
 }
 
 /// Who calls, with the tree of derivations locked: the operation changes it, or binds to what is in it.
@@ -186,7 +165,7 @@ fn signal(cpu: &Cpu, thread: Ref<Thread>) -> Result<(), Status> {
 }
 
 #[inline(always)]
-fn wait(cpu: &Cpu, thread: Ref<Thread>) -> Result<Outcome, Status> {
+fn wait(cpu: &Cpu, thread: Ref<Thread>) -> Result<(), Otherwise> {
     let call: call::Wait = arguments(thread)?;
     let Held { slot, word, object: notification } = thread.domain.held(call.notification)?;
     let deadline = call.deadline;
@@ -196,7 +175,7 @@ fn wait(cpu: &Cpu, thread: Ref<Thread>) -> Result<Outcome, Status> {
         // Whoever takes the capability back looks for who waits through it afterwards.
         if !slot.still_holds(word) {
             notification.detach(thread.context());
-            return Err(Status::BadCapability);
+            return Err(Status::BadCapability.into());
         }
     }
     // Attached first, looked at second: a signal from another CPU is seen on one side or the other.
@@ -206,14 +185,14 @@ fn wait(cpu: &Cpu, thread: Ref<Thread>) -> Result<Outcome, Status> {
             notification.detach(thread.context());
         }
         thread.return_values(&call::Waited { bits });
-        return Ok(Outcome::Return(Ok(())));
+        return Ok(());
     }
     if deadline == 0 {
-        return Err(Status::Timeout);
+        return Err(Status::Timeout.into());
     }
     if notification.waiter() != Some(thread.context()) {
         // Bits were seen and then taken by somebody else: try again.
-        return Ok(Outcome::Restart);
+        return Err(Otherwise::Restart);
     }
     thread.context.notification.set(Some(notification));
     thread.context.state.set(State::Waiting);
@@ -221,7 +200,7 @@ fn wait(cpu: &Cpu, thread: Ref<Thread>) -> Result<Outcome, Status> {
         cpu.timeouts.arm(&thread.context.timeout, deadline);
     }
     cpu.reschedule.set(true);
-    Ok(Outcome::Written)
+    Err(Otherwise::Written)
 }
 
 /// The epoch whose end `thread` waits for since an earlier run of this system call.
@@ -236,7 +215,7 @@ fn synchronise(thread: Ref<Thread>, op: Op, selector: Selector, round: Round) {
 }
 
 /// Revocation and destruction return only when no CPU can use what was taken back.
-fn revoke(cpu: &Cpu, thread: Ref<Thread>, op: Op) -> Result<Progress, Status> {
+fn revoke(cpu: &Cpu, thread: Ref<Thread>, op: Op) -> Result<(), Otherwise> {
     // Those of both are the same.
     let selector = match op {
         Op::Revoke => arguments::<call::Revoke>(thread)?.capability.selector(),
@@ -246,60 +225,59 @@ fn revoke(cpu: &Cpu, thread: Ref<Thread>, op: Op) -> Result<Progress, Status> {
         // Not only capabilities: also those that are gone, but not what was derived from them.
         let slot = thread.domain.slot(selector).filter(|slot| !slot.is_free());
         let slot = slot.ok_or(Status::BadCapability)?;
-        let Some(tree) = slot::try_lock() else {
-            return Ok(Progress::Again);
-        };
+        let tree = slot::try_lock().ok_or(Otherwise::Restart)?;
         if destroy::revoke(cpu, &tree, slot, op == Op::Delete)? == Progress::Done {
             synchronise(thread, op, selector, epoch::begin());
         }
-        return Ok(Progress::Again);
+        return Err(Otherwise::Restart);
     };
     latency::is(Path::Reclaim);
     if !epoch::is_over(round) || destroy::reclaim() == Progress::Again {
-        return Ok(Progress::Again);
+        return Err(Otherwise::Restart);
     }
     thread.sync.set(None);
-    Ok(Progress::Done)
+    Ok(())
 }
 
 /// The CPU that holds the context lets go of it, and the other one takes it up, while this one goes through user mode.
-fn migrate(thread: Ref<Thread>) -> Result<Progress, Status> {
+fn migrate(thread: Ref<Thread>) -> Result<(), Otherwise> {
     let call: call::Migrate = arguments(thread)?;
-    let Some(tree) = slot::try_lock() else {
-        return Ok(Progress::Again);
-    };
+    let tree = slot::try_lock().ok_or(Otherwise::Restart)?;
     let selector = call.context.selector();
     let asked = synchronised(thread, Op::Migrate, selector).is_some();
     thread.sync.set(None);
-    let progress = time::migrate(&tree, &thread.domain, &call, asked)?;
-    if progress == Progress::Again {
-        synchronise(thread, Op::Migrate, selector, Round::NOBODY);
+    let context = thread.domain.context(call.context)?;
+    if !asked {
+        let to = create::check_cpu(call.cpu)?;
+        let limit = time::limit(&tree, &thread.domain, call.time, to)?;
+        migrate::ask(&tree, context, migrate::Request { to, limit, exit_base: call.portals })?;
+    } else if migrate::answer(context, call.cpu)? == Progress::Done {
+        return Ok(());
     }
-    Ok(progress)
+    synchronise(thread, Op::Migrate, selector, Round::NOBODY);
+    Err(Otherwise::Restart)
 }
 
-fn map(thread: Ref<Thread>) -> Result<Progress, Status> {
+fn map(thread: Ref<Thread>) -> Result<(), Otherwise> {
     let call: call::Map = arguments(thread)?;
     let selector = call.memory.selector();
     let Some(round) = synchronised(thread, Op::Map, selector) else {
-        let Some(tree) = slot::try_lock() else {
-            return Ok(Progress::Again);
-        };
-        let progress = space::map(&tree, &thread.domain, &call)?;
-        if progress == Progress::Again
-            || !space::is_port_mapping(&thread.domain, call.destination.0)
-        {
-            return Ok(progress);
+        let tree = slot::try_lock().ok_or(Otherwise::Restart)?;
+        if space::map(&tree, &thread.domain, &call)? == Progress::Again {
+            return Err(Otherwise::Restart);
+        }
+        if !space::is_port_mapping(&thread.domain, call.destination.0) {
+            return Ok(());
         }
         // CPUs that run in the space have a copy of its I/O permissions.
         synchronise(thread, Op::Map, selector, epoch::begin());
-        return Ok(Progress::Again);
+        return Err(Otherwise::Restart);
     };
     if !epoch::is_over(round) {
-        return Ok(Progress::Again);
+        return Err(Otherwise::Restart);
     }
     thread.sync.set(None);
-    Ok(Progress::Done)
+    Ok(())
 }
 
 fn interrupt_bind(caller: &Caller) -> Result<(), Status> {

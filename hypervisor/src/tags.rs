@@ -9,7 +9,7 @@ pub struct TagPool<const WORDS: usize> {
 
 impl<const WORDS: usize> TagPool<WORDS> {
     /// All numbers but 0 are free.
-    pub const fn new() -> TagPool<WORDS> {
+    pub const fn all_free() -> TagPool<WORDS> {
         let mut taken = [const { AtomicU64::new(0) }; WORDS];
         taken[0] = AtomicU64::new(1);
         TagPool { taken }
@@ -31,11 +31,5 @@ impl<const WORDS: usize> TagPool<WORDS> {
         if tag != 0 {
             self.taken[tag as usize / 64 % WORDS].fetch_and(!(1 << (tag % 64)), Ordering::Relaxed);
         }
-    }
-}
-
-impl<const WORDS: usize> Default for TagPool<WORDS> {
-    fn default() -> TagPool<WORDS> {
-        TagPool::new()
     }
 }

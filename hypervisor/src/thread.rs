@@ -12,7 +12,9 @@ use crate::ring::Ring;
 use crate::space::{Space, User};
 use abi::cap::Kind;
 use abi::operation::Registers;
+use abi::utcb::Utcb;
 use abi::{Op, Selector};
+use core::mem::offset_of;
 
 /// An exception that is to be told to the thread's handler.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,6 +37,9 @@ pub struct Sync {
     /// The epoch.
     pub round: Round,
 }
+
+/// Index of the first message word in a UTCB page.
+pub const MESSAGE: usize = offset_of!(Utcb, words) / 8;
 
 /// A thread: one page, with the context first.
 #[repr(C, align(64))]

@@ -1,4 +1,4 @@
-//! System calls about time: scheduling contexts, what they are made from and bound to, schedules, migration.
+//! System calls about time: scheduling contexts, what they are made from and bound to, schedules.
 
 use crate::binding::Binding;
 use crate::cpu;
@@ -6,19 +6,18 @@ use crate::create::{Payer, check_cpu};
 use crate::cyclic::Frame;
 use crate::domain::Domain;
 use crate::object::{self, AnyRef, Header};
+use crate::overrun;
 use crate::sched::Sched;
 use crate::slot::Tree;
-use crate::space::Progress;
 use crate::sync::atomic::Ordering;
 use crate::syscall::Caller;
-use crate::{migrate, overrun};
+use crate::thread::MESSAGE;
 use abi::argument::Cap;
 use abi::cap::{Kind, TimeLimit};
-use abi::utcb::WORDS;
 use abi::{Status, call, kind};
 
 /// What `time` allows on `cpu`.
-fn limit<const RIGHTS: u16>(
+pub fn limit<const RIGHTS: u16>(
     _tree: &Tree,
     caller: &Domain,
     time: Cap<kind::Time, RIGHTS>,
@@ -57,8 +56,7 @@ pub fn set_schedule(caller: &Caller) -> Result<(), Status> {
     let thread = caller.thread;
     let cpu = check_cpu(call.cpu)?;
     let words = thread.with_frame(|frame| frame.tag().utcb_words());
-    let head = abi::PAGE_SIZE / 8 - WORDS;
-    let frame = Frame::new(call.frame, words, |i| thread.utcb.read(head + i))?;
+    let frame = Frame::new(call.frame, words, |i| thread.utcb.read(MESSAGE + i))?;
     let limit = limit(caller.tree, caller.domain, call.time, cpu)?;
     if limit.partition != 0 {
         return Err(Status::Denied);
@@ -88,25 +86,4 @@ pub fn bind_overrun(caller: &Caller) -> Result<(), Status> {
     overrun::bind(sched, binding.target)?;
     binding.note(caller.tree);
     Ok(())
-}
-
-/// [`abi::Op::Migrate`]; `asked`: by an earlier run of this system call.
-pub fn migrate(
-    tree: &Tree,
-    caller: &Domain,
-    call: &call::Migrate,
-    asked: bool,
-) -> Result<Progress, Status> {
-    let context = caller.context(call.context)?;
-    if asked {
-        return migrate::answer(context, call.cpu);
-    }
-    let to = check_cpu(call.cpu)?;
-    let request = migrate::Request {
-        to,
-        limit: limit(tree, caller, call.time, to)?,
-        exit_base: call.portals,
-    };
-    migrate::ask(tree, context, request)?;
-    Ok(Progress::Again)
 }

@@ -5,6 +5,7 @@
 //! and so do arming, disarming and taking the first, but for a constant factor, whatever came before.
 
 use crate::cell::{CpuCell, Ref};
+use core::ptr;
 
 /// What happens when a timeout expires.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -46,11 +47,6 @@ impl Timeout {
     /// Whether it is in a queue.
     pub fn is_armed(&self) -> bool {
         self.rank.get() != 0
-    }
-
-    /// The deadline in counter ticks, meaningful while it is armed.
-    pub fn deadline(&self) -> u64 {
-        self.deadline.get()
     }
 
     /// Puts the longer way to the left and counts the other; whether the rank is another than before.
@@ -109,6 +105,17 @@ fn merge(first: Link, second: Link) -> Link {
     root
 }
 
+impl Ref<Timeout> {
+    /// The object that this timeout is in.
+    ///
+    /// # Safety
+    /// It is a `T`, and has the timeout at `offset`.
+    pub unsafe fn owner<T>(self, offset: usize) -> Ref<T> {
+        // SAFETY: by the caller's word, the object starts that far before its field.
+        unsafe { Ref::from_address(self.address() - offset as u64) }
+    }
+}
+
 /// The timeouts of a CPU.
 pub struct TimeoutQueue {
     root: CpuCell<Link>,
@@ -116,7 +123,7 @@ pub struct TimeoutQueue {
 
 impl TimeoutQueue {
     /// An empty queue.
-    pub const fn new() -> TimeoutQueue {
+    pub const fn empty() -> TimeoutQueue {
         TimeoutQueue { root: CpuCell::new(None) }
     }
 
@@ -135,10 +142,10 @@ impl TimeoutQueue {
         self.root.set(merge(self.root.get(), Some(timeout)));
     }
 
-    /// Takes `timeout` out, if it is in.
-    pub fn disarm(&self, timeout: &Timeout) {
+    /// Takes `timeout` out, if it is in; returns the deadline in counter ticks then.
+    pub fn disarm(&self, timeout: &Timeout) -> Option<u64> {
         if !timeout.is_armed() {
-            return;
+            return None;
         }
         timeout.rank.set(0);
         let (left, right) = (timeout.left.take(), timeout.right.take());
@@ -152,7 +159,7 @@ impl TimeoutQueue {
         }
         match above {
             None => self.root.set(rest),
-            Some(parent) if parent.left.get().is_some_and(|l| is(l, timeout)) => {
+            Some(parent) if parent.left.get().is_some_and(|left| ptr::eq(&*left, timeout)) => {
                 parent.left.set(rest);
             }
             Some(parent) => parent.right.set(rest),
@@ -161,6 +168,7 @@ impl TimeoutQueue {
         while let Some(timeout) = above.filter(|timeout| timeout.balance()) {
             above = timeout.parent.get();
         }
+        Some(timeout.deadline.get())
     }
 
     /// Takes out the first timeout if its deadline is not after `now`.
@@ -177,7 +185,7 @@ impl TimeoutQueue {
             let Some(timeout) = link else { return 0 };
             let (left, right) = (timeout.left.get(), timeout.right.get());
             assert!(timeout.parent.get() == parent);
-            assert!(parent.is_none_or(|parent| parent.deadline() <= timeout.deadline()));
+            assert!(parent.is_none_or(|parent| parent.deadline.get() <= timeout.deadline.get()));
             assert!(rank(left) >= rank(right));
             assert_eq!(timeout.rank.get(), rank(right) + 1);
             let all = 1 + count(left, link) + count(right, link);
@@ -185,15 +193,5 @@ impl TimeoutQueue {
             all
         }
         count(self.root.get(), None)
-    }
-}
-
-fn is(link: Ref<Timeout>, timeout: &Timeout) -> bool {
-    link.address() == &raw const *timeout as u64
-}
-
-impl Default for TimeoutQueue {
-    fn default() -> TimeoutQueue {
-        TimeoutQueue::new()
     }
 }

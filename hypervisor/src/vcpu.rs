@@ -10,12 +10,11 @@ use crate::latency::{self, Path};
 use crate::log;
 use crate::mem::KernelPage;
 use crate::object::Object;
-use crate::portal::Portal;
 use crate::space::{Space, User};
 use abi::cap::Kind;
 use abi::text::Text;
 use abi::vcpu::ExitKind;
-use abi::{Rights, Selector};
+use abi::{Selector, Status};
 
 /// Most pages that the architecture's part of a vCPU takes.
 pub const MAX_ARCH_PAGES: usize = 8;
@@ -78,14 +77,6 @@ fn is_kicked(vcpu: Ref<Vcpu>) -> bool {
     vcpu.expired.get() || vcpu.context.notification.get().is_some_and(|n| n.is_set())
 }
 
-/// Takes the kick that waits.
-fn take_kick(vcpu: Ref<Vcpu>) -> Exit {
-    let bits = vcpu.context.notification.get().map_or(0, |n| n.take());
-    let expired = vcpu.expired.get();
-    vcpu.expired.set(false);
-    Exit { kind: ExitKind::Kick, instruction_length: 0, info: [bits, expired as u64, 0] }
-}
-
 /// Runs `vcpu`, the current context: leaving guest mode is a kernel entry. Comes back if the monitor is told something first.
 pub fn run(cpu: &Cpu, vcpu: Ref<Vcpu>) {
     let exit = if vcpu.pending.with_mut(|pending| pending.is_some()) || is_kicked(vcpu) {
@@ -107,10 +98,15 @@ pub fn left(cpu: &Cpu, vcpu: Ref<Vcpu>, outcome: Outcome) {
     }
 }
 
-/// Takes what waits to be told.
+/// Takes what waits to be told: an exit, or else a kick.
 #[cold]
 fn take_waiting(vcpu: Ref<Vcpu>) -> Exit {
-    vcpu.pending.take().unwrap_or_else(|| take_kick(vcpu))
+    if let Some(exit) = vcpu.pending.take() {
+        return exit;
+    }
+    let bits = vcpu.context.notification.get().map_or(0, |n| n.take());
+    let expired = vcpu.expired.replace(false);
+    Exit { kind: ExitKind::Kick, instruction_length: 0, info: [bits, expired as u64, 0] }
 }
 
 /// Calls the portal of `exit`. On x86 what has to be fast does not come here.
@@ -119,46 +115,24 @@ fn take_waiting(vcpu: Ref<Vcpu>) -> Exit {
 fn call_monitor(cpu: &Cpu, vcpu: Ref<Vcpu>, exit: Exit) {
     latency::is(Path::Exit(exit.kind));
     let selector = vcpu.exit_base.get().offset(exit.kind as u32);
-    let portal = match vcpu.domain.find::<Portal>(selector, Rights::CALL) {
-        Ok(portal) => portal,
-        Err(status) => {
-            vcpu.pending.set(Some(exit));
-            return refused(cpu, vcpu, ipc::Refusal::Status(status));
-        }
-    };
-    match ipc::enter(cpu, vcpu.context(), portal.handler()) {
-        Ok(handler) => {
+    match ipc::enter_portal(cpu, vcpu.context(), &vcpu.domain, selector) {
+        Ok(Some((portal, handler))) => {
             handler.context.reply_path.set(ReplyPath::Vcpu);
             vcpu.arch.in_place().save(cpu, portal.groups);
             let kind = exit.kind as u64 | (exit.instruction_length as u64) << 8;
             let [first, second, third] = exit.info;
             arch::deliver(cpu, handler, portal.identity, [kind, first, second, third]);
         }
-        Err(refusal) => {
-            vcpu.pending.set(Some(exit));
-            refused(cpu, vcpu, refusal);
-        }
+        Ok(None) => vcpu.pending.set(Some(exit)),
+        Err(status) => refused(cpu, vcpu, exit.kind, status),
     }
 }
 
-/// The monitor cannot be told the exit that is pending, now or at all.
+/// The monitor cannot be told of exits of `kind`.
 #[cold]
-fn refused(cpu: &Cpu, vcpu: Ref<Vcpu>, refusal: ipc::Refusal) {
-    if let ipc::Refusal::Status(status) = refusal {
-        let kind = vcpu.pending.take().map(|exit| exit.kind);
-        log::warning!(
-            "vCPU stopped: no handler for exit {:?}: {}",
-            kind.unwrap_or(ExitKind::Other),
-            Text(status.name())
-        );
-        stop(cpu, vcpu);
-    }
-}
-
-/// Ends the vCPU's running.
-pub fn stop(cpu: &Cpu, vcpu: Ref<Vcpu>) {
-    vcpu.context.state.set(State::Stopped);
-    cpu.reschedule.set(true);
+fn refused(cpu: &Cpu, vcpu: Ref<Vcpu>, kind: ExitKind, status: Status) {
+    log::warning!("vCPU stopped: no handler for exit {:?}: {}", kind, Text(status.name()));
+    vcpu.context.stop(cpu);
 }
 
 /// Takes the monitor's reply: loads the state that it changed, and resumes or halts.

@@ -179,8 +179,9 @@ pub const MUTATIONS: &[Mutation] = &[
     Mutation {
         name: "a notification that is posted tells nobody",
         file: "cpu.rs",
-        line: "inbox.notifications = Some(notification);\n        }\n        self.interrupt();",
-        instead: "inbox.notifications = Some(notification);\n        }",
+        line: "notification.posted_next.set(self.notifications.replace(notification));",
+        instead: "notification.posted_next.set(self.notifications.replace(notification));\n                \
+                  return false;",
     },
     Mutation {
         name: "a guest halts though it was kicked",
@@ -210,8 +211,8 @@ pub const MUTATIONS: &[Mutation] = &[
     Mutation {
         name: "a call wakes the time that its handler has of its own",
         file: "ipc.rs",
-        line: "handler.context.reply_path.set(ReplyPath::Thread);\n            let message",
-        instead: "handler.context.reply_path.set(ReplyPath::Thread);\n            handler.context.release_waiters(cpu);\n            let message",
+        line: "handler.context.reply_path.set(ReplyPath::Thread);\n    let message",
+        instead: "handler.context.reply_path.set(ReplyPath::Thread);\n    handler.context.release_waiters(cpu);\n    let message",
     },
     Mutation {
         name: "a client goes on on the time of its handler",
@@ -228,8 +229,8 @@ pub const MUTATIONS: &[Mutation] = &[
     Mutation {
         name: "a call that would wait for itself waits",
         file: "ipc.rs",
-        line: "_ if waits_for(handler.context(), caller) =>",
-        instead: "_ if handler.context() == caller =>",
+        line: "if waits_for(handler.context(), caller) {",
+        instead: "if handler.context() == caller {",
     },
     Mutation {
         name: "a handler serves a client that has ended",
@@ -247,8 +248,8 @@ pub const MUTATIONS: &[Mutation] = &[
     Mutation {
         name: "a migration founds a partition, and raises the priority",
         file: "migrate.rs",
-        line: "Some(sched) if !request.limit.includes(sched.limit()) =>",
-        instead: "Some(sched) if sched.budget == u64::MAX =>",
+        line: "(_, Some(sched)) if !request.limit.includes(sched.limit()) =>",
+        instead: "(_, Some(sched)) if sched.budget == u64::MAX =>",
     },
     Mutation {
         name: "an overrun is told more than once in a period",
@@ -259,8 +260,8 @@ pub const MUTATIONS: &[Mutation] = &[
     Mutation {
         name: "who wakes with its budget spent does not overrun",
         file: "sched.rs",
-        line: "return is_spent(sched);",
-        instead: "return;",
+        line: "if sched.replenish.is_armed() {\n        return is_spent(sched);",
+        instead: "if sched.replenish.is_armed() {\n        return;",
     },
     Mutation {
         name: "a window is open before it begins",
@@ -295,8 +296,8 @@ pub const MUTATIONS: &[Mutation] = &[
     Mutation {
         name: "time stays with what has ended",
         file: "destroy.rs",
-        line: "sched::unbind(cpu, sched);",
-        instead: "let _ = (cpu, sched);",
+        line: "        sched::unbind(cpu, sched);\n    }",
+        instead: "        let _ = (cpu, sched);\n    }",
     },
     // Other CPUs.
     Mutation {
@@ -315,8 +316,8 @@ pub const MUTATIONS: &[Mutation] = &[
     Mutation {
         name: "time is bound to who is about to leave",
         file: "migrate.rs",
-        line: "if sched.is_none() && context.set_started(true) {",
-        instead: "if sched.is_none() && context.set_started(true) && sched.is_some() {",
+        line: "if sched.is_none() && context.started.swap(true, Ordering::AcqRel) {",
+        instead: "if sched.is_none() && context.started.swap(true, Ordering::AcqRel) && sched.is_some() {",
     },
     Mutation {
         name: "a handler is called before it has arrived",
@@ -327,8 +328,8 @@ pub const MUTATIONS: &[Mutation] = &[
     Mutation {
         name: "capabilities arrive without their message",
         file: "ipc.rs",
-        line: "match enter(cpu, thread.context(), handler) {",
-        instead: "match enter(cpu, thread.context(), portal.handler()) {",
+        line: "enter(cpu, thread.context(), handler)?",
+        instead: "enter(cpu, thread.context(), portal.handler())?",
     },
     Mutation {
         name: "an unfinished system call is taken for the next one",
@@ -411,8 +412,8 @@ pub const MUTATIONS: &[Mutation] = &[
     Mutation {
         name: "an epoch ends before what was posted is served",
         file: "epoch.rs",
-        line: "if is_behind(me) && me.is_inbox_empty() {",
-        instead: "if is_behind(me) {",
+        line: "if me.is_inbox_empty() {",
+        instead: "if true {",
     },
     Mutation {
         name: "memory is reused before the epoch after its end",
@@ -429,14 +430,14 @@ pub const MUTATIONS: &[Mutation] = &[
     Mutation {
         name: "a bind that fails leaves a start behind",
         file: "cpu.rs",
-        line: "        sched.set_bound(false);\n        return Err(Status::Busy);",
+        line: "        sched.bound.store(false, Ordering::Release);\n        return Err(Status::Busy);",
         instead: "        return Err(Status::Busy);",
     },
     Mutation {
         name: "a period ends before the start arrives",
         file: "sched.rs",
-        line: "let begun = |home: &Ref<Context>| home.sched.get() == Some(sched);",
-        instead: "let begun = |_: &Ref<Context>| true;",
+        line: "sched.home.get().is_some_and(|home| home.sched.get() == Some(sched))",
+        instead: "sched.home.get().is_some()",
     },
     Mutation {
         name: "what goes with a domain is delegated on and on",
@@ -454,7 +455,7 @@ pub const MUTATIONS: &[Mutation] = &[
     Mutation {
         name: "a failing call returns registers as they were",
         file: "syscall.rs",
-        line: "thread.with_frame(Frame::scrub);",
+        line: "        frame.scrub();\n",
         instead: "",
     },
 ];

@@ -144,11 +144,7 @@ impl World {
         for index in 0..cpus {
             let page = mem::alloc_adjoining(size_of::<Cpu>().div_ceil(PAGE as usize)).unwrap();
             // SAFETY: fresh pages, large enough, never freed in this world.
-            let cpu = unsafe {
-                (page.virt.0 as *mut Cpu).write(Cpu::new(CpuArch::new(), index, SLICE));
-                Ref::from_address(page.virt.0)
-            };
-            cpu::register(cpu);
+            let cpu = unsafe { cpu::install(page, Cpu::new(CpuArch::new(), index, SLICE)) };
             arch::set_current_cpu(cpu);
             cpu.note_inbox();
             assert!(cpu.serve_inbox() == Progress::Done);

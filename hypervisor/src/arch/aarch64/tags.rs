@@ -7,7 +7,7 @@ use abi::syscall::SpaceKind;
 
 /// What every core has (8 bits).
 const VMIDS: usize = 256;
-static TAGS: TagPool<{ VMIDS / 64 }> = TagPool::new();
+static TAGS: TagPool<{ VMIDS / 64 }> = TagPool::all_free();
 
 /// A tag for a space; 0 if there is none, which costs a flush at each switch.
 pub fn alloc_space_tag(kind: SpaceKind) -> u16 {

@@ -6,7 +6,7 @@ use core::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 
 const PCIDS: usize = 4096;
 static PCID_ENABLED: AtomicBool = AtomicBool::new(false);
-static TAGS: TagPool<{ PCIDS / 64 }> = TagPool::new();
+static TAGS: TagPool<{ PCIDS / 64 }> = TagPool::all_free();
 
 /// Whether PCIDs are used.
 pub fn set_pcid_enabled(enabled: bool) {
