@@ -39,15 +39,9 @@ pub struct VcpuReply {
 /// Does what ended guest mode, if it was the host's; the exit for the monitor otherwise. Interrupts can end any
 /// object: nothing that the caller holds is certain to be there after `None`.
 #[inline(always)]
-pub fn after_guest(cpu: &Cpu, vcpu: Ref<Vcpu>, outcome: Outcome) -> Option<Exit> {
+pub fn after_guest(cpu: &Cpu, _vcpu: Ref<Vcpu>, outcome: Outcome) -> Option<Exit> {
     match outcome {
-        Outcome::Exit { exit, plain_write } => {
-            if plain_write {
-                let word = exit.kind as u64 | u64::from(exit.instruction_length) << 8;
-                if traps::ring(cpu, vcpu, word, exit.info[0], exit.info[1]) {
-                    return None;
-                }
-            }
+        Outcome::Exit(exit) => {
             look_at_timer(cpu);
             return Some(exit);
         }

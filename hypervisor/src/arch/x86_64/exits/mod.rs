@@ -101,6 +101,10 @@ pub const GUEST: usize = ARCH + offset_of!(CpuArch, guest);
 pub const STACK: usize = ARCH + offset_of!(CpuArch, stack_top);
 /// Where it has the physical address of the current VMCS.
 pub const CURRENT_VMCS: usize = ARCH + offset_of!(CpuArch, virt) + CpuVirt::CURRENT;
+/// Where it has the host's descriptor table under VMX.
+pub const GDTR: usize = ARCH + offset_of!(CpuArch, virt) + CpuVirt::GDTR;
+/// Where it has the host's MSRs.
+pub const HOST_MSRS: usize = ARCH + offset_of!(CpuArch, virt) + CpuVirt::HOST_MSRS;
 /// Where it notes that an exit has shortened the task state segment.
 pub const TASK_LIMIT_LOST: usize = ARCH + offset_of!(CpuArch, virt) + CpuVirt::TASK_LIMIT_LOST;
 const CURRENT: usize = offset_of!(Cpu, current);

@@ -15,8 +15,8 @@ use super::super::virt::vmx_assembly::{
     STORE, STORE_MASK, SyscallMsrs, TOLD, UNBLOCKED_NMI, field,
 };
 use super::{
-    CURRENT_VMCS, GUEST, STACK, TASK_LIMIT_LOST, gpr, guest_again, passage, tell, tell_groups,
-    tell_now, tell_write,
+    CURRENT_VMCS, GDTR, GUEST, HOST_MSRS, STACK, TASK_LIMIT_LOST, gpr, guest_again, passage, tell,
+    tell_groups, tell_now, tell_write,
 };
 use abi::vcpu::x86_64::{Groups, RAX, RBP, RBX, RCX, RDI, RDX, RSI, VcpuState};
 use abi::vcpu::{ExitKind, FAULT_FETCH, FAULT_LINEAR, FAULT_READ, FAULT_WRITE};
@@ -31,14 +31,15 @@ const LAUNCHED: usize = VMX as usize + field::LAUNCHED;
 const LENT: usize = VMX as usize + field::LENT;
 const DIFFERS: usize = VMX as usize + field::DIFFERS;
 const MSRS: usize = VMX as usize + field::MSRS;
-const HOST_MSRS: usize = VMX as usize + field::HOST_MSRS;
-const GDTR: usize = VMX as usize + field::GDTR;
 
 // What the assembly takes for granted.
 const _: () = {
     assert!(RAX == 0 && offset_of!(VcpuState, gpr) == 0);
     assert!(passage::SCRATCH + 8 == passage::PAGE);
     assert!(HAS_LENGTH == 0x80);
+    assert!(msr::IA32_LSTAR == msr::IA32_STAR + 1 && offset_of!(SyscallMsrs, lstar) == 8);
+    assert!(msr::IA32_CSTAR == msr::IA32_STAR + 2 && offset_of!(SyscallMsrs, cstar) == 16);
+    assert!(msr::IA32_FMASK == msr::IA32_STAR + 3 && offset_of!(SyscallMsrs, sfmask) == 24);
 };
 
 unsafe extern "C" {
@@ -71,23 +72,13 @@ macro_rules! store_guest {
     };
 }
 
-/// Writes MSR `$msr` with field `$field` of `$base`.
+/// Writes the MSR `$number` behind STAR with its value in the [`SyscallMsrs`] at `$address` of `$segment`.
 macro_rules! wrmsr {
-    ($base:literal, $msr:literal, $field:literal) => {
+    ($segment:literal, $address:literal, $number:literal) => {
         concat!(
-            "mov ecx, {",
-            $msr,
-            "}\n",
-            "mov eax, [",
-            $base,
-            " + {",
-            $field,
-            "}]\n",
-            "mov edx, [",
-            $base,
-            " + {",
-            $field,
-            "} + 4]\n",
+            concat!("mov ecx, {msr_star} + ", $number, "\n"),
+            concat!("mov eax, ", $segment, "[", $address, " + 8 * ", $number, "]\n"),
+            concat!("mov edx, ", $segment, "[", $address, " + 8 * ", $number, " + 4]\n"),
             "wrmsr\n",
         )
     };
@@ -164,13 +155,13 @@ pub unsafe extern "sysv64" fn enter() -> ! {
         "6:",
         "cmp byte ptr [rbp + {differs}], 0",
         "je 7f",
-        wrmsr!("rbp", "msr_lstar", "lstar"),
+        wrmsr!("", "rbp + {msrs}", 1),
         "7:",
         "cmp byte ptr [rbp + {differs} + 1], 0",
         "je 2b",
-        wrmsr!("rbp", "msr_star", "star"),
-        wrmsr!("rbp", "msr_cstar", "cstar"),
-        wrmsr!("rbp", "msr_fmask", "sfmask"),
+        wrmsr!("", "rbp + {msrs}", 0),
+        wrmsr!("", "rbp + {msrs}", 2),
+        wrmsr!("", "rbp + {msrs}", 3),
         "jmp 2b",
         "9:",
         "mov rdi, gs:[0]",
@@ -296,14 +287,9 @@ pub unsafe extern "sysv64" fn enter() -> ! {
         differs = const DIFFERS,
         host_cr3 = const HOST_CR3,
         kernel_gs_base = const MSRS + offset_of!(SyscallMsrs, kernel_gs_base),
-        star = const MSRS + offset_of!(SyscallMsrs, star),
-        lstar = const MSRS + offset_of!(SyscallMsrs, lstar),
-        cstar = const MSRS + offset_of!(SyscallMsrs, cstar),
-        sfmask = const MSRS + offset_of!(SyscallMsrs, sfmask),
+        msrs = const MSRS,
         msr_kernel_gs_base = const msr::IA32_KERNEL_GSBASE,
         msr_star = const msr::IA32_STAR,
-        msr_lstar = const msr::IA32_LSTAR,
-        msr_cstar = const msr::IA32_CSTAR,
         msr_fmask = const msr::IA32_FMASK,
         exit_reason = const ro::EXIT_REASON,
         exit_qualification = const ro::EXIT_QUALIFICATION,
@@ -367,15 +353,15 @@ pub unsafe extern "C" fn vmx_tell() {
         "2:",
         "cmp byte ptr [rsp + {differs}], 0",
         "je 3f",
-        wrmsr!("rsp", "msr_lstar", "lstar"),
+        wrmsr!("gs:", "{host_msrs}", 1),
         "3:",
         "cmp byte ptr [rsp + {differs} + 1], 0",
         "je 4f",
-        wrmsr!("rsp", "msr_star", "star"),
-        wrmsr!("rsp", "msr_cstar", "cstar"),
-        wrmsr!("rsp", "msr_fmask", "sfmask"),
+        wrmsr!("gs:", "{host_msrs}", 0),
+        wrmsr!("gs:", "{host_msrs}", 2),
+        wrmsr!("gs:", "{host_msrs}", 3),
         "4:",
-        "lgdt [rsp + {gdtr}]",
+        "lgdt gs:[{gdtr}]",
         "mov byte ptr gs:[{task_limit_lost}], 1",
         "mov byte ptr [rsp + {lent}], 1",
         "mov byte ptr [rsp + {launched}], 1",
@@ -388,14 +374,8 @@ pub unsafe extern "C" fn vmx_tell() {
         "jmp {tell_now}",
         msr_kernel_gs_base = const msr::IA32_KERNEL_GSBASE,
         msr_star = const msr::IA32_STAR,
-        msr_lstar = const msr::IA32_LSTAR,
-        msr_cstar = const msr::IA32_CSTAR,
-        msr_fmask = const msr::IA32_FMASK,
         kernel_gs_base = const MSRS + offset_of!(SyscallMsrs, kernel_gs_base),
-        star = const HOST_MSRS + offset_of!(SyscallMsrs, star),
-        lstar = const HOST_MSRS + offset_of!(SyscallMsrs, lstar),
-        cstar = const HOST_MSRS + offset_of!(SyscallMsrs, cstar),
-        sfmask = const HOST_MSRS + offset_of!(SyscallMsrs, sfmask),
+        host_msrs = const HOST_MSRS,
         differs = const DIFFERS,
         gdtr = const GDTR,
         task_limit_lost = const TASK_LIMIT_LOST,

@@ -41,9 +41,10 @@ use crate::vcpu::Exit;
 use common::Common;
 use cpu::CpuId;
 use event::Event;
+use features::Backend;
 use state::StatePage;
 
-pub use cpu::{CpuVirt, InitError, PAGES_PER_CPU, init_cpu};
+pub use cpu::{CpuVirt, PAGES_PER_CPU, init_cpu};
 pub use features::{Features, Missing, detect, features, physical_end};
 pub use fpu::Method;
 pub use state::Limits;
@@ -75,14 +76,8 @@ pub struct GuestRoot {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum Outcome {
-    /// Tell the monitor.
-    Exit {
-        /// What.
-        exit: Exit,
-        /// Unless a doorbell is there: a write to memory or a port, which nothing has to come before when the guest goes
-        /// on.
-        plain_write: bool,
-    },
+    /// Tell the monitor. If it is a write, the assembly of exits has already looked for a doorbell.
+    Exit(Exit),
     /// An acknowledged interrupt of the machine (VMX): its vector is to be handled as if it had come through the IDT.
     HostInterrupt(u8),
     /// An NMI of the machine that has not been handled, and NMIs are blocked until the next IRET (VMX): `int 2` does
@@ -92,12 +87,6 @@ pub enum Outcome {
     HostMachineCheck,
     /// Enter again, after taking the interrupts that are pending and looking for kicks.
     Resume,
-}
-
-impl Outcome {
-    const fn exit(exit: Exit) -> Outcome {
-        Outcome::Exit { exit, plain_write: false }
-    }
 }
 
 /// How a backend's guest mode ended.
@@ -204,11 +193,12 @@ impl VcpuArch {
                 next_rip: false,
                 fills_returns: false,
             };
-            let inner = match features().backend {
-                features::Backend::Vmx(capabilities) => {
+            let backend = features().backend.as_ref().expect("no virtualisation extension");
+            let inner = match backend {
+                Backend::Vmx(capabilities) => {
                     Inner::Vmx(vmx::Vcpu::new(capabilities, pages[0], common))
                 }
-                features::Backend::Svm(capabilities) => {
+                Backend::Svm(capabilities) => {
                     passage.vmcb = pages[0].virt.0;
                     passage.vmcb_phys = pages[0].phys().0;
                     passage.next_rip = capabilities.next_rip;
@@ -217,7 +207,6 @@ impl VcpuArch {
                     }
                     Inner::Svm(svm::Vcpu::new(capabilities, pages[0], common))
                 }
-                features::Backend::None => panic!("no virtualisation extension"),
             };
             VcpuArch { passage, inner }
         }
@@ -303,8 +292,8 @@ impl VcpuArch {
         self.inner.common().set_pending(exception);
     }
 
-    /// Has the guest go on after the write that `exit` tells ([`Outcome::Exit`]), the last one of this vCPU on its CPU;
-    /// `false` if the processor does not say where.
+    /// Has the guest go on after the write that `exit` tells, the last one of this vCPU on its CPU; `false` if the processor
+    /// does not say where.
     pub fn skip_write(&mut self, exit: &Exit) -> bool {
         match &mut self.inner {
             Inner::Vmx(vcpu) => vcpu.skip_write(exit),
@@ -333,11 +322,6 @@ impl VcpuArch {
             vcpu.leave_cpu(cpu);
         }
     }
-}
-
-/// Whether word 1 of [`abi::vcpu::ExitKind::Io`] is of an OUT that is no string instruction.
-const fn is_plain_output(word: u64) -> bool {
-    word >> 24 & 3 == 0
 }
 
 /// Physical address of a static.

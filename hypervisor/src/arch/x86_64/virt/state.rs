@@ -204,7 +204,7 @@ pub(in crate::arch) struct SyscallMsrs {
 }
 
 /// Which bits a guest may set on this machine.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Limits {
     /// CR4.
     pub cr4: u64,
@@ -250,9 +250,6 @@ impl Words {
 }
 
 impl Limits {
-    /// No bit at all.
-    pub(super) const NOTHING: Limits = Limits { cr4: 0, efer: 0, xcr0: 0, linear_bits: 48 };
-
     /// What CPUID allows. `xcr0` is 0 on a processor without XSAVE.
     pub(super) fn new(words: &Words, xcr0: u64) -> Limits {
         use Word::{BasicEcx, BasicEdx, StructuredEbx, StructuredEcx};

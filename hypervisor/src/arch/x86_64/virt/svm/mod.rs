@@ -13,12 +13,12 @@ use abi::vcpu::ExitKind;
 
 use super::super::speculation::overwrite_buffers;
 use super::common::Common;
-use super::cpu::{CpuId, CpuVirt, Host};
+use super::cpu::{CpuId, CpuVirt};
 use super::event::{self, Event};
 use super::{Exit, GuestRoot, KernelPage, Leave, Outcome, Passage, state};
 use vmcb::{Intercepts1, Vmcb};
 
-pub(super) use host::{Capabilities, HostState};
+pub(super) use host::{Capabilities, enable};
 pub(super) use vmcb::Clean;
 
 /// What the assembly knows of this backend.
@@ -45,15 +45,6 @@ pub(super) struct Vcpu {
     injects_nmi: bool,
     /// The monitor waits until they are not.
     nmi_window: bool,
-}
-
-/// The CPU's host state.
-#[inline(always)]
-fn host_of(host: &Host) -> &HostState {
-    match host {
-        Host::Svm(state) => state,
-        Host::None | Host::Vmx(_) => unreachable!("a vCPU is of the machine's extension"),
-    }
 }
 
 impl Vcpu {
@@ -97,7 +88,7 @@ impl Vcpu {
         *on = cpu.id;
         self.vmcb().clean = Clean::empty();
         self.common.set_flush();
-        passage.host = host_of(&cpu.host).saved.0;
+        passage.host = cpu.saved.0;
         passage.fills_returns = cpu.fills_returns;
     }
 
@@ -118,7 +109,7 @@ impl Vcpu {
         }
         let next_rip = self.capabilities.next_rip;
         let leave = exit::decode(self.vmcb(), next_rip);
-        if let Leave::Ended(Outcome::Exit { exit, .. }) = &leave
+        if let Leave::Ended(Outcome::Exit(exit)) = &leave
             && exit.kind == ExitKind::InvalidState
         {
             self.refused();

@@ -9,12 +9,12 @@ pub(super) mod vmcs;
 
 use abi::vcpu::ExitKind;
 use abi::vcpu::x86_64::RCX;
-use x86::msr;
+use x86::msr::{self, rdmsr};
 use x86::vmx::vmcs::control::{self, PrimaryControls};
 use x86::vmx::vmcs::{guest as field, host as host_field, ro};
 
 use super::common::Common;
-use super::cpu::{CpuId, CpuVirt, Host};
+use super::cpu::{CpuId, CpuVirt};
 use super::event::{self, Event};
 use super::state::{self, SyscallMsrs, cr0, cr4, peek};
 use super::{Exit, GuestRoot, HostPhys, KernelPage, Leave, Outcome, hw};
@@ -22,8 +22,7 @@ use super::{Exit, GuestRoot, HostPhys, KernelPage, Leave, Outcome, hw};
 use super::super::speculation::overwrite_buffers;
 pub(super) use capabilities::Capabilities;
 pub use capabilities::ControlWord;
-pub(super) use host::{HostState, LISTED_MSRS};
-use hw::TablePointer;
+pub(in crate::arch) use host::HostState;
 
 /// Bits of the interruptibility state (Intel SDM 3C table 25-3).
 pub(in crate::arch) const BLOCKING_STI: u64 = 1 << 0;
@@ -52,10 +51,6 @@ pub(super) struct Vcpu {
     /// CR4 bits that are set whatever the guest wants.
     cr4_needed: u64,
     msrs: SyscallMsrs,
-    /// The host's.
-    host_msrs: SyscallMsrs,
-    /// The host's descriptor table.
-    gdtr: TablePointer,
     /// The VMCS is launched: VMRESUME.
     launched: bool,
     /// Threads have their `SyscallMsrs`.
@@ -88,17 +83,6 @@ pub(in crate::arch) mod assembly {
         pub(in crate::arch) const LENT: usize = offset_of!(Vcpu, lent);
         pub(in crate::arch) const DIFFERS: usize = offset_of!(Vcpu, differs);
         pub(in crate::arch) const MSRS: usize = offset_of!(Vcpu, msrs);
-        pub(in crate::arch) const HOST_MSRS: usize = offset_of!(Vcpu, host_msrs);
-        pub(in crate::arch) const GDTR: usize = offset_of!(Vcpu, gdtr);
-    }
-}
-
-/// The CPU's host state.
-#[inline(always)]
-fn host_of(host: &Host) -> &HostState {
-    match host {
-        Host::Vmx(state) => state,
-        Host::None | Host::Svm(_) => unreachable!("a vCPU is of the machine's extension"),
     }
 }
 
@@ -123,8 +107,6 @@ impl Vcpu {
             cr0_needed: capabilities.guest_cr0_needed(),
             cr4_needed: capabilities.cr4_needed | cr4::VMXE | cr4::MCE,
             msrs: SyscallMsrs::default(),
-            host_msrs: SyscallMsrs::default(),
-            gdtr: TablePointer::default(),
             launched: false,
             lent: true,
             differs: [true; 2],
@@ -163,15 +145,9 @@ impl Vcpu {
             self.common.cpu = cpu.id;
             self.launched = false;
             self.common.set_flush();
-            let host = host_of(&cpu.host);
-            host.write();
-            self.host_msrs = host.msrs;
-            self.gdtr = host.gdtr;
-            // SAFETY: exits arrive where they are expected, with the stack pointer that they expect.
-            unsafe {
-                vmcs::write(host_field::RSP, self.host_stack());
-                vmcs::write(host_field::RIP, cpu.way_out);
-            }
+            cpu.host.write();
+            // SAFETY: exits arrive with the stack pointer that they expect.
+            unsafe { vmcs::write(host_field::RSP, self.host_stack()) };
             if !self.initialised {
                 self.initialise();
                 self.initialised = true;
@@ -187,13 +163,13 @@ impl Vcpu {
     }
 
     /// Gives the guest its MSRs.
-    fn take_back(&mut self) {
+    fn take_back(&mut self, host: &HostState) {
         if !self.lent {
             return;
         }
         self.lent = false;
         // SAFETY: the addresses are canonical and the mask has 32 bits (`load`), or come from the processor.
-        self.differs = unsafe { self.msrs.replace(&self.host_msrs) };
+        self.differs = unsafe { self.msrs.replace(&host.msrs) };
     }
 
     /// Gives threads their MSRs and descriptor tables. The assembly of exits does the same.
@@ -207,13 +183,12 @@ impl Vcpu {
     #[inline(never)]
     fn lend_now(&mut self, cpu: &mut CpuVirt) {
         self.lent = true;
-        let host = host_of(&cpu.host);
         // SAFETY: the MSR is on every processor with long mode; the values are the host's.
         unsafe {
-            self.msrs.kernel_gs_base = hw::rdmsr(msr::IA32_KERNEL_GSBASE);
-            host.msrs.replace(&self.msrs);
+            self.msrs.kernel_gs_base = rdmsr(msr::IA32_KERNEL_GSBASE);
+            cpu.host.msrs.replace(&self.msrs);
         }
-        host.restore_tables();
+        cpu.host.restore_tables();
         cpu.task_limit_lost = true;
     }
 
@@ -229,7 +204,7 @@ impl Vcpu {
 
     /// Makes everything ready for guest mode. The VMCS is current.
     pub fn prepare(&mut self, cpu: &CpuVirt, space: &GuestRoot) {
-        self.take_back();
+        self.take_back(&cpu.host);
         if space.flush {
             self.set_space(space);
         }
@@ -251,7 +226,7 @@ impl Vcpu {
         self.launched = true;
         let leave = exit::decode(reason, vmcs::read);
         match leave {
-            Leave::Ended(Outcome::Exit { exit, .. }) => {
+            Leave::Ended(Outcome::Exit(exit)) => {
                 if exit::interrupts_delivery(exit.kind) {
                     self.note_interrupted(reason);
                 }
@@ -259,10 +234,6 @@ impl Vcpu {
                     && self.write_switched_msr(exit.instruction_length, cpu)
                 {
                     return Leave::Ended(Outcome::Resume);
-                }
-                if !self.common.pending.is_none() {
-                    // If it is a write, it is none of an instruction, but of the delivery of an event.
-                    return Leave::Ended(Outcome::exit(exit));
                 }
             }
             Leave::Exception(_) => self.note_interrupted(reason),
