@@ -11,8 +11,7 @@ use super::super::traps::guest_left;
 use super::super::virt::svm_assembly::{
     IOIO, InterruptControl, MSR, NESTED_PAGE_FAULT, TOLD, Vmcb,
 };
-use super::{GUEST, STACK, gpr, passage, tell, tell_write};
-use abi::vcpu::x86_64::{RAX, RBP, RBX, RCX, RDI, RDX, RSI, VcpuState};
+use super::{FILLS_RETURNS, GUEST, STACK, offset, tell, tell_write};
 use abi::vcpu::{ExitKind, FAULT_FETCH, FAULT_READ, FAULT_WRITE};
 
 /// Byte of the virtual interrupt control that holds V_INTR_MASKING.
@@ -20,12 +19,11 @@ const MASKING: usize = offset_of!(Vmcb, interrupt_control) + 3;
 
 // What the assembly takes for granted.
 const _: () = {
-    assert!(RAX == 0 && offset_of!(VcpuState, gpr) == 0);
     assert!(InterruptControl::V_INTR_MASKING.bits() == 1 << 24);
     assert!(ExitKind::WriteMsr as u32 == ExitKind::ReadMsr as u32 + 1);
 };
 
-/// From the state page at rcx and the VMCB at rdx, of the vCPU at rbp, into guest mode; after the exit all is in
+/// From the state page at rbx and the VMCB at rdx, of the vCPU at rbp, into guest mode; after the exit all is in
 /// its place, rsp is the vCPU, rbx the VMCB and r15 the state page.
 ///
 /// Interrupts: with the global interrupt flag clear, nothing arrives. The machine's interrupts end guest mode
@@ -37,25 +35,12 @@ const _: () = {
 macro_rules! guest_mode {
     () => {
         concat!(
-            "mov rax, [rcx]\n",
+            "mov rax, [rbx]\n",
             "mov [rdx + {vmcb_rax}], rax\n",
             "or byte ptr [rdx + {masking}], 1\n",
             "mov rax, [rbp + {vmcb_phys}]\n",
             "mov rsp, rbp\n",
-            "mov rdx, [rcx + {rdx}]\n",
-            "mov rbx, [rcx + {rbx}]\n",
-            "mov rbp, [rcx + {rbp}]\n",
-            "mov rsi, [rcx + {rsi}]\n",
-            "mov rdi, [rcx + {rdi}]\n",
-            "mov r8, [rcx + {r8}]\n",
-            "mov r9, [rcx + {r9}]\n",
-            "mov r10, [rcx + {r10}]\n",
-            "mov r11, [rcx + {r11}]\n",
-            "mov r12, [rcx + {r12}]\n",
-            "mov r13, [rcx + {r13}]\n",
-            "mov r14, [rcx + {r14}]\n",
-            "mov r15, [rcx + {r15}]\n",
-            "mov rcx, [rcx + {rcx}]\n",
+            load_registers!(),
             "clgi\n",
             "sti\n",
             "vmload rax\n",
@@ -82,7 +67,7 @@ macro_rules! guest_mode {
 }
 
 unsafe extern "C" {
-    /// As [`enter`], with the state page in rcx, the VMCB in rdx and the vCPU in rbp, by a jump.
+    /// As [`enter`], with the state page in rbx and the vCPU in rbp, by a jump.
     pub fn svm_resume();
 }
 
@@ -98,12 +83,12 @@ unsafe extern "C" {
 pub unsafe extern "sysv64" fn enter() -> ! {
     naked_asm!(
         "mov rbp, gs:[{guest}]",
-        "mov rcx, [rbp + {page}]",
-        "mov rdx, [rbp + {vmcb}]",
+        "mov rbx, [rbp + {page}]",
         ".global svm_resume",
         "svm_resume:",
+        "mov rdx, [rbp + {vmcb}]",
         guest_mode!(),
-        "cmp byte ptr [rsp + {fills_returns}], 0",
+        "cmp byte ptr gs:[{fills_returns}], 0",
         "jne 9f",
         "7:",
         // An event whose delivery the exit interrupted is for the general path.
@@ -194,13 +179,13 @@ pub unsafe extern "sysv64" fn enter() -> ! {
         "8:",
         general_path!(),
         guest = const GUEST,
-        fills_returns = const passage::FILLS_RETURNS,
-        page = const passage::PAGE,
-        vmcb = const passage::VMCB,
-        vmcb_phys = const passage::VMCB_PHYS,
-        host = const passage::HOST,
-        clean = const passage::CLEAN,
-        next_rip = const passage::NEXT_RIP,
+        fills_returns = const FILLS_RETURNS,
+        page = const offset::PAGE,
+        vmcb = const offset::VMCB,
+        vmcb_phys = const offset::ID,
+        host = const offset::HOST,
+        clean = const offset::CLEAN,
+        next_rip = const offset::NEXT_RIP,
         stack = const STACK,
         vmcb_rax = const offset_of!(Vmcb, rax),
         vmcb_clean = const offset_of!(Vmcb, clean),
@@ -227,19 +212,5 @@ pub unsafe extern "sysv64" fn enter() -> ! {
         tell = sym tell,
         tell_write = sym tell_write,
         guest_left = sym guest_left,
-        rcx = const gpr(RCX),
-        rdx = const gpr(RDX),
-        rbx = const gpr(RBX),
-        rbp = const gpr(RBP),
-        rsi = const gpr(RSI),
-        rdi = const gpr(RDI),
-        r8 = const gpr(8),
-        r9 = const gpr(9),
-        r10 = const gpr(10),
-        r11 = const gpr(11),
-        r12 = const gpr(12),
-        r13 = const gpr(13),
-        r14 = const gpr(14),
-        r15 = const gpr(15),
     )
 }

@@ -9,33 +9,21 @@ use core::mem::offset_of;
 
 use super::super::speculation::fill_return_stack;
 use super::super::traps::{again, guest_left, load_rip};
-use super::super::vcpu::offset::VMX;
 use super::super::virt::vmx_assembly::{
     BLOCKING_MOV_SS, BLOCKING_STI, HAS_LENGTH, REASON_EPT_VIOLATION, REASON_IO, REASON_WRMSR,
-    STORE, STORE_MASK, SyscallMsrs, TOLD, UNBLOCKED_NMI, field,
+    STORE, STORE_MASK, SyscallMsrs, TOLD, UNBLOCKED_NMI,
 };
 use super::{
-    CURRENT_VMCS, GDTR, GUEST, HOST_MSRS, STACK, TASK_LIMIT_LOST, gpr, guest_again, passage, tell,
+    CURRENT_VMCS, GDTR, GUEST, HOST_MSRS, STACK, TASK_LIMIT_LOST, guest_again, offset, tell,
     tell_groups, tell_now, tell_write,
 };
-use abi::vcpu::x86_64::{Groups, RAX, RBP, RBX, RCX, RDI, RDX, RSI, VcpuState};
+use abi::vcpu::x86_64::{Groups, RCX, VcpuState};
 use abi::vcpu::{ExitKind, FAULT_FETCH, FAULT_LINEAR, FAULT_READ, FAULT_WRITE};
 use x86::msr;
 use x86::vmx::vmcs::{guest as guest_field, ro};
 
-/// From the vCPU's address.
-const VMCS: usize = VMX as usize + field::VMCS;
-const HOST_CR3: usize = VMX as usize + field::HOST_CR3;
-const CR2: usize = VMX as usize + field::CR2;
-const LAUNCHED: usize = VMX as usize + field::LAUNCHED;
-const LENT: usize = VMX as usize + field::LENT;
-const DIFFERS: usize = VMX as usize + field::DIFFERS;
-const MSRS: usize = VMX as usize + field::MSRS;
-
 // What the assembly takes for granted.
 const _: () = {
-    assert!(RAX == 0 && offset_of!(VcpuState, gpr) == 0);
-    assert!(passage::SCRATCH + 8 == passage::PAGE);
     assert!(HAS_LENGTH == 0x80);
     assert!(msr::IA32_LSTAR == msr::IA32_STAR + 1 && offset_of!(SyscallMsrs, lstar) == 8);
     assert!(msr::IA32_CSTAR == msr::IA32_STAR + 2 && offset_of!(SyscallMsrs, cstar) == 16);
@@ -43,7 +31,7 @@ const _: () = {
 };
 
 unsafe extern "C" {
-    /// As [`enter`], with the state page in rcx and the vCPU in rbp, by a jump; the VMCS is launched, and what is the guest's
+    /// As [`enter`], with the state page in rbx and the vCPU in rbp, by a jump; the VMCS is launched, and what is the guest's
     /// may be lent.
     pub fn vmx_resume();
     fn vmx_left();
@@ -107,20 +95,7 @@ pub unsafe extern "sysv64" fn enter() -> ! {
         // The flags last until the jump: MOV does not change them.
         "cmp byte ptr [rbp + {launched}], 0",
         "mov rax, [rbx]",
-        "mov rcx, [rbx + {rcx}]",
-        "mov rdx, [rbx + {rdx}]",
-        "mov rbp, [rbx + {rbp}]",
-        "mov rsi, [rbx + {rsi}]",
-        "mov rdi, [rbx + {rdi}]",
-        "mov r8, [rbx + {r8}]",
-        "mov r9, [rbx + {r9}]",
-        "mov r10, [rbx + {r10}]",
-        "mov r11, [rbx + {r11}]",
-        "mov r12, [rbx + {r12}]",
-        "mov r13, [rbx + {r13}]",
-        "mov r14, [rbx + {r14}]",
-        "mov r15, [rbx + {r15}]",
-        "mov rbx, [rbx + {rbx}]",
+        load_registers!(),
         "je 4f",
         "vmresume",
         "jmp 5f",
@@ -141,7 +116,6 @@ pub unsafe extern "sysv64" fn enter() -> ! {
         "mov rax, cr3",
         "cmp rax, [rbp + {host_cr3}]",
         "jne 9f",
-        "mov rbx, rcx",
         "cmp byte ptr [rbp + {lent}], 0",
         "je 2b",
         "mov byte ptr [rbp + {lent}], 0",
@@ -280,14 +254,14 @@ pub unsafe extern "sysv64" fn enter() -> ! {
         general_path!(),
         guest = const GUEST,
         stack = const STACK,
-        page = const passage::PAGE,
-        cr2 = const CR2,
-        launched = const LAUNCHED,
-        lent = const LENT,
-        differs = const DIFFERS,
-        host_cr3 = const HOST_CR3,
-        kernel_gs_base = const MSRS + offset_of!(SyscallMsrs, kernel_gs_base),
-        msrs = const MSRS,
+        page = const offset::PAGE,
+        cr2 = const offset::CR2,
+        launched = const offset::LAUNCHED,
+        lent = const offset::LENT,
+        differs = const offset::DIFFERS,
+        host_cr3 = const offset::HOST_CR3,
+        kernel_gs_base = const offset::MSRS + offset_of!(SyscallMsrs, kernel_gs_base),
+        msrs = const offset::MSRS,
         msr_kernel_gs_base = const msr::IA32_KERNEL_GSBASE,
         msr_star = const msr::IA32_STAR,
         msr_fmask = const msr::IA32_FMASK,
@@ -314,20 +288,7 @@ pub unsafe extern "sysv64" fn enter() -> ! {
         tell_write = sym tell_write,
         guest_left = sym guest_left,
         again = sym again,
-        rcx = const gpr(RCX),
-        rdx = const gpr(RDX),
-        rbx = const gpr(RBX),
-        rbp = const gpr(RBP),
-        rsi = const gpr(RSI),
-        rdi = const gpr(RDI),
-        r8 = const gpr(8),
-        r9 = const gpr(9),
-        r10 = const gpr(10),
-        r11 = const gpr(11),
-        r12 = const gpr(12),
-        r13 = const gpr(13),
-        r14 = const gpr(14),
-        r15 = const gpr(15),
+        rcx = const 8 * RCX,
     )
 }
 
@@ -374,13 +335,13 @@ pub unsafe extern "C" fn vmx_tell() {
         "jmp {tell_now}",
         msr_kernel_gs_base = const msr::IA32_KERNEL_GSBASE,
         msr_star = const msr::IA32_STAR,
-        kernel_gs_base = const MSRS + offset_of!(SyscallMsrs, kernel_gs_base),
+        kernel_gs_base = const offset::MSRS + offset_of!(SyscallMsrs, kernel_gs_base),
         host_msrs = const HOST_MSRS,
-        differs = const DIFFERS,
+        differs = const offset::DIFFERS,
         gdtr = const GDTR,
         task_limit_lost = const TASK_LIMIT_LOST,
-        lent = const LENT,
-        launched = const LAUNCHED,
+        lent = const offset::LENT,
+        launched = const offset::LAUNCHED,
         rip_only = const Groups::RIP.bits(),
         rip = const guest_field::RIP,
         page_rip = const offset_of!(VcpuState, rip),
@@ -417,7 +378,7 @@ pub unsafe extern "C" fn vmx_load_rip() {
         "mov rsp, gs:[{stack}]",
         "call {load_rip}",
         "ud2",
-        vmcs = const VMCS,
+        vmcs = const offset::ID,
         current_vmcs = const CURRENT_VMCS,
         page_rip = const offset_of!(VcpuState, rip),
         rip = const guest_field::RIP,

@@ -107,7 +107,9 @@ pub unsafe fn init_cpu(
 }
 
 impl CpuVirt {
-    /// Where the current VMCS is noted, for the assembly.
+    /// Where it is noted that the return stack is filled, for the assembly.
+    pub const FILLS_RETURNS: usize = core::mem::offset_of!(CpuVirt, fills_returns);
+    /// Where the current VMCS is noted.
     pub const CURRENT: usize = core::mem::offset_of!(CpuVirt, current);
     /// Where the host's descriptor table is under VMX.
     pub const GDTR: usize = core::mem::offset_of!(CpuVirt, host.gdtr);

@@ -15,7 +15,7 @@ use super::super::speculation::overwrite_buffers;
 use super::common::Common;
 use super::cpu::{CpuId, CpuVirt};
 use super::event::{self, Event};
-use super::{Exit, GuestRoot, KernelPage, Leave, Outcome, Passage, state};
+use super::{Exit, HostPhys, KernelPage, Leave, Outcome, state};
 use vmcb::{Intercepts1, Vmcb};
 
 pub(super) use host::{Capabilities, enable};
@@ -36,8 +36,12 @@ const DR6_SINGLE_STEP: u64 = 1 << 14;
 #[repr(C)]
 pub(super) struct Vcpu {
     pub common: Common,
-    vmcb: *mut Vmcb,
-    capabilities: Capabilities,
+    pub vmcb: *mut Vmcb,
+    pub capabilities: Capabilities,
+    /// What the clean bits are after an exit.
+    pub clean: Clean,
+    /// Where its CPU has its host state ([`CpuVirt::saved`]).
+    pub host: HostPhys,
     /// NMIs are blocked: one was delivered, and no IRET came since. The processor does not tell.
     nmi_blocked: bool,
     /// The last entry that was prepared injects one. One that was not is not refused: nothing that the processor checks has
@@ -51,11 +55,13 @@ impl Vcpu {
     /// # Safety
     ///
     /// As for `VcpuArch::new`.
-    pub unsafe fn new(capabilities: &Capabilities, vmcb: KernelPage, common: Common) -> Vcpu {
+    pub unsafe fn new(capabilities: Capabilities, vmcb: KernelPage, common: Common) -> Vcpu {
         let mut vcpu = Vcpu {
             common,
             vmcb: vmcb.virt.0 as *mut Vmcb,
-            capabilities: *capabilities,
+            capabilities,
+            clean: if capabilities.clean_bits { Clean::all() } else { Clean::empty() },
+            host: HostPhys(0),
             nmi_blocked: false,
             injects_nmi: false,
             nmi_window: false,
@@ -80,25 +86,31 @@ impl Vcpu {
         vmcb
     }
 
-    /// Comes to a CPU. `passage` learns what the assembly needs there.
+    /// Comes to a CPU, if it is not there.
+    #[inline(always)]
+    pub fn come_to(&mut self, cpu: &CpuVirt) {
+        if self.common.cpu != cpu.id {
+            self.come_now(cpu);
+        }
+    }
+
     #[cold]
-    pub fn come_to(&mut self, cpu: &CpuVirt, passage: &mut Passage) {
+    fn come_now(&mut self, cpu: &CpuVirt) {
         let on = &mut self.common.cpu;
         assert!(*on == CpuId::NONE, "the vCPU is still on another CPU");
         *on = cpu.id;
         self.vmcb().clean = Clean::empty();
         self.common.set_flush();
-        passage.host = cpu.saved.0;
-        passage.fills_returns = cpu.fills_returns;
+        self.host = cpu.saved;
     }
 
     /// Makes everything ready for guest mode; `false` if the NMI window is to be told instead.
-    pub fn prepare(&mut self, cpu: &CpuVirt, space: &GuestRoot) -> bool {
-        if space.flush {
-            self.set_space(space);
+    pub fn prepare(&mut self, cpu: &CpuVirt, root: HostPhys, flush: bool) -> bool {
+        if flush {
+            self.set_space(root);
         }
         self.injects_nmi = false;
-        !self.common.to_do || self.prepare_more(cpu, space)
+        !self.common.to_do || self.prepare_more(cpu, root)
     }
 
     /// How guest mode was left.
@@ -119,9 +131,9 @@ impl Vcpu {
 
     /// What the next entry needs and most do not.
     #[cold]
-    fn prepare_more(&mut self, cpu: &CpuVirt, space: &GuestRoot) -> bool {
+    fn prepare_more(&mut self, cpu: &CpuVirt, root: HostPhys) -> bool {
         if self.common.flush_linear {
-            self.set_space(space);
+            self.set_space(root);
         }
         if self.nmi_window && self.nmi_can_be_taken() {
             return false;
@@ -168,19 +180,18 @@ impl Vcpu {
         self.common.set_pending(Event::exception(event::DB, None));
     }
 
-    /// Has the next entry use a guest space, and drop what is cached for it if needed.
+    /// Has the next entry use a guest space, and drop what is cached for it.
     #[cold]
-    fn set_space(&mut self, space: &GuestRoot) {
-        let flush = space.flush || self.common.flush_linear;
+    fn set_space(&mut self, root: HostPhys) {
         self.common.flush_linear = false;
-        let how = match (flush, self.capabilities.flush_by_asid) {
-            (false, _) => vmcb::TLB_KEEP,
-            (true, true) => vmcb::TLB_FLUSH_ASID,
-            (true, false) => vmcb::TLB_FLUSH_ALL,
+        let how = match self.capabilities.flush_by_asid {
+            true => vmcb::TLB_FLUSH_ASID,
+            false => vmcb::TLB_FLUSH_ALL,
         };
+        let tag = self.common.tag.tag;
         let vmcb = self.change(Clean::ASID | Clean::NESTED);
-        vmcb.nested_cr3 = space.root.0;
-        vmcb.asid = u32::from(space.tag);
+        vmcb.nested_cr3 = root.0;
+        vmcb.asid = u32::from(tag);
         vmcb.tlb_control = how;
     }
 

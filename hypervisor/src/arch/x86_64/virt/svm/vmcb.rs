@@ -95,8 +95,7 @@ pub const GDTR: usize = 6;
 /// Where it has IDTR.
 pub const IDTR: usize = 8;
 
-/// TLB control: leave it; flush everything; flush this ASID.
-pub const TLB_KEEP: u8 = 0;
+/// TLB control, where 0 leaves it: flush everything; flush this ASID.
 pub const TLB_FLUSH_ALL: u8 = 1;
 pub const TLB_FLUSH_ASID: u8 = 3;
 

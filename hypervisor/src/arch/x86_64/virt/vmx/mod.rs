@@ -17,7 +17,7 @@ use super::common::Common;
 use super::cpu::{CpuId, CpuVirt};
 use super::event::{self, Event};
 use super::state::{self, SyscallMsrs, cr0, cr4, peek};
-use super::{Exit, GuestRoot, HostPhys, KernelPage, Leave, Outcome, hw};
+use super::{Exit, HostPhys, KernelPage, Leave, Outcome, hw};
 
 use super::super::speculation::overwrite_buffers;
 pub(super) use capabilities::Capabilities;
@@ -42,21 +42,21 @@ pub(super) struct Vcpu {
     pub common: Common,
     capabilities: &'static Capabilities,
     /// What HOST_CR3 holds.
-    host_cr3: u64,
-    cr2: u64,
+    pub host_cr3: u64,
+    pub cr2: u64,
     cr0_shadow: u64,
     cr4_shadow: u64,
     /// CR0 bits that are set whatever the guest wants. Together with CD and NW, they are the host's.
     cr0_needed: u64,
     /// CR4 bits that are set whatever the guest wants.
     cr4_needed: u64,
-    msrs: SyscallMsrs,
+    pub msrs: SyscallMsrs,
     /// The VMCS is launched: VMRESUME.
-    launched: bool,
+    pub launched: bool,
     /// Threads have their `SyscallMsrs`.
-    lent: bool,
+    pub lent: bool,
     /// The guest's LSTAR may be another one than the host's; the same of STAR, CSTAR or SFMASK.
-    differs: [bool; 2],
+    pub differs: [bool; 2],
     /// The VMCS has its controls.
     initialised: bool,
     /// Primary controls as they are in the VMCS.
@@ -71,19 +71,6 @@ pub(in crate::arch) mod assembly {
         UNBLOCKED_NMI,
     };
     pub(in crate::arch) use super::{BLOCKING_MOV_SS, BLOCKING_STI};
-
-    /// Offsets in the backend's part of a vCPU.
-    pub(in crate::arch) mod field {
-        use super::super::Vcpu;
-        use core::mem::offset_of;
-        pub(in crate::arch) const VMCS: usize = offset_of!(Vcpu, common.id);
-        pub(in crate::arch) const HOST_CR3: usize = offset_of!(Vcpu, host_cr3);
-        pub(in crate::arch) const CR2: usize = offset_of!(Vcpu, cr2);
-        pub(in crate::arch) const LAUNCHED: usize = offset_of!(Vcpu, launched);
-        pub(in crate::arch) const LENT: usize = offset_of!(Vcpu, lent);
-        pub(in crate::arch) const DIFFERS: usize = offset_of!(Vcpu, differs);
-        pub(in crate::arch) const MSRS: usize = offset_of!(Vcpu, msrs);
-    }
 }
 
 impl Vcpu {
@@ -132,7 +119,7 @@ impl Vcpu {
     fn switch_vmcs(&mut self, cpu: &mut CpuVirt) {
         let fresh = self.common.cpu == CpuId::NONE;
         // SAFETY: the CPU is in VMX operation, as its CpuVirt exists; the VMCS is active on no other CPU:
-        // it is cleared before first use and by `leave_cpu`.
+        // it is cleared before first use and by `leave`.
         let result = unsafe {
             match fresh {
                 true => vmcs::vmclear(self.vmcs()).and_then(|()| vmcs::vmptrld(self.vmcs())),
@@ -146,8 +133,8 @@ impl Vcpu {
             self.launched = false;
             self.common.set_flush();
             cpu.host.write();
-            // SAFETY: exits arrive with the stack pointer that they expect.
-            unsafe { vmcs::write(host_field::RSP, self.host_stack()) };
+            // SAFETY: exits find the stack pointer behind the room for a register.
+            unsafe { vmcs::write(host_field::RSP, &raw const self.common.page as u64) };
             if !self.initialised {
                 self.initialise();
                 self.initialised = true;
@@ -155,11 +142,6 @@ impl Vcpu {
             self.set_host_cr3(hw::cr3());
         }
         assert!(self.common.cpu == cpu.id, "the vCPU is still on another CPU");
-    }
-
-    /// What is the stack pointer after an exit. The backend's part of a vCPU is in its place, as all of it.
-    fn host_stack(&self) -> u64 {
-        &raw const *self as u64 - super::BACKEND as u64 + super::STACK_AFTER_EXIT as u64
     }
 
     /// Gives the guest its MSRs.
@@ -193,7 +175,7 @@ impl Vcpu {
     }
 
     /// Writes the VMCS back to memory.
-    pub fn leave_cpu(&mut self, cpu: &mut CpuVirt) {
+    pub fn leave(&mut self, cpu: &mut CpuVirt) {
         if cpu.current == self.common.id {
             cpu.current = 0;
         }
@@ -203,13 +185,13 @@ impl Vcpu {
     }
 
     /// Makes everything ready for guest mode. The VMCS is current.
-    pub fn prepare(&mut self, cpu: &CpuVirt, space: &GuestRoot) {
+    pub fn prepare(&mut self, cpu: &CpuVirt, root: HostPhys, flush: bool) {
         self.take_back(&cpu.host);
-        if space.flush {
-            self.set_space(space);
+        if flush {
+            self.set_space(root, flush);
         }
         if self.common.to_do {
-            self.prepare_more(cpu, space);
+            self.prepare_more(cpu, root);
         }
         let cr3 = hw::cr3();
         if self.host_cr3 != cr3 {
@@ -244,9 +226,9 @@ impl Vcpu {
 
     /// What the next entry needs and most do not.
     #[cold]
-    fn prepare_more(&mut self, cpu: &CpuVirt, space: &GuestRoot) {
+    fn prepare_more(&mut self, cpu: &CpuVirt, root: HostPhys) {
         if self.common.flush_linear {
-            self.set_space(space);
+            self.set_space(root, false);
         }
         if let Some(event) = self.common.pending.injectable() {
             // SAFETY: injection concerns the guest only; VM entry checks the event.
@@ -284,22 +266,19 @@ impl Vcpu {
         unsafe { vmcs::write(host_field::CR3, cr3) };
     }
 
-    /// Points the VMCS to a guest space, and drops what is cached for it if needed.
+    /// Points the VMCS to a guest space, and drops the linear translations that are cached for it; with `flush`, all of them.
     #[cold]
-    fn set_space(&mut self, space: &GuestRoot) {
-        let capabilities = self.capabilities;
-        let ept_pointer = space.root.0 | EPT_POINTER;
-        // SAFETY: the tables are those of the vCPU's guest space, by `enter`'s caller.
+    fn set_space(&mut self, root: HostPhys, flush: bool) {
+        let (ept_pointer, vpid) = (root.0 | EPT_POINTER, u64::from(self.common.tag.tag));
+        // SAFETY: the tables are those of the vCPU's guest space, by `prepare`'s caller.
         unsafe {
             vmcs::write(control::EPTP_FULL, ept_pointer);
-            vmcs::write(control::VPID, u64::from(space.tag));
+            vmcs::write(control::VPID, vpid);
         }
-        if space.flush {
-            vmcs::invept(capabilities.invept, ept_pointer);
+        if flush {
+            vmcs::invept(self.capabilities.invept, ept_pointer);
         }
-        if space.flush || self.common.flush_linear {
-            vmcs::invvpid(capabilities.invvpid, u64::from(space.tag));
-        }
+        vmcs::invvpid(self.capabilities.invvpid, vpid);
         self.common.flush_linear = false;
     }
 
