@@ -6,12 +6,12 @@ use abi::vcpu::x86_64::{
 };
 use x86::vmx::vmcs::{control, guest as field};
 
-use super::VcpuArch;
 use super::cpu::CpuVirt;
 use super::event::Event;
 use super::state::{self, SegmentRegister, SyscallMsrs, peek, poke};
 use super::svm::Clean;
 use super::vmx::vmcs;
+use super::{VcpuArch, backend};
 
 /// Reads a register that the processor keeps as it is: its field of the VMCB, or of the VMCS.
 macro_rules! get {
@@ -105,7 +105,7 @@ impl VcpuArch {
     /// monitor does not load [`Groups::EVENTS`], it is injected.
     pub fn save_groups(&mut self, cpu: &mut CpuVirt, groups: Groups) {
         if let VcpuArch::Vmx(vcpu) = self {
-            vcpu.make_current(cpu);
+            vcpu.come_to(cpu);
         }
         let page = self.common().page;
         if groups.contains(Groups::RIP) {
@@ -142,18 +142,12 @@ impl VcpuArch {
             }
         }
         if groups.contains(Groups::SEGMENTS) {
-            let [gdtr, idtr] = match self {
-                VcpuArch::Vmx(vcpu) => vcpu.tables(),
-                VcpuArch::Svm(vcpu) => vcpu.tables(),
-            };
+            let [gdtr, idtr] = backend!(self, vcpu => vcpu.tables());
             poke!(page, gdtr, gdtr);
             poke!(page, idtr, idtr);
         }
         if groups.contains(Groups::EVENTS) {
-            let Blocking { shadow, controls } = match self {
-                VcpuArch::Vmx(vcpu) => vcpu.blocking(),
-                VcpuArch::Svm(vcpu) => vcpu.blocking(),
-            };
+            let Blocking { shadow, controls } = backend!(self, vcpu => vcpu.blocking());
             poke!(page, self.common().pending.0, interrupted);
             poke!(page, shadow, interrupt_shadow);
             poke!(page, controls, controls);
@@ -207,17 +201,14 @@ impl VcpuArch {
     /// as the instruction in it is done. `CONTROL_HALT` and [`Groups::DEADLINE`] are for [`VcpuArch::asked`].
     pub fn load_groups(&mut self, cpu: &mut CpuVirt, groups: Groups) {
         if let VcpuArch::Vmx(vcpu) = self {
-            vcpu.make_current(cpu);
+            vcpu.come_to(cpu);
         }
         let page = self.common().page;
         let nothing = Clean::empty();
         if groups.contains(Groups::RIP) {
             set!(self, peek!(page, rip), rip, field::RIP, nothing);
             if !groups.contains(Groups::EVENTS) {
-                match self {
-                    VcpuArch::Vmx(vcpu) => vcpu.end_shadow(),
-                    VcpuArch::Svm(vcpu) => vcpu.end_shadow(),
-                }
+                backend!(self, vcpu => vcpu.end_shadow());
             }
         }
         if groups.contains(Groups::RSP_RFLAGS) {
@@ -241,17 +232,11 @@ impl VcpuArch {
         }
         for &register in segments(groups) {
             let segment = page.segment(register).read();
-            match self {
-                VcpuArch::Vmx(vcpu) => vcpu.set_segment(register, segment),
-                VcpuArch::Svm(vcpu) => vcpu.set_segment(register, segment),
-            }
+            backend!(self, vcpu => vcpu.set_segment(register, segment));
         }
         if groups.contains(Groups::SEGMENTS) {
             let tables = [peek!(page, gdtr), peek!(page, idtr)];
-            match self {
-                VcpuArch::Vmx(vcpu) => vcpu.set_tables(tables),
-                VcpuArch::Svm(vcpu) => vcpu.set_tables(tables),
-            }
+            backend!(self, vcpu => vcpu.set_tables(tables));
         }
         if groups.contains(Groups::EVENTS) {
             let inject = Event::from_monitor(peek!(page, inject));
@@ -259,10 +244,7 @@ impl VcpuArch {
             poke!(page, 0, inject);
             let blocking =
                 Blocking { shadow: peek!(page, interrupt_shadow), controls: peek!(page, controls) };
-            match self {
-                VcpuArch::Vmx(vcpu) => vcpu.set_blocking(blocking),
-                VcpuArch::Svm(vcpu) => vcpu.set_blocking(blocking),
-            }
+            backend!(self, vcpu => vcpu.set_blocking(blocking));
         }
         if groups.intersects(RARE) {
             self.load_rare(cpu, groups);
@@ -343,18 +325,12 @@ impl VcpuArch {
         let common = self.common();
         common.spins_exit = on;
         common.to_do = true;
-        match self {
-            VcpuArch::Vmx(vcpu) => vcpu.set_spins_exit(on),
-            VcpuArch::Svm(vcpu) => vcpu.set_spins_exit(on),
-        }
+        backend!(self, vcpu => vcpu.set_spins_exit(on));
     }
 
     /// Whether accesses to debug registers exit. Under VMX, the VMCS is current.
     fn set_debug_exits(&mut self, on: bool) {
-        match self {
-            VcpuArch::Vmx(vcpu) => vcpu.set_debug_exits(on),
-            VcpuArch::Svm(vcpu) => vcpu.set_debug_exits(on),
-        }
+        backend!(self, vcpu => vcpu.set_debug_exits(on));
     }
 
     /// Gives threads' registers back to the machine; see the module's documentation. Without effect if that
@@ -380,7 +356,7 @@ impl VcpuArch {
     fn suspend_debug(&mut self, cpu: &mut CpuVirt) {
         if let VcpuArch::Vmx(vcpu) = self {
             // Another vCPU's VMCS may be current, as its monitor has replied.
-            vcpu.make_current(cpu);
+            vcpu.come_to(cpu);
         }
         let dr7 = get!(self, dr7, field::DR7);
         if self.common().debug.store(state::dr7_active(dr7)) {

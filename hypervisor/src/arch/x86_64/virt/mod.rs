@@ -33,6 +33,7 @@ mod table;
 mod vmx;
 
 use abi::boot::Virtualization;
+use abi::vcpu::ExitKind;
 use abi::vcpu::x86_64::VcpuState;
 
 use super::tags::{GuestTag, GuestTags};
@@ -74,6 +75,29 @@ pub enum Outcome {
     Resume,
 }
 
+/// What is told of an exit, by its number, without a closer look. The assembly reads it, too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub(in crate::arch) struct Told {
+    /// The kind; `Kick`, which is no exit of the processor, if a closer look is needed.
+    kind: ExitKind,
+    /// What the backend says of the length of the instruction. 0: there is no instruction.
+    length: u8,
+}
+
+impl Told {
+    const fn table<const COUNT: usize>(known: &[(usize, ExitKind, u8)]) -> [Told; COUNT] {
+        let mut table = [Told { kind: ExitKind::Kick, length: 0 }; COUNT];
+        let mut i = 0;
+        while i < known.len() {
+            let (number, kind, length) = known[i];
+            table[number] = Told { kind, length };
+            i += 1;
+        }
+        table
+    }
+}
+
 /// How a backend's guest mode ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Leave {
@@ -98,6 +122,17 @@ pub enum VcpuArch {
 }
 
 const _: () = assert!(size_of::<VcpuArch>() < 1024);
+
+/// Does the same with the backend's part of a vCPU, whichever that is.
+macro_rules! backend {
+    ($arch:expr, $vcpu:ident => $work:expr) => {
+        match $arch {
+            VcpuArch::Vmx($vcpu) => $work,
+            VcpuArch::Svm($vcpu) => $work,
+        }
+    };
+}
+use backend;
 
 /// Where assembly finds parts of a vCPU, from its address.
 pub mod offset {
@@ -176,10 +211,7 @@ impl VcpuArch {
     /// What it has under either extension, in the same place of both.
     #[inline(always)]
     fn common(&mut self) -> &mut Common {
-        match self {
-            VcpuArch::Vmx(vcpu) => &mut vcpu.common,
-            VcpuArch::Svm(vcpu) => &mut vcpu.common,
-        }
+        backend!(self, vcpu => &mut vcpu.common)
     }
 
     /// Makes everything ready for running guest code, with the extension that is returned; `None` if the guest's NMI window
@@ -198,10 +230,7 @@ impl VcpuArch {
         spins_exit: bool,
     ) -> Option<Virtualization> {
         let flush = tags.renew(&mut self.common().tag);
-        match self {
-            VcpuArch::Vmx(vcpu) => vcpu.make_current(cpu),
-            VcpuArch::Svm(vcpu) => vcpu.come_to(cpu),
-        }
+        backend!(self, vcpu => vcpu.come_to(cpu));
         let common = self.common();
         if cpu.loaded != common.id {
             common.load_registers(cpu);
@@ -264,10 +293,7 @@ impl VcpuArch {
     /// Has the guest go on after the write that `exit` tells, the last one of this vCPU on its CPU; `false` if the processor
     /// does not say where.
     pub fn skip_write(&mut self, exit: &Exit) -> bool {
-        match self {
-            VcpuArch::Vmx(vcpu) => vcpu.skip_write(exit),
-            VcpuArch::Svm(vcpu) => vcpu.skip_write(exit),
-        }
+        backend!(self, vcpu => vcpu.skip_write(exit))
     }
 
     /// Gives threads what they cannot do without, while the monitor runs and the vCPU stays loaded.

@@ -4,7 +4,7 @@ use abi::vcpu::ExitKind;
 use abi::vcpu::{FAULT_FETCH, FAULT_READ, FAULT_WRITE};
 
 use super::super::event::{Event, MC};
-use super::super::{Exit, Leave, Outcome};
+use super::super::{Exit, Leave, Outcome, Told};
 use super::vmcb::Vmcb;
 
 /// Exit codes that need a closer look.
@@ -22,26 +22,11 @@ pub(in crate::arch) const NESTED_PAGE_FAULT: u64 = 0x400;
 /// VMRUN refused the state. The processor reports -1 in 64 bits, QEMU 7.2 in 32.
 const INVALID: u64 = u32::MAX as u64;
 
-/// What is told of an exit code without a closer look.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(C)]
-pub(in crate::arch) struct Told {
-    /// The kind; `Kick`, which is no exit of the processor, if a closer look is needed.
-    kind: ExitKind,
-    /// Length of the instruction on processors that do not tell: without prefixes, which none of these
-    /// instructions has any use for. 0: there is no instruction.
-    length: u8,
-}
-
-impl Told {
-    const NOTHING: Told = Told { kind: ExitKind::Kick, length: 0 };
-}
-
-/// By exit code. The assembly reads it, too: as the low half of word 0 of an exit.
+/// By exit code, with the length of the instruction on processors that do not tell: without prefixes, which none of these
+/// instructions has any use for. It is the low half of word 0 of an exit.
 pub(in crate::arch) static TOLD: [Told; 0x8f] = {
     use ExitKind as K;
-    let mut table = [Told::NOTHING; 0x8f];
-    let known = [
+    Told::table(&[
         (0x64, K::InterruptWindow, 0),
         (0x72, K::Cpuid, 2),
         // INVD, WBINVD.
@@ -52,14 +37,7 @@ pub(in crate::arch) static TOLD: [Told; 0x8f] = {
         (0x7f, K::TripleFault, 0),
         (0x81, K::Hypercall, 3),
         (0x8d, K::SetXcr, 3),
-    ];
-    let mut i = 0;
-    while i < known.len() {
-        let (code, kind, length) = known[i];
-        table[code] = Told { kind, length };
-        i += 1;
-    }
-    table
+    ])
 };
 
 /// Kind and default length of the exits whose word 1 is the raw code.

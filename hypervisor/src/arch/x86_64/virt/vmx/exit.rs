@@ -5,7 +5,7 @@ use abi::vcpu::{FAULT_FETCH, FAULT_LINEAR, FAULT_READ, FAULT_WRITE};
 use x86::vmx::vmcs::ro;
 
 use super::super::event::{Event, MC};
-use super::super::{Exit, Leave, Outcome};
+use super::super::{Exit, Leave, Outcome, Told};
 
 /// Bit of the exit reason: VM entry failed.
 pub(super) const ENTRY_FAILED: u32 = 1 << 31;
@@ -23,45 +23,26 @@ const REASON_DEBUG_REGISTER: u16 = 29;
 pub(in crate::arch) const REASON_IO: u16 = 30;
 pub(in crate::arch) const REASON_EPT_VIOLATION: u16 = 48;
 
-/// What is told of an exit reason without a closer look.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(C)]
-pub(in crate::arch) struct Told {
-    /// The kind; `Kick`, which is no exit of the processor, if a closer look is needed.
-    kind: ExitKind,
-    /// Whether there is an instruction, whose length is valid: [`HAS_LENGTH`], or 0.
-    length: u8,
-}
-
-/// See [`Told`]: above all lengths.
+/// Length in [`TOLD`] of an instruction, whose length the processor says: above all lengths.
 pub(in crate::arch) const HAS_LENGTH: u8 = 0x80;
 
-/// By exit reason. The assembly reads it, too.
+/// By exit reason.
 pub(in crate::arch) static TOLD: [Told; 56] = {
     use ExitKind as K;
-    let mut table = [Told { kind: K::Kick, length: 0 }; 56];
-    let known = [
-        (2, K::TripleFault, false),
-        (7, K::InterruptWindow, false),
-        (8, K::NmiWindow, false),
-        (10, K::Cpuid, true),
-        (12, K::Halt, true),
+    Told::table(&[
+        (2, K::TripleFault, 0),
+        (7, K::InterruptWindow, 0),
+        (8, K::NmiWindow, 0),
+        (10, K::Cpuid, HAS_LENGTH),
+        (12, K::Halt, HAS_LENGTH),
         // INVD, WBINVD.
-        (13, K::CacheFlush, true),
-        (54, K::CacheFlush, true),
-        (18, K::Hypercall, true),
-        (31, K::ReadMsr, true),
-        (40, K::Pause, true),
-        (55, K::SetXcr, true),
-    ];
-    let mut i = 0;
-    while i < known.len() {
-        let (reason, kind, length) = known[i];
-        let length = if length { HAS_LENGTH } else { 0 };
-        table[reason] = Told { kind, length };
-        i += 1;
-    }
-    table
+        (13, K::CacheFlush, HAS_LENGTH),
+        (54, K::CacheFlush, HAS_LENGTH),
+        (18, K::Hypercall, HAS_LENGTH),
+        (31, K::ReadMsr, HAS_LENGTH),
+        (40, K::Pause, HAS_LENGTH),
+        (55, K::SetXcr, HAS_LENGTH),
+    ])
 };
 
 /// Kind, and whether the instruction length is valid, of the exits whose word 1 is the raw reason.

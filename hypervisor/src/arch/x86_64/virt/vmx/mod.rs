@@ -107,9 +107,9 @@ impl Vcpu {
         HostPhys(self.common.id)
     }
 
-    /// Makes the VMCS current.
+    /// Comes to a CPU, if it is not there, and makes the VMCS current.
     #[inline(always)]
-    pub fn make_current(&mut self, cpu: &mut CpuVirt) {
+    pub fn come_to(&mut self, cpu: &mut CpuVirt) {
         if cpu.current != self.common.id {
             self.switch_vmcs(cpu);
         }
@@ -362,29 +362,22 @@ impl Vcpu {
     /// Emulates WRMSR of the SYSCALL MSRs: under SVM it does not exit, so monitors do not know it. Returns
     /// whether it was one.
     fn write_switched_msr(&mut self, instruction_length: u8, cpu: &mut CpuVirt) -> bool {
-        let number = peek!(self.common.page, gpr[RCX]) as u32;
-        if !(msr::IA32_STAR..=msr::IA32_FMASK).contains(&number) {
-            return false;
-        }
         let value = self.common.page.edx_eax();
-        let valid = match number {
-            msr::IA32_STAR => true,
-            msr::IA32_FMASK => value >> 32 == 0,
-            _ => cpu.limits.canonical(value) == value,
+        let is_canonical = cpu.limits.canonical(value) == value;
+        let mut msrs = self.syscall_msrs(cpu);
+        let (written, valid) = match peek!(self.common.page, gpr[RCX]) as u32 {
+            msr::IA32_STAR => (&mut msrs.star, true),
+            msr::IA32_LSTAR => (&mut msrs.lstar, is_canonical),
+            msr::IA32_CSTAR => (&mut msrs.cstar, is_canonical),
+            msr::IA32_FMASK => (&mut msrs.sfmask, value >> 32 == 0),
+            _ => return false,
         };
         if !valid {
             self.common.set_pending(Event::exception(event::GP, Some(0)));
             return true;
         }
-        // The next entry loads the new value.
-        self.lend(cpu);
-        match number {
-            msr::IA32_STAR => self.msrs.star = value,
-            msr::IA32_LSTAR => self.msrs.lstar = value,
-            msr::IA32_CSTAR => self.msrs.cstar = value,
-            _ => self.msrs.sfmask = value,
-        }
-        self.differs = [true; 2];
+        *written = value;
+        self.set_syscall_msrs(cpu, msrs);
         self.skip(instruction_length);
         true
     }
