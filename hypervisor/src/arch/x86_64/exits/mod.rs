@@ -11,8 +11,8 @@
 
 use super::fastpath::{FRAME, KIND_AND_CALL, PORTAL_AND_CALL};
 use super::frame::{SYSCALL, offset as frame};
-use super::virt::svm_assembly::Vmcb;
-use super::virt::{CpuVirt, offset};
+use super::virt::offset;
+use super::virt::svm::vmcb::Vmcb;
 use super::{CpuArch, traps};
 use crate::context::{ReplyPath, State};
 use crate::cpu::Cpu;
@@ -116,16 +116,8 @@ const ARCH: usize = offset_of!(Cpu, arch);
 pub const GUEST: usize = ARCH + offset_of!(CpuArch, guest);
 /// Where it has the top of the kernel's stack.
 pub const STACK: usize = ARCH + offset_of!(CpuArch, stack_top);
-/// Where it has the physical address of the current VMCS.
-pub const CURRENT_VMCS: usize = ARCH + offset_of!(CpuArch, virt) + CpuVirt::CURRENT;
-/// Where it has that the return stack is filled.
-pub const FILLS_RETURNS: usize = ARCH + offset_of!(CpuArch, virt) + CpuVirt::FILLS_RETURNS;
-/// Where it has the host's descriptor table under VMX.
-pub const GDTR: usize = ARCH + offset_of!(CpuArch, virt) + CpuVirt::GDTR;
-/// Where it has the host's MSRs.
-pub const HOST_MSRS: usize = ARCH + offset_of!(CpuArch, virt) + CpuVirt::HOST_MSRS;
-/// Where it notes that an exit has shortened the task state segment.
-pub const TASK_LIMIT_LOST: usize = ARCH + offset_of!(CpuArch, virt) + CpuVirt::TASK_LIMIT_LOST;
+/// Where it has what virtualisation keeps.
+pub const VIRT: usize = ARCH + offset_of!(CpuArch, virt);
 const CURRENT: usize = offset_of!(Cpu, current);
 
 // What the assembly takes for granted. General registers are on the state page in the order of their encoding.

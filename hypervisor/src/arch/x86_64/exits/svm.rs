@@ -8,10 +8,10 @@ use core::mem::offset_of;
 
 use super::super::speculation::fill_return_stack;
 use super::super::traps::guest_left;
-use super::super::virt::svm_assembly::{
-    IOIO, InterruptControl, MSR, NESTED_PAGE_FAULT, TOLD, Vmcb,
-};
-use super::{FILLS_RETURNS, GUEST, STACK, offset, tell, tell_write};
+use super::super::virt::CpuVirt;
+use super::super::virt::svm::exit::{IOIO, MSR, NESTED_PAGE_FAULT, TOLD};
+use super::super::virt::svm::vmcb::{InterruptControl, Vmcb};
+use super::{GUEST, STACK, VIRT, offset, tell, tell_write};
 use abi::vcpu::{ExitKind, FAULT_FETCH, FAULT_READ, FAULT_WRITE};
 
 /// Byte of the virtual interrupt control that holds V_INTR_MASKING.
@@ -23,49 +23,6 @@ const _: () = {
     assert!(ExitKind::WriteMsr as u32 == ExitKind::ReadMsr as u32 + 1);
 };
 
-/// From the state page at rbx and the VMCB at rdx, of the vCPU at rbp, into guest mode; after the exit all is in
-/// its place, rsp is the vCPU, rbx the VMCB and r15 the state page.
-///
-/// Interrupts: with the global interrupt flag clear, nothing arrives. The machine's interrupts end guest mode
-/// only if IF is set at VMRUN, as guests run with V_INTR_MASKING, hence STI, after CLGI, and CLI before STGI
-/// (AMD APM 2 15.17, 15.21). So a pending NMI is taken at STGI, a pending interrupt when the kernel lets it.
-///
-/// V_INTR_MASKING is set each time: the machine's interrupts depend on it, and the processor writes the field at every exit;
-/// QEMU 7.2 clears it when VMRUN refuses the state.
-macro_rules! guest_mode {
-    () => {
-        concat!(
-            "mov rax, [rbx]\n",
-            "mov [rdx + {vmcb_rax}], rax\n",
-            "or byte ptr [rdx + {masking}], 1\n",
-            "mov rax, [rbp + {vmcb_phys}]\n",
-            "mov rsp, rbp\n",
-            load_registers!(),
-            "clgi\n",
-            "sti\n",
-            "vmload rax\n",
-            "vmrun rax\n",
-            // VMRUN has restored RAX, RSP and RFLAGS.
-            "vmsave rax\n",
-            "mov rax, [rsp + {page}]\n",
-            store_registers!(),
-            "mov r15, rax\n",
-            "mov rbx, [rsp + {vmcb}]\n",
-            "mov rax, [rsp + {host}]\n",
-            "vmload rax\n",
-            "cli\n",
-            "stgi\n",
-            "mov rax, [rbx + {vmcb_rax}]\n",
-            "mov [r15], rax\n",
-            // What was to be flushed or injected was, and what the processor has cached is true.
-            "mov byte ptr [rbx + {tlb_control}], 0\n",
-            "mov qword ptr [rbx + {inject}], 0\n",
-            "mov eax, [rsp + {clean}]\n",
-            "mov [rbx + {vmcb_clean}], eax\n",
-        )
-    };
-}
-
 unsafe extern "C" {
     /// As [`enter`], with the state page in rbx and the vCPU in rbp, by a jump.
     pub fn svm_resume();
@@ -74,6 +31,13 @@ unsafe extern "C" {
 /// Runs guest code on the vCPU in `CpuArch::guest`, until an exit, which is a kernel entry of its own.
 ///
 /// The way in takes 22 instructions up to VMRUN, the way out 28 until everything is in its place.
+///
+/// Interrupts: with the global interrupt flag clear, nothing arrives. The machine's interrupts end guest mode
+/// only if IF is set at VMRUN, as guests run with V_INTR_MASKING, hence STI, after CLGI, and CLI before STGI
+/// (AMD APM 2 15.17, 15.21). So a pending NMI is taken at STGI, a pending interrupt when the kernel lets it.
+///
+/// V_INTR_MASKING is set each time: the machine's interrupts depend on it, and the processor writes the field at every exit;
+/// QEMU 7.2 clears it when VMRUN refuses the state.
 ///
 /// # Safety
 ///
@@ -87,7 +51,34 @@ pub unsafe extern "sysv64" fn enter() -> ! {
         ".global svm_resume",
         "svm_resume:",
         "mov rdx, [rbp + {vmcb}]",
-        guest_mode!(),
+        "mov rax, [rbx]",
+        "mov [rdx + {vmcb_rax}], rax",
+        "or byte ptr [rdx + {masking}], 1",
+        "mov rax, [rbp + {vmcb_phys}]",
+        "mov rsp, rbp",
+        load_registers!(),
+        "clgi",
+        "sti",
+        "vmload rax",
+        "vmrun rax",
+        // VMRUN has restored RAX, RSP and RFLAGS.
+        "vmsave rax",
+        "mov rax, [rsp + {page}]",
+        store_registers!(),
+        "mov r15, rax",
+        "mov rbx, [rsp + {vmcb}]",
+        "mov rax, [rsp + {host}]",
+        "vmload rax",
+        "cli",
+        "stgi",
+        "mov rax, [rbx + {vmcb_rax}]",
+        "mov [r15], rax",
+        // What was to be flushed or injected was, and what the processor has cached is true.
+        "mov byte ptr [rbx + {tlb_control}], 0",
+        "mov qword ptr [rbx + {inject}], 0",
+        "mov eax, [rsp + {clean}]",
+        "mov [rbx + {vmcb_clean}], eax",
+        // All is in its place: rsp is the vCPU, rbx the VMCB and r15 the state page.
         "cmp byte ptr gs:[{fills_returns}], 0",
         "jne 9f",
         "7:",
@@ -179,7 +170,7 @@ pub unsafe extern "sysv64" fn enter() -> ! {
         "8:",
         general_path!(),
         guest = const GUEST,
-        fills_returns = const FILLS_RETURNS,
+        fills_returns = const VIRT + offset_of!(CpuVirt, fills_returns),
         page = const offset::PAGE,
         vmcb = const offset::VMCB,
         vmcb_phys = const offset::ID,

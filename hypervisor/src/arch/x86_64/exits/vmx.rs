@@ -9,14 +9,13 @@ use core::mem::offset_of;
 
 use super::super::speculation::fill_return_stack;
 use super::super::traps::{again, guest_left, load_rip};
-use super::super::virt::vmx_assembly::{
-    BLOCKING_MOV_SS, BLOCKING_STI, HAS_LENGTH, REASON_EPT_VIOLATION, REASON_IO, REASON_WRMSR,
-    STORE, STORE_MASK, SyscallMsrs, TOLD, UNBLOCKED_NMI,
+use super::super::virt::vmx::exit::{
+    HAS_LENGTH, REASON_EPT_VIOLATION, REASON_IO, REASON_WRMSR, STORE, STORE_MASK, TOLD,
+    UNBLOCKED_NMI,
 };
-use super::{
-    CURRENT_VMCS, GDTR, GUEST, HOST_MSRS, STACK, TASK_LIMIT_LOST, guest_again, offset, tell,
-    tell_groups, tell_now, tell_write,
-};
+use super::super::virt::vmx::{BLOCKING_MOV_SS, BLOCKING_STI};
+use super::super::virt::{CpuVirt, SyscallMsrs};
+use super::{GUEST, STACK, VIRT, guest_again, offset, tell, tell_groups, tell_now, tell_write};
 use abi::vcpu::x86_64::{Groups, RCX, VcpuState};
 use abi::vcpu::{ExitKind, FAULT_FETCH, FAULT_LINEAR, FAULT_READ, FAULT_WRITE};
 use x86::msr;
@@ -336,10 +335,10 @@ pub unsafe extern "C" fn vmx_tell() {
         msr_kernel_gs_base = const msr::IA32_KERNEL_GSBASE,
         msr_star = const msr::IA32_STAR,
         kernel_gs_base = const offset::MSRS + offset_of!(SyscallMsrs, kernel_gs_base),
-        host_msrs = const HOST_MSRS,
+        host_msrs = const VIRT + offset_of!(CpuVirt, host.msrs),
         differs = const offset::DIFFERS,
-        gdtr = const GDTR,
-        task_limit_lost = const TASK_LIMIT_LOST,
+        gdtr = const VIRT + offset_of!(CpuVirt, host.gdtr),
+        task_limit_lost = const VIRT + offset_of!(CpuVirt, task_limit_lost),
         lent = const offset::LENT,
         launched = const offset::LAUNCHED,
         rip_only = const Groups::RIP.bits(),
@@ -379,7 +378,7 @@ pub unsafe extern "C" fn vmx_load_rip() {
         "call {load_rip}",
         "ud2",
         vmcs = const offset::ID,
-        current_vmcs = const CURRENT_VMCS,
+        current_vmcs = const VIRT + offset_of!(CpuVirt, current),
         page_rip = const offset_of!(VcpuState, rip),
         rip = const guest_field::RIP,
         interruptibility = const guest_field::INTERRUPTIBILITY_STATE,

@@ -30,23 +30,23 @@ pub struct CpuVirt {
     pub(super) id: CpuId,
     pub(super) limits: Limits,
     /// The vCPU whose VMCS is current.
-    pub(super) current: VcpuId,
+    pub(in crate::arch) current: VcpuId,
     /// The vCPU whose registers are in the processor where threads have theirs: not yet suspended.
     pub(super) loaded: VcpuId,
     pub(super) fpu: fpu::Unit,
     /// A VM exit has shortened the task state segment.
-    pub(super) task_limit_lost: bool,
+    pub(in crate::arch) task_limit_lost: bool,
     /// CPU buffers are overwritten before guest code runs.
     pub(super) overwrites_buffers: bool,
     /// The return stack is filled after guest code has run.
-    pub(super) fills_returns: bool,
+    pub(in crate::arch) fills_returns: bool,
     /// A guest's vector registers are cleared before threads run.
     clears_vectors: bool,
     has_tsc_aux: bool,
     tsc_aux: u64,
     host_tsc_aux: u64,
     /// Under VMX, the host state.
-    pub(super) host: HostState,
+    pub(in crate::arch) host: HostState,
     /// Under SVM, where VMSAVE has put what VMRUN does not switch ([`svm::enable`]).
     pub(super) saved: HostPhys,
 }
@@ -107,17 +107,6 @@ pub unsafe fn init_cpu(
 }
 
 impl CpuVirt {
-    /// Where it is noted that the return stack is filled, for the assembly.
-    pub const FILLS_RETURNS: usize = core::mem::offset_of!(CpuVirt, fills_returns);
-    /// Where the current VMCS is noted.
-    pub const CURRENT: usize = core::mem::offset_of!(CpuVirt, current);
-    /// Where the host's descriptor table is under VMX.
-    pub const GDTR: usize = core::mem::offset_of!(CpuVirt, host.gdtr);
-    /// Where its MSRs are.
-    pub const HOST_MSRS: usize = core::mem::offset_of!(CpuVirt, host.msrs);
-    /// Where a shortened task state segment is noted.
-    pub const TASK_LIMIT_LOST: usize = core::mem::offset_of!(CpuVirt, task_limit_lost);
-
     /// Whether a VM exit has cut the limit of the task register to 67h since the last call: the I/O permission
     /// bitmap is then out of reach, and TR must be loaded anew before a thread with ports runs.
     #[inline(always)]

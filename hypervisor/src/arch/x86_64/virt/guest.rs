@@ -313,7 +313,7 @@ impl VcpuArch {
     pub(super) fn activate_debug(&mut self, cpu: &CpuVirt) {
         self.set_debug_exits(false);
         let common = self.common();
-        common.debug.activate();
+        common.debug.active = true;
         if cpu.loaded == common.id {
             common.debug.load();
         }
@@ -345,7 +345,7 @@ impl VcpuArch {
         common.note_xcr0(cpu);
         cpu.loaded = 0;
         cpu.restore_registers(common.fpu);
-        let has_debug = common.debug.is_loaded();
+        let has_debug = common.debug.loaded;
         self.lend(cpu);
         if has_debug {
             self.suspend_debug(cpu);

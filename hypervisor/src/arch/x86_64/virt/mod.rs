@@ -28,9 +28,9 @@ mod guest;
 mod hw;
 mod map;
 mod state;
-mod svm;
+pub(in crate::arch) mod svm;
 mod table;
-mod vmx;
+pub(in crate::arch) mod vmx;
 
 use abi::boot::Virtualization;
 use abi::vcpu::ExitKind;
@@ -50,9 +50,8 @@ pub use cpu::{CpuVirt, PAGES_PER_CPU, init_cpu};
 pub use features::{Features, Missing, detect, features, physical_end};
 pub use fpu::Method;
 pub use state::Limits;
-pub(in crate::arch) use svm::assembly as svm_assembly;
+pub(in crate::arch) use state::SyscallMsrs;
 pub use vmx::ControlWord;
-pub(in crate::arch) use vmx::assembly as vmx_assembly;
 
 /// Pages that a vCPU needs, besides its state page: control structure and vector state. They need not
 /// be contiguous.

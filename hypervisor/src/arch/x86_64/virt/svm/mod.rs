@@ -3,11 +3,11 @@
 //! VMLOAD and VMSAVE switch what VMRUN does not, on every exit: the kernel needs its own GS base and task
 //! register before the next NMI.
 
-mod exit;
+pub(in crate::arch) mod exit;
 mod guest;
 mod host;
 mod maps;
-mod vmcb;
+pub(in crate::arch) mod vmcb;
 
 use abi::vcpu::ExitKind;
 
@@ -20,12 +20,6 @@ use vmcb::{Intercepts1, Vmcb};
 
 pub(super) use host::{Capabilities, enable};
 pub(super) use vmcb::Clean;
-
-/// What the assembly knows of this backend.
-pub(in crate::arch) mod assembly {
-    pub(in crate::arch) use super::exit::{IOIO, MSR, NESTED_PAGE_FAULT, TOLD};
-    pub(in crate::arch) use super::vmcb::{InterruptControl, Vmcb};
-}
 
 /// Interrupt shadow of the VMCB.
 const SHADOW: u64 = 1 << 0;

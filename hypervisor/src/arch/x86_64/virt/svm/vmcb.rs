@@ -165,13 +165,9 @@ impl VmcbSegment {
     }
 
     /// From a descriptor-table register.
-    pub const fn from_table(table: Table) -> VmcbSegment {
-        VmcbSegment {
-            selector: 0,
-            attributes: 0,
-            limit: table.limit as u32 & 0xffff,
-            base: table.base,
-        }
+    pub fn from_table(table: Table) -> VmcbSegment {
+        let limit = table.limit as u32 & 0xffff;
+        VmcbSegment { limit, base: table.base, ..VmcbSegment::default() }
     }
 
     /// To a descriptor-table register.

@@ -1,6 +1,6 @@
 //! Host state: what one CPU's registers hold outside guest mode.
 
-use x86::dtables::{DescriptorTablePointer, lgdt, sgdt, sidt};
+use x86::dtables::{DescriptorTablePointer, sgdt, sidt};
 use x86::msr::{self, rdmsr, wrmsr};
 use x86::segmentation::{cs, ss};
 use x86::task::tr;
@@ -89,7 +89,7 @@ impl HostState {
     /// # Safety
     ///
     /// As for `init_cpu`; `page` becomes the VMXON region.
-    pub unsafe fn enable(
+    pub(in super::super) unsafe fn enable(
         capabilities: &Capabilities,
         page: KernelPage,
         task_state: HostVirt,
@@ -144,13 +144,5 @@ impl HostState {
             vmcs::write_all(&self.fields);
             vmcs::write_all(&ZERO_FIELDS.map(|field| (field, 0)));
         }
-    }
-
-    /// Restores the limit of GDTR, which an exit sets to FFFFh: a thread must not reach what is behind the table with a
-    /// selector of its choice. That of IDTR is FFFFh, too: with 256 gates no vector is beyond it.
-    #[inline(always)]
-    pub fn restore_tables(&self) {
-        // SAFETY: the values come from this CPU's registers (`enable`), and the tables stay.
-        unsafe { lgdt(&self.gdtr) };
     }
 }

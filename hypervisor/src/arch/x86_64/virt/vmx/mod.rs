@@ -1,7 +1,7 @@
 //! Intel VT-x: unrestricted guests with EPT and VPID.
 
 mod capabilities;
-mod exit;
+pub(in crate::arch) mod exit;
 mod guest;
 mod host;
 mod msr_bitmap;
@@ -9,6 +9,7 @@ pub(super) mod vmcs;
 
 use abi::vcpu::ExitKind;
 use abi::vcpu::x86_64::RCX;
+use x86::dtables::lgdt;
 use x86::msr::{self, rdmsr};
 use x86::vmx::vmcs::control::{self, PrimaryControls};
 use x86::vmx::vmcs::{guest as field, host as host_field, ro};
@@ -61,16 +62,6 @@ pub(super) struct Vcpu {
     initialised: bool,
     /// Primary controls as they are in the VMCS.
     primary: u32,
-}
-
-/// What the assembly knows of this backend.
-pub(in crate::arch) mod assembly {
-    pub(in crate::arch) use super::super::state::SyscallMsrs;
-    pub(in crate::arch) use super::exit::{
-        HAS_LENGTH, REASON_EPT_VIOLATION, REASON_IO, REASON_WRMSR, STORE, STORE_MASK, TOLD,
-        UNBLOCKED_NMI,
-    };
-    pub(in crate::arch) use super::{BLOCKING_MOV_SS, BLOCKING_STI};
 }
 
 impl Vcpu {
@@ -165,12 +156,14 @@ impl Vcpu {
     #[inline(never)]
     fn lend_now(&mut self, cpu: &mut CpuVirt) {
         self.lent = true;
-        // SAFETY: the MSR is on every processor with long mode; the values are the host's.
+        // SAFETY: the MSR is on every processor with long mode; the values are the host's, and its tables stay. An exit sets the limit
+        // of GDTR to FFFFh: a thread must not reach what is behind the table with a selector of its choice. That of IDTR is
+        // FFFFh, too: with 256 gates no vector is beyond it.
         unsafe {
             self.msrs.kernel_gs_base = rdmsr(msr::IA32_KERNEL_GSBASE);
             cpu.host.msrs.replace(&self.msrs);
+            lgdt(&cpu.host.gdtr);
         }
-        cpu.host.restore_tables();
         cpu.task_limit_lost = true;
     }
 
