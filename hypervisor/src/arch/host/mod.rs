@@ -15,6 +15,11 @@ pub mod vcpu;
 mod cpuid;
 
 #[cfg(all(test, target_arch = "x86_64", not(schedules)))]
+#[path = "../x86_64/tags.rs"]
+#[allow(dead_code)]
+mod tags;
+
+#[cfg(all(test, target_arch = "x86_64", not(schedules)))]
 #[path = "../x86_64/virt/mod.rs"]
 #[allow(dead_code, unused_imports)]
 mod virt;

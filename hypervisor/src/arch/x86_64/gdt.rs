@@ -232,11 +232,6 @@ impl GdtTss {
         HostVirt((&raw const self.task_reserved0).addr() as u64)
     }
 
-    /// Address of the descriptor table, for the GDTR base of a VMCS host area.
-    pub fn table_base(&self) -> HostVirt {
-        HostVirt(self.descriptors.as_ptr().addr() as u64)
-    }
-
     /// Sets the stack pointer that interrupts from user programs get.
     pub fn set_kernel_stack(&self, top: HostVirt) {
         self.rsp[0].store(top.0, Relaxed);

@@ -29,8 +29,8 @@ pub use paging::PageTable;
 pub use start::{ap_main, kernel_main};
 pub use tags::{alloc_space_tag, free_space_tag};
 pub use traps::deliver;
-pub use vcpu::{VcpuArch, VcpuReply, after_guest, pages_per_vcpu};
-pub use virt::Outcome;
+pub use vcpu::{VcpuReply, after_guest, pages_per_vcpu};
+pub use virt::{Outcome, VcpuArch};
 
 use crate::cell::{CpuCell, Ref};
 use crate::cpu::Cpu;
@@ -134,7 +134,7 @@ impl CpuArch {
     pub fn prepare_thread(&self, space: Ref<Space>) {
         if let Some(vcpu) = self.guest.get() {
             if vcpu.monitor == space && self.guest_stays.get() {
-                vcpu.arch.in_place().lend(self);
+                self.virt.with_mut(|virt| vcpu.arch.in_place().lend(virt));
             } else {
                 self.leave_guest(None);
             }
@@ -176,7 +176,7 @@ impl CpuArch {
     pub fn leave_guest(&self, next: Option<Ref<Vcpu>>) {
         if self.guest.get() != next {
             if let Some(vcpu) = self.guest.get() {
-                vcpu.arch.with_mut(|arch| arch.suspend(self));
+                self.virt.with_mut(|virt| vcpu.arch.in_place().suspend(virt));
             }
             self.guest.set(next);
             let Some(vcpu) = next else {

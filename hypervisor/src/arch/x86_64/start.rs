@@ -163,7 +163,7 @@ fn make_cpu(index: u32, apic: ApicId) -> Option<Ref<Cpu>> {
         predictors: CpuCell::new(None),
         space: CpuCell::new(None),
         ports: CpuCell::new(None),
-        virt: CpuCell::from_value(virt::CpuVirt::new()),
+        virt: CpuCell::from_value(virt::CpuVirt::default()),
         virt_pages,
         guest: CpuCell::new(None),
         guest_tags: CpuCell::new(tags::GuestTags::NEW),
@@ -200,10 +200,9 @@ fn enter_cpu(cpu: Ref<Cpu>, features: &CpuFeatures) -> bool {
         return true;
     };
     // SAFETY: fresh pages, kept for ever; this CPU's state is as the kernel will always have it.
-    let result = cpu
-        .arch
-        .virt
-        .with_mut(|virt| unsafe { virt::init_cpu(virt, pages, measures, exits::ways_out()) });
+    let result = cpu.arch.virt.with_mut(|virt| unsafe {
+        virt::init_cpu(virt, pages, measures, cpu.arch.tables.task_base(), exits::ways_out())
+    });
     if let Err(why) = result {
         let index = Dec(cpu.index.into());
         log::report("error: ", format_args!("CPU {index}: no virtualisation: {why}"));

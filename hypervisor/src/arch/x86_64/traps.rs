@@ -62,7 +62,7 @@ pub extern "C" fn vcpu_reply(cpu: &'static Cpu, groups: u64) -> ! {
 /// The guest of `vcpu` was left, or, with `failed`, the processor did not enter it; its general registers are on its state page.
 pub extern "C" fn guest_left(cpu: &'static Cpu, vcpu: Ref<Vcpu>, failed: bool) -> ! {
     latency::enter(Path::Guest);
-    let outcome = vcpu.arch.in_place().left(cpu, failed);
+    let outcome = cpu.arch.virt.with_mut(|virt| vcpu.arch.in_place().left(virt, failed));
     vcpu::left(cpu, vcpu, outcome);
     run(cpu)
 }

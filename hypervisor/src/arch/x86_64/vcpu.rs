@@ -1,8 +1,7 @@
 //! The x86 part of a vCPU, over the virtualisation extension in use.
 
-use super::tags::{GuestTag, GuestTags};
-use super::virt::{self, GuestRoot, Outcome};
-use super::{CpuArch, clock, entry, exits, traps};
+use super::virt::{Outcome, PAGES_PER_VCPU, VcpuArch};
+use super::{clock, entry, exits, traps};
 use crate::cell::Ref;
 use crate::cpu::Cpu;
 use crate::latency;
@@ -11,11 +10,11 @@ use crate::space::Space;
 use crate::vcpu::{Exit, Vcpu};
 use abi::boot::Virtualization;
 use abi::vcpu::ExitKind;
-use abi::vcpu::x86_64::{CONTROL_HALT, Groups, VcpuState};
+use abi::vcpu::x86_64::Groups;
 
 /// Pages that a vCPU takes beside its own and its state page; `None` without virtualisation.
 pub fn pages_per_vcpu() -> Option<usize> {
-    (super::virtualization() != Virtualization::None).then(virt::pages_per_vcpu)
+    (super::virtualization() != Virtualization::None).then_some(PAGES_PER_VCPU)
 }
 
 /// The timer's interrupt may have been lost (`apic::look_again`); it is due all the same.
@@ -39,15 +38,9 @@ pub struct VcpuReply {
 /// Does what ended guest mode, if it was the host's; the exit for the monitor otherwise. Interrupts can end any
 /// object: nothing that the caller holds is certain to be there after `None`.
 #[inline(always)]
-pub fn after_guest(cpu: &Cpu, vcpu: Ref<Vcpu>, outcome: Outcome) -> Option<Exit> {
+pub fn after_guest(cpu: &Cpu, _vcpu: Ref<Vcpu>, outcome: Outcome) -> Option<Exit> {
     match outcome {
-        Outcome::Exit { exit, plain_write } => {
-            if plain_write {
-                let word = exit.kind as u64 | u64::from(exit.instruction_length) << 8;
-                if traps::ring(cpu, vcpu, word, exit.info[0], exit.info[1]) {
-                    return None;
-                }
-            }
+        Outcome::Exit(exit) => {
             look_at_timer(cpu);
             return Some(exit);
         }
@@ -63,38 +56,11 @@ pub fn after_guest(cpu: &Cpu, vcpu: Ref<Vcpu>, outcome: Outcome) -> Option<Exit>
     None
 }
 
-/// Offsets from a vCPU's address, for the fast path.
-pub mod offset {
-    use super::super::{tags, virt};
-    use super::VcpuArch;
-    use crate::vcpu::Vcpu;
-    use core::mem::offset_of;
-
-    const ARCH: usize = offset_of!(Vcpu, arch);
-    /// The generation of its tag.
-    pub const TAG_GENERATION: usize = ARCH + offset_of!(VcpuArch, tag) + tags::GENERATION;
-    /// What else assembly uses.
-    pub const PASSAGE: usize = ARCH + offset_of!(VcpuArch, inner) + virt::PASSAGE;
-    /// What makes the next entry one for the general path.
-    pub const TO_DO: usize = ARCH + offset_of!(VcpuArch, inner) + virt::TO_DO;
-    /// The part of VMX.
-    pub const VMX: u64 = (ARCH + offset_of!(VcpuArch, inner) + virt::BACKEND) as u64;
-}
-
-/// Registers and control structure of a vCPU.
-pub struct VcpuArch {
-    tag: GuestTag,
-    state: *mut VcpuState,
-    inner: virt::VcpuArch,
-}
-
 impl VcpuArch {
     /// A vCPU in `pages`, with its state page.
     pub fn new(pages: &[KernelPage], state: KernelPage) -> VcpuArch {
-        let state = state.virt.0 as *mut VcpuState;
         // SAFETY: the pages are fresh, the vCPU's alone, and live as long as it does.
-        let inner = unsafe { virt::VcpuArch::new(pages, state) };
-        VcpuArch { tag: GuestTag::default(), state, inner }
+        unsafe { VcpuArch::from_pages(pages, state) }
     }
 
     /// Enters guest mode until something ends it, which leads to [`traps::guest_left`]. The vCPU is the one in
@@ -102,13 +68,11 @@ impl VcpuArch {
     ///
     /// Returns what is to be told first, without having been there.
     pub fn enter(&mut self, cpu: &Cpu, guest: &Space) -> Option<Exit> {
-        let tag = &mut self.tag;
-        let flush = cpu.arch.guest_tags.with_mut(|tags: &mut GuestTags| tags.renew(tag));
-        let root = GuestRoot { root: guest.table.root(), tag: tag.tag, flush };
+        let (virt, tags, root) = (&cpu.arch.virt, &cpu.arch.guest_tags, guest.table.root());
         // Who spins gives way, if there is anybody to give way to.
         let spins_exit = cpu.is_contended();
-        let virt = &cpu.arch.virt;
-        let prepared = virt.with_mut(|virt| self.inner.prepare(virt, &root, spins_exit));
+        let prepared =
+            virt.with_mut(|virt| tags.with_mut(|tags| self.prepare(virt, tags, root, spins_exit)));
         let Some(extension) = prepared else {
             return Some(Exit { kind: ExitKind::NmiWindow, instruction_length: 0, info: [0; 3] });
         };
@@ -117,48 +81,18 @@ impl VcpuArch {
         unsafe { exits::enter(extension) }
     }
 
-    /// How guest mode was left; with `failed`, the processor did not enter it.
-    pub fn left(&mut self, cpu: &Cpu, failed: bool) -> Outcome {
-        let virt = &cpu.arch.virt;
-        virt.with_mut(|virt| self.inner.left(virt, failed))
-    }
-
-    /// Gives threads what they cannot do without, while the vCPU stays loaded for its monitor.
-    pub fn lend(&mut self, cpu: &CpuArch) {
-        cpu.virt.with_mut(|virt| self.inner.lend(virt));
-    }
-
-    /// Has the guest go on after the write that `exit` tells, with which it has just left; `false` if the
-    /// processor does not say where.
-    pub fn skip_write(&mut self, exit: &Exit) -> bool {
-        self.inner.skip_write(exit)
-    }
-
-    /// Gives the registers that guests and threads share back to threads.
-    pub fn suspend(&mut self, cpu: &CpuArch) {
-        cpu.virt.with_mut(|virt| self.inner.suspend(virt));
-    }
-
     /// Writes the groups in `groups` to the state page.
     pub fn save(&mut self, cpu: &Cpu, groups: u64) {
         let groups = Groups::from_bits_truncate(groups);
-        cpu.arch.virt.with_mut(|virt| self.inner.save(virt, groups));
+        cpu.arch.virt.with_mut(|virt| self.save_groups(virt, groups));
     }
 
     /// Takes the groups in `groups` from the state page.
     pub fn load(&mut self, cpu: &Cpu, groups: u64) -> VcpuReply {
         let groups = Groups::from_bits_truncate(groups);
-        cpu.arch.virt.with_mut(|virt| self.inner.load(virt, groups));
-        // SAFETY: the state page is the vCPU's; the monitor writes to it too, so each field is read once.
-        let read = |field: *const u64| unsafe { field.read_volatile() };
-        // SAFETY: field addresses within the page.
-        let (controls, deadline) =
-            unsafe { (&raw const (*self.state).controls, &raw const (*self.state).deadline) };
-        VcpuReply {
-            halt: groups.contains(Groups::EVENTS) && read(controls) & CONTROL_HALT != 0,
-            deadline: groups.contains(Groups::DEADLINE).then(|| read(deadline)),
-            timer: false,
-        }
+        cpu.arch.virt.with_mut(|virt| self.load_groups(virt, groups));
+        let (halt, deadline) = self.asked(groups);
+        VcpuReply { halt, deadline, timer: false }
     }
 
     /// When a timer of the vCPU's own fires that nobody looks after: there is none.
@@ -176,7 +110,6 @@ impl VcpuArch {
 
     /// Takes the vCPU off this CPU, before it ends or goes to another one.
     pub fn leave_cpu(&mut self, cpu: &Cpu) {
-        self.tag = GuestTag::default();
-        cpu.arch.virt.with_mut(|virt| self.inner.leave_cpu(virt));
+        cpu.arch.virt.with_mut(|virt| self.leave(virt));
     }
 }

@@ -11,8 +11,8 @@
 
 use super::fastpath::{FRAME, KIND_AND_CALL, PORTAL_AND_CALL};
 use super::frame::{SYSCALL, offset as frame};
-use super::virt::CpuVirt;
-use super::virt::svm_assembly::Vmcb;
+use super::virt::offset;
+use super::virt::svm::vmcb::Vmcb;
 use super::{CpuArch, traps};
 use crate::context::{ReplyPath, State};
 use crate::cpu::Cpu;
@@ -33,20 +33,42 @@ use core::mem::offset_of;
 macro_rules! store_registers {
     () => {
         concat!(
-            "mov [rax + {rcx}], rcx\n",
-            "mov [rax + {rdx}], rdx\n",
-            "mov [rax + {rbx}], rbx\n",
-            "mov [rax + {rbp}], rbp\n",
-            "mov [rax + {rsi}], rsi\n",
-            "mov [rax + {rdi}], rdi\n",
-            "mov [rax + {r8}], r8\n",
-            "mov [rax + {r9}], r9\n",
-            "mov [rax + {r10}], r10\n",
-            "mov [rax + {r11}], r11\n",
-            "mov [rax + {r12}], r12\n",
-            "mov [rax + {r13}], r13\n",
-            "mov [rax + {r14}], r14\n",
-            "mov [rax + {r15}], r15\n",
+            "mov [rax + 8 * 1], rcx\n",
+            "mov [rax + 8 * 2], rdx\n",
+            "mov [rax + 8 * 3], rbx\n",
+            "mov [rax + 8 * 5], rbp\n",
+            "mov [rax + 8 * 6], rsi\n",
+            "mov [rax + 8 * 7], rdi\n",
+            "mov [rax + 8 * 8], r8\n",
+            "mov [rax + 8 * 9], r9\n",
+            "mov [rax + 8 * 10], r10\n",
+            "mov [rax + 8 * 11], r11\n",
+            "mov [rax + 8 * 12], r12\n",
+            "mov [rax + 8 * 13], r13\n",
+            "mov [rax + 8 * 14], r14\n",
+            "mov [rax + 8 * 15], r15\n",
+        )
+    };
+}
+
+/// Loads the guest's general registers from the state page at rbx, but for rax and rsp.
+macro_rules! load_registers {
+    () => {
+        concat!(
+            "mov rcx, [rbx + 8 * 1]\n",
+            "mov rdx, [rbx + 8 * 2]\n",
+            "mov rbp, [rbx + 8 * 5]\n",
+            "mov rsi, [rbx + 8 * 6]\n",
+            "mov rdi, [rbx + 8 * 7]\n",
+            "mov r8, [rbx + 8 * 8]\n",
+            "mov r9, [rbx + 8 * 9]\n",
+            "mov r10, [rbx + 8 * 10]\n",
+            "mov r11, [rbx + 8 * 11]\n",
+            "mov r12, [rbx + 8 * 12]\n",
+            "mov r13, [rbx + 8 * 13]\n",
+            "mov r14, [rbx + 8 * 14]\n",
+            "mov r15, [rbx + 8 * 15]\n",
+            "mov rbx, [rbx + 8 * 3]\n",
         )
     };
 }
@@ -89,51 +111,18 @@ pub unsafe fn enter(extension: Virtualization) -> ! {
     }
 }
 
-/// Offset of a general register in the state page.
-const fn gpr(index: usize) -> usize {
-    offset_of!(VcpuState, gpr) + 8 * index
-}
-
 const ARCH: usize = offset_of!(Cpu, arch);
 /// Where the CPU's data has the vCPU that is loaded.
 pub const GUEST: usize = ARCH + offset_of!(CpuArch, guest);
 /// Where it has the top of the kernel's stack.
 pub const STACK: usize = ARCH + offset_of!(CpuArch, stack_top);
-/// Where it has the physical address of the current VMCS.
-pub const CURRENT_VMCS: usize = ARCH + offset_of!(CpuArch, virt) + CpuVirt::CURRENT;
-/// Where it notes that an exit has shortened the task state segment.
-pub const TASK_LIMIT_LOST: usize = ARCH + offset_of!(CpuArch, virt) + CpuVirt::TASK_LIMIT_LOST;
+/// Where it has what virtualisation keeps.
+pub const VIRT: usize = ARCH + offset_of!(CpuArch, virt);
 const CURRENT: usize = offset_of!(Cpu, current);
 
-/// Offsets, from the vCPU's address, of what the assembly uses of its architecture's part.
-pub mod passage {
-    use super::super::vcpu::offset::PASSAGE;
-    use super::super::virt::Passage;
-    use core::mem::offset_of;
-
-    macro_rules! offsets {
-        ($($name:ident: $field:ident,)*) => {
-            $(
-                #[doc = concat!("Of [`Passage::", stringify!($field), "`].")]
-                pub const $name: usize = PASSAGE + offset_of!(Passage, $field);
-            )*
-        };
-    }
-
-    offsets! {
-        SCRATCH: scratch,
-        PAGE: page,
-        VMCB: vmcb,
-        VMCB_PHYS: vmcb_phys,
-        HOST: host,
-        CLEAN: clean,
-        NEXT_RIP: next_rip,
-        FILLS_RETURNS: fills_returns,
-    }
-}
-
-// What the assembly takes for granted.
+// What the assembly takes for granted. General registers are on the state page in the order of their encoding.
 const _: () = {
+    assert!(offset_of!(VcpuState, gpr) == 0);
     assert!(offset_of!(Vcpu, context) == 0 && offset_of!(Thread, context) == 0);
     assert!(State::Ready as u32 == 0 && ReplyPath::Thread as u8 == 0);
     assert!(Groups::RIP.bits() == 1);
@@ -375,10 +364,10 @@ pub unsafe extern "C" fn reply() {
         "mov [rbp + {state}], ebx",
         "mov gs:[{current}], rbp",
         "mov rcx, [rbp + {page}]",
-        "mov rdx, [rbp + {vmcb}]",
-        "test rdx, rdx",
-        "jz {vmx_load_rip}",
+        "cmp byte ptr [rbp + {is_svm}], 0",
+        "je {vmx_load_rip}",
         "stage_load_rip:",
+        "mov rdx, [rbp + {vmcb}]",
         "mov rax, [rcx + {page_rip}]",
         "mov [rdx + {vmcb_rip}], rax",
         "mov [rdx + {shadow}], rbx",
@@ -404,10 +393,9 @@ pub unsafe extern "C" fn reply() {
         "je 9f",
         "cmp byte ptr [rbp + {to_do}], 0",
         "jne 9f",
-        "mov rcx, [rbp + {page}]",
-        "mov rdx, [rbp + {vmcb}]",
-        "test rdx, rdx",
-        "jnz {svm_resume}",
+        "mov rbx, [rbp + {page}]",
+        "cmp byte ptr [rbp + {is_svm}], 0",
+        "jne {svm_resume}",
         "jmp {vmx_resume}",
 
         // An unusual reply: nothing has happened.
@@ -430,21 +418,22 @@ pub unsafe extern "C" fn reply() {
         rip_only = const Groups::RIP.bits(),
         caller = const offset_of!(Thread, caller),
         guest = const GUEST,
-        tag_generation = const super::vcpu::offset::TAG_GENERATION,
+        tag_generation = const offset::TAG_GENERATION,
         generation = const ARCH + offset_of!(CpuArch, guest_tags) + super::tags::GENERATION,
         notification = const offset_of!(Vcpu, context.notification),
         word = const notification::WORD,
         expired = const offset_of!(Vcpu, expired),
         settled = const crate::cpu::offset::SETTLED,
-        to_do = const super::vcpu::offset::TO_DO,
+        to_do = const offset::TO_DO,
         state = const offset_of!(Thread, context.state),
         idle = const State::Idle as u32,
         depth = const offset_of!(Thread, context.depth),
         reply_path = const offset_of!(Thread, context.reply_path),
         callee = const offset_of!(Thread, context.callee),
         current = const CURRENT,
-        page = const passage::PAGE,
-        vmcb = const passage::VMCB,
+        page = const offset::PAGE,
+        vmcb = const offset::VMCB,
+        is_svm = const offset::IS_SVM,
         page_rip = const offset_of!(VcpuState, rip),
         vmcb_rip = const offset_of!(Vmcb, rip),
         shadow = const offset_of!(Vmcb, interrupt_shadow),

@@ -8,11 +8,10 @@ use core::mem::offset_of;
 
 use super::super::speculation::fill_return_stack;
 use super::super::traps::guest_left;
-use super::super::virt::svm_assembly::{
-    IOIO, InterruptControl, MSR, NESTED_PAGE_FAULT, TOLD, Vmcb,
-};
-use super::{GUEST, STACK, gpr, passage, tell, tell_write};
-use abi::vcpu::x86_64::{RAX, RBP, RBX, RCX, RDI, RDX, RSI, VcpuState};
+use super::super::virt::CpuVirt;
+use super::super::virt::svm::exit::{IOIO, MSR, NESTED_PAGE_FAULT, TOLD};
+use super::super::virt::svm::vmcb::{InterruptControl, Vmcb};
+use super::{GUEST, STACK, VIRT, offset, tell, tell_write};
 use abi::vcpu::{ExitKind, FAULT_FETCH, FAULT_READ, FAULT_WRITE};
 
 /// Byte of the virtual interrupt control that holds V_INTR_MASKING.
@@ -20,13 +19,18 @@ const MASKING: usize = offset_of!(Vmcb, interrupt_control) + 3;
 
 // What the assembly takes for granted.
 const _: () = {
-    assert!(RAX == 0 && offset_of!(VcpuState, gpr) == 0);
     assert!(InterruptControl::V_INTR_MASKING.bits() == 1 << 24);
     assert!(ExitKind::WriteMsr as u32 == ExitKind::ReadMsr as u32 + 1);
 };
 
-/// From the state page at rcx and the VMCB at rdx, of the vCPU at rbp, into guest mode; after the exit all is in
-/// its place, rsp is the vCPU, rbx the VMCB and r15 the state page.
+unsafe extern "C" {
+    /// As [`enter`], with the state page in rbx and the vCPU in rbp, by a jump.
+    pub fn svm_resume();
+}
+
+/// Runs guest code on the vCPU in `CpuArch::guest`, until an exit, which is a kernel entry of its own.
+///
+/// The way in takes 22 instructions up to VMRUN, the way out 28 until everything is in its place.
 ///
 /// Interrupts: with the global interrupt flag clear, nothing arrives. The machine's interrupts end guest mode
 /// only if IF is set at VMRUN, as guests run with V_INTR_MASKING, hence STI, after CLGI, and CLI before STGI
@@ -34,61 +38,6 @@ const _: () = {
 ///
 /// V_INTR_MASKING is set each time: the machine's interrupts depend on it, and the processor writes the field at every exit;
 /// QEMU 7.2 clears it when VMRUN refuses the state.
-macro_rules! guest_mode {
-    () => {
-        concat!(
-            "mov rax, [rcx]\n",
-            "mov [rdx + {vmcb_rax}], rax\n",
-            "or byte ptr [rdx + {masking}], 1\n",
-            "mov rax, [rbp + {vmcb_phys}]\n",
-            "mov rsp, rbp\n",
-            "mov rdx, [rcx + {rdx}]\n",
-            "mov rbx, [rcx + {rbx}]\n",
-            "mov rbp, [rcx + {rbp}]\n",
-            "mov rsi, [rcx + {rsi}]\n",
-            "mov rdi, [rcx + {rdi}]\n",
-            "mov r8, [rcx + {r8}]\n",
-            "mov r9, [rcx + {r9}]\n",
-            "mov r10, [rcx + {r10}]\n",
-            "mov r11, [rcx + {r11}]\n",
-            "mov r12, [rcx + {r12}]\n",
-            "mov r13, [rcx + {r13}]\n",
-            "mov r14, [rcx + {r14}]\n",
-            "mov r15, [rcx + {r15}]\n",
-            "mov rcx, [rcx + {rcx}]\n",
-            "clgi\n",
-            "sti\n",
-            "vmload rax\n",
-            "vmrun rax\n",
-            // VMRUN has restored RAX, RSP and RFLAGS.
-            "vmsave rax\n",
-            "mov rax, [rsp + {page}]\n",
-            store_registers!(),
-            "mov r15, rax\n",
-            "mov rbx, [rsp + {vmcb}]\n",
-            "mov rax, [rsp + {host}]\n",
-            "vmload rax\n",
-            "cli\n",
-            "stgi\n",
-            "mov rax, [rbx + {vmcb_rax}]\n",
-            "mov [r15], rax\n",
-            // What was to be flushed or injected was, and what the processor has cached is true.
-            "mov byte ptr [rbx + {tlb_control}], 0\n",
-            "mov qword ptr [rbx + {inject}], 0\n",
-            "mov eax, [rsp + {clean}]\n",
-            "mov [rbx + {vmcb_clean}], eax\n",
-        )
-    };
-}
-
-unsafe extern "C" {
-    /// As [`enter`], with the state page in rcx, the VMCB in rdx and the vCPU in rbp, by a jump.
-    pub fn svm_resume();
-}
-
-/// Runs guest code on the vCPU in `CpuArch::guest`, until an exit, which is a kernel entry of its own.
-///
-/// The way in takes 22 instructions up to VMRUN, the way out 28 until everything is in its place.
 ///
 /// # Safety
 ///
@@ -98,12 +47,39 @@ unsafe extern "C" {
 pub unsafe extern "sysv64" fn enter() -> ! {
     naked_asm!(
         "mov rbp, gs:[{guest}]",
-        "mov rcx, [rbp + {page}]",
-        "mov rdx, [rbp + {vmcb}]",
+        "mov rbx, [rbp + {page}]",
         ".global svm_resume",
         "svm_resume:",
-        guest_mode!(),
-        "cmp byte ptr [rsp + {fills_returns}], 0",
+        "mov rdx, [rbp + {vmcb}]",
+        "mov rax, [rbx]",
+        "mov [rdx + {vmcb_rax}], rax",
+        "or byte ptr [rdx + {masking}], 1",
+        "mov rax, [rbp + {vmcb_phys}]",
+        "mov rsp, rbp",
+        load_registers!(),
+        "clgi",
+        "sti",
+        "vmload rax",
+        "vmrun rax",
+        // VMRUN has restored RAX, RSP and RFLAGS.
+        "vmsave rax",
+        "mov rax, [rsp + {page}]",
+        store_registers!(),
+        "mov r15, rax",
+        "mov rbx, [rsp + {vmcb}]",
+        "mov rax, [rsp + {host}]",
+        "vmload rax",
+        "cli",
+        "stgi",
+        "mov rax, [rbx + {vmcb_rax}]",
+        "mov [r15], rax",
+        // What was to be flushed or injected was, and what the processor has cached is true.
+        "mov byte ptr [rbx + {tlb_control}], 0",
+        "mov qword ptr [rbx + {inject}], 0",
+        "mov eax, [rsp + {clean}]",
+        "mov [rbx + {vmcb_clean}], eax",
+        // All is in its place: rsp is the vCPU, rbx the VMCB and r15 the state page.
+        "cmp byte ptr gs:[{fills_returns}], 0",
         "jne 9f",
         "7:",
         // An event whose delivery the exit interrupted is for the general path.
@@ -194,13 +170,13 @@ pub unsafe extern "sysv64" fn enter() -> ! {
         "8:",
         general_path!(),
         guest = const GUEST,
-        fills_returns = const passage::FILLS_RETURNS,
-        page = const passage::PAGE,
-        vmcb = const passage::VMCB,
-        vmcb_phys = const passage::VMCB_PHYS,
-        host = const passage::HOST,
-        clean = const passage::CLEAN,
-        next_rip = const passage::NEXT_RIP,
+        fills_returns = const VIRT + offset_of!(CpuVirt, fills_returns),
+        page = const offset::PAGE,
+        vmcb = const offset::VMCB,
+        vmcb_phys = const offset::ID,
+        host = const offset::HOST,
+        clean = const offset::CLEAN,
+        next_rip = const offset::NEXT_RIP,
         stack = const STACK,
         vmcb_rax = const offset_of!(Vmcb, rax),
         vmcb_clean = const offset_of!(Vmcb, clean),
@@ -227,19 +203,5 @@ pub unsafe extern "sysv64" fn enter() -> ! {
         tell = sym tell,
         tell_write = sym tell_write,
         guest_left = sym guest_left,
-        rcx = const gpr(RCX),
-        rdx = const gpr(RDX),
-        rbx = const gpr(RBX),
-        rbp = const gpr(RBP),
-        rsi = const gpr(RSI),
-        rdi = const gpr(RDI),
-        r8 = const gpr(8),
-        r9 = const gpr(9),
-        r10 = const gpr(10),
-        r11 = const gpr(11),
-        r12 = const gpr(12),
-        r13 = const gpr(13),
-        r14 = const gpr(14),
-        r15 = const gpr(15),
     )
 }

@@ -9,40 +9,28 @@ use core::mem::offset_of;
 
 use super::super::speculation::fill_return_stack;
 use super::super::traps::{again, guest_left, load_rip};
-use super::super::vcpu::offset::VMX;
-use super::super::virt::vmx_assembly::{
-    BLOCKING_MOV_SS, BLOCKING_STI, HAS_LENGTH, REASON_EPT_VIOLATION, REASON_IO, REASON_WRMSR,
-    STORE, STORE_MASK, SyscallMsrs, TOLD, UNBLOCKED_NMI, field,
+use super::super::virt::vmx::exit::{
+    HAS_LENGTH, REASON_EPT_VIOLATION, REASON_IO, REASON_WRMSR, STORE, STORE_MASK, TOLD,
+    UNBLOCKED_NMI,
 };
-use super::{
-    CURRENT_VMCS, GUEST, STACK, TASK_LIMIT_LOST, gpr, guest_again, passage, tell, tell_groups,
-    tell_now, tell_write,
-};
-use abi::vcpu::x86_64::{Groups, RAX, RBP, RBX, RCX, RDI, RDX, RSI, VcpuState};
+use super::super::virt::vmx::{BLOCKING_MOV_SS, BLOCKING_STI};
+use super::super::virt::{CpuVirt, SyscallMsrs};
+use super::{GUEST, STACK, VIRT, guest_again, offset, tell, tell_groups, tell_now, tell_write};
+use abi::vcpu::x86_64::{Groups, RCX, VcpuState};
 use abi::vcpu::{ExitKind, FAULT_FETCH, FAULT_LINEAR, FAULT_READ, FAULT_WRITE};
 use x86::msr;
 use x86::vmx::vmcs::{guest as guest_field, ro};
 
-/// From the vCPU's address.
-const VMCS: usize = VMX as usize + field::VMCS;
-const HOST_CR3: usize = VMX as usize + field::HOST_CR3;
-const CR2: usize = VMX as usize + field::CR2;
-const LAUNCHED: usize = VMX as usize + field::LAUNCHED;
-const LENT: usize = VMX as usize + field::LENT;
-const DIFFERS: usize = VMX as usize + field::DIFFERS;
-const MSRS: usize = VMX as usize + field::MSRS;
-const HOST_MSRS: usize = VMX as usize + field::HOST_MSRS;
-const GDTR: usize = VMX as usize + field::GDTR;
-
 // What the assembly takes for granted.
 const _: () = {
-    assert!(RAX == 0 && offset_of!(VcpuState, gpr) == 0);
-    assert!(passage::SCRATCH + 8 == passage::PAGE);
     assert!(HAS_LENGTH == 0x80);
+    assert!(msr::IA32_LSTAR == msr::IA32_STAR + 1 && offset_of!(SyscallMsrs, lstar) == 8);
+    assert!(msr::IA32_CSTAR == msr::IA32_STAR + 2 && offset_of!(SyscallMsrs, cstar) == 16);
+    assert!(msr::IA32_FMASK == msr::IA32_STAR + 3 && offset_of!(SyscallMsrs, sfmask) == 24);
 };
 
 unsafe extern "C" {
-    /// As [`enter`], with the state page in rcx and the vCPU in rbp, by a jump; the VMCS is launched, and what is the guest's
+    /// As [`enter`], with the state page in rbx and the vCPU in rbp, by a jump; the VMCS is launched, and what is the guest's
     /// may be lent.
     pub fn vmx_resume();
     fn vmx_left();
@@ -71,23 +59,13 @@ macro_rules! store_guest {
     };
 }
 
-/// Writes MSR `$msr` with field `$field` of `$base`.
+/// Writes the MSR `$number` behind STAR with its value in the [`SyscallMsrs`] at `$address` of `$segment`.
 macro_rules! wrmsr {
-    ($base:literal, $msr:literal, $field:literal) => {
+    ($segment:literal, $address:literal, $number:literal) => {
         concat!(
-            "mov ecx, {",
-            $msr,
-            "}\n",
-            "mov eax, [",
-            $base,
-            " + {",
-            $field,
-            "}]\n",
-            "mov edx, [",
-            $base,
-            " + {",
-            $field,
-            "} + 4]\n",
+            concat!("mov ecx, {msr_star} + ", $number, "\n"),
+            concat!("mov eax, ", $segment, "[", $address, " + 8 * ", $number, "]\n"),
+            concat!("mov edx, ", $segment, "[", $address, " + 8 * ", $number, " + 4]\n"),
             "wrmsr\n",
         )
     };
@@ -116,20 +94,7 @@ pub unsafe extern "sysv64" fn enter() -> ! {
         // The flags last until the jump: MOV does not change them.
         "cmp byte ptr [rbp + {launched}], 0",
         "mov rax, [rbx]",
-        "mov rcx, [rbx + {rcx}]",
-        "mov rdx, [rbx + {rdx}]",
-        "mov rbp, [rbx + {rbp}]",
-        "mov rsi, [rbx + {rsi}]",
-        "mov rdi, [rbx + {rdi}]",
-        "mov r8, [rbx + {r8}]",
-        "mov r9, [rbx + {r9}]",
-        "mov r10, [rbx + {r10}]",
-        "mov r11, [rbx + {r11}]",
-        "mov r12, [rbx + {r12}]",
-        "mov r13, [rbx + {r13}]",
-        "mov r14, [rbx + {r14}]",
-        "mov r15, [rbx + {r15}]",
-        "mov rbx, [rbx + {rbx}]",
+        load_registers!(),
         "je 4f",
         "vmresume",
         "jmp 5f",
@@ -150,7 +115,6 @@ pub unsafe extern "sysv64" fn enter() -> ! {
         "mov rax, cr3",
         "cmp rax, [rbp + {host_cr3}]",
         "jne 9f",
-        "mov rbx, rcx",
         "cmp byte ptr [rbp + {lent}], 0",
         "je 2b",
         "mov byte ptr [rbp + {lent}], 0",
@@ -164,13 +128,13 @@ pub unsafe extern "sysv64" fn enter() -> ! {
         "6:",
         "cmp byte ptr [rbp + {differs}], 0",
         "je 7f",
-        wrmsr!("rbp", "msr_lstar", "lstar"),
+        wrmsr!("", "rbp + {msrs}", 1),
         "7:",
         "cmp byte ptr [rbp + {differs} + 1], 0",
         "je 2b",
-        wrmsr!("rbp", "msr_star", "star"),
-        wrmsr!("rbp", "msr_cstar", "cstar"),
-        wrmsr!("rbp", "msr_fmask", "sfmask"),
+        wrmsr!("", "rbp + {msrs}", 0),
+        wrmsr!("", "rbp + {msrs}", 2),
+        wrmsr!("", "rbp + {msrs}", 3),
         "jmp 2b",
         "9:",
         "mov rdi, gs:[0]",
@@ -289,21 +253,16 @@ pub unsafe extern "sysv64" fn enter() -> ! {
         general_path!(),
         guest = const GUEST,
         stack = const STACK,
-        page = const passage::PAGE,
-        cr2 = const CR2,
-        launched = const LAUNCHED,
-        lent = const LENT,
-        differs = const DIFFERS,
-        host_cr3 = const HOST_CR3,
-        kernel_gs_base = const MSRS + offset_of!(SyscallMsrs, kernel_gs_base),
-        star = const MSRS + offset_of!(SyscallMsrs, star),
-        lstar = const MSRS + offset_of!(SyscallMsrs, lstar),
-        cstar = const MSRS + offset_of!(SyscallMsrs, cstar),
-        sfmask = const MSRS + offset_of!(SyscallMsrs, sfmask),
+        page = const offset::PAGE,
+        cr2 = const offset::CR2,
+        launched = const offset::LAUNCHED,
+        lent = const offset::LENT,
+        differs = const offset::DIFFERS,
+        host_cr3 = const offset::HOST_CR3,
+        kernel_gs_base = const offset::MSRS + offset_of!(SyscallMsrs, kernel_gs_base),
+        msrs = const offset::MSRS,
         msr_kernel_gs_base = const msr::IA32_KERNEL_GSBASE,
         msr_star = const msr::IA32_STAR,
-        msr_lstar = const msr::IA32_LSTAR,
-        msr_cstar = const msr::IA32_CSTAR,
         msr_fmask = const msr::IA32_FMASK,
         exit_reason = const ro::EXIT_REASON,
         exit_qualification = const ro::EXIT_QUALIFICATION,
@@ -328,20 +287,7 @@ pub unsafe extern "sysv64" fn enter() -> ! {
         tell_write = sym tell_write,
         guest_left = sym guest_left,
         again = sym again,
-        rcx = const gpr(RCX),
-        rdx = const gpr(RDX),
-        rbx = const gpr(RBX),
-        rbp = const gpr(RBP),
-        rsi = const gpr(RSI),
-        rdi = const gpr(RDI),
-        r8 = const gpr(8),
-        r9 = const gpr(9),
-        r10 = const gpr(10),
-        r11 = const gpr(11),
-        r12 = const gpr(12),
-        r13 = const gpr(13),
-        r14 = const gpr(14),
-        r15 = const gpr(15),
+        rcx = const 8 * RCX,
     )
 }
 
@@ -367,15 +313,15 @@ pub unsafe extern "C" fn vmx_tell() {
         "2:",
         "cmp byte ptr [rsp + {differs}], 0",
         "je 3f",
-        wrmsr!("rsp", "msr_lstar", "lstar"),
+        wrmsr!("gs:", "{host_msrs}", 1),
         "3:",
         "cmp byte ptr [rsp + {differs} + 1], 0",
         "je 4f",
-        wrmsr!("rsp", "msr_star", "star"),
-        wrmsr!("rsp", "msr_cstar", "cstar"),
-        wrmsr!("rsp", "msr_fmask", "sfmask"),
+        wrmsr!("gs:", "{host_msrs}", 0),
+        wrmsr!("gs:", "{host_msrs}", 2),
+        wrmsr!("gs:", "{host_msrs}", 3),
         "4:",
-        "lgdt [rsp + {gdtr}]",
+        "lgdt gs:[{gdtr}]",
         "mov byte ptr gs:[{task_limit_lost}], 1",
         "mov byte ptr [rsp + {lent}], 1",
         "mov byte ptr [rsp + {launched}], 1",
@@ -388,19 +334,13 @@ pub unsafe extern "C" fn vmx_tell() {
         "jmp {tell_now}",
         msr_kernel_gs_base = const msr::IA32_KERNEL_GSBASE,
         msr_star = const msr::IA32_STAR,
-        msr_lstar = const msr::IA32_LSTAR,
-        msr_cstar = const msr::IA32_CSTAR,
-        msr_fmask = const msr::IA32_FMASK,
-        kernel_gs_base = const MSRS + offset_of!(SyscallMsrs, kernel_gs_base),
-        star = const HOST_MSRS + offset_of!(SyscallMsrs, star),
-        lstar = const HOST_MSRS + offset_of!(SyscallMsrs, lstar),
-        cstar = const HOST_MSRS + offset_of!(SyscallMsrs, cstar),
-        sfmask = const HOST_MSRS + offset_of!(SyscallMsrs, sfmask),
-        differs = const DIFFERS,
-        gdtr = const GDTR,
-        task_limit_lost = const TASK_LIMIT_LOST,
-        lent = const LENT,
-        launched = const LAUNCHED,
+        kernel_gs_base = const offset::MSRS + offset_of!(SyscallMsrs, kernel_gs_base),
+        host_msrs = const VIRT + offset_of!(CpuVirt, host.msrs),
+        differs = const offset::DIFFERS,
+        gdtr = const VIRT + offset_of!(CpuVirt, host.gdtr),
+        task_limit_lost = const VIRT + offset_of!(CpuVirt, task_limit_lost),
+        lent = const offset::LENT,
+        launched = const offset::LAUNCHED,
         rip_only = const Groups::RIP.bits(),
         rip = const guest_field::RIP,
         page_rip = const offset_of!(VcpuState, rip),
@@ -437,8 +377,8 @@ pub unsafe extern "C" fn vmx_load_rip() {
         "mov rsp, gs:[{stack}]",
         "call {load_rip}",
         "ud2",
-        vmcs = const VMCS,
-        current_vmcs = const CURRENT_VMCS,
+        vmcs = const offset::ID,
+        current_vmcs = const VIRT + offset_of!(CpuVirt, current),
         page_rip = const offset_of!(VcpuState, rip),
         rip = const guest_field::RIP,
         interruptibility = const guest_field::INTERRUPTIBILITY_STATE,

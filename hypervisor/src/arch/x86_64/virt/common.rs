@@ -1,5 +1,6 @@
 //! What a vCPU has under either extension.
 
+use super::super::tags::GuestTag;
 use super::cpu::{CpuId, CpuVirt, VcpuId};
 use super::debug::DebugRegisters;
 use super::event::Event;
@@ -7,9 +8,14 @@ use super::fpu;
 use super::state::StatePage;
 
 /// What a vCPU has under either extension.
+#[repr(C)]
 pub(super) struct Common {
-    pub id: VcpuId,
+    /// Room for a register, at exits under VMX, whose stack pointer is behind it.
+    pub scratch: u64,
     pub page: StatePage,
+    pub id: VcpuId,
+    /// VPID or ASID.
+    pub tag: GuestTag,
     pub fpu: fpu::Area,
     /// The CPU that may have cached the control structure, or whose host state that holds.
     pub cpu: CpuId,
@@ -31,8 +37,10 @@ impl Common {
     /// The state after reset.
     pub fn new(id: VcpuId, page: StatePage, fpu: fpu::Area) -> Common {
         Common {
-            id,
+            scratch: 0,
             page,
+            id,
+            tag: GuestTag::default(),
             fpu,
             cpu: CpuId::NONE,
             spins_exit: false,

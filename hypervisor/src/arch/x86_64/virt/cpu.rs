@@ -1,44 +1,20 @@
 //! What a CPU has for its vCPUs.
 
-use core::fmt;
 use core::sync::atomic::{AtomicU32, Ordering};
 
-use abi::boot::Virtualization;
-use x86::msr;
+use x86::msr::{IA32_TSC_AUX, rdmsr, wrmsr};
 
 use super::super::speculation::Measures;
+use super::features::{self, Backend, Missing};
 use super::state::Limits;
-use super::{KernelPage, features, fpu, hw, svm, vmx};
+use super::vmx::HostState;
+use super::{HostPhys, HostVirt, KernelPage, fpu, svm};
 
 /// Pages that a CPU needs: VMXON region, or host save area; host state of VMSAVE.
 pub const PAGES_PER_CPU: usize = 2;
 
-/// Why a CPU cannot run guests.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum InitError {
-    /// [`super::detect`] found no extension.
-    Unsupported,
-    /// Its firmware has locked the extension off, unlike on the boot CPU.
-    Firmware,
-    /// It is not like the boot CPU.
-    Different,
-    /// VMXON failed.
-    Refused,
-}
-
-impl fmt::Display for InitError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            InitError::Unsupported => "no virtualisation extension in use",
-            InitError::Firmware => "firmware has locked virtualisation off on this CPU",
-            InitError::Different => "its virtualisation differs from the boot CPU's",
-            InitError::Refused => "VMXON failed",
-        })
-    }
-}
-
 /// Identifies a CPU, or one start of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct CpuId(u32);
 
 impl CpuId {
@@ -48,39 +24,31 @@ impl CpuId {
 /// Identifies a vCPU: the physical address of its control structure. 0 is none.
 pub(super) type VcpuId = u64;
 
-/// What one CPU has for its vCPUs. It stays on that CPU.
-#[derive(Debug)]
+/// What one CPU has for its vCPUs. It stays on that CPU. Before [`init_cpu`], no vCPU can be entered.
+#[derive(Debug, Default)]
 pub struct CpuVirt {
     pub(super) id: CpuId,
     pub(super) limits: Limits,
     /// The vCPU whose VMCS is current.
-    pub(super) current: VcpuId,
+    pub(in crate::arch) current: VcpuId,
     /// The vCPU whose registers are in the processor where threads have theirs: not yet suspended.
     pub(super) loaded: VcpuId,
     pub(super) fpu: fpu::Unit,
     /// A VM exit has shortened the task state segment.
-    pub(super) task_limit_lost: bool,
+    pub(in crate::arch) task_limit_lost: bool,
     /// CPU buffers are overwritten before guest code runs.
     pub(super) overwrites_buffers: bool,
-    /// Where exits arrive under VMX.
-    pub(super) way_out: u64,
-    /// The return stack is filled after it has run.
-    pub(super) fills_returns: bool,
+    /// The return stack is filled after guest code has run.
+    pub(in crate::arch) fills_returns: bool,
     /// A guest's vector registers are cleared before threads run.
     clears_vectors: bool,
     has_tsc_aux: bool,
     tsc_aux: u64,
     host_tsc_aux: u64,
-    pub(super) host: Host,
-}
-
-/// Host state, by extension.
-#[derive(Debug)]
-pub(super) enum Host {
-    /// [`init_cpu`] was not called: no vCPU can be entered.
-    None,
-    Vmx(vmx::HostState),
-    Svm(svm::HostState),
+    /// Under VMX, the host state.
+    pub(in crate::arch) host: HostState,
+    /// Under SVM, where VMSAVE has put what VMRUN does not switch ([`svm::enable`]).
+    pub(super) saved: HostPhys,
 }
 
 static NEXT_ID: AtomicU32 = AtomicU32::new(1);
@@ -91,7 +59,8 @@ static NEXT_ID: AtomicU32 = AtomicU32::new(1);
 /// MSRs at this moment are what the CPU has after every exit and, for those that are switched lazily, after
 /// [`super::VcpuArch::suspend`].
 ///
-/// `ways_out` are where exits arrive under VMX: where the return stack is not filled, and where it is.
+/// `task_state` is the base of TR. `ways_out` are where exits arrive under VMX: where the return stack is not filled, and
+/// where it is.
 ///
 /// # Safety
 ///
@@ -102,71 +71,42 @@ pub unsafe fn init_cpu(
     cpu: &mut CpuVirt,
     pages: [KernelPage; PAGES_PER_CPU],
     measures: Measures,
+    task_state: HostVirt,
     ways_out: [u64; 2],
-) -> Result<(), InitError> {
+) -> Result<(), Missing> {
     let features = features::features();
-    if features.virtualization == Virtualization::None {
-        return Err(InitError::Unsupported);
+    let found = Backend::find()?;
+    if features.backend.as_ref() != Some(&found) {
+        return Err(Missing::Feature("its virtualisation differs from the boot CPU's"));
     }
     // SAFETY: the caller's; `enable` sets the CR4 bits that the unit needs.
     unsafe {
         features::enable(features);
         cpu.fpu.start(features.fpu);
     }
-    // SAFETY: the caller's.
-    cpu.host = unsafe {
-        match features.virtualization {
-            Virtualization::Vmx => Host::Vmx(vmx::HostState::enable(features, pages[0])?),
-            _ => Host::Svm(svm::HostState::enable(features, pages)?),
-        }
-    };
     cpu.overwrites_buffers = measures.contains(Measures::BUFFERS);
     cpu.fills_returns = measures.contains(Measures::RETURNS);
-    cpu.way_out = ways_out[usize::from(cpu.fills_returns)];
+    let way_out = ways_out[usize::from(cpu.fills_returns)];
+    // SAFETY: the caller's.
+    unsafe {
+        match found {
+            Backend::Vmx(it) => cpu.host = HostState::enable(&it, pages[0], task_state, way_out)?,
+            Backend::Svm(_) => cpu.saved = svm::enable(pages),
+        }
+    }
     cpu.clears_vectors = measures.contains(Measures::VECTORS);
     cpu.limits = features.limits;
     cpu.has_tsc_aux = features.tsc_aux;
     if features.tsc_aux {
         // SAFETY: CPUID reports the MSR.
-        cpu.host_tsc_aux = unsafe { hw::rdmsr(msr::IA32_TSC_AUX) };
+        cpu.host_tsc_aux = unsafe { rdmsr(IA32_TSC_AUX) };
         cpu.tsc_aux = cpu.host_tsc_aux;
     }
     cpu.id = CpuId(NEXT_ID.fetch_add(1, Ordering::Relaxed));
     Ok(())
 }
 
-impl Default for CpuVirt {
-    fn default() -> CpuVirt {
-        CpuVirt::new()
-    }
-}
-
 impl CpuVirt {
-    /// Where the current VMCS is noted, for the assembly.
-    pub const CURRENT: usize = core::mem::offset_of!(CpuVirt, current);
-    /// Where a shortened task state segment is noted.
-    pub const TASK_LIMIT_LOST: usize = core::mem::offset_of!(CpuVirt, task_limit_lost);
-
-    /// For a CPU on which [`init_cpu`] has not run yet.
-    pub const fn new() -> CpuVirt {
-        CpuVirt {
-            id: CpuId::NONE,
-            limits: Limits::NOTHING,
-            current: 0,
-            loaded: 0,
-            fpu: fpu::Unit::new(),
-            task_limit_lost: false,
-            overwrites_buffers: false,
-            way_out: 0,
-            fills_returns: false,
-            clears_vectors: false,
-            has_tsc_aux: false,
-            tsc_aux: 0,
-            host_tsc_aux: 0,
-            host: Host::None,
-        }
-    }
-
     /// Whether a VM exit has cut the limit of the task register to 67h since the last call: the I/O permission
     /// bitmap is then out of reach, and TR must be loaded anew before a thread with ports runs.
     #[inline(always)]
@@ -179,7 +119,7 @@ impl CpuVirt {
     pub(super) fn load_tsc_aux(&mut self, value: u64) {
         if self.tsc_aux != value && self.has_tsc_aux {
             // SAFETY: CPUID reports the MSR; the upper half is clear (`load`).
-            unsafe { hw::wrmsr(msr::IA32_TSC_AUX, value) };
+            unsafe { wrmsr(IA32_TSC_AUX, value) };
             self.tsc_aux = value;
         }
     }

@@ -15,9 +15,9 @@ const RESET_DR6: u64 = 0xffff_0ff0;
 #[derive(Debug)]
 pub(super) struct DebugRegisters {
     /// Accesses do not exit.
-    active: bool,
+    pub active: bool,
     /// The processor's registers are newer than these.
-    loaded: bool,
+    pub loaded: bool,
     address: [u64; 4],
     status: u64,
 }
@@ -26,16 +26,6 @@ impl DebugRegisters {
     /// The state after reset.
     pub const fn new() -> DebugRegisters {
         DebugRegisters { active: false, loaded: false, address: [0; 4], status: RESET_DR6 }
-    }
-
-    pub fn activate(&mut self) {
-        self.active = true;
-    }
-
-    /// Whether the processor's registers are newer than these.
-    #[inline(always)]
-    pub fn is_loaded(&self) -> bool {
-        self.loaded
     }
 
     /// Loads the registers if they are active.

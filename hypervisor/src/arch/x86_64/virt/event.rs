@@ -83,21 +83,14 @@ impl Event {
     /// code in the upper half, or from EXITINTINFO. Types 5 and 6 are software exceptions of VMX (ICEBP;
     /// INT3 and INTO), which SVM reports as exceptions 3 and 4.
     pub const fn from_processor(info: u64) -> Event {
-        if info & EVENT_VALID == 0 {
-            return Event::NONE;
-        }
-        let event = info & (EVENT_VALID | EVENT_TYPE | VECTOR);
-        let vector = info as u8;
-        match info & EVENT_TYPE {
-            EVENT_INTERRUPT | EVENT_NMI => Event(event),
-            EVENT_EXCEPTION if vector != BP && vector != OF => {
-                if info & EVENT_ERROR != 0 {
-                    Event(event | EVENT_ERROR | info & 0xffff_ffff_0000_0000)
-                } else {
-                    Event(event)
-                }
-            }
-            _ => Event(EVENT_VALID | EVENT_SOFTWARE | vector as u64),
+        let is_software = match info & EVENT_TYPE {
+            EVENT_INTERRUPT | EVENT_NMI => false,
+            EVENT_EXCEPTION => matches!(info as u8, BP | OF),
+            _ => true,
+        };
+        match is_software && info & EVENT_VALID != 0 {
+            true => Event(EVENT_VALID | EVENT_SOFTWARE | info & VECTOR),
+            false => Event::from_monitor(info),
         }
     }
 

@@ -4,6 +4,7 @@ use core::fmt;
 
 use abi::boot::Virtualization;
 use abi::text::{Dec, Hex, Text};
+use x86::msr::wrmsr;
 
 use crate::cell::Given;
 use crate::log;
@@ -32,19 +33,31 @@ pub struct Features {
     pub tsc_aux: bool,
     /// IA32_XSS is there.
     pub xss: bool,
-    /// What only one of the extensions has.
-    pub(super) backend: Backend,
+    /// What only one of the extensions has; `None`: guests cannot run.
+    pub(super) backend: Option<Backend>,
 }
 
 /// What only one of the extensions has.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Backend {
-    None,
-    Vmx(&'static vmx::Capabilities),
-    Svm(&'static svm::Capabilities),
+    Vmx(vmx::Capabilities),
+    Svm(svm::Capabilities),
 }
 
-/// Why a machine cannot host guests.
+impl Backend {
+    /// Asks the current CPU.
+    pub fn find() -> Result<Backend, Missing> {
+        if leaf(1, 0).ecx >> 5 & 1 != 0 {
+            vmx::Capabilities::find().map(Backend::Vmx)
+        } else if leaf(0x8000_0001, 0).ecx >> 2 & 1 != 0 {
+            svm::Capabilities::find().map(Backend::Svm)
+        } else {
+            Err(Missing::Feature("the CPU reports neither VMX nor SVM"))
+        }
+    }
+}
+
+/// Why a machine, or one CPU of it, cannot host guests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Missing {
     /// In words.
@@ -78,8 +91,6 @@ impl fmt::Display for Missing {
 }
 
 static FEATURES: Given<Features> = Given::new();
-static VMX: Given<vmx::Capabilities> = Given::new();
-static SVM: Given<svm::Capabilities> = Given::new();
 
 /// Chooses the extension. Called on the boot CPU before anything else of this module; says in the log
 /// what it found, or why guests cannot run. Once.
@@ -117,45 +128,24 @@ fn find() -> Features {
     let amd = is_amd(leaf(0, 0).ebx);
     let mut limits = Limits::new(&words, components);
 
-    let vmx = words.basic.ecx >> 5 & 1 != 0;
-    let svm = words.extended.ecx >> 2 & 1 != 0;
-    let found = if vmx {
-        vmx::Capabilities::find().map(|found| Backend::Vmx(VMX.give(|| found)))
-    } else if svm {
-        svm::Capabilities::find().map(|found| Backend::Svm(SVM.give(|| found)))
-    } else {
-        Err(Missing::Feature("the CPU reports neither VMX nor SVM"))
-    };
-    let backend = match found {
-        Ok(backend) => {
-            let (name, listed) = match backend {
-                Backend::Vmx(_) => ("VMX with EPT", vmx::LISTED_MSRS),
-                _ => ("SVM with nested paging", 0),
-            };
-            log::info!(
-                "guests: {}; {} MSRs in lists; XSAVE {} between guests only",
-                Text(name),
-                Dec(listed),
-                Hex(components)
-            );
-            backend
-        }
-        Err(missing) => {
-            log::warning!("guests cannot run here: {missing}");
-            Backend::None
-        }
-    };
-    let (virtualization, giant_pages, tags) = match &backend {
-        Backend::None => (Virtualization::None, false, 0),
-        Backend::Vmx(capabilities) => {
+    let found = Backend::find();
+    let (virtualization, name, giant_pages, tags) = match &found {
+        Ok(Backend::Vmx(capabilities)) => {
             limits.cr4 &= capabilities.cr4_allowed;
-            (Virtualization::Vmx, capabilities.giant_pages, 1 << 16)
+            (Virtualization::Vmx, "VMX with EPT", capabilities.giant_pages, 1 << 16)
         }
-        Backend::Svm(capabilities) => {
+        Ok(Backend::Svm(capabilities)) => {
             let giant_pages = words.extended.edx >> 26 & 1 != 0;
-            (Virtualization::Svm, giant_pages, capabilities.asids)
+            (Virtualization::Svm, "SVM with nested paging", giant_pages, capabilities.asids)
         }
+        Err(_) => (Virtualization::None, "", false, 0),
     };
+    match &found {
+        Ok(_) => {
+            log::info!("guests: {}; XSAVE {} between guests only", Text(name), Hex(components))
+        }
+        Err(missing) => log::warning!("guests cannot run here: {missing}"),
+    }
     Features {
         virtualization,
         xcr0: if components == 0 { 3 } else { components },
@@ -172,7 +162,7 @@ fn find() -> Features {
         limits,
         tsc_aux: words.extended.edx >> 27 & 1 != 0 || words.structured.ecx >> 22 & 1 != 0,
         xss: extensions >> 3 & 1 != 0,
-        backend,
+        backend: found.ok(),
     }
 }
 
@@ -201,7 +191,7 @@ fn usable_components(leaf: impl Fn(u32) -> raw_cpuid::CpuIdResult) -> u64 {
             }
         }
     }
-    Limits { cr4: 0, efer: 0, xcr0: components, linear_bits: 48 }.xcr0(components)
+    Limits { xcr0: components, ..Limits::default() }.xcr0(components)
 }
 
 /// Enables what guests' state needs on the current CPU: SSE and XSAVE, IA32_XSS = 0.
@@ -218,7 +208,7 @@ pub(super) unsafe fn enable(features: &Features) {
     unsafe { hw::set_cr4(cr4) };
     if features.xss {
         // SAFETY: CPUID reports the MSR; without supervisor components XSAVES in a guest shows nothing.
-        unsafe { hw::wrmsr(hw::msr::XSS, 0) };
+        unsafe { wrmsr(hw::msr::XSS, 0) };
     }
 }
 

@@ -20,7 +20,7 @@ const RESET_FCW: u16 = 0x37f;
 const RESET_MXCSR: u32 = 0x1f80;
 
 /// How this machine saves the state.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Method {
     /// Components that are saved and restored; 0: there is no XSAVE, FXSAVE is used.
     pub components: u64,
@@ -31,11 +31,6 @@ pub struct Method {
     pub leaks_pointers: bool,
     /// Guests' XSETBV is executed although it is intercepted (QEMU 7.2 without KVM).
     pub xcr0_escapes: bool,
-}
-
-impl Method {
-    const NONE: Method =
-        Method { components: 0, optimised: false, leaks_pointers: false, xcr0_escapes: false };
 }
 
 /// The state after reset, for who has none: FCW and MXCSR, and in the header of XSAVE that all is initial.
@@ -67,8 +62,8 @@ impl Area {
     }
 }
 
-/// The registers of one CPU: whose state they hold.
-#[derive(Debug)]
+/// The registers of one CPU: whose state they hold. Before [`Unit::start`], nobody's.
+#[derive(Debug, Default)]
 pub(super) struct Unit {
     method: Method,
     owner: Option<Area>,
@@ -76,11 +71,6 @@ pub(super) struct Unit {
 }
 
 impl Unit {
-    /// The registers of a CPU that is not started yet.
-    pub const fn new() -> Unit {
-        Unit { method: Method::NONE, owner: None, xcr0: Method::NONE.components }
-    }
-
     /// Starts to switch the current CPU's registers, which hold nobody's state.
     ///
     /// # Safety

@@ -1,7 +1,8 @@
 //! Guest state between the control structure and the state page.
 
 use abi::vcpu::x86_64::{
-    CONTROL_INTERRUPT_WINDOW, CONTROL_NMI_WINDOW, Groups, RSP, SHADOW_INTERRUPT, SHADOW_NMI,
+    CONTROL_HALT, CONTROL_INTERRUPT_WINDOW, CONTROL_NMI_WINDOW, Groups, RSP, SHADOW_INTERRUPT,
+    SHADOW_NMI,
 };
 use x86::vmx::vmcs::{control, guest as field};
 
@@ -10,27 +11,27 @@ use super::event::Event;
 use super::state::{self, SegmentRegister, SyscallMsrs, peek, poke};
 use super::svm::Clean;
 use super::vmx::vmcs;
-use super::{Inner, VcpuArch};
+use super::{VcpuArch, backend};
 
 /// Reads a register that the processor keeps as it is: its field of the VMCB, or of the VMCS.
 macro_rules! get {
-    ($inner:expr, $field:ident, $vmcs:expr) => {
-        match &mut $inner {
-            Inner::Vmx(_) => vmcs::read($vmcs),
-            Inner::Svm(vcpu) => vcpu.vmcb().$field,
+    ($vcpu:expr, $field:ident, $vmcs:expr) => {
+        match $vcpu {
+            VcpuArch::Vmx(_) => vmcs::read($vmcs),
+            VcpuArch::Svm(vcpu) => vcpu.vmcb().$field,
         }
     };
 }
 
 /// Writes such a register, which is in `$part` of what the processor may have cached of the VMCB.
 macro_rules! set {
-    ($inner:expr, $value:expr, $field:ident, $vmcs:expr, $part:expr) => {{
+    ($vcpu:expr, $value:expr, $field:ident, $vmcs:expr, $part:expr) => {{
         let value = $value;
-        match &mut $inner {
+        match $vcpu {
             // SAFETY: guest state of any value is safe: VM entry checks it, and where it does not, the processor
             // takes any. The TSC offset concerns the guest only.
-            Inner::Vmx(_) => unsafe { vmcs::write($vmcs, value) },
-            Inner::Svm(vcpu) => vcpu.change($part).$field = value,
+            VcpuArch::Vmx(_) => unsafe { vmcs::write($vmcs, value) },
+            VcpuArch::Svm(vcpu) => vcpu.change($part).$field = value,
         }
     }};
 }
@@ -102,25 +103,24 @@ impl VcpuArch {
     /// Copies `groups` of guest state to the state page. `interrupted` is the event that the next entry would
     /// inject: one whose delivery the exit interrupted, or one that was loaded but not injected yet. If the
     /// monitor does not load [`Groups::EVENTS`], it is injected.
-    pub fn save(&mut self, cpu: &mut CpuVirt, groups: Groups) {
-        let inner = &mut self.inner;
-        if let Inner::Vmx(vcpu) = inner {
-            vcpu.make_current(cpu);
+    pub fn save_groups(&mut self, cpu: &mut CpuVirt, groups: Groups) {
+        if let VcpuArch::Vmx(vcpu) = self {
+            vcpu.come_to(cpu);
         }
-        let page = inner.common().page;
+        let page = self.common().page;
         if groups.contains(Groups::RIP) {
-            poke!(page, get!(*inner, rip, field::RIP), rip);
+            poke!(page, get!(self, rip, field::RIP), rip);
         }
         if groups.contains(Groups::RSP_RFLAGS) {
-            let rsp = get!(*inner, rsp, field::RSP);
-            let rflags = get!(*inner, rflags, field::RFLAGS);
+            let rsp = get!(self, rsp, field::RSP);
+            let rflags = get!(self, rflags, field::RFLAGS);
             poke!(page, rsp, gpr[RSP]);
             poke!(page, rflags, rflags);
         }
         if groups.contains(Groups::CONTROL) {
-            let registers = match inner {
-                Inner::Vmx(vcpu) => vcpu.control_registers(&cpu.limits),
-                Inner::Svm(vcpu) => vcpu.control_registers(),
+            let registers = match self {
+                VcpuArch::Vmx(vcpu) => vcpu.control_registers(&cpu.limits),
+                VcpuArch::Svm(vcpu) => vcpu.control_registers(),
             };
             poke!(page, registers.cr0, cr0);
             poke!(page, registers.cr2, cr2);
@@ -130,11 +130,11 @@ impl VcpuArch {
         }
         let place = |&register| (register, page.segment(register));
         let segments = segments(groups).iter().map(place);
-        match inner {
-            Inner::Vmx(vcpu) => {
+        match self {
+            VcpuArch::Vmx(vcpu) => {
                 segments.for_each(|(register, to)| to.write(vcpu.segment(register)))
             }
-            Inner::Svm(vcpu) => {
+            VcpuArch::Svm(vcpu) => {
                 if groups.contains(Groups::CS_SS) {
                     vcpu.note_privilege();
                 }
@@ -142,19 +142,13 @@ impl VcpuArch {
             }
         }
         if groups.contains(Groups::SEGMENTS) {
-            let [gdtr, idtr] = match inner {
-                Inner::Vmx(vcpu) => vcpu.tables(),
-                Inner::Svm(vcpu) => vcpu.tables(),
-            };
+            let [gdtr, idtr] = backend!(self, vcpu => vcpu.tables());
             poke!(page, gdtr, gdtr);
             poke!(page, idtr, idtr);
         }
         if groups.contains(Groups::EVENTS) {
-            let Blocking { shadow, controls } = match inner {
-                Inner::Vmx(vcpu) => vcpu.blocking(),
-                Inner::Svm(vcpu) => vcpu.blocking(),
-            };
-            poke!(page, inner.common().pending.0, interrupted);
+            let Blocking { shadow, controls } = backend!(self, vcpu => vcpu.blocking());
+            poke!(page, self.common().pending.0, interrupted);
             poke!(page, shadow, interrupt_shadow);
             poke!(page, controls, controls);
         }
@@ -163,69 +157,64 @@ impl VcpuArch {
         }
     }
 
-    /// The part of [`VcpuArch::save`] for [`RARE`] groups. Under VMX, the VMCS is current.
+    /// The part of [`VcpuArch::save_groups`] for [`RARE`] groups. Under VMX, the VMCS is current.
     #[cold]
     fn save_rare(&mut self, cpu: &mut CpuVirt, groups: Groups) {
-        let inner = &mut self.inner;
-        let page = inner.common().page;
+        let page = self.common().page;
         if groups.contains(Groups::SYSCALL) {
-            let msrs = match inner {
-                Inner::Vmx(vcpu) => vcpu.syscall_msrs(cpu),
-                Inner::Svm(vcpu) => vcpu.vmcb().syscall,
+            let msrs = match self {
+                VcpuArch::Vmx(vcpu) => vcpu.syscall_msrs(cpu),
+                VcpuArch::Svm(vcpu) => vcpu.vmcb().syscall,
             };
             poke!(page, msrs.star, star);
             poke!(page, msrs.lstar, lstar);
             poke!(page, msrs.cstar, cstar);
             poke!(page, msrs.sfmask, sfmask);
             poke!(page, msrs.kernel_gs_base, kernel_gs_base);
-            let cs = get!(*inner, sysenter_cs, field::IA32_SYSENTER_CS);
-            let esp = get!(*inner, sysenter_esp, field::IA32_SYSENTER_ESP);
-            let eip = get!(*inner, sysenter_eip, field::IA32_SYSENTER_EIP);
+            let cs = get!(self, sysenter_cs, field::IA32_SYSENTER_CS);
+            let esp = get!(self, sysenter_esp, field::IA32_SYSENTER_ESP);
+            let eip = get!(self, sysenter_eip, field::IA32_SYSENTER_EIP);
             poke!(page, cs, sysenter_cs);
             poke!(page, esp, sysenter_esp);
             poke!(page, eip, sysenter_eip);
         }
         if groups.contains(Groups::DEBUG) {
-            poke!(page, get!(*inner, dr7, field::DR7), dr7);
+            poke!(page, get!(self, dr7, field::DR7), dr7);
         }
         if groups.contains(Groups::PAT) {
-            poke!(page, get!(*inner, g_pat, field::IA32_PAT_FULL), pat);
+            poke!(page, get!(self, g_pat, field::IA32_PAT_FULL), pat);
         }
         if groups.contains(Groups::XCR0) {
-            let common = inner.common();
+            let common = self.common();
             common.note_xcr0(cpu);
             poke!(page, common.xcr0, xcr0);
         }
         if groups.contains(Groups::TSC) {
-            let offset = get!(*inner, tsc_offset, control::TSC_OFFSET_FULL);
+            let offset = get!(self, tsc_offset, control::TSC_OFFSET_FULL);
             poke!(page, offset, tsc_offset);
-            poke!(page, inner.common().tsc_aux, tsc_aux);
+            poke!(page, self.common().tsc_aux, tsc_aux);
         }
     }
 
     /// Takes `groups` of guest state from the state page, made harmless. [`Groups::EVENTS`] replaces the event
     /// to be injected, and zeroes it on the page. [`Groups::RIP`] without `EVENTS` ends an interrupt shadow,
-    /// as the instruction in it is done. `CONTROL_HALT` and [`Groups::DEADLINE`] are the caller's.
-    pub fn load(&mut self, cpu: &mut CpuVirt, groups: Groups) {
-        let inner = &mut self.inner;
-        if let Inner::Vmx(vcpu) = inner {
-            vcpu.make_current(cpu);
+    /// as the instruction in it is done. `CONTROL_HALT` and [`Groups::DEADLINE`] are for [`VcpuArch::asked`].
+    pub fn load_groups(&mut self, cpu: &mut CpuVirt, groups: Groups) {
+        if let VcpuArch::Vmx(vcpu) = self {
+            vcpu.come_to(cpu);
         }
-        let page = inner.common().page;
+        let page = self.common().page;
         let nothing = Clean::empty();
         if groups.contains(Groups::RIP) {
-            set!(*inner, peek!(page, rip), rip, field::RIP, nothing);
+            set!(self, peek!(page, rip), rip, field::RIP, nothing);
             if !groups.contains(Groups::EVENTS) {
-                match inner {
-                    Inner::Vmx(vcpu) => vcpu.end_shadow(),
-                    Inner::Svm(vcpu) => vcpu.end_shadow(),
-                }
+                backend!(self, vcpu => vcpu.end_shadow());
             }
         }
         if groups.contains(Groups::RSP_RFLAGS) {
             let rflags = state::sane_rflags(peek!(page, rflags));
-            set!(*inner, peek!(page, gpr[RSP]), rsp, field::RSP, nothing);
-            set!(*inner, rflags, rflags, field::RFLAGS, nothing);
+            set!(self, peek!(page, gpr[RSP]), rsp, field::RSP, nothing);
+            set!(self, rflags, rflags, field::RFLAGS, nothing);
         }
         if groups.contains(Groups::CONTROL) {
             let cr0 = state::sane_cr0(peek!(page, cr0));
@@ -236,50 +225,47 @@ impl VcpuArch {
                 cr4: peek!(page, cr4) & cpu.limits.cr4,
                 efer: cpu.limits.efer(peek!(page, efer), cr0),
             };
-            match inner {
-                Inner::Vmx(vcpu) => vcpu.load_control(&cpu.limits, registers),
-                Inner::Svm(vcpu) => vcpu.load_control(registers),
+            match self {
+                VcpuArch::Vmx(vcpu) => vcpu.load_control(&cpu.limits, registers),
+                VcpuArch::Svm(vcpu) => vcpu.load_control(registers),
             }
         }
         for &register in segments(groups) {
             let segment = page.segment(register).read();
-            match inner {
-                Inner::Vmx(vcpu) => vcpu.set_segment(register, segment),
-                Inner::Svm(vcpu) => vcpu.set_segment(register, segment),
-            }
+            backend!(self, vcpu => vcpu.set_segment(register, segment));
         }
         if groups.contains(Groups::SEGMENTS) {
             let tables = [peek!(page, gdtr), peek!(page, idtr)];
-            match inner {
-                Inner::Vmx(vcpu) => vcpu.set_tables(tables),
-                Inner::Svm(vcpu) => vcpu.set_tables(tables),
-            }
+            backend!(self, vcpu => vcpu.set_tables(tables));
         }
         if groups.contains(Groups::EVENTS) {
             let inject = Event::from_monitor(peek!(page, inject));
-            inner.common().set_pending(inject);
+            self.common().set_pending(inject);
             poke!(page, 0, inject);
             let blocking =
                 Blocking { shadow: peek!(page, interrupt_shadow), controls: peek!(page, controls) };
-            match inner {
-                Inner::Vmx(vcpu) => vcpu.set_blocking(blocking),
-                Inner::Svm(vcpu) => vcpu.set_blocking(blocking),
-            }
+            backend!(self, vcpu => vcpu.set_blocking(blocking));
         }
         if groups.intersects(RARE) {
             self.load_rare(cpu, groups);
         }
     }
 
-    /// The part of [`VcpuArch::load`] for [`RARE`] groups. Under VMX, the VMCS is current.
+    /// What the monitor has asked for beside, with `groups`: whether the vCPU halts, and its new deadline.
+    pub fn asked(&mut self, groups: Groups) -> (bool, Option<u64>) {
+        let page = self.common().page;
+        let halt = groups.contains(Groups::EVENTS) && peek!(page, controls) & CONTROL_HALT != 0;
+        (halt, groups.contains(Groups::DEADLINE).then(|| peek!(page, deadline)))
+    }
+
+    /// The part of [`VcpuArch::load_groups`] for [`RARE`] groups. Under VMX, the VMCS is current.
     #[cold]
     fn load_rare(&mut self, cpu: &mut CpuVirt, groups: Groups) {
         if groups.intersects(Groups::XCR0.union(Groups::TSC)) {
             // The next entry gives them to the processor.
             self.suspend(cpu);
         }
-        let inner = &mut self.inner;
-        let page = inner.common().page;
+        let page = self.common().page;
         let nothing = Clean::empty();
         if groups.contains(Groups::SYSCALL) {
             let msrs = SyscallMsrs {
@@ -289,33 +275,33 @@ impl VcpuArch {
                 sfmask: peek!(page, sfmask) & 0xffff_ffff,
                 kernel_gs_base: cpu.limits.canonical(peek!(page, kernel_gs_base)),
             };
-            match inner {
-                Inner::Vmx(vcpu) => vcpu.set_syscall_msrs(cpu, msrs),
-                Inner::Svm(vcpu) => vcpu.vmcb().syscall = msrs,
+            match self {
+                VcpuArch::Vmx(vcpu) => vcpu.set_syscall_msrs(cpu, msrs),
+                VcpuArch::Svm(vcpu) => vcpu.vmcb().syscall = msrs,
             }
             let cs = peek!(page, sysenter_cs) & 0xffff_ffff;
             let esp = cpu.limits.canonical(peek!(page, sysenter_esp));
             let eip = cpu.limits.canonical(peek!(page, sysenter_eip));
-            set!(*inner, cs, sysenter_cs, field::IA32_SYSENTER_CS, nothing);
-            set!(*inner, esp, sysenter_esp, field::IA32_SYSENTER_ESP, nothing);
-            set!(*inner, eip, sysenter_eip, field::IA32_SYSENTER_EIP, nothing);
+            set!(self, cs, sysenter_cs, field::IA32_SYSENTER_CS, nothing);
+            set!(self, esp, sysenter_esp, field::IA32_SYSENTER_ESP, nothing);
+            set!(self, eip, sysenter_eip, field::IA32_SYSENTER_EIP, nothing);
         }
         if groups.contains(Groups::PAT) {
             let pat = state::sane_pat(peek!(page, pat));
-            set!(*inner, pat, g_pat, field::IA32_PAT_FULL, Clean::NESTED);
+            set!(self, pat, g_pat, field::IA32_PAT_FULL, Clean::NESTED);
         }
         if groups.contains(Groups::XCR0) {
-            inner.common().xcr0 = cpu.limits.xcr0(peek!(page, xcr0));
+            self.common().xcr0 = cpu.limits.xcr0(peek!(page, xcr0));
         }
         if groups.contains(Groups::TSC) {
             let offset = peek!(page, tsc_offset);
             let encoding = control::TSC_OFFSET_FULL;
-            set!(*inner, offset, tsc_offset, encoding, Clean::INTERCEPTS);
-            inner.common().tsc_aux = peek!(page, tsc_aux) & 0xffff_ffff;
+            set!(self, offset, tsc_offset, encoding, Clean::INTERCEPTS);
+            self.common().tsc_aux = peek!(page, tsc_aux) & 0xffff_ffff;
         }
         if groups.contains(Groups::DEBUG) {
             let dr7 = state::sane_dr7(peek!(page, dr7));
-            set!(*inner, dr7, dr7, field::DR7, Clean::DRX);
+            set!(self, dr7, dr7, field::DR7, Clean::DRX);
             if state::dr7_active(dr7) {
                 self.activate_debug(cpu);
             }
@@ -326,8 +312,8 @@ impl VcpuArch {
     #[cold]
     pub(super) fn activate_debug(&mut self, cpu: &CpuVirt) {
         self.set_debug_exits(false);
-        let common = self.inner.common();
-        common.debug.activate();
+        let common = self.common();
+        common.debug.active = true;
         if cpu.loaded == common.id {
             common.debug.load();
         }
@@ -336,28 +322,22 @@ impl VcpuArch {
     /// Whether PAUSE exits.
     #[cold]
     pub(super) fn set_spins_exit(&mut self, on: bool) {
-        let common = self.inner.common();
+        let common = self.common();
         common.spins_exit = on;
         common.to_do = true;
-        match &mut self.inner {
-            Inner::Vmx(vcpu) => vcpu.set_spins_exit(on),
-            Inner::Svm(vcpu) => vcpu.set_spins_exit(on),
-        }
+        backend!(self, vcpu => vcpu.set_spins_exit(on));
     }
 
     /// Whether accesses to debug registers exit. Under VMX, the VMCS is current.
     fn set_debug_exits(&mut self, on: bool) {
-        match &mut self.inner {
-            Inner::Vmx(vcpu) => vcpu.set_debug_exits(on),
-            Inner::Svm(vcpu) => vcpu.set_debug_exits(on),
-        }
+        backend!(self, vcpu => vcpu.set_debug_exits(on));
     }
 
     /// Gives threads' registers back to the machine; see the module's documentation. Without effect if that
     /// is done already.
     #[inline(never)]
     pub fn suspend(&mut self, cpu: &mut CpuVirt) {
-        let common = self.inner.common();
+        let common = self.common();
         common.to_do = true;
         if cpu.loaded != common.id {
             return;
@@ -365,7 +345,7 @@ impl VcpuArch {
         common.note_xcr0(cpu);
         cpu.loaded = 0;
         cpu.restore_registers(common.fpu);
-        let has_debug = common.debug.is_loaded();
+        let has_debug = common.debug.loaded;
         self.lend(cpu);
         if has_debug {
             self.suspend_debug(cpu);
@@ -374,12 +354,12 @@ impl VcpuArch {
 
     #[cold]
     fn suspend_debug(&mut self, cpu: &mut CpuVirt) {
-        if let Inner::Vmx(vcpu) = &mut self.inner {
+        if let VcpuArch::Vmx(vcpu) = self {
             // Another vCPU's VMCS may be current, as its monitor has replied.
-            vcpu.make_current(cpu);
+            vcpu.come_to(cpu);
         }
-        let dr7 = get!(self.inner, dr7, field::DR7);
-        if self.inner.common().debug.store(state::dr7_active(dr7)) {
+        let dr7 = get!(self, dr7, field::DR7);
+        if self.common().debug.store(state::dr7_active(dr7)) {
             self.set_debug_exits(true);
         }
     }

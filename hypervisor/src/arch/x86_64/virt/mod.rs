@@ -1,8 +1,8 @@
 //! Hardware virtualisation: VMX and SVM behind one interface.
 //!
 //! Order of use: [`detect`] on the boot CPU; [`init_cpu`] on every CPU; then for each vCPU, on its CPU:
-//! [`VcpuArch::load`] with the monitor's first answer, and in turns [`VcpuArch::prepare`],
-//! [`VcpuArch::suspend`], [`VcpuArch::save`], [`VcpuArch::load`]; at last [`VcpuArch::leave_cpu`].
+//! [`VcpuArch::load_groups`] with the monitor's first answer, and in turns [`VcpuArch::prepare`],
+//! [`VcpuArch::suspend`], [`VcpuArch::save_groups`], [`VcpuArch::load_groups`]; at last [`VcpuArch::leave`].
 //!
 //! # What the kernel keeps
 //!
@@ -16,7 +16,7 @@
 //!   the thread switch.
 //! - Threads run with CR0.TS set; the kernel does not use vector registers.
 //! - CR4 does not change after [`init_cpu`]. CR3 may: an exit returns to the CR3 of the entry.
-//! - Two vCPUs of one CPU never have the same [`GuestRoot::tag`] at a time.
+//! - Two vCPUs of one CPU never have the same tag at a time.
 
 mod common;
 mod cpu;
@@ -28,61 +28,41 @@ mod guest;
 mod hw;
 mod map;
 mod state;
-mod svm;
+pub(in crate::arch) mod svm;
 mod table;
-mod vmx;
+pub(in crate::arch) mod vmx;
 
 use abi::boot::Virtualization;
+use abi::vcpu::ExitKind;
 use abi::vcpu::x86_64::VcpuState;
 
+use super::tags::{GuestTag, GuestTags};
 use crate::addr::{HostPhys, HostVirt};
 use crate::mem::KernelPage;
 use crate::vcpu::Exit;
 use common::Common;
 use cpu::CpuId;
 use event::Event;
+use features::Backend;
 use state::StatePage;
 
-pub use cpu::{CpuVirt, InitError, PAGES_PER_CPU, init_cpu};
+pub use cpu::{CpuVirt, PAGES_PER_CPU, init_cpu};
 pub use features::{Features, Missing, detect, features, physical_end};
 pub use fpu::Method;
 pub use state::Limits;
-pub(in crate::arch) use svm::assembly as svm_assembly;
+pub(in crate::arch) use state::SyscallMsrs;
 pub use vmx::ControlWord;
-pub(in crate::arch) use vmx::assembly as vmx_assembly;
 
 /// Pages that a vCPU needs, besides its state page: control structure and vector state. They need not
 /// be contiguous.
-const PAGES_PER_VCPU: usize = 2;
-
-/// How many pages [`VcpuArch::new`] takes.
-pub fn pages_per_vcpu() -> usize {
-    PAGES_PER_VCPU
-}
-
-/// The guest-physical space that a vCPU runs in.
-#[derive(Clone, Copy, Debug)]
-pub struct GuestRoot {
-    /// Root of the second-level tables.
-    pub root: HostPhys,
-    /// VPID or ASID: 1 to [`Features::tags`] - 1, on this CPU this vCPU's alone.
-    pub tag: u16,
-    /// Drop what this CPU has cached for the tag and the root, before guest code runs.
-    pub flush: bool,
-}
+pub const PAGES_PER_VCPU: usize = 2;
 
 /// How guest mode ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum Outcome {
-    /// Tell the monitor.
-    Exit {
-        /// What.
-        exit: Exit,
-        /// Unless a doorbell is there: a write to memory or a port, which nothing has to come before when the guest goes
-        /// on.
-        plain_write: bool,
-    },
+    /// Tell the monitor. If it is a write, the assembly of exits has already looked for a doorbell.
+    Exit(Exit),
     /// An acknowledged interrupt of the machine (VMX): its vector is to be handled as if it had come through the IDT.
     HostInterrupt(u8),
     /// An NMI of the machine that has not been handled, and NMIs are blocked until the next IRET (VMX): `int 2` does
@@ -94,9 +74,26 @@ pub enum Outcome {
     Resume,
 }
 
-impl Outcome {
-    const fn exit(exit: Exit) -> Outcome {
-        Outcome::Exit { exit, plain_write: false }
+/// What is told of an exit, by its number, without a closer look. The assembly reads it, too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub(in crate::arch) struct Told {
+    /// The kind; `Kick`, which is no exit of the processor, if a closer look is needed.
+    kind: ExitKind,
+    /// What the backend says of the length of the instruction. 0: there is no instruction.
+    length: u8,
+}
+
+impl Told {
+    const fn table<const COUNT: usize>(known: &[(usize, ExitKind, u8)]) -> [Told; COUNT] {
+        let mut table = [Told { kind: ExitKind::Kick, length: 0 }; COUNT];
+        let mut i = 0;
+        while i < known.len() {
+            let (number, kind, length) = known[i];
+            table[number] = Told { kind, length };
+            i += 1;
+        }
+        table
     }
 }
 
@@ -113,119 +110,113 @@ enum Leave {
     Iret,
 }
 
-/// What assembly uses of a vCPU.
-#[repr(C)]
-pub struct Passage {
-    /// Room for a register, under VMX at exits.
-    pub scratch: u64,
-    /// Address of the state page.
-    pub page: u64,
-    /// Address of the VMCB; 0 under VMX, as the rest.
-    pub vmcb: u64,
-    /// Its physical address.
-    pub vmcb_phys: u64,
-    /// Physical address of what VMSAVE has saved of the CPU.
-    pub host: u64,
-    /// Clean bits after an exit.
-    pub clean: u32,
-    /// The processor tells where the next instruction is.
-    pub next_rip: bool,
-    /// The return stack is filled after exits.
-    pub fills_returns: bool,
-}
-
-/// Where a [`VcpuArch`] has its [`Passage`].
-pub const PASSAGE: usize = core::mem::offset_of!(VcpuArch, passage);
-
-/// The architecture's part of a vCPU. All methods but [`VcpuArch::new`] run on its CPU.
-pub struct VcpuArch {
-    passage: Passage,
-    inner: Inner,
-}
-
-/// Where it has the part of the backend: behind the number of the variant, as an enumeration with a primitive
-/// representation is a union of structures that begin with that.
-pub const BACKEND: usize = core::mem::offset_of!(VcpuArch, inner) + size_of::<u64>();
-/// Where it has what makes the next entry one for the general path.
-pub const TO_DO: usize = BACKEND + core::mem::offset_of!(svm::Vcpu, common.to_do);
-const _: () = {
-    use core::mem::offset_of;
-    assert!(align_of::<vmx::Vcpu>() == align_of::<u64>());
-    assert!(offset_of!(vmx::Vcpu, common) == offset_of!(svm::Vcpu, common));
-};
-
-/// The stack pointer after an exit under VMX, from there: behind the room for a register.
-const STACK_AFTER_EXIT: usize = PASSAGE + core::mem::offset_of!(Passage, page);
-
+/// The architecture's part of a vCPU. All methods but [`VcpuArch::from_pages`] run on its CPU.
 #[repr(u64)]
-enum Inner {
+#[allow(private_interfaces, reason = "nobody else looks inside")]
+pub enum VcpuArch {
+    /// Under VMX.
     Vmx(vmx::Vcpu),
+    /// Under SVM.
     Svm(svm::Vcpu),
 }
 
-impl Inner {
-    /// It is in the same place of both.
-    #[inline(always)]
-    fn common(&mut self) -> &mut Common {
-        match self {
-            Inner::Vmx(vcpu) => &mut vcpu.common,
-            Inner::Svm(vcpu) => &mut vcpu.common,
-        }
-    }
-}
-
 const _: () = assert!(size_of::<VcpuArch>() < 1024);
+
+/// Does the same with the backend's part of a vCPU, whichever that is.
+macro_rules! backend {
+    ($arch:expr, $vcpu:ident => $work:expr) => {
+        match $arch {
+            VcpuArch::Vmx($vcpu) => $work,
+            VcpuArch::Svm($vcpu) => $work,
+        }
+    };
+}
+use backend;
+
+/// Where assembly finds parts of a vCPU, from its address.
+pub mod offset {
+    use super::super::tags;
+    use super::{svm, vmx};
+    use crate::vcpu::Vcpu;
+    use core::mem::offset_of;
+
+    /// Number of the variant of [`super::VcpuArch`]: 0 under VMX.
+    pub const IS_SVM: usize = offset_of!(Vcpu, arch);
+    /// The backend's part is behind it, as an enumeration with a primitive representation is a union of structures that begin
+    /// with that.
+    const BACKEND: usize = IS_SVM + size_of::<u64>();
+    const _: () = {
+        assert!(align_of::<vmx::Vcpu>() == size_of::<u64>());
+        assert!(align_of::<svm::Vcpu>() == size_of::<u64>());
+        assert!(offset_of!(vmx::Vcpu, common) == offset_of!(svm::Vcpu, common));
+        assert!(PAGE == SCRATCH + size_of::<u64>());
+    };
+
+    macro_rules! offsets {
+        ($($name:ident: $backend:ident $($field:ident).+,)*) => {
+            $(
+                #[doc = concat!("Of `", stringify!($($field).+), "`.")]
+                pub const $name: usize = BACKEND + offset_of!($backend::Vcpu, $($field).+);
+            )*
+        };
+    }
+
+    offsets! {
+        SCRATCH: svm common.scratch,
+        PAGE: svm common.page,
+        ID: svm common.id,
+        TAG: svm common.tag,
+        TO_DO: svm common.to_do,
+        VMCB: svm vmcb,
+        HOST: svm host,
+        CLEAN: svm clean,
+        NEXT_RIP: svm capabilities.next_rip,
+        HOST_CR3: vmx host_cr3,
+        CR2: vmx cr2,
+        LAUNCHED: vmx launched,
+        LENT: vmx lent,
+        DIFFERS: vmx differs,
+        MSRS: vmx msrs,
+    }
+
+    /// Of the generation of the tag.
+    pub const TAG_GENERATION: usize = TAG + tags::GENERATION;
+}
 
 impl VcpuArch {
     /// A vCPU in the state after reset, on no CPU yet. On any CPU.
     ///
     /// # Panics
     ///
-    /// If [`detect`] found no extension, or there are not [`pages_per_vcpu`] pages: an error of the caller.
+    /// If [`detect`] found no extension, or there are not [`PAGES_PER_VCPU`] pages: an error of the caller.
     ///
     /// # Safety
     ///
-    /// The pages are zeroed, mapped, and used for nothing else as long as the vCPU exists. `state` is the address
-    /// of the mapped state page, to which the kernel has no Rust reference as long. [`VcpuArch::leave_cpu`]
-    /// comes before the end of any of them.
-    pub unsafe fn new(pages: &[KernelPage], state: *mut VcpuState) -> VcpuArch {
+    /// The pages are zeroed, mapped, and used for nothing else as long as the vCPU exists; to the state page, the kernel has no
+    /// Rust reference as long. [`VcpuArch::leave`] comes before the end of any of them.
+    pub unsafe fn from_pages(pages: &[KernelPage], state: KernelPage) -> VcpuArch {
         assert!(pages.len() == PAGES_PER_VCPU);
         // SAFETY: the caller's.
         unsafe {
-            let state = StatePage::new(state);
+            let state = StatePage::new(state.virt.0 as *mut VcpuState);
             let common = Common::new(pages[0].phys().0, state, fpu::Area::new(pages[1]));
-            let mut passage = Passage {
-                scratch: 0,
-                page: state.as_ptr() as u64,
-                vmcb: 0,
-                vmcb_phys: 0,
-                host: 0,
-                clean: 0,
-                next_rip: false,
-                fills_returns: false,
-            };
-            let inner = match features().backend {
-                features::Backend::Vmx(capabilities) => {
-                    Inner::Vmx(vmx::Vcpu::new(capabilities, pages[0], common))
-                }
-                features::Backend::Svm(capabilities) => {
-                    passage.vmcb = pages[0].virt.0;
-                    passage.vmcb_phys = pages[0].phys().0;
-                    passage.next_rip = capabilities.next_rip;
-                    if capabilities.clean_bits {
-                        passage.clean = svm::Clean::all().bits();
-                    }
-                    Inner::Svm(svm::Vcpu::new(capabilities, pages[0], common))
-                }
-                features::Backend::None => panic!("no virtualisation extension"),
-            };
-            VcpuArch { passage, inner }
+            match features().backend.as_ref().expect("no virtualisation extension") {
+                Backend::Vmx(it) => VcpuArch::Vmx(vmx::Vcpu::new(it, pages[0], common)),
+                Backend::Svm(it) => VcpuArch::Svm(svm::Vcpu::new(*it, pages[0], common)),
+            }
         }
+    }
+
+    /// What it has under either extension, in the same place of both.
+    #[inline(always)]
+    fn common(&mut self) -> &mut Common {
+        backend!(self, vcpu => &mut vcpu.common)
     }
 
     /// Makes everything ready for running guest code, with the extension that is returned; `None` if the guest's NMI window
     /// is to be told instead.
-    /// General registers come from the state page and go there. With `spins_exit`, PAUSE exits.
+    /// General registers come from the state page and go there. `tags` are those of the CPU, `root` is that of the guest space's
+    /// tables. With `spins_exit`, PAUSE exits.
     ///
     /// # Panics
     ///
@@ -233,38 +224,33 @@ impl VcpuArch {
     pub fn prepare(
         &mut self,
         cpu: &mut CpuVirt,
-        space: &GuestRoot,
+        tags: &mut GuestTags,
+        root: HostPhys,
         spins_exit: bool,
     ) -> Option<Virtualization> {
-        match &mut self.inner {
-            Inner::Vmx(vcpu) => vcpu.make_current(cpu),
-            Inner::Svm(vcpu) => {
-                if vcpu.common.cpu != cpu.id {
-                    vcpu.come_to(cpu, &mut self.passage);
-                }
-            }
-        }
-        let common = self.inner.common();
+        let flush = tags.renew(&mut self.common().tag);
+        backend!(self, vcpu => vcpu.come_to(cpu));
+        let common = self.common();
         if cpu.loaded != common.id {
             common.load_registers(cpu);
         }
         if common.spins_exit != spins_exit {
             self.set_spins_exit(spins_exit);
         }
-        match &mut self.inner {
-            Inner::Vmx(vcpu) => {
-                vcpu.prepare(cpu, space);
+        match self {
+            VcpuArch::Vmx(vcpu) => {
+                vcpu.prepare(cpu, root, flush);
                 Some(Virtualization::Vmx)
             }
-            Inner::Svm(vcpu) => vcpu.prepare(cpu, space).then_some(Virtualization::Svm),
+            VcpuArch::Svm(vcpu) => vcpu.prepare(cpu, root, flush).then_some(Virtualization::Svm),
         }
     }
 
     /// How guest mode, in which the vCPU was, was left; with `failed`, the processor did not enter it (VMX).
     pub fn left(&mut self, cpu: &mut CpuVirt, failed: bool) -> Outcome {
-        let leave = match &mut self.inner {
-            Inner::Vmx(vcpu) => vcpu.left(cpu, failed),
-            Inner::Svm(vcpu) => vcpu.left(),
+        let leave = match self {
+            VcpuArch::Vmx(vcpu) => vcpu.left(cpu, failed),
+            VcpuArch::Svm(vcpu) => vcpu.left(),
         };
         match leave {
             Leave::Ended(outcome) => outcome,
@@ -279,7 +265,7 @@ impl VcpuArch {
             Leave::Iret => {
                 // The window opens here, before IRET, not after it. That is early, but no guest
                 // that bears NMIs in exceptions' IRETs can tell.
-                if let Inner::Svm(vcpu) = &mut self.inner {
+                if let VcpuArch::Svm(vcpu) = self {
                     vcpu.set_nmi_blocked(false);
                 }
                 Outcome::Resume
@@ -291,53 +277,46 @@ impl VcpuArch {
     /// delivered, that is delivered again instead, and raises it again if it must.
     #[cold]
     fn reflect(&mut self, exception: Event) {
-        if self.inner.common().pending.is_external() {
+        if self.common().pending.is_external() {
             return;
         }
         // Under SVM, DR6 and DR7 in the VMCB are as the handler is to see them (AMD APM 2 15.12.2).
-        if let Inner::Vmx(vcpu) = &mut self.inner
+        if let VcpuArch::Vmx(vcpu) = self
             && exception == Event::exception(event::DB, None)
         {
             vcpu.reflect_debug();
         }
-        self.inner.common().set_pending(exception);
+        self.common().set_pending(exception);
     }
 
-    /// Has the guest go on after the write that `exit` tells ([`Outcome::Exit`]), the last one of this vCPU on its CPU;
-    /// `false` if the processor does not say where.
+    /// Has the guest go on after the write that `exit` tells, the last one of this vCPU on its CPU; `false` if the processor
+    /// does not say where.
     pub fn skip_write(&mut self, exit: &Exit) -> bool {
-        match &mut self.inner {
-            Inner::Vmx(vcpu) => vcpu.skip_write(exit),
-            Inner::Svm(vcpu) => vcpu.skip_write(exit),
-        }
+        backend!(self, vcpu => vcpu.skip_write(exit))
     }
 
     /// Gives threads what they cannot do without, while the monitor runs and the vCPU stays loaded.
     #[inline]
     pub fn lend(&mut self, cpu: &mut CpuVirt) {
-        if let Inner::Vmx(vcpu) = &mut self.inner {
+        if let VcpuArch::Vmx(vcpu) = self {
             vcpu.lend(cpu);
         }
     }
 
     /// Moves everything that is resident on its CPU to memory. Before the vCPU ends or runs on another CPU.
-    pub fn leave_cpu(&mut self, cpu: &mut CpuVirt) {
-        if self.inner.common().cpu != cpu.id {
+    pub fn leave(&mut self, cpu: &mut CpuVirt) {
+        self.common().tag = GuestTag::default();
+        if self.common().cpu != cpu.id {
             return;
         }
         self.suspend(cpu);
-        let common = self.inner.common();
+        let common = self.common();
         cpu.fpu.disown(common.fpu);
         common.cpu = CpuId::NONE;
-        if let Inner::Vmx(vcpu) = &mut self.inner {
-            vcpu.leave_cpu(cpu);
+        if let VcpuArch::Vmx(vcpu) = self {
+            vcpu.leave(cpu);
         }
     }
-}
-
-/// Whether word 1 of [`abi::vcpu::ExitKind::Io`] is of an OUT that is no string instruction.
-const fn is_plain_output(word: u64) -> bool {
-    word >> 24 & 3 == 0
 }
 
 /// Physical address of a static.

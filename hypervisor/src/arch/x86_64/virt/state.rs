@@ -3,6 +3,8 @@
 //! The page is shared with the monitor, which can change it at any time: every field is read once, by
 //! [`peek!`], and made harmless by the functions of [`Limits`] before it is used.
 
+use core::mem::transmute;
+
 use abi::vcpu::x86_64::{Segment, VcpuState};
 use raw_cpuid::CpuIdResult;
 use x86::controlregs::{Cr0, Cr4};
@@ -60,16 +62,10 @@ impl SegmentPlace {
     pub fn read(self) -> Segment {
         let words = self.0 as *const u64;
         // SAFETY: as in `peek!`; the structure is these words.
-        let (low, middle, base) = unsafe {
-            (words.read_volatile(), words.add(1).read_volatile(), words.add(2).read_volatile())
-        };
-        Segment {
-            selector: low as u16,
-            reserved: (low >> 16) as u16,
-            access: (low >> 32) as u32,
-            limit: middle as u32,
-            reserved2: (middle >> 32) as u32,
-            base,
+        unsafe {
+            let (low, middle, base) =
+                (words.read_volatile(), words.add(1).read_volatile(), words.add(2).read_volatile());
+            transmute([low, middle, base])
         }
     }
 
@@ -204,7 +200,7 @@ pub(in crate::arch) struct SyscallMsrs {
 }
 
 /// Which bits a guest may set on this machine.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Limits {
     /// CR4.
     pub cr4: u64,
@@ -238,21 +234,7 @@ enum Word {
     StructuredEcx,
 }
 
-impl Words {
-    fn get(&self, word: Word) -> u32 {
-        match word {
-            Word::BasicEcx => self.basic.ecx,
-            Word::BasicEdx => self.basic.edx,
-            Word::StructuredEbx => self.structured.ebx,
-            Word::StructuredEcx => self.structured.ecx,
-        }
-    }
-}
-
 impl Limits {
-    /// No bit at all.
-    pub(super) const NOTHING: Limits = Limits { cr4: 0, efer: 0, xcr0: 0, linear_bits: 48 };
-
     /// What CPUID allows. `xcr0` is 0 on a processor without XSAVE.
     pub(super) fn new(words: &Words, xcr0: u64) -> Limits {
         use Word::{BasicEcx, BasicEdx, StructuredEbx, StructuredEcx};
@@ -277,9 +259,11 @@ impl Limits {
             (21, StructuredEbx, 20), // SMAP
             (22, StructuredEcx, 3),  // PKE
         ];
+        let Words { basic, structured, .. } = words;
+        let by_word = [basic.ecx, basic.edx, structured.ebx, structured.ecx];
         let mut cr4 = cr4::PCE;
-        for (bit, word, flag) in &TABLE {
-            cr4 |= u64::from(words.get(*word) >> flag & 1) << bit;
+        for &(bit, word, flag) in &TABLE {
+            cr4 |= u64::from(by_word[word as usize] >> flag & 1) << bit;
         }
         if xcr0 == 0 {
             cr4 &= !cr4::OSXSAVE;

@@ -36,49 +36,41 @@ pub(super) enum Access {
     None,
 }
 
+/// How an extension treats registers.
+type Treatment = (Keeper, Access);
+
 /// Registers that are treated alike.
 pub(super) struct Row {
-    /// Their names, for readers: they are not in the kernel.
-    #[cfg(test)]
+    /// Their names, for readers.
+    #[cfg_attr(not(test), expect(dead_code))]
     pub names: &'static str,
     /// Their numbers, if they are MSRs, and what else is in reach of RDMSR.
     pub msrs: &'static [u32],
-    /// How VMX and SVM treat them.
-    pub vmx: (Keeper, Access),
-    pub svm: (Keeper, Access),
+    pub vmx: Treatment,
+    pub svm: Treatment,
 }
 
-const fn row(
-    #[cfg_attr(not(test), allow(unused_variables))] names: &'static str,
-    msrs: &'static [u32],
-    vmx: (Keeper, Access),
-    svm: (Keeper, Access),
-) -> Row {
-    Row {
-        #[cfg(test)]
-        names,
-        msrs,
-        vmx,
-        svm,
-    }
+const fn row(names: &'static str, msrs: &'static [u32], vmx: Treatment, svm: Treatment) -> Row {
+    Row { names, msrs, vmx, svm }
 }
 
-const SWITCHED: (Keeper, Access) = (Keeper::Processor, Access::All);
-const SET_BY_MONITOR: (Keeper, Access) = (Keeper::Kernel, Access::None);
-const TRAPPED: (Keeper, Access) = (Keeper::Nobody, Access::None);
+const SWITCHED: Treatment = (Keeper::Processor, Access::All);
+/// The guest's writes exit, as the bits are checked.
+const CHECKED: Treatment = (Keeper::Processor, Access::None);
+const SET_BY_MONITOR: Treatment = (Keeper::Kernel, Access::None);
+const KEPT: Treatment = (Keeper::Kernel, Access::All);
+const LENT: Treatment = (Keeper::Lent, Access::All);
+/// Writes exit, so that the values need not be read back.
+const LENT_TO_READ: Treatment = (Keeper::Lent, Access::Read);
+const RESIDENT: Treatment = (Keeper::Resident, Access::All);
+const TRAPPED: Treatment = (Keeper::Nobody, Access::None);
 
 /// The table. The image holds [`OPEN`] of it only.
 pub(super) const TABLE: [Row; 17] = [
     row("general, RIP, RFLAGS", &[], SWITCHED, SWITCHED),
     row("segments, LDTR, TR, GDTR, IDTR", &[], SWITCHED, SWITCHED),
     row("CR0, CR3, CR4, DR7", &[], SWITCHED, SWITCHED),
-    // The guest's writes to EFER exit, as its bits are checked.
-    row(
-        "EFER",
-        &[msr::IA32_EFER],
-        (Keeper::Processor, Access::None),
-        (Keeper::Processor, Access::None),
-    ),
+    row("EFER", &[msr::IA32_EFER], CHECKED, CHECKED),
     // VMX does not switch CR2: the kernel does, at each entry and exit.
     row("CR2", &[], SWITCHED, SWITCHED),
     // Under VMX accesses exit; under SVM it is V_TPR of the VMCB.
@@ -91,23 +83,17 @@ pub(super) const TABLE: [Row; 17] = [
     ),
     row("PAT", &[msr::IA32_PAT], SWITCHED, SWITCHED),
     row("FS and GS base", &[msr::IA32_FS_BASE, msr::IA32_GS_BASE], SWITCHED, SWITCHED),
-    row("KERNEL_GS_BASE", &[msr::IA32_KERNEL_GSBASE], (Keeper::Lent, Access::All), SWITCHED),
-    // VMX: writes exit, so that the values need not be read back.
+    row("KERNEL_GS_BASE", &[msr::IA32_KERNEL_GSBASE], LENT, SWITCHED),
     row(
         "SYSCALL",
         &[msr::IA32_STAR, msr::IA32_LSTAR, msr::IA32_CSTAR, msr::IA32_FMASK],
-        (Keeper::Lent, Access::Read),
+        LENT_TO_READ,
         SWITCHED,
     ),
     row("TSC_AUX", &[msr::IA32_TSC_AUX], SET_BY_MONITOR, SET_BY_MONITOR),
     row("XCR0", &[], SET_BY_MONITOR, SET_BY_MONITOR),
-    row("DR0 to DR3, DR6", &[], (Keeper::Kernel, Access::All), (Keeper::Kernel, Access::All)),
-    row(
-        "x87, SSE, AVX, AVX-512, PKRU",
-        &[],
-        (Keeper::Resident, Access::All),
-        (Keeper::Resident, Access::All),
-    ),
+    row("DR0 to DR3, DR6", &[], KEPT, KEPT),
+    row("x87, SSE, AVX, AVX-512, PKRU", &[], RESIDENT, RESIDENT),
     // MPX and AMX are not in XCR0, so their instructions raise #UD.
     row("MPX, AMX, IA32_XSS", &[super::hw::msr::XSS], TRAPPED, TRAPPED),
     // As any MSR that is not named above: counters, debug and branch records, speculation, memory types, APIC.

@@ -4,7 +4,7 @@ use abi::vcpu::ExitKind;
 use abi::vcpu::{FAULT_FETCH, FAULT_READ, FAULT_WRITE};
 
 use super::super::event::{Event, MC};
-use super::super::{Exit, Leave, Outcome, is_plain_output};
+use super::super::{Exit, Leave, Outcome, Told};
 use super::vmcb::Vmcb;
 
 /// Exit codes that need a closer look.
@@ -22,26 +22,11 @@ pub(in crate::arch) const NESTED_PAGE_FAULT: u64 = 0x400;
 /// VMRUN refused the state. The processor reports -1 in 64 bits, QEMU 7.2 in 32.
 const INVALID: u64 = u32::MAX as u64;
 
-/// What is told of an exit code without a closer look.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(C)]
-pub(in crate::arch) struct Told {
-    /// The kind; `Kick`, which is no exit of the processor, if a closer look is needed.
-    kind: ExitKind,
-    /// Length of the instruction on processors that do not tell: without prefixes, which none of these
-    /// instructions has any use for. 0: there is no instruction.
-    length: u8,
-}
-
-impl Told {
-    const NOTHING: Told = Told { kind: ExitKind::Kick, length: 0 };
-}
-
-/// By exit code. The assembly reads it, too: as the low half of word 0 of an exit.
+/// By exit code, with the length of the instruction on processors that do not tell: without prefixes, which none of these
+/// instructions has any use for. It is the low half of word 0 of an exit.
 pub(in crate::arch) static TOLD: [Told; 0x8f] = {
     use ExitKind as K;
-    let mut table = [Told::NOTHING; 0x8f];
-    let known = [
+    Told::table(&[
         (0x64, K::InterruptWindow, 0),
         (0x72, K::Cpuid, 2),
         // INVD, WBINVD.
@@ -52,14 +37,7 @@ pub(in crate::arch) static TOLD: [Told; 0x8f] = {
         (0x7f, K::TripleFault, 0),
         (0x81, K::Hypercall, 3),
         (0x8d, K::SetXcr, 3),
-    ];
-    let mut i = 0;
-    while i < known.len() {
-        let (code, kind, length) = known[i];
-        table[code] = Told { kind, length };
-        i += 1;
-    }
-    table
+    ])
 };
 
 /// Kind and default length of the exits whose word 1 is the raw code.
@@ -77,7 +55,7 @@ const fn raw(code: u64) -> (ExitKind, u8) {
 
 /// How guest mode was left. `next_rip`: the processor saves the address of the next instruction.
 pub(super) fn decode(vmcb: &Vmcb, next_rip: bool) -> Leave {
-    let (kind, default_length, info, plain_write) = match vmcb.exit_code & 0xffff_ffff {
+    let (kind, default_length, info) = match vmcb.exit_code & 0xffff_ffff {
         // An interrupt is pending; an NMI's handler has run, let by STGI.
         INTR | NMI => return Leave::Ended(Outcome::Resume),
         code @ EXCEPTION..=LAST_EXCEPTION => {
@@ -86,31 +64,26 @@ pub(super) fn decode(vmcb: &Vmcb, next_rip: bool) -> Leave {
         READ_DR0..=WRITE_DR15 => return Leave::DebugRegisters,
         IRET => return Leave::Iret,
         NESTED_PAGE_FAULT => {
-            let info = [stage_two_fault(vmcb.exit_info1), vmcb.exit_info2, 0];
-            (ExitKind::StageTwoFault, 0, info, false)
+            let flags = stage_two_fault(vmcb.exit_info1);
+            (ExitKind::StageTwoFault, 0, [flags, vmcb.exit_info2, 0])
         }
         MSR => {
             let kind = match vmcb.exit_info1 & 1 {
                 0 => ExitKind::ReadMsr,
                 _ => ExitKind::WriteMsr,
             };
-            (kind, 2, [0; 3], false)
+            (kind, 2, [0; 3])
         }
         IOIO => {
-            let access = io(vmcb.exit_info1);
             let length = vmcb.exit_info2.wrapping_sub(vmcb.rip) as u8;
-            let info = [access, vmcb.exit_info2, 0];
-            (ExitKind::Io, length, info, is_plain_output(access))
+            (ExitKind::Io, length, [io(vmcb.exit_info1), vmcb.exit_info2, 0])
         }
-        TASK_SWITCH => {
-            let info = [vmcb.exit_info1, vmcb.exit_info2, 0];
-            (ExitKind::TaskSwitch, 0, info, false)
-        }
+        TASK_SWITCH => (ExitKind::TaskSwitch, 0, [vmcb.exit_info1, vmcb.exit_info2, 0]),
         code => match TOLD.get(code as usize) {
-            Some(&Told { kind, length }) if kind != ExitKind::Kick => (kind, length, [0; 3], false),
+            Some(&Told { kind, length }) if kind != ExitKind::Kick => (kind, length, [0; 3]),
             _ => {
                 let (kind, length) = raw(code);
-                (kind, length, [code, 0, 0], false)
+                (kind, length, [code, 0, 0])
             }
         },
     };
@@ -119,8 +92,7 @@ pub(super) fn decode(vmcb: &Vmcb, next_rip: bool) -> Leave {
     } else {
         default_length
     };
-    let exit = Exit { kind, instruction_length, info };
-    Leave::Ended(Outcome::Exit { exit, plain_write })
+    Leave::Ended(Outcome::Exit(Exit { kind, instruction_length, info }))
 }
 
 /// An intercepted exception: only what `event::INTERCEPTED` names arrives here.
@@ -174,16 +146,9 @@ mod tests {
 
     fn exit(code: u64, info1: u64, info2: u64, next_rip: bool) -> Exit {
         match decode(&vmcb(code, info1, info2), next_rip) {
-            Leave::Ended(Outcome::Exit { exit, .. }) => exit,
+            Leave::Ended(Outcome::Exit(exit)) => exit,
             other => panic!("{other:?}"),
         }
-    }
-
-    fn writes_plainly(leave: Leave) -> bool {
-        let Leave::Ended(Outcome::Exit { plain_write, .. }) = leave else {
-            return false;
-        };
-        plain_write
     }
 
     #[test]
@@ -206,15 +171,6 @@ mod tests {
         // IN AL, 60h; REP OUTSD to CFCh.
         assert_eq!(io(0x60 << 16 | 1 << 4 | 1), 1 << 24 | 1 << 16 | 0x60);
         assert_eq!(io(0xcfc << 16 | 1 << 6 | 3 << 2), 3 << 25 | 4 << 16 | 0xcfc);
-    }
-
-    #[test]
-    fn what_a_doorbell_can_take() {
-        let writes = |code, info| writes_plainly(decode(&vmcb(code, info, 0x1001), false));
-        // OUT; IN, OUTS, INS.
-        assert!(writes(IOIO, 0x80_0010));
-        assert!(![0x80_0011, 0x80_0014, 0x80_0015].into_iter().any(|info| writes(IOIO, info)));
-        assert!(!writes(NESTED_PAGE_FAULT, 6));
     }
 
     #[test]

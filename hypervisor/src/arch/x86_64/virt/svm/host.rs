@@ -2,14 +2,14 @@
 
 use core::arch::asm;
 
-use x86::msr;
+use x86::msr::{IA32_EFER, rdmsr, wrmsr};
 
 use super::super::super::cpuid;
 use super::super::cpu::PAGES_PER_CPU;
-use super::super::features::{Backend, Features, Missing};
-use super::super::hw::{self, rdmsr, wrmsr};
+use super::super::features::Missing;
+use super::super::hw;
 use super::super::state::{cr0, efer};
-use super::super::{HostPhys, InitError, KernelPage};
+use super::super::{HostPhys, KernelPage};
 use super::maps;
 
 /// VM_CR: EFER.SVME cannot be set.
@@ -60,44 +60,23 @@ impl Capabilities {
     }
 }
 
-/// Host state of one CPU.
-#[derive(Debug)]
-pub(in super::super) struct HostState {
-    /// Where VMSAVE has put what VMRUN does not switch: FS, GS, TR, LDTR, KERNEL_GS_BASE, the SYSCALL and
-    /// SYSENTER MSRs. Written once, loaded after every exit.
-    pub(super) saved: HostPhys,
-}
-
-impl HostState {
-    /// Enables SVM and saves the CPU's registers.
-    ///
-    /// # Safety
-    ///
-    /// As for `init_cpu`; the first page becomes the host save area of VMRUN, whose format is the processor's,
-    /// the second that of VMSAVE.
-    pub unsafe fn enable(
-        features: &'static Features,
-        pages: [KernelPage; PAGES_PER_CPU],
-    ) -> Result<HostState, InitError> {
-        let Backend::Svm(capabilities) = features.backend else {
-            return Err(InitError::Unsupported);
-        };
-        match Capabilities::find() {
-            Ok(found) if found == *capabilities => {}
-            Ok(_) => return Err(InitError::Different),
-            Err(_) => return Err(InitError::Firmware),
-        }
-        let saved = pages[1].phys();
-        // SAFETY: a processor with SVM that is not disabled has the EFER bit and the MSR; the pages are the
-        // caller's to give; TS keeps threads from vector registers.
-        unsafe {
-            hw::set_cr0(hw::cr0() | cr0::TS);
-            wrmsr(msr::IA32_EFER, rdmsr(msr::IA32_EFER) | efer::SVME);
-            wrmsr(hw::msr::VM_HSAVE_PA, pages[0].phys().0);
-            asm!("vmsave rax", in("rax") saved.0, options(nostack, preserves_flags));
-        }
-        Ok(HostState { saved })
+/// Enables SVM on the current CPU. Returns where VMSAVE has put what VMRUN does not switch: FS, GS, TR, LDTR,
+/// KERNEL_GS_BASE, the SYSCALL and SYSENTER MSRs. Written once, loaded after every exit.
+///
+/// # Safety
+///
+/// As for `init_cpu`; the first page becomes the host save area of VMRUN, whose format is the processor's,
+/// the second that of VMSAVE.
+pub unsafe fn enable([area, saved]: [KernelPage; PAGES_PER_CPU]) -> HostPhys {
+    // SAFETY: a processor with SVM that is not disabled has the EFER bit and the MSR; the pages are the
+    // caller's to give; TS keeps threads from vector registers.
+    unsafe {
+        hw::set_cr0(hw::cr0() | cr0::TS);
+        wrmsr(IA32_EFER, rdmsr(IA32_EFER) | efer::SVME);
+        wrmsr(hw::msr::VM_HSAVE_PA, area.phys().0);
+        asm!("vmsave rax", in("rax") saved.phys().0, options(nostack, preserves_flags));
     }
+    saved.phys()
 }
 
 #[cfg(test)]

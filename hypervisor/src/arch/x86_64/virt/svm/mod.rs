@@ -3,29 +3,23 @@
 //! VMLOAD and VMSAVE switch what VMRUN does not, on every exit: the kernel needs its own GS base and task
 //! register before the next NMI.
 
-mod exit;
+pub(in crate::arch) mod exit;
 mod guest;
 mod host;
 mod maps;
-mod vmcb;
+pub(in crate::arch) mod vmcb;
 
 use abi::vcpu::ExitKind;
 
 use super::super::speculation::overwrite_buffers;
 use super::common::Common;
-use super::cpu::{CpuId, CpuVirt, Host};
+use super::cpu::{CpuId, CpuVirt};
 use super::event::{self, Event};
-use super::{Exit, GuestRoot, KernelPage, Leave, Outcome, Passage, state};
+use super::{Exit, HostPhys, KernelPage, Leave, Outcome, state};
 use vmcb::{Intercepts1, Vmcb};
 
-pub(super) use host::{Capabilities, HostState};
+pub(super) use host::{Capabilities, enable};
 pub(super) use vmcb::Clean;
-
-/// What the assembly knows of this backend.
-pub(in crate::arch) mod assembly {
-    pub(in crate::arch) use super::exit::{IOIO, MSR, NESTED_PAGE_FAULT, TOLD};
-    pub(in crate::arch) use super::vmcb::{InterruptControl, Vmcb};
-}
 
 /// Interrupt shadow of the VMCB.
 const SHADOW: u64 = 1 << 0;
@@ -36,8 +30,12 @@ const DR6_SINGLE_STEP: u64 = 1 << 14;
 #[repr(C)]
 pub(super) struct Vcpu {
     pub common: Common,
-    vmcb: *mut Vmcb,
-    capabilities: Capabilities,
+    pub vmcb: *mut Vmcb,
+    pub capabilities: Capabilities,
+    /// What the clean bits are after an exit.
+    pub clean: Clean,
+    /// Where its CPU has its host state ([`CpuVirt::saved`]).
+    pub host: HostPhys,
     /// NMIs are blocked: one was delivered, and no IRET came since. The processor does not tell.
     nmi_blocked: bool,
     /// The last entry that was prepared injects one. One that was not is not refused: nothing that the processor checks has
@@ -47,24 +45,17 @@ pub(super) struct Vcpu {
     nmi_window: bool,
 }
 
-/// The CPU's host state.
-#[inline(always)]
-fn host_of(host: &Host) -> &HostState {
-    match host {
-        Host::Svm(state) => state,
-        Host::None | Host::Vmx(_) => unreachable!("a vCPU is of the machine's extension"),
-    }
-}
-
 impl Vcpu {
     /// # Safety
     ///
     /// As for `VcpuArch::new`.
-    pub unsafe fn new(capabilities: &Capabilities, vmcb: KernelPage, common: Common) -> Vcpu {
+    pub unsafe fn new(capabilities: Capabilities, vmcb: KernelPage, common: Common) -> Vcpu {
         let mut vcpu = Vcpu {
             common,
             vmcb: vmcb.virt.0 as *mut Vmcb,
-            capabilities: *capabilities,
+            capabilities,
+            clean: if capabilities.clean_bits { Clean::all() } else { Clean::empty() },
+            host: HostPhys(0),
             nmi_blocked: false,
             injects_nmi: false,
             nmi_window: false,
@@ -89,25 +80,31 @@ impl Vcpu {
         vmcb
     }
 
-    /// Comes to a CPU. `passage` learns what the assembly needs there.
+    /// Comes to a CPU, if it is not there.
+    #[inline(always)]
+    pub fn come_to(&mut self, cpu: &CpuVirt) {
+        if self.common.cpu != cpu.id {
+            self.come_now(cpu);
+        }
+    }
+
     #[cold]
-    pub fn come_to(&mut self, cpu: &CpuVirt, passage: &mut Passage) {
+    fn come_now(&mut self, cpu: &CpuVirt) {
         let on = &mut self.common.cpu;
         assert!(*on == CpuId::NONE, "the vCPU is still on another CPU");
         *on = cpu.id;
         self.vmcb().clean = Clean::empty();
         self.common.set_flush();
-        passage.host = host_of(&cpu.host).saved.0;
-        passage.fills_returns = cpu.fills_returns;
+        self.host = cpu.saved;
     }
 
     /// Makes everything ready for guest mode; `false` if the NMI window is to be told instead.
-    pub fn prepare(&mut self, cpu: &CpuVirt, space: &GuestRoot) -> bool {
-        if space.flush {
-            self.set_space(space);
+    pub fn prepare(&mut self, cpu: &CpuVirt, root: HostPhys, flush: bool) -> bool {
+        if flush {
+            self.set_space(root);
         }
         self.injects_nmi = false;
-        !self.common.to_do || self.prepare_more(cpu, space)
+        !self.common.to_do || self.prepare_more(cpu, root)
     }
 
     /// How guest mode was left.
@@ -118,7 +115,7 @@ impl Vcpu {
         }
         let next_rip = self.capabilities.next_rip;
         let leave = exit::decode(self.vmcb(), next_rip);
-        if let Leave::Ended(Outcome::Exit { exit, .. }) = &leave
+        if let Leave::Ended(Outcome::Exit(exit)) = &leave
             && exit.kind == ExitKind::InvalidState
         {
             self.refused();
@@ -128,9 +125,9 @@ impl Vcpu {
 
     /// What the next entry needs and most do not.
     #[cold]
-    fn prepare_more(&mut self, cpu: &CpuVirt, space: &GuestRoot) -> bool {
+    fn prepare_more(&mut self, cpu: &CpuVirt, root: HostPhys) -> bool {
         if self.common.flush_linear {
-            self.set_space(space);
+            self.set_space(root);
         }
         if self.nmi_window && self.nmi_can_be_taken() {
             return false;
@@ -177,19 +174,18 @@ impl Vcpu {
         self.common.set_pending(Event::exception(event::DB, None));
     }
 
-    /// Has the next entry use a guest space, and drop what is cached for it if needed.
+    /// Has the next entry use a guest space, and drop what is cached for it.
     #[cold]
-    fn set_space(&mut self, space: &GuestRoot) {
-        let flush = space.flush || self.common.flush_linear;
+    fn set_space(&mut self, root: HostPhys) {
         self.common.flush_linear = false;
-        let how = match (flush, self.capabilities.flush_by_asid) {
-            (false, _) => vmcb::TLB_KEEP,
-            (true, true) => vmcb::TLB_FLUSH_ASID,
-            (true, false) => vmcb::TLB_FLUSH_ALL,
+        let how = match self.capabilities.flush_by_asid {
+            true => vmcb::TLB_FLUSH_ASID,
+            false => vmcb::TLB_FLUSH_ALL,
         };
+        let tag = self.common.tag.tag;
         let vmcb = self.change(Clean::ASID | Clean::NESTED);
-        vmcb.nested_cr3 = space.root.0;
-        vmcb.asid = u32::from(space.tag);
+        vmcb.nested_cr3 = root.0;
+        vmcb.asid = u32::from(tag);
         vmcb.tlb_control = how;
     }
 

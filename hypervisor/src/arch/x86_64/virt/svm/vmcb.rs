@@ -95,8 +95,7 @@ pub const GDTR: usize = 6;
 /// Where it has IDTR.
 pub const IDTR: usize = 8;
 
-/// TLB control: leave it; flush everything; flush this ASID.
-pub const TLB_KEEP: u8 = 0;
+/// TLB control, where 0 leaves it: flush everything; flush this ASID.
 pub const TLB_FLUSH_ALL: u8 = 1;
 pub const TLB_FLUSH_ASID: u8 = 3;
 
@@ -166,13 +165,9 @@ impl VmcbSegment {
     }
 
     /// From a descriptor-table register.
-    pub const fn from_table(table: Table) -> VmcbSegment {
-        VmcbSegment {
-            selector: 0,
-            attributes: 0,
-            limit: table.limit as u32 & 0xffff,
-            base: table.base,
-        }
+    pub fn from_table(table: Table) -> VmcbSegment {
+        let limit = table.limit as u32 & 0xffff;
+        VmcbSegment { limit, base: table.base, ..VmcbSegment::default() }
     }
 
     /// To a descriptor-table register.

@@ -1,13 +1,12 @@
 //! What this processor's VMX can do, and the controls that follow from it (Intel SDM 3D appendix A).
 
-use x86::msr;
+use x86::msr::{self, rdmsr};
 use x86::vmx::vmcs::control::{
     EntryControls, ExitControls, PinbasedControls, PrimaryControls, SecondaryControls,
 };
 
 use super::super::super::cpuid;
 use super::super::features::Missing;
-use super::super::hw::rdmsr;
 use super::super::state::cr0;
 use super::msr_bitmap;
 

@@ -5,7 +5,7 @@ use abi::vcpu::{FAULT_FETCH, FAULT_LINEAR, FAULT_READ, FAULT_WRITE};
 use x86::vmx::vmcs::ro;
 
 use super::super::event::{Event, MC};
-use super::super::{Exit, Leave, Outcome, is_plain_output};
+use super::super::{Exit, Leave, Outcome, Told};
 
 /// Bit of the exit reason: VM entry failed.
 pub(super) const ENTRY_FAILED: u32 = 1 << 31;
@@ -23,45 +23,26 @@ const REASON_DEBUG_REGISTER: u16 = 29;
 pub(in crate::arch) const REASON_IO: u16 = 30;
 pub(in crate::arch) const REASON_EPT_VIOLATION: u16 = 48;
 
-/// What is told of an exit reason without a closer look.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(C)]
-pub(in crate::arch) struct Told {
-    /// The kind; `Kick`, which is no exit of the processor, if a closer look is needed.
-    kind: ExitKind,
-    /// Whether there is an instruction, whose length is valid: [`HAS_LENGTH`], or 0.
-    length: u8,
-}
-
-/// See [`Told`]: above all lengths.
+/// Length in [`TOLD`] of an instruction, whose length the processor says: above all lengths.
 pub(in crate::arch) const HAS_LENGTH: u8 = 0x80;
 
-/// By exit reason. The assembly reads it, too.
+/// By exit reason.
 pub(in crate::arch) static TOLD: [Told; 56] = {
     use ExitKind as K;
-    let mut table = [Told { kind: K::Kick, length: 0 }; 56];
-    let known = [
-        (2, K::TripleFault, false),
-        (7, K::InterruptWindow, false),
-        (8, K::NmiWindow, false),
-        (10, K::Cpuid, true),
-        (12, K::Halt, true),
+    Told::table(&[
+        (2, K::TripleFault, 0),
+        (7, K::InterruptWindow, 0),
+        (8, K::NmiWindow, 0),
+        (10, K::Cpuid, HAS_LENGTH),
+        (12, K::Halt, HAS_LENGTH),
         // INVD, WBINVD.
-        (13, K::CacheFlush, true),
-        (54, K::CacheFlush, true),
-        (18, K::Hypercall, true),
-        (31, K::ReadMsr, true),
-        (40, K::Pause, true),
-        (55, K::SetXcr, true),
-    ];
-    let mut i = 0;
-    while i < known.len() {
-        let (reason, kind, length) = known[i];
-        let length = if length { HAS_LENGTH } else { 0 };
-        table[reason] = Told { kind, length };
-        i += 1;
-    }
-    table
+        (13, K::CacheFlush, HAS_LENGTH),
+        (54, K::CacheFlush, HAS_LENGTH),
+        (18, K::Hypercall, HAS_LENGTH),
+        (31, K::ReadMsr, HAS_LENGTH),
+        (40, K::Pause, HAS_LENGTH),
+        (55, K::SetXcr, HAS_LENGTH),
+    ])
 };
 
 /// Kind, and whether the instruction length is valid, of the exits whose word 1 is the raw reason.
@@ -78,7 +59,7 @@ const fn raw(reason: u16) -> (ExitKind, bool) {
 
 /// How guest mode was left, from the exit reason and those other fields that it needs.
 pub(super) fn decode(reason: u32, field: impl Fn(u32) -> u64) -> Leave {
-    let (kind, has_length, info, plain_write) = match reason as u16 {
+    let (kind, has_length, info) = match reason as u16 {
         REASON_EXTERNAL_INTERRUPT => {
             let vector = field(ro::VMEXIT_INTERRUPTION_INFO) as u8;
             return Leave::Ended(Outcome::HostInterrupt(vector));
@@ -87,40 +68,33 @@ pub(super) fn decode(reason: u32, field: impl Fn(u32) -> u64) -> Leave {
         REASON_MACHINE_CHECK => return Leave::Ended(Outcome::HostMachineCheck),
         REASON_DEBUG_REGISTER => return Leave::DebugRegisters,
         REASON_EPT_VIOLATION => {
-            let qualification = field(ro::EXIT_QUALIFICATION);
-            let (flags, linear) = ept_violation(qualification);
+            let (flags, linear) = ept_violation(field(ro::EXIT_QUALIFICATION));
             let address = if linear { field(ro::GUEST_LINEAR_ADDR) } else { 0 };
             let info = [flags, field(ro::GUEST_PHYSICAL_ADDR_FULL), address];
-            let plain_write = is_plain_store(qualification);
-            (ExitKind::StageTwoFault, false, info, plain_write)
+            (ExitKind::StageTwoFault, false, info)
         }
         REASON_IO => {
             let access = io(field(ro::EXIT_QUALIFICATION));
-            let plain_write = is_plain_output(access);
-            (ExitKind::Io, true, [access, 0, 0], plain_write)
+            (ExitKind::Io, true, [access, 0, 0])
         }
         REASON_CONTROL_REGISTER => {
             let access = control_register(field(ro::EXIT_QUALIFICATION));
-            (ExitKind::ControlRegister, true, [access, 0, 0], false)
+            (ExitKind::ControlRegister, true, [access, 0, 0])
         }
-        REASON_TASK_SWITCH => {
-            let info = [field(ro::EXIT_QUALIFICATION), 0, 0];
-            (ExitKind::TaskSwitch, true, info, false)
-        }
-        REASON_WRMSR => (ExitKind::WriteMsr, true, [0; 3], false),
+        REASON_TASK_SWITCH => (ExitKind::TaskSwitch, true, [field(ro::EXIT_QUALIFICATION), 0, 0]),
+        REASON_WRMSR => (ExitKind::WriteMsr, true, [0; 3]),
         number => match TOLD.get(usize::from(number)) {
             Some(&Told { kind, length }) if kind != ExitKind::Kick => {
-                (kind, length == HAS_LENGTH, [0; 3], false)
+                (kind, length == HAS_LENGTH, [0; 3])
             }
             _ => {
                 let (kind, has_length) = raw(number);
-                (kind, has_length, [u64::from(number), 0, 0], false)
+                (kind, has_length, [u64::from(number), 0, 0])
             }
         },
     };
     let instruction_length = if has_length { field(ro::VMEXIT_INSTRUCTION_LEN) as u8 } else { 0 };
-    let exit = Exit { kind, instruction_length, info };
-    Leave::Ended(Outcome::Exit { exit, plain_write })
+    Leave::Ended(Outcome::Exit(Exit { kind, instruction_length, info }))
 }
 
 /// VM entry failed, with this exit reason and qualification.
@@ -129,13 +103,13 @@ pub(super) fn entry_failed(reason: u32, qualification: u64) -> Outcome {
         return Outcome::HostMachineCheck;
     }
     let info = [u64::from(reason), qualification, 0];
-    Outcome::exit(Exit { kind: ExitKind::InvalidState, instruction_length: 0, info })
+    Outcome::Exit(Exit { kind: ExitKind::InvalidState, instruction_length: 0, info })
 }
 
 /// VMLAUNCH or VMRESUME failed, with this VM-instruction error.
 pub(super) fn instruction_failed(error: u64) -> Outcome {
     let info = [INSTRUCTION_FAILED | error & 0xffff, 0, 0];
-    Outcome::exit(Exit { kind: ExitKind::InvalidState, instruction_length: 0, info })
+    Outcome::Exit(Exit { kind: ExitKind::InvalidState, instruction_length: 0, info })
 }
 
 /// Exit reason 0: an exception or NMI. Only what `event::INTERCEPTED` names arrives here.
@@ -187,13 +161,8 @@ const fn ept_violation(qualification: u64) -> (u64, bool) {
     (flags, flags & FAULT_LINEAR != 0)
 }
 
-/// Whether an EPT violation is of a write to a linear address: neither of an update in the guest's page tables, nor of an
-/// instruction that reads and writes (Intel SDM 3C table 28-7).
-const fn is_plain_store(qualification: u64) -> bool {
-    qualification & STORE_MASK == STORE
-}
-
-/// The bits of the qualification that tell it.
+/// The bits of the qualification that tell whether an EPT violation is of a write to a linear address: neither of an update in the
+/// guest's page tables, nor of an instruction that reads and writes (Intel SDM 3C table 28-7).
 pub(in crate::arch) const STORE_MASK: u64 = FAULT_READ | FAULT_FETCH | STORE;
 /// Those that are set: a write, its linear address valid, and not of the translation of that.
 pub(in crate::arch) const STORE: u64 = FAULT_WRITE | FAULT_LINEAR | 1 << 8;
@@ -223,16 +192,9 @@ mod tests {
 
     fn exit(reason: u32, list: &[(u32, u64)]) -> Exit {
         match decode(reason, fields(list)) {
-            Leave::Ended(Outcome::Exit { exit, .. }) => exit,
+            Leave::Ended(Outcome::Exit(exit)) => exit,
             other => panic!("{other:?}"),
         }
-    }
-
-    fn writes_plainly(leave: Leave) -> bool {
-        let Leave::Ended(Outcome::Exit { plain_write, .. }) = leave else {
-            return false;
-        };
-        plain_write
     }
 
     #[test]
@@ -257,24 +219,10 @@ mod tests {
 
     #[test]
     fn what_a_doorbell_can_take() {
-        let violation = |qualification| {
-            let list = [
-                (ro::EXIT_QUALIFICATION, qualification),
-                (ro::GUEST_PHYSICAL_ADDR_FULL, 0x1000),
-                (ro::GUEST_LINEAR_ADDR, 0x1000),
-            ];
-            writes_plainly(decode(48, fields(&list)))
-        };
-        assert!(violation(0x182) && violation(0x1ba));
+        let plain_store = |qualification: u64| qualification & STORE_MASK == STORE;
+        assert!(plain_store(0x182) && plain_store(0x1ba));
         // Read, fetch, both ways, accessed bits, no linear address.
-        assert!(![0x181, 0x184, 0x183, 0x82, 0x02].into_iter().any(violation));
-        let port = |qualification| {
-            let list = [(ro::EXIT_QUALIFICATION, qualification), (ro::VMEXIT_INSTRUCTION_LEN, 1)];
-            writes_plainly(decode(30, fields(&list)))
-        };
-        // OUT; IN, OUTS, INS.
-        assert!(port(0x80_0000));
-        assert!(![0x80_0008, 0x80_0010, 0x80_0018].into_iter().any(port));
+        assert!(![0x181, 0x184, 0x183, 0x82, 0x02].into_iter().any(plain_store));
     }
 
     #[test]
@@ -300,13 +248,11 @@ mod tests {
 
     #[test]
     fn failed_entries() {
-        let Outcome::Exit { exit: failed, .. } = entry_failed(ENTRY_FAILED | 33, 4) else {
-            panic!()
-        };
+        let Outcome::Exit(failed) = entry_failed(ENTRY_FAILED | 33, 4) else { panic!() };
         assert_eq!(failed.kind, ExitKind::InvalidState);
         assert_eq!(failed.info, [0x8000_0021, 4, 0]);
         assert_eq!(entry_failed(ENTRY_FAILED | 41, 0), Outcome::HostMachineCheck);
-        let Outcome::Exit { exit: failed, .. } = instruction_failed(7) else { panic!() };
+        let Outcome::Exit(failed) = instruction_failed(7) else { panic!() };
         assert_eq!(failed.info, [1 << 32 | 7, 0, 0]);
     }
 
@@ -314,7 +260,7 @@ mod tests {
     fn every_reason_is_something() {
         for reason in 0..100u32 {
             let leave = decode(reason, |_| 0);
-            if let Leave::Ended(Outcome::Exit { exit, .. }) = leave {
+            if let Leave::Ended(Outcome::Exit(exit)) = leave {
                 assert_ne!(exit.kind, ExitKind::Kick);
                 assert_ne!(exit.kind, ExitKind::Startup);
             }

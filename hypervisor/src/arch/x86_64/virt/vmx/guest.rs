@@ -10,11 +10,10 @@ use super::super::guest::{Blocking, ControlRegisters};
 use super::super::state::{self, Limits, SegmentRegister, SyscallMsrs, cr0, cr4, efer};
 use super::super::static_address;
 use super::capabilities::ENCLV_EXITING_BITMAP;
-use super::host::LISTED_MSRS;
 use super::msr_bitmap::MSR_BITMAP;
 use super::{BLOCKING_MOV_SS, BLOCKING_NMI, BLOCKING_STI, ControlWord, Vcpu, vmcs};
 
-/// Fields that are 0 in a new VMCS; three of them count [`LISTED_MSRS`].
+/// Fields that are 0 in a new VMCS. Three of them count MSRs in lists ([`SyscallMsrs::replace`]).
 const ZERO_FIELDS: [u32; 12] = [
     control::VMEXIT_MSR_STORE_COUNT,
     control::VMEXIT_MSR_LOAD_COUNT,
@@ -29,7 +28,6 @@ const ZERO_FIELDS: [u32; 12] = [
     field::ACTIVITY_STATE,
     field::PENDING_DBG_EXCEPTIONS,
 ];
-const _: () = assert!(LISTED_MSRS == 0);
 
 /// Bits of a segment's access rights that VM entry does not demand to be 0.
 const ACCESS_RIGHTS: u32 = 0x1_f0ff;
@@ -52,28 +50,25 @@ impl Vcpu {
     /// monitor's to set.
     pub(super) fn initialise(&mut self) {
         let capabilities = self.capabilities;
+        let controls = |word| u64::from(capabilities.controls(word));
         // SAFETY: the controls as `Capabilities` has computed and this module documents them, and guest state.
         unsafe {
-            let write = |field, value| vmcs::write(field, value);
-            write(control::PINBASED_EXEC_CONTROLS, capabilities.controls(ControlWord::Pin).into());
-            write(control::PRIMARY_PROCBASED_EXEC_CONTROLS, self.primary.into());
-            write(
-                control::SECONDARY_PROCBASED_EXEC_CONTROLS,
-                capabilities.controls(ControlWord::Secondary).into(),
-            );
-            write(control::VMEXIT_CONTROLS, capabilities.controls(ControlWord::Exit).into());
-            write(control::VMENTRY_CONTROLS, capabilities.controls(ControlWord::Entry).into());
-            write(control::EXCEPTION_BITMAP, event::INTERCEPTED.into());
-            let msr_bitmap = static_address(&MSR_BITMAP).0;
-            write(control::MSR_BITMAPS_ADDR_FULL, msr_bitmap);
-            write(control::CR0_GUEST_HOST_MASK, self.cr0_mask());
-            write(field::LINK_PTR_FULL, u64::MAX);
-            write(field::DR7, state::RESET_DR7);
-            write(field::RFLAGS, state::RFLAGS_FIXED);
-            write(field::IA32_PAT_FULL, state::RESET_PAT);
+            vmcs::write_all(&[
+                (control::PINBASED_EXEC_CONTROLS, controls(ControlWord::Pin)),
+                (control::PRIMARY_PROCBASED_EXEC_CONTROLS, self.primary.into()),
+                (control::SECONDARY_PROCBASED_EXEC_CONTROLS, controls(ControlWord::Secondary)),
+                (control::VMEXIT_CONTROLS, controls(ControlWord::Exit)),
+                (control::VMENTRY_CONTROLS, controls(ControlWord::Entry)),
+                (control::EXCEPTION_BITMAP, event::INTERCEPTED.into()),
+                (control::MSR_BITMAPS_ADDR_FULL, static_address(&MSR_BITMAP).0),
+                (control::CR0_GUEST_HOST_MASK, self.cr0_mask()),
+                (field::LINK_PTR_FULL, u64::MAX),
+                (field::DR7, state::RESET_DR7),
+                (field::RFLAGS, state::RFLAGS_FIXED),
+                (field::IA32_PAT_FULL, state::RESET_PAT),
+            ]);
+            vmcs::write_all(&ZERO_FIELDS.map(|field| (field, 0)));
         }
-        // SAFETY: nothing of these.
-        unsafe { vmcs::clear(&ZERO_FIELDS) };
         // Fields that exist only with their control.
         for &(control, field) in &[
             (SecondaryControls::ENABLE_XSAVES_XRSTORS, control::XSS_EXITING_BITMAP_FULL),

@@ -1,17 +1,17 @@
 //! Host state: what one CPU's registers hold outside guest mode.
 
-use x86::msr;
+use x86::dtables::{DescriptorTablePointer, sgdt, sidt};
+use x86::msr::{self, rdmsr, wrmsr};
+use x86::segmentation::{cs, ss};
+use x86::task::tr;
 use x86::vmx::vmcs::host;
 
-use super::super::features::{Backend, Features};
-use super::super::hw::{self, TablePointer, rdmsr, wrmsr};
+use super::super::features::Missing;
+use super::super::hw;
 use super::super::state::{SyscallMsrs, cr0, cr4};
-use super::super::{InitError, KernelPage};
+use super::super::{HostVirt, KernelPage};
 use super::capabilities::{ALL, Capabilities, LOCKED, OUTSIDE_SMX};
 use super::vmcs;
-
-/// MSRs in each of the lists that exits store and load, and entries load: none, see [`SyscallMsrs::replace`].
-pub const LISTED_MSRS: u64 = 0;
 
 /// The host and guests both use these MSRs, VMX does not switch them by itself, and the kernel needs them only
 /// when a thread runs. They are switched by WRMSR, only those that differ, and not for exits that the
@@ -61,21 +61,8 @@ impl SyscallMsrs {
     }
 }
 
-/// Fields of the host-state area that are written for each VMCS; CR3, RSP and RIP are beside.
-const FIELDS: [u32; 11] = [
-    host::CR0,
-    host::CR4,
-    host::IA32_EFER_FULL,
-    host::IA32_PAT_FULL,
-    host::CS_SELECTOR,
-    host::SS_SELECTOR,
-    host::TR_SELECTOR,
-    host::GS_BASE,
-    host::TR_BASE,
-    host::GDTR_BASE,
-    host::IDTR_BASE,
-];
-/// Those that are 0.
+/// Fields of the host-state area that are 0: threads have no segments but their own, and no SYSENTER: a null code segment
+/// makes it raise #GP.
 const ZERO_FIELDS: [u32; 8] = [
     host::DS_SELECTOR,
     host::ES_SELECTOR,
@@ -88,66 +75,60 @@ const ZERO_FIELDS: [u32; 8] = [
 ];
 
 /// Host state of one CPU, as it is when the CPU starts; it stays so, but for CR3.
-#[derive(Debug)]
-pub(in super::super) struct HostState {
-    /// The values of [`FIELDS`].
-    fields: [u64; FIELDS.len()],
-    pub(super) gdtr: TablePointer,
-    pub(super) msrs: SyscallMsrs,
+#[derive(Debug, Default)]
+pub(in crate::arch) struct HostState {
+    /// Fields of the host-state area that are written for each VMCS; CR3 and RSP are beside.
+    fields: [(u32, u64); 12],
+    pub gdtr: DescriptorTablePointer<u64>,
+    pub msrs: SyscallMsrs,
 }
 
 impl HostState {
-    /// Enters VMX operation and remembers the CPU's registers.
+    /// Enters VMX operation and remembers the CPU's registers. `task_state` is the base of TR, `way_out` where exits arrive.
     ///
     /// # Safety
     ///
     /// As for `init_cpu`; `page` becomes the VMXON region.
-    pub unsafe fn enable(
-        features: &'static Features,
+    pub(in super::super) unsafe fn enable(
+        capabilities: &Capabilities,
         page: KernelPage,
-    ) -> Result<HostState, InitError> {
-        let Backend::Vmx(capabilities) = features.backend else {
-            return Err(InitError::Unsupported);
-        };
-        // SAFETY: a processor with VMX has the MSR, and takes the write while it is not locked.
+        task_state: HostVirt,
+        way_out: u64,
+    ) -> Result<HostState, Missing> {
+        let cr0 = hw::cr0() | cr0::TS | capabilities.cr0_needed & 0xffff_ffff;
+        let cr4 = hw::cr4() | capabilities.cr4_needed & 0xffff_ffff | cr4::VMXE;
+        // SAFETY: a processor with VMX has the MSR, and takes the write while it is not locked. Bits that VMX operation
+        // demands: PE, NE, PG in CR0, VMXE in CR4. The page is ours, in the window, and large enough for a VMXON region.
         unsafe {
             let control = rdmsr(msr::IA32_FEATURE_CONTROL);
             if control & LOCKED == 0 {
                 wrmsr(msr::IA32_FEATURE_CONTROL, control | LOCKED | OUTSIDE_SMX);
-            } else if control & OUTSIDE_SMX == 0 {
-                return Err(InitError::Firmware);
             }
-        }
-        if !Capabilities::find().is_ok_and(|found| found == *capabilities) {
-            return Err(InitError::Different);
-        }
-        let cr0 = hw::cr0() | cr0::TS | capabilities.cr0_needed & 0xffff_ffff;
-        let cr4 = hw::cr4() | capabilities.cr4_needed & 0xffff_ffff | cr4::VMXE;
-        // SAFETY: bits that VMX operation demands: PE, NE, PG in CR0, VMXE in CR4. The page is ours, in
-        // the window, and large enough for a VMXON region.
-        unsafe {
             hw::set_cr0(cr0);
             hw::set_cr4(cr4);
             (page.virt.0 as *mut u32).write_volatile(capabilities.revision);
-            vmcs::vmxon(page.phys()).map_err(|_| InitError::Refused)?;
+            vmcs::vmxon(page.phys()).map_err(|_| Missing::Feature("VMXON failed"))?;
         }
         vmcs::invept(ALL, 0);
         vmcs::invvpid(ALL, 0);
-        let (gdtr, idtr, tr) = (hw::gdtr(), hw::idtr(), hw::tr());
-        // SAFETY: GDTR and TR are the kernel's; PAT, EFER and GS base are on every processor with VMX.
+        let (mut gdtr, mut idtr) = <[DescriptorTablePointer<u64>; 2]>::default().into();
+        // SAFETY: reading registers has no effect; PAT, EFER and GS base are on every processor with VMX.
         let fields = unsafe {
+            sgdt(&mut gdtr);
+            sidt(&mut idtr);
             [
-                cr0,
-                cr4,
-                rdmsr(msr::IA32_EFER),
-                rdmsr(msr::IA32_PAT),
-                u64::from(hw::cs()),
-                u64::from(hw::ss()),
-                u64::from(tr),
-                rdmsr(msr::IA32_GS_BASE),
-                hw::task_base(gdtr.base, tr),
-                gdtr.base,
-                idtr.base,
+                (host::CR0, cr0),
+                (host::CR4, cr4),
+                (host::IA32_EFER_FULL, rdmsr(msr::IA32_EFER)),
+                (host::IA32_PAT_FULL, rdmsr(msr::IA32_PAT)),
+                (host::CS_SELECTOR, cs().bits().into()),
+                (host::SS_SELECTOR, ss().bits().into()),
+                (host::TR_SELECTOR, tr().bits().into()),
+                (host::GS_BASE, rdmsr(msr::IA32_GS_BASE)),
+                (host::TR_BASE, task_state.0),
+                (host::GDTR_BASE, gdtr.base as u64),
+                (host::IDTR_BASE, idtr.base as u64),
+                (host::RIP, way_out),
             ]
         };
         let msrs = SyscallMsrs::read();
@@ -156,23 +137,12 @@ impl HostState {
         Ok(HostState { fields, gdtr, msrs })
     }
 
-    /// Writes the host state area of the current VMCS, but for CR3, RSP and RIP.
+    /// Writes the host state area of the current VMCS, but for CR3 and RSP.
     pub fn write(&self) {
-        for (&field, &value) in FIELDS.iter().zip(&self.fields) {
-            // SAFETY: the registers that the kernel runs with.
-            unsafe { vmcs::write(field, value) };
-        }
-        // SAFETY: threads have no segments but their own, and no SYSENTER: a null code segment makes it raise #GP.
-        unsafe { vmcs::clear(&ZERO_FIELDS) };
-    }
-
-    /// Restores the limit of GDTR, which an exit sets to FFFFh: a thread must not reach what is behind the table with a
-    /// selector of its choice. That of IDTR is FFFFh, too: with 256 gates no vector is beyond it.
-    #[inline(always)]
-    pub fn restore_tables(&self) {
-        // SAFETY: the values come from this CPU's registers (`enable`), and the tables stay.
+        // SAFETY: the registers that the kernel runs with, and where it takes exits.
         unsafe {
-            hw::set_gdtr(&self.gdtr);
+            vmcs::write_all(&self.fields);
+            vmcs::write_all(&ZERO_FIELDS.map(|field| (field, 0)));
         }
     }
 }

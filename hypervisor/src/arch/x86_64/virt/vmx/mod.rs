@@ -1,7 +1,7 @@
 //! Intel VT-x: unrestricted guests with EPT and VPID.
 
 mod capabilities;
-mod exit;
+pub(in crate::arch) mod exit;
 mod guest;
 mod host;
 mod msr_bitmap;
@@ -9,21 +9,21 @@ pub(super) mod vmcs;
 
 use abi::vcpu::ExitKind;
 use abi::vcpu::x86_64::RCX;
-use x86::msr;
+use x86::dtables::lgdt;
+use x86::msr::{self, rdmsr};
 use x86::vmx::vmcs::control::{self, PrimaryControls};
 use x86::vmx::vmcs::{guest as field, host as host_field, ro};
 
 use super::common::Common;
-use super::cpu::{CpuId, CpuVirt, Host};
+use super::cpu::{CpuId, CpuVirt};
 use super::event::{self, Event};
 use super::state::{self, SyscallMsrs, cr0, cr4, peek};
-use super::{Exit, GuestRoot, HostPhys, KernelPage, Leave, Outcome, hw};
+use super::{Exit, HostPhys, KernelPage, Leave, Outcome, hw};
 
 use super::super::speculation::overwrite_buffers;
 pub(super) use capabilities::Capabilities;
 pub use capabilities::ControlWord;
-pub(super) use host::{HostState, LISTED_MSRS};
-use hw::TablePointer;
+pub(in crate::arch) use host::HostState;
 
 /// Bits of the interruptibility state (Intel SDM 3C table 25-3).
 pub(in crate::arch) const BLOCKING_STI: u64 = 1 << 0;
@@ -43,63 +43,25 @@ pub(super) struct Vcpu {
     pub common: Common,
     capabilities: &'static Capabilities,
     /// What HOST_CR3 holds.
-    host_cr3: u64,
-    cr2: u64,
+    pub host_cr3: u64,
+    pub cr2: u64,
     cr0_shadow: u64,
     cr4_shadow: u64,
     /// CR0 bits that are set whatever the guest wants. Together with CD and NW, they are the host's.
     cr0_needed: u64,
     /// CR4 bits that are set whatever the guest wants.
     cr4_needed: u64,
-    msrs: SyscallMsrs,
-    /// The host's.
-    host_msrs: SyscallMsrs,
-    /// The host's descriptor table.
-    gdtr: TablePointer,
+    pub msrs: SyscallMsrs,
     /// The VMCS is launched: VMRESUME.
-    launched: bool,
+    pub launched: bool,
     /// Threads have their `SyscallMsrs`.
-    lent: bool,
+    pub lent: bool,
     /// The guest's LSTAR may be another one than the host's; the same of STAR, CSTAR or SFMASK.
-    differs: [bool; 2],
+    pub differs: [bool; 2],
     /// The VMCS has its controls.
     initialised: bool,
     /// Primary controls as they are in the VMCS.
     primary: u32,
-}
-
-/// What the assembly knows of this backend.
-pub(in crate::arch) mod assembly {
-    pub(in crate::arch) use super::super::state::SyscallMsrs;
-    pub(in crate::arch) use super::exit::{
-        HAS_LENGTH, REASON_EPT_VIOLATION, REASON_IO, REASON_WRMSR, STORE, STORE_MASK, TOLD,
-        UNBLOCKED_NMI,
-    };
-    pub(in crate::arch) use super::{BLOCKING_MOV_SS, BLOCKING_STI};
-
-    /// Offsets in the backend's part of a vCPU.
-    pub(in crate::arch) mod field {
-        use super::super::Vcpu;
-        use core::mem::offset_of;
-        pub(in crate::arch) const VMCS: usize = offset_of!(Vcpu, common.id);
-        pub(in crate::arch) const HOST_CR3: usize = offset_of!(Vcpu, host_cr3);
-        pub(in crate::arch) const CR2: usize = offset_of!(Vcpu, cr2);
-        pub(in crate::arch) const LAUNCHED: usize = offset_of!(Vcpu, launched);
-        pub(in crate::arch) const LENT: usize = offset_of!(Vcpu, lent);
-        pub(in crate::arch) const DIFFERS: usize = offset_of!(Vcpu, differs);
-        pub(in crate::arch) const MSRS: usize = offset_of!(Vcpu, msrs);
-        pub(in crate::arch) const HOST_MSRS: usize = offset_of!(Vcpu, host_msrs);
-        pub(in crate::arch) const GDTR: usize = offset_of!(Vcpu, gdtr);
-    }
-}
-
-/// The CPU's host state.
-#[inline(always)]
-fn host_of(host: &Host) -> &HostState {
-    match host {
-        Host::Vmx(state) => state,
-        Host::None | Host::Svm(_) => unreachable!("a vCPU is of the machine's extension"),
-    }
 }
 
 impl Vcpu {
@@ -123,8 +85,6 @@ impl Vcpu {
             cr0_needed: capabilities.guest_cr0_needed(),
             cr4_needed: capabilities.cr4_needed | cr4::VMXE | cr4::MCE,
             msrs: SyscallMsrs::default(),
-            host_msrs: SyscallMsrs::default(),
-            gdtr: TablePointer::default(),
             launched: false,
             lent: true,
             differs: [true; 2],
@@ -138,9 +98,9 @@ impl Vcpu {
         HostPhys(self.common.id)
     }
 
-    /// Makes the VMCS current.
+    /// Comes to a CPU, if it is not there, and makes the VMCS current.
     #[inline(always)]
-    pub fn make_current(&mut self, cpu: &mut CpuVirt) {
+    pub fn come_to(&mut self, cpu: &mut CpuVirt) {
         if cpu.current != self.common.id {
             self.switch_vmcs(cpu);
         }
@@ -150,7 +110,7 @@ impl Vcpu {
     fn switch_vmcs(&mut self, cpu: &mut CpuVirt) {
         let fresh = self.common.cpu == CpuId::NONE;
         // SAFETY: the CPU is in VMX operation, as its CpuVirt exists; the VMCS is active on no other CPU:
-        // it is cleared before first use and by `leave_cpu`.
+        // it is cleared before first use and by `leave`.
         let result = unsafe {
             match fresh {
                 true => vmcs::vmclear(self.vmcs()).and_then(|()| vmcs::vmptrld(self.vmcs())),
@@ -163,15 +123,9 @@ impl Vcpu {
             self.common.cpu = cpu.id;
             self.launched = false;
             self.common.set_flush();
-            let host = host_of(&cpu.host);
-            host.write();
-            self.host_msrs = host.msrs;
-            self.gdtr = host.gdtr;
-            // SAFETY: exits arrive where they are expected, with the stack pointer that they expect.
-            unsafe {
-                vmcs::write(host_field::RSP, self.host_stack());
-                vmcs::write(host_field::RIP, cpu.way_out);
-            }
+            cpu.host.write();
+            // SAFETY: exits find the stack pointer behind the room for a register.
+            unsafe { vmcs::write(host_field::RSP, &raw const self.common.page as u64) };
             if !self.initialised {
                 self.initialise();
                 self.initialised = true;
@@ -181,19 +135,14 @@ impl Vcpu {
         assert!(self.common.cpu == cpu.id, "the vCPU is still on another CPU");
     }
 
-    /// What is the stack pointer after an exit. The backend's part of a vCPU is in its place, as all of it.
-    fn host_stack(&self) -> u64 {
-        &raw const *self as u64 - super::BACKEND as u64 + super::STACK_AFTER_EXIT as u64
-    }
-
     /// Gives the guest its MSRs.
-    fn take_back(&mut self) {
+    fn take_back(&mut self, host: &HostState) {
         if !self.lent {
             return;
         }
         self.lent = false;
         // SAFETY: the addresses are canonical and the mask has 32 bits (`load`), or come from the processor.
-        self.differs = unsafe { self.msrs.replace(&self.host_msrs) };
+        self.differs = unsafe { self.msrs.replace(&host.msrs) };
     }
 
     /// Gives threads their MSRs and descriptor tables. The assembly of exits does the same.
@@ -207,18 +156,19 @@ impl Vcpu {
     #[inline(never)]
     fn lend_now(&mut self, cpu: &mut CpuVirt) {
         self.lent = true;
-        let host = host_of(&cpu.host);
-        // SAFETY: the MSR is on every processor with long mode; the values are the host's.
+        // SAFETY: the MSR is on every processor with long mode; the values are the host's, and its tables stay. An exit sets the limit
+        // of GDTR to FFFFh: a thread must not reach what is behind the table with a selector of its choice. That of IDTR is
+        // FFFFh, too: with 256 gates no vector is beyond it.
         unsafe {
-            self.msrs.kernel_gs_base = hw::rdmsr(msr::IA32_KERNEL_GSBASE);
-            host.msrs.replace(&self.msrs);
+            self.msrs.kernel_gs_base = rdmsr(msr::IA32_KERNEL_GSBASE);
+            cpu.host.msrs.replace(&self.msrs);
+            lgdt(&cpu.host.gdtr);
         }
-        host.restore_tables();
         cpu.task_limit_lost = true;
     }
 
     /// Writes the VMCS back to memory.
-    pub fn leave_cpu(&mut self, cpu: &mut CpuVirt) {
+    pub fn leave(&mut self, cpu: &mut CpuVirt) {
         if cpu.current == self.common.id {
             cpu.current = 0;
         }
@@ -228,13 +178,13 @@ impl Vcpu {
     }
 
     /// Makes everything ready for guest mode. The VMCS is current.
-    pub fn prepare(&mut self, cpu: &CpuVirt, space: &GuestRoot) {
-        self.take_back();
-        if space.flush {
-            self.set_space(space);
+    pub fn prepare(&mut self, cpu: &CpuVirt, root: HostPhys, flush: bool) {
+        self.take_back(&cpu.host);
+        if flush {
+            self.set_space(root, flush);
         }
         if self.common.to_do {
-            self.prepare_more(cpu, space);
+            self.prepare_more(cpu, root);
         }
         let cr3 = hw::cr3();
         if self.host_cr3 != cr3 {
@@ -251,7 +201,7 @@ impl Vcpu {
         self.launched = true;
         let leave = exit::decode(reason, vmcs::read);
         match leave {
-            Leave::Ended(Outcome::Exit { exit, .. }) => {
+            Leave::Ended(Outcome::Exit(exit)) => {
                 if exit::interrupts_delivery(exit.kind) {
                     self.note_interrupted(reason);
                 }
@@ -259,10 +209,6 @@ impl Vcpu {
                     && self.write_switched_msr(exit.instruction_length, cpu)
                 {
                     return Leave::Ended(Outcome::Resume);
-                }
-                if !self.common.pending.is_none() {
-                    // If it is a write, it is none of an instruction, but of the delivery of an event.
-                    return Leave::Ended(Outcome::exit(exit));
                 }
             }
             Leave::Exception(_) => self.note_interrupted(reason),
@@ -273,9 +219,9 @@ impl Vcpu {
 
     /// What the next entry needs and most do not.
     #[cold]
-    fn prepare_more(&mut self, cpu: &CpuVirt, space: &GuestRoot) {
+    fn prepare_more(&mut self, cpu: &CpuVirt, root: HostPhys) {
         if self.common.flush_linear {
-            self.set_space(space);
+            self.set_space(root, false);
         }
         if let Some(event) = self.common.pending.injectable(vmcs::read(field::CR0)) {
             // SAFETY: injection concerns the guest only; VM entry checks the event.
@@ -313,22 +259,19 @@ impl Vcpu {
         unsafe { vmcs::write(host_field::CR3, cr3) };
     }
 
-    /// Points the VMCS to a guest space, and drops what is cached for it if needed.
+    /// Points the VMCS to a guest space, and drops the linear translations that are cached for it; with `flush`, all of them.
     #[cold]
-    fn set_space(&mut self, space: &GuestRoot) {
-        let capabilities = self.capabilities;
-        let ept_pointer = space.root.0 | EPT_POINTER;
-        // SAFETY: the tables are those of the vCPU's guest space, by `enter`'s caller.
+    fn set_space(&mut self, root: HostPhys, flush: bool) {
+        let (ept_pointer, vpid) = (root.0 | EPT_POINTER, u64::from(self.common.tag.tag));
+        // SAFETY: the tables are those of the vCPU's guest space, by `prepare`'s caller.
         unsafe {
             vmcs::write(control::EPTP_FULL, ept_pointer);
-            vmcs::write(control::VPID, u64::from(space.tag));
+            vmcs::write(control::VPID, vpid);
         }
-        if space.flush {
-            vmcs::invept(capabilities.invept, ept_pointer);
+        if flush {
+            vmcs::invept(self.capabilities.invept, ept_pointer);
         }
-        if space.flush || self.common.flush_linear {
-            vmcs::invvpid(capabilities.invvpid, u64::from(space.tag));
-        }
+        vmcs::invvpid(self.capabilities.invvpid, vpid);
         self.common.flush_linear = false;
     }
 
@@ -412,29 +355,22 @@ impl Vcpu {
     /// Emulates WRMSR of the SYSCALL MSRs: under SVM it does not exit, so monitors do not know it. Returns
     /// whether it was one.
     fn write_switched_msr(&mut self, instruction_length: u8, cpu: &mut CpuVirt) -> bool {
-        let number = peek!(self.common.page, gpr[RCX]) as u32;
-        if !(msr::IA32_STAR..=msr::IA32_FMASK).contains(&number) {
-            return false;
-        }
         let value = self.common.page.edx_eax();
-        let valid = match number {
-            msr::IA32_STAR => true,
-            msr::IA32_FMASK => value >> 32 == 0,
-            _ => cpu.limits.canonical(value) == value,
+        let is_canonical = cpu.limits.canonical(value) == value;
+        let mut msrs = self.syscall_msrs(cpu);
+        let (written, valid) = match peek!(self.common.page, gpr[RCX]) as u32 {
+            msr::IA32_STAR => (&mut msrs.star, true),
+            msr::IA32_LSTAR => (&mut msrs.lstar, is_canonical),
+            msr::IA32_CSTAR => (&mut msrs.cstar, is_canonical),
+            msr::IA32_FMASK => (&mut msrs.sfmask, value >> 32 == 0),
+            _ => return false,
         };
         if !valid {
             self.common.set_pending(Event::exception(event::GP, Some(0)));
             return true;
         }
-        // The next entry loads the new value.
-        self.lend(cpu);
-        match number {
-            msr::IA32_STAR => self.msrs.star = value,
-            msr::IA32_LSTAR => self.msrs.lstar = value,
-            msr::IA32_CSTAR => self.msrs.cstar = value,
-            _ => self.msrs.sfmask = value,
-        }
-        self.differs = [true; 2];
+        *written = value;
+        self.set_syscall_msrs(cpu, msrs);
         self.skip(instruction_length);
         true
     }

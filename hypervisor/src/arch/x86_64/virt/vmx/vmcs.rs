@@ -93,16 +93,16 @@ pub unsafe fn write(field: u32, value: u64) {
     }
 }
 
-/// Writes 0 to fields of the current VMCS.
+/// Writes fields of the current VMCS.
 ///
 /// # Safety
 ///
 /// As for [`write`].
 #[inline(never)]
-pub unsafe fn clear(fields: &[u32]) {
-    for &field in fields {
+pub unsafe fn write_all(fields: &[(u32, u64)]) {
+    for &(field, value) in fields {
         // SAFETY: the caller's.
-        unsafe { write(field, 0) };
+        unsafe { write(field, value) };
     }
 }
 
