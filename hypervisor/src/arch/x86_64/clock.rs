@@ -223,7 +223,6 @@ pub fn calibrate(pm_timer: Option<u16>) -> bool {
     apic::start_counting();
     let references = [Some(Reference::Pit), pm_timer.map(Reference::PmTimer)];
     let measured = references.into_iter().flatten().find_map(measure_well);
-    apic::stop_counting();
     let Some(measured) = measured else {
         return false;
     };

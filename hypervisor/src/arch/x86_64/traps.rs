@@ -3,7 +3,8 @@
 use super::frame::{Frame, SYSCALL};
 use super::interrupts::apic;
 use super::vcpu::look_at_timer;
-use super::{cr2, current_cpu, entry};
+use super::virt::hw::cr2;
+use super::{current_cpu, entry};
 use crate::cell::Ref;
 use crate::cpu::Cpu;
 use crate::latency::{self, Path};

@@ -2,7 +2,6 @@
 
 mod entry;
 
-pub use entry::boot_page_tables;
 use entry::trampoline;
 
 use crate::addr::HostPhys;
