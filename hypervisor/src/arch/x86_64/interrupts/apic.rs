@@ -60,8 +60,8 @@ const MAX_DELIVERY_POLLS: u32 = 1_000_000;
 
 /// Virtual address of the xAPIC's registers; 0 in x2APIC mode.
 static XAPIC: AtomicU64 = AtomicU64::new(0);
-/// Timer ticks per TSC tick as 32.32 fixed-point number; 0 in TSC-deadline mode.
-static TIMER_RATIO: AtomicU64 = AtomicU64::new(0);
+/// Timer ticks per TSC tick as 32.32 fixed-point number, from [`clock::calibrate`]; 0 in TSC-deadline mode.
+pub static TIMER_RATIO: AtomicU64 = AtomicU64::new(0);
 
 /// The register at offset `register` of the xAPIC's page (table 11-1) in x2APIC mode (11.12.1.2).
 const fn msr(register: u32) -> u32 {
@@ -197,7 +197,6 @@ pub fn start_timer(features: &CpuFeatures, vector: u8) {
             wrmsr(IA32_TSC_DEADLINE, 0);
         }
     } else {
-        TIMER_RATIO.store(clock::timer_ratio(), Relaxed);
         set_up(XAPIC_LVT_TIMER, u32::from(vector));
         set_up(XAPIC_TIMER_INIT_COUNT, 0);
     }
