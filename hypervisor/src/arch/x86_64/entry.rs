@@ -5,11 +5,12 @@
 //! then goes on at the top of its one stack of this CPU: nothing is ever left on it, and it is left by
 //! [`resume_thread`], by entering a guest, or by halting.
 
+use super::fastpath::{self, return_to};
 use super::frame::{Frame, SYSCALL, offset as frame};
 use super::gdt::{KERNEL_CODE, OWN_STACKS};
 use super::speculation::Measures;
 use super::virt::hw::cr2;
-use super::{CpuArch, current_cpu, fastpath};
+use super::{CpuArch, current_cpu};
 use crate::cell::Given;
 use crate::cpu::Cpu;
 use crate::thread::Thread;
@@ -266,19 +267,12 @@ pub extern "C" fn deliver(
         "mov rax, r9",
         "mov r9, r8",
         "mov r8, rcx",
-        "mov rcx, [rax + {rip}]",
-        "mov r11, [rax + {rflags}]",
-        "mov rsp, [rax + {rsp}]",
-        "xor eax, eax",
         "xor ebx, ebx",
-        "xor ebp, ebp",
         "xor r10d, r10d",
         "xor r12d, r12d",
         "xor r13d, r13d",
         "xor r14d, r14d",
-        "xor r15d, r15d",
-        "swapgs",
-        "sysretq",
+        return_to!("rax"),
         rip = const FRAME + frame::RIP,
         rflags = const FRAME + frame::RFLAGS,
         rsp = const FRAME + frame::RSP,

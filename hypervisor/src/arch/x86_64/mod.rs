@@ -194,6 +194,7 @@ impl CpuArch {
         }
     }
 
+    #[inline(always)]
     fn set_ports_enabled(&self, enabled: bool) {
         self.tables.set_io_bitmap(enabled);
         self.ports_enabled.set(enabled);

@@ -165,7 +165,7 @@ fn make_cpu(index: u32, apic: ApicId) -> Option<Ref<Cpu>> {
         virt: CpuCell::from_value(virt::CpuVirt::new()),
         virt_pages,
         guest: CpuCell::new(None),
-        guest_tags: CpuCell::new(tags::GuestTags::NEW),
+        guest_tags: CpuCell::new(tags::GuestTags::new(virt::features().tags)),
     };
     let cpu = Cpu::new(arch, index, clock::ticks(TIME_SLICE * 1000));
     // SAFETY: the pages are fresh, and as many as `PAGES`.

@@ -1,6 +1,6 @@
 //! Tags of translations: PCIDs of host spaces, VPIDs or ASIDs of vCPUs.
 
-use super::virt::{self, hw};
+use super::virt::hw;
 use crate::tags::TagPool;
 use abi::syscall::SpaceKind;
 use x86::controlregs::Cr4;
@@ -10,8 +10,8 @@ static TAGS: TagPool<{ PCIDS / 64 }> = TagPool::new();
 
 /// A tag for a space of `kind`; 0 if there is none, which costs a flush at each switch.
 pub fn alloc_space_tag(kind: SpaceKind) -> u16 {
-    let enabled = hw::cr4() & Cr4::CR4_ENABLE_PCID.bits() as u64 != 0;
-    if kind == SpaceKind::Host && enabled { TAGS.alloc() } else { 0 }
+    let enabled = || hw::cr4() & Cr4::CR4_ENABLE_PCID.bits() as u64 != 0;
+    if kind == SpaceKind::Host && enabled() { TAGS.alloc() } else { 0 }
 }
 
 /// Returns a tag. No CPU has translations with it: the space's epoch is over.
@@ -19,13 +19,15 @@ pub fn free_space_tag(tag: u16) {
     TAGS.free(tag);
 }
 
-/// Tags of one CPU; 0 is the host's. They are given out in turn, and all flushed when they run out. A vCPU keeps its tag as long as the
+/// Tags of one CPU: given out in turn, and all flushed when they run out. A vCPU keeps its tag as long as the
 /// generation lasts.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct GuestTags {
     generation: u64,
     next: u32,
+    /// Tags are less; 0 is the host's.
+    end: u32,
 }
 
 /// A vCPU's tag, of one generation of one CPU.
@@ -42,12 +44,14 @@ pub const GENERATION: usize = core::mem::offset_of!(GuestTags, generation);
 const _: () = assert!(GENERATION == core::mem::offset_of!(GuestTag, generation));
 
 impl GuestTags {
-    /// No tag given out.
-    pub const NEW: GuestTags = GuestTags { generation: 1, next: 1 };
+    /// Tags from 1 to `end - 1`, none of them given out.
+    pub const fn new(end: u32) -> GuestTags {
+        GuestTags { generation: 1, next: 1, end }
+    }
 
     /// All translations are void: a new generation begins, in which each tag is flushed before its first use.
     pub fn flush(&mut self) {
-        *self = GuestTags { generation: self.generation + 1, next: 1 };
+        *self = GuestTags { generation: self.generation + 1, next: 1, end: self.end };
     }
 
     /// Makes `tag` valid; whether its translations must be flushed before it is used.
@@ -55,7 +59,7 @@ impl GuestTags {
         if tag.generation == self.generation {
             return false;
         }
-        if self.next >= virt::features().tags {
+        if self.next >= self.end {
             self.flush();
         }
         *tag = GuestTag { generation: self.generation, tag: self.next as u16 };
