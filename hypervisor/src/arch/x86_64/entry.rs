@@ -17,9 +17,12 @@ use crate::thread::Thread;
 use abi::text::{Dec, Hex};
 use core::arch::{asm, naked_asm};
 use core::mem::offset_of;
+use x86::Ring;
+use x86::bits64::segmentation::Descriptor64;
 use x86::dtables::{DescriptorTablePointer, lidt};
 use x86::msr::{IA32_FMASK, IA32_GS_BASE, IA32_KERNEL_GSBASE, IA32_LSTAR, IA32_STAR};
 use x86::msr::{IA32_SYSENTER_CS, wrmsr};
+use x86::segmentation::{BuildDescriptor, DescriptorBuilder, GateDescriptorBuilder};
 
 const FRAME: usize = offset_of!(Thread, frame);
 const STACK: usize = offset_of!(Cpu, arch) + offset_of!(CpuArch, stack_top);
@@ -93,12 +96,11 @@ unsafe extern "C" fn exceptions() {
         "2:",
         "jmp {common}",
         "3:",
-        "jmp {paranoid}",
+        "jmp paranoid_entry",
         ".balign 8",
         ".endr",
         exceptions = const EXCEPTIONS,
         count = const EXCEPTION.count,
-        paranoid = sym paranoid_entry,
         common = sym common_entry,
     )
 }
@@ -155,49 +157,37 @@ unsafe extern "C" fn common_entry() {
         "cld",
         "mov rdi, rsp",
         "test byte ptr [rsp + {cs} + 120], 3",
-        "jnz 3f",
+        "jnz 4f",
         "call {nested}",
+        "3:",
         pop_registers!(),
         "add rsp, 16",
         "iretq",
-        "3:",
+        "4:",
         "call {trap}",
         "ud2",
-        cs = const CS_AT_ENTRY,
-        nested = sym super::traps::nested,
-        trap = sym trap,
-    )
-}
 
-/// For what can come between a kernel entry and its `swapgs`: looks at the base of GS itself. A user program
-/// cannot make that negative, as FSGSBASE is off.
-#[unsafe(naked)]
-unsafe extern "C" fn paranoid_entry() {
-    naked_asm!(
+        // For what can come between a kernel entry and its `swapgs`: looks at the base of GS itself. A user program
+        // cannot make that negative, as FSGSBASE is off.
+        "paranoid_entry:",
         push_registers!(),
         "cld",
         "mov ecx, {gs_base}",
         "rdmsr",
         "xor ebx, ebx",
         "test edx, edx",
-        "js 2f",
+        "js 5f",
         "swapgs",
         "inc ebx",
-        "2:",
+        "5:",
         "mov rdi, rsp",
         "test byte ptr [rsp + {cs} + 120], 3",
-        "jnz 3f",
+        "jnz 4b",
         "call {nested}",
         "test ebx, ebx",
-        "jz 4f",
+        "jz 3b",
         "swapgs",
-        "4:",
-        pop_registers!(),
-        "add rsp, 16",
-        "iretq",
-        "3:",
-        "call {trap}",
-        "ud2",
+        "jmp 3b",
         gs_base = const IA32_GS_BASE,
         cs = const CS_AT_ENTRY,
         nested = sym super::traps::nested,
@@ -280,29 +270,21 @@ pub extern "C" fn deliver(
 }
 
 /// Gate of the interrupt descriptor table (Intel SDM vol. 3, 6.14.1).
-fn gate(vector: u64) -> [u64; 2] {
+fn gate(vector: u64) -> Descriptor64 {
     let address = match vector.checked_sub(EXCEPTIONS) {
         None => exceptions as *const () as u64 + EXCEPTION.offset(vector),
         Some(index) => interrupts as *const () as u64 + INTERRUPT.offset(index),
     };
     let slot = OWN_STACKS.iter().position(|&own| u64::from(own) == vector);
-    let ist = slot.map_or(0, |slot| slot as u64 + 1);
+    let ist = slot.map_or(0, |slot| slot as u8 + 1);
     // INT3 and INTO are the only ones that a program may raise with an instruction.
-    let dpl = if vector == 3 || vector == 4 { 3 } else { 0u64 };
-    let kind = 0xe;
-    [
-        address & 0xffff
-            | (KERNEL_CODE.bits() as u64) << 16
-            | ist << 32
-            | kind << 40
-            | dpl << 45
-            | 1 << 47
-            | (address >> 16 & 0xffff) << 48,
-        address >> 32,
-    ]
+    let level = if vector == 3 || vector == 4 { Ring::Ring3 } else { Ring::Ring0 };
+    let gate: DescriptorBuilder =
+        GateDescriptorBuilder::<u64>::interrupt_descriptor(KERNEL_CODE, address);
+    gate.ist(ist).dpl(level).present().finish()
 }
 
-static IDT: Given<[[u64; 2]; 256]> = Given::new();
+static IDT: Given<[Descriptor64; 256]> = Given::new();
 
 /// Fills the interrupt descriptor table. Once, before [`init_this_cpu`].
 pub fn init() {
