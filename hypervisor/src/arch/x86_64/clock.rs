@@ -109,26 +109,24 @@ impl Reference {
 
     /// One reading; counts upwards.
     fn read(self) -> Reading {
-        match self.pm_timer {
+        let before = now();
+        let read = match self.pm_timer {
+            // SAFETY: firmware says that the port is the timer's; reading has no side effects.
+            Some(port) => Some(unsafe { inl(port) }),
             None => {
-                let before = now();
                 // SAFETY: as in `start`. The latch keeps the count of this moment.
                 unsafe { outb(PIT_COMMAND, PIT_LATCH) };
-                let timer = apic::counted();
-                let after = now();
-                // SAFETY: as in `start`.
-                let count = unsafe { [inb(PIT_CHANNEL_2), inb(PIT_CHANNEL_2)] };
-                let reference = u32::from(u16::MAX - u16::from_le_bytes(count));
-                Reading::new(before, after, timer, reference)
+                None
             }
-            Some(port) => {
-                let before = now();
-                // SAFETY: firmware says that the port is the timer's; reading has no side effects.
-                let reference = unsafe { inl(port) };
-                let timer = apic::counted();
-                Reading::new(before, now(), timer, reference)
-            }
-        }
+        };
+        let timer = apic::counted();
+        let uncertainty = now().wrapping_sub(before);
+        let reference = read.unwrap_or_else(|| {
+            // SAFETY: as in `start`.
+            let count = unsafe { [inb(PIT_CHANNEL_2), inb(PIT_CHANNEL_2)] };
+            u32::from(u16::MAX - u16::from_le_bytes(count))
+        });
+        Reading { tsc: before.wrapping_add(uncertainty / 2), timer, reference, uncertainty }
     }
 
     /// The least disturbed of several readings.
@@ -181,13 +179,6 @@ impl Reference {
             }
         }
         best
-    }
-}
-
-impl Reading {
-    fn new(before: u64, after: u64, timer: u32, reference: u32) -> Reading {
-        let uncertainty = after.wrapping_sub(before);
-        Reading { tsc: before.wrapping_add(uncertainty / 2), timer, reference, uncertainty }
     }
 }
 

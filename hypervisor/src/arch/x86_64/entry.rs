@@ -284,12 +284,8 @@ fn gate(vector: u64) -> Descriptor64 {
     gate.ist(ist).dpl(level).present().finish()
 }
 
+/// From the boot CPU.
 static IDT: Given<[Descriptor64; 256]> = Given::new();
-
-/// Fills the interrupt descriptor table. Once, before [`init_this_cpu`].
-pub fn init() {
-    IDT.give(|| core::array::from_fn(|vector| gate(vector as u64)));
-}
 
 /// Opens the ways in on this CPU, whose data is `cpu`.
 ///
@@ -303,7 +299,8 @@ pub unsafe fn init_this_cpu(cpu: &'static Cpu) {
     } else {
         fastpath::syscall_entry as *const ()
     };
-    let table = IDT.get().expect("init comes first");
+    let gates = || core::array::from_fn(|vector| gate(vector as u64));
+    let table = IDT.get().unwrap_or_else(|| IDT.give(gates));
     // SAFETY: the table is complete and stays; the MSRs get addresses of code and data that stay.
     unsafe {
         lidt(&DescriptorTablePointer::new(table));

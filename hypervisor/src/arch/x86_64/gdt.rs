@@ -95,7 +95,7 @@ impl GdtTss {
     /// Fills in all tables for use at this address; `kernel_stack` is the stack pointer that
     /// interrupts from user programs get. All ports are forbidden.
     pub fn init(&'static self, kernel_stack: HostVirt) {
-        let base = self.task.as_ptr().addr() as u64;
+        let base = self.task_base().0;
         let mut task = Descriptor::default();
         task.set_base_limit(base as u32, TASK_LIMIT as u32);
         task.set_type(TASK_AVAILABLE);
@@ -163,6 +163,11 @@ impl GdtTss {
         // SAFETY: the descriptor is valid and, since the line above, available. The asm reads and
         // writes the table, so it is no `nomem`.
         unsafe { asm!("ltr {0:x}", in(reg) TASK.bits(), options(nostack, preserves_flags)) };
+    }
+
+    /// Address of the task state.
+    pub fn task_base(&self) -> HostVirt {
+        HostVirt(self.task.as_ptr().addr() as u64)
     }
 
     /// Whether the bitmap is consulted when a user program uses a port. If not, it is said to be behind the segment's limit,

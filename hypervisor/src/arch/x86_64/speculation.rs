@@ -140,17 +140,9 @@ impl Identity {
         self.structured >> 10 & 1 != 0
     }
 
-    fn has_transactions(&self) -> bool {
-        self.structured_ebx >> 11 & 1 != 0
-    }
-
     /// A feature that Intel and AMD report in different words.
     fn has_either(&self, intel: u32, amd: u32) -> bool {
         if self.amd { self.sizes >> amd & 1 != 0 } else { self.structured >> intel & 1 != 0 }
-    }
-
-    fn is_zen(&self) -> bool {
-        self.amd && matches!(self.family, 0x17..=0x19)
     }
 }
 
@@ -185,7 +177,8 @@ const TABLE: &[Item<Identity, Measures>] = &[
     Item("LazyFP", |cpu| verdict(!cpu.amd, true, "clearing vector registers", Measures::VECTORS)),
     Item("MDS", |cpu| clearing(cpu.lacks(capability::MDS_NO), cpu.has_verw())),
     Item("TAA", |cpu| {
-        let affected = cpu.has_transactions() && cpu.lacks(capability::TAA_NO);
+        let transactions = cpu.structured_ebx >> 11 & 1 != 0;
+        let affected = transactions && cpu.lacks(capability::TAA_NO);
         match cpu.has(capability::TSX_CTRL) {
             true => verdict(affected, true, "TSX off", Measures::NO_TRANSACTIONS),
             false => clearing(affected, cpu.has_verw()),
@@ -204,8 +197,9 @@ const TABLE: &[Item<Identity, Measures>] = &[
         clearing(affected, cpu.amd_features >> 5 & 1 != 0)
     }),
     Item("gather data sampling", |cpu| {
-        let affected = cpu.structured_ebx >> 5 & 1 != 0 && cpu.lacks(capability::GDS_NO);
-        verdict(affected, cpu.has(capability::GDS_CTRL), "microcode", Measures::empty())
+        let gathers = cpu.structured_ebx >> 5 & 1 != 0;
+        let can = cpu.has(capability::GDS_CTRL);
+        verdict(gathers && cpu.lacks(capability::GDS_NO), can, "microcode", Measures::empty())
     }),
     Item("Spectre v2, between programs and guests", |cpu| {
         verdict(true, cpu.has_either(26, 12), "IBPB", Measures::PREDICTORS)
@@ -226,8 +220,8 @@ const TABLE: &[Item<Identity, Measures>] = &[
     }),
     Item("return stack, after guests", |_| Verdict::Mitigated("filling", Measures::RETURNS)),
     Item("returns (Retbleed, SRSO)", |cpu| {
-        let affected = cpu.is_zen() && cpu.amd_features >> 29 & 1 == 0;
-        open(affected, "the kernel does not untrain them")
+        let zen = cpu.amd && matches!(cpu.family, 0x17..=0x19);
+        open(zen && cpu.amd_features >> 29 & 1 == 0, "the kernel does not untrain them")
     }),
     Item("branch history", |cpu| {
         let can = cpu.structured2 >> 4 & 1 != 0;

@@ -82,7 +82,6 @@ pub fn kernel_main(params: &mut BootParams) -> ! {
     let virtualization = virt::detect();
     super::VIRTUALIZATION.store(virtualization as u32, Ordering::Relaxed);
     paging::set_ept_giant_pages(virt::features().giant_pages);
-    entry::init();
     let Some(first) = make_cpu(0, apic::id()) else {
         refuse(format_args!("panic: the kernel pool is too small"));
     };

@@ -43,9 +43,7 @@ pub extern "C" fn system_call() -> ! {
 
 /// The current thread, whose registers are saved, has signalled what somebody is attached to.
 pub extern "C" fn signalled() -> ! {
-    entered(Path::SystemCall(abi::Op::Signal as u8), |cpu, thread| {
-        notification::signalled(cpu, thread)
-    })
+    entered(Path::SystemCall(abi::Op::Signal as u8), notification::signalled)
 }
 
 /// The current thread, whose caller is a vCPU, has replied with `groups`; of its registers only those are saved

@@ -13,7 +13,7 @@ use x86::apic::xapic::{
     XAPIC_TIMER_CURRENT_COUNT, XAPIC_TIMER_DIV_CONF, XAPIC_TIMER_INIT_COUNT, XAPIC_TPR,
     XAPIC_VERSION,
 };
-use x86::msr::{IA32_APIC_BASE, IA32_TSC_DEADLINE, IA32_X2APIC_APICID, rdmsr, wrmsr};
+use x86::msr::{IA32_APIC_BASE, IA32_TSC_DEADLINE, rdmsr, wrmsr};
 
 use super::super::firmware::madt::ApicId;
 use crate::addr::HostPhys;
@@ -143,11 +143,8 @@ pub fn init_this_cpu() {
 
 /// Number of the current CPU's APIC.
 pub fn id() -> ApicId {
-    match XAPIC.load(Relaxed) {
-        // SAFETY: `init` found x2APIC.
-        0 => ApicId(unsafe { rdmsr(IA32_X2APIC_APICID) } as u32),
-        _ => ApicId(read(XAPIC_ID) >> 24),
-    }
+    let id = read(XAPIC_ID);
+    ApicId(if XAPIC.load(Relaxed) == 0 { id } else { id >> 24 })
 }
 
 /// Ends the interrupt of highest priority that is in service on the current CPU.
