@@ -14,13 +14,9 @@ pub enum Verdict<M> {
     Open(&'static str),
 }
 
-/// A way in which CPUs of type `C` leak, against which there are measures `M`.
-pub struct Item<C, M> {
-    /// Its name.
-    pub name: &'static str,
-    /// Whether a CPU is affected, and what can be done.
-    pub decide: fn(&C) -> Verdict<M>,
-}
+/// A way in which CPUs of type `C` leak, against which there are measures `M`: its name, and whether a CPU is affected and
+/// what can be done.
+pub struct Item<C, M>(pub &'static str, pub fn(&C) -> Verdict<M>);
 
 /// Goes through `table` for `cpu`: the measures to take; none, if mitigations are off (`mitigate`). Says in the log what
 /// it found, if it is to.
@@ -31,7 +27,7 @@ pub fn choose<C, M: bitflags::Flags>(
     report: bool,
 ) -> M {
     let mut measures = M::empty();
-    for Item { name, decide } in table {
+    for Item(name, decide) in table {
         let (how, detail) = match decide(cpu) {
             Verdict::NotAffected => ("not affected", ""),
             Verdict::Mitigated(how, taken) if mitigate => {
@@ -55,8 +51,7 @@ pub fn choose<C, M: bitflags::Flags>(
 #[cfg(test)]
 pub fn check_readme<C, M>(table: &[Item<C, M>]) {
     let text = include_str!("../README.md");
-    for item in table {
-        let name = item.name;
+    for Item(name, _) in table {
         assert!(text.contains(&format!("\n| {name} |")), "{name}");
     }
 }

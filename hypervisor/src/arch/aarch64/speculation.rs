@@ -65,41 +65,28 @@ impl Identity {
 
 /// The table.
 const TABLE: &[Item<Identity, Measures>] = &[
-    Item {
-        name: "Meltdown",
-        // The kernel is mapped in the translation regime of EL2 alone.
-        decide: |_| Verdict::NotAffected,
-    },
-    Item {
-        name: "Spectre v2, between programs and guests",
-        decide: |cpu| match cpu.csv2() != 0 || cpu.is_in_order() {
+    // The kernel is mapped in the translation regime of EL2 alone.
+    Item("Meltdown", |_| Verdict::NotAffected),
+    Item("Spectre v2, between programs and guests", |cpu| {
+        match cpu.csv2() != 0 || cpu.is_in_order() {
             true => Verdict::NotAffected,
             false => cpu.firmware(0, "SMCCC_ARCH_WORKAROUND_1", Measures::PREDICTOR),
-        },
-    },
-    Item {
-        name: "branch history, between programs and guests",
-        decide: |cpu| match cpu.is_history_harmless() {
-            true => Verdict::NotAffected,
-            false => cpu.firmware(2, "SMCCC_ARCH_WORKAROUND_3", Measures::HISTORY),
-        },
-    },
-    Item {
-        name: "branch history, in the kernel",
-        decide: |cpu| match cpu.is_history_harmless() {
-            true => Verdict::NotAffected,
-            false => Verdict::Open("the kernel does not clear it"),
-        },
-    },
-    Item {
-        name: "store bypass",
-        // ID_AA64PFR1_EL1.SSBS: off for programs, whose PSTATE.SSBS is 0; guests choose.
-        decide: |cpu| match (cpu.pfr1 >> 4 & 0xf, cpu.is_in_order()) {
-            (_, true) => Verdict::NotAffected,
-            (0, _) => cpu.firmware(1, "SMCCC_ARCH_WORKAROUND_2, for all", Measures::STORES),
-            _ => Verdict::Mitigated("PSTATE.SSBS", Measures::empty()),
-        },
-    },
+        }
+    }),
+    Item("branch history, between programs and guests", |cpu| match cpu.is_history_harmless() {
+        true => Verdict::NotAffected,
+        false => cpu.firmware(2, "SMCCC_ARCH_WORKAROUND_3", Measures::HISTORY),
+    }),
+    Item("branch history, in the kernel", |cpu| match cpu.is_history_harmless() {
+        true => Verdict::NotAffected,
+        false => Verdict::Open("the kernel does not clear it"),
+    }),
+    // ID_AA64PFR1_EL1.SSBS: off for programs, whose PSTATE.SSBS is 0; guests choose.
+    Item("store bypass", |cpu| match (cpu.pfr1 >> 4 & 0xf, cpu.is_in_order()) {
+        (_, true) => Verdict::NotAffected,
+        (0, _) => cpu.firmware(1, "SMCCC_ARCH_WORKAROUND_2, for all", Measures::STORES),
+        _ => Verdict::Mitigated("PSTATE.SSBS", Measures::empty()),
+    }),
 ];
 
 impl Measures {
@@ -118,7 +105,7 @@ mod tests {
         Identity { midr: 0x410f_d083, pfr0: 0x2222, pfr1: 0, mmfr1: 0, firmware: [NotOffered; 3] };
 
     fn verdicts(cpu: &Identity) -> Vec<Verdict<Measures>> {
-        TABLE.iter().map(|item| (item.decide)(cpu)).collect()
+        TABLE.iter().map(|item| (item.1)(cpu)).collect()
     }
 
     fn open(cpu: &Identity) -> usize {

@@ -10,7 +10,6 @@ use super::cpuid::leaf;
 use super::interrupts::apic;
 
 static TSC_HZ: AtomicU64 = AtomicU64::new(0);
-static TIMER_HZ: AtomicU64 = AtomicU64::new(0);
 
 /// The counter.
 #[inline]
@@ -22,17 +21,6 @@ pub fn now() -> u64 {
 /// Frequency of the counter in Hz; 0 before [`calibrate`].
 pub fn tsc_hz() -> u64 {
     TSC_HZ.load(Relaxed)
-}
-
-/// Frequency of the local APIC's timer in Hz; 0 before [`calibrate`].
-pub fn timer_hz() -> u64 {
-    TIMER_HZ.load(Relaxed)
-}
-
-/// Ticks of the local APIC's timer per tick of the TSC, as 32.32 fixed-point number.
-pub(super) fn timer_ratio() -> u64 {
-    // Too little for a timer of more than 4 GHz, which fires early then (`apic::set_deadline`).
-    (timer_hz().saturating_mul(1 << 32) / tsc_hz().max(1)).max(1)
 }
 
 /// Counter ticks in `micros` microseconds, of which there are no more than a few millions.
@@ -62,12 +50,17 @@ pub fn delay(micros: u64) {
 
 /// A counter of known frequency.
 #[derive(Clone, Copy, Debug)]
-enum Reference {
-    /// Channel 2 of the 8254 timer, whose gate is under software control and which interrupts nobody.
-    Pit,
-    /// ACPI's power-management timer at an I/O port (ACPI 6.4, 4.8.2.1).
-    PmTimer(u16),
+struct Reference {
+    /// I/O port of ACPI's power-management timer (ACPI 6.4, 4.8.2.1); `None`: [`PIT`].
+    pm_timer: Option<u16>,
+    /// Ticks in a second.
+    hz: u64,
+    /// Bits that all implementations have.
+    mask: u32,
 }
+
+/// Channel 2 of the 8254 timer, whose gate is under software control and which interrupts nobody.
+const PIT: Reference = Reference { pm_timer: None, hz: 1_193_182, mask: 0xffff };
 
 /// Ports and commands of the 8254 (Intel 8254 data sheet) and its gate in the PC's system control port.
 const PIT_CHANNEL_2: u16 = 0x42;
@@ -91,7 +84,7 @@ const GOOD_FRACTION: u64 = 10_000;
 /// Readings after which a reference that stands still is taken for absent.
 const MAX_STANDSTILL: u32 = 100_000;
 
-/// The three counters at one moment.
+/// The three counters: at one moment, or from one to another.
 #[derive(Clone, Copy)]
 struct Reading {
     tsc: u64,
@@ -101,33 +94,9 @@ struct Reading {
     uncertainty: u64,
 }
 
-/// Frequencies, with the uncertainty of the measurement in TSC ticks.
-#[derive(Clone, Copy)]
-struct Measured {
-    tsc_hz: u64,
-    timer_hz: u64,
-    window: u64,
-    uncertainty: u64,
-}
-
 impl Reference {
-    const fn hz(self) -> u64 {
-        match self {
-            Reference::Pit => 1_193_182,
-            Reference::PmTimer(_) => 3_579_545,
-        }
-    }
-
-    /// Bits that all implementations have.
-    const fn mask(self) -> u32 {
-        match self {
-            Reference::Pit => 0xffff,
-            Reference::PmTimer(_) => 0xff_ffff,
-        }
-    }
-
     fn start(self) {
-        if let Reference::Pit = self {
+        if self.pm_timer.is_none() {
             // SAFETY: these ports are the PC's timer and speaker; nobody else uses them during boot.
             unsafe {
                 outb(SYSTEM_CONTROL, (inb(SYSTEM_CONTROL) & !SPEAKER) | GATE_2);
@@ -140,54 +109,53 @@ impl Reference {
 
     /// One reading; counts upwards.
     fn read(self) -> Reading {
-        match self {
-            Reference::Pit => {
-                let before = now();
+        let before = now();
+        let read = match self.pm_timer {
+            // SAFETY: firmware says that the port is the timer's; reading has no side effects.
+            Some(port) => Some(unsafe { inl(port) }),
+            None => {
                 // SAFETY: as in `start`. The latch keeps the count of this moment.
                 unsafe { outb(PIT_COMMAND, PIT_LATCH) };
-                let timer = apic::counted();
-                let after = now();
-                // SAFETY: as in `start`.
-                let count = unsafe { [inb(PIT_CHANNEL_2), inb(PIT_CHANNEL_2)] };
-                let reference = u32::from(u16::MAX - u16::from_le_bytes(count));
-                Reading::new(before, after, timer, reference)
+                None
             }
-            Reference::PmTimer(port) => {
-                let before = now();
-                // SAFETY: firmware says that the port is the timer's; reading has no side effects.
-                let reference = unsafe { inl(port) };
-                let timer = apic::counted();
-                Reading::new(before, now(), timer, reference)
-            }
-        }
+        };
+        let timer = apic::counted();
+        let uncertainty = now().wrapping_sub(before);
+        let reference = read.unwrap_or_else(|| {
+            // SAFETY: as in `start`.
+            let count = unsafe { [inb(PIT_CHANNEL_2), inb(PIT_CHANNEL_2)] };
+            u32::from(u16::MAX - u16::from_le_bytes(count))
+        });
+        Reading { tsc: before.wrapping_add(uncertainty / 2), timer, reference, uncertainty }
     }
 
     /// The least disturbed of several readings.
-    fn read_well(self) -> Reading {
-        let first = self.read();
-        (1..READINGS).map(|_| self.read()).fold(first, |best, reading| {
-            if reading.uncertainty < best.uncertainty { reading } else { best }
-        })
+    fn read_well(self) -> Option<Reading> {
+        (0..READINGS).map(|_| self.read()).min_by_key(|reading| reading.uncertainty)
     }
 
-    /// Ticks from one reading to the next.
-    const fn elapsed(self, from: Reading, to: Reading) -> u32 {
-        to.reference.wrapping_sub(from.reference) & self.mask()
+    /// What lies between two readings.
+    const fn elapsed(self, from: Reading, to: Reading) -> Reading {
+        Reading {
+            tsc: to.tsc.wrapping_sub(from.tsc),
+            timer: to.timer.wrapping_sub(from.timer),
+            reference: to.reference.wrapping_sub(from.reference) & self.mask,
+            uncertainty: from.uncertainty + to.uncertainty,
+        }
     }
 
     /// Measures once; `None` if the reference stands still.
-    fn measure(self) -> Option<Measured> {
+    fn measure(self) -> Option<Reading> {
         self.start();
-        let first = self.read_well();
-        let window = (self.hz() * WINDOW_MICROS / 1_000_000) as u32;
+        let first = self.read_well()?;
+        let window = (self.hz * WINDOW_MICROS / 1_000_000) as u32;
         let mut standstill = 0;
         let mut last = first;
         loop {
             let reading = self.read();
-            let elapsed = self.elapsed(first, reading);
             // The 8254 wraps after 54 ms; a jump that far is a disturbance.
-            if elapsed >= window {
-                break;
+            if self.elapsed(first, reading).reference >= window {
+                return Some(self.elapsed(first, self.read_well()?));
             }
             standstill = if reading.reference == last.reference { standstill + 1 } else { 0 };
             if standstill > MAX_STANDSTILL {
@@ -196,60 +164,44 @@ impl Reference {
             last = reading;
             spin_loop();
         }
-        let end = self.read_well();
-        let elapsed = u64::from(self.elapsed(first, end)).max(1);
-        let window = end.tsc.wrapping_sub(first.tsc);
-        // A window has far fewer ticks than 64 bits can hold 3579545 times.
-        let rate = |ticks: u64| ticks.saturating_mul(self.hz()) / elapsed;
-        Some(Measured {
-            tsc_hz: rate(window),
-            timer_hz: rate(end.timer.wrapping_sub(first.timer).into()),
-            window,
-            uncertainty: first.uncertainty + end.uncertainty,
-        })
+    }
+
+    /// The best of several measurements.
+    fn measure_well(self) -> Option<Reading> {
+        let mut best: Option<Reading> = None;
+        for _ in 0..MAX_ROUNDS {
+            let measured = self.measure()?;
+            if best.is_none_or(|best| measured.uncertainty < best.uncertainty) {
+                best = Some(measured);
+            }
+            if measured.uncertainty < measured.tsc / GOOD_FRACTION {
+                break;
+            }
+        }
+        best
     }
 }
 
-impl Reading {
-    fn new(before: u64, after: u64, timer: u32, reference: u32) -> Reading {
-        let uncertainty = after.wrapping_sub(before);
-        Reading { tsc: before.wrapping_add(uncertainty / 2), timer, reference, uncertainty }
-    }
-}
-
-/// Finds the frequencies of the TSC and of the local APIC's timer, in 10 to 50 ms. `pm_timer` is the port
+/// Finds the frequency of the TSC, and how fast the local APIC's timer is beside it, in 10 to 50 ms. `pm_timer` is the port
 /// of ACPI's timer, used if there is no 8254. Returns whether it found them.
 pub fn calibrate(pm_timer: Option<u16>) -> bool {
     apic::start_counting();
-    let references = [Some(Reference::Pit), pm_timer.map(Reference::PmTimer)];
-    let measured = references.into_iter().flatten().find_map(measure_well);
-    apic::stop_counting();
-    let Some(measured) = measured else {
+    let pm_timer = pm_timer.map(|_| Reference { pm_timer, hz: 3_579_545, mask: 0xff_ffff });
+    let mut references = [Some(PIT), pm_timer].into_iter().flatten();
+    let Some((hz, elapsed)) = references.find_map(|by| Some((by.hz, by.measure_well()?))) else {
         return false;
     };
+    // A window has far fewer ticks than 64 bits can hold 3579545 times.
+    let measured = elapsed.tsc.saturating_mul(hz) / u64::from(elapsed.reference).max(1);
     let tsc_hz = match reported_tsc_hz() {
         // Exact where it is right; some emulators report what real CPUs do, not what they do.
-        Some(hz) if hz.abs_diff(measured.tsc_hz) < measured.tsc_hz / 100 => hz,
-        _ => measured.tsc_hz,
+        Some(hz) if hz.abs_diff(measured) < measured / 100 => hz,
+        _ => measured,
     };
     TSC_HZ.store(tsc_hz, Relaxed);
-    TIMER_HZ.store(measured.timer_hz, Relaxed);
+    apic::TIMER_RATIO
+        .store(((u64::from(elapsed.timer) << 32) / elapsed.tsc.max(1)).max(1), Relaxed);
     tsc_hz != 0
-}
-
-/// The best of several measurements.
-fn measure_well(reference: Reference) -> Option<Measured> {
-    let mut best: Option<Measured> = None;
-    for _ in 0..MAX_ROUNDS {
-        let measured = reference.measure()?;
-        if best.is_none_or(|best| measured.uncertainty < best.uncertainty) {
-            best = Some(measured);
-        }
-        if measured.uncertainty < measured.window / GOOD_FRACTION {
-            break;
-        }
-    }
-    best
 }
 
 /// The TSC's frequency as the hypervisor below (leaf 0x40000010, VMware's) or the CPU reports it (leaf

@@ -5,18 +5,24 @@
 //! then goes on at the top of its one stack of this CPU: nothing is ever left on it, and it is left by
 //! [`resume_thread`], by entering a guest, or by halting.
 
+use super::fastpath::{self, return_to};
 use super::frame::{Frame, SYSCALL, offset as frame};
-use super::gdt::{Ist, KERNEL_CODE};
+use super::gdt::{KERNEL_CODE, OWN_STACKS};
 use super::speculation::Measures;
-use super::{CpuArch, current_cpu, fastpath};
+use super::virt::hw::cr2;
+use super::{CpuArch, current_cpu};
+use crate::cell::Given;
 use crate::cpu::Cpu;
 use crate::thread::Thread;
 use abi::text::{Dec, Hex};
 use core::arch::{asm, naked_asm};
 use core::mem::offset_of;
-use core::sync::atomic::{AtomicU64, Ordering};
-use x86::msr::{IA32_EFER, IA32_FMASK, IA32_GS_BASE, IA32_KERNEL_GSBASE, IA32_LSTAR, IA32_STAR};
-use x86::msr::{IA32_SYSENTER_CS, rdmsr, wrmsr};
+use x86::Ring;
+use x86::bits64::segmentation::Descriptor64;
+use x86::dtables::{DescriptorTablePointer, lidt};
+use x86::msr::{IA32_FMASK, IA32_GS_BASE, IA32_KERNEL_GSBASE, IA32_LSTAR, IA32_STAR};
+use x86::msr::{IA32_SYSENTER_CS, wrmsr};
+use x86::segmentation::{BuildDescriptor, DescriptorBuilder, GateDescriptorBuilder};
 
 const FRAME: usize = offset_of!(Thread, frame);
 const STACK: usize = offset_of!(Cpu, arch) + offset_of!(CpuArch, stack_top);
@@ -90,12 +96,11 @@ unsafe extern "C" fn exceptions() {
         "2:",
         "jmp {common}",
         "3:",
-        "jmp {paranoid}",
+        "jmp paranoid_entry",
         ".balign 8",
         ".endr",
         exceptions = const EXCEPTIONS,
         count = const EXCEPTION.count,
-        paranoid = sym paranoid_entry,
         common = sym common_entry,
     )
 }
@@ -152,49 +157,37 @@ unsafe extern "C" fn common_entry() {
         "cld",
         "mov rdi, rsp",
         "test byte ptr [rsp + {cs} + 120], 3",
-        "jnz 3f",
+        "jnz 4f",
         "call {nested}",
+        "3:",
         pop_registers!(),
         "add rsp, 16",
         "iretq",
-        "3:",
+        "4:",
         "call {trap}",
         "ud2",
-        cs = const CS_AT_ENTRY,
-        nested = sym super::traps::nested,
-        trap = sym trap,
-    )
-}
 
-/// For what can come between a kernel entry and its `swapgs`: looks at the base of GS itself. A user program
-/// cannot make that negative, as FSGSBASE is off.
-#[unsafe(naked)]
-unsafe extern "C" fn paranoid_entry() {
-    naked_asm!(
+        // For what can come between a kernel entry and its `swapgs`: looks at the base of GS itself. A user program
+        // cannot make that negative, as FSGSBASE is off.
+        "paranoid_entry:",
         push_registers!(),
         "cld",
         "mov ecx, {gs_base}",
         "rdmsr",
         "xor ebx, ebx",
         "test edx, edx",
-        "js 2f",
+        "js 5f",
         "swapgs",
         "inc ebx",
-        "2:",
+        "5:",
         "mov rdi, rsp",
         "test byte ptr [rsp + {cs} + 120], 3",
-        "jnz 3f",
+        "jnz 4b",
         "call {nested}",
         "test ebx, ebx",
-        "jz 4f",
+        "jz 3b",
         "swapgs",
-        "4:",
-        pop_registers!(),
-        "add rsp, 16",
-        "iretq",
-        "3:",
-        "call {trap}",
-        "ud2",
+        "jmp 3b",
         gs_base = const IA32_GS_BASE,
         cs = const CS_AT_ENTRY,
         nested = sym super::traps::nested,
@@ -231,16 +224,14 @@ pub fn resume_thread(thread: &Thread) -> ! {
             "mov rsp, rdi",
             "cmp qword ptr [rsp + 120], {syscall}",
             "jne 2f",
-            "pop r15; pop r14; pop r13; pop r12; pop r11; pop r10; pop r9; pop r8; pop rdi; pop rsi",
-            "pop rbp; pop rbx; pop rdx; pop rcx; pop rax",
+            pop_registers!(),
             "mov rcx, [rsp + 16]",
             "mov r11, [rsp + 32]",
             "mov rsp, [rsp + 40]",
             "swapgs",
             "sysretq",
             "2:",
-            "pop r15; pop r14; pop r13; pop r12; pop r11; pop r10; pop r9; pop r8; pop rdi; pop rsi",
-            "pop rbp; pop rbx; pop rdx; pop rcx; pop rax",
+            pop_registers!(),
             "add rsp, 16",
             "swapgs",
             "iretq",
@@ -266,19 +257,12 @@ pub extern "C" fn deliver(
         "mov rax, r9",
         "mov r9, r8",
         "mov r8, rcx",
-        "mov rcx, [rax + {rip}]",
-        "mov r11, [rax + {rflags}]",
-        "mov rsp, [rax + {rsp}]",
-        "xor eax, eax",
         "xor ebx, ebx",
-        "xor ebp, ebp",
         "xor r10d, r10d",
         "xor r12d, r12d",
         "xor r13d, r13d",
         "xor r14d, r14d",
-        "xor r15d, r15d",
-        "swapgs",
-        "sysretq",
+        return_to!("rax"),
         rip = const FRAME + frame::RIP,
         rflags = const FRAME + frame::RFLAGS,
         rsp = const FRAME + frame::RSP,
@@ -286,49 +270,22 @@ pub extern "C" fn deliver(
 }
 
 /// Gate of the interrupt descriptor table (Intel SDM vol. 3, 6.14.1).
-fn gate(vector: u64) -> [u64; 2] {
+fn gate(vector: u64) -> Descriptor64 {
     let address = match vector.checked_sub(EXCEPTIONS) {
         None => exceptions as *const () as u64 + EXCEPTION.offset(vector),
         Some(index) => interrupts as *const () as u64 + INTERRUPT.offset(index),
     };
-    let ist = match vector {
-        1 => Ist::Debug as u64,
-        2 => Ist::Nmi as u64,
-        8 => Ist::DoubleFault as u64,
-        18 => Ist::MachineCheck as u64,
-        _ => 0,
-    };
+    let slot = OWN_STACKS.iter().position(|&own| u64::from(own) == vector);
+    let ist = slot.map_or(0, |slot| slot as u8 + 1);
     // INT3 and INTO are the only ones that a program may raise with an instruction.
-    let dpl = if vector == 3 || vector == 4 { 3 } else { 0u64 };
-    let kind = 0xe;
-    [
-        address & 0xffff
-            | (KERNEL_CODE.bits() as u64) << 16
-            | ist << 32
-            | kind << 40
-            | dpl << 45
-            | 1 << 47
-            | (address >> 16 & 0xffff) << 48,
-        address >> 32,
-    ]
+    let level = if vector == 3 || vector == 4 { Ring::Ring3 } else { Ring::Ring0 };
+    let gate: DescriptorBuilder =
+        GateDescriptorBuilder::<u64>::interrupt_descriptor(KERNEL_CODE, address);
+    gate.ist(ist).dpl(level).present().finish()
 }
 
-static IDT: [AtomicU64; 512] = [const { AtomicU64::new(0) }; 512];
-
-/// Fills the interrupt descriptor table. Once, before [`init_this_cpu`].
-pub fn init() {
-    for vector in 0..256 {
-        let [low, high] = gate(vector);
-        let first = 2 * vector as usize;
-        IDT[first].store(low, Ordering::Relaxed);
-        IDT[first + 1].store(high, Ordering::Relaxed);
-    }
-}
-
-/// Address of the interrupt descriptor table.
-pub fn idt_base() -> u64 {
-    IDT.as_ptr() as u64
-}
+/// From the boot CPU.
+static IDT: Given<[Descriptor64; 256]> = Given::new();
 
 /// Opens the ways in on this CPU, whose data is `cpu`.
 ///
@@ -342,15 +299,11 @@ pub unsafe fn init_this_cpu(cpu: &'static Cpu) {
     } else {
         fastpath::syscall_entry as *const ()
     };
-    #[repr(C, packed)]
-    struct TablePointer {
-        limit: u16,
-        base: u64,
-    }
-    let pointer = TablePointer { limit: 4095, base: idt_base() };
+    let gates = || core::array::from_fn(|vector| gate(vector as u64));
+    let table = IDT.get().unwrap_or_else(|| IDT.give(gates));
     // SAFETY: the table is complete and stays; the MSRs get addresses of code and data that stay.
     unsafe {
-        asm!("lidt [{}]", in(reg) &raw const pointer, options(readonly, nostack));
+        lidt(&DescriptorTablePointer::new(table));
         wrmsr(IA32_GS_BASE, cpu as *const Cpu as u64);
         wrmsr(IA32_KERNEL_GSBASE, 0);
         wrmsr(IA32_STAR, super::gdt::STAR);
@@ -358,27 +311,13 @@ pub unsafe fn init_this_cpu(cpu: &'static Cpu) {
         wrmsr(IA32_FMASK, SYSCALL_CLEARS);
         // Whatever ran before may have left a target: without a code segment, SYSENTER raises #GP.
         wrmsr(IA32_SYSENTER_CS, 0);
-        wrmsr(IA32_EFER, rdmsr(IA32_EFER) | 1);
     }
-}
-
-/// Lets pending interrupts in, once. Nothing found before is used after.
-pub fn take_interrupts() {
-    // SAFETY: handlers in kernel mode ([`super::traps::nested`]) keep to the rules of a kernel entry, and the caller
-    // holds no lock and no reference.
-    unsafe { asm!("sti; nop; cli") };
 }
 
 /// Calls the NMI handler for an NMI that ended guest mode, and unblocks NMIs.
 pub fn call_nmi() {
     // SAFETY: the gate of vector 2 has a stack of its own and returns with IRET.
     unsafe { asm!("int 2") };
-}
-
-/// Waits for an interrupt and takes it.
-pub fn wait_for_interrupt() {
-    // SAFETY: as for `take_interrupts`; STI takes effect after HLT has begun.
-    unsafe { asm!("sti; hlt; cli") };
 }
 
 /// Ends a CPU that met a fault in the kernel.
@@ -392,6 +331,6 @@ pub fn kernel_fault(frame: &Frame) -> ! {
         Hex(frame.error),
         Hex(frame.rip),
         Hex(frame.rsp),
-        Hex(super::cr2())
+        Hex(cr2())
     ))
 }

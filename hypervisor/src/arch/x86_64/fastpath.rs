@@ -77,6 +77,29 @@ macro_rules! save_registers {
     };
 }
 
+/// Returns with success to the thread at the register `rax`, `rbp` or `r15`, which are cleared.
+macro_rules! return_to {
+    ($thread:literal) => {
+        concat!(
+            "mov rcx, [",
+            $thread,
+            " + {rip}]\n",
+            "mov r11, [",
+            $thread,
+            " + {rflags}]\n",
+            "mov rsp, [",
+            $thread,
+            " + {rsp}]\n",
+            "xor eax, eax\n",
+            "xor ebp, ebp\n",
+            "xor r15d, r15d\n",
+            "swapgs\n",
+            "sysretq\n",
+        )
+    };
+}
+pub(super) use return_to;
+
 /// Target of `SYSCALL`.
 ///
 /// # Safety
@@ -151,15 +174,8 @@ pub unsafe extern "C" fn syscall_entry() {
         "mov dword ptr [r15 + {state}], {ready}",
         "mov gs:[{current}], r15",
         "mov rdi, [rbp - {portal_kind} + {identity}]",
-        "mov rcx, [r15 + {rip}]",
-        "mov r11, [r15 + {rflags}]",
-        "mov rsp, [r15 + {rsp}]",
-        "xor eax, eax",
         "xor ebx, ebx",
-        "xor ebp, ebp",
-        "xor r15d, r15d",
-        "swapgs",
-        "sysretq",
+        return_to!("r15"),
 
         // An unusual ReplyWait or Call: nothing has happened yet. What held kernel addresses is scrubbed.
         "14:",
@@ -210,15 +226,8 @@ pub unsafe extern "C" fn syscall_entry() {
         "mov [rbp + {callee}], rbx",
         "mov dword ptr [rbp + {state}], ebx",
         "mov gs:[{current}], rbp",
-        "mov rcx, [rbp + {rip}]",
-        "mov r11, [rbp + {rflags}]",
-        "mov rsp, [rbp + {rsp}]",
         "xor edi, edi",
-        "xor eax, eax",
-        "xor ebp, ebp",
-        "xor r15d, r15d",
-        "swapgs",
-        "sysretq",
+        return_to!("rbp"),
 
         "40:",
         "stage_reply_vcpu:",

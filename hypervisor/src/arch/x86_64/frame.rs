@@ -76,23 +76,9 @@ impl Frame {
         }
     }
 
-    fn arg_mut(&mut self, index: usize) -> &mut u64 {
-        match index {
-            0 => &mut self.rdi,
-            1 => &mut self.rsi,
-            2 => &mut self.rdx,
-            3 => &mut self.r8,
-            4 => &mut self.r9,
-            5 => &mut self.r10,
-            6 => &mut self.r12,
-            7 => &mut self.r13,
-            _ => &mut self.r14,
-        }
-    }
-
     /// Argument `index` (0 to 8).
     pub fn arg(&mut self, index: usize) -> u64 {
-        *self.arg_mut(index)
+        self.args()[index]
     }
 
     /// All arguments.
@@ -102,7 +88,18 @@ impl Frame {
 
     /// Sets result register `index` (0 to 8).
     pub fn set_arg(&mut self, index: usize, value: u64) {
-        *self.arg_mut(index) = value;
+        let register = match index {
+            0 => &mut self.rdi,
+            1 => &mut self.rsi,
+            2 => &mut self.rdx,
+            3 => &mut self.r8,
+            4 => &mut self.r9,
+            5 => &mut self.r10,
+            6 => &mut self.r12,
+            7 => &mut self.r13,
+            _ => &mut self.r14,
+        };
+        *register = value;
     }
 
     /// Operation and length.
@@ -160,11 +157,6 @@ impl Frame {
     /// Flags.
     pub fn flags(&self) -> u64 {
         self.rflags
-    }
-
-    /// Whether it was user code that was interrupted.
-    pub fn is_user(&self) -> bool {
-        self.cs & 3 == 3
     }
 
     /// Sets instruction pointer, stack pointer and flags from a handler's reply. Addresses outside user

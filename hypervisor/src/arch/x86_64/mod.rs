@@ -25,10 +25,13 @@ pub mod virt;
 pub use clock::now;
 pub use frame::Frame;
 pub use interrupts::apic::set_deadline as set_timer;
+pub use interrupts::ioapic::{mask as interrupt_hold, mask as interrupt_mask};
+pub use interrupts::ioapic::{unmask as interrupt_release, unmask as interrupt_unmask};
 pub use paging::PageTable;
 pub use start::{ap_main, kernel_main};
 pub use tags::{alloc_space_tag, free_space_tag};
 pub use traps::deliver;
+pub use uart::early_print as early_output;
 pub use vcpu::{VcpuReply, after_guest, pages_per_vcpu};
 pub use virt::{Outcome, VcpuArch};
 
@@ -44,10 +47,13 @@ use abi::boot::Virtualization;
 use abi::syscall::{PowerAction, TriggerMode};
 use core::arch::asm;
 use core::sync::atomic::{AtomicU32, Ordering};
-use firmware::madt::{ApicId, Gsi, Polarity, Trigger};
-use gdt::{GdtTss, IoBitmap};
-use interrupts::{apic, ioapic};
+use firmware::madt::{ApicId, Gsi, Line};
+use gdt::GdtTss;
+use interrupts::apic::{self, Command};
+use interrupts::ioapic;
 use speculation::Measures;
+use virt::hw;
+use x86::controlregs::Cr4;
 
 /// The architecture's part of the per-CPU data.
 #[repr(C)]
@@ -102,14 +108,13 @@ impl CpuArch {
         self.space.set(Some(space));
         // SAFETY: the space's tables have the kernel's upper half, and the space outlives its loading: before
         // its tables are freed, every CPU passes an epoch, which loads others.
-        unsafe { load_cr3(space.fast) };
+        unsafe { hw::set_cr3(space.fast) };
         self.load_ports(space);
     }
 
     fn load_ports(&self, space: Ref<Space>) {
         let Some(pages) = space.port_bitmap() else {
             if self.ports_enabled.get() {
-                self.tables.set_io_bitmap(IoBitmap::Disabled);
                 self.set_ports_enabled(false);
             }
             return;
@@ -122,7 +127,6 @@ impl CpuArch {
             }
             self.ports.set(Some(space));
         }
-        self.tables.set_io_bitmap(IoBitmap::Enabled);
         self.set_ports_enabled(true);
     }
 
@@ -145,7 +149,7 @@ impl CpuArch {
         self.load_space(space);
         if self.ports_enabled.get() && self.virt.with_mut(virt::CpuVirt::take_task_limit_lost) {
             // SAFETY: these are the tables of this CPU, and the kernel runs with interrupts off.
-            unsafe { self.tables.reload_task() };
+            unsafe { self.tables.load_task() };
         }
         self.separate(space, space);
         if self.measures.get().contains(Measures::BUFFERS) {
@@ -190,7 +194,9 @@ impl CpuArch {
         }
     }
 
+    #[inline(always)]
     fn set_ports_enabled(&self, enabled: bool) {
+        self.tables.set_io_bitmap(enabled);
         self.ports_enabled.set(enabled);
         let more = enabled || self.measures.get().intersects(Measures::BARRIERS);
         self.more_to_do.set(more);
@@ -210,16 +216,6 @@ impl CpuArch {
         let between = Measures::BARRIERS | Measures::VECTORS;
         self.guest_stays.set(!measures.intersects(between));
         self.set_ports_enabled(self.ports_enabled.get());
-    }
-
-    /// Top of the kernel's stack.
-    pub fn stack_top(&self) -> u64 {
-        self.stack_top
-    }
-
-    /// Descriptor tables and task state.
-    pub fn tables(&self) -> &'static GdtTss {
-        self.tables
     }
 }
 
@@ -257,19 +253,6 @@ pub unsafe fn fill_page(page: u64, word: u64) {
     }
 }
 
-unsafe fn load_cr3(value: u64) {
-    // SAFETY: by the caller's word the tables map the kernel as it is mapped now.
-    unsafe { asm!("mov cr3, {}", in(reg) value, options(nostack, preserves_flags)) };
-}
-
-/// The last fault address.
-pub fn cr2() -> u64 {
-    let value: u64;
-    // SAFETY: reading CR2 has no effect.
-    unsafe { asm!("mov {}, cr2", out(reg) value, options(nomem, nostack, preserves_flags)) };
-    value
-}
-
 /// The data of the CPU that this code runs on.
 #[inline(always)]
 pub fn current_cpu() -> &'static Cpu {
@@ -294,33 +277,19 @@ pub fn flush_translations(cpu: &Cpu) {
     // What is not running now may not be there any more when it would run.
     cpu.arch.space.set(None);
     cpu.arch.predictors.set(None);
-    cpu.arch.tables.set_io_bitmap(IoBitmap::Disabled);
     cpu.arch.set_ports_enabled(false);
+    let cr4 = hw::cr4();
     // SAFETY: the kernel's own tables. Toggling PGE flushes all tags (Intel SDM vol. 3, 4.10.4.1).
     unsafe {
-        load_cr3(paging::kernel_root().0);
-        asm!(
-            "mov {cr4}, cr4",
-            "mov {off}, {cr4}",
-            "and {off}, {no_pge}",
-            "mov cr4, {off}",
-            "mov cr4, {cr4}",
-            cr4 = out(reg) _,
-            off = out(reg) _,
-            no_pge = const !0x80i32,
-            options(nostack),
-        );
+        hw::set_cr3(paging::kernel_root().0);
+        hw::set_cr4(cr4 & !(Cr4::CR4_ENABLE_GLOBAL_PAGES.bits() as u64));
+        hw::set_cr4(cr4);
     }
-}
-
-/// Writes to the debug UART while the kernel still owns it.
-pub fn early_output(bytes: &[u8]) {
-    uart::early_print(bytes);
 }
 
 /// Interrupts another CPU.
 pub fn send_interrupt(cpu: &CpuArch) {
-    apic::send_ipi(cpu.apic, traps::CALL);
+    apic::send(cpu.apic, Command::empty(), traps::CALL);
 }
 
 static VIRTUALIZATION: AtomicU32 = AtomicU32::new(0);
@@ -342,30 +311,32 @@ pub fn is_guest_only(_start: u64, _size: u64) -> bool {
 
 /// Routes interrupt line `line` to the boot CPU, masked; whether delivery holds it: if it is level-triggered.
 pub fn interrupt_route(line: u32, mode: TriggerMode) -> Result<bool, Status> {
-    let mut route = start::platform().line(Gsi(line));
-    match mode {
-        TriggerMode::Default => {}
-        TriggerMode::Edge => (route.trigger, route.polarity) = (Trigger::Edge, Polarity::High),
-        TriggerMode::Level => (route.trigger, route.polarity) = (Trigger::Level, Polarity::Low),
-    }
+    let route = match mode {
+        TriggerMode::Default => start::platform().line(Gsi(line)),
+        TriggerMode::Edge => Line::isa(Gsi(line)),
+        TriggerMode::Level => Line::pci(Gsi(line)),
+    };
     let vector = traps::FIRST_LINE + line as u8;
     let to = crate::cpu::by_index(0).arch.apic;
-    ioapic::route(route, vector, to).map_err(|_| Status::Unsupported)?;
-    Ok(route.trigger == Trigger::Level)
+    ioapic::route(route, vector, to).ok_or(Status::Unsupported)?;
+    Ok(route.is_level)
 }
 
 /// Waits for an interrupt and takes it.
 pub fn idle(_cpu: &Cpu) {
-    interrupts::apic::look_again();
+    apic::look_again();
     latency::leave();
-    entry::wait_for_interrupt();
+    // SAFETY: as for `take_interrupts`; STI takes effect after HLT has begun.
+    unsafe { asm!("sti; hlt; cli") };
     latency::enter(Path::Preempted);
 }
 
 /// Takes the interrupts that are pending. Nothing found before is used after.
 pub fn take_interrupts(_cpu: &Cpu) {
     latency::leave();
-    entry::take_interrupts();
+    // SAFETY: handlers in kernel mode ([`traps::nested`]) keep to the rules of a kernel entry, and the caller
+    // holds no lock and no reference.
+    unsafe { asm!("sti; nop; cli") };
     latency::enter(Path::Preempted);
 }
 
@@ -374,28 +345,6 @@ pub fn resume_thread(cpu: &Cpu, thread: &Thread) -> ! {
     cpu.arch.prepare_thread(thread.space);
     latency::leave();
     entry::resume_thread(thread)
-}
-
-/// Holds a line that is delivered.
-pub fn interrupt_hold(line: u32) {
-    interrupt_mask(line);
-}
-
-/// Lets a line be delivered again.
-pub fn interrupt_release(line: u32) {
-    interrupt_unmask(line);
-}
-
-/// Masks an interrupt line.
-pub fn interrupt_mask(line: u32) {
-    // A line that is not there does not interrupt either.
-    let _ = ioapic::mask(Gsi(line));
-}
-
-/// Unmasks an interrupt line.
-pub fn interrupt_unmask(line: u32) {
-    // As above.
-    let _ = ioapic::unmask(Gsi(line));
 }
 
 /// There is no firmware to ask: a PC is switched off by way of ports, which the root task has.
@@ -413,5 +362,8 @@ pub fn halt() -> ! {
 
 /// Has the other CPUs stop: the kernel has panicked.
 pub fn stop_others() {
-    apic::send_nmi_to_others();
+    // Before there are others, this CPU's APIC may not be set up.
+    if crate::cpu::count() > 1 {
+        apic::send(ApicId(0), Command::NMI | Command::ALL_OTHERS, 0);
+    }
 }

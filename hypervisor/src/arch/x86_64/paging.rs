@@ -43,7 +43,7 @@ static LARGEST_LEAF: AtomicU64 = AtomicU64::new(1);
 /// The same in EPT, where a larger one would be a misconfiguration (Intel SDM 3C 29.3.3.1).
 static LARGEST_EPT_LEAF: AtomicU64 = AtomicU64::new(1);
 /// Physical address of the kernel's own root table.
-static KERNEL_ROOT: AtomicU64 = AtomicU64::new(0);
+pub(super) static KERNEL_ROOT: AtomicU64 = AtomicU64::new(0);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Format {

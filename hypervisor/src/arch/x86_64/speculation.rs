@@ -124,7 +124,12 @@ impl Identity {
     /// Programs can read kernel memory: AMD's CPUs are not affected, others are unless they say so. They are not
     /// affected by L1TF either then.
     pub fn leaks_kernel_memory(&self) -> bool {
-        !self.amd && !self.has(capability::RDCL_NO)
+        self.lacks(capability::RDCL_NO)
+    }
+
+    /// It is affected, as it is not AMD's and does not say that it is immune.
+    fn lacks(&self, immunity: u64) -> bool {
+        !self.amd && !self.has(immunity)
     }
 
     fn has(&self, capability: u64) -> bool {
@@ -135,151 +140,97 @@ impl Identity {
         self.structured >> 10 & 1 != 0
     }
 
-    fn has_transactions(&self) -> bool {
-        self.structured_ebx >> 11 & 1 != 0
-    }
-
     /// A feature that Intel and AMD report in different words.
     fn has_either(&self, intel: u32, amd: u32) -> bool {
         if self.amd { self.sizes >> amd & 1 != 0 } else { self.structured >> intel & 1 != 0 }
     }
+}
 
-    fn is_zen(&self) -> bool {
-        self.amd && matches!(self.family, 0x17..=0x19)
+/// A verdict on what affects some CPUs: mitigated where it `can` be, as the microcode, too, knows of it.
+const fn verdict(
+    affected: bool,
+    can: bool,
+    how: &'static str,
+    measures: Measures,
+) -> Verdict<Measures> {
+    match (affected, can) {
+        (false, _) => Verdict::NotAffected,
+        (true, true) => Verdict::Mitigated(how, measures),
+        (true, false) => Verdict::Open("the microcode has no mitigation"),
     }
 }
 
-const NO_MICROCODE: &str = "the microcode has no mitigation";
+/// A verdict on what leaks from buffers, if VERW `can` overwrite them.
+const fn clearing(affected: bool, can: bool) -> Verdict<Measures> {
+    verdict(affected, can, "VERW", Measures::BUFFERS)
+}
 
-/// A verdict for who is affected.
-const fn if_has(there: bool, how: &'static str, measures: Measures) -> Verdict<Measures> {
-    if there { Verdict::Mitigated(how, measures) } else { Verdict::Open(NO_MICROCODE) }
+/// A verdict on what the kernel does nothing about.
+const fn open(affected: bool, why: &'static str) -> Verdict<Measures> {
+    if affected { Verdict::Open(why) } else { Verdict::NotAffected }
 }
 
 /// The table.
 const TABLE: &[Item<Identity, Measures>] = &[
-    Item {
-        name: "Meltdown, L1TF",
-        decide: |cpu| match cpu.leaks_kernel_memory() {
-            true => Verdict::Open("no page-table isolation"),
-            false => Verdict::NotAffected,
-        },
-    },
-    Item {
-        name: "LazyFP",
-        // No CPU says that it is not affected.
-        decide: |cpu| match cpu.amd {
-            true => Verdict::NotAffected,
-            false => Verdict::Mitigated("clearing vector registers", Measures::VECTORS),
-        },
-    },
-    Item {
-        name: "MDS",
-        decide: |cpu| match cpu.amd || cpu.has(capability::MDS_NO) {
-            true => Verdict::NotAffected,
-            false => if_has(cpu.has_verw(), "VERW", Measures::BUFFERS),
-        },
-    },
-    Item {
-        name: "TAA",
-        decide: |cpu| {
-            if cpu.amd || !cpu.has_transactions() || cpu.has(capability::TAA_NO) {
-                return Verdict::NotAffected;
-            }
-            match cpu.has(capability::TSX_CTRL) {
-                true => Verdict::Mitigated("TSX off", Measures::NO_TRANSACTIONS),
-                false => if_has(cpu.has_verw(), "VERW", Measures::BUFFERS),
-            }
-        },
-    },
-    Item {
-        name: "MMIO stale data",
-        decide: |cpu| match cpu.amd || cpu.has(capability::MMIO_NO) {
-            true => Verdict::NotAffected,
-            false => if_has(
-                cpu.has(capability::FB_CLEAR) || cpu.has_verw() && !cpu.has(capability::MDS_NO),
-                "VERW",
-                Measures::BUFFERS,
-            ),
-        },
-    },
-    Item {
-        name: "register files",
-        decide: |cpu| {
-            let listed = cpu.family == 6 && REGISTER_FILES.contains(&cpu.model);
-            match !cpu.amd && listed && !cpu.has(capability::RFDS_NO) {
-                false => Verdict::NotAffected,
-                true => if_has(cpu.has(capability::RFDS_CLEAR), "VERW", Measures::BUFFERS),
-            }
-        },
-    },
-    Item {
-        name: "scheduler attacks (TSA)",
-        decide: |cpu| match cpu.amd && cpu.family == 0x19 && cpu.amd_immunities & 6 != 6 {
-            false => Verdict::NotAffected,
-            true => if_has(cpu.amd_features >> 5 & 1 != 0, "VERW", Measures::BUFFERS),
-        },
-    },
-    Item {
-        name: "gather data sampling",
-        decide: |cpu| {
-            let has_gather = cpu.structured_ebx >> 5 & 1 != 0;
-            match !cpu.amd && has_gather && !cpu.has(capability::GDS_NO) {
-                false => Verdict::NotAffected,
-                true => if_has(cpu.has(capability::GDS_CTRL), "microcode", Measures::empty()),
-            }
-        },
-    },
-    Item {
-        name: "Spectre v2, between programs and guests",
-        decide: |cpu| if_has(cpu.has_either(26, 12), "IBPB", Measures::PREDICTORS),
-    },
-    Item {
-        name: "Spectre v2, between hyperthreads",
-        decide: |cpu| match cpu.basic >> 28 & 1 != 0 {
-            false => Verdict::NotAffected,
-            true => if_has(cpu.has_either(27, 15), "STIBP", Measures::STIBP),
-        },
-    },
-    Item {
-        name: "Spectre v2, in the kernel",
-        decide: |cpu| {
-            if cpu.amd_features >> 8 & 1 != 0 {
-                return Verdict::Mitigated("automatic IBRS", Measures::AUTOMATIC_IBRS);
-            }
-            // AMD: IBRS, which may always be on.
-            let always = cpu.amd && cpu.sizes >> 14 & 5 == 5;
-            match always || !cpu.amd && cpu.has(capability::IBRS_ALL) {
-                true => Verdict::Mitigated("IBRS", Measures::IBRS),
-                false => Verdict::Open("the kernel has no retpolines"),
-            }
-        },
-    },
-    Item {
-        name: "return stack, after guests",
-        decide: |_| Verdict::Mitigated("filling", Measures::RETURNS),
-    },
-    Item {
-        name: "returns (Retbleed, SRSO)",
-        decide: |cpu| match cpu.is_zen() && cpu.amd_features >> 29 & 1 == 0 {
-            true => Verdict::Open("the kernel does not untrain them"),
-            false => Verdict::NotAffected,
-        },
-    },
-    Item {
-        name: "branch history",
-        decide: |cpu| match cpu.amd || cpu.has(capability::BHI_NO) {
-            true => Verdict::NotAffected,
-            false => if_has(cpu.structured2 >> 4 & 1 != 0, "BHI_DIS_S", Measures::HISTORY),
-        },
-    },
-    Item {
-        name: "store bypass",
-        decide: |cpu| match cpu.has(capability::SSB_NO) || cpu.amd && cpu.sizes >> 26 & 1 != 0 {
-            true => Verdict::NotAffected,
-            false => if_has(cpu.has_either(31, 24), "SSBD, for all", Measures::SSBD),
-        },
-    },
+    Item("Meltdown, L1TF", |cpu| open(cpu.leaks_kernel_memory(), "no page-table isolation")),
+    // No CPU says that it is not affected.
+    Item("LazyFP", |cpu| verdict(!cpu.amd, true, "clearing vector registers", Measures::VECTORS)),
+    Item("MDS", |cpu| clearing(cpu.lacks(capability::MDS_NO), cpu.has_verw())),
+    Item("TAA", |cpu| {
+        let transactions = cpu.structured_ebx >> 11 & 1 != 0;
+        let affected = transactions && cpu.lacks(capability::TAA_NO);
+        match cpu.has(capability::TSX_CTRL) {
+            true => verdict(affected, true, "TSX off", Measures::NO_TRANSACTIONS),
+            false => clearing(affected, cpu.has_verw()),
+        }
+    }),
+    Item("MMIO stale data", |cpu| {
+        let all = cpu.has_verw() && !cpu.has(capability::MDS_NO);
+        clearing(cpu.lacks(capability::MMIO_NO), all || cpu.has(capability::FB_CLEAR))
+    }),
+    Item("register files", |cpu| {
+        let listed = cpu.family == 6 && REGISTER_FILES.contains(&cpu.model);
+        clearing(listed && cpu.lacks(capability::RFDS_NO), cpu.has(capability::RFDS_CLEAR))
+    }),
+    Item("scheduler attacks (TSA)", |cpu| {
+        let affected = cpu.amd && cpu.family == 0x19 && cpu.amd_immunities & 6 != 6;
+        clearing(affected, cpu.amd_features >> 5 & 1 != 0)
+    }),
+    Item("gather data sampling", |cpu| {
+        let gathers = cpu.structured_ebx >> 5 & 1 != 0;
+        let can = cpu.has(capability::GDS_CTRL);
+        verdict(gathers && cpu.lacks(capability::GDS_NO), can, "microcode", Measures::empty())
+    }),
+    Item("Spectre v2, between programs and guests", |cpu| {
+        verdict(true, cpu.has_either(26, 12), "IBPB", Measures::PREDICTORS)
+    }),
+    Item("Spectre v2, between hyperthreads", |cpu| {
+        verdict(cpu.basic >> 28 & 1 != 0, cpu.has_either(27, 15), "STIBP", Measures::STIBP)
+    }),
+    Item("Spectre v2, in the kernel", |cpu| {
+        if cpu.amd_features >> 8 & 1 != 0 {
+            return Verdict::Mitigated("automatic IBRS", Measures::AUTOMATIC_IBRS);
+        }
+        // AMD: IBRS, which may always be on.
+        let always = cpu.amd && cpu.sizes >> 14 & 5 == 5;
+        match always || !cpu.amd && cpu.has(capability::IBRS_ALL) {
+            true => Verdict::Mitigated("IBRS", Measures::IBRS),
+            false => Verdict::Open("the kernel has no retpolines"),
+        }
+    }),
+    Item("return stack, after guests", |_| Verdict::Mitigated("filling", Measures::RETURNS)),
+    Item("returns (Retbleed, SRSO)", |cpu| {
+        let zen = cpu.amd && matches!(cpu.family, 0x17..=0x19);
+        open(zen && cpu.amd_features >> 29 & 1 == 0, "the kernel does not untrain them")
+    }),
+    Item("branch history", |cpu| {
+        let can = cpu.structured2 >> 4 & 1 != 0;
+        verdict(cpu.lacks(capability::BHI_NO), can, "BHI_DIS_S", Measures::HISTORY)
+    }),
+    Item("store bypass", |cpu| {
+        let immune = cpu.has(capability::SSB_NO) || cpu.amd && cpu.sizes >> 26 & 1 != 0;
+        verdict(!immune, cpu.has_either(31, 24), "SSBD, for all", Measures::SSBD)
+    }),
 ];
 
 impl Measures {
@@ -358,9 +309,8 @@ mod tests {
     }
 
     fn open(cpu: &Identity) -> Vec<&'static str> {
-        let is_open =
-            |item: &&Item<Identity, Measures>| matches!((item.decide)(cpu), Verdict::Open(_));
-        TABLE.iter().filter(is_open).map(|item| item.name).collect()
+        let is_open = |item: &&Item<Identity, Measures>| matches!((item.1)(cpu), Verdict::Open(_));
+        TABLE.iter().filter(is_open).map(|item| item.0).collect()
     }
 
     /// Skylake, first microcode with barriers.

@@ -7,6 +7,7 @@ use super::gdt::GdtTss;
 use super::interrupts::{apic, ioapic};
 use super::paging;
 use super::speculation::{self, Measures};
+use super::virt::hw;
 use super::{CpuArch, boot, clock, entry, exits, layout, smp, tags, traps, virt};
 use crate::addr::{HostPhys, HostVirt};
 use crate::boot::memory_map::{PhysRange, RegionKind};
@@ -50,22 +51,21 @@ pub fn kernel_main(params: &mut BootParams) -> ! {
         Ok(head) => head,
         Err(why) => refuse(format_args!("panic: {why}")),
     };
-    let features = FEATURES.give(|| CpuFeatures::detect(&params.command_line));
-    if let Err(why) = features.check() {
-        refuse(format_args!("panic: {why}"));
-    }
+    let features = match CpuFeatures::detect(&params.command_line) {
+        Ok(features) => FEATURES.give(|| features),
+        Err(why) => refuse(format_args!("panic: {}", Text(why))),
+    };
     // SAFETY: the boot page tables have supervisor pages only, and CR3 holds no flags.
     unsafe { features.enable_on_this_cpu() };
-    let info = acpi::read(&boot::BootWindow, params.rsdp, apic::boot_id());
-    let platform = PLATFORM.give(|| info.platform);
     let apic_registers = apic::init(features);
+    let mut info = acpi::read(&boot::BootWindow, params.rsdp, apic::id());
     if !clock::calibrate(info.pm_timer) {
         refuse(format_args!("panic: no timer to measure the time-stamp counter with"));
     }
-    ioapic::init(platform);
+    ioapic::init(&mut info.platform);
+    let platform = PLATFORM.give(|| info.platform);
 
     let pool = make_pool(params);
-    tags::set_pcid_enabled(features.pcid);
     if map_kernel(features, pool).is_none() {
         refuse(format_args!("panic: the kernel pool is too small"));
     }
@@ -82,8 +82,6 @@ pub fn kernel_main(params: &mut BootParams) -> ! {
     let virtualization = virt::detect();
     super::VIRTUALIZATION.store(virtualization as u32, Ordering::Relaxed);
     paging::set_ept_giant_pages(virt::features().giant_pages);
-    tags::set_guest_tags(virt::features().tags.min(u16::MAX as u32) as u16);
-    entry::init();
     let Some(first) = make_cpu(0, apic::id()) else {
         refuse(format_args!("panic: the kernel pool is too small"));
     };
@@ -99,16 +97,16 @@ pub fn kernel_main(params: &mut BootParams) -> ! {
 }
 
 /// Called by the boot code of the other CPUs, on their stacks and the kernel's page tables.
-pub fn ap_main(index: usize) -> ! {
+pub extern "C" fn ap_main(cpu: Ref<Cpu>) -> ! {
     let features = FEATURES.get().expect("the boot CPU comes first");
     // SAFETY: as on the boot CPU; the kernel's tables have no user pages.
     unsafe { features.enable_on_this_cpu() };
     apic::init_this_cpu();
-    if !enter_cpu(cpu::by_index(index as u32), features) {
+    if !enter_cpu(cpu, features) {
         super::halt();
     }
-    smp::arrive(index);
-    cpu::current().note_inbox();
+    smp::arrive(cpu);
+    cpu.note_inbox();
     run()
 }
 
@@ -166,7 +164,7 @@ fn make_cpu(index: u32, apic: ApicId) -> Option<Ref<Cpu>> {
         virt: CpuCell::from_value(virt::CpuVirt::default()),
         virt_pages,
         guest: CpuCell::new(None),
-        guest_tags: CpuCell::new(tags::GuestTags::NEW),
+        guest_tags: CpuCell::new(tags::GuestTags::new(virt::features().tags)),
     };
     let cpu = Cpu::new(arch, index, clock::ticks(TIME_SLICE * 1000));
     // SAFETY: the pages are fresh, and as many as `PAGES`.
@@ -188,12 +186,10 @@ fn enter_cpu(cpu: Ref<Cpu>, features: &CpuFeatures) -> bool {
     // SAFETY: the kernel's tables map everything in use; the descriptor tables and the stack are this CPU's
     // alone, and CPU data never ends.
     unsafe {
-        super::load_cr3(paging::kernel_root().0);
+        hw::set_cr3(paging::kernel_root().0);
         cpu.arch.tables.load();
         measures.set_registers();
         entry::init_this_cpu(&*(cpu.address() as *const Cpu));
-        // No thread has vector registers: their use is an exception.
-        asm!("mov {0}, cr0", "or {0}, 8", "mov cr0, {0}", out(reg) _, options(nomem, nostack));
     }
     apic::start_timer(features, traps::TIMER);
     let Some(pages) = cpu.arch.virt_pages else {
@@ -228,9 +224,7 @@ fn start_others(platform: &Platform) {
             );
             break;
         };
-        let stack = HostVirt(cpu.arch.stack_top);
-        // SAFETY: the kernel's tables map image and stack, which was made for this CPU.
-        if unsafe { smp::start(id, index as usize, stack, paging::kernel_root()) } {
+        if smp::start(cpu) {
             index += 1;
         } else {
             log::warning!("the CPU with APIC {} did not start", Dec(id.0.into()));
@@ -290,7 +284,7 @@ fn run() -> ! {
     }
     // SAFETY: the stack is this CPU's; nothing on the old one is needed.
     unsafe {
-        asm!("mov rsp, {}", "call {}", "ud2", in(reg) super::current_cpu().arch.stack_top(), sym go,
+        asm!("mov rsp, {}", "call {}", "ud2", in(reg) super::current_cpu().arch.stack_top, sym go,
              options(noreturn))
     }
 }

@@ -1,33 +1,22 @@
 //! Tags of translations: PCIDs of host spaces, VPIDs or ASIDs of vCPUs.
 
+use super::virt::hw;
 use crate::tags::TagPool;
 use abi::syscall::SpaceKind;
-use core::sync::atomic::{AtomicBool, AtomicU16, Ordering};
+use x86::controlregs::Cr4;
 
 const PCIDS: usize = 4096;
-static PCID_ENABLED: AtomicBool = AtomicBool::new(false);
 static TAGS: TagPool<{ PCIDS / 64 }> = TagPool::all_free();
-
-/// Whether PCIDs are used.
-pub fn set_pcid_enabled(enabled: bool) {
-    PCID_ENABLED.store(enabled, Ordering::Relaxed);
-}
 
 /// A tag for a space of `kind`; 0 if there is none, which costs a flush at each switch.
 pub fn alloc_space_tag(kind: SpaceKind) -> u16 {
-    if kind == SpaceKind::Host && PCID_ENABLED.load(Ordering::Relaxed) { TAGS.alloc() } else { 0 }
+    let enabled = || hw::cr4() & Cr4::CR4_ENABLE_PCID.bits() as u64 != 0;
+    if kind == SpaceKind::Host && enabled() { TAGS.alloc() } else { 0 }
 }
 
 /// Returns a tag. No CPU has translations with it: the space's epoch is over.
 pub fn free_space_tag(tag: u16) {
     TAGS.free(tag);
-}
-
-static GUEST_TAGS: AtomicU16 = AtomicU16::new(2);
-
-/// How many tags the processor has for guests; tag 0 is the host's.
-pub fn set_guest_tags(count: u16) {
-    GUEST_TAGS.store(count.max(2), Ordering::Relaxed);
 }
 
 /// Tags of one CPU: given out in turn, and all flushed when they run out. A vCPU keeps its tag as long as the
@@ -36,7 +25,9 @@ pub fn set_guest_tags(count: u16) {
 #[repr(C)]
 pub struct GuestTags {
     generation: u64,
-    next: u16,
+    next: u32,
+    /// Tags are less; 0 is the host's.
+    end: u32,
 }
 
 /// A vCPU's tag, of one generation of one CPU.
@@ -53,12 +44,14 @@ pub const GENERATION: usize = core::mem::offset_of!(GuestTags, generation);
 const _: () = assert!(GENERATION == core::mem::offset_of!(GuestTag, generation));
 
 impl GuestTags {
-    /// No tag given out.
-    pub const NEW: GuestTags = GuestTags { generation: 1, next: 1 };
+    /// Tags from 1 to `end - 1`, none of them given out.
+    pub const fn new(end: u32) -> GuestTags {
+        GuestTags { generation: 1, next: 1, end }
+    }
 
     /// All translations are void: a new generation begins, in which each tag is flushed before its first use.
     pub fn flush(&mut self) {
-        *self = GuestTags { generation: self.generation + 1, next: 1 };
+        *self = GuestTags { generation: self.generation + 1, next: 1, end: self.end };
     }
 
     /// Makes `tag` valid; whether its translations must be flushed before it is used.
@@ -66,10 +59,10 @@ impl GuestTags {
         if tag.generation == self.generation {
             return false;
         }
-        if self.next >= GUEST_TAGS.load(Ordering::Relaxed) {
+        if self.next >= self.end {
             self.flush();
         }
-        *tag = GuestTag { generation: self.generation, tag: self.next };
+        *tag = GuestTag { generation: self.generation, tag: self.next as u16 };
         self.next += 1;
         true
     }

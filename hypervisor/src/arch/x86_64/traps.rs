@@ -3,7 +3,8 @@
 use super::frame::{Frame, SYSCALL};
 use super::interrupts::apic;
 use super::vcpu::look_at_timer;
-use super::{cr2, current_cpu, entry};
+use super::virt::hw::cr2;
+use super::{current_cpu, entry};
 use crate::cell::Ref;
 use crate::cpu::Cpu;
 use crate::latency::{self, Path};
@@ -24,24 +25,25 @@ const DEBUG: u64 = 1;
 const NMI: u64 = 2;
 const PAGE_FAULT: u64 = 14;
 
-/// A system call was made by the current thread; its registers are saved.
-pub extern "C" fn system_call() -> ! {
-    latency::enter(Path::SystemCall(0));
+/// Handles an entry from the current thread, whose registers are saved.
+#[inline(always)]
+fn entered(path: Path, handle: impl FnOnce(&'static Cpu, Ref<Thread>)) -> ! {
+    latency::enter(path);
     let cpu = current_cpu();
     if let Some(thread) = cpu.current.get().and_then(|current| current.as_thread()) {
-        syscall::dispatch(cpu, thread, 0);
+        handle(cpu, thread);
     }
     run(cpu)
 }
 
+/// A system call was made by the current thread; its registers are saved.
+pub extern "C" fn system_call() -> ! {
+    entered(Path::SystemCall(0), |cpu, thread| syscall::dispatch(cpu, thread, 0))
+}
+
 /// The current thread, whose registers are saved, has signalled what somebody is attached to.
 pub extern "C" fn signalled() -> ! {
-    latency::enter(Path::SystemCall(abi::Op::Signal as u8));
-    let cpu = current_cpu();
-    if let Some(thread) = cpu.current.get().and_then(|current| current.as_thread()) {
-        notification::signalled(cpu, thread);
-    }
-    run(cpu)
+    entered(Path::SystemCall(abi::Op::Signal as u8), notification::signalled)
 }
 
 /// The current thread, whose caller is a vCPU, has replied with `groups`; of its registers only those are saved
@@ -122,9 +124,7 @@ pub fn deliver(cpu: &Cpu, handler: Ref<Thread>, identity: u64, words: [u64; 4]) 
 
 /// The current thread was interrupted; its registers are saved.
 pub extern "C" fn user_trap() -> ! {
-    latency::enter(Path::Exception(0));
-    let cpu = current_cpu();
-    if let Some(thread) = cpu.current.get().and_then(|current| current.as_thread()) {
+    entered(Path::Exception(0), |cpu, thread| {
         let (vector, error) = thread.with_frame(|frame: &mut Frame| (frame.vector, frame.error));
         if vector == NMI {
             nmi();
@@ -135,8 +135,7 @@ pub extern "C" fn user_trap() -> ! {
             let address = if vector == PAGE_FAULT { cr2() } else { 0 };
             ipc::raise(cpu, thread, Exception { vector, error, address });
         }
-    }
-    run(cpu)
+    })
 }
 
 /// The kernel was interrupted: where it waits for that, by an NMI, or by its own mistake.

@@ -4,7 +4,6 @@
 
 use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
-use bitflags::bitflags;
 use x86::io::{inb, outb};
 
 /// I/O port of the UART's first register.
@@ -28,27 +27,27 @@ enum Register {
     LineStatus = 5,
 }
 
-bitflags! {
-    struct LineControl: u8 {
-        const EIGHT_BITS = 0b11;
-        const DIVISOR_LATCH = 1 << 7;
-    }
-    struct FifoControl: u8 {
-        const ENABLE = 1 << 0;
-        const CLEAR_RECEIVER = 1 << 1;
-        const CLEAR_TRANSMITTER = 1 << 2;
-    }
-    struct ModemControl: u8 {
-        const DATA_TERMINAL_READY = 1 << 0;
-        const REQUEST_TO_SEND = 1 << 1;
-    }
-    struct LineStatus: u8 {
-        const TRANSMIT_EMPTY = 1 << 5;
-    }
-}
+/// Line control: registers 0 and 1 are the divisor.
+const DIVISOR_LATCH: u8 = 1 << 7;
+/// Line control: 8N1.
+const EIGHT_BITS: u8 = 0b11;
+/// FIFO control: on, and empty in both directions.
+const FIFOS: u8 = 0b111;
+/// Modem control: data terminal ready, and request to send.
+const READY: u8 = 0b11;
+/// Line status.
+const TRANSMIT_EMPTY: u8 = 1 << 5;
 
-/// Divisor of the 115200-Hz clock for 115200 baud.
-const DIVISOR: u16 = 1;
+/// 115200 baud of a clock of 115200 Hz, 8N1, no interrupts.
+const SET_UP: [(Register, u8); 7] = [
+    (Register::LineControl, DIVISOR_LATCH),
+    (Register::Data, 1),
+    (Register::InterruptEnable, 0),
+    (Register::LineControl, EIGHT_BITS),
+    (Register::InterruptEnable, 0),
+    (Register::FifoControl, FIFOS),
+    (Register::ModemControl, READY),
+];
 
 /// Whether a UART answers and takes bytes.
 static PRESENT: AtomicBool = AtomicBool::new(false);
@@ -69,16 +68,9 @@ pub fn init() {
     // An ISA bus without a device reads as ones; no UART has all status bits set.
     let present = line_status() != 0xff;
     if present {
-        write(Register::LineControl, LineControl::DIVISOR_LATCH.bits());
-        write(Register::Data, DIVISOR.to_le_bytes()[0]);
-        write(Register::InterruptEnable, DIVISOR.to_le_bytes()[1]);
-        write(Register::LineControl, LineControl::EIGHT_BITS.bits());
-        write(Register::InterruptEnable, 0);
-        let fifo =
-            FifoControl::ENABLE | FifoControl::CLEAR_RECEIVER | FifoControl::CLEAR_TRANSMITTER;
-        write(Register::FifoControl, fifo.bits());
-        let ready = ModemControl::DATA_TERMINAL_READY | ModemControl::REQUEST_TO_SEND;
-        write(Register::ModemControl, ready.bits());
+        for (register, value) in SET_UP {
+            write(register, value);
+        }
     }
     PRESENT.store(present, Relaxed);
 }
@@ -92,9 +84,7 @@ fn put(byte: u8) {
     if !is_present() {
         return;
     }
-    let ready = (0..MAX_POLLS).any(|_| {
-        LineStatus::from_bits_truncate(line_status()).contains(LineStatus::TRANSMIT_EMPTY)
-    });
+    let ready = (0..MAX_POLLS).any(|_| line_status() & TRANSMIT_EMPTY != 0);
     if ready {
         write(Register::Data, byte);
     } else {

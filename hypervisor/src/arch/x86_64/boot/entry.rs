@@ -8,22 +8,16 @@ use core::arch::global_asm;
 use core::mem::offset_of;
 
 use super::super::firmware::pvh;
-use crate::addr::HostPhys;
-use crate::arch::layout::{IMAGE, WINDOW};
-use crate::arch::smp::{self, Handover};
+use super::super::layout::{IMAGE, WINDOW};
+use super::super::{CpuArch, ap_main, paging, smp};
+use crate::cpu::Cpu;
 
 // The static tables below hard-code the slots of the two windows.
 const _: () = assert!(WINDOW == 0xffff_8000_0000_0000 && IMAGE == 0xffff_ffff_8000_0000);
 
 unsafe extern "C" {
-    static boot_pml4: [u64; 512];
     static trampoline_start: u8;
     static trampoline_end: u8;
-}
-
-/// Physical address of the boot page tables' root; below 4 GiB.
-pub fn boot_page_tables() -> HostPhys {
-    HostPhys((&raw const boot_pml4).addr() as u64 - IMAGE)
 }
 
 /// The code that an AP starts with in real mode: it fits a page, and works in any page below 1 MiB.
@@ -83,7 +77,6 @@ global_asm!(
     r#"
     .pushsection .boot.data, "aw"
     .balign 4096
-    .global boot_pml4
 boot_pml4:
     .quad boot_pdpt_low - {image} + 3
     .fill 255, 8, 0
@@ -115,18 +108,12 @@ boot_gdt:
     .quad 0x00cf9b000000ffff
 boot_gdt_end:
 
-    // Limit and base, for physical and for virtual addressing.
+    // Limit and base.
     .balign 8
     .word 0, 0, 0
 boot_gdt_phys:
     .word boot_gdt_end - boot_gdt - 1
     .long boot_gdt - {image}
-    .balign 8
-    .word 0, 0, 0
-boot_gdt_virt:
-    .word boot_gdt_end - boot_gdt - 1
-    .quad boot_gdt
-
     .balign 8
 boot_counter:
     .quad 0
@@ -147,24 +134,26 @@ boot_stack_top:
 global_asm!(
     r#"
     // From flat 32-bit protected mode to 64-bit code at \target (Intel SDM 3A 10.8.5). CR0 and CR4 get
-    // whole values, as an AP comes with its cache disabled: PG, WP, NE, ET, MP, PE; PGE, PAE.
+    // whole values, as an AP comes with its cache disabled: PG, WP, NE, ET, TS, MP, PE; PGE, PAE. No thread has vector
+    // registers: with TS, their use is an exception. The loader's data segments stay until the kernel has its own: they
+    // mean nothing in 64-bit mode.
     .macro enter_long_mode target
     movl $0xa0, %eax
     movl %eax, %cr4
     movl $(boot_pml4 - {image}), %eax
     movl %eax, %cr3
-    // EFER.LME, and EFER.NXE where CPUID has NX: bit 20 there, bit 11 here.
+    // EFER.SCE and LME, and EFER.NXE where CPUID has NX: bit 20 there, bit 11 here.
     movl $0x80000001, %eax
     cpuid
     andl $0x100000, %edx
     shrl $9, %edx
-    orl $0x100, %edx
+    orl $0x101, %edx
     movl %edx, %ebp
     movl $0xc0000080, %ecx
     rdmsr
     orl %ebp, %eax
     wrmsr
-    movl $0x80010033, %eax
+    movl $0x8001003b, %eax
     movl %eax, %cr0
     lgdtl boot_gdt_phys - {image}
     ljmpl $0x08, $(\target - {image})
@@ -222,15 +211,7 @@ no_long_mode_text:
 boot_entry64:
     movabsq $6f, %rax
     jmpq *%rax
-6:  lgdtq boot_gdt_virt(%rip)
-    movl $0x10, %eax
-    movl %eax, %ss
-    xorl %eax, %eax
-    movl %eax, %ds
-    movl %eax, %es
-    movl %eax, %fs
-    movl %eax, %gs
-    leaq boot_stack_top(%rip), %rsp
+6:  leaq boot_stack_top(%rip), %rsp
     xorl %ebp, %ebp
     movl %edi, %edi
     movl %esi, %esi
@@ -280,24 +261,16 @@ ap_entry32:
 ap_entry64:
     movabsq $8f, %rax
     jmpq *%rax
-8:  lgdtq boot_gdt_virt(%rip)
-    movl $0x10, %eax
-    movl %eax, %ss
-    xorl %eax, %eax
-    movl %eax, %ds
-    movl %eax, %es
-    movl %eax, %fs
-    movl %eax, %gs
-    // Take the stack: one CPU gets it, and a CPU that comes late gets none.
-    xchgq %rax, {handover} + {stack}(%rip)
-    testq %rax, %rax
+8:  xorl %edi, %edi
+    // Take the data: one CPU gets it, and a CPU that comes late gets none.
+    xchgq %rdi, {starting}(%rip)
+    testq %rdi, %rdi
     jz 9f
-    movq {handover} + {index}(%rip), %rdi
-    movq {handover} + {page_tables}(%rip), %rcx
-    movq %rcx, %cr3
-    movq %rax, %rsp
+    movq {page_tables}(%rip), %rax
+    movq %rax, %cr3
+    movq {stack_top}(%rdi), %rsp
     xorl %ebp, %ebp
-    callq {ap_start}
+    callq {ap_main}
     ud2
 9:  cli
     hlt
@@ -305,10 +278,9 @@ ap_entry64:
     .popsection
     "#,
     image = const IMAGE,
-    handover = sym smp::HANDOVER,
-    stack = const offset_of!(Handover, stack),
-    index = const offset_of!(Handover, index),
-    page_tables = const offset_of!(Handover, page_tables),
-    ap_start = sym smp::ap_start,
+    starting = sym smp::STARTING,
+    page_tables = sym paging::KERNEL_ROOT,
+    stack_top = const offset_of!(Cpu, arch) + offset_of!(CpuArch, stack_top),
+    ap_main = sym ap_main,
     options(att_syntax),
 );

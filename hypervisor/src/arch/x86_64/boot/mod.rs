@@ -2,12 +2,11 @@
 
 mod entry;
 
-pub use entry::boot_page_tables;
 use entry::trampoline;
 
 use crate::addr::HostPhys;
 use crate::boot::loader::LoaderError;
-use crate::boot::{BootParams, MemoryMap, PhysRange, Region, RegionKind};
+use crate::boot::{BootParams, MemoryMap, PhysRange, RegionKind};
 use crate::log;
 use crate::panic::refuse;
 
@@ -96,22 +95,12 @@ const START_PAGES: (u64, u64) = (0x8000, 0xa_0000);
 /// Size of the RSDP since ACPI 2.0.
 const RSDP_SIZE: u64 = 36;
 
-/// A lasting address of the RSDP at `at`: that itself, unless it is a loader's copy in RAM. Then it is copied once more.
+/// Copies the RSDP at `at`, which may be a loader's own copy in RAM, to where it lasts.
 fn settle_rsdp(map: &mut MemoryMap, at: HostPhys) -> Option<HostPhys> {
     let Some(rsdp) = BootWindow.bytes(at, RSDP_SIZE).filter(|b| b.starts_with(b"RSD PTR ")) else {
         log::warning!("no ACPI root pointer at {at:?}, where the loader says it is");
         return None;
     };
-    let range = PhysRange::new(at, RSDP_SIZE)?;
-    // GRUB puts its copy right behind the bundle, in the same page.
-    let is_in_ram = |region: &Region| {
-        let kind = region.kind;
-        matches!(kind, RegionKind::Usable | RegionKind::Kernel | RegionKind::Bundle)
-            && region.range.intersection(range).is_some()
-    };
-    if !map.regions().iter().any(is_in_ram) {
-        return Some(at);
-    }
     let copy: [u8; RSDP_SIZE as usize] = *rsdp.first_chunk()?;
     let page = take_page(map, (1 << 20, BOOT_MEMORY_END.0), RegionKind::Firmware)?;
     write_page(page, &copy);

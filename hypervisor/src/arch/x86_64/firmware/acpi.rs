@@ -8,6 +8,7 @@ use super::madt::{ApicId, Platform};
 use super::{Fields, LoaderMemory};
 use crate::addr::HostPhys;
 use crate::log;
+use abi::text::Hex;
 
 /// Longest table that is read. Interrupt tables have some hundred bytes.
 const MAX_TABLE: u32 = 1 << 20;
@@ -44,9 +45,10 @@ pub fn read(memory: &impl LoaderMemory, rsdp: Option<HostPhys>, boot_cpu: ApicId
     }
     match madt {
         Some(madt) => {
-            if let Err(error) = info.platform.read_madt(madt) {
+            if let Err(at) = info.platform.read_madt(madt) {
                 info.platform = Platform::single(boot_cpu);
-                log::warning!("{error}: one CPU, no device interrupts");
+                let at = Hex(at as u64);
+                log::warning!("the ACPI MADT is damaged at {at}: one CPU, no device interrupts");
             }
         }
         None => log::warning!("no usable ACPI MADT: one CPU, no device interrupts"),

@@ -4,10 +4,7 @@
 //! left out, never trusted.
 #![forbid(unsafe_code)]
 
-use core::fmt;
-
 use abi::boot::MAX_CPUS;
-use abi::text::Hex;
 
 use super::Fields;
 use crate::addr::HostPhys;
@@ -20,42 +17,38 @@ pub struct ApicId(pub u32);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Gsi(pub u32);
 
-/// When a line signals an interrupt.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Trigger {
-    /// As it becomes active.
-    Edge,
-    /// As long as it is active.
-    Level,
-}
-
-/// Which level is the active one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Polarity {
-    /// Active high.
-    High,
-    /// Active low.
-    Low,
-}
-
 /// An interrupt line and how its device drives it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Line {
     /// The line.
     pub gsi: Gsi,
-    /// When it signals.
-    pub trigger: Trigger,
-    /// Its active level.
-    pub polarity: Polarity,
+    /// It signals as long as it is active, not as it becomes so.
+    pub is_level: bool,
+    /// It is active low, not high.
+    pub is_active_low: bool,
+}
+
+impl Line {
+    /// A line as they are usual on ISA: edge-triggered, active high (ACPI 6.4, 5.2.12.5).
+    pub const fn isa(gsi: Gsi) -> Line {
+        Line { gsi, is_level: false, is_active_low: false }
+    }
+
+    /// A line as PCI's INTx are: level-triggered, active low (PCI 3.0, 2.2.6).
+    pub const fn pci(gsi: Gsi) -> Line {
+        Line { gsi, is_level: true, is_active_low: true }
+    }
 }
 
 /// An I/O APIC.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct IoApicInfo {
+pub struct IoApic {
     /// Physical address of its registers.
     pub address: HostPhys,
     /// The line at its first pin.
     pub first: Gsi,
+    /// How many pins it has; 0 until it was found where firmware says.
+    pub pins: u32,
 }
 
 /// Interrupt lines of the ISA bus.
@@ -68,29 +61,9 @@ pub const MAX_IO_APICS: usize = 16;
 pub struct Platform {
     cpus: [ApicId; MAX_CPUS],
     cpu_count: usize,
-    io_apics: [IoApicInfo; MAX_IO_APICS],
+    io_apics: [IoApic; MAX_IO_APICS],
     io_apic_count: usize,
     isa: [Line; ISA_LINES],
-}
-
-/// Why a table is refused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum MadtError {
-    /// Shorter than its fixed part.
-    TooShort,
-    /// The entry at this offset has an impossible length.
-    BadEntry(usize),
-}
-
-impl fmt::Display for MadtError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            MadtError::TooShort => f.write_str("the ACPI MADT is too short"),
-            MadtError::BadEntry(at) => {
-                write!(f, "the ACPI MADT's entry at {} is damaged", Hex(*at as u64))
-            }
-        }
-    }
 }
 
 /// Bytes in front of the entries: the header that all ACPI tables have, local APIC address, flags.
@@ -101,23 +74,21 @@ const CPU_ENABLED: u32 = 1;
 impl Platform {
     /// A machine without ACPI: the CPU that runs, and no I/O APIC.
     pub fn single(boot_cpu: ApicId) -> Platform {
-        // ISA lines are edge-triggered, active high, and line n is GSI n (ACPI 6.4, 5.2.12.5).
-        let isa_line =
-            |i| Line { gsi: Gsi(i as u32), trigger: Trigger::Edge, polarity: Polarity::High };
         Platform {
             cpus: [boot_cpu; MAX_CPUS],
             cpu_count: 1,
-            io_apics: [IoApicInfo { address: HostPhys(0), first: Gsi(0) }; MAX_IO_APICS],
+            io_apics: [IoApic { address: HostPhys(0), first: Gsi(0), pins: 0 }; MAX_IO_APICS],
             io_apic_count: 0,
-            isa: core::array::from_fn(isa_line),
+            isa: core::array::from_fn(|line| Line::isa(Gsi(line as u32))),
         }
     }
 
-    /// Adds what the MADT `table` says, header included. The CPU that runs stays CPU 0 whatever the table says.
-    pub fn read_madt(&mut self, table: &[u8]) -> Result<(), MadtError> {
-        let mut rest = table.get(FIXED_PART..).ok_or(MadtError::TooShort)?;
+    /// Adds what the MADT `table` says, header included. The CPU that runs stays CPU 0 whatever the table says. An error
+    /// is the offset of what is damaged.
+    pub fn read_madt(&mut self, table: &[u8]) -> Result<(), usize> {
+        let mut rest = table.get(FIXED_PART..).ok_or(table.len())?;
         while !rest.is_empty() {
-            let bad = MadtError::BadEntry(table.len() - rest.len());
+            let bad = table.len() - rest.len();
             let length = usize::from(*rest.get(1).ok_or(bad)?);
             // What an entry of its type has at least (ACPI 6.4, tables 5.21 to 5.33).
             let least = match rest[0] {
@@ -145,10 +116,8 @@ impl Platform {
             // I/O APIC.
             1 => {
                 if let Some(slot) = self.io_apics.get_mut(self.io_apic_count) {
-                    *slot = IoApicInfo {
-                        address: HostPhys(entry.u32(4).into()),
-                        first: Gsi(entry.u32(8)),
-                    };
+                    slot.address = HostPhys(entry.u32(4).into());
+                    slot.first = Gsi(entry.u32(8));
                     self.io_apic_count += 1;
                 }
             }
@@ -159,11 +128,9 @@ impl Platform {
                 let flags = entry.u32(6) >> 16;
                 if let (0, Some(line)) = (bus, self.isa.get_mut(usize::from(irq))) {
                     // Bits 1:0 and 3:2; 0 means as usual on the bus, 2 is reserved.
-                    let polarity =
-                        if flags & 0b11 == 0b11 { Polarity::Low } else { Polarity::High };
-                    let trigger =
-                        if flags >> 2 & 0b11 == 0b11 { Trigger::Level } else { Trigger::Edge };
-                    *line = Line { gsi: Gsi(entry.u32(4)), trigger, polarity };
+                    line.gsi = Gsi(entry.u32(4));
+                    line.is_active_low = flags & 0b11 == 0b11;
+                    line.is_level = flags >> 2 & 0b11 == 0b11;
                 }
             }
             // Processor local x2APIC.
@@ -190,21 +157,19 @@ impl Platform {
     }
 
     /// The I/O APICs.
-    pub fn io_apics(&self) -> &[IoApicInfo] {
+    pub fn io_apics(&self) -> &[IoApic] {
         &self.io_apics[..self.io_apic_count]
+    }
+
+    /// The same, to be completed.
+    pub fn io_apics_mut(&mut self) -> &mut [IoApic] {
+        &mut self.io_apics[..self.io_apic_count]
     }
 
     /// How `gsi` is driven: as an override says, else as usual on ISA (0 to 15) or PCI.
     pub fn line(&self, gsi: Gsi) -> Line {
-        let is_isa = |line: &&Line| line.gsi == gsi;
-        match self.isa.iter().find(is_isa) {
-            Some(line) => *line,
-            None if (gsi.0 as usize) < ISA_LINES => {
-                Line { gsi, trigger: Trigger::Edge, polarity: Polarity::High }
-            }
-            // PCI's INTx lines are level-triggered, active low (PCI 3.0, 2.2.6).
-            None => Line { gsi, trigger: Trigger::Level, polarity: Polarity::Low },
-        }
+        let usual = if (gsi.0 as usize) < ISA_LINES { Line::isa } else { Line::pci };
+        self.isa.into_iter().find(|line| line.gsi == gsi).unwrap_or(usual(gsi))
     }
 }
 
@@ -220,7 +185,7 @@ mod tests {
         table
     }
 
-    fn read(table: &[u8], boot_cpu: u32) -> Result<Platform, MadtError> {
+    fn read(table: &[u8], boot_cpu: u32) -> Result<Platform, usize> {
         let mut platform = Platform::single(ApicId(boot_cpu));
         platform.read_madt(table).map(|()| platform)
     }
@@ -244,15 +209,14 @@ mod tests {
         assert_eq!(platform.cpus(), [ApicId(0), ApicId(1)]);
         assert_eq!(
             platform.io_apics(),
-            [IoApicInfo { address: HostPhys(0xfec0_0000), first: Gsi(0) }]
+            [IoApic { address: HostPhys(0xfec0_0000), first: Gsi(0), pins: 0 }]
         );
-        let sci = Line { gsi: Gsi(9), trigger: Trigger::Level, polarity: Polarity::High };
+        let sci = Line { gsi: Gsi(9), is_level: true, is_active_low: false };
         assert_eq!(platform.line(Gsi(9)), sci);
         // ISA's line 0 arrives at GSI 2, and is driven as usual on ISA.
-        assert_eq!(platform.line(Gsi(2)).trigger, Trigger::Edge);
-        assert_eq!(platform.line(Gsi(4)).trigger, Trigger::Edge);
-        let pci = Line { gsi: Gsi(16), trigger: Trigger::Level, polarity: Polarity::Low };
-        assert_eq!(platform.line(Gsi(16)), pci);
+        assert_eq!(platform.line(Gsi(2)), Line::isa(Gsi(2)));
+        assert_eq!(platform.line(Gsi(4)), Line::isa(Gsi(4)));
+        assert_eq!(platform.line(Gsi(16)), Line::pci(Gsi(16)));
     }
 
     #[test]
@@ -285,6 +249,6 @@ mod tests {
         }
         let endless = madt(&[&[0x7f, 0]]);
         let error = read(&endless, 0).err();
-        assert_eq!(error, Some(MadtError::BadEntry(FIXED_PART)));
+        assert_eq!(error, Some(FIXED_PART));
     }
 }

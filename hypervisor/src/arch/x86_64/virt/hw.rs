@@ -16,7 +16,7 @@ macro_rules! register {
     ($read:ident, $write:ident, $name:literal) => {
         #[doc = concat!("Reads ", $name, ".")]
         #[inline(always)]
-        pub(super) fn $read() -> u64 {
+        pub fn $read() -> u64 {
             let value;
             // SAFETY: the kernel runs at privilege level 0, where reading the register has no effect.
             unsafe {
@@ -32,7 +32,7 @@ macro_rules! register {
         /// The value is valid for the register, and the kernel and its threads bear its effect.
         #[inline(always)]
         #[allow(dead_code, reason = "not every register is written")]
-        pub(super) unsafe fn $write(value: u64) {
+        pub unsafe fn $write(value: u64) {
             // SAFETY: the caller's.
             unsafe { asm!(concat!("mov ", $name, ", {}"), in(reg) value, options(nostack, preserves_flags)) };
         }
@@ -40,6 +40,7 @@ macro_rules! register {
 }
 
 register!(cr0, set_cr0, "cr0");
+register!(cr2, set_cr2, "cr2");
 register!(cr3, set_cr3, "cr3");
 register!(cr4, set_cr4, "cr4");
 register!(dr0, set_dr0, "dr0");

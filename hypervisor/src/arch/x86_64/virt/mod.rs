@@ -25,7 +25,7 @@ mod event;
 mod features;
 mod fpu;
 mod guest;
-mod hw;
+pub(super) mod hw;
 mod map;
 mod state;
 pub(in crate::arch) mod svm;
