@@ -106,10 +106,7 @@ pub fn register(cpu: Ref<Cpu>) {
 /// `page` is the first of [`PAGES`] fresh ones, which are never freed.
 pub unsafe fn install(page: KernelPage, cpu: Cpu) -> Ref<Cpu> {
     // SAFETY: by the caller's word, it fits and stays.
-    let cpu = unsafe {
-        (page.virt.0 as *mut Cpu).write(cpu);
-        Ref::from_address(page.virt.0)
-    };
+    let cpu = unsafe { Ref::place(page.virt.0, cpu) };
     register(cpu);
     cpu
 }
@@ -309,7 +306,7 @@ impl Cpu {
                 }
             }
             Some(Work::Ending(object)) => {
-                if destroy::detach_posted(self, object) == Progress::Again {
+                if destroy::let_go(self, object) == Progress::Again {
                     self.put_ending(object);
                 }
             }

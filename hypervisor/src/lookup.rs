@@ -3,11 +3,9 @@
 use crate::cell::Ref;
 use crate::context::Context;
 use crate::domain::{Domain, checked, resolve};
-use crate::interrupt::Interrupt;
-use crate::logring::LogObject;
+use crate::interrupt;
 use crate::notification::Notification;
 use crate::object::Object;
-use crate::platform::PlatformObject;
 use crate::portal::Portal;
 use crate::sched::Sched;
 use crate::slot::{CapWord, Slot};
@@ -43,9 +41,6 @@ named! {
     Sched: Sched,
     Portal: Portal,
     Notification: Notification,
-    Interrupt: Interrupt,
-    Log: LogObject,
-    Platform: PlatformObject,
 }
 
 /// A capability that was found.
@@ -120,6 +115,16 @@ impl Domain {
         Ok(unsafe { Ref::from_address(address) })
     }
 
+    /// The interrupt line.
+    #[inline(always)]
+    pub fn line<const RIGHTS: u16>(
+        &self,
+        cap: Cap<kind::Interrupt, RIGHTS>,
+    ) -> Result<u32, Status> {
+        let word = self.capability(cap.selector());
+        checked(word, Kind::Interrupt, Cap::<kind::Interrupt, RIGHTS>::RIGHTS).map(interrupt::line)
+    }
+
     /// The object, with the slot of the capability and what that held.
     #[inline(always)]
     pub fn held<K: Named, const RIGHTS: u16>(
@@ -134,17 +139,8 @@ impl Domain {
     }
 
     /// The notification and the bits that the capability may signal. Takes no lock.
-    #[inline(never)]
-    pub fn signal_target<const RIGHTS: u16>(
-        &self,
-        cap: Cap<kind::Notification, RIGHTS>,
-    ) -> Result<(Ref<Notification>, u64), Status> {
-        self.signal_target_of_hot_path(cap)
-    }
-
-    /// The same, as a part of its caller.
     #[inline(always)]
-    pub fn signal_target_of_hot_path<const RIGHTS: u16>(
+    pub fn signal_target<const RIGHTS: u16>(
         &self,
         cap: Cap<kind::Notification, RIGHTS>,
     ) -> Result<(Ref<Notification>, u64), Status> {

@@ -4,20 +4,20 @@ use crate::addr::HostPhys;
 use crate::boot::memory_map::{MemoryMap, PhysRange, RegionKind};
 use crate::cell::Ref;
 use crate::cpu::Cpu;
-use crate::create::{self, ThreadStart};
+use crate::create;
 use crate::domain::Domain;
 use crate::mem::{self, KernelPage};
-use crate::object::{Header, Object};
+use crate::object::{self, Object};
 use crate::sched::Sched;
 use crate::slot::{self, CapWord};
-use crate::space::{self, Mapped, Progress, Space};
-use crate::sync::atomic::Ordering;
-use crate::{arch, interrupt, log, logring, platform};
+use crate::space::{self, Progress, Space};
+use crate::thread::Thread;
+use crate::{arch, interrupt, log};
 use abi::argument::Argument;
 use abi::boot::{self, BootInfo, Region};
 use abi::bundle::Head;
 use abi::cap::{Kind, MemoryKind, TimeLimit};
-use abi::syscall::{Caching, SpaceKind};
+use abi::syscall::SpaceKind;
 use abi::{Rights, Selector, Status, call};
 
 /// Selector of the first mapping of the root task's own segments.
@@ -43,26 +43,22 @@ impl Root {
         &self,
         at: Selector,
         word: CapWord,
-        range: (u64, u64),
+        range: [u64; 2],
         extra: u64,
     ) -> Result<(), Status> {
         let tree = slot::lock();
-        let slot = self.domain.empty_slot(at)?;
-        slot.describe(&tree, extra);
-        slot.first.store(range.0, Ordering::Release);
-        slot.second.store(range.1, Ordering::Relaxed);
-        slot.publish(&tree, word);
+        self.domain.empty_slot(at)?.fill(&tree, word, range, extra);
         Ok(())
     }
 
     fn object<T: Object>(&self, at: Selector, object: Ref<T>) -> Result<(), Status> {
-        self.object_of_kind(at, T::KIND, object.address())
+        self.whole(at, CapWord::new(T::KIND, Rights::all(), object.address()))
     }
 
+    /// A capability to what has no parts.
     #[inline(never)]
-    fn object_of_kind(&self, at: Selector, kind: Kind, address: u64) -> Result<(), Status> {
-        let word = CapWord::new(kind, Rights::all(), address);
-        self.install(at, word, (u64::MAX, 0), 0)
+    fn whole(&self, at: Selector, word: CapWord) -> Result<(), Status> {
+        self.install(at, word, [u64::MAX, 0], 0)
     }
 
     fn memory(&self, at: Selector, base: u64, size: u64, kind: MemoryKind) -> Result<(), Status> {
@@ -72,7 +68,7 @@ impl Root {
             MemoryKind::Device | MemoryKind::Ports => Rights::RW,
         };
         let word = CapWord::new(Kind::Memory, rights | Rights::DELEGATE, 0);
-        self.install(at, word, (base, size), (kind as u64) << 8)
+        self.install(at, word, [base, size], (kind as u64) << 8)
     }
 }
 
@@ -81,19 +77,16 @@ pub fn start(cpu: &Cpu, machine: Machine<'_>) -> Result<(), Status> {
     let Machine { mut info, bundle, head } = machine;
     let overhead = Domain::overhead(boot::ROOT_SLOTS);
     let quota = mem::free_pages().checked_sub(overhead).ok_or(Status::Quota)?;
-    let domain = Domain::create(None, 0, boot::ROOT_SLOTS, quota).ok_or(Status::Quota)?;
+    let domain = Domain::create(None, 0, boot::ROOT_SLOTS, quota)?;
     let root = Root { domain };
-    let table = arch::PageTable::new(SpaceKind::Host, &domain)?;
-    let header = Header::new(Kind::Space, Some(domain));
-    let tag = arch::alloc_space_tag(SpaceKind::Host);
-    let space = domain.make(|| Space::new(header, SpaceKind::Host, tag, table))?;
+    let space = Space::make(domain, SpaceKind::Host)?;
 
     root.object(boot::ROOT_DOMAIN, domain)?;
     root.object(boot::ROOT_SPACE, space)?;
-    root.object(boot::ROOT_LOG, logring::object())?;
-    root.object(boot::ROOT_PLATFORM, platform::object())?;
-    let time = CapWord::new(Kind::Time, Rights::all(), 0);
-    root.install(boot::ROOT_TIME, time, (u64::MAX, TimeLimit::ALL.pack()), 0)?;
+    let all = |kind| CapWord::new(kind, Rights::all(), 0);
+    root.whole(boot::ROOT_LOG, all(Kind::Log))?;
+    root.whole(boot::ROOT_PLATFORM, all(Kind::Platform))?;
+    root.install(boot::ROOT_TIME, all(Kind::Time), [u64::MAX, TimeLimit::ALL.pack()], 0)?;
     if arch::HAS_PORTS {
         root.memory(boot::ROOT_PORTS, 0, space::PORTS, MemoryKind::Ports)?;
     }
@@ -103,9 +96,7 @@ pub fn start(cpu: &Cpu, machine: Machine<'_>) -> Result<(), Status> {
         root.memory(boot::ROOT_MEMORY.offset(i as u32), region.base, region.size, kind)?;
     }
     for i in 0..info.interrupts {
-        if let Some(line) = interrupt::line(i) {
-            root.object(boot::ROOT_INTERRUPTS.offset(i), line)?;
-        }
+        root.whole(boot::ROOT_INTERRUPTS.offset(i), interrupt::capability(i))?;
     }
 
     for (i, segment) in head.segments().iter().enumerate() {
@@ -122,20 +113,24 @@ pub fn start(cpu: &Cpu, machine: Machine<'_>) -> Result<(), Status> {
     }
     let stack = boot::ROOT_STACK_TOP - boot::ROOT_STACK_SIZE;
     for at in (stack..boot::ROOT_STACK_TOP).step_by(abi::PAGE_SIZE) {
-        space.map_kernel_page(&slot::lock(), argument(at)?, domain.alloc_page()?)?;
+        space.map_kernel_page(&slot::lock(), argument(at)?, domain.alloc_page()?, Rights::RW)?;
     }
 
-    let start = ThreadStart {
+    let request = call::CreateThread {
+        payer: boot::ROOT_DOMAIN.into(),
+        destination: boot::ROOT_THREAD.into(),
+        domain: boot::ROOT_DOMAIN.into(),
+        space: boot::ROOT_SPACE.into(),
         placement: argument(cpu.index.into())?,
         utcb: argument(boot::ROOT_UTCB)?,
         ip: argument(head.entry)?,
         sp: argument(boot::ROOT_STACK_TOP)?,
         exceptions: Selector::NULL,
     };
-    let thread = create::make_thread(&slot::lock(), domain, space, &start)?;
+    let thread = create::thread(&slot::lock(), &domain, request, domain)?;
+    let thread: Ref<Thread> = object::downcast(thread)?;
     thread.with_frame(|frame| frame.set_start_argument(boot::ROOT_BOOT_INFO));
-    let header = Header::new(Kind::Sched, Some(domain));
-    let sched = domain.make(|| Sched::new(header, cpu.index, TimeLimit::ALL, 0, 0))?;
+    let sched = domain.make(|header| Sched::new(header, cpu.index, TimeLimit::ALL, 0, 0))?;
     root.object(boot::ROOT_THREAD, thread)?;
     root.object(boot::ROOT_SCHED, sched)?;
 
@@ -143,13 +138,7 @@ pub fn start(cpu: &Cpu, machine: Machine<'_>) -> Result<(), Status> {
     let (limit, used) = domain.quota();
     info.quota_pages = limit - used;
     write_info(page, &info);
-    let mapped = Mapped {
-        phys: page.phys(),
-        kind: MemoryKind::Ram,
-        rights: Rights::READ,
-        caching: Caching::Natural,
-    };
-    space.table.map(boot::ROOT_BOOT_INFO, abi::PAGE_SIZE as u64, &mapped, &domain)?;
+    space.map_kernel_page(&slot::lock(), argument(boot::ROOT_BOOT_INFO)?, page, Rights::READ)?;
     crate::cpu::start(cpu, sched, thread.context())
 }
 

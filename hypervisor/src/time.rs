@@ -1,11 +1,12 @@
 //! System calls about time: scheduling contexts, what they are made from and bound to, schedules, migration.
 
-use crate::binding::Binding;
+use crate::binding;
+use crate::cell::Ref;
 use crate::cpu;
-use crate::create::{Payer, check_cpu};
+use crate::create::check_cpu;
 use crate::cyclic::Frame;
 use crate::domain::Domain;
-use crate::object::{self, AnyRef, Header};
+use crate::object::{self, AnyRef};
 use crate::sched::Sched;
 use crate::slot::Tree;
 use crate::space::Progress;
@@ -13,7 +14,7 @@ use crate::sync::atomic::Ordering;
 use crate::syscall::Caller;
 use crate::{migrate, overrun};
 use abi::argument::Cap;
-use abi::cap::{Kind, TimeLimit};
+use abi::cap::TimeLimit;
 use abi::utcb::WORDS;
 use abi::{Status, call, kind};
 
@@ -32,22 +33,24 @@ fn limit<const RIGHTS: u16>(
 }
 
 /// [`abi::Op::CreateSched`].
-pub fn sched(caller: &Caller, payer: Payer) -> Result<AnyRef, Status> {
-    let call: call::CreateSched = caller.arguments()?;
-    let payer = payer?;
+pub fn sched(
+    tree: &Tree,
+    caller: &Domain,
+    call: call::CreateSched,
+    payer: Ref<Domain>,
+) -> Result<AnyRef, Status> {
     let cpu = check_cpu(call.cpu)?;
     let priority = call.priority.get() as u8;
     let (budget, period) = (call.budget, call.period);
     if budget > period || (budget == 0) != (period == 0) {
         return Err(Status::BadArgument);
     }
-    let most = limit(caller.tree, caller.domain, call.time, cpu)?;
+    let most = limit(tree, caller, call.time, cpu)?;
     let limit = TimeLimit { priority, ..most };
     if !most.includes(limit) {
         return Err(Status::Denied);
     }
-    let header = Header::new(Kind::Sched, Some(payer));
-    let sched = payer.make(|| Sched::new(header, cpu, limit, budget, period))?;
+    let sched = payer.make(|header| Sched::new(header, cpu, limit, budget, period))?;
     Ok(object::header(sched))
 }
 
@@ -84,10 +87,8 @@ pub fn bind_sched(caller: &Caller) -> Result<(), Status> {
 pub fn bind_overrun(caller: &Caller) -> Result<(), Status> {
     let call: call::BindOverrun = caller.arguments()?;
     let sched = caller.domain.object(call.sched)?;
-    let binding = Binding::new(caller.domain, call.sched.selector(), call.notification)?;
-    overrun::bind(sched, binding.target)?;
-    binding.note(caller.tree);
-    Ok(())
+    let bind = |target, _| overrun::bind(sched, target);
+    binding::bind(caller, call.sched.selector(), call.notification, &bind)
 }
 
 /// [`abi::Op::Migrate`]; `asked`: by an earlier run of this system call.
