@@ -113,11 +113,6 @@ impl Domain {
         Ok(unsafe { Ref::place(page.virt.0, domain) })
     }
 
-    /// Number of slots in the table.
-    pub fn slots(&self) -> u32 {
-        self.slots as u32
-    }
-
     /// The slot that `selector` names.
     #[inline(never)]
     pub fn slot(&self, selector: Selector) -> Option<Ref<Slot>> {
@@ -317,7 +312,8 @@ impl Domain {
             self.free_page(page);
             return true;
         }
-        let left = self.cursor.load(Ordering::Relaxed).min(self.slots()).div_ceil(SLOTS_PER_PAGE);
+        let cursor = self.cursor.load(Ordering::Relaxed);
+        let left = cursor.min(self.slots as u32).div_ceil(SLOTS_PER_PAGE);
         if left == 0 {
             return false;
         }
@@ -334,7 +330,7 @@ impl Domain {
     pub fn free_last(domain: Ref<Domain>) {
         let (limit, used) = domain.quota();
         debug_assert_eq!(used, 0, "pages that nobody returned");
-        let pages = Domain::overhead(domain.slots()) + limit;
+        let pages = Domain::overhead(domain.slots as u32) + limit;
         let payer = domain.header.payer;
         mem::free(domain.directory);
         mem::free(KernelPage::from_virt(domain.address()));

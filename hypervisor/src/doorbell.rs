@@ -41,7 +41,7 @@ pub const PAGE: usize = core::mem::offset_of!(Doorbells, page);
 
 impl Doorbells {
     /// None.
-    pub const fn new() -> Doorbells {
+    pub const fn none() -> Doorbells {
         Doorbells { page: AtomicU64::new(0), count: TicketMutex::new(0) }
     }
 

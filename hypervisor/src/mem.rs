@@ -25,24 +25,17 @@ impl KernelPage {
 
     /// The page at physical address `phys`, which is inside the pool.
     pub fn from_phys(phys: HostPhys) -> KernelPage {
-        let virt = layout::window(phys);
-        KernelPage { virt }
+        KernelPage { virt: layout::window(phys) }
     }
 
     /// The page at kernel address `virt`, which is inside the pool.
     pub fn from_virt(virt: u64) -> KernelPage {
-        let virt = HostVirt(virt);
-        KernelPage { virt }
+        KernelPage { virt: HostVirt(virt) }
     }
 
     /// Where it is.
     pub fn phys(self) -> HostPhys {
         layout::window_phys(self.virt)
-    }
-
-    /// Fills the page with zeros.
-    pub fn clear(&self) {
-        self.fill(0);
     }
 
     /// Fills the page with copies of a word.
@@ -171,7 +164,7 @@ pub fn alloc() -> Option<KernelPage> {
 
 /// Returns a page that nothing refers to any more, and clears it.
 pub fn free(page: KernelPage) {
-    page.clear();
+    page.fill(0);
     let mut pool = POOL.lock();
     page.write(0, pool.head);
     pool.head = page.virt.0;

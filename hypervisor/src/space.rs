@@ -77,7 +77,7 @@ unsafe impl Linked for User {
 
 impl User {
     /// What uses no space yet.
-    pub const fn new() -> User {
+    pub const fn of_nothing() -> User {
         User { link: Link::new(), object: CpuCell::new(None) }
     }
 
@@ -135,7 +135,7 @@ impl Space {
             users: Ring::new(),
             cpus: AtomicU64::new(0),
             shared: AtomicU64::new(0),
-            doorbells: Doorbells::new(),
+            doorbells: Doorbells::none(),
             ports: [const { AtomicU64::new(0) }; 2],
         };
         Ok(payer.make_in(cell, space))
@@ -320,22 +320,19 @@ pub fn map(tree: &Tree, domain: &Domain, request: &call::Map) -> Result<Progress
             let mapped = Mapped { phys: HostPhys(start + done), kind, rights, caching };
             space.table.map(request.address + done, left, &mapped, &space.header.payer)
         };
-        match step {
-            Ok(bytes) => done += bytes,
-            Err(status) => {
-                slot.done.store(done, Ordering::Relaxed);
-                slot.second.store(done, Ordering::Relaxed);
-                if done == 0 {
-                    remove_mapping(tree, slot);
-                } else if ports {
-                    // As below; but nobody waits for that.
-                    epoch::stale(space.cpus.load(Ordering::Relaxed));
-                    epoch::begin();
-                }
-                return Err(status);
-            }
-        }
+        done += step.unwrap_or(0);
         slot.done.store(done, Ordering::Relaxed);
+        if let Err(status) = step {
+            slot.second.store(done, Ordering::Relaxed);
+            if done == 0 {
+                remove_mapping(tree, slot);
+            } else if ports {
+                // As below; but nobody waits for that.
+                epoch::stale(space.cpus.load(Ordering::Relaxed));
+                epoch::begin();
+            }
+            return Err(status);
+        }
         if done == request.size {
             if ports {
                 // CPUs that run in the space have a copy of its I/O permissions.
