@@ -22,16 +22,28 @@ use abi::operation::Operation;
 use abi::syscall::{SpaceKind, ThreadFlags};
 use abi::{MAX_DOMAIN_DEPTH, Rights, Status, call};
 
-/// Carries out a creation: `make` makes the object, which the given domain pays for.
+/// What an object is made from.
+pub struct Creation<'a, T> {
+    /// Proof that the tree is locked.
+    pub tree: &'a Tree,
+    /// The domain that the arguments' selectors are of.
+    pub caller: &'a Domain,
+    /// The arguments.
+    pub call: T,
+    /// The domain that pays.
+    pub payer: Ref<Domain>,
+}
+
+/// Carries out a creation: `make` makes the object.
 pub fn create<T: Operation>(
     caller: &Caller,
-    make: fn(&Tree, &Domain, T, Ref<Domain>) -> Result<AnyRef, Status>,
+    make: fn(Creation<T>) -> Result<AnyRef, Status>,
 ) -> Result<(), Status> {
     // What is wrong with the arguments comes first.
     let call = caller.arguments()?;
     let (payer, slot) = target(caller)?;
-    let object = make(caller.tree, caller.domain, call, payer)?;
-    hold(caller.tree, slot, object);
+    let Caller { tree, domain: caller, .. } = *caller;
+    hold(tree, slot, make(Creation { tree, caller, call, payer })?);
     Ok(())
 }
 
@@ -56,12 +68,8 @@ fn hold(tree: &Tree, slot: Ref<Slot>, object: AnyRef) {
 }
 
 /// [`abi::Op::CreateDomain`].
-pub fn domain(
-    _tree: &Tree,
-    caller: &Domain,
-    call: call::CreateDomain,
-    payer: Ref<Domain>,
-) -> Result<AnyRef, Status> {
+pub fn domain(new: Creation<call::CreateDomain>) -> Result<AnyRef, Status> {
+    let Creation { caller, call, payer, .. } = new;
     let (quota, slots) = (call.quota.get(), call.slots.get() as u32);
     let level = payer.level.max(caller.level);
     if level >= MAX_DOMAIN_DEPTH {
@@ -74,13 +82,8 @@ pub fn domain(
 }
 
 /// [`abi::Op::CreateSpace`].
-pub fn space(
-    _tree: &Tree,
-    _caller: &Domain,
-    call: call::CreateSpace,
-    payer: Ref<Domain>,
-) -> Result<AnyRef, Status> {
-    Space::make(payer, call.kind).map(object::header)
+pub fn space(new: Creation<call::CreateSpace>) -> Result<AnyRef, Status> {
+    Space::make(new.payer, new.call.kind).map(object::header)
 }
 
 /// `cpu`, if the machine has it.
@@ -110,12 +113,8 @@ fn shared_page(
 }
 
 /// [`abi::Op::CreateThread`].
-pub fn thread(
-    tree: &Tree,
-    caller: &Domain,
-    call: call::CreateThread,
-    payer: Ref<Domain>,
-) -> Result<AnyRef, Status> {
+pub fn thread(new: Creation<call::CreateThread>) -> Result<AnyRef, Status> {
+    let Creation { tree, caller, call, payer } = new;
     let domain = caller.object(call.domain)?;
     let space = caller.object(call.space)?;
     // They end together, so that no reference between them outlives its object.
@@ -156,12 +155,8 @@ pub fn thread(
 }
 
 /// [`abi::Op::CreateVcpu`].
-pub fn vcpu(
-    tree: &Tree,
-    caller: &Domain,
-    call: call::CreateVcpu,
-    payer: Ref<Domain>,
-) -> Result<AnyRef, Status> {
+pub fn vcpu(new: Creation<call::CreateVcpu>) -> Result<AnyRef, Status> {
+    let Creation { tree, caller, call, payer } = new;
     let domain = caller.object(call.domain)?;
     let guest = caller.object(call.guest_space)?;
     let monitor = caller.object(call.host_space)?;
@@ -209,12 +204,8 @@ pub fn vcpu(
 }
 
 /// [`abi::Op::CreatePortal`].
-pub fn portal(
-    _tree: &Tree,
-    caller: &Domain,
-    call: call::CreatePortal,
-    payer: Ref<Domain>,
-) -> Result<AnyRef, Status> {
+pub fn portal(new: Creation<call::CreatePortal>) -> Result<AnyRef, Status> {
+    let Creation { caller, call, payer, .. } = new;
     let handler = caller.object(call.handler)?;
     if handler.foreign {
         return Err(Status::BadArgument);
@@ -225,13 +216,8 @@ pub fn portal(
 }
 
 /// [`abi::Op::CreateNotification`].
-pub fn notification(
-    _tree: &Tree,
-    _caller: &Domain,
-    _call: call::CreateNotification,
-    payer: Ref<Domain>,
-) -> Result<AnyRef, Status> {
-    payer.make(Notification::new).map(object::header)
+pub fn notification(new: Creation<call::CreateNotification>) -> Result<AnyRef, Status> {
+    new.payer.make(Notification::new).map(object::header)
 }
 
 /// [`abi::Op::BindKick`].

@@ -60,11 +60,6 @@ pub struct Domain {
     cursor: AtomicU32,
 }
 
-// SAFETY: repr(C), header first, page-aligned.
-unsafe impl Object for Domain {
-    const KIND: Kind = Kind::Domain;
-}
-
 /// Offsets for the fast path.
 pub mod offset {
     use super::Domain;

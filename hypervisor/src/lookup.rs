@@ -16,6 +16,7 @@ use abi::argument::Cap;
 use abi::cap::Kind;
 use abi::kind::{self, Single, Target};
 use abi::{Rights, Selector, Status};
+use core::mem::offset_of;
 
 /// A kind of which each capability names an object of one type.
 pub trait Named: Single {
@@ -23,24 +24,30 @@ pub trait Named: Single {
     type Object: Object;
 }
 
+/// The objects' types by their kinds, and where their headers are.
 macro_rules! named {
-    ($($kind:ident: $object:ty,)*) => {
-        $(impl Named for kind::$kind {
+    ($($object:ident: $($header:ident).+;)*) => {$(
+        impl Named for kind::$object {
             type Object = $object;
-        })*
+        }
 
-        $(const _: () = assert!(<$object as Object>::KIND as u8 == kind::$kind::KIND as u8);)*
-    };
+        // SAFETY: as is asserted below; the types are repr(C).
+        unsafe impl Object for $object {
+            const KIND: Kind = kind::$object::KIND;
+        }
+
+        const _: () = assert!(offset_of!($object, $($header).+) == 0 && align_of::<$object>() >= 64);
+    )*};
 }
 
 named! {
-    Domain: Domain,
-    Space: Space,
-    Thread: Thread,
-    Vcpu: Vcpu,
-    Sched: Sched,
-    Portal: Portal,
-    Notification: Notification,
+    Domain: header;
+    Space: header;
+    Thread: context.header;
+    Vcpu: context.header;
+    Sched: header;
+    Portal: header;
+    Notification: header;
 }
 
 /// A capability that was found.

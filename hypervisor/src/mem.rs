@@ -146,20 +146,19 @@ pub fn free_pages() -> u64 {
 /// Takes a page, filled with zeros. The caller has charged somebody for it.
 pub fn alloc() -> Option<KernelPage> {
     let mut pool = POOL.lock();
-    let virt = if pool.head != 0 {
-        let virt = pool.head;
-        let page = KernelPage::from_virt(virt);
+    let page = if pool.head != 0 {
+        let page = KernelPage::from_virt(pool.head);
         pool.head = page.read(0);
         page.write(0, 0);
-        virt
+        page
     } else if pool.untouched < pool.end {
         pool.untouched += PAGE;
-        pool.untouched - PAGE
+        KernelPage::from_virt(pool.untouched - PAGE)
     } else {
         return None;
     };
     pool.free -= 1;
-    Some(KernelPage::from_virt(virt))
+    Some(page)
 }
 
 /// Returns a page that nothing refers to any more, and clears it.

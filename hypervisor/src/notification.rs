@@ -6,11 +6,10 @@
 use crate::cell::{CpuCell, Ref};
 use crate::context::{Context, State};
 use crate::cpu::{self, Cpu};
-use crate::object::{Header, Object};
+use crate::object::Header;
 use crate::sync::TicketMutex;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::thread::Thread;
-use abi::cap::Kind;
 use abi::{Status, call};
 
 /// Offsets for the fast path.
@@ -47,11 +46,6 @@ pub struct Notification {
     pub posted: AtomicBool,
     /// Link in the inbox; under its lock.
     pub posted_next: CpuCell<Option<Ref<Notification>>>,
-}
-
-// SAFETY: repr(C), header first, 64-byte aligned.
-unsafe impl Object for Notification {
-    const KIND: Kind = Kind::Notification;
 }
 
 impl Notification {

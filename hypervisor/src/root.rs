@@ -4,7 +4,7 @@ use crate::addr::HostPhys;
 use crate::boot::{BootParams, PhysRange, RegionKind};
 use crate::cell::Ref;
 use crate::cpu::{self, Cpu};
-use crate::create;
+use crate::create::{self, Creation};
 use crate::domain::Domain;
 use crate::mem::{self, KernelPage};
 use crate::object::{self, Object};
@@ -109,7 +109,7 @@ pub fn start(cpu: &Cpu, mut info: BootInfo, head: &Head) -> Result<(), Status> {
         space.map_kernel_page(&slot::lock(), argument(at)?, domain.alloc_page()?, Rights::RW)?;
     }
 
-    let request = call::CreateThread {
+    let call = call::CreateThread {
         payer: boot::ROOT_DOMAIN.into(),
         destination: boot::ROOT_THREAD.into(),
         domain: boot::ROOT_DOMAIN.into(),
@@ -120,7 +120,8 @@ pub fn start(cpu: &Cpu, mut info: BootInfo, head: &Head) -> Result<(), Status> {
         sp: argument(boot::ROOT_STACK_TOP)?,
         exceptions: Selector::NULL,
     };
-    let thread = create::thread(&slot::lock(), &domain, request, domain)?;
+    let thread =
+        create::thread(Creation { tree: &slot::lock(), caller: &domain, call, payer: domain })?;
     let thread: Ref<Thread> = object::downcast(thread)?;
     thread.with_frame(|frame| frame.set_start_argument(boot::ROOT_BOOT_INFO));
     let sched = domain.make(|header| Sched::new(header, cpu.index, TimeLimit::ALL, 0, 0))?;

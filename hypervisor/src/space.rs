@@ -7,7 +7,7 @@ use crate::domain::Domain;
 use crate::doorbell::Doorbells;
 use crate::epoch;
 use crate::mem::KernelPage;
-use crate::object::{AnyRef, Header, Object};
+use crate::object::{AnyRef, Header};
 use crate::ring::{Link, Linked, Ring};
 use crate::slot::{CapWord, DOORBELL, List, Slot, Tree};
 use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -56,11 +56,6 @@ pub struct Space {
     pub doorbells: Doorbells,
     /// Kernel addresses of the two pages of the I/O permission bitmap, or 0. A set bit denies.
     ports: [AtomicU64; 2],
-}
-
-// SAFETY: repr(C), header first, 64-byte aligned.
-unsafe impl Object for Space {
-    const KIND: Kind = Kind::Space;
 }
 
 /// A thread or vCPU among the users of a space; part of it.

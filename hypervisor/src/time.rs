@@ -1,9 +1,8 @@
 //! System calls about time: scheduling contexts, what they are made from and bound to, schedules, migration.
 
 use crate::binding;
-use crate::cell::Ref;
 use crate::cpu;
-use crate::create::check_cpu;
+use crate::create::{Creation, check_cpu};
 use crate::cyclic::Frame;
 use crate::domain::Domain;
 use crate::object::{self, AnyRef};
@@ -33,12 +32,8 @@ fn limit<const RIGHTS: u16>(
 }
 
 /// [`abi::Op::CreateSched`].
-pub fn sched(
-    tree: &Tree,
-    caller: &Domain,
-    call: call::CreateSched,
-    payer: Ref<Domain>,
-) -> Result<AnyRef, Status> {
+pub fn sched(new: Creation<call::CreateSched>) -> Result<AnyRef, Status> {
+    let Creation { tree, caller, call, payer } = new;
     let cpu = check_cpu(call.cpu)?;
     let priority = call.priority.get() as u8;
     let (budget, period) = (call.budget, call.period);

@@ -5,7 +5,7 @@ use crate::arch::{self, CpuArch, paging};
 use crate::cell::Ref;
 use crate::context::{Context, HasContext, State};
 use crate::cpu::{self, Cpu};
-use crate::create;
+use crate::create::{self, Creation};
 use crate::domain::{Domain, SLOTS_PER_PAGE};
 use crate::mem::{self, PAGE};
 use crate::object;
@@ -191,7 +191,7 @@ impl World {
             _turn: turn,
         };
         for cpu in 0..cpus {
-            let request = call::CreateThread {
+            let call = call::CreateThread {
                 payer: Selector(DOMAIN).into(),
                 destination: Selector::NULL.into(),
                 domain: Selector(DOMAIN).into(),
@@ -202,7 +202,9 @@ impl World {
                 sp: StackAddress::new(0).unwrap(),
                 exceptions: Selector::NULL,
             };
-            let driver = create::thread(&slot::lock(), &root, request, root).unwrap();
+            let driver =
+                create::thread(Creation { tree: &slot::lock(), caller: &root, call, payer: root })
+                    .unwrap();
             let driver: Ref<Thread> = object::downcast(driver).unwrap();
             let sched = root.make(|header| Sched::new(header, cpu, TimeLimit::ALL, 0, 0)).unwrap();
             world.on(cpu);
