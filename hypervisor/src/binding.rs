@@ -6,14 +6,16 @@
 //! under the tree's lock.
 
 use crate::cell::Ref;
-use crate::domain::{Domain, resolve};
-use crate::interrupt::{self, Interrupt};
+use crate::domain::resolve;
+use crate::interrupt;
 use crate::logring;
+use crate::lookup::Held;
 use crate::notification::{self, Notification};
 use crate::overrun;
 use crate::sched::Sched;
-use crate::slot::{CapWord, Slot, Tree};
+use crate::slot::{CapWord, List, Slot, Tree};
 use crate::sync::atomic::{Ordering, fence};
+use crate::syscall::Caller;
 use crate::vcpu::Vcpu;
 use abi::argument::Cap;
 use abi::argument::right::SIGNAL;
@@ -29,41 +31,22 @@ pub struct Target {
     pub bits: u64,
 }
 
-/// A binding that is about to be made.
-pub struct Binding {
-    source: Ref<Slot>,
-    through: Ref<Slot>,
-    /// What is signalled.
-    pub target: Target,
-}
-
-impl Binding {
-    /// With the capabilities of `caller` at `source`, which names what signals, and `notification`.
-    #[inline(never)]
-    pub fn new(
-        caller: &Domain,
-        source: Selector,
-        notification: Cap<kind::Notification, SIGNAL>,
-    ) -> Result<Binding, Status> {
-        let source = caller.slot(source).ok_or(Status::BadCapability)?;
-        let held = caller.held(notification)?;
-        let target =
-            Target { notification: held.object, bits: held.slot.first.load(Ordering::Relaxed) };
-        Ok(Binding { source, through: held.slot, target })
-    }
-
-    /// What signals knows its target now.
-    #[inline(never)]
-    pub fn note(&self, tree: &Tree) {
-        let through = self.through.link().into();
-        self.source.done.store(through, Ordering::Relaxed);
-        self.source.join_list(tree, self.through.bindings());
-    }
-
-    /// Position of the capability to what signals.
-    pub fn link(&self) -> u32 {
-        self.source.link()
-    }
+/// Binds what the capability at `source` names to `notification`: `bind` lets it know its target, and that capability's
+/// position.
+#[inline(never)]
+pub fn bind(
+    caller: &Caller,
+    source: Selector,
+    notification: Cap<kind::Notification, SIGNAL>,
+    bind: &dyn Fn(Target, u32) -> Result<(), Status>,
+) -> Result<(), Status> {
+    let source = caller.domain.slot(source).ok_or(Status::BadCapability)?;
+    let Held { slot: through, object: notification, .. } = caller.domain.held(notification)?;
+    let bits = through.first.load(Ordering::Relaxed);
+    bind(Target { notification, bits }, source.link())?;
+    source.done.store(through.link().into(), Ordering::Relaxed);
+    source.join(caller.tree, List::Bound, through.bindings());
+    Ok(())
 }
 
 /// Ends what is bound with the capability in `source`, which is or was `word`.
@@ -72,13 +55,13 @@ pub fn unbind(tree: &Tree, source: &Slot, word: CapWord) {
     let Some(through) = Slot::from_link(through) else {
         return;
     };
-    source.leave_list(tree, through.bindings());
-    if let Ok(interrupt) = resolve::<Interrupt>(word, Rights::empty()) {
-        interrupt::unbind(interrupt);
+    source.leave(tree, List::Bound, through.bindings());
+    if word.is(Kind::Interrupt) {
+        interrupt::unbind(interrupt::line(word.address()));
     } else if let Ok(sched) = resolve::<Sched>(word, Rights::empty()) {
         overrun::unbind(sched);
     } else {
-        logring::ignore();
+        logring::listen(None);
     }
 }
 

@@ -174,6 +174,19 @@ impl<T> Ref<T> {
         Ref(unsafe { NonNull::new_unchecked(address as *mut T) }, PhantomData)
     }
 
+    /// Puts `object` at `address`.
+    ///
+    /// # Safety
+    /// The memory there is fresh, large and aligned enough, and the object ends as the type's documentation says.
+    #[inline(always)]
+    pub unsafe fn place(address: u64, object: T) -> Ref<T> {
+        // SAFETY: by the caller's word.
+        unsafe {
+            (address as *mut T).write(object);
+            Ref::from_address(address)
+        }
+    }
+
     /// The object's address, which identifies it as long as it lives.
     #[inline(always)]
     pub fn address(self) -> u64 {

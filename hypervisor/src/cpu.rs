@@ -155,10 +155,7 @@ pub const PAGES: usize = size_of::<Cpu>().div_ceil(abi::PAGE_SIZE);
 /// `page` is the first of [`PAGES`] fresh ones, which are never freed.
 pub unsafe fn install(page: KernelPage, cpu: Cpu) -> Ref<Cpu> {
     // SAFETY: by the caller's word, it fits and stays.
-    let cpu: Ref<Cpu> = unsafe {
-        (page.virt.0 as *mut Cpu).write(cpu);
-        Ref::from_address(page.virt.0)
-    };
+    let cpu = unsafe { Ref::place(page.virt.0, cpu) };
     CPUS[cpu.index as usize].store(cpu.address(), Ordering::Release);
     COUNT.fetch_max(cpu.index + 1, Ordering::AcqRel);
     cpu
@@ -294,7 +291,7 @@ impl Cpu {
                 Progress::Done
             }
             Work::Migration(context) => migrate::serve(self, context),
-            Work::Ending(object) => destroy::detach_posted(self, object),
+            Work::Ending(object) => destroy::let_go(self, object),
         };
         if progress == Progress::Again {
             self.inbox.lock().put(work);

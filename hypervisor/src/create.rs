@@ -1,13 +1,13 @@
 //! Creation.
 
-use crate::arch::{self, Frame, PageTable, VcpuArch};
+use crate::arch::{self, Frame, VcpuArch};
 use crate::cell::{CpuCell, Ref};
 use crate::context::{Context, ReplyPath, State};
 use crate::cpu;
 use crate::domain::Domain;
 use crate::mem::{self, KernelPage};
 use crate::notification::Notification;
-use crate::object::{self, AnyRef, Header, Object};
+use crate::object::{self, AnyRef, Header};
 use crate::portal::{self, Portal};
 use crate::ring::Ring;
 use crate::slot::{CapWord, ORIGIN, Slot, Tree};
@@ -16,32 +16,39 @@ use crate::sync::atomic::Ordering;
 use crate::syscall::Caller;
 use crate::thread::Thread;
 use crate::vcpu::{MAX_ARCH_PAGES, Vcpu};
-use abi::argument::{CodeAddress, PageAddress, Placement, StackAddress};
+use abi::argument::{PageAddress, Placement};
 use abi::cap::Kind;
+use abi::operation::Operation;
 use abi::syscall::{SpaceKind, ThreadFlags};
-use abi::{MAX_DOMAIN_DEPTH, Rights, Selector, Status, call};
+use abi::{MAX_DOMAIN_DEPTH, Rights, Status, call};
 
-/// Who pays for a new object, or why nobody does: what is wrong with the arguments comes first.
-pub type Payer = Result<Ref<Domain>, Status>;
+/// What an object is made from.
+pub struct Creation<'a, T> {
+    /// Proof that the tree is locked.
+    pub tree: &'a Tree,
+    /// The domain that the arguments' selectors are of.
+    pub caller: &'a Domain,
+    /// The arguments.
+    pub call: T,
+    /// The domain that pays.
+    pub payer: Ref<Domain>,
+}
 
 /// Carries out a creation: `make` makes the object.
-pub fn create(
+pub fn create<T: Operation>(
     caller: &Caller,
-    make: fn(&Caller, Payer) -> Result<AnyRef, Status>,
+    make: fn(Creation<T>) -> Result<AnyRef, Status>,
 ) -> Result<(), Status> {
-    // The lock keeps the slot empty.
-    let target = target(caller);
-    let object = make(caller, target.map(|(payer, _)| payer))?;
-    let (_, slot) = target?;
-    slot.describe(caller.tree, ORIGIN);
-    slot.first.store(u64::MAX, Ordering::Release);
-    object.origin.store(slot.link(), Ordering::Relaxed);
-    let word = CapWord::new(object.kind, Rights::all(), object.address());
-    slot.publish(caller.tree, word);
+    // What is wrong with the arguments comes first.
+    let call = caller.arguments()?;
+    let (payer, slot) = target(caller)?;
+    let Caller { tree, domain: caller, .. } = *caller;
+    hold(tree, slot, make(Creation { tree, caller, call, payer })?);
     Ok(())
 }
 
-/// The payer and the slot of a creation.
+/// The payer and the slot of a creation. The lock keeps the slot empty.
+#[inline(never)]
 fn target(caller: &Caller) -> Result<(Ref<Domain>, Ref<Slot>), Status> {
     // The arguments that all creations begin with; of a notification there are no others.
     let call: call::CreateNotification = caller.arguments()?;
@@ -52,54 +59,31 @@ fn target(caller: &Caller) -> Result<(Ref<Domain>, Ref<Slot>), Status> {
     Ok((payer, caller.domain.empty_slot(call.destination.0)?))
 }
 
+/// Puts the first capability of `object` into `slot`.
+#[inline(never)]
+fn hold(tree: &Tree, slot: Ref<Slot>, object: AnyRef) {
+    object.origin.store(slot.link(), Ordering::Relaxed);
+    let word = CapWord::new(object.kind, Rights::all(), object.address());
+    slot.fill(tree, word, [u64::MAX, 0], ORIGIN);
+}
+
 /// [`abi::Op::CreateDomain`].
-pub fn domain(caller: &Caller, payer: Payer) -> Result<AnyRef, Status> {
-    let call: call::CreateDomain = caller.arguments()?;
-    let payer = payer?;
+pub fn domain(new: Creation<call::CreateDomain>) -> Result<AnyRef, Status> {
+    let Creation { caller, call, payer, .. } = new;
     let (quota, slots) = (call.quota.get(), call.slots.get() as u32);
-    let level = payer.level().max(caller.domain.level());
+    let level = payer.level.max(caller.level);
     if level >= MAX_DOMAIN_DEPTH {
         return Err(Status::BadArgument);
     }
-    let cost = Domain::overhead(slots) + quota;
-    payer.charge(cost)?;
-    let Some(domain) = Domain::create(Some(payer), level + 1, slots, quota) else {
-        payer.uncharge(cost);
-        return Err(Status::Quota);
-    };
+    payer.charge(Domain::overhead(slots) + quota)?;
+    let domain = Domain::create(Some(payer), level + 1, slots, quota)?;
     payer.adopt(object::header(domain));
     Ok(object::header(domain))
 }
 
 /// [`abi::Op::CreateSpace`].
-pub fn space(caller: &Caller, payer: Payer) -> Result<AnyRef, Status> {
-    let call: call::CreateSpace = caller.arguments()?;
-    let payer = payer?;
-    let kind = call.kind;
-    // The cell first: what comes after it cannot fail, or leaves nothing behind.
-    let cell = payer.alloc_cell()?;
-    let table = PageTable::new(kind, &payer).inspect_err(|_| payer.free_cell(cell))?;
-    let header = Header::new(Kind::Space, Some(payer));
-    let space = Space::new(header, kind, arch::alloc_space_tag(kind), table);
-    Ok(object::header(payer.make_in(cell, space)))
-}
-
-/// The object that [`place`] will put into `page`.
-fn future(page: KernelPage) -> AnyRef {
-    // SAFETY: nobody looks at it before it is there.
-    unsafe { Ref::from_address(page.virt.0) }
-}
-
-/// Puts an object that takes a page of its own there.
-///
-/// # Safety
-/// `page` is fresh, and a `T` fits into it.
-unsafe fn place<T: Object>(page: KernelPage, object: T) -> Ref<T> {
-    // SAFETY: by the caller's word.
-    unsafe {
-        (page.virt.0 as *mut T).write(object);
-        Ref::from_address(page.virt.0)
-    }
+pub fn space(new: Creation<call::CreateSpace>) -> Result<AnyRef, Status> {
+    Space::make(new.payer, new.call.kind).map(object::header)
 }
 
 /// `cpu`, if the machine has it.
@@ -110,73 +94,52 @@ pub fn check_cpu(cpu: u32) -> Result<u32, Status> {
     Ok(cpu)
 }
 
+/// Charges `payer` for `count` pages, and maps one of them into `space` at `at`. The others are there for the caller to take:
+/// quotas together never exceed the pool.
+fn shared_page(
+    tree: &Tree,
+    payer: &Domain,
+    count: u64,
+    space: &Space,
+    at: PageAddress,
+) -> Result<KernelPage, Status> {
+    payer.charge(count)?;
+    let page = mem::alloc().ok_or(Status::Quota)?;
+    space.map_kernel_page(tree, at, page, Rights::RW).inspect_err(|_| {
+        mem::free(page);
+        payer.uncharge(count);
+    })?;
+    Ok(page)
+}
+
 /// [`abi::Op::CreateThread`].
-pub fn thread(caller: &Caller, payer: Payer) -> Result<AnyRef, Status> {
-    let call: call::CreateThread = caller.arguments()?;
-    let payer = payer?;
-    let domain = caller.domain.object(call.domain)?;
-    let space = caller.domain.object(call.space)?;
+pub fn thread(new: Creation<call::CreateThread>) -> Result<AnyRef, Status> {
+    let Creation { tree, caller, call, payer } = new;
+    let domain = caller.object(call.domain)?;
+    let space = caller.object(call.space)?;
     // They end together, so that no reference between them outlives its object.
-    if domain != payer || space.payer()? != payer || space.kind != SpaceKind::Host {
+    if domain != payer || space.header.payer != payer || space.kind != SpaceKind::Host {
         return Err(Status::BadArgument);
     }
-    check_cpu(call.placement.cpu)?;
-    let start = ThreadStart {
-        placement: call.placement,
-        utcb: call.utcb,
-        ip: call.ip,
-        sp: call.sp,
-        exceptions: call.exceptions,
-    };
-    let thread = make_thread(caller.tree, payer, space, &start)?;
-    Ok(object::header(thread))
-}
-
-/// What a new thread starts with.
-pub struct ThreadStart {
-    /// CPU, which the machine has, and what the thread is.
-    pub placement: Placement,
-    /// Where its UTCB is to be.
-    pub utcb: PageAddress,
-    /// Instruction pointer.
-    pub ip: CodeAddress,
-    /// Stack pointer.
-    pub sp: StackAddress,
-    /// Portal for its exceptions, in its domain.
-    pub exceptions: Selector,
-}
-
-/// Makes a thread that `domain` pays for.
-pub fn make_thread(
-    tree: &Tree,
-    domain: Ref<Domain>,
-    space: Ref<Space>,
-    start: &ThreadStart,
-) -> Result<Ref<Thread>, Status> {
-    let Placement { cpu, flags } = start.placement;
+    let Placement { cpu, flags } = call.placement;
+    check_cpu(cpu)?;
+    let utcb = shared_page(tree, &domain, 2, &space, call.utcb)?;
+    let page = mem::alloc().ok_or(Status::Quota)?;
     let foreign = flags.contains(ThreadFlags::FOREIGN);
-    let page = domain.alloc_page()?;
-    let utcb = domain.alloc_page().inspect_err(|_| domain.free_page(page))?;
-    if let Err(status) = space.map_kernel_page(tree, start.utcb, utcb) {
-        domain.free_page(utcb);
-        domain.free_page(page);
-        return Err(status);
-    }
-    let header = Header::new(Kind::Thread, Some(domain));
-    let context = Context::new(header, cpu, State::New);
+    let context = Context::new(Header::new(Kind::Thread, domain), cpu, State::New);
     if foreign {
         context.reply_path.set(ReplyPath::General);
     }
     let thread = Thread {
         context,
-        frame: CpuCell::new(Frame::user(start.ip.get(), start.sp.get())),
+        frame: CpuCell::new(Frame::user(call.ip.get(), call.sp.get())),
         caller: CpuCell::new(None),
         domain,
         space,
-        use_of_space: User::new(future(page)),
+        use_of_space: User::of_nothing(),
         utcb,
-        utcb_address: start.utcb.get(),
-        exception_portal: start.exceptions,
+        utcb_address: call.utcb.get(),
+        exception_portal: call.exceptions,
         pending: CpuCell::new(None),
         in_exception: CpuCell::new(false),
         foreign,
@@ -184,40 +147,31 @@ pub fn make_thread(
         sync: CpuCell::new(None),
     };
     // SAFETY: a fresh page; that a Thread fits is asserted beside its definition.
-    let thread = unsafe { place(page, thread) };
-    thread.use_of_space.enter(tree, &space);
+    let thread = unsafe { Ref::place(page.virt.0, thread) };
+    thread.use_of_space.enter(tree, &space, object::header(thread));
     space.runs_on(tree, cpu);
     domain.adopt(object::header(thread));
-    Ok(thread)
+    Ok(object::header(thread))
 }
 
 /// [`abi::Op::CreateVcpu`].
-pub fn vcpu(caller: &Caller, payer: Payer) -> Result<AnyRef, Status> {
-    let call: call::CreateVcpu = caller.arguments()?;
-    let payer = payer?;
-    let domain = caller.domain.object(call.domain)?;
-    let guest = caller.domain.object(call.guest_space)?;
-    let monitor = caller.domain.object(call.host_space)?;
+pub fn vcpu(new: Creation<call::CreateVcpu>) -> Result<AnyRef, Status> {
+    let Creation { tree, caller, call, payer } = new;
+    let domain = caller.object(call.domain)?;
+    let guest = caller.object(call.guest_space)?;
+    let monitor = caller.object(call.host_space)?;
     let cpu = check_cpu(call.cpu)?;
-    let one_payer = domain == payer && guest.payer()? == payer && monitor.payer()? == payer;
+    let one_payer = [domain, guest.header.payer, monitor.header.payer] == [payer; 3];
     if !one_payer || guest.kind != SpaceKind::Guest || monitor.kind != SpaceKind::Host {
         return Err(Status::BadArgument);
     }
     let count = arch::pages_per_vcpu().ok_or(Status::Unsupported)?.min(MAX_ARCH_PAGES);
-    payer.charge(count as u64 + 1)?;
-    let state_page = payer.alloc_page().inspect_err(|_| payer.uncharge(count as u64 + 1))?;
-    if let Err(status) = monitor.map_kernel_page(caller.tree, call.state, state_page) {
-        payer.free_page(state_page);
-        payer.uncharge(count as u64 + 1);
-        return Err(status);
-    }
-    // Charged pages are there: quotas together never exceed the pool.
+    let state_page = shared_page(tree, &payer, count as u64 + 2, &monitor, call.state)?;
     let own = mem::alloc().ok_or(Status::Quota)?;
     let mut arch_pages = [KernelPage::NONE; MAX_ARCH_PAGES];
     for page in arch_pages.iter_mut().take(count) {
         *page = mem::alloc().ok_or(Status::Quota)?;
     }
-    let header = Header::new(Kind::Vcpu, Some(payer));
     // The first thing that a vCPU does is to ask its monitor for its state.
     let startup = crate::vcpu::Exit {
         kind: abi::vcpu::ExitKind::Startup,
@@ -225,11 +179,11 @@ pub fn vcpu(caller: &Caller, payer: Payer) -> Result<AnyRef, Status> {
         info: [0; 3],
     };
     let vcpu = Vcpu {
-        context: Context::new(header, cpu, State::Ready),
+        context: Context::new(Header::new(Kind::Vcpu, payer), cpu, State::Ready),
         domain,
         guest,
         monitor,
-        uses: [User::new(future(own)), User::new(future(own))],
+        uses: [const { User::of_nothing() }; 2],
         state_page,
         state_address: call.state.get(),
         exit_base: CpuCell::new(call.portals),
@@ -240,34 +194,30 @@ pub fn vcpu(caller: &Caller, payer: Payer) -> Result<AnyRef, Status> {
         arch_pages: (arch_pages, count),
     };
     // SAFETY: a fresh page; that a Vcpu fits is asserted beside its definition.
-    let vcpu = unsafe { place(own, vcpu) };
+    let vcpu = unsafe { Ref::place(own.virt.0, vcpu) };
     for (user, space) in vcpu.uses.iter().zip([guest, monitor]) {
-        user.enter(caller.tree, &space);
+        user.enter(tree, &space, object::header(vcpu));
     }
-    guest.runs_on(caller.tree, cpu);
+    guest.runs_on(tree, cpu);
     payer.adopt(object::header(vcpu));
     Ok(object::header(vcpu))
 }
 
 /// [`abi::Op::CreatePortal`].
-pub fn portal(caller: &Caller, payer: Payer) -> Result<AnyRef, Status> {
-    let call: call::CreatePortal = caller.arguments()?;
-    let payer = payer?;
-    let handler = caller.domain.object(call.handler)?;
+pub fn portal(new: Creation<call::CreatePortal>) -> Result<AnyRef, Status> {
+    let Creation { caller, call, payer, .. } = new;
+    let handler = caller.object(call.handler)?;
     if handler.foreign {
         return Err(Status::BadArgument);
     }
-    let header = Header::new(Kind::Portal, Some(payer));
-    let portal = payer.make(|| Portal::new(header, call.identity, call.groups))?;
+    let portal = payer.make(|header| Portal::new(header, call.identity, call.groups))?;
     portal::bind(portal, handler);
     Ok(object::header(portal))
 }
 
 /// [`abi::Op::CreateNotification`].
-pub fn notification(_caller: &Caller, payer: Payer) -> Result<AnyRef, Status> {
-    let payer = payer?;
-    let header = Header::new(Kind::Notification, Some(payer));
-    Ok(object::header(payer.make(|| Notification::new(header))?))
+pub fn notification(new: Creation<call::CreateNotification>) -> Result<AnyRef, Status> {
+    new.payer.make(Notification::new).map(object::header)
 }
 
 /// [`abi::Op::BindKick`].

@@ -21,10 +21,9 @@ struct Checked {
     source: Ref<Slot>,
     target: Ref<Slot>,
     grant: bool,
-    /// What the new slot holds, unless the capability is granted as it is.
+    /// What the new slot holds.
     word: CapWord,
-    first: u64,
-    second: u64,
+    range: [u64; 2],
     extra: u64,
 }
 
@@ -42,17 +41,17 @@ fn check(
     let grant = flags.contains(DelegateFlags::GRANT);
     let target = receiver.empty_slot(target.0)?;
     let extra = source.extra.load(Ordering::Relaxed);
-    let (first, second) =
-        (source.first.load(Ordering::Relaxed), source.second.load(Ordering::Relaxed));
+    let range = source.range();
     if grant {
         // What was derived or bound would change its parent, and an object its order of destruction.
         if source.first_child(tree).is_some() || source.is_bound() || extra & ORIGIN != 0 {
             return Err(Status::Busy);
         }
-        return Ok(Checked { source, target, grant, word, first, second, extra });
+        return Ok(Checked { source, target, grant, word, range, extra });
     }
     let rights = rights & word.rights();
-    let (first, second) = match word.kind() {
+    let [first, second] = range;
+    let range = match word.kind() {
         Kind::Memory => {
             let ports = space::is_ports(extra);
             let unit = if ports { 1 } else { abi::PAGE_SIZE as u64 };
@@ -60,10 +59,10 @@ fn check(
             if size == 0 || !inside || (from | size) & (unit - 1) != 0 {
                 return Err(Status::BadArgument);
             }
-            (first + from, size)
+            [first + from, size]
         }
         Kind::Notification if from & !first != 0 => return Err(Status::Denied),
-        Kind::Notification => (from, 0),
+        Kind::Notification => [from, 0],
         Kind::Time => {
             let (cpus, narrower) = (from, TimeLimit::unpack(size));
             let narrower = narrower.ok_or(Status::BadArgument)?;
@@ -71,17 +70,16 @@ fn check(
             if cpus & !first != 0 || !inside {
                 return Err(Status::Denied);
             }
-            (cpus, narrower.pack())
+            [cpus, narrower.pack()]
         }
-        _ => (first, second),
+        _ => range,
     };
     Ok(Checked {
         source,
         target,
         grant,
         word: CapWord::new(word.kind(), rights, word.address()),
-        first,
-        second,
+        range,
         extra: extra & 0xff00,
     })
 }
@@ -92,14 +90,10 @@ fn carry_out(tree: &Tree, checked: &Checked) {
     if checked.grant {
         let source = &checked.source;
         source.move_to(tree, target);
-        target.publish(tree, checked.word);
         return binding::moved(tree, source, target, checked.word);
     }
-    target.describe(tree, checked.extra);
-    target.first.store(checked.first, Ordering::Release);
-    target.second.store(checked.second, Ordering::Relaxed);
+    target.fill(tree, checked.word, checked.range, checked.extra);
     target.link_under(tree, &checked.source);
-    target.publish(tree, checked.word);
 }
 
 /// [`abi::Op::Delegate`].

@@ -12,7 +12,7 @@ use crate::domain::Domain;
 use crate::mem::KernelPage;
 use crate::notification::{self, Notification};
 use crate::object::{self, AnyRef, Ending, Object, Owned};
-use crate::portal::{self, Portal};
+use crate::portal;
 use crate::ring::Ring;
 use crate::sched::{self, Sched};
 use crate::slot::{CapWord, Slot, Tree};
@@ -25,19 +25,8 @@ use crate::{arch, binding, cpu, epoch, ipc, migrate};
 use abi::Status;
 use abi::cap::Kind;
 
-/// Light steps that one run of a revocation or destruction takes; a heavy one ends it.
+/// Steps that one run of a revocation or destruction takes.
 const BATCH: usize = 16;
-
-/// What a step did.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Step {
-    /// Nothing: it is complete.
-    Done,
-    /// One node of the tree.
-    Light,
-    /// As much as is done without taking interrupts.
-    Heavy,
-}
 
 /// What waits for the end of its epoch; what was retired first is the last.
 static RETIRED: TicketMutex<Ring<Owned>> = TicketMutex::new(Ring::new());
@@ -50,33 +39,23 @@ pub fn revoke(cpu: &Cpu, tree: &Tree, slot: Ref<Slot>, whole: bool) -> Result<Pr
     }
 }
 
-/// One step of revocation: the number of descendants or their depth gets smaller.
-fn revoke_step(tree: &Tree, slot: Ref<Slot>) -> Step {
-    let Some(child) = slot.first_child(tree) else {
-        return Step::Done;
-    };
-    if child.word().kind() == Kind::Mapping {
-        space::unmap_step(tree, child);
-        return Step::Heavy;
-    }
-    take_back(tree, child);
-    if let Some(grandchild) = child.first_child(tree) {
-        grandchild.unlink(tree);
-        grandchild.link_under(tree, &slot);
-    } else if !binding::unbind_one(tree, &child) {
-        child.unlink(tree);
-        child.clear(tree);
-    }
-    Step::Light
-}
-
-/// A batch of steps of revocation.
+/// A batch of steps of revocation: with each, the number of descendants or their depth gets smaller.
 fn revoke_some(tree: &Tree, slot: Ref<Slot>) -> Progress {
     for _ in 0..BATCH {
-        match revoke_step(tree, slot) {
-            Step::Done => return Progress::Done,
-            Step::Light => {}
-            Step::Heavy => break,
+        let Some(child) = slot.first_child(tree) else {
+            return Progress::Done;
+        };
+        if child.word().kind() == Kind::Mapping {
+            // As much as is done without taking interrupts.
+            space::unmap_step(tree, child);
+            break;
+        }
+        take_back(tree, child);
+        if let Some(grandchild) = child.first_child(tree) {
+            grandchild.unlink(tree);
+            grandchild.link_under(tree, &slot);
+        } else if !binding::unbind_one(tree, &child) {
+            child.clear(tree);
         }
     }
     Progress::Again
@@ -109,16 +88,11 @@ fn delete_self(cpu: &Cpu, tree: &Tree, slot: Ref<Slot>) -> Result<Progress, Stat
     if binding::unbind_one(tree, &slot) {
         return Ok(Progress::Again);
     }
-    let Some(object) = object else {
-        slot.unlink(tree);
-        slot.clear(tree);
-        return Ok(Progress::Done);
-    };
-    if end(cpu, tree, object)? == Progress::Again {
-        return Ok(Progress::Again);
+    match object {
+        Some(object) if end(cpu, tree, object)? == Progress::Again => return Ok(Progress::Again),
+        Some(object) => retire(tree, object),
+        None => slot.clear(tree),
     }
-    forget_origin(tree, object);
-    retire(object);
     Ok(Progress::Done)
 }
 
@@ -127,14 +101,6 @@ fn own_object(slot: Ref<Slot>) -> Option<AnyRef> {
     let address = slot.own_object();
     // SAFETY: it is the address of an object, which ends only in a step of this module.
     (address != 0).then(|| unsafe { Ref::from_address(address) })
-}
-
-/// Empties the slot of the first capability of `object`, which nobody can find any more then.
-fn forget_origin(tree: &Tree, object: AnyRef) {
-    if let Some(slot) = Slot::from_link(object.origin.load(Ordering::Relaxed)) {
-        slot.unlink(tree);
-        slot.clear(tree);
-    }
 }
 
 /// Whether `object` can end now: what the caller itself runs on cannot, and neither can what
@@ -158,91 +124,63 @@ fn runs_in(cpu: &Cpu, domain: Ref<Domain>) -> bool {
 /// Ends an object that nobody can find any more. When it says `Done`, nothing refers to the object but its
 /// payer's list.
 fn end(cpu: &Cpu, tree: &Tree, object: AnyRef) -> Result<Progress, Status> {
-    match object.kind {
-        Kind::Domain => return end_domain(cpu, tree, object::downcast(object)?),
-        Kind::Space => {
-            let space: Ref<Space> = object::downcast(object)?;
-            // With a domain it can have been closed before.
-            if space.user(tree).is_some() {
-                return Err(Status::Busy);
-            }
-            for _ in 0..BATCH {
-                match Slot::from_link(space.mappings.load(Ordering::Relaxed)) {
-                    Some(mapping) => space::remove_mapping(tree, mapping),
-                    None => return Ok(Progress::Done),
-                }
-            }
-            return Ok(Progress::Again);
-        }
-        Kind::Portal => portal::unbind(object::downcast::<Portal>(object)?),
-        Kind::Thread | Kind::Vcpu | Kind::Sched | Kind::Notification => {
-            if !detached(cpu, object)? {
-                return Ok(Progress::Again);
-            }
-            unmap_kernel_pages(tree, object)?;
-        }
-        // These have no payer and no first capability.
-        Kind::Null
-        | Kind::Memory
-        | Kind::Mapping
-        | Kind::Interrupt
-        | Kind::Log
-        | Kind::Platform
-        | Kind::Time => {}
+    if let Ok(domain) = object::downcast(object) {
+        return end_domain(cpu, tree, domain);
+    }
+    if let Ok(space) = object::downcast(object) {
+        return end_space(tree, space);
+    }
+    if let Ok(portal) = object::downcast(object) {
+        portal::unbind(portal);
+        return Ok(Progress::Done);
+    }
+    if object.ending() == Ending::Alive {
+        let_go(cpu, object);
+    }
+    if object.ending() != Ending::Detached {
+        return Ok(Progress::Again);
+    }
+    // The pages that it shares with its program leave that one's space.
+    if let Ok(thread) = object::downcast::<Thread>(object) {
+        thread.space.unmap_kernel_page(tree, thread.utcb_address);
+        thread.use_of_space.leave(tree);
+    } else if let Ok(vcpu) = object::downcast::<Vcpu>(object) {
+        vcpu.monitor.unmap_kernel_page(tree, vcpu.state_address);
+        vcpu.uses.iter().for_each(|user| user.leave(tree));
     }
     Ok(Progress::Done)
 }
 
-/// Takes the shared pages of a thread or vCPU out of its program's space.
-fn unmap_kernel_pages(tree: &Tree, object: AnyRef) -> Result<(), Status> {
-    match object.kind {
-        Kind::Thread => {
-            let thread: Ref<Thread> = object::downcast(object)?;
-            thread.space.unmap_kernel_page(tree, thread.utcb_address);
-            thread.use_of_space.leave(tree);
-        }
-        Kind::Vcpu => {
-            let vcpu: Ref<Vcpu> = object::downcast(object)?;
-            vcpu.monitor.unmap_kernel_page(tree, vcpu.state_address);
-            for user in &vcpu.uses {
-                user.leave(tree);
-            }
-        }
-        _ => {}
+fn end_space(tree: &Tree, space: Ref<Space>) -> Result<Progress, Status> {
+    // With a domain it can have been closed before.
+    if space.user(tree).is_some() {
+        return Err(Status::Busy);
     }
-    Ok(())
+    for _ in 0..BATCH {
+        match Slot::from_link(space.mappings.load(Ordering::Relaxed)) {
+            Some(mapping) => space::remove_mapping(tree, mapping),
+            None => return Ok(Progress::Done),
+        }
+    }
+    Ok(Progress::Again)
 }
 
 /// The CPU that holds on to `object`, if any does.
-fn holder(object: AnyRef) -> Result<Option<u32>, Status> {
-    Ok(match object.kind {
-        Kind::Thread | Kind::Vcpu => Context::of(object).map(|context| context.cpu()),
-        Kind::Sched => Some(object::downcast::<Sched>(object)?.cpu()),
-        Kind::Notification => object::downcast::<Notification>(object)?.close(),
-        _ => None,
-    })
-}
-
-/// Has the object's CPU let go of it; whether it has.
-fn detached(cpu: &Cpu, object: AnyRef) -> Result<bool, Status> {
-    match object.ending() {
-        Ending::Detached => Ok(true),
-        Ending::Requested => Ok(false),
-        Ending::Alive => match holder(object)? {
-            Some(other) if other != cpu.index => {
-                object.set_ending(Ending::Requested);
-                cpu::by_index(other).post(Work::Ending(object));
-                Ok(false)
-            }
-            _ => Ok(detach(cpu, object) == Progress::Done),
-        },
+fn holder(object: AnyRef) -> Option<u32> {
+    if let Some(context) = Context::of(object) {
+        Some(context.cpu())
+    } else if let Ok(sched) = object::downcast::<Sched>(object) {
+        Some(sched.cpu())
+    } else {
+        object::downcast::<Notification>(object).ok()?.close()
     }
 }
 
-/// On a CPU that held on to `object` when it was asked: lets go of it, in steps, or asks the one that does so now.
-pub fn detach_posted(cpu: &Cpu, object: AnyRef) -> Progress {
+/// Lets go of `object`, in steps, or asks the CPU to do so that holds on to it now.
+pub fn let_go(cpu: &Cpu, object: AnyRef) -> Progress {
     match holder(object) {
-        Ok(Some(other)) if other != cpu.index => {
+        Some(other) if other != cpu.index => {
+            object.set_ending(Ending::Requested);
             cpu::by_index(other).post(Work::Ending(object));
             Progress::Done
         }
@@ -253,28 +191,20 @@ pub fn detach_posted(cpu: &Cpu, object: AnyRef) -> Progress {
 /// On the CPU that holds on to `object`: lets go of it, in steps. What is stopped by the first one may have been given
 /// time before the next. What is in this CPU's inbox on its way from another one arrives first.
 fn detach(cpu: &Cpu, object: AnyRef) -> Progress {
-    let progress = if let Some(context) = Context::of(object) {
-        detach_context(cpu, context)
+    if let Some(context) = Context::of(object) {
+        if detach_context(cpu, context) == Progress::Again {
+            return Progress::Again;
+        }
     } else if let Ok(sched) = object::downcast::<Sched>(object) {
         detach_sched(cpu, sched);
-        Progress::Done
-    } else if let Ok(notification) = object::downcast::<Notification>(object) {
-        detach_notification(cpu, notification)
-    } else {
-        Progress::Done
-    };
-    if progress == Progress::Done {
-        object.set_ending(Ending::Detached);
+    } else if let Ok(notification) = object::downcast::<Notification>(object)
+        && let Some(waiter) = notification.waiter()
+    {
+        // It is closed: who waits now is the last one.
+        notification::release(cpu, waiter);
     }
-    progress
-}
-
-fn detach_notification(cpu: &Cpu, notification: Ref<Notification>) -> Progress {
-    // It is closed: who waits now is the last one.
-    match notification.waiter() {
-        Some(waiter) => notification::release(cpu, waiter),
-        None => Progress::Done,
-    }
+    object.set_ending(Ending::Detached);
+    Progress::Done
 }
 
 /// Stops `context`: from then on whoever calls or helps it gets a status, so that the lists that are emptied here
@@ -290,9 +220,7 @@ fn detach_context(cpu: &Cpu, context: Ref<Context>) -> Progress {
     }
     context.stop(cpu);
     cpu.timeouts.disarm(&context.timeout);
-    if let Some(notification) = context.notification.take() {
-        notification.detach(context);
-    }
+    notification::forget(context);
     if let Some(callee) = context.callee.take() {
         // The handler finishes what it was asked, on the time of whoever calls it next.
         callee.caller.set(None);
@@ -324,30 +252,21 @@ fn detach_sched(cpu: &Cpu, sched: Ref<Sched>) {
     cpu.timeouts.disarm(&sched.replenish);
 }
 
-/// What the end of a domain takes away next.
-enum Victim {
-    /// The capability in this slot: the first one of an object that it paid for, or one in its table.
-    Slot(Ref<Slot>),
-    /// Many empty slots were passed: look again.
-    Again,
-    /// Nothing is left.
-    None,
-}
-
-fn next_victim(domain: &Domain) -> Victim {
+/// What the end of a domain takes away next: the first capability of an object that it paid for, or one in its table. `None`:
+/// nothing is left. An empty slot: many were passed.
+fn next_victim(domain: &Domain) -> Option<Ref<Slot>> {
     if let Some(object) = domain.newest_object() {
         // Objects end in the opposite order of their making: threads before their spaces.
-        return Slot::from_link(object.origin.load(Ordering::Relaxed))
-            .map_or(Victim::None, Victim::Slot);
+        return object.first_capability();
     }
     for _ in 0..BATCH {
-        match domain.destruction_slot() {
-            None => return Victim::None,
-            Some(slot) if slot.is_free() => domain.destruction_advance(),
-            Some(slot) => return Victim::Slot(slot),
+        let slot = domain.destruction_slot()?;
+        if !slot.is_free() {
+            return Some(slot);
         }
+        domain.destruction_advance();
     }
-    Victim::Again
+    domain.destruction_slot()
 }
 
 /// One step of the end of a domain, or of a domain that it paid for or created, which ends first.
@@ -360,17 +279,18 @@ fn end_domain(cpu: &Cpu, tree: &Tree, top: Ref<Domain>) -> Result<Progress, Stat
         }
         // Whoever creates or delegates holds the tree's lock from its look at the mark to the end.
         domain.set_dying();
-        let slot = match next_victim(&domain) {
-            Victim::Slot(slot) => slot,
-            Victim::Again => return Ok(Progress::Again),
-            Victim::None => break,
+        let Some(slot) = next_victim(&domain) else {
+            break;
         };
+        if slot.is_free() {
+            return Ok(Progress::Again);
+        }
         close(cpu, tree, slot)?;
         if slot.first_child(tree).is_some() {
             revoke_some(tree, slot);
             return Ok(Progress::Again);
         }
-        match first_capability_of::<Domain>(slot) {
+        match what_ends_with::<Domain>(slot) {
             Some(inner) => domain = inner,
             None => {
                 end_one(cpu, tree, slot)?;
@@ -381,8 +301,7 @@ fn end_domain(cpu: &Cpu, tree: &Tree, top: Ref<Domain>) -> Result<Progress, Stat
     if domain == top {
         return Ok(Progress::Done);
     }
-    forget_origin(tree, object::header(domain));
-    retire(object::header(domain));
+    retire(tree, object::header(domain));
     Ok(Progress::Again)
 }
 
@@ -400,38 +319,30 @@ fn close(cpu: &Cpu, tree: &Tree, slot: Ref<Slot>) -> Result<(), Status> {
     Ok(())
 }
 
-/// Deletes the capability in `slot`; if that cannot be, because others use the space that ends with it, one of those.
+/// Deletes the capability in `slot`, which is closed; but if others use the space that ends with it, one of those. A domain
+/// may end before them that holds the space, as somebody else paid for both.
 fn end_one(cpu: &Cpu, tree: &Tree, slot: Ref<Slot>) -> Result<(), Status> {
-    match delete_self(cpu, tree, slot) {
-        Err(Status::Busy) => {
-            let user = user_of_space(tree, slot).ok_or(Status::Busy)?;
-            close(cpu, tree, user)?;
-            if revoke_some(tree, user) == Progress::Done {
-                delete_self(cpu, tree, user)?;
-            }
-            Ok(())
-        }
-        other => other.map(|_| ()),
+    let user = what_ends_with::<Space>(slot).and_then(|space| space.user(tree));
+    let slot = user.and_then(|user| user.first_capability()).unwrap_or(slot);
+    close(cpu, tree, slot)?;
+    if revoke_some(tree, slot) == Progress::Done {
+        delete_self(cpu, tree, slot)?;
     }
-}
-
-/// The first capability of a thread or vCPU that uses the space that ends with the capability in `slot`. A domain may
-/// end before it that holds the space, as somebody else paid for both.
-fn user_of_space(tree: &Tree, slot: Ref<Slot>) -> Option<Ref<Slot>> {
-    let user = first_capability_of::<Space>(slot)?.user(tree)?;
-    Slot::from_link(user.origin.load(Ordering::Relaxed))
+    Ok(())
 }
 
 /// What ends with the capability in `slot`, if it is a `T`.
-fn first_capability_of<T: Object>(slot: Ref<Slot>) -> Option<Ref<T>> {
+fn what_ends_with<T: Object>(slot: Ref<Slot>) -> Option<Ref<T>> {
     object::downcast(own_object(slot)?).ok()
 }
 
-/// Takes a finished object off its payer's list and queues its memory for the end of the epoch.
-fn retire(object: AnyRef) {
-    if let Some(payer) = object.payer {
-        payer.disown(object);
+/// Empties the slot of a finished object's first capability, takes the object off its payer's list and queues its memory for
+/// the end of the epoch.
+fn retire(tree: &Tree, object: AnyRef) {
+    if let Some(slot) = object.first_capability() {
+        slot.clear(tree);
     }
+    object.payer.disown(object);
     let queue = RETIRED.lock();
     let epoch = epoch::unlinked();
     object.ending_next.store(epoch, Ordering::Relaxed);
@@ -465,27 +376,15 @@ pub fn reclaim() -> Progress {
     Progress::Again
 }
 
-/// Takes a retired object, whose memory is about to be freed, out of the queue.
-fn leave_queue(object: AnyRef) {
-    let _queue = RETIRED.lock();
-    object.link.unlink();
-}
-
 /// Frees all or a part of a retired object, the first in the queue; returns how many pages, or what takes as long.
 fn reclaim_step(object: AnyRef) -> usize {
-    let payer = match (object::downcast::<Domain>(object), object.payer) {
-        (Ok(domain), _) if domain.free_step() => return 1,
-        (Ok(domain), _) => {
-            leave_queue(object);
-            Domain::free_last(domain);
-            return 2;
-        }
-        (Err(_), Some(payer)) => payer,
-        (Err(_), None) => {
-            leave_queue(object);
-            return 0;
-        }
-    };
+    let payer = object.payer;
+    let domain = object::downcast::<Domain>(object);
+    if let Ok(domain) = domain
+        && domain.free_step()
+    {
+        return 1;
+    }
     if let Ok(space) = object::downcast::<Space>(object) {
         if space.free_step(&payer) {
             // Tables are searched for.
@@ -493,23 +392,24 @@ fn reclaim_step(object: AnyRef) -> usize {
         }
         arch::free_space_tag(space.tag);
     }
-    leave_queue(object);
-    if let Ok(thread) = object::downcast::<Thread>(object) {
-        payer.free_page(thread.utcb);
-        payer.free_page(KernelPage::from_virt(object.address()));
-        return 2;
+    {
+        let _queue = RETIRED.lock();
+        object.link.unlink();
     }
-    let Ok(vcpu) = object::downcast::<Vcpu>(object) else {
+    let own = KernelPage::from_virt(object.address());
+    if let Ok(domain) = domain {
+        Domain::free_last(domain);
+        2
+    } else if let Ok(thread) = object::downcast::<Thread>(object) {
+        [thread.utcb, own].map(|page| payer.free_page(page)).len()
+    } else if let Ok(vcpu) = object::downcast::<Vcpu>(object) {
+        let (pages, count) = vcpu.arch_pages;
+        let all = pages.into_iter().take(count).chain([vcpu.state_page, own]);
+        all.map(|page| payer.free_page(page)).count()
+    } else {
         payer.free_cell(object.address());
-        return 0;
-    };
-    let (pages, count) = vcpu.arch_pages;
-    for &page in pages.iter().take(count) {
-        payer.free_page(page);
+        0
     }
-    payer.free_page(vcpu.state_page);
-    payer.free_page(KernelPage::from_virt(object.address()));
-    count + 2
 }
 
 /// Forgets what waits for the end of its epoch: the world it was part of is gone.

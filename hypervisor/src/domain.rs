@@ -45,7 +45,8 @@ pub struct Domain {
     directory: KernelPage,
     /// In as many bits as a register has that may name one of them.
     slots: u64,
-    level: u8,
+    /// Above the levels of its payer and of the domain that made it.
+    pub level: u8,
     dying: AtomicBool,
     /// What follows is written whenever something is created; what is before it, every call reads, on any CPU.
     _books: NewLine,
@@ -57,11 +58,6 @@ pub struct Domain {
     objects: TicketMutex<Ring<Owned>>,
     /// Next selector that destruction looks at.
     cursor: AtomicU32,
-}
-
-// SAFETY: repr(C), header first, page-aligned.
-unsafe impl Object for Domain {
-    const KIND: Kind = Kind::Domain;
 }
 
 /// Offsets for the fast path.
@@ -81,20 +77,22 @@ impl Domain {
     }
 
     /// Makes a domain of `slots` slots and `quota` pages. The caller has charged the payer
-    /// for [`Domain::overhead`] and the quota. Pages of the table are taken when they are used first.
+    /// for [`Domain::overhead`] and the quota; the root domain has no other payer than itself. Pages of the table are taken when they are used first.
     pub fn create(
         payer: Option<Ref<Domain>>,
         level: u8,
         slots: u32,
         quota: u64,
-    ) -> Option<Ref<Domain>> {
-        let page = mem::alloc()?;
-        let directory = mem::alloc()?;
+    ) -> Result<Ref<Domain>, Status> {
+        let page = mem::alloc().ok_or(Status::Quota)?;
+        let directory = mem::alloc().ok_or(Status::Quota)?;
         for i in 0..slots.div_ceil(SLOTS_PER_PAGE) {
             directory.write(i as usize, empty_slots());
         }
+        // SAFETY: nobody looks at it before it is there.
+        let itself = || unsafe { Ref::from_address(page.virt.0) };
         let domain = Domain {
-            header: Header::new(Kind::Domain, payer),
+            header: Header::new(Kind::Domain, payer.unwrap_or_else(itself)),
             directory,
             slots: slots.into(),
             level,
@@ -106,21 +104,8 @@ impl Domain {
             objects: TicketMutex::new(Ring::new()),
             cursor: AtomicU32::new(0),
         };
-        // SAFETY: a fresh page, large and aligned enough, written before it is referred to.
-        unsafe {
-            (page.virt.0 as *mut Domain).write(domain);
-            Some(Ref::from_address(page.virt.0))
-        }
-    }
-
-    /// Number of slots in the table.
-    pub fn slots(&self) -> u32 {
-        self.slots as u32
-    }
-
-    /// Above the levels of its payer and of the domain that made it.
-    pub fn level(&self) -> u8 {
-        self.level
+        // SAFETY: a fresh page, large and aligned enough.
+        Ok(unsafe { Ref::place(page.virt.0, domain) })
     }
 
     /// The slot that `selector` names.
@@ -223,10 +208,7 @@ impl Domain {
     /// A page, paid by this domain.
     pub fn alloc_page(&self) -> Result<KernelPage, Status> {
         self.charge(1)?;
-        mem::alloc().ok_or_else(|| {
-            self.uncharge(1);
-            Status::Quota
-        })
+        mem::alloc().ok_or(Status::Quota)
     }
 
     /// Returns a page that this domain paid.
@@ -266,23 +248,12 @@ impl Domain {
         cells.free = cell;
     }
 
-    /// Puts what `new` makes in a cell that this domain pays for and on the list of its objects.
-    #[inline(always)]
-    pub fn make<T: Object>(&self, new: impl FnOnce() -> T) -> Result<Ref<T>, Status> {
-        // The cell first: so that the object is made where it stays.
-        let cell = self.alloc_cell()?;
-        Ok(self.make_in(cell, new()))
-    }
-
     /// Puts `object` in `cell`, from [`Domain::alloc_cell`], and on the list of this domain's objects.
     #[inline(always)]
     pub fn make_in<T: Object>(&self, cell: u64, object: T) -> Ref<T> {
         const { assert!(core::mem::size_of::<T>() <= CELL as usize) };
         // SAFETY: the cell is the caller's, large enough (asserted above) and 64-byte aligned.
-        let object = unsafe {
-            (cell as *mut T).write(object);
-            Ref::from_address(cell)
-        };
+        let object = unsafe { Ref::place(cell, object) };
         self.adopt(object::header(object));
         object
     }
@@ -336,7 +307,8 @@ impl Domain {
             self.free_page(page);
             return true;
         }
-        let left = self.cursor.load(Ordering::Relaxed).min(self.slots()).div_ceil(SLOTS_PER_PAGE);
+        let cursor = self.cursor.load(Ordering::Relaxed);
+        let left = cursor.min(self.slots as u32).div_ceil(SLOTS_PER_PAGE);
         if left == 0 {
             return false;
         }
@@ -353,13 +325,21 @@ impl Domain {
     pub fn free_last(domain: Ref<Domain>) {
         let (limit, used) = domain.quota();
         debug_assert_eq!(used, 0, "pages that nobody returned");
-        let pages = Domain::overhead(domain.slots()) + limit;
+        let pages = Domain::overhead(domain.slots as u32) + limit;
         let payer = domain.header.payer;
         mem::free(domain.directory);
         mem::free(KernelPage::from_virt(domain.address()));
-        if let Some(payer) = payer {
-            payer.uncharge(pages);
-        }
+        payer.uncharge(pages);
+    }
+}
+
+impl Ref<Domain> {
+    /// Puts what `new` makes in a cell that this domain pays for and on the list of its objects.
+    #[inline(always)]
+    pub fn make<T: Object>(self, new: impl FnOnce(Header) -> T) -> Result<Ref<T>, Status> {
+        // The cell first: so that the object is made where it stays.
+        let cell = self.alloc_cell()?;
+        Ok(self.make_in(cell, new(Header::new(T::KIND, self))))
     }
 }
 

@@ -8,13 +8,12 @@ use crate::cpu::Cpu;
 use crate::domain::Domain;
 use crate::mem::KernelPage;
 use crate::notification::{self, Notification};
-use crate::slot::{CapWord, DOORBELL, Slot, Tree};
-use crate::space::{PORTS, Space};
+use crate::slot::DOORBELL;
+use crate::space::{self, PORTS};
 use crate::sync::TicketMutex;
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::syscall::Caller;
 use crate::vcpu::{Exit, Vcpu};
-use abi::cap::{Kind, Rights};
 use abi::syscall::{DoorbellKind, SpaceKind};
 use abi::vcpu::ExitKind;
 use abi::{Status, call};
@@ -42,7 +41,7 @@ pub const PAGE: usize = core::mem::offset_of!(Doorbells, page);
 
 impl Doorbells {
     /// None.
-    pub const fn new() -> Doorbells {
+    pub const fn none() -> Doorbells {
         Doorbells { page: AtomicU64::new(0), count: TicketMutex::new(0) }
     }
 
@@ -94,7 +93,8 @@ impl Doorbells {
         Ok(())
     }
 
-    fn remove(&self, first: u64) {
+    /// Removes the doorbell that starts at `first`.
+    pub fn remove(&self, first: u64) {
         let mut count = self.count.lock();
         let Some(page) = self.page() else { return };
         let place = after(page, *count, first);
@@ -108,12 +108,6 @@ impl Doorbells {
     pub fn take_page(&self) -> Option<KernelPage> {
         let page = self.page.swap(0, Ordering::AcqRel);
         (page != 0).then(|| KernelPage::from_virt(page))
-    }
-}
-
-impl Default for Doorbells {
-    fn default() -> Doorbells {
-        Doorbells::new()
     }
 }
 
@@ -150,20 +144,9 @@ pub fn bind(caller: &Caller) -> Result<(), Status> {
     }
     let bits = source.slot.first.load(Ordering::Relaxed);
     let doorbell = [base + first, size, source.object.address(), bits];
-    space.doorbells.insert(&*space.payer()?, doorbell)?;
-    slot.describe(tree, DOORBELL);
-    slot.first.store(base + first, Ordering::Release);
-    slot.second.store(size, Ordering::Relaxed);
-    slot.link_under(tree, &source.slot);
-    slot.join_list(tree, &space.mappings);
-    let word = CapWord::new(Kind::Mapping, Rights::empty(), space.address());
-    slot.publish(tree, word);
+    space.doorbells.insert(&space.header.payer, doorbell)?;
+    space::hold_mapping(tree, space, slot, &source.slot, [base + first, size], DOORBELL);
     Ok(())
-}
-
-/// Removes the doorbell of `space` whose capability is in `slot`, with the tree locked.
-pub fn unbind(_tree: &Tree, space: &Space, slot: &Slot) {
-    space.doorbells.remove(slot.first.load(Ordering::Relaxed));
 }
 
 /// The guest of `vcpu`, which runs on this CPU, has left for a write: rings the doorbell there, and has the guest go on after

@@ -6,13 +6,12 @@
 
 use crate::arch;
 use crate::binding::Target;
-use crate::cell::Ref;
 use crate::cpu::Cpu;
 use crate::notification;
-use crate::object::{Header, Object};
+use crate::slot::CapWord;
 use crate::sync::TicketMutex;
 use abi::Status;
-use abi::cap::Kind;
+use abi::cap::{Kind, Rights};
 use abi::syscall::TriggerMode;
 
 pub use crate::arch::layout::MAX_LINES;
@@ -32,65 +31,44 @@ impl Line {
     const NEW: Line = Line { binding: None, held: false, pending: false, again: false };
 }
 
-/// An interrupt line.
-#[repr(C, align(64))]
-pub struct Interrupt {
-    /// Common part.
-    pub header: Header,
-    state: TicketMutex<Line>,
+static LINES: [TicketMutex<Line>; MAX_LINES] = [const { TicketMutex::new(Line::NEW) }; MAX_LINES];
+
+/// What a capability to line `line` holds: no address of an object, but the number in its place.
+pub fn capability(line: u32) -> CapWord {
+    CapWord::new(Kind::Interrupt, Rights::all(), u64::from(line) << 6)
 }
 
-// SAFETY: repr(C), header first, 64-byte aligned.
-unsafe impl Object for Interrupt {
-    const KIND: Kind = Kind::Interrupt;
-}
-
-impl Interrupt {
-    const fn new() -> Interrupt {
-        Interrupt { header: Header::fixed(Kind::Interrupt), state: TicketMutex::new(Line::NEW) }
-    }
-}
-
-static LINES: [Interrupt; MAX_LINES] = [const { Interrupt::new() }; MAX_LINES];
-
-impl Interrupt {
-    /// Global number of the line: its place in the table.
-    fn line(&self) -> u32 {
-        let offset = self as *const Interrupt as usize - LINES.as_ptr() as usize;
-        (offset / size_of::<Interrupt>()) as u32
-    }
-}
-
-/// The line `line`, if the kernel handles it.
-pub fn line(line: u32) -> Option<Ref<Interrupt>> {
-    LINES.get(line as usize).map(Ref::from_static)
+/// The line that a capability is to which holds `address`.
+#[inline(always)]
+pub fn line(address: u64) -> u32 {
+    (address >> 6) as u32
 }
 
 /// Has a line signal `target`, and unmasks it.
-pub fn bind(interrupt: Ref<Interrupt>, target: Target, mode: TriggerMode) -> Result<(), Status> {
-    let mut state = interrupt.state.lock();
+pub fn bind(line: u32, target: Target, mode: TriggerMode) -> Result<(), Status> {
+    let mut state = LINES[line as usize].lock();
     if state.binding.is_some() {
         return Err(Status::Busy);
     }
-    let held = arch::interrupt_route(interrupt.line(), mode)?;
+    let held = arch::interrupt_route(line, mode)?;
     *state = Line { binding: Some(target), held, pending: false, again: false };
-    arch::interrupt_unmask(interrupt.line());
+    arch::interrupt_unmask(line);
     Ok(())
 }
 
 /// Says that the signal was handled: the next one may come.
-pub fn acknowledge(cpu: &Cpu, interrupt: Ref<Interrupt>) {
+pub fn acknowledge(cpu: &Cpu, line: u32) {
     let binding = {
-        let mut state = interrupt.state.lock();
+        let mut state = LINES[line as usize].lock();
         if !state.pending {
             return;
         }
         // An edge that came meanwhile is signalled now, and pending.
         state.pending = core::mem::take(&mut state.again);
         if state.held {
-            arch::interrupt_release(interrupt.line());
+            arch::interrupt_release(line);
         } else if state.pending {
-            arch::interrupt_unmask(interrupt.line());
+            arch::interrupt_unmask(line);
         }
         state.binding.filter(|_| state.pending)
     };
@@ -103,11 +81,11 @@ pub fn deliver(cpu: &Cpu, line: u32) {
 }
 
 fn deliver_line(cpu: &Cpu, line: u32) {
-    let Some(interrupt) = LINES.get(line as usize) else {
+    let Some(state) = LINES.get(line as usize) else {
         return;
     };
     let binding = {
-        let mut state = interrupt.state.lock();
+        let mut state = state.lock();
         let before = core::mem::replace(&mut state.pending, true);
         if state.held {
             arch::interrupt_hold(line);
@@ -128,17 +106,17 @@ fn signal(cpu: &Cpu, binding: Option<Target>) {
 }
 
 /// Has a line signal nothing: it is masked.
-pub fn unbind(interrupt: Ref<Interrupt>) {
+pub fn unbind(line: u32) {
     // Others bind it, and unmask it, only when the tree is theirs.
-    let mut state = interrupt.state.lock();
+    let mut state = LINES[line as usize].lock();
     *state = Line::NEW;
-    arch::interrupt_mask(interrupt.line());
+    arch::interrupt_mask(line);
 }
 
 /// All lines as at boot.
 #[cfg(test)]
 pub fn reset() {
-    for interrupt in &LINES {
-        *interrupt.state.lock() = Line::NEW;
+    for line in &LINES {
+        *line.lock() = Line::NEW;
     }
 }

@@ -31,7 +31,6 @@ pub mod object;
 pub mod overrun;
 #[cfg(target_os = "none")]
 pub mod panic;
-pub mod platform;
 pub mod portal;
 pub mod ring;
 pub mod root;

@@ -4,13 +4,10 @@
 
 use crate::arch;
 use crate::binding::Target;
-use crate::cell::Ref;
 use crate::cpu;
 use crate::notification;
-use crate::object::{Header, Object};
 use crate::sync::TicketMutex;
 use crate::sync::atomic::{AtomicBool, Ordering};
-use abi::cap::Kind;
 
 const SIZE: usize = 16 << 10;
 
@@ -18,9 +15,8 @@ struct Ring {
     bytes: [u8; SIZE],
     start: usize,
     length: usize,
-    listener: Option<Target>,
-    /// Position of the capability to the log that it was bound with, or 0.
-    through: u32,
+    /// Beside it, the position of the capability to the log that it was bound with.
+    listener: Option<(Target, u32)>,
 }
 
 impl Ring {
@@ -58,27 +54,8 @@ pub fn copy(to: &mut [u8], from: &[u8]) -> usize {
 }
 
 static RING: TicketMutex<Ring> =
-    TicketMutex::new(Ring { bytes: [0; SIZE], start: 0, length: 0, listener: None, through: 0 });
+    TicketMutex::new(Ring { bytes: [0; SIZE], start: 0, length: 0, listener: None });
 static TAKEN_OVER: AtomicBool = AtomicBool::new(false);
-
-/// The object that the capability to the log names.
-#[repr(C, align(64))]
-pub struct LogObject {
-    /// Common part.
-    pub header: Header,
-}
-
-// SAFETY: repr(C), header first, 64-byte aligned.
-unsafe impl Object for LogObject {
-    const KIND: Kind = Kind::Log;
-}
-
-static OBJECT: LogObject = LogObject { header: Header::fixed(Kind::Log) };
-
-/// The one log.
-pub fn object() -> Ref<LogObject> {
-    Ref::from_static(&OBJECT)
-}
 
 /// Appends bytes; the oldest are lost when the ring is full.
 pub fn append(bytes: &[u8]) {
@@ -90,7 +67,7 @@ pub fn append(bytes: &[u8]) {
         ring.put(bytes);
         ring.listener
     };
-    if let Some(Target { notification, bits }) = listener {
+    if let Some((Target { notification, bits }, _)) = listener {
         notification::signal(cpu::current(), notification, bits);
     }
 }
@@ -105,28 +82,16 @@ pub fn take(out: &mut [u8], take_over: bool) -> usize {
     ring.get(out)
 }
 
-/// Signals `target` whenever something is appended; `through`: position of the capability to the log.
-pub fn listen(target: Target, through: u32) {
-    let mut ring = RING.lock();
-    (ring.listener, ring.through) = (Some(target), through);
-}
-
-/// Signals nothing any more.
-pub fn ignore() {
-    let mut ring = RING.lock();
-    (ring.listener, ring.through) = (None, 0);
-}
-
-/// Position of the capability to the log with which a notification was bound, or 0.
-pub fn listener() -> u32 {
-    RING.lock().through
+/// From now on, `listener` is signalled whenever something is appended, a target with the position of the capability to the log
+/// that it was bound with; returns the one before.
+pub fn listen(listener: Option<(Target, u32)>) -> Option<(Target, u32)> {
+    core::mem::replace(&mut RING.lock().listener, listener)
 }
 
 /// The log as at boot.
 #[cfg(test)]
 pub fn reset() {
     let mut ring = RING.lock();
-    (ring.start, ring.length) = (0, 0);
-    (ring.listener, ring.through) = (None, 0);
+    (ring.start, ring.length, ring.listener) = (0, 0, None);
     TAKEN_OVER.store(false, Ordering::Relaxed);
 }

@@ -3,11 +3,9 @@
 use crate::cell::Ref;
 use crate::context::Context;
 use crate::domain::{Domain, checked, resolve};
-use crate::interrupt::Interrupt;
-use crate::logring::LogObject;
+use crate::interrupt;
 use crate::notification::Notification;
 use crate::object::Object;
-use crate::platform::PlatformObject;
 use crate::portal::Portal;
 use crate::sched::Sched;
 use crate::slot::{CapWord, Slot};
@@ -18,6 +16,7 @@ use abi::argument::Cap;
 use abi::cap::Kind;
 use abi::kind::{self, Single, Target};
 use abi::{Rights, Selector, Status};
+use core::mem::offset_of;
 
 /// A kind of which each capability names an object of one type.
 pub trait Named: Single {
@@ -25,27 +24,30 @@ pub trait Named: Single {
     type Object: Object;
 }
 
+/// The objects' types by their kinds, and where their headers are.
 macro_rules! named {
-    ($($kind:ident: $object:ty,)*) => {
-        $(impl Named for kind::$kind {
+    ($($object:ident: $($header:ident).+;)*) => {$(
+        impl Named for kind::$object {
             type Object = $object;
-        })*
+        }
 
-        $(const _: () = assert!(<$object as Object>::KIND as u8 == kind::$kind::KIND as u8);)*
-    };
+        // SAFETY: as is asserted below; the types are repr(C).
+        unsafe impl Object for $object {
+            const KIND: Kind = kind::$object::KIND;
+        }
+
+        const _: () = assert!(offset_of!($object, $($header).+) == 0 && align_of::<$object>() >= 64);
+    )*};
 }
 
 named! {
-    Domain: Domain,
-    Space: Space,
-    Thread: Thread,
-    Vcpu: Vcpu,
-    Sched: Sched,
-    Portal: Portal,
-    Notification: Notification,
-    Interrupt: Interrupt,
-    Log: LogObject,
-    Platform: PlatformObject,
+    Domain: header;
+    Space: header;
+    Thread: context.header;
+    Vcpu: context.header;
+    Sched: header;
+    Portal: header;
+    Notification: header;
 }
 
 /// A capability that was found.
@@ -120,6 +122,16 @@ impl Domain {
         Ok(unsafe { Ref::from_address(address) })
     }
 
+    /// The interrupt line.
+    #[inline(always)]
+    pub fn line<const RIGHTS: u16>(
+        &self,
+        cap: Cap<kind::Interrupt, RIGHTS>,
+    ) -> Result<u32, Status> {
+        let word = self.capability(cap.selector());
+        checked(word, Kind::Interrupt, Cap::<kind::Interrupt, RIGHTS>::RIGHTS).map(interrupt::line)
+    }
+
     /// The object, with the slot of the capability and what that held.
     #[inline(always)]
     pub fn held<K: Named, const RIGHTS: u16>(
@@ -134,17 +146,8 @@ impl Domain {
     }
 
     /// The notification and the bits that the capability may signal. Takes no lock.
-    #[inline(never)]
-    pub fn signal_target<const RIGHTS: u16>(
-        &self,
-        cap: Cap<kind::Notification, RIGHTS>,
-    ) -> Result<(Ref<Notification>, u64), Status> {
-        self.signal_target_of_hot_path(cap)
-    }
-
-    /// The same, as a part of its caller.
     #[inline(always)]
-    pub fn signal_target_of_hot_path<const RIGHTS: u16>(
+    pub fn signal_target<const RIGHTS: u16>(
         &self,
         cap: Cap<kind::Notification, RIGHTS>,
     ) -> Result<(Ref<Notification>, u64), Status> {

@@ -25,24 +25,17 @@ impl KernelPage {
 
     /// The page at physical address `phys`, which is inside the pool.
     pub fn from_phys(phys: HostPhys) -> KernelPage {
-        let virt = layout::window(phys);
-        KernelPage { virt }
+        KernelPage { virt: layout::window(phys) }
     }
 
     /// The page at kernel address `virt`, which is inside the pool.
     pub fn from_virt(virt: u64) -> KernelPage {
-        let virt = HostVirt(virt);
-        KernelPage { virt }
+        KernelPage { virt: HostVirt(virt) }
     }
 
     /// Where it is.
     pub fn phys(self) -> HostPhys {
         layout::window_phys(self.virt)
-    }
-
-    /// Fills the page with zeros.
-    pub fn clear(&self) {
-        self.fill(0);
     }
 
     /// Fills the page with copies of a word.
@@ -153,25 +146,24 @@ pub fn free_pages() -> u64 {
 /// Takes a page, filled with zeros. The caller has charged somebody for it.
 pub fn alloc() -> Option<KernelPage> {
     let mut pool = POOL.lock();
-    let virt = if pool.head != 0 {
-        let virt = pool.head;
-        let page = KernelPage::from_virt(virt);
+    let page = if pool.head != 0 {
+        let page = KernelPage::from_virt(pool.head);
         pool.head = page.read(0);
         page.write(0, 0);
-        virt
+        page
     } else if pool.untouched < pool.end {
         pool.untouched += PAGE;
-        pool.untouched - PAGE
+        KernelPage::from_virt(pool.untouched - PAGE)
     } else {
         return None;
     };
     pool.free -= 1;
-    Some(KernelPage::from_virt(virt))
+    Some(page)
 }
 
 /// Returns a page that nothing refers to any more, and clears it.
 pub fn free(page: KernelPage) {
-    page.clear();
+    page.fill(0);
     let mut pool = POOL.lock();
     page.write(0, pool.head);
     pool.head = page.virt.0;

@@ -6,12 +6,10 @@
 use crate::cell::{CpuCell, Ref};
 use crate::context::{Context, State};
 use crate::cpu::{self, Cpu, Work};
-use crate::object::{Header, Object};
-use crate::space::Progress;
+use crate::object::Header;
 use crate::sync::TicketMutex;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::thread::Thread;
-use abi::cap::Kind;
 use abi::{Status, call};
 
 /// Offsets for the fast path.
@@ -48,11 +46,6 @@ pub struct Notification {
     pub posted: AtomicBool,
     /// Link in the inbox; under its lock.
     pub posted_next: CpuCell<Option<Ref<Notification>>>,
-}
-
-// SAFETY: repr(C), header first, 64-byte aligned.
-unsafe impl Object for Notification {
-    const KIND: Kind = Kind::Notification;
 }
 
 impl Notification {
@@ -192,10 +185,7 @@ pub fn arrive(cpu: &Cpu, notification: Ref<Notification>) {
         return;
     };
     match waiter.state.get() {
-        _ if ended => {
-            // If it is on its way, its arrival comes here again.
-            let _ = release(cpu, waiter);
-        }
+        _ if ended => release(cpu, waiter),
         State::Waiting => end_wait_for(cpu, notification, waiter),
         // Without bits there is nothing to tell the monitor: the guest must not go on behind its back.
         State::Halted if notification.is_set() => waiter.wake(cpu),
@@ -212,39 +202,35 @@ fn end_wait_for(cpu: &Cpu, notification: Ref<Notification>, waiter: Ref<Context>
     if bits == 0 {
         return;
     }
-    notification.detach(waiter);
     if let Some(thread) = waiter.as_thread() {
-        thread.with_frame(|frame| frame.set_result(Status::Success));
         thread.return_values(&call::Waited { bits });
     }
-    cpu.timeouts.disarm(&waiter.timeout);
-    waiter.notification.set(None);
-    waiter.wake(cpu);
+    end_wait(cpu, waiter, Status::Success);
 }
 
-/// Lets go of `waiter`, of this CPU, which waits or is kicked; `Again`: it does so, or not, when it has arrived.
-pub fn release(cpu: &Cpu, waiter: Ref<Context>) -> Progress {
+/// Lets go of `waiter`, of this CPU, which waits or is kicked.
+pub fn release(cpu: &Cpu, waiter: Ref<Context>) {
     match waiter.state.get() {
         State::Waiting => end_wait(cpu, waiter, Status::Aborted),
-        State::Moving => return Progress::Again,
-        _ => {
-            if let Some(notification) = waiter.notification.take() {
-                notification.detach(waiter);
-            }
-        }
+        // It finds that this has ended when it arrives. Until then this CPU passes no epoch.
+        State::Moving => {}
+        _ => forget(waiter),
     }
-    Progress::Done
 }
 
 /// Ends a wait with `status`. On the waiter's CPU.
 pub fn end_wait(cpu: &Cpu, context: Ref<Context>, status: Status) {
-    if let Some(notification) = context.notification.get() {
-        notification.detach(context);
-    }
-    context.notification.set(None);
+    forget(context);
     cpu.timeouts.disarm(&context.timeout);
     if let Some(thread) = context.as_thread() {
         thread.with_frame(|frame| frame.set_result(status));
     }
     context.wake(cpu);
+}
+
+/// From now on `context`, of this CPU, waits for no notification, and none kicks it.
+pub fn forget(context: Ref<Context>) {
+    if let Some(notification) = context.notification.take() {
+        notification.detach(context);
+    }
 }

@@ -3,6 +3,7 @@
 use crate::cell::Ref;
 use crate::domain::Domain;
 use crate::ring::{Link, Linked};
+use crate::slot::Slot;
 use crate::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 use abi::Status;
 use abi::cap::Kind;
@@ -16,8 +17,8 @@ pub struct Header {
     ending: AtomicU8,
     /// Slot of the capability that the creation made.
     pub origin: AtomicU32,
-    /// The domain whose quota paid for it; `None` for objects made at boot.
-    pub payer: Option<Ref<Domain>>,
+    /// The domain whose quota paid for it; of the root domain, itself.
+    pub payer: Ref<Domain>,
     /// Place among the payer's objects, under the payer's lock, then among the retired ones.
     pub link: Link,
     /// Link in the list of objects that a CPU is to detach, under its inbox's lock; then the epoch after which nobody
@@ -47,18 +48,18 @@ impl Header {
         }
     }
 
+    /// The slot of the capability that the creation made; objects that the kernel makes itself have none.
+    pub fn first_capability(&self) -> Option<Ref<Slot>> {
+        Slot::from_link(self.origin.load(Ordering::Relaxed))
+    }
+
     /// Sets how far its end has come.
     pub fn set_ending(&self, ending: Ending) {
         self.ending.store(ending as u8, Ordering::Release);
     }
 
-    /// The header of an object of `kind` that is there from the start and never ends.
-    pub const fn fixed(kind: Kind) -> Header {
-        Header::new(kind, None)
-    }
-
     /// The header of an object of `kind` that `payer` pays for.
-    pub const fn new(kind: Kind, payer: Option<Ref<Domain>>) -> Header {
+    pub fn new(kind: Kind, payer: Ref<Domain>) -> Header {
         Header {
             kind,
             ending: AtomicU8::new(0),

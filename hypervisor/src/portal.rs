@@ -1,13 +1,12 @@
 //! Portals: endpoints of synchronous calls.
 
 use crate::cell::Ref;
-use crate::object::{Header, Object};
+use crate::object::Header;
 use crate::ring::{Link, Linked};
 use crate::space::Progress;
 use crate::sync::TicketMutex;
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::thread::Thread;
-use abi::cap::Kind;
 use core::mem::offset_of;
 
 /// A portal, bound to a handler thread; it belongs to the handler's CPU.
@@ -22,11 +21,6 @@ pub struct Portal {
     pub groups: u64,
     /// Place among the handler's portals; under the lock of `bind`.
     link: Link,
-}
-
-// SAFETY: repr(C), header first, 64-byte aligned.
-unsafe impl Object for Portal {
-    const KIND: Kind = Kind::Portal;
 }
 
 /// Rings of portals that a thread handles.

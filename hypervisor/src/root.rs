@@ -1,111 +1,95 @@
 //! The root task: the one program that the kernel starts itself.
 
 use crate::addr::HostPhys;
-use crate::boot::memory_map::{MemoryMap, PhysRange, RegionKind};
+use crate::boot::{BootParams, PhysRange, RegionKind};
 use crate::cell::Ref;
-use crate::cpu::Cpu;
-use crate::create::{self, ThreadStart};
+use crate::cpu::{self, Cpu};
+use crate::create::{self, Creation};
 use crate::domain::Domain;
 use crate::mem::{self, KernelPage};
-use crate::object::{Header, Object};
+use crate::object::{self, Object};
 use crate::sched::Sched;
 use crate::slot::{self, CapWord};
-use crate::space::{self, Mapped, Progress, Space};
-use crate::sync::atomic::Ordering;
-use crate::{arch, interrupt, log, logring, platform};
+use crate::space::{self, Progress, Space};
+use crate::thread::Thread;
+use crate::{arch, interrupt, log};
 use abi::argument::Argument;
 use abi::boot::{self, BootInfo, Region};
 use abi::bundle::Head;
 use abi::cap::{Kind, MemoryKind, TimeLimit};
-use abi::syscall::{Caching, SpaceKind};
+use abi::syscall::SpaceKind;
 use abi::{Rights, Selector, Status, call};
 
 /// Selector of the first mapping of the root task's own segments.
 const SEGMENTS: u32 = 16;
 
-/// What the architecture found out for the root task.
-pub struct Machine<'a> {
-    /// Boot information, complete but for `quota_pages`.
-    pub info: BootInfo,
-    /// The bundle.
-    pub bundle: PhysRange,
-    /// Its head, validated.
-    pub head: &'a Head,
-}
-
-struct Root {
-    domain: Ref<Domain>,
-}
-
-impl Root {
+/// What the root task is given, by its domain's table.
+impl Domain {
     /// Puts a capability into the table.
     fn install(
         &self,
         at: Selector,
         word: CapWord,
-        range: (u64, u64),
+        range: [u64; 2],
         extra: u64,
     ) -> Result<(), Status> {
         let tree = slot::lock();
-        let slot = self.domain.empty_slot(at)?;
-        slot.describe(&tree, extra);
-        slot.first.store(range.0, Ordering::Release);
-        slot.second.store(range.1, Ordering::Relaxed);
-        slot.publish(&tree, word);
+        self.empty_slot(at)?.fill(&tree, word, range, extra);
         Ok(())
     }
 
-    fn object<T: Object>(&self, at: Selector, object: Ref<T>) -> Result<(), Status> {
-        self.object_of_kind(at, T::KIND, object.address())
+    fn install_object<T: Object>(&self, at: Selector, object: Ref<T>) -> Result<(), Status> {
+        self.install_whole(at, CapWord::new(T::KIND, Rights::all(), object.address()))
     }
 
+    /// A capability to what has no parts.
     #[inline(never)]
-    fn object_of_kind(&self, at: Selector, kind: Kind, address: u64) -> Result<(), Status> {
-        let word = CapWord::new(kind, Rights::all(), address);
-        self.install(at, word, (u64::MAX, 0), 0)
+    fn install_whole(&self, at: Selector, word: CapWord) -> Result<(), Status> {
+        self.install(at, word, [u64::MAX, 0], 0)
     }
 
-    fn memory(&self, at: Selector, base: u64, size: u64, kind: MemoryKind) -> Result<(), Status> {
+    fn install_memory(
+        &self,
+        at: Selector,
+        range: [u64; 2],
+        kind: MemoryKind,
+    ) -> Result<(), Status> {
         let rights = match kind {
             MemoryKind::Ram => Rights::RW | Rights::EXEC,
             MemoryKind::Firmware => Rights::READ,
             MemoryKind::Device | MemoryKind::Ports => Rights::RW,
         };
         let word = CapWord::new(Kind::Memory, rights | Rights::DELEGATE, 0);
-        self.install(at, word, (base, size), (kind as u64) << 8)
+        self.install(at, word, range, (kind as u64) << 8)
     }
 }
 
-/// Makes the root task from the bundle and starts it on this CPU.
-pub fn start(cpu: &Cpu, machine: Machine<'_>) -> Result<(), Status> {
-    let Machine { mut info, bundle, head } = machine;
+/// Makes the root task from the bundle, whose validated head is `head`, and starts it on this CPU. It is told `info`, and its
+/// quota.
+pub fn start(cpu: &Cpu, mut info: BootInfo, head: &Head) -> Result<(), Status> {
     let overhead = Domain::overhead(boot::ROOT_SLOTS);
     let quota = mem::free_pages().checked_sub(overhead).ok_or(Status::Quota)?;
-    let domain = Domain::create(None, 0, boot::ROOT_SLOTS, quota).ok_or(Status::Quota)?;
-    let root = Root { domain };
-    let table = arch::PageTable::new(SpaceKind::Host, &domain)?;
-    let header = Header::new(Kind::Space, Some(domain));
-    let tag = arch::alloc_space_tag(SpaceKind::Host);
-    let space = domain.make(|| Space::new(header, SpaceKind::Host, tag, table))?;
+    let domain = Domain::create(None, 0, boot::ROOT_SLOTS, quota)?;
+    let space = Space::make(domain, SpaceKind::Host)?;
 
-    root.object(boot::ROOT_DOMAIN, domain)?;
-    root.object(boot::ROOT_SPACE, space)?;
-    root.object(boot::ROOT_LOG, logring::object())?;
-    root.object(boot::ROOT_PLATFORM, platform::object())?;
-    let time = CapWord::new(Kind::Time, Rights::all(), 0);
-    root.install(boot::ROOT_TIME, time, (u64::MAX, TimeLimit::ALL.pack()), 0)?;
+    domain.install_object(boot::ROOT_DOMAIN, domain)?;
+    domain.install_object(boot::ROOT_SPACE, space)?;
+    let all = |kind| CapWord::new(kind, Rights::all(), 0);
+    domain.install_whole(boot::ROOT_LOG, all(Kind::Log))?;
+    domain.install_whole(boot::ROOT_PLATFORM, all(Kind::Platform))?;
+    domain.install(boot::ROOT_TIME, all(Kind::Time), [u64::MAX, TimeLimit::ALL.pack()], 0)?;
     if arch::HAS_PORTS {
-        root.memory(boot::ROOT_PORTS, 0, space::PORTS, MemoryKind::Ports)?;
+        domain.install_memory(boot::ROOT_PORTS, [0, space::PORTS], MemoryKind::Ports)?;
     }
-    root.memory(boot::ROOT_BUNDLE, bundle.start().0, bundle.size(), MemoryKind::Ram)?;
-    for (i, region) in info.regions.iter().take(info.region_count as usize).enumerate() {
-        let kind = MemoryKind::from_code(region.kind as u8).ok_or(Status::BadArgument)?;
-        root.memory(boot::ROOT_MEMORY.offset(i as u32), region.base, region.size, kind)?;
+    let bundle = [info.bundle_base, info.bundle_size];
+    domain.install_memory(boot::ROOT_BUNDLE, bundle, MemoryKind::Ram)?;
+    for (i, region) in info.regions().iter().enumerate() {
+        let kind = region.memory_kind().ok_or(Status::BadArgument)?;
+        let at = boot::ROOT_MEMORY.offset(i as u32);
+        domain.install_memory(at, [region.base, region.size], kind)?;
     }
     for i in 0..info.interrupts {
-        if let Some(line) = interrupt::line(i) {
-            root.object(boot::ROOT_INTERRUPTS.offset(i), line)?;
-        }
+        domain.install_whole(boot::ROOT_INTERRUPTS.offset(i), interrupt::capability(i))?;
     }
 
     for (i, segment) in head.segments().iter().enumerate() {
@@ -122,35 +106,34 @@ pub fn start(cpu: &Cpu, machine: Machine<'_>) -> Result<(), Status> {
     }
     let stack = boot::ROOT_STACK_TOP - boot::ROOT_STACK_SIZE;
     for at in (stack..boot::ROOT_STACK_TOP).step_by(abi::PAGE_SIZE) {
-        space.map_kernel_page(&slot::lock(), argument(at)?, domain.alloc_page()?)?;
+        space.map_kernel_page(&slot::lock(), argument(at)?, domain.alloc_page()?, Rights::RW)?;
     }
 
-    let start = ThreadStart {
+    let call = call::CreateThread {
+        payer: boot::ROOT_DOMAIN.into(),
+        destination: boot::ROOT_THREAD.into(),
+        domain: boot::ROOT_DOMAIN.into(),
+        space: boot::ROOT_SPACE.into(),
         placement: argument(cpu.index.into())?,
         utcb: argument(boot::ROOT_UTCB)?,
         ip: argument(head.entry)?,
         sp: argument(boot::ROOT_STACK_TOP)?,
         exceptions: Selector::NULL,
     };
-    let thread = create::make_thread(&slot::lock(), domain, space, &start)?;
+    let thread =
+        create::thread(Creation { tree: &slot::lock(), caller: &domain, call, payer: domain })?;
+    let thread: Ref<Thread> = object::downcast(thread)?;
     thread.with_frame(|frame| frame.set_start_argument(boot::ROOT_BOOT_INFO));
-    let header = Header::new(Kind::Sched, Some(domain));
-    let sched = domain.make(|| Sched::new(header, cpu.index, TimeLimit::ALL, 0, 0))?;
-    root.object(boot::ROOT_THREAD, thread)?;
-    root.object(boot::ROOT_SCHED, sched)?;
+    let sched = domain.make(|header| Sched::new(header, cpu.index, TimeLimit::ALL, 0, 0))?;
+    domain.install_object(boot::ROOT_THREAD, thread)?;
+    domain.install_object(boot::ROOT_SCHED, sched)?;
 
     let page = domain.alloc_page()?;
     let (limit, used) = domain.quota();
     info.quota_pages = limit - used;
     write_info(page, &info);
-    let mapped = Mapped {
-        phys: page.phys(),
-        kind: MemoryKind::Ram,
-        rights: Rights::READ,
-        caching: Caching::Natural,
-    };
-    space.table.map(boot::ROOT_BOOT_INFO, abi::PAGE_SIZE as u64, &mapped, &domain)?;
-    crate::cpu::start(cpu, sched, thread.context())
+    space.map_kernel_page(&slot::lock(), argument(boot::ROOT_BOOT_INFO)?, page, Rights::READ)?;
+    cpu::start(cpu, sched, thread.context())
 }
 
 /// What a system call would make of `word`.
@@ -167,51 +150,54 @@ fn write_info(page: KernelPage, info: &BootInfo) {
     }
 }
 
-/// The machine's memory below `end`, for the boot information: what `map` holds but the kernel's own, and its gaps as device
-/// memory; and how many entries that is. `reserved` says what reserved memory is.
-pub fn memory_regions(
-    map: &MemoryMap,
+/// What the boot information says of any machine. `pool`: the object pool. The regions are those of the machine's memory below `end`
+/// but the kernel's own, and its gaps as device memory; `reserved` says what reserved memory is.
+pub fn boot_info(
+    params: &BootParams,
+    pool: PhysRange,
     end: HostPhys,
     reserved: impl Fn(PhysRange) -> MemoryKind,
-) -> ([Region; boot::MAX_REGIONS], u32) {
-    let mut regions = Regions { entries: [Region::default(); boot::MAX_REGIONS], count: 0 };
-    for region in map.regions() {
+) -> BootInfo {
+    let bundle = params.bundle.unwrap_or(pool);
+    let mut info = BootInfo {
+        magic: boot::BOOT_INFO_MAGIC,
+        abi_version: abi::VERSION,
+        utcb_size: abi::PAGE_SIZE as u32,
+        cpus: cpu::count(),
+        bundle_base: bundle.start().0,
+        bundle_size: bundle.size(),
+        boot_counter: params.boot_counter,
+        ..BootInfo::empty()
+    };
+    for region in params.memory_map.regions() {
         let kind = match region.kind {
             RegionKind::Usable => MemoryKind::Ram,
             RegionKind::Firmware | RegionKind::FirmwareNvs => MemoryKind::Firmware,
             RegionKind::Reserved => reserved(region.range),
             RegionKind::Kernel | RegionKind::Bundle | RegionKind::Defective => continue,
         };
-        regions.insert(region.range, kind);
+        insert(&mut info, region.range, kind);
     }
-    for hole in map.holes(end) {
-        regions.insert(hole, MemoryKind::Device);
+    for hole in params.memory_map.holes(end) {
+        insert(&mut info, hole, MemoryKind::Device);
     }
-    (regions.entries, regions.count as u32)
+    info
 }
 
-/// Regions of the boot information, in ascending order.
-struct Regions {
-    entries: [Region; boot::MAX_REGIONS],
-    count: usize,
-}
-
-impl Regions {
-    /// Adds a range in its place. What does not fit into the table is left out, and said.
-    fn insert(&mut self, range: PhysRange, kind: MemoryKind) {
-        let Some(slot) = self.entries.get_mut(self.count) else {
-            log::warning!("too many memory regions: {range:?} is not used");
-            return;
-        };
-        *slot =
-            Region { base: range.start().0, size: range.size(), kind: kind as u32, reserved: 0 };
-        self.count += 1;
-        for i in (1..self.count).rev() {
-            if self.entries[i - 1].base < self.entries[i].base {
-                break;
-            }
-            self.entries.swap(i - 1, i);
+/// Adds a region in its place. What does not fit into the table is left out, and said.
+fn insert(info: &mut BootInfo, range: PhysRange, kind: MemoryKind) {
+    let count = info.region_count as usize;
+    let Some(slot) = info.regions.get_mut(count) else {
+        log::warning!("too many memory regions: {range:?} is not used");
+        return;
+    };
+    *slot = Region { base: range.start().0, size: range.size(), kind: kind as u32, reserved: 0 };
+    info.region_count += 1;
+    for i in (1..=count).rev() {
+        if info.regions[i - 1].base < info.regions[i].base {
+            break;
         }
+        info.regions.swap(i - 1, i);
     }
 }
 
@@ -224,15 +210,18 @@ mod tests {
     /// The kernel's own device is nobody's, though firmware calls it reserved; the rest is there in ascending order.
     #[test]
     fn what_the_root_task_is_given() {
-        let mut map = MemoryMap::new();
+        let mut params = BootParams::EMPTY;
+        let map = &mut params.memory_map;
         for (at, pages, kind) in
             [(1, 4, RegionKind::Usable), (8, 4, RegionKind::Reserved), (9, 1, RegionKind::Kernel)]
         {
             map.add(at * PAGE, pages * PAGE, kind).unwrap();
         }
         let end = HostPhys(16 * PAGE);
-        let (regions, count) = memory_regions(&map, end, |_| MemoryKind::Firmware);
-        let found: Vec<_> = regions[..count as usize]
+        let pool = PhysRange::new(HostPhys(PAGE), PAGE).unwrap();
+        let info = boot_info(&params, pool, end, |_| MemoryKind::Firmware);
+        let found: Vec<_> = info
+            .regions()
             .iter()
             .map(|r| (r.base / PAGE, r.size / PAGE, r.memory_kind().unwrap()))
             .collect();

@@ -8,14 +8,14 @@ use crate::binding::Target;
 use crate::cell::{CpuCell, Ref};
 use crate::context::{Context, ReplyPath, State};
 use crate::cpu::Cpu;
-use crate::object::{Header, Object};
+use crate::object::Header;
 use crate::overrun;
 use crate::ring::{Link, Linked};
 use crate::space::Progress;
 use crate::sync::TicketMutex;
 use crate::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use crate::timeout::{Expiry, Timeout};
-use abi::cap::{Kind, TimeLimit};
+use abi::cap::TimeLimit;
 use abi::{PARTITIONS, PRIORITIES};
 use core::mem::offset_of;
 
@@ -53,11 +53,6 @@ pub struct Sched {
     pub replenish: Timeout,
     /// What happens when it would go on with its budget spent.
     pub overrun: TicketMutex<Option<Target>>,
-}
-
-// SAFETY: repr(C), header first, 64-byte aligned.
-unsafe impl Object for Sched {
-    const KIND: Kind = Kind::Sched;
 }
 
 /// Rings of scheduling contexts that wait, or wait no more.

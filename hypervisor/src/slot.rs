@@ -58,6 +58,22 @@ impl CapWord {
 /// Position of a slot in the pool, in units of slots, plus one; 0 is none.
 pub type Link = AtomicU32;
 
+/// Lists of slots.
+#[derive(Clone, Copy)]
+pub enum List {
+    /// Of what was derived from the same capability.
+    Siblings = 0,
+    /// Of mappings in the same space, or of what is bound through the same capability to a notification.
+    Bound = 1,
+}
+
+/// A place in a list.
+#[repr(C)]
+struct Place {
+    next: Link,
+    prev: Link,
+}
+
 /// A capability slot.
 #[repr(C, align(64))]
 pub struct Slot {
@@ -68,16 +84,12 @@ pub struct Slot {
     /// Memory, mapping: size in bytes (ports: in ports).
     pub second: AtomicU64,
     /// [`ORIGIN`], [`ZOMBIE`], [`ENDING`], [`DOORBELL`]; memory and mapping: [`abi::cap::MemoryKind`] in bits 8–15; above
-    /// them, how often the slot was [described](Slot::describe).
+    /// them, how often it was said what the slot holds.
     pub extra: AtomicU64,
     parent: Link,
     child: Link,
-    next: Link,
-    prev: Link,
-    /// Mapping: place in the list of its space. What is bound through it: place in the list of [`Slot::bindings`], which
-    /// begins in `list_next` of a capability to a notification.
-    list_next: Link,
-    list_prev: Link,
+    /// By [`List`]. Of what is bound through a capability to a notification, the list begins in that one's own place.
+    places: [Place; 2],
     /// Mapping: how many of its bytes (ports) are mapped. Interrupt line, scheduling context, log: position of the
     /// capability to the notification that it is bound to through this one, or 0.
     pub done: AtomicU64,
@@ -173,15 +185,23 @@ impl Slot {
 
     /// Says what the slot holds from now on: flags, and the kind of memory. The slot has no capability now; what comes
     /// after this is visible only with it.
-    #[inline(never)]
-    pub fn describe(&self, _tree: &Tree, flags: u64) {
+    fn describe(&self, _tree: &Tree, flags: u64) {
         let turns = self.extra.load(Ordering::Relaxed) & !(TURN - 1);
         let described = turns.wrapping_add(TURN) | flags;
         self.extra.store(described, Ordering::Release);
     }
 
-    /// Publishes a capability. The other fields have been written.
-    pub fn publish(&self, _tree: &Tree, word: CapWord) {
+    /// What is in `first` and `second`. The tree is locked.
+    pub fn range(&self) -> [u64; 2] {
+        [&self.first, &self.second].map(|word| word.load(Ordering::Relaxed))
+    }
+
+    /// Puts a capability into the free slot. It is published last.
+    #[inline(never)]
+    pub fn fill(&self, tree: &Tree, word: CapWord, [first, second]: [u64; 2], flags: u64) {
+        self.describe(tree, flags);
+        self.first.store(first, Ordering::Release);
+        self.second.store(second, Ordering::Relaxed);
         self.word.store(word.0, Ordering::Release);
     }
 
@@ -208,10 +228,11 @@ impl Slot {
         }
     }
 
-    /// Empties the slot, which is a leaf and linked nowhere.
+    /// Takes the slot, which is a leaf, out of the tree and empties it.
     #[inline(never)]
     pub fn clear(&self, tree: &Tree) {
         debug_assert!(self.child.load(Ordering::Relaxed) == 0);
+        self.unlink(tree);
         self.word.store(0, Ordering::Release);
         self.describe(tree, 0);
         self.first.store(0, Ordering::Release);
@@ -230,56 +251,35 @@ impl Slot {
     }
 
     /// Makes this slot, linked nowhere, a child of `parent`.
-    pub fn link_under(&self, _tree: &Tree, parent: &Slot) {
-        let me = index(self);
-        let first = parent.child.load(Ordering::Relaxed);
+    pub fn link_under(&self, tree: &Tree, parent: &Slot) {
         self.parent.store(index(parent), Ordering::Relaxed);
-        self.prev.store(0, Ordering::Relaxed);
-        self.next.store(first, Ordering::Relaxed);
-        if let Some(first) = to_ref(first) {
-            first.prev.store(me, Ordering::Relaxed);
-        }
-        parent.child.store(me, Ordering::Relaxed);
+        self.join(tree, List::Siblings, &parent.child);
     }
 
     /// Takes this slot out of its parent's children.
-    pub fn unlink(&self, _tree: &Tree) {
-        let (next, prev) = (self.next.load(Ordering::Relaxed), self.prev.load(Ordering::Relaxed));
-        if let Some(next) = to_ref(next) {
-            next.prev.store(prev, Ordering::Relaxed);
+    pub fn unlink(&self, tree: &Tree) {
+        if let Some(parent) = to_ref(self.parent.load(Ordering::Relaxed)) {
+            self.leave(tree, List::Siblings, &parent.child);
+            self.parent.store(0, Ordering::Relaxed);
         }
-        match to_ref(prev) {
-            Some(prev) => prev.next.store(next, Ordering::Relaxed),
-            None => {
-                if let Some(parent) = to_ref(self.parent.load(Ordering::Relaxed)) {
-                    parent.child.store(next, Ordering::Relaxed);
-                }
-            }
-        }
-        self.parent.store(0, Ordering::Relaxed);
-        self.next.store(0, Ordering::Relaxed);
-        self.prev.store(0, Ordering::Relaxed);
     }
 
-    /// Withdraws this capability, and moves its place in the tree to the free slot `to`, where it can be published. Only for
-    /// capabilities without children and bindings, which is checked by the caller.
+    /// Moves this capability, with its place in the tree, to the free slot `to`. Only for capabilities without children and
+    /// bindings, which is checked by the caller.
     pub fn move_to(&self, tree: &Tree, to: &Slot) {
-        self.withdraw(tree);
+        let (word, range) = (self.word(), self.range());
+        let flags = self.extra.load(Ordering::Relaxed) & (TURN - 1);
         let parent = to_ref(self.parent.load(Ordering::Relaxed));
-        self.unlink(tree);
-        let flags = self.extra.load(Ordering::Relaxed) & (TURN - 1) & !ZOMBIE;
-        to.describe(tree, flags);
-        to.first.store(self.first.load(Ordering::Relaxed), Ordering::Release);
-        to.second.store(self.second.load(Ordering::Relaxed), Ordering::Relaxed);
+        self.clear(tree);
+        to.fill(tree, word, range, flags);
         if let Some(parent) = parent {
             to.link_under(tree, &parent);
         }
-        self.clear(tree);
     }
 
     /// Where the list begins of what is bound through this capability to a notification.
     pub fn bindings(&self) -> &Link {
-        &self.list_next
+        &self.places[List::Bound as usize].next
     }
 
     /// Whether something is bound through it.
@@ -293,28 +293,31 @@ impl Slot {
     }
 
     /// Puts this slot on the list that starts at `head`.
-    pub fn join_list(&self, _tree: &Tree, head: &AtomicU32) {
+    #[inline(never)]
+    pub fn join(&self, _tree: &Tree, list: List, head: &Link) {
+        let place = &self.places[list as usize];
         let first = head.load(Ordering::Relaxed);
-        self.list_prev.store(0, Ordering::Relaxed);
-        self.list_next.store(first, Ordering::Relaxed);
+        place.prev.store(0, Ordering::Relaxed);
+        place.next.store(first, Ordering::Relaxed);
         if let Some(first) = to_ref(first) {
-            first.list_prev.store(index(self), Ordering::Relaxed);
+            first.places[list as usize].prev.store(index(self), Ordering::Relaxed);
         }
         head.store(index(self), Ordering::Relaxed);
     }
 
     /// Takes this slot off the list that starts at `head`.
-    pub fn leave_list(&self, _tree: &Tree, head: &AtomicU32) {
-        let next = self.list_next.load(Ordering::Relaxed);
-        let prev = self.list_prev.load(Ordering::Relaxed);
+    #[inline(never)]
+    pub fn leave(&self, _tree: &Tree, list: List, head: &Link) {
+        let place = &self.places[list as usize];
+        let (next, prev) = (place.next.load(Ordering::Relaxed), place.prev.load(Ordering::Relaxed));
         if let Some(next) = to_ref(next) {
-            next.list_prev.store(prev, Ordering::Relaxed);
+            next.places[list as usize].prev.store(prev, Ordering::Relaxed);
         }
         match to_ref(prev) {
-            Some(prev) => prev.list_next.store(next, Ordering::Relaxed),
+            Some(prev) => prev.places[list as usize].next.store(next, Ordering::Relaxed),
             None => head.store(next, Ordering::Relaxed),
         }
-        self.list_next.store(0, Ordering::Relaxed);
-        self.list_prev.store(0, Ordering::Relaxed);
+        place.next.store(0, Ordering::Relaxed);
+        place.prev.store(0, Ordering::Relaxed);
     }
 }

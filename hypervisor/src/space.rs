@@ -2,14 +2,14 @@
 
 use crate::addr::HostPhys;
 use crate::arch::{self, PageTable};
-use crate::cell::Ref;
+use crate::cell::{CpuCell, Ref};
 use crate::domain::Domain;
-use crate::doorbell::{self, Doorbells};
+use crate::doorbell::Doorbells;
 use crate::epoch;
 use crate::mem::KernelPage;
-use crate::object::{AnyRef, Header, Object};
+use crate::object::{AnyRef, Header};
 use crate::ring::{Link, Linked, Ring};
-use crate::slot::{self, DOORBELL, Slot, Tree};
+use crate::slot::{CapWord, DOORBELL, List, Slot, Tree};
 use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use abi::argument::{Access, PageAddress};
 use abi::cap::{Kind, MemoryKind, Rights};
@@ -58,15 +58,10 @@ pub struct Space {
     ports: [AtomicU64; 2],
 }
 
-// SAFETY: repr(C), header first, 64-byte aligned.
-unsafe impl Object for Space {
-    const KIND: Kind = Kind::Space;
-}
-
 /// A thread or vCPU among the users of a space; part of it.
 pub struct User {
     link: Link,
-    object: AnyRef,
+    object: CpuCell<Option<AnyRef>>,
 }
 
 // SAFETY: it leaves before the object ends that it is part of.
@@ -76,13 +71,14 @@ unsafe impl Linked for User {
 }
 
 impl User {
-    /// `object`, which uses no space yet.
-    pub const fn new(object: AnyRef) -> User {
-        User { link: Link::new(), object }
+    /// What uses no space yet.
+    pub const fn of_nothing() -> User {
+        User { link: Link::new(), object: CpuCell::new(None) }
     }
 
-    /// From now on it uses `space`.
-    pub fn enter(&self, _tree: &Tree, space: &Space) {
+    /// From now on `object`, which it is part of, uses `space`.
+    pub fn enter(&self, _tree: &Tree, space: &Space, object: AnyRef) {
+        self.object.set(Some(object));
         // SAFETY: it leaves before the object ends that it is part of.
         space.users.push(unsafe { Ref::from_address(&raw const *self as u64) });
     }
@@ -118,22 +114,26 @@ impl Mapped {
 }
 
 impl Space {
-    /// An empty space with these tables.
-    pub fn new(header: Header, kind: SpaceKind, tag: u16, table: PageTable) -> Space {
-        let fast = table.fast_switch(tag);
-        Space {
-            header,
+    /// Makes an empty space that `payer` pays for.
+    pub fn make(payer: Ref<Domain>, kind: SpaceKind) -> Result<Ref<Space>, Status> {
+        // The cell first: what comes after it cannot fail, or leaves nothing behind.
+        let cell = payer.alloc_cell()?;
+        let table = PageTable::new(kind, &payer).inspect_err(|_| payer.free_cell(cell))?;
+        let tag = arch::alloc_space_tag(kind);
+        let space = Space {
+            header: Header::new(Kind::Space, payer),
             kind,
             tag,
+            fast: table.fast_switch(tag),
             table,
-            fast,
             mappings: AtomicU32::new(0),
             users: Ring::new(),
             cpus: AtomicU64::new(0),
             shared: AtomicU64::new(0),
-            doorbells: Doorbells::new(),
+            doorbells: Doorbells::none(),
             ports: [const { AtomicU64::new(0) }; 2],
-        }
+        };
+        Ok(payer.make_in(cell, space))
     }
 
     /// From now on it may run on CPU `cpu`.
@@ -144,13 +144,7 @@ impl Space {
 
     /// One of the threads and vCPUs that use it.
     pub fn user(&self, _tree: &Tree) -> Option<AnyRef> {
-        self.users.first().map(|user| user.object)
-    }
-
-    /// The domain that pays for page tables. Spaces are never made without one, but for the root's at boot,
-    /// whose payer is the root domain.
-    pub fn payer(&self) -> Result<Ref<Domain>, Status> {
-        self.header.payer.ok_or(Status::BadArgument)
+        self.users.first().and_then(|user| user.object.get())
     }
 
     /// First address past the space.
@@ -173,17 +167,14 @@ impl Space {
         _tree: &Tree,
         at: PageAddress,
         page: KernelPage,
+        rights: Rights,
     ) -> Result<(), Status> {
         if self.kind != SpaceKind::Host {
             return Err(Status::BadArgument);
         }
-        let mapped = Mapped {
-            phys: page.phys(),
-            kind: MemoryKind::Ram,
-            rights: Rights::RW,
-            caching: Caching::Natural,
-        };
-        self.table.map(at.get(), abi::PAGE_SIZE as u64, &mapped, &*self.payer()?).map(|_| ())
+        let mapped =
+            Mapped { phys: page.phys(), kind: MemoryKind::Ram, rights, caching: Caching::Natural };
+        self.table.map(at.get(), abi::PAGE_SIZE as u64, &mapped, &self.header.payer).map(|_| ())
     }
 
     /// The I/O permission bitmap, if any port was ever mapped.
@@ -201,7 +192,7 @@ impl Space {
     fn make_port_bitmap(&self) -> Result<(), Status> {
         for page in &self.ports {
             if page.load(Ordering::Acquire) == 0 {
-                let fresh = self.payer()?.alloc_page()?;
+                let fresh = self.header.payer.alloc_page()?;
                 fresh.fill(u64::MAX);
                 page.store(fresh.virt.0, Ordering::Release);
             }
@@ -259,8 +250,7 @@ const BATCH: usize = 12;
 pub fn map(tree: &Tree, domain: &Domain, request: &call::Map) -> Result<Progress, Status> {
     let memory = domain.holder(request.memory)?;
     let space = domain.object(request.space)?;
-    let (base, length) =
-        (memory.first.load(Ordering::Relaxed), memory.second.load(Ordering::Relaxed));
+    let [base, length] = memory.range();
     let extra = memory.extra.load(Ordering::Relaxed);
     let kind = MemoryKind::from_code((extra >> 8) as u8).ok_or(Status::BadCapability)?;
     let Access { rights, caching } = request.access;
@@ -302,19 +292,14 @@ pub fn map(tree: &Tree, domain: &Domain, request: &call::Map) -> Result<Progress
         if ports {
             space.make_port_bitmap()?;
         }
-        slot.describe(tree, (kind as u64) << 8);
-        slot.first.store(request.address, Ordering::Release);
-        slot.second.store(request.size, Ordering::Relaxed);
-        slot.link_under(tree, &memory);
-        slot.join_list(tree, &space.mappings);
-        slot.publish(tree, slot::CapWord::new(Kind::Mapping, Rights::empty(), space.address()));
+        let range = [request.address, request.size];
+        hold_mapping(tree, space, slot, &memory, range, (kind as u64) << 8);
         (slot, 0)
     } else {
         // A restart goes on where it stopped; anything else finds the slot in use.
         let mine = slot.word().kind() == Kind::Mapping
             && slot.word().address() == space.address()
-            && slot.first.load(Ordering::Relaxed) == request.address
-            && slot.second.load(Ordering::Relaxed) == request.size
+            && slot.range() == [request.address, request.size]
             && slot.is_child_of(tree, &memory);
         let done = slot.done.load(Ordering::Relaxed);
         if !mine || done >= request.size {
@@ -328,24 +313,21 @@ pub fn map(tree: &Tree, domain: &Domain, request: &call::Map) -> Result<Progress
             space.set_ports(request.address + done, left, true)
         } else {
             let mapped = Mapped { phys: HostPhys(start + done), kind, rights, caching };
-            space.payer().and_then(|p| space.table.map(request.address + done, left, &mapped, &p))
+            space.table.map(request.address + done, left, &mapped, &space.header.payer)
         };
-        match step {
-            Ok(bytes) => done += bytes,
-            Err(status) => {
-                slot.done.store(done, Ordering::Relaxed);
-                slot.second.store(done, Ordering::Relaxed);
-                if done == 0 {
-                    remove_mapping(tree, slot);
-                } else if ports {
-                    // As below; but nobody waits for that.
-                    epoch::stale(space.cpus.load(Ordering::Relaxed));
-                    epoch::begin();
-                }
-                return Err(status);
-            }
-        }
+        done += step.unwrap_or(0);
         slot.done.store(done, Ordering::Relaxed);
+        if let Err(status) = step {
+            slot.second.store(done, Ordering::Relaxed);
+            if done == 0 {
+                remove_mapping(tree, slot);
+            } else if ports {
+                // As below; but nobody waits for that.
+                epoch::stale(space.cpus.load(Ordering::Relaxed));
+                epoch::begin();
+            }
+            return Err(status);
+        }
         if done == request.size {
             if ports {
                 // CPUs that run in the space have a copy of its I/O permissions.
@@ -372,14 +354,9 @@ pub fn is_port_mapping(domain: &Domain, selector: Selector) -> bool {
 /// Unmaps up to a batch of what the mapping in `slot` still has; when nothing is left, empties the slot. A doorbell is
 /// unbound.
 pub fn unmap_step(tree: &Tree, slot: Ref<Slot>) -> Progress {
-    let Ok(space) = crate::domain::resolve::<Space>(
-        slot::CapWord::new(Kind::Space, Rights::empty(), slot.word().address()),
-        Rights::empty(),
-    ) else {
-        return Progress::Done;
-    };
+    let space = space_of(slot);
     if slot.extra.load(Ordering::Relaxed) & DOORBELL != 0 {
-        doorbell::unbind(tree, &space, &slot);
+        space.doorbells.remove(slot.first.load(Ordering::Relaxed));
         remove_mapping(tree, slot);
         // Another CPU may be about to ring it.
         epoch::unlinked();
@@ -411,11 +388,28 @@ fn unmap_batch(tree: &Tree, slot: Ref<Slot>, space: &Space) -> Progress {
     Progress::Again
 }
 
+/// Puts the capability to a mapping in `space` into a free slot; it is derived from the one in `parent`.
+pub fn hold_mapping(
+    tree: &Tree,
+    space: Ref<Space>,
+    slot: Ref<Slot>,
+    parent: &Slot,
+    range: [u64; 2],
+    extra: u64,
+) {
+    slot.fill(tree, CapWord::new(Kind::Mapping, Rights::empty(), space.address()), range, extra);
+    slot.link_under(tree, parent);
+    slot.join(tree, List::Bound, &space.mappings);
+}
+
+/// The space of the mapping in `slot`.
+fn space_of(slot: Ref<Slot>) -> Ref<Space> {
+    // SAFETY: a mapping's capability holds the address of its space, which outlives its mappings.
+    unsafe { Ref::from_address(slot.word().address()) }
+}
+
 /// Takes a mapping out of the tree and its space, and empties the slot.
 pub fn remove_mapping(tree: &Tree, slot: Ref<Slot>) {
-    // SAFETY: a mapping's capability holds the address of its space, which outlives its mappings.
-    let space: Ref<Space> = unsafe { Ref::from_address(slot.word().address()) };
-    slot.leave_list(tree, &space.mappings);
-    slot.unlink(tree);
+    slot.leave(tree, List::Bound, &space_of(slot).mappings);
     slot.clear(tree);
 }

@@ -1,7 +1,7 @@
 //! Decoding of system calls.
 
-use crate::arch::Frame;
-use crate::binding::{self, Binding};
+use crate::arch::{self, Frame};
+use crate::binding;
 use crate::cell::Ref;
 use crate::context::State;
 use crate::cpu::Cpu;
@@ -14,7 +14,6 @@ use crate::latency::{self, Path};
 use crate::logring;
 use crate::lookup::Held;
 use crate::notification;
-use crate::platform;
 use crate::slot::{self, Slot, Tree};
 use crate::space::{self, Progress};
 use crate::thread::{Exception, Sync, Thread};
@@ -159,7 +158,7 @@ fn arguments<T: Operation>(thread: Ref<Thread>) -> Result<T, Status> {
 #[inline(always)]
 fn signal(cpu: &Cpu, thread: Ref<Thread>) -> Result<(), Status> {
     let call: call::Signal = arguments(thread)?;
-    let (notification, bits) = thread.domain.signal_target_of_hot_path(call.notification)?;
+    let (notification, bits) = thread.domain.signal_target(call.notification)?;
     notification::signal(cpu, notification, bits);
     Ok(())
 }
@@ -282,16 +281,14 @@ fn map(thread: Ref<Thread>) -> Result<(), Otherwise> {
 
 fn interrupt_bind(caller: &Caller) -> Result<(), Status> {
     let call: call::InterruptBind = caller.arguments()?;
-    let interrupt = caller.domain.object(call.line)?;
-    let binding = Binding::new(caller.domain, call.line.selector(), call.notification)?;
-    interrupt::bind(interrupt, binding.target, call.mode)?;
-    binding.note(caller.tree);
-    Ok(())
+    let line = caller.domain.line(call.line)?;
+    let bind = |target, _| interrupt::bind(line, target, call.mode);
+    binding::bind(caller, call.line.selector(), call.notification, &bind)
 }
 
 fn interrupt_ack(cpu: &Cpu, thread: Ref<Thread>) -> Result<(), Status> {
     let call: call::InterruptAck = arguments(thread)?;
-    interrupt::acknowledge(cpu, thread.domain.object_of_hot_path(call.line)?);
+    interrupt::acknowledge(cpu, thread.domain.line(call.line)?);
     Ok(())
 }
 
@@ -322,7 +319,7 @@ fn payer_and_paid(
     domain: Cap<kind::Domain, CREATE>,
 ) -> Result<(Ref<Domain>, Ref<Domain>), Status> {
     let (payer, domain) = (caller.object(payer)?, caller.object(domain)?);
-    if domain.header.payer != Some(payer) {
+    if domain.header.payer != payer || domain == payer {
         return Err(Status::BadArgument);
     }
     Ok((payer, domain))
@@ -330,14 +327,14 @@ fn payer_and_paid(
 
 fn log_write(thread: Ref<Thread>) -> Result<(), Status> {
     let call: call::LogWrite = arguments(thread)?;
-    thread.domain.object(call.log)?;
+    thread.domain.holder(call.log)?;
     logring::append(call.bytes.bytes());
     Ok(())
 }
 
 fn log_read(thread: Ref<Thread>) -> Result<(), Status> {
     let call: call::LogRead = arguments(thread)?;
-    thread.domain.object(call.log)?;
+    thread.domain.holder(call.log)?;
     let mut bytes = [0; LOG_CHUNK];
     let count = logring::take(&mut bytes, call.take_over);
     thread.return_values(&call::LogTaken { bytes: LogBytes::new(&bytes[..count]) });
@@ -346,18 +343,20 @@ fn log_read(thread: Ref<Thread>) -> Result<(), Status> {
 
 fn log_bind(caller: &Caller) -> Result<(), Status> {
     let call: call::LogBind = caller.arguments()?;
-    caller.domain.object(call.log)?;
-    let binding = Binding::new(caller.domain, call.log.selector(), call.notification)?;
-    if let Some(before) = Slot::from_link(logring::listener()) {
-        binding::unbind(caller.tree, &before, before.word());
-    }
-    logring::listen(binding.target, binding.link());
-    binding.note(caller.tree);
-    Ok(())
+    caller.domain.holder(call.log)?;
+    let bind = |target, source| {
+        let before = logring::listen(None).and_then(|(_, before)| Slot::from_link(before));
+        if let Some(before) = before {
+            binding::unbind(caller.tree, &before, before.word());
+        }
+        logring::listen(Some((target, source)));
+        Ok(())
+    };
+    binding::bind(caller, call.log.selector(), call.notification, &bind)
 }
 
 fn power(thread: Ref<Thread>) -> Result<(), Status> {
     let call: call::Power = arguments(thread)?;
-    thread.domain.object(call.platform)?;
-    Err(platform::power(call.action))
+    thread.domain.holder(call.platform)?;
+    Err(arch::power(call.action))
 }

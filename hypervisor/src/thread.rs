@@ -6,11 +6,9 @@ use crate::context::{Context, HasContext, State};
 use crate::domain::Domain;
 use crate::epoch::Round;
 use crate::mem::KernelPage;
-use crate::object::Object;
 use crate::portal::Handled;
 use crate::ring::Ring;
 use crate::space::{Space, User};
-use abi::cap::Kind;
 use abi::operation::Registers;
 use abi::utcb::Utcb;
 use abi::{Op, Selector};
@@ -76,11 +74,6 @@ pub struct Thread {
 }
 
 const _: () = assert!(core::mem::size_of::<Thread>() <= abi::PAGE_SIZE);
-
-// SAFETY: repr(C), header first (in the context), page-aligned.
-unsafe impl Object for Thread {
-    const KIND: Kind = Kind::Thread;
-}
 
 // SAFETY: the context is the first field.
 unsafe impl HasContext for Thread {}

@@ -1,11 +1,11 @@
 //! System calls about time: scheduling contexts, what they are made from and bound to, schedules.
 
-use crate::binding::Binding;
+use crate::binding;
 use crate::cpu;
-use crate::create::{Payer, check_cpu};
+use crate::create::{Creation, check_cpu};
 use crate::cyclic::Frame;
 use crate::domain::Domain;
-use crate::object::{self, AnyRef, Header};
+use crate::object::{self, AnyRef};
 use crate::overrun;
 use crate::sched::Sched;
 use crate::slot::Tree;
@@ -13,7 +13,7 @@ use crate::sync::atomic::Ordering;
 use crate::syscall::Caller;
 use crate::thread::MESSAGE;
 use abi::argument::Cap;
-use abi::cap::{Kind, TimeLimit};
+use abi::cap::TimeLimit;
 use abi::{Status, call, kind};
 
 /// What `time` allows on `cpu`.
@@ -31,22 +31,20 @@ pub fn limit<const RIGHTS: u16>(
 }
 
 /// [`abi::Op::CreateSched`].
-pub fn sched(caller: &Caller, payer: Payer) -> Result<AnyRef, Status> {
-    let call: call::CreateSched = caller.arguments()?;
-    let payer = payer?;
+pub fn sched(new: Creation<call::CreateSched>) -> Result<AnyRef, Status> {
+    let Creation { tree, caller, call, payer } = new;
     let cpu = check_cpu(call.cpu)?;
     let priority = call.priority.get() as u8;
     let (budget, period) = (call.budget, call.period);
     if budget > period || (budget == 0) != (period == 0) {
         return Err(Status::BadArgument);
     }
-    let most = limit(caller.tree, caller.domain, call.time, cpu)?;
+    let most = limit(tree, caller, call.time, cpu)?;
     let limit = TimeLimit { priority, ..most };
     if !most.includes(limit) {
         return Err(Status::Denied);
     }
-    let header = Header::new(Kind::Sched, Some(payer));
-    let sched = payer.make(|| Sched::new(header, cpu, limit, budget, period))?;
+    let sched = payer.make(|header| Sched::new(header, cpu, limit, budget, period))?;
     Ok(object::header(sched))
 }
 
@@ -82,8 +80,6 @@ pub fn bind_sched(caller: &Caller) -> Result<(), Status> {
 pub fn bind_overrun(caller: &Caller) -> Result<(), Status> {
     let call: call::BindOverrun = caller.arguments()?;
     let sched = caller.domain.object(call.sched)?;
-    let binding = Binding::new(caller.domain, call.sched.selector(), call.notification)?;
-    overrun::bind(sched, binding.target)?;
-    binding.note(caller.tree);
-    Ok(())
+    let bind = |target, _| overrun::bind(sched, target);
+    binding::bind(caller, call.sched.selector(), call.notification, &bind)
 }

@@ -9,9 +9,7 @@ use crate::ipc;
 use crate::latency::{self, Path};
 use crate::log;
 use crate::mem::KernelPage;
-use crate::object::Object;
 use crate::space::{Space, User};
-use abi::cap::Kind;
 use abi::text::Text;
 use abi::vcpu::ExitKind;
 use abi::{Selector, Status};
@@ -62,11 +60,6 @@ pub struct Vcpu {
 }
 
 const _: () = assert!(core::mem::size_of::<Vcpu>() <= abi::PAGE_SIZE);
-
-// SAFETY: repr(C), header first (in the context), page-aligned.
-unsafe impl Object for Vcpu {
-    const KIND: Kind = Kind::Vcpu;
-}
 
 // SAFETY: the context is the first field.
 unsafe impl HasContext for Vcpu {}

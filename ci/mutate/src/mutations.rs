@@ -68,8 +68,8 @@ pub const MUTATIONS: &[Mutation] = &[
     Mutation {
         name: "a thread is made in a domain that does not pay for it",
         file: "create.rs",
-        line: "if domain != payer || space.payer()? != payer",
-        instead: "if space.payer()? != payer",
+        line: "if domain != payer || space.header.payer != payer",
+        instead: "if space.header.payer != payer",
     },
     Mutation {
         name: "what a message gives away is given twice",
@@ -99,7 +99,7 @@ pub const MUTATIONS: &[Mutation] = &[
     Mutation {
         name: "a capability is not unlinked from the next one",
         file: "slot.rs",
-        line: "next.prev.store(prev, Ordering::Relaxed);",
+        line: "next.places[list as usize].prev.store(prev, Ordering::Relaxed);",
         instead: "let _ = next;",
     },
     Mutation {
@@ -136,8 +136,8 @@ pub const MUTATIONS: &[Mutation] = &[
     Mutation {
         name: "the end of a thread loses a page",
         file: "destroy.rs",
-        line: "payer.free_page(thread.utcb);",
-        instead: "let _ = thread;",
+        line: "[thread.utcb, own].map(|page| payer.free_page(page)).len()",
+        instead: "[own].map(|page| payer.free_page(page)).len() + usize::from(thread.foreign)",
     },
     Mutation {
         name: "what is taken back of a quota stays",
@@ -148,9 +148,9 @@ pub const MUTATIONS: &[Mutation] = &[
     // Signals.
     Mutation {
         name: "a doorbell outlives its capability",
-        file: "doorbell.rs",
+        file: "space.rs",
         line: "space.doorbells.remove(slot.first.load(Ordering::Relaxed));",
-        instead: "let _ = (space, slot);",
+        instead: "",
     },
     Mutation {
         name: "a doorbell is a byte too long",
@@ -442,8 +442,8 @@ pub const MUTATIONS: &[Mutation] = &[
     Mutation {
         name: "what goes with a domain is delegated on and on",
         file: "destroy.rs",
-        line: "close(cpu, tree, slot)?;",
-        instead: "let _ = close;",
+        line: "close(cpu, tree, slot)?;\n        if",
+        instead: "if",
     },
     // The ABI.
     Mutation {

@@ -54,8 +54,6 @@ pub mod notification;
 pub mod object;
 #[path = "../../../hypervisor/src/overrun.rs"]
 pub mod overrun;
-#[path = "../../../hypervisor/src/platform.rs"]
-pub mod platform;
 #[path = "../../../hypervisor/src/portal.rs"]
 pub mod portal;
 #[path = "../../../hypervisor/src/ring.rs"]

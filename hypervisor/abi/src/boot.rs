@@ -138,6 +138,38 @@ pub struct BootInfo {
 const _: () = assert!(core::mem::size_of::<BootInfo>() <= crate::PAGE_SIZE);
 
 impl BootInfo {
+    /// Nothing but zeros.
+    pub const fn empty() -> BootInfo {
+        BootInfo {
+            magic: 0,
+            abi_version: 0,
+            utcb_size: 0,
+            counter_hz: 0,
+            cpus: 0,
+            interrupts: 0,
+            virtualization: 0,
+            region_count: 0,
+            rsdp: 0,
+            bundle_base: 0,
+            bundle_size: 0,
+            xcr0_mask: 0,
+            boot_counter: 0,
+            quota_pages: 0,
+            uart_port: 0,
+            kernel_bytes: 0,
+            device_tree: 0,
+            uart_memory: 0,
+            uart_interrupt: 0,
+            gic_version: 0,
+            gic_vcpu_interface: 0,
+            list_registers: 0,
+            workarounds: 0,
+            id_registers: [0; ID_REGISTERS],
+            cpu_ids: [0; MAX_CPUS],
+            regions: [Region { base: 0, size: 0, kind: 0, reserved: 0 }; MAX_REGIONS],
+        }
+    }
+
     /// The physical ranges that there are.
     pub fn regions(&self) -> &[Region] {
         let count = (self.region_count as usize).min(MAX_REGIONS);

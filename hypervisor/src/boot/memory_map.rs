@@ -120,7 +120,7 @@ pub struct MemoryMap {
 
 impl MemoryMap {
     /// A map of nothing but holes.
-    pub const fn new() -> MemoryMap {
+    pub const fn empty() -> MemoryMap {
         // Behind the last region, where nobody looks.
         let unused = Region { range: PhysRange { start: 0, end: 0 }, kind: RegionKind::Usable };
         MemoryMap { regions: [unused; MAX_REGIONS], len: 0 }
@@ -190,7 +190,7 @@ impl MemoryMap {
     /// Makes the pages of `range` that were holes `kind`, and the others the more restrictive of that and what they were.
     /// On an error the map is unchanged.
     fn paint(&mut self, range: PhysRange, kind: RegionKind) -> Result<(), LoaderError> {
-        let mut out = MemoryMap::new();
+        let mut out = MemoryMap::empty();
         let mut at = 0;
         // From one edge to the next.
         while at < PHYS_END {
@@ -229,12 +229,6 @@ impl MemoryMap {
         *slot.ok_or(LoaderError::TooManyRegions)? = Region { range, kind };
         self.len += 1;
         Ok(())
-    }
-}
-
-impl Default for MemoryMap {
-    fn default() -> MemoryMap {
-        MemoryMap::new()
     }
 }
 
@@ -306,7 +300,7 @@ mod tests {
         for a in &entries {
             for b in &entries {
                 for c in entries.iter().step_by(7) {
-                    let (mut map, mut model) = (MemoryMap::new(), [None; PAGES]);
+                    let (mut map, mut model) = (MemoryMap::empty(), [None; PAGES]);
                     for &(start, end, kind) in [a, b, c] {
                         map.add(start * HALF, (end - start) * HALF, kind).unwrap();
                         model_add(&mut model, start, end, kind);
@@ -319,7 +313,7 @@ mod tests {
 
     #[test]
     fn claims_only_usable_memory() {
-        let mut map = MemoryMap::new();
+        let mut map = MemoryMap::empty();
         map.add(0, 4 * PAGE, RegionKind::Usable).unwrap();
         map.add(4 * PAGE, PAGE, RegionKind::Reserved).unwrap();
         let range = PhysRange::new(HostPhys(PAGE + 5), 7).unwrap();
@@ -337,7 +331,7 @@ mod tests {
 
     #[test]
     fn finds_the_lowest_aligned_range() {
-        let mut map = MemoryMap::new();
+        let mut map = MemoryMap::empty();
         const M: u64 = 1 << 20;
         map.add(0, 640 << 10, RegionKind::Usable).unwrap();
         map.add(M, 6 * M, RegionKind::Usable).unwrap();
@@ -354,7 +348,7 @@ mod tests {
 
     #[test]
     fn holes_are_what_no_region_covers() {
-        let mut map = MemoryMap::new();
+        let mut map = MemoryMap::empty();
         map.add(PAGE, PAGE, RegionKind::Usable).unwrap();
         map.add(2 * PAGE, PAGE, RegionKind::Reserved).unwrap();
         map.add(4 * PAGE, PAGE, RegionKind::Reserved).unwrap();
@@ -363,12 +357,12 @@ mod tests {
         assert_eq!(holes, [(0, 1), (3, 4), (5, 9)]);
         let holes: Vec<_> = map.holes(HostPhys(PAGE / 2)).map(|r| (r.start, r.end)).collect();
         assert_eq!(holes, [(0, PAGE / 2)]);
-        assert_eq!(MemoryMap::new().holes(HostPhys(PHYS_END)).count(), 1);
+        assert_eq!(MemoryMap::empty().holes(HostPhys(PHYS_END)).count(), 1);
     }
 
     #[test]
     fn absurd_entries_are_cut() {
-        let mut map = MemoryMap::new();
+        let mut map = MemoryMap::empty();
         map.add(u64::MAX, u64::MAX, RegionKind::Reserved).unwrap();
         map.add(PHYS_END, PAGE, RegionKind::Usable).unwrap();
         map.add(5, 0, RegionKind::Usable).unwrap();
@@ -380,7 +374,7 @@ mod tests {
 
     #[test]
     fn too_many_regions_leave_the_map_as_it_was() {
-        let mut map = MemoryMap::new();
+        let mut map = MemoryMap::empty();
         for i in 0..MAX_REGIONS as u64 {
             map.add(2 * i * PAGE, PAGE, RegionKind::Usable).unwrap();
         }

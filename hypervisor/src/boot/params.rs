@@ -29,7 +29,7 @@ pub struct BootParams {
 impl BootParams {
     /// Nothing so far.
     pub const EMPTY: BootParams = BootParams {
-        memory_map: MemoryMap::new(),
+        memory_map: MemoryMap::empty(),
         bundle: None,
         command_line: CommandLine::EMPTY,
         rsdp: None,

@@ -50,7 +50,7 @@ impl Agreement {
         let mut addresses = BTreeMap::from([(root, w.root.address())]);
         for line in 0..world::LINE_COUNT {
             let id = model.add(Object::Line(Line::new(line)), None, Kind::Interrupt, None);
-            addresses.insert(id, crate::interrupt::line(line).unwrap().address());
+            addresses.insert(id, crate::interrupt::capability(line).address());
             model.hold(
                 (root, world::LINES + line),
                 Kind::Interrupt,

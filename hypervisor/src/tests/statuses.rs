@@ -11,7 +11,6 @@ use crate::context::State;
 use crate::domain::Domain;
 use crate::mem::PAGE;
 use crate::notification::Notification;
-use crate::platform;
 use crate::slot::{self, CapWord};
 use crate::sync::atomic::Ordering;
 use crate::thread::Thread;
@@ -70,8 +69,8 @@ fn vcpu(w: &World) -> u64 {
 fn platform(w: &World) -> u64 {
     let at = w.selector();
     let slot = w.root.slot(Selector(at)).unwrap();
-    let word = CapWord::new(Kind::Platform, Rights::all(), platform::object().address());
-    slot.publish(&slot::lock(), word);
+    let word = CapWord::new(Kind::Platform, Rights::all(), 0);
+    slot.fill(&slot::lock(), word, [u64::MAX, 0], 0);
     at.into()
 }
 

@@ -5,10 +5,10 @@ use crate::arch::{self, CpuArch, paging};
 use crate::cell::Ref;
 use crate::context::{Context, HasContext, State};
 use crate::cpu::{self, Cpu};
-use crate::create::{self, ThreadStart};
+use crate::create::{self, Creation};
 use crate::domain::{Domain, SLOTS_PER_PAGE};
 use crate::mem::{self, PAGE};
-use crate::object::{self, Header};
+use crate::object;
 use crate::sched::{self, Sched};
 use crate::slot::{self, CapWord};
 use crate::space::{Progress, Space};
@@ -18,7 +18,7 @@ use crate::{destroy, epoch, interrupt, ipc, logring, syscall};
 use abi::argument::{CodeAddress, PageAddress, Placement, StackAddress};
 use abi::cap::{Kind, MemoryKind, TimeLimit};
 use abi::syscall::{SpaceKind, Tag, ThreadFlags};
-use abi::{Op, Rights, Selector, Status};
+use abi::{Op, Rights, Selector, Status, call};
 use core::sync::atomic::Ordering;
 use std::alloc::Layout;
 use std::cell::Cell;
@@ -142,7 +142,7 @@ impl World {
         mem::reset();
         paging::init_kernel(true).unwrap();
         for index in 0..cpus {
-            let page = mem::alloc_adjoining(size_of::<Cpu>().div_ceil(PAGE as usize)).unwrap();
+            let page = mem::alloc_adjoining(cpu::PAGES).unwrap();
             // SAFETY: fresh pages, large enough, never freed in this world.
             let cpu = unsafe { cpu::install(page, Cpu::new(CpuArch::new(), index, SLICE)) };
             arch::set_current_cpu(cpu);
@@ -154,36 +154,34 @@ impl World {
         let quota = mem::free_pages() - Domain::overhead(slots);
         let root = Domain::create(None, 0, slots, quota).unwrap();
         use_table(root, slots);
-        let table = arch::PageTable::new(SpaceKind::Host, &root).unwrap();
-        let header = Header::new(Kind::Space, Some(root));
-        let tag = arch::alloc_space_tag(SpaceKind::Host);
-        let space = root.make(|| Space::new(header, SpaceKind::Host, tag, table)).unwrap();
-        let install = |at: u32, kind: Kind, rights, address, range: (u64, u64), extra: u64| {
-            let tree = slot::lock();
+        let space = Space::make(root, SpaceKind::Host).unwrap();
+        let install = |at: u32, kind: Kind, rights, address, range: [u64; 2], extra: u64| {
             let slot = root.empty_slot(Selector(at)).unwrap();
-            slot.describe(&tree, extra);
-            slot.first.store(range.0, Ordering::Release);
-            slot.second.store(range.1, Ordering::Relaxed);
-            slot.publish(&tree, CapWord::new(kind, rights, address));
+            slot.fill(&slot::lock(), CapWord::new(kind, rights, address), range, extra);
         };
         let all = Rights::all();
         let memory = Rights::RW | Rights::EXEC | Rights::DELEGATE;
-        install(DOMAIN, Kind::Domain, all, root.address(), (u64::MAX, 0), 0);
-        install(SPACE, Kind::Space, all, space.address(), (u64::MAX, 0), 0);
-        install(RAM, Kind::Memory, memory, 0, (RAM_BASE, RAM_SIZE), 0);
+        install(DOMAIN, Kind::Domain, all, root.address(), [u64::MAX, 0], 0);
+        install(SPACE, Kind::Space, all, space.address(), [u64::MAX, 0], 0);
+        install(RAM, Kind::Memory, memory, 0, [RAM_BASE, RAM_SIZE], 0);
         let ports = (MemoryKind::Ports as u64) << 8;
         let rights = Rights::RW | Rights::DELEGATE;
-        install(PORTS, Kind::Memory, rights, 0, (0, crate::space::PORTS), ports);
+        install(PORTS, Kind::Memory, rights, 0, [0, crate::space::PORTS], ports);
         let device = (MemoryKind::Device as u64) << 8;
-        let range = (DEVICE_BASE, 0x1_0000);
+        let range = [DEVICE_BASE, 0x1_0000];
         install(DEVICE, Kind::Memory, rights, 0, range, device);
-        let log = logring::object();
         let limit = TimeLimit::ALL.pack();
-        install(TIME, Kind::Time, all, 0, (u64::MAX, limit), 0);
-        install(LOG, Kind::Log, all, log.address(), (u64::MAX, 0), 0);
+        install(TIME, Kind::Time, all, 0, [u64::MAX, limit], 0);
+        install(LOG, Kind::Log, all, 0, [u64::MAX, 0], 0);
         for i in 0..LINE_COUNT {
-            let line = interrupt::line(i).unwrap();
-            install(LINES + i, Kind::Interrupt, all, line.address(), (u64::MAX, 0), 0);
+            install(
+                LINES + i,
+                Kind::Interrupt,
+                all,
+                interrupt::capability(i).address(),
+                [u64::MAX, 0],
+                0,
+            );
         }
         let mut world = World {
             root,
@@ -193,16 +191,22 @@ impl World {
             _turn: turn,
         };
         for cpu in 0..cpus {
-            let start = ThreadStart {
+            let call = call::CreateThread {
+                payer: Selector(DOMAIN).into(),
+                destination: Selector::NULL.into(),
+                domain: Selector(DOMAIN).into(),
+                space: Selector(SPACE).into(),
                 placement: Placement { cpu, flags: ThreadFlags::empty() },
                 utcb: PageAddress::new(world.page()).unwrap(),
                 ip: CodeAddress::new(START).unwrap(),
                 sp: StackAddress::new(0).unwrap(),
                 exceptions: Selector::NULL,
             };
-            let driver = create::make_thread(&slot::lock(), root, space, &start).unwrap();
-            let header = Header::new(Kind::Sched, Some(root));
-            let sched = root.make(|| Sched::new(header, cpu, TimeLimit::ALL, 0, 0)).unwrap();
+            let driver =
+                create::thread(Creation { tree: &slot::lock(), caller: &root, call, payer: root })
+                    .unwrap();
+            let driver: Ref<Thread> = object::downcast(driver).unwrap();
+            let sched = root.make(|header| Sched::new(header, cpu, TimeLimit::ALL, 0, 0)).unwrap();
             world.on(cpu);
             crate::cpu::start(&world.cpu(cpu), sched, driver.context()).unwrap();
             driver.context.state.set(State::Idle);

@@ -13,7 +13,7 @@ use crate::cpu::{self, Cpu};
 use crate::log;
 use crate::mem::{self, PAGE};
 use crate::panic::refuse;
-use crate::root::{self, Machine};
+use crate::root;
 use crate::tables::KernelRights;
 use abi::boot::{BootInfo, Virtualization};
 use abi::cap::MemoryKind;
@@ -70,8 +70,7 @@ pub fn kernel_main(params: &mut BootParams) -> ! {
         }
     }
     let info = boot_info(params, pool);
-    let machine = Machine { info, bundle, head: &head };
-    if let Err(status) = root::start(&first, machine) {
+    if let Err(status) = root::start(&first, info, &head) {
         refuse(format_args!("panic: cannot start the root task: {}", Text(status.name())));
     }
     run()
@@ -174,42 +173,24 @@ fn start_others() {
 
 fn boot_info(params: &BootParams, pool: PhysRange) -> BootInfo {
     let end = HostPhys(paging::physical_end());
-    let (regions, region_count) =
-        root::memory_regions(&params.memory_map, end, |_| MemoryKind::Device);
-    let bundle = params.bundle.unwrap_or(pool);
-    let mut cpu_ids = [0; abi::boot::MAX_CPUS];
+    let mut info = root::boot_info(params, pool, end, |_| MemoryKind::Device);
     for cpu in cpu::all() {
-        cpu_ids[cpu.index as usize] = cpu.arch.affinity as u32;
+        info.cpu_ids[cpu.index as usize] = cpu.arch.affinity as u32;
     }
     let uart = boot::machine().uart.filter(|_| uart::base().is_some());
-    BootInfo {
-        magic: abi::boot::BOOT_INFO_MAGIC,
-        abi_version: abi::VERSION,
-        utcb_size: abi::PAGE_SIZE as u32,
-        counter_hz: clock::counter_hz(),
-        cpus: cpu::count(),
-        interrupts: gic::lines().min(crate::interrupt::MAX_LINES as u32),
-        virtualization: Virtualization::El2 as u32,
-        region_count,
-        rsdp: 0,
-        bundle_base: bundle.start().0,
-        bundle_size: bundle.size(),
-        xcr0_mask: 0,
-        boot_counter: params.boot_counter,
-        quota_pages: 0,
-        uart_port: 0,
-        kernel_bytes: pool.size() + boot::image_range().size(),
-        device_tree: params.device_tree.map_or(0, |at| at.0),
-        uart_memory: uart.map_or(0, |uart| uart.range.start().0),
-        uart_interrupt: uart.and_then(|uart| uart.interrupt).unwrap_or(u32::MAX),
-        gic_version: gic::version(),
-        gic_vcpu_interface: gic::virtual_interface::guest_pages(),
-        list_registers: gic::virtual_interface::list_registers() as u32,
-        workarounds: smccc::workarounds(),
-        id_registers: features::id_registers(),
-        cpu_ids,
-        regions,
-    }
+    info.counter_hz = clock::counter_hz();
+    info.interrupts = gic::lines().min(crate::interrupt::MAX_LINES as u32);
+    info.virtualization = Virtualization::El2 as u32;
+    info.kernel_bytes = pool.size() + boot::image_range().size();
+    info.device_tree = params.device_tree.map_or(0, |at| at.0);
+    info.uart_memory = uart.map_or(0, |uart| uart.range.start().0);
+    info.uart_interrupt = uart.and_then(|uart| uart.interrupt).unwrap_or(u32::MAX);
+    info.gic_version = gic::version();
+    info.gic_vcpu_interface = gic::virtual_interface::guest_pages();
+    info.list_registers = gic::virtual_interface::list_registers() as u32;
+    info.workarounds = smccc::workarounds();
+    info.id_registers = features::id_registers();
+    info
 }
 
 /// Leaves the boot stack for this CPU's own and runs.

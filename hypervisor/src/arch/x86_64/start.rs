@@ -18,7 +18,7 @@ use crate::cpu::{self, Cpu};
 use crate::log;
 use crate::mem::{self, PAGE};
 use crate::panic::refuse;
-use crate::root::{self, Machine};
+use crate::root;
 use crate::tables::KernelRights;
 use abi::boot::{BootInfo, Virtualization};
 use abi::cap::MemoryKind;
@@ -89,8 +89,7 @@ pub fn kernel_main(params: &mut BootParams) -> ! {
     start_others(platform);
 
     let info = boot_info(params, pool);
-    let machine = Machine { info, bundle, head: &head };
-    if let Err(status) = root::start(&first, machine) {
+    if let Err(status) = root::start(&first, info, &head) {
         refuse(format_args!("panic: cannot start the root task: {}", Text(status.name())));
     }
     run()
@@ -240,40 +239,18 @@ fn boot_info(params: &BootParams, pool: PhysRange) -> BootInfo {
         if range.end() <= HostPhys(1 << 20) { MemoryKind::Firmware } else { MemoryKind::Device }
     };
     let end = HostPhys(virt::physical_end());
-    let (regions, region_count) = root::memory_regions(&params.memory_map, end, reserved);
-    let bundle = params.bundle.unwrap_or(pool);
-    let mut cpu_ids = [0; abi::boot::MAX_CPUS];
+    let mut info = root::boot_info(params, pool, end, reserved);
     for cpu in cpu::all() {
-        cpu_ids[cpu.index as usize] = cpu.arch.apic.0;
+        info.cpu_ids[cpu.index as usize] = cpu.arch.apic.0;
     }
-    BootInfo {
-        magic: abi::boot::BOOT_INFO_MAGIC,
-        abi_version: abi::VERSION,
-        utcb_size: abi::PAGE_SIZE as u32,
-        counter_hz: clock::tsc_hz(),
-        cpus: cpu::count(),
-        interrupts: ioapic::lines().min(crate::interrupt::MAX_LINES as u32),
-        virtualization: super::virtualization() as u32,
-        region_count,
-        rsdp: params.rsdp.map_or(0, |at| at.0),
-        bundle_base: bundle.start().0,
-        bundle_size: bundle.size(),
-        xcr0_mask: virt::features().xcr0,
-        boot_counter: params.boot_counter,
-        quota_pages: 0,
-        uart_port: if super::uart::is_present() { super::uart::PORT as u64 } else { 0 },
-        kernel_bytes: pool.size() + boot::image_range().size(),
-        device_tree: 0,
-        uart_memory: 0,
-        uart_interrupt: 0,
-        gic_version: 0,
-        gic_vcpu_interface: 0,
-        list_registers: 0,
-        workarounds: 0,
-        id_registers: [0; abi::boot::ID_REGISTERS],
-        cpu_ids,
-        regions,
-    }
+    info.counter_hz = clock::tsc_hz();
+    info.interrupts = ioapic::lines().min(crate::interrupt::MAX_LINES as u32);
+    info.virtualization = super::virtualization() as u32;
+    info.rsdp = params.rsdp.map_or(0, |at| at.0);
+    info.xcr0_mask = virt::features().xcr0;
+    info.uart_port = if super::uart::is_present() { super::uart::PORT as u64 } else { 0 };
+    info.kernel_bytes = pool.size() + boot::image_range().size();
+    info
 }
 
 /// Leaves the boot stack for this CPU's own and runs.

@@ -98,7 +98,7 @@ pub(super) extern "C" fn start(tree: u64, loaded_at: u64, counter: u64) -> ! {
 /// its variables leave the boot stack.
 #[inline(never)]
 fn parameters(machine: &Machine, tree: PhysRange, counter: u64) -> BootParams {
-    let mut memory_map = MemoryMap::new();
+    let mut memory_map = MemoryMap::empty();
     if let Err(error) = settle(&mut memory_map, machine, tree) {
         refuse(format_args!("cannot start: {error}"));
     }
