@@ -219,6 +219,7 @@ pub fn release(cpu: &Cpu, waiter: Ref<Context>) {
 }
 
 /// Ends a wait with `status`. On the waiter's CPU.
+#[inline(always)]
 pub fn end_wait(cpu: &Cpu, context: Ref<Context>, status: Status) {
     forget(context);
     cpu.timeouts.disarm(&context.timeout);
@@ -229,6 +230,7 @@ pub fn end_wait(cpu: &Cpu, context: Ref<Context>, status: Status) {
 }
 
 /// From now on `context`, of this CPU, waits for no notification, and none kicks it.
+#[inline(always)]
 pub fn forget(context: Ref<Context>) {
     if let Some(notification) = context.notification.take() {
         notification.detach(context);
