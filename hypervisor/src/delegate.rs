@@ -51,7 +51,7 @@ fn check(
     }
     let rights = rights & word.rights();
     let [first, second] = range;
-    let range = match word.kind() {
+    let (first, second) = match word.kind() {
         Kind::Memory => {
             let ports = space::is_ports(extra);
             let unit = if ports { 1 } else { abi::PAGE_SIZE as u64 };
@@ -59,10 +59,10 @@ fn check(
             if size == 0 || !inside || (from | size) & (unit - 1) != 0 {
                 return Err(Status::BadArgument);
             }
-            [first + from, size]
+            (first + from, size)
         }
         Kind::Notification if from & !first != 0 => return Err(Status::Denied),
-        Kind::Notification => [from, 0],
+        Kind::Notification => (from, 0),
         Kind::Time => {
             let (cpus, narrower) = (from, TimeLimit::unpack(size));
             let narrower = narrower.ok_or(Status::BadArgument)?;
@@ -70,16 +70,16 @@ fn check(
             if cpus & !first != 0 || !inside {
                 return Err(Status::Denied);
             }
-            [cpus, narrower.pack()]
+            (cpus, narrower.pack())
         }
-        _ => range,
+        _ => (first, second),
     };
     Ok(Checked {
         source,
         target,
         grant,
         word: CapWord::new(word.kind(), rights, word.address()),
-        range,
+        range: [first, second],
         extra: extra & 0xff00,
     })
 }

@@ -202,10 +202,10 @@ fn end_wait_for(cpu: &Cpu, notification: Ref<Notification>, waiter: Ref<Context>
     if bits == 0 {
         return;
     }
-    if let Some(thread) = waiter.as_thread() {
+    end_wait_by(cpu, waiter, |thread| {
+        thread.with_frame(|frame| frame.set_result(Status::Success));
         thread.return_values(&call::Waited { bits });
-    }
-    end_wait(cpu, waiter, Status::Success);
+    });
 }
 
 /// Lets go of `waiter`, of this CPU, which waits or is kicked.
@@ -220,15 +220,22 @@ pub fn release(cpu: &Cpu, waiter: Ref<Context>) {
 
 /// Ends a wait with `status`. On the waiter's CPU.
 pub fn end_wait(cpu: &Cpu, context: Ref<Context>, status: Status) {
+    end_wait_by(cpu, context, |thread| thread.with_frame(|frame| frame.set_result(status)));
+}
+
+/// The same, by telling the thread in its own way.
+#[inline(always)]
+fn end_wait_by(cpu: &Cpu, context: Ref<Context>, tell: impl FnOnce(Ref<Thread>)) {
     forget(context);
     cpu.timeouts.disarm(&context.timeout);
     if let Some(thread) = context.as_thread() {
-        thread.with_frame(|frame| frame.set_result(status));
+        tell(thread);
     }
     context.wake(cpu);
 }
 
 /// From now on `context`, of this CPU, waits for no notification, and none kicks it.
+#[inline(always)]
 pub fn forget(context: Ref<Context>) {
     if let Some(notification) = context.notification.take() {
         notification.detach(context);

@@ -185,6 +185,7 @@ impl Slot {
 
     /// Says what the slot holds from now on: flags, and the kind of memory. The slot has no capability now; what comes
     /// after this is visible only with it.
+    #[inline(always)]
     fn describe(&self, _tree: &Tree, flags: u64) {
         let turns = self.extra.load(Ordering::Relaxed) & !(TURN - 1);
         let described = turns.wrapping_add(TURN) | flags;
@@ -197,7 +198,7 @@ impl Slot {
     }
 
     /// Puts a capability into the free slot. It is published last.
-    #[inline(never)]
+    #[inline(always)]
     pub fn fill(&self, tree: &Tree, word: CapWord, [first, second]: [u64; 2], flags: u64) {
         self.describe(tree, flags);
         self.first.store(first, Ordering::Release);
@@ -251,6 +252,7 @@ impl Slot {
     }
 
     /// Makes this slot, linked nowhere, a child of `parent`.
+    #[inline(never)]
     pub fn link_under(&self, tree: &Tree, parent: &Slot) {
         self.parent.store(index(parent), Ordering::Relaxed);
         self.join(tree, List::Siblings, &parent.child);
@@ -293,7 +295,7 @@ impl Slot {
     }
 
     /// Puts this slot on the list that starts at `head`.
-    #[inline(never)]
+    #[inline(always)]
     pub fn join(&self, _tree: &Tree, list: List, head: &Link) {
         let place = &self.places[list as usize];
         let first = head.load(Ordering::Relaxed);
@@ -306,7 +308,7 @@ impl Slot {
     }
 
     /// Takes this slot off the list that starts at `head`.
-    #[inline(never)]
+    #[inline(always)]
     pub fn leave(&self, _tree: &Tree, list: List, head: &Link) {
         let place = &self.places[list as usize];
         let (next, prev) = (place.next.load(Ordering::Relaxed), place.prev.load(Ordering::Relaxed));

@@ -389,6 +389,7 @@ fn unmap_batch(tree: &Tree, slot: Ref<Slot>, space: &Space) -> Progress {
 }
 
 /// Puts the capability to a mapping in `space` into a free slot; it is derived from the one in `parent`.
+#[inline(always)]
 pub fn hold_mapping(
     tree: &Tree,
     space: Ref<Space>,
