@@ -235,7 +235,7 @@ fn start_others(platform: &Platform) {
 
 fn boot_info(params: &BootParams, pool: PhysRange) -> BootInfo {
     let reserved = |range: PhysRange| {
-        // Low reserved memory is the BIOS's, with the RSDP; above it is device memory.
+        // Low reserved memory is the BIOS's, with tables of its; above it is device memory.
         if range.end() <= HostPhys(1 << 20) { MemoryKind::Firmware } else { MemoryKind::Device }
     };
     let end = HostPhys(virt::physical_end());
