@@ -25,7 +25,7 @@ use crate::thread::Thread;
 use crate::vcpu::Vcpu;
 use abi::boot::Virtualization;
 use abi::cap::Kind;
-use abi::vcpu::x86_64::{Groups, VcpuState};
+use abi::vcpu::x86_64::{Groups, RBX, RCX, RDI, VcpuState};
 use core::arch::naked_asm;
 use core::mem::offset_of;
 
@@ -122,7 +122,7 @@ const CURRENT: usize = offset_of!(Cpu, current);
 
 // What the assembly takes for granted. General registers are on the state page in the order of their encoding.
 const _: () = {
-    assert!(offset_of!(VcpuState, gpr) == 0);
+    assert!(offset_of!(VcpuState, gpr) == 0 && RCX == 1 && RBX == 3 && RDI == 7);
     assert!(offset_of!(Vcpu, context) == 0 && offset_of!(Thread, context) == 0);
     assert!(State::Ready as u32 == 0 && ReplyPath::Thread as u8 == 0);
     assert!(Groups::RIP.bits() == 1);

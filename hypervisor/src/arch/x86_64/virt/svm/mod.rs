@@ -115,9 +115,7 @@ impl Vcpu {
         }
         let next_rip = self.capabilities.next_rip;
         let leave = exit::decode(self.vmcb(), next_rip);
-        if let Leave::Ended(Outcome::Exit(exit)) = &leave
-            && exit.kind == ExitKind::InvalidState
-        {
+        if let Leave::Ended(Outcome::Exit(Exit { kind: ExitKind::InvalidState, .. })) = leave {
             self.refused();
         }
         leave
