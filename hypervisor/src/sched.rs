@@ -110,8 +110,9 @@ struct RunQueue {
 }
 
 impl RunQueue {
-    const EMPTY: RunQueue =
-        RunQueue { occupied: CpuCell::new(0), heads: [const { CpuCell::new(None) }; PRIORITIES] };
+    const fn empty() -> RunQueue {
+        RunQueue { occupied: CpuCell::new(0), heads: [const { CpuCell::new(None) }; PRIORITIES] }
+    }
 
     /// The highest priority that has somebody ready.
     #[inline]
@@ -178,7 +179,7 @@ impl RunQueues {
     /// Empty queues, of which all may run.
     pub const fn empty() -> RunQueues {
         RunQueues {
-            partitions: [const { RunQueue::EMPTY }; PARTITIONS],
+            partitions: [const { RunQueue::empty() }; PARTITIONS],
             occupied: CpuCell::new(0),
             open: CpuCell::new(u8::MAX),
             turn: CpuCell::new(0),
