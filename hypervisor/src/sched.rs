@@ -413,6 +413,7 @@ pub fn release_chain(cpu: &Cpu, context: Ref<Context>) {
 
 /// Chooses what runs next: sets `cpu.sched` and `cpu.current`. With `Again` the choice is not made yet: interrupts are
 /// to be taken, and the rest is to be looked at.
+#[inline(never)]
 pub fn schedule(cpu: &Cpu) -> Progress {
     let mut looks = BATCH;
     // First: who waits no more comes before an equal who gives up its turn now.
