@@ -322,6 +322,7 @@ fn settle(cpu: &Cpu, now: u64) {
 
 /// Puts `sched` where it belongs after it ran: the run queue, or, if its budget is spent, to wait for the next
 /// period.
+#[inline(always)]
 fn requeue(cpu: &Cpu, sched: Ref<Sched>, now: u64, front: bool) {
     let front = front && sched.left.get() != 0;
     if sched.budget == 0 && !front {
