@@ -21,15 +21,13 @@ use abi::text::{Dec, Hex, Text};
 use abi::utcb::{ITEMS, Item, exception::ExceptionReply};
 use abi::{MAX_CALL_DEPTH, Rights, Selector, Status, kind};
 
+/// What a call has entered. `None`: the handler is busy; the caller now helps it and tries again later.
+type Entered<T> = Result<Option<T>, Status>;
+
 /// Starts a call of `caller`, the current context, to a portal that `handler` handles, which is returned: it is the current
-/// context then, and the message is still to be written to its registers. `None`: it is busy; the caller now helps it and
-/// tries again later.
+/// context then, and the message is still to be written to its registers.
 #[inline(always)]
-fn enter(
-    cpu: &Cpu,
-    caller: Ref<Context>,
-    handler: Option<Ref<Thread>>,
-) -> Result<Option<Ref<Thread>>, Status> {
+fn enter(cpu: &Cpu, caller: Ref<Context>, handler: Option<Ref<Thread>>) -> Entered<Ref<Thread>> {
     let handler = handler.ok_or(Status::Dead)?;
     if !can_enter(cpu, caller, handler) {
         return help(cpu, caller, handler).map(|()| None);
@@ -51,7 +49,7 @@ pub fn enter_portal(
     caller: Ref<Context>,
     domain: &Domain,
     selector: Selector,
-) -> Result<Option<(Ref<Portal>, Ref<Thread>)>, Status> {
+) -> Entered<(Ref<Portal>, Ref<Thread>)> {
     let portal = domain.find::<Portal>(selector, Rights::CALL)?;
     Ok(enter(cpu, caller, portal.handler())?.map(|handler| (portal, handler)))
 }

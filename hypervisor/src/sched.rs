@@ -105,8 +105,9 @@ struct RunQueue {
 }
 
 impl RunQueue {
-    const EMPTY: RunQueue =
-        RunQueue { occupied: CpuCell::new(0), heads: [const { CpuCell::new(None) }; PRIORITIES] };
+    const fn empty() -> RunQueue {
+        RunQueue { occupied: CpuCell::new(0), heads: [const { CpuCell::new(None) }; PRIORITIES] }
+    }
 
     /// The highest priority that has somebody ready.
     #[inline]
@@ -173,7 +174,7 @@ impl RunQueues {
     /// Empty queues, of which all may run.
     pub const fn empty() -> RunQueues {
         RunQueues {
-            partitions: [const { RunQueue::EMPTY }; PARTITIONS],
+            partitions: [const { RunQueue::empty() }; PARTITIONS],
             occupied: CpuCell::new(0),
             open: CpuCell::new(u8::MAX),
             turn: CpuCell::new(0),
@@ -316,6 +317,7 @@ fn settle(cpu: &Cpu, now: u64) {
 
 /// Puts `sched` where it belongs after it ran: the run queue, or, if its budget is spent, to wait for the next
 /// period.
+#[inline(always)]
 fn requeue(cpu: &Cpu, sched: Ref<Sched>, now: u64, front: bool) {
     let front = front && sched.left.get() != 0;
     if sched.budget == 0 && !front {
@@ -407,6 +409,7 @@ pub fn release_chain(cpu: &Cpu, context: Ref<Context>) {
 
 /// Chooses what runs next: sets `cpu.sched` and `cpu.current`. With `Again` the choice is not made yet: interrupts are
 /// to be taken, and the rest is to be looked at.
+#[inline(never)]
 pub fn schedule(cpu: &Cpu) -> Progress {
     let mut looks = BATCH;
     // First: who waits no more comes before an equal who gives up its turn now.
