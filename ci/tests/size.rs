@@ -27,7 +27,7 @@ fn the_kernel_stays_small() {
 }
 
 /// An architecture's folder, and most lines of it and of what is common, assembly included.
-const LINES: [(&str, usize); 2] = [("arch/x86_64", 14_500), ("arch/aarch64", 10_500)];
+const LINES: [(&str, usize); 2] = [("arch/x86_64", 13_100), ("arch/aarch64", 10_000)];
 /// The ways into the kernel and out of it; elsewhere, less than a hundredth is assembly.
 const ENTRIES: [&str; 3] = ["entry.rs", "exits", "fastpath.rs"];
 
