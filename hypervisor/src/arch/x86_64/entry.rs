@@ -284,8 +284,12 @@ fn gate(vector: u64) -> Descriptor64 {
     gate.ist(ist).dpl(level).present().finish()
 }
 
+/// The interrupt descriptor table, aligned as the processor reads it best (Intel SDM 3A 6.10).
+#[repr(C, align(16))]
+struct Gates([Descriptor64; 256]);
+
 /// From the boot CPU.
-static IDT: Given<[Descriptor64; 256]> = Given::new();
+static IDT: Given<Gates> = Given::new();
 
 /// Opens the ways in on this CPU, whose data is `cpu`.
 ///
@@ -299,11 +303,11 @@ pub unsafe fn init_this_cpu(cpu: &'static Cpu) {
     } else {
         fastpath::syscall_entry as *const ()
     };
-    let gates = || core::array::from_fn(|vector| gate(vector as u64));
+    let gates = || Gates(core::array::from_fn(|vector| gate(vector as u64)));
     let table = IDT.get().unwrap_or_else(|| IDT.give(gates));
     // SAFETY: the table is complete and stays; the MSRs get addresses of code and data that stay.
     unsafe {
-        lidt(&DescriptorTablePointer::new(table));
+        lidt(&DescriptorTablePointer::new(&table.0));
         wrmsr(IA32_GS_BASE, cpu as *const Cpu as u64);
         wrmsr(IA32_KERNEL_GSBASE, 0);
         wrmsr(IA32_STAR, super::gdt::STAR);

@@ -30,7 +30,7 @@ unsafe extern "C" {
 
 /// Runs guest code on the vCPU in `CpuArch::guest`, until an exit, which is a kernel entry of its own.
 ///
-/// The way in takes 22 instructions up to VMRUN, the way out 28 until everything is in its place.
+/// The way in takes 23 instructions from `svm_resume` up to VMRUN, the way out 28 until everything is in its place.
 ///
 /// Interrupts: with the global interrupt flag clear, nothing arrives. The machine's interrupts end guest mode
 /// only if IF is set at VMRUN, as guests run with V_INTR_MASKING, hence STI, after CLGI, and CLI before STGI

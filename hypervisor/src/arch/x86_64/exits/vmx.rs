@@ -24,6 +24,7 @@ use x86::vmx::vmcs::{guest as guest_field, ro};
 // What the assembly takes for granted.
 const _: () = {
     assert!(HAS_LENGTH == 0x80);
+    assert!(offset_of!(SyscallMsrs, star) == 0);
     assert!(msr::IA32_LSTAR == msr::IA32_STAR + 1 && offset_of!(SyscallMsrs, lstar) == 8);
     assert!(msr::IA32_CSTAR == msr::IA32_STAR + 2 && offset_of!(SyscallMsrs, cstar) == 16);
     assert!(msr::IA32_FMASK == msr::IA32_STAR + 3 && offset_of!(SyscallMsrs, sfmask) == 24);

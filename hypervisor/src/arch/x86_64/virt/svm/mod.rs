@@ -48,7 +48,7 @@ pub(super) struct Vcpu {
 impl Vcpu {
     /// # Safety
     ///
-    /// As for `VcpuArch::new`.
+    /// As for `VcpuArch::from_pages`.
     pub unsafe fn new(capabilities: Capabilities, vmcb: KernelPage, common: Common) -> Vcpu {
         let mut vcpu = Vcpu {
             common,

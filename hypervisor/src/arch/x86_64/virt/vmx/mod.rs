@@ -67,7 +67,7 @@ pub(super) struct Vcpu {
 impl Vcpu {
     /// # Safety
     ///
-    /// As for `VcpuArch::new`.
+    /// As for `VcpuArch::from_pages`.
     pub unsafe fn new(
         capabilities: &'static Capabilities,
         vmcs: KernelPage,
