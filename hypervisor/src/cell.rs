@@ -7,15 +7,15 @@ use core::mem::MaybeUninit;
 use core::ops::{Deref, DerefMut};
 use core::ptr::NonNull;
 
-/// A value that only one CPU touches: that of the context, portal or queue that holds it.
+/// A value that only one CPU touches at a time: that of the context or queue that holds it, or who has the lock that guards it.
 ///
 /// The kernel runs with interrupts off and never blocks, so an access cannot be interrupted by
 /// another one on the same CPU.
 #[repr(transparent)]
 pub struct CpuCell<T>(Cell<T>);
 
-// SAFETY: whoever embeds a CpuCell upholds that only the owning CPU reads or writes it once the
-// object is published. Work on another CPU's object goes through `remote` to that CPU.
+// SAFETY: whoever embeds a CpuCell upholds that only the owning CPU, or the lock's holder, reads or writes it once the
+// object is published. Work on another CPU's object goes through that one's inbox.
 unsafe impl<T> Sync for CpuCell<T> {}
 
 impl<T: Copy> CpuCell<T> {

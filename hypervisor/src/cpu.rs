@@ -27,7 +27,7 @@ pub enum Work {
     Start(Ref<Sched>),
     /// To move this context, which is here ([`migrate::serve`]).
     Migration(Ref<Context>),
-    /// To detach this object ([`destroy::detach_posted`]).
+    /// To let go of this object, which is about to end ([`destroy::let_go`]).
     Ending(AnyRef),
 }
 

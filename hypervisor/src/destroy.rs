@@ -200,7 +200,10 @@ fn detach(cpu: &Cpu, object: AnyRef) -> Progress {
     } else if let Ok(notification) = object::downcast::<Notification>(object)
         && let Some(waiter) = notification.waiter()
     {
-        // It is closed: who waits now is the last one.
+        // It is closed: who waits now is the last one. Until that has arrived, other CPUs can still find the way from it to here.
+        if waiter.state.get() == State::Moving {
+            return Progress::Again;
+        }
         notification::release(cpu, waiter);
     }
     object.set_ending(Ending::Detached);

@@ -76,8 +76,8 @@ impl Domain {
         2 + slots.div_ceil(SLOTS_PER_PAGE) as u64
     }
 
-    /// Makes a domain of `slots` slots and `quota` pages. The caller has charged the payer
-    /// for [`Domain::overhead`] and the quota; the root domain has no other payer than itself. Pages of the table are taken when they are used first.
+    /// Makes a domain of `slots` slots and `quota` pages. The caller has charged `payer` for [`Domain::overhead`] and the
+    /// quota; the root domain has no other payer than itself. Pages of the table are taken when they are used first.
     pub fn create(
         payer: Option<Ref<Domain>>,
         level: u8,

@@ -212,7 +212,7 @@ fn end_wait_for(cpu: &Cpu, notification: Ref<Notification>, waiter: Ref<Context>
 pub fn release(cpu: &Cpu, waiter: Ref<Context>) {
     match waiter.state.get() {
         State::Waiting => end_wait(cpu, waiter, Status::Aborted),
-        // It finds that this has ended when it arrives. Until then this CPU passes no epoch.
+        // When it arrives it comes here again.
         State::Moving => {}
         _ => forget(waiter),
     }

@@ -58,7 +58,7 @@ pub struct Sched {
 /// Rings of scheduling contexts that wait, or wait no more.
 pub struct Waiting;
 
-// SAFETY: what ends is taken out of the ring that it is in before (`remove`).
+// SAFETY: what ends is taken out of the ring that it is in before (`unbind`).
 unsafe impl Linked for Waiting {
     type Object = Sched;
     const LINK: usize = offset_of!(Sched, waiting);

@@ -10,7 +10,8 @@ use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use crate::sync::{TicketMutex, TicketMutexGuard};
 use abi::cap::{Kind, Rights};
 
-/// Object, kind and rights in one word: bits 0–5 kind, 6–47 address, 48–63 rights.
+/// Object, kind and rights in one word: bits 0–5 kind, 6–47 address, 48–63 rights. Interrupt lines have their number in place of
+/// the address; memory, time, log and platform have 0 there.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct CapWord(pub u64);
 

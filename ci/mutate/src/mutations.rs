@@ -416,6 +416,12 @@ pub const MUTATIONS: &[Mutation] = &[
         instead: "if true {",
     },
     Mutation {
+        name: "a notification ends before who is kicked by it has arrived",
+        file: "destroy.rs",
+        line: "if waiter.state.get() == State::Moving {",
+        instead: "if false {",
+    },
+    Mutation {
         name: "memory is reused before the epoch after its end",
         file: "destroy.rs",
         line: "object.ending_next.store(epoch, Ordering::Relaxed);",

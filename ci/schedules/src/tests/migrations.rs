@@ -1,11 +1,15 @@
 //! What meets a thread or vCPU on its way to another CPU.
 
-use super::{Act, act, completes, in_all_schedules, machine, together, waiting};
+use super::{
+    Act, Vm, act, check_freed, completes, in_all_schedules, machine, together, vm, waiting,
+};
 use crate::cell::Ref;
 use crate::context::State;
+use crate::notification::Notification;
 use crate::sched::Sched;
 use crate::thread::Thread;
 use crate::world::{self, Running, World};
+use abi::vcpu::x86_64::Groups;
 use abi::{Op, Status};
 
 /// Has `thread` move the other one to CPU 1.
@@ -22,25 +26,44 @@ pub(super) fn while_it_moves(w: &World, mover: Ref<Thread>, moved: u32, other: A
     together(w, vec![act(|_| ()), moves(mover, moved), other]);
 }
 
+/// CPU `from`, 1 or 2, does `other` while the thread of the other one moves the context at `moved` from CPU 0 to CPU 1: from
+/// where it goes to, or from elsewhere.
+fn while_it_comes(w: &World, threads: [Ref<Thread>; 3], moved: u32, from: usize, other: Act) {
+    let mut acts = vec![act(|_| ()), moves(threads[3 - from], moved), other];
+    if from == 1 {
+        acts.swap(1, 2);
+    }
+    together(w, acts);
+}
+
 #[test]
 fn a_migration_meets_a_signal() {
-    // From where it goes to, and from elsewhere.
-    for signaller in [1, 2] {
+    for from in [1, 2] {
         in_all_schedules(1, move || {
-            let (w, threads) = machine::<3>();
+            let (w, threads) = machine();
             let (waiter, n) = waiting(&w);
-            let (mover, thread) = (threads[3 - signaller], threads[signaller]);
-            let mut acts = vec![
-                act(|_| ()),
-                moves(mover, waiter.at),
-                act(move |w| w.begin(thread, Op::Signal, 0, &[n])),
-            ];
-            if signaller == 1 {
-                acts.swap(1, 2);
-            }
-            together(&w, acts);
+            let signals = act(move |w| w.begin(threads[from], Op::Signal, 0, &[n]));
+            while_it_comes(&w, threads, waiter.at, from, signals);
             assert_eq!(world::result(waiter.object).unwrap()[1], u64::MAX);
             assert_eq!(w.run(1), Running::User(waiter.object));
+        });
+    }
+}
+
+#[test]
+fn a_migration_meets_the_end_of_what_is_waited_for() {
+    for from in [1, 2] {
+        in_all_schedules(1, move || {
+            let (w, threads) = machine();
+            let (waiter, n) = waiting(&w);
+            let address = w.object::<Notification>(n as u32).object.address();
+            let ends = act(move |w| {
+                assert!(completes(w, threads[from], Op::Delete, &[n]).is_ok());
+            });
+            while_it_comes(&w, threads, waiter.at, from, ends);
+            assert_eq!(world::result(waiter.object).map(|_| ()), Err(Status::Aborted));
+            assert_eq!(w.run(1), Running::User(waiter.object));
+            check_freed(address);
         });
     }
 }
@@ -61,6 +84,33 @@ fn a_migration_meets_the_end_of_what_moves() {
         w.root(Op::Signal, &[n]);
         assert_eq!(w.run(1), Running::User(mover));
         assert_eq!(world::result(mover).unwrap()[1], u64::MAX);
+    });
+}
+
+/// Whoever takes a vCPU's capability back looks for the notification that kicks it, on any CPU and while it moves.
+#[test]
+fn a_kick_that_ends_on_the_way_meets_the_end_of_its_vcpu() {
+    in_all_schedules(1, || {
+        let (w, [_, killer, mover]) = machine();
+        let Vm { vcpu, monitor, kick } = vm(&w);
+        let address = w.object::<Notification>(kick as u32).object.address();
+        w.begin(monitor, Op::ReplyWait, 0, &[0, Groups::EVENTS.bits()]);
+        assert_eq!(w.run(0), Running::Guest(vcpu.object));
+        w.begin(mover, Op::Migrate, 0, &[vcpu.at as u64, 1, world::TIME as u64, 0]);
+        w.interrupts(0);
+        assert_eq!(world::state(vcpu), State::Moving);
+        together(
+            &w,
+            vec![
+                act(|_| ()),
+                act(move |w| assert!(completes(w, killer, Op::Delete, &[kick]).is_ok())),
+                act(move |w| {
+                    w.interrupts(2);
+                    assert!(completes(w, mover, Op::Delete, &[vcpu.at as u64]).is_ok());
+                }),
+            ],
+        );
+        check_freed(address);
     });
 }
 
