@@ -68,12 +68,22 @@ fn kind(code: u32) -> RegionKind {
 #[cfg(test)]
 pub mod tests {
     use super::*;
+    use crate::boot::BootParams;
 
     /// Where memory starts.
     pub const BASE: u64 = 0x1000;
 
     /// All of it.
     pub struct Ram(pub Vec<u8>);
+
+    /// What a loader's information at [`BASE`] says, by the reader of its protocol.
+    pub fn parameters(
+        ram: &Ram,
+        read: impl FnOnce(&Ram, HostPhys, &mut BootParams) -> Result<(), LoaderError>,
+    ) -> Result<BootParams, LoaderError> {
+        let mut params = BootParams::EMPTY;
+        read(ram, HostPhys(BASE), &mut params).map(|()| params)
+    }
 
     impl LoaderMemory for Ram {
         fn bytes(&self, at: HostPhys, size: u64) -> Option<&[u8]> {

@@ -73,13 +73,12 @@ pub fn read(
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::{BASE, Ram};
+    use super::super::tests::{BASE, Ram, parameters};
     use super::*;
     use crate::boot::RegionKind;
 
     fn read(ram: &Ram) -> Result<BootParams, LoaderError> {
-        let mut params = BootParams::EMPTY;
-        super::read(ram, HostPhys(BASE), &mut params).map(|()| params)
+        parameters(ram, super::read)
     }
 
     fn tag(kind: u32, content: &[u8]) -> Vec<u8> {

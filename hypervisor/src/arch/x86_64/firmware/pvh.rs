@@ -62,13 +62,12 @@ pub fn read(
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::{BASE, Ram};
+    use super::super::tests::{BASE, Ram, parameters};
     use super::*;
     use crate::boot::RegionKind;
 
     fn read(ram: &Ram) -> Result<BootParams, LoaderError> {
-        let mut params = BootParams::EMPTY;
-        super::read(ram, HostPhys(BASE), &mut params).map(|()| params)
+        parameters(ram, super::read)
     }
 
     /// Start information at BASE, map at + 0x100, module at + 0x200, command line at + 0x300.
